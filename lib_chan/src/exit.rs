@@ -1,0 +1,277 @@
+//! Why things end: exit reasons, and what is known about a call that failed.
+
+use std::fmt;
+
+/// Why a process, a link, a channel or a session ended.
+///
+/// Erlang's reasons, as a closed set. An application's own reason is [`Failed`](Self::Failed) with a public text;
+/// panic messages, paths and the like never cross the wire.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ExitReason {
+    /// The process returned `Ok(())`, or the channel was closed or dropped. Kills nobody over a link.
+    Normal,
+    /// An orderly stop, as a supervisor or a draining server asks for it.
+    Shutdown,
+    /// Sent with [`Pid::exit`](crate::Pid::exit) it cannot be trapped and ends the receiver as `Killed`; a process that ends with it itself
+    /// gives its links this reason, which they can trap.
+    Kill,
+    /// Ended by `Kill` from outside.
+    Killed,
+    /// There is no such process, or not any more.
+    NoProc,
+    /// The connection to the far end was lost, or never was.
+    NoConnection,
+    /// The process panicked. The message stays in the log of its own machine.
+    Panic,
+    /// The application's own reason, public, at most [`MAX_TEXT_LEN`](Self::MAX_TEXT_LEN) bytes on the wire.
+    Failed(Box<str>),
+    /// A peer sent or asked for more than it was told it may.
+    Overload,
+    /// The right to this service was withdrawn while the session ran.
+    Revoked,
+    /// The server is draining.
+    GoingAway,
+    /// The peer broke the protocol, or sent a cast that cannot be decoded.
+    Protocol,
+}
+
+impl ExitReason {
+    /// The most bytes of the text of [`Failed`](Self::Failed) that cross the wire; a longer one is cut at a
+    /// character boundary.
+    pub const MAX_TEXT_LEN: usize = 256;
+
+    /// A `Failed` with this public text.
+    pub fn failed(text: impl Into<Box<str>>) -> Self {
+        Self::Failed(text.into())
+    }
+
+    /// The reason's code on the wire (`PROTOCOL.md`, exit reasons).
+    pub const fn code(&self) -> u8 {
+        match self {
+            Self::Normal => 0,
+            Self::Shutdown => 1,
+            Self::Kill => 2,
+            Self::Killed => 3,
+            Self::NoProc => 4,
+            Self::NoConnection => 5,
+            Self::Panic => 6,
+            Self::Failed(_) => 7,
+            Self::Overload => 8,
+            Self::Revoked => 9,
+            Self::GoingAway => 10,
+            Self::Protocol => 11,
+        }
+    }
+
+    /// The text that crosses the wire: that of `Failed`, cut to [`MAX_TEXT_LEN`](Self::MAX_TEXT_LEN); else empty.
+    pub fn text(&self) -> &str {
+        match self {
+            Self::Failed(text) => cut(text, Self::MAX_TEXT_LEN),
+            _ => "",
+        }
+    }
+
+    /// The reason of a code and text from the wire; `None` for an unknown code, or a text where none belongs.
+    pub fn from_wire(code: u8, text: &str) -> Option<Self> {
+        if code != 7 && !text.is_empty() {
+            return None;
+        }
+        Some(match code {
+            0 => Self::Normal,
+            1 => Self::Shutdown,
+            2 => Self::Kill,
+            3 => Self::Killed,
+            4 => Self::NoProc,
+            5 => Self::NoConnection,
+            6 => Self::Panic,
+            7 => Self::Failed(text.into()),
+            8 => Self::Overload,
+            9 => Self::Revoked,
+            10 => Self::GoingAway,
+            11 => Self::Protocol,
+            _ => return None,
+        })
+    }
+}
+
+/// The longest prefix of `text` that is at most `max` bytes and ends at a character boundary.
+pub(crate) fn cut(text: &str, max: usize) -> &str {
+    &text[..text.floor_char_boundary(max)]
+}
+
+impl fmt::Display for ExitReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Normal => "normal",
+            Self::Shutdown => "shutdown",
+            Self::Kill => "kill",
+            Self::Killed => "killed",
+            Self::NoProc => "noproc",
+            Self::NoConnection => "noconnection",
+            Self::Panic => "panic",
+            Self::Failed(text) => return write!(f, "failed: {text}"),
+            Self::Overload => "overload",
+            Self::Revoked => "revoked",
+            Self::GoingAway => "going away",
+            Self::Protocol => "protocol",
+        })
+    }
+}
+
+impl std::error::Error for ExitReason {}
+
+/// Whether the other side executed a call that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Executed {
+    /// It did not, and will not.
+    No,
+    /// It did; only the answer is missing.
+    Yes,
+    /// Nobody on this side can know.
+    Unknown,
+}
+
+impl fmt::Display for Executed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::No => "not executed",
+            Self::Yes => "executed",
+            Self::Unknown => "perhaps executed",
+        })
+    }
+}
+
+/// Why a call gave no answer, and whether it was executed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CallError {
+    /// Whether the other side executed the call.
+    pub executed: Executed,
+    /// What went wrong.
+    pub reason: CallFailure,
+}
+
+/// What went wrong with a call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CallFailure {
+    /// Its deadline passed.
+    Deadline,
+    /// The process called, or the session to it, ended.
+    Exit(ExitReason),
+    /// The process refused it, with this public text.
+    Refused(Box<str>),
+    /// The request or the answer does not travel in the session's codec.
+    Codec(Box<str>),
+    /// The request or the answer is longer than a frame may be.
+    TooLong {
+        /// The most bytes a payload may have in this session.
+        max: usize,
+    },
+    /// The far side has no room for it.
+    Overload,
+    /// The process dropped the call without an answer.
+    NoAnswer,
+    /// A process called itself, and would have waited for ever.
+    CallingSelf,
+}
+
+impl fmt::Display for CallFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Deadline => f.write_str("the deadline passed"),
+            Self::Exit(reason) => write!(f, "the other end is gone ({reason})"),
+            Self::Refused(text) => write!(f, "refused: {text}"),
+            Self::Codec(text) => write!(f, "the codec: {text}"),
+            Self::TooLong { max } => write!(f, "longer than the {max} bytes a payload may have"),
+            Self::Overload => f.write_str("the other end is overloaded"),
+            Self::NoAnswer => f.write_str("the call was dropped without an answer"),
+            Self::CallingSelf => f.write_str("a process cannot call itself"),
+        }
+    }
+}
+
+impl CallError {
+    /// A failure of which it is known whether it was executed.
+    pub const fn new(executed: Executed, reason: CallFailure) -> Self {
+        Self { executed, reason }
+    }
+}
+
+impl fmt::Display for CallError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.reason, self.executed)
+    }
+}
+
+impl std::error::Error for CallError {}
+
+impl From<CallError> for ExitReason {
+    fn from(error: CallError) -> Self {
+        match error.reason {
+            CallFailure::Exit(reason) => reason,
+            _ => Self::Failed(error.to_string().into()),
+        }
+    }
+}
+
+/// A message that was not sent, given back, with the reason.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SendError<M> {
+    /// The message, as it was given.
+    pub message: M,
+    /// Why it was not sent: `NoProc` or the other end's reason; `Overload` where `try_send` or `try_cast` found no
+    /// room; `Failed` with the codec's words.
+    pub reason: ExitReason,
+}
+
+impl<M> fmt::Debug for SendError<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SendError").field("reason", &self.reason).finish_non_exhaustive()
+    }
+}
+
+impl<M> fmt::Display for SendError<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "not sent: {}", self.reason)
+    }
+}
+
+impl<M> std::error::Error for SendError<M> {}
+
+impl<M> From<SendError<M>> for ExitReason {
+    fn from(error: SendError<M>) -> Self {
+        error.reason
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_survives_the_wire_and_no_other_code_is_read() {
+        let mut known = 0;
+        for code in 0..=u8::MAX {
+            let text = if code == 7 { "boom" } else { "" };
+            if let Some(reason) = ExitReason::from_wire(code, text) {
+                known += 1;
+                assert_eq!((reason.code(), reason.text()), (code, text));
+            }
+        }
+        assert_eq!(known, 12);
+    }
+
+    #[test]
+    fn a_text_is_cut_between_characters() {
+        let reason = ExitReason::failed("é".repeat(200));
+        assert_eq!(reason.text().len(), 256);
+        let reason = ExitReason::failed(format!("x{}", "é".repeat(200)));
+        assert_eq!(reason.text().len(), 255);
+    }
+
+    #[test]
+    fn a_text_where_none_belongs_is_refused() {
+        assert_eq!(ExitReason::from_wire(0, "why"), None);
+    }
+}

@@ -1,0 +1,115 @@
+//! Every number that bounds something, once.
+
+use std::time::Duration;
+
+/// What a server or a client allows, each with its default.
+///
+/// This is the only place where a default is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Limits {
+    /// Time for the TLS handshake. Default 5 s.
+    pub tls_timeout: Duration,
+    /// Time from accept to the end of the login, TLS included, absolute. Default 15 s.
+    pub login_timeout: Duration,
+    /// Connections that have not proved anything: from this number on a growing part is dropped. Default 128.
+    pub max_logins_before_drop: usize,
+    /// The part dropped at `max_logins_before_drop`, in percent; grows to all at `max_logins`. Default 30.
+    pub login_drop_percent: u8,
+    /// Connections that have not proved anything, at most. Default 1 024.
+    pub max_logins: usize,
+    /// The same for one source (an IPv4 address, an IPv6 /64). Default 16.
+    pub max_logins_per_source: usize,
+    /// The longest frame after the login, in bytes without its length. Told to the peer; 1 KiB to 16 MiB.
+    /// Default 1 MiB. Cost: one such buffer a session while one is being received.
+    pub max_frame_len: usize,
+    /// Sessions in all. Default 10 000.
+    pub max_sessions: usize,
+    /// Sessions of one service. Default 10 000.
+    pub max_sessions_per_service: usize,
+    /// Sessions of one named client, or of one source address under a shared password. Default 256.
+    pub max_sessions_per_client: usize,
+    /// Credit window: payload bytes plus 64 a message that a peer may send ahead to one process. At least 64 KiB.
+    /// Default 256 KiB. Cost: so much memory a session whose process does not read.
+    pub window_len: usize,
+    /// Unsent bytes of a session above which `recv` hands out nothing more from it. Default 256 KiB.
+    pub max_unsent_before_pause: usize,
+    /// Unsent bytes of a session, beyond one largest frame, above which it ends `overload`. Default 16 MiB.
+    pub max_unsent: usize,
+    /// Unsent bytes of all sessions together above which no credit is granted. Default 512 MiB.
+    pub max_unsent_in_all: usize,
+    /// Calls that the peer may have in flight. Told to the peer. Default 1 024.
+    pub max_calls: u32,
+    /// Links and monitors together that the peer may have in a session. Told to the peer. Default 1 024.
+    pub max_links: u32,
+    /// Silence after which a ping is sent; the connection is dead after three times this. 1 to 300 s. Default 15 s.
+    pub heartbeat_interval: Duration,
+    /// Bytes wait without a break for this long while less than `min_accepted` was accepted: dead. Default 60 s.
+    pub stall_timeout: Duration,
+    /// See `stall_timeout`. Default 64 KiB.
+    pub min_accepted: usize,
+    /// Untaken messages in a process's mailbox. Default 1 024.
+    pub mailbox_capacity: usize,
+    /// Deadline of a call that names none. Default 60 s.
+    pub call_timeout: Duration,
+    /// How long `close` waits for the other end before it says `noconnection`. Default 10 s.
+    pub close_timeout: Duration,
+    /// How long a session that ended reads and discards, so that its last words arrive. Default 2 s.
+    pub last_words_timeout: Duration,
+    /// Unsent acks, pongs and answers about unknown processes, above which the session ends `overload`. Default 1 024.
+    pub max_reflections: usize,
+    /// Untaken exits that a peer sent explicitly, and its monitors of unknown ids. Default 64.
+    pub max_untaken_exits: usize,
+    /// Pairs (link and unlink, monitor and demonitor, call and cancel) a second. Default 100.
+    pub max_pairs_per_second: u32,
+    /// Pairs that may come at once. Default 1 000.
+    pub max_pairs_burst: u32,
+    /// How long a drain waits before it ends what is left with `shutdown`. Default 30 s.
+    pub drain_timeout: Duration,
+}
+
+impl Limits {
+    /// The least and the most that `max_frame_len` may be.
+    pub const FRAME_LEN_RANGE: std::ops::RangeInclusive<usize> = 1024..=16 * 1024 * 1024;
+    /// The least that `window_len` may be.
+    pub const MIN_WINDOW_LEN: usize = 64 * 1024;
+    /// The least and the most that `heartbeat_interval` may be.
+    pub const HEARTBEAT_RANGE: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(300);
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        const KIB: usize = 1024;
+        const MIB: usize = 1024 * KIB;
+        Self {
+            tls_timeout: Duration::from_secs(5),
+            login_timeout: Duration::from_secs(15),
+            max_logins_before_drop: 128,
+            login_drop_percent: 30,
+            max_logins: 1024,
+            max_logins_per_source: 16,
+            max_frame_len: MIB,
+            max_sessions: 10_000,
+            max_sessions_per_service: 10_000,
+            max_sessions_per_client: 256,
+            window_len: 256 * KIB,
+            max_unsent_before_pause: 256 * KIB,
+            max_unsent: 16 * MIB,
+            max_unsent_in_all: 512 * MIB,
+            max_calls: 1024,
+            max_links: 1024,
+            heartbeat_interval: Duration::from_secs(15),
+            stall_timeout: Duration::from_secs(60),
+            min_accepted: 64 * KIB,
+            mailbox_capacity: 1024,
+            call_timeout: Duration::from_secs(60),
+            close_timeout: Duration::from_secs(10),
+            last_words_timeout: Duration::from_secs(2),
+            max_reflections: 1024,
+            max_untaken_exits: 64,
+            max_pairs_per_second: 100,
+            max_pairs_burst: 1000,
+            drain_timeout: Duration::from_secs(30),
+        }
+    }
+}
