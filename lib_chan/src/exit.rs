@@ -97,7 +97,8 @@ impl ExitReason {
 
 /// The longest prefix of `text` that is at most `max` bytes and ends at a character boundary.
 pub(crate) fn cut(text: &str, max: usize) -> &str {
-    &text[..text.floor_char_boundary(max)]
+    let end = (0..=max.min(text.len())).rev().find(|&end| text.is_char_boundary(end)).unwrap_or(0);
+    text.get(..end).unwrap_or_default()
 }
 
 impl fmt::Display for ExitReason {

@@ -74,7 +74,8 @@ impl Limits {
     /// The least that `window_len` may be.
     pub const MIN_WINDOW_LEN: usize = 64 * 1024;
     /// The least and the most that `heartbeat_interval` may be.
-    pub const HEARTBEAT_RANGE: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(300);
+    pub const HEARTBEAT_RANGE: std::ops::RangeInclusive<Duration> =
+        Duration::from_secs(1)..=Duration::from_secs(300);
 }
 
 impl Default for Limits {
