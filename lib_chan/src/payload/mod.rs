@@ -1,8 +1,19 @@
 //! What messages are made of: three codecs behind one guard.
 
-use std::{fmt, str::FromStr};
+mod bincode;
+mod error;
+mod guard;
+mod json;
+mod raw;
+mod sink;
+
+use std::{cell::Cell, fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+pub use error::PayloadError;
+use guard::{Exceeded, Level, Seed};
+use sink::Sink;
 
 /// How payloads of a session are encoded. Stated by the client in its `Start`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -59,63 +70,71 @@ impl FromStr for Codec {
 #[error("not a codec: there are bincode, json and raw")]
 pub struct UnknownCodec;
 
-/// Why a value does not travel, or bytes are not the value expected.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum PayloadError {
-    /// More bytes than a payload may have.
-    #[error("longer than the {max} bytes a payload may have")]
-    TooLong {
-        /// The most bytes a payload may have.
-        max: usize,
-    },
-    /// Does not encode or decode.
-    #[error("{codec}: {what}")]
-    Codec {
-        /// The codec that refused it.
-        codec: Codec,
-        /// What it said.
-        what: Box<str>,
-    },
-}
+/// Values inside one another that a payload may have at most.
+pub const MAX_DEPTH: u8 = 64;
 
 /// Appends `value` to `out`.
+///
+/// # Errors
+///
+/// [`PayloadError::Codec`] if the value does not travel in `codec`. `out` is then as it was.
 pub fn encode<T: Serialize + ?Sized>(codec: Codec, value: &T, out: &mut Vec<u8>) -> Result<(), PayloadError> {
     encode_within(codec, value, usize::MAX, out)
 }
 
-/// Appends `value` to `out` unless it takes more than `max` bytes.
+/// Appends `value` to `out` if it takes at most `max` bytes. Stops at the first byte too many, so a value that is
+/// far too long costs no more than one that is just too long.
+///
+/// # Errors
+///
+/// [`PayloadError::TooLong`] if it takes more bytes, [`PayloadError::Codec`] if it does not travel in `codec`. `out`
+/// is then as it was.
 pub fn encode_within<T: Serialize + ?Sized>(
     codec: Codec,
     value: &T,
     max: usize,
     out: &mut Vec<u8>,
 ) -> Result<(), PayloadError> {
-    let failed = |what: String| PayloadError::Codec { codec, what: what.into() };
-    let bytes = match codec {
-        Codec::Bincode => bincode::serde::encode_to_vec(value, bincode::config::standard())
-            .map_err(|e| failed(e.to_string()))?,
-        Codec::Json | Codec::Raw => serde_json::to_vec(value).map_err(|e| failed(e.to_string()))?,
+    let elements = Cell::new(max);
+    let guarded = guard::Value::new(value, Level::top(&elements));
+    let mut sink = Sink::new(out, max);
+    let encoded = match codec {
+        Codec::Bincode => bincode::encode(guarded, &mut sink).map_err(|e| PayloadError::codec(codec, e)),
+        Codec::Json => json::encode(guarded, &mut sink).map_err(|e| PayloadError::codec(codec, e)),
+        Codec::Raw => raw::encode(guarded, &mut sink).map_err(|e| PayloadError::codec(codec, e)),
     };
-    if bytes.len() > max {
+    if sink.overflowed() {
         return Err(PayloadError::TooLong { max });
     }
-    out.extend(bytes);
+    encoded?;
+    if max - elements.get() > sink.len() {
+        return Err(PayloadError::codec(codec, Exceeded::Elements));
+    }
+    sink.keep();
     Ok(())
 }
 
-/// The value that all of `bytes` are.
+/// The value that all of `bytes` are. Trailing bytes are an error (in JSON, white space is none).
+///
+/// # Errors
+///
+/// [`PayloadError::Codec`] if they are no such value, or go beyond what a payload may make a decoder do.
 pub fn decode<T: DeserializeOwned>(codec: Codec, bytes: &[u8]) -> Result<T, PayloadError> {
     decode_borrowed(codec, bytes)
 }
 
-/// The value that all of `bytes` are, which may borrow from them.
+/// As [`decode`], for a value that may borrow from `bytes`: a `&[u8]` in `raw` and bincode, a `&str` in all codecs
+/// (in JSON only where nothing in it is escaped).
+///
+/// # Errors
+///
+/// Those of [`decode`].
 pub fn decode_borrowed<'de, T: Deserialize<'de>>(codec: Codec, bytes: &'de [u8]) -> Result<T, PayloadError> {
-    let failed = |what: String| PayloadError::Codec { codec, what: what.into() };
+    let elements = Cell::new(bytes.len());
+    let seed = Seed::new(Level::top(&elements));
     match codec {
-        Codec::Bincode => bincode::serde::borrow_decode_from_slice(bytes, bincode::config::standard())
-            .map(|(value, _)| value)
-            .map_err(|e| failed(e.to_string())),
-        Codec::Json | Codec::Raw => serde_json::from_slice(bytes).map_err(|e| failed(e.to_string())),
+        Codec::Bincode => bincode::decode(seed, bytes).map_err(|e| PayloadError::codec(codec, e)),
+        Codec::Json => json::decode(seed, bytes).map_err(|e| PayloadError::codec(codec, e)),
+        Codec::Raw => raw::decode(seed, bytes).map_err(|e| PayloadError::codec(codec, e)),
     }
 }
