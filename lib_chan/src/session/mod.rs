@@ -101,6 +101,10 @@ pub enum Delivery<P> {
     Demonitor { monitor: u64, to: P },
     Down { monitor: u64, from: u64, to: P, reason: ExitReason },
     Message { to: P, message: Inbound },
+    /// A message for the owner, where these are [handed over](Session::hand_over).
+    Inbound(Inbound),
+    /// The session's end for such an owner: nothing comes after it.
+    Over(ExitReason),
 }
 
 /// What the client's `Start` asks for.
@@ -169,7 +173,10 @@ enum Ticket {
 /// What becomes of messages that come in for the owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Receiver {
+    /// They wait in the inbox.
     Reads,
+    /// They are handed over, in one order with the signals.
+    HandedOver,
     /// Given up: casts are discarded, calls refused.
     Gone,
 }
@@ -384,6 +391,9 @@ impl<H: Host> Session<H> {
         self.asking.end(&reason, executed, &mut self.woken);
         self.owing.end(&mut self.woken);
         self.border.end(&reason, &mut self.deliveries);
+        if self.receiver == Receiver::HandedOver {
+            self.deliveries.push(Delivery::Over(reason.clone()));
+        }
         self.woken.extend(self.flushing.drain(..).map(|(_, waiter)| waiter));
         self.partial = Vec::new();
         self.close_deadline = None;
