@@ -93,7 +93,7 @@ impl<S: AsyncBufRead + AsyncWrite + Unpin> Driver<S> {
     fn poll_round(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         let wrote = self.poll_write(cx);
         let read = self.poll_read(cx);
-        let deliveries = self.shared.session(Session::take_deliveries);
+        let deliveries = self.shared.take_deliveries();
         let delivered = !deliveries.is_empty();
         self.shared.deliver(deliveries);
         if self.is_done() {
@@ -191,12 +191,9 @@ impl<S: AsyncBufRead + AsyncWrite + Unpin> Driver<S> {
     }
 
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> bool {
-        let wanted = self.shared.with(|inner| {
-            let wanted = inner.session.poll_timeout();
-            inner.armed = wanted;
-            inner.driver = Some(cx.waker().clone());
-            wanted
-        });
+        // What was appended since the writing stopped for want of it has woken nobody.
+        let hungry = self.writing == Writing::Open && self.batch.chunk().is_empty();
+        let Some(wanted) = self.shared.sleep(cx, hungry) else { return true };
         if wanted.is_none() {
             self.set_last_call();
         }
@@ -231,6 +228,7 @@ impl<S: AsyncBufRead + AsyncWrite + Unpin> Future for Driver<S> {
     type Output = ExitReason;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<ExitReason> {
+        self.shared.rise();
         for _ in 0..MAX_ROUNDS {
             let again = ready!(self.poll_round(cx));
             if !again {
@@ -262,4 +260,3 @@ impl<S> Drop for Driver<S> {
         }
     }
 }
-

@@ -102,13 +102,14 @@ where
     let request = driver::read_start(&mut stream, &mut session).await;
     let Some(request) = request else {
         let reason = session.over().cloned().unwrap_or(ExitReason::NoConnection);
-        let shared = Shared::new(Opened { session, codec: Codec::Raw, limits: limits.clone() }, authenticated);
+        let shared =
+            Shared::new(Opened { session, codec: Codec::Raw, limits: limits.clone() }, authenticated);
         Driver::new(stream, shared).await;
         return reason;
     };
     let codec = request.codec;
     let shared = Shared::new(Opened { session, codec, limits: limits.clone() }, authenticated);
-    start(Opening { shared: Some(Arc::clone(&shared)), request });
+    start(Opening { shared: Arc::clone(&shared), answered: false, request });
     Driver::new(stream, shared).await
 }
 
@@ -116,7 +117,8 @@ where
 #[derive(Debug)]
 #[must_use = "the client waits"]
 pub struct Opening {
-    shared: Option<Arc<Shared>>,
+    shared: Arc<Shared>,
+    answered: bool,
     request: Request,
 }
 
@@ -128,12 +130,12 @@ impl Opening {
 
     /// Who is calling: the name of the client's entry, empty under a shared password.
     pub fn client(&self) -> &str {
-        self.shared.as_ref().map_or("", |shared| shared.client())
+        self.shared.client()
     }
 
     /// The service asked for.
     pub fn service(&self) -> &str {
-        self.shared.as_ref().map_or("", |shared| shared.service())
+        self.shared.service()
     }
 
     /// The client's arguments, `ArgsC`.
@@ -146,16 +148,16 @@ impl Opening {
 
     /// What ends this session from outside.
     pub fn control(&self) -> Control {
-        Control(self.shared.clone())
+        Control(Arc::clone(&self.shared))
     }
 
     /// Starts the service: the process that calls this owns the channel and is linked to the far end; the client is
     /// told.
     pub fn accept<In, Out>(mut self) -> Channel<In, Out> {
-        let shared = self.shared.take();
-        let channel = Channel::adopt(shared);
-        channel.shared().with(|inner| inner.session.accept(None, false));
-        channel.shared().own(current(), true);
+        self.answered = true;
+        let channel = Channel::new(Arc::clone(&self.shared));
+        self.shared.session(|session| session.accept(None, false));
+        self.shared.own(current(), true);
         channel
     }
 
@@ -175,8 +177,8 @@ impl Opening {
     }
 
     fn refuse_with(&mut self, code: RefuseCode, public: &str) {
-        if let Some(shared) = self.shared.take() {
-            shared.session(|session| session.refuse_start(code, public));
+        if !std::mem::replace(&mut self.answered, true) {
+            self.shared.session(|session| session.refuse_start(code, public));
         }
     }
 }
@@ -189,13 +191,11 @@ impl Drop for Opening {
 
 /// Ends a session from outside of its processes: a server that shuts down or revokes a right.
 #[derive(Clone, Debug)]
-pub struct Control(Option<Arc<Shared>>);
+pub struct Control(Arc<Shared>);
 
 impl Control {
     /// Ends the session for both ends with this reason.
     pub fn end(&self, reason: ExitReason) {
-        if let Some(shared) = &self.0 {
-            shared.shut_down(reason);
-        }
+        self.0.shut_down(reason);
     }
 }

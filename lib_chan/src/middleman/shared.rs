@@ -10,19 +10,23 @@ use std::{
     time::Instant,
 };
 
+use bytes::Bytes;
+
 use super::far::{Far, Watch};
 use crate::{
     ExitReason, Limits, MonitorRef, Pid,
     handshake::Authenticated,
     payload::{self, Codec, PayloadError},
     process::{Fed, Owned, Signal, next_monitor},
-    session::{Delivery, Host, Inbound, Session, Unsendable},
+    session::{Delivery, Host, Inbound, InboundKind, Session, Unsendable},
 };
 
 /// The id of the role "owner" at the far end.
 pub(crate) const OWNER: u64 = 0;
 /// Set in `Shared::taken` once the owner may take nothing more.
 const CLOSED: u64 = 1 << 63;
+/// The number of an empty place in a mailbox, for a message that was held when its own place came up.
+const PLACE: u64 = u64::MAX;
 
 /// What the driver's half of a session waits with, and whom it serves.
 #[derive(Debug)]
@@ -45,6 +49,8 @@ pub(crate) struct Shared {
     taken: AtomicU64,
     /// So much is unsent that `recv` hands out nothing more.
     paused: AtomicBool,
+    /// Messages are held (`Inner::held`).
+    holding: AtomicBool,
     codec: Codec,
     client: Box<str>,
     service: Box<str>,
@@ -64,8 +70,13 @@ pub(super) struct Inner {
     receiver: Option<Waker>,
     /// Who waits for the end.
     watchers: Vec<Waker>,
+    open_told: bool,
     end_told: bool,
     outlet: Option<Arc<dyn Outlet>>,
+    /// Messages that a process came to in its mailbox while the session was paused, and how many places in the mailbox
+    /// they are owed.
+    held: VecDeque<Inbound>,
+    owed_places: usize,
     /// The channel was let go, and the session lives as long as a remote.
     lives_by_remotes: bool,
     /// Pids of far processes other than the owner, while somebody holds one.
@@ -73,6 +84,27 @@ pub(super) struct Inner {
     watches: HashMap<u64, (Pid, MonitorRef)>,
     /// The process that owns this session.
     owner: Option<Pid>,
+}
+
+impl Inner {
+    /// What must be told to processes; first the places of held messages, unless they are still to be held.
+    pub(super) fn take_deliveries(&mut self, paused: bool) -> Vec<Delivery<Pid>> {
+        let deliveries = self.session.take_deliveries();
+        if paused || self.owed_places == 0 {
+            return deliveries;
+        }
+        let place =
+            || Delivery::Inbound(Inbound { number: PLACE, kind: InboundKind::Cast, payload: Bytes::new() });
+        let places = std::iter::repeat_with(place).take(std::mem::take(&mut self.owed_places));
+        places.chain(deliveries).collect()
+    }
+
+    /// Wakes this task when the session has something new for it.
+    pub(super) fn watch(&mut self, cx: &Context<'_>) {
+        if !self.watchers.iter().any(|waker| waker.will_wake(cx.waker())) {
+            self.watchers.push(cx.waker().clone());
+        }
+    }
 }
 
 /// Where the messages of a channel go that was given to a process.
@@ -109,8 +141,11 @@ impl Shared {
                 driver_gone: false,
                 receiver: None,
                 watchers: Vec::new(),
+                open_told: false,
                 end_told: false,
                 outlet: None,
+                held: VecDeque::new(),
+                owed_places: 0,
                 lives_by_remotes: false,
                 far: HashMap::new(),
                 watches: HashMap::new(),
@@ -118,6 +153,7 @@ impl Shared {
             }),
             taken: AtomicU64::new(0),
             paused: AtomicBool::new(false),
+            holding: AtomicBool::new(false),
             codec,
             client: authenticated.client().as_str().into(),
             service: authenticated.service().as_str().into(),
@@ -173,17 +209,20 @@ impl Shared {
         let paused = session.over().is_none() && session.unsent() > self.limits.max_unsent_before_pause;
         let resumed = self.paused.swap(paused, Ordering::Relaxed) && !paused;
         let over = session.over().is_some() && !std::mem::replace(&mut inner.end_told, true);
-        if over {
+        if over || session.is_open() && !std::mem::replace(&mut inner.open_told, true) {
             effects.woken.append(&mut inner.watchers);
+        }
+        if over {
             effects.disown = inner.owner.take();
         }
         if resumed || over || session.has_inbox() {
             effects.receiver = inner.receiver.take();
         }
         if inner.driver_gone {
-            effects.deliveries = session.take_deliveries();
+            effects.deliveries = inner.take_deliveries(paused);
         } else if inner.driver.is_some()
             && (over
+                || (!paused && inner.owed_places > 0)
                 || resumed
                 || session.has_output()
                 || session.has_deliveries()
@@ -203,6 +242,30 @@ impl Shared {
             owner.disown(&(me as Arc<dyn Owned>));
         }
         self.deliver(effects.deliveries);
+    }
+
+    /// What the driver must tell to processes.
+    pub(super) fn take_deliveries(&self) -> Vec<Delivery<Pid>> {
+        self.with(|inner| inner.take_deliveries(self.is_paused()))
+    }
+
+    /// The driver sleeps until it is woken, or until the time given. Nothing if there is something to do: to tell
+    /// somebody, or, for a `hungry` driver, to write.
+    pub(super) fn sleep(&self, cx: &Context<'_>, hungry: bool) -> Option<Option<Instant>> {
+        let mut inner = self.lock();
+        let session = &inner.session;
+        if session.has_deliveries() || (hungry && (session.has_output() || session.has_let_go())) {
+            return None;
+        }
+        let until = session.poll_timeout();
+        inner.armed = until;
+        inner.driver = Some(cx.waker().clone());
+        Some(until)
+    }
+
+    /// The driver is awake: it needs no waking.
+    pub(super) fn rise(&self) {
+        self.lock().driver = None;
     }
 
     // Processes.
@@ -238,7 +301,9 @@ impl Shared {
     fn signal(&self, delivery: Delivery<Pid>) {
         match delivery {
             Delivery::Link { from, to } => to.signal(Signal::Link { from: self.far(from) }),
-            Delivery::Unlink { from, to, unlink } => to.signal(Signal::Unlink { from: self.far(from), id: unlink }),
+            Delivery::Unlink { from, to, unlink } => {
+                to.signal(Signal::Unlink { from: self.far(from), id: unlink })
+            }
             Delivery::UnlinkAck { from, to, unlink } => {
                 to.signal(Signal::UnlinkAck { from: self.far(from), id: unlink });
             }
@@ -369,12 +434,30 @@ impl Shared {
         })
     }
 
-    /// Sends what comes for the owner to a process, in one order with the signals.
-    pub(crate) fn hand_over(&self, outlet: Arc<dyn Outlet>) {
+    /// Sends what comes for the owner to a process, in one order with the signals; `first` what it had not read.
+    pub(crate) fn hand_over(&self, outlet: Arc<dyn Outlet>, first: impl Iterator<Item = Inbound>) {
         self.with(|inner| {
             inner.outlet = Some(outlet);
-            inner.session.hand_over();
+            inner.session.hand_over(first);
         });
+    }
+
+    /// A process that the session was given to comes to `message` in its mailbox: what it may take. While too much is
+    /// unsent that is nothing, and the message is held; afterwards each place in the mailbox gives the oldest held.
+    /// Signals of the session may overtake messages held so.
+    pub(crate) fn take_turn(&self, message: Inbound) -> Option<Inbound> {
+        if !self.holding.load(Ordering::Relaxed) && !self.is_paused() {
+            return Some(message);
+        }
+        self.with(|inner| {
+            if message.number != PLACE {
+                inner.held.push_back(message);
+            }
+            let taken = if self.is_paused() { None } else { inner.held.pop_front() };
+            inner.owed_places += usize::from(taken.is_none());
+            self.holding.store(!inner.held.is_empty(), Ordering::Relaxed);
+            taken
+        })
     }
 
     // How it ends.
@@ -391,7 +474,7 @@ impl Shared {
 
     /// Ends the session for both ends with this reason.
     pub(crate) fn shut_down(&self, reason: ExitReason) {
-        self.session(|session| session.shut_down(reason));
+        self.session(|session| session.break_off(reason));
     }
 
     /// The channel is let go, but the session goes on until the last remote is gone.
@@ -414,9 +497,7 @@ impl Shared {
         self.with(|inner| match inner.session.over() {
             Some(reason) => Poll::Ready(reason.clone()),
             None => {
-                if !inner.watchers.iter().any(|waker| waker.will_wake(cx.waker())) {
-                    inner.watchers.push(cx.waker().clone());
-                }
+                inner.watch(cx);
                 Poll::Pending
             }
         })
@@ -448,7 +529,9 @@ impl From<NotSent> for ExitReason {
             NotSent::Payload(error) => Self::failed(error.to_string()),
             NotSent::Session(Unsendable::Ended(reason)) => reason,
             NotSent::Session(Unsendable::WouldWait) => Self::Overload,
-            NotSent::Session(Unsendable::TooLong { max }) => Self::failed(PayloadError::TooLong { max }.to_string()),
+            NotSent::Session(Unsendable::TooLong { max }) => {
+                Self::failed(PayloadError::TooLong { max }.to_string())
+            }
         }
     }
 }
