@@ -199,3 +199,6 @@ impl Control {
         self.0.shut_down(reason);
     }
 }
+
+#[cfg(test)]
+mod tests;
