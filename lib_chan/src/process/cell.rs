@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::mem;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
@@ -162,7 +163,7 @@ impl<M: Send + 'static> Cell<M> {
         let ticket = state.mailbox.wait(letter, cx.waker().clone(), &self.taken);
         // The receiver may have taken something between the look and the wait.
         let wakers = state.mailbox.admit(&self.taken);
-        let waits = state.mailbox.still_waits(ticket, cx);
+        let waits = state.mailbox.waits(ticket);
         drop(state);
         wake(wakers);
         if waits {
@@ -178,17 +179,19 @@ impl<M: Send + 'static> Cell<M> {
         posting: &mut Posting<M>,
         cx: &Context<'_>,
     ) -> Poll<Result<(), SendError<M>>> {
+        let mut sender = cx.waker().clone();
         let mut state = self.lock();
         if let Phase::Ending(reason) | Phase::Ended(reason) = &state.phase {
             let reason = reason.clone();
-            let letter = state.mailbox.withdraw(ticket);
+            let waiting = state.mailbox.withdraw(ticket);
             drop(state);
-            return Poll::Ready(match letter {
-                Some(letter) => Err(SendError { message: letter.into_message(), reason }),
+            return Poll::Ready(match waiting {
+                Some(waiting) => Err(SendError { message: waiting.letter.into_message(), reason }),
                 None => Ok(()),
             });
         }
-        if state.mailbox.still_waits(ticket, cx) {
+        if state.mailbox.still_waits(ticket, &mut sender) {
+            drop(state);
             *posting = Posting::Waiting(ticket);
             return Poll::Pending;
         }
@@ -197,8 +200,8 @@ impl<M: Send + 'static> Cell<M> {
 
     /// A sender gives up.
     pub(super) fn withdraw(&self, ticket: u64) {
-        let letter = self.lock().mailbox.withdraw(ticket);
-        drop(letter);
+        let waiting = self.lock().mailbox.withdraw(ticket);
+        drop(waiting);
     }
 
     pub(super) fn feed(&self, feed: &Arc<dyn Feed<M>>, items: VecDeque<Fed>) -> Result<(), ExitReason> {
@@ -214,8 +217,11 @@ impl<M: Send + 'static> Cell<M> {
 
     /// Takes all that is queued, or puts the receiver to sleep.
     pub(super) fn receive(&self, batch: &mut VecDeque<Item<M>>, cx: &Context<'_>) -> bool {
+        let mut old = None;
         let mut state = self.lock();
-        state.is_alive() && state.mailbox.receive(batch, cx)
+        let received = state.is_alive() && state.mailbox.receive(batch, cx, &mut old);
+        drop(state);
+        received
     }
 
     pub(super) fn flush(&self, monitor: MonitorRef) {
@@ -224,7 +230,8 @@ impl<M: Send + 'static> Cell<M> {
 
     /// Whoever polls the process is woken through `waker` from now on.
     pub(super) fn set_task(&self, waker: &Waker) {
-        self.lock().task = Some(waker.clone());
+        let old = self.lock().task.replace(waker.clone());
+        drop(old);
     }
 
     /// Decides the end, unless it is decided already: from now on the process is not alive, and what it owns is told.
@@ -461,31 +468,28 @@ fn tell_owned(owned: Vec<Arc<dyn Owned>>, reason: ExitReason) {
     thread_local! {
         static TELLING: RefCell<Option<Telling>> = const { RefCell::new(None) };
     }
-    struct Done;
-    impl Drop for Done {
-        fn drop(&mut self) {
-            TELLING.with(|telling| telling.take());
-        }
-    }
-
     if owned.is_empty() {
         return;
     }
-    let first = TELLING.with(|telling| {
-        let mut telling = telling.borrow_mut();
-        let first = telling.is_none();
-        telling.get_or_insert_default().push_back((owned, reason));
-        first
-    });
-    if !first {
-        return;
-    }
-    let _done = Done;
-    while let Some((owned, reason)) =
-        TELLING.with(|telling| telling.borrow_mut().as_mut().and_then(VecDeque::pop_front))
-    {
-        for one in owned {
-            one.owner_ended(&reason);
+    let mut next = Some((owned, reason));
+    let is_first = TELLING.try_with(|telling| match &mut *telling.borrow_mut() {
+        Some(queue) => {
+            queue.extend(next.take());
+            false
         }
+        telling => {
+            *telling = Some(VecDeque::new());
+            true
+        }
+    });
+    while let Some((owned, reason)) = next {
+        for one in owned {
+            // A panic of one must not cost the others their ending.
+            let _ = catch_unwind(AssertUnwindSafe(|| one.owner_ended(&reason)));
+        }
+        next = TELLING.try_with(|telling| telling.borrow_mut().as_mut()?.pop_front()).ok().flatten();
+    }
+    if is_first == Ok(true) {
+        let _ = TELLING.try_with(RefCell::take);
     }
 }

@@ -174,7 +174,9 @@ impl<R: Send + 'static> Waiter<R> {
                 coop.made_progress();
                 return Poll::Ready(wait.judge(answer));
             }
-            wait.caller = Some(cx.waker().clone());
+            let old = wait.caller.replace(cx.waker().clone());
+            drop(wait);
+            drop(old);
             Poll::Pending
         })
     }
@@ -271,7 +273,9 @@ impl<R: Send + 'static> AnySlot for Slot<R> {
         if wait.stage == Stage::GivenUp {
             return Poll::Ready(());
         }
-        wait.callee = Some(cx.waker().clone());
+        let old = wait.callee.replace(cx.waker().clone());
+        drop(wait);
+        drop(old);
         Poll::Pending
     }
 }
