@@ -138,3 +138,6 @@ pub fn decode_borrowed<'de, T: Deserialize<'de>>(codec: Codec, bytes: &'de [u8])
         Codec::Raw => raw::decode(seed, bytes).map_err(|e| PayloadError::codec(codec, e)),
     }
 }
+
+#[cfg(test)]
+mod tests;
