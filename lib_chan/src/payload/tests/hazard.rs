@@ -189,20 +189,20 @@ fn visitors_hear_of_no_more_elements_than_the_payload_has_bytes() {
 #[derive(Debug, Serialize, Deserialize, PartialEq)]
 enum Tree {
     Leaf,
-    Node(Box<Tree>),
+    Node(Box<Self>),
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct List(Option<Box<List>>);
+struct List(Option<Box<Self>>);
 
 #[derive(Debug, Serialize, Deserialize)]
-struct Vectors(Vec<Vectors>);
+struct Vectors(Vec<Self>);
 
 #[derive(Debug, Serialize, Deserialize)]
 enum Fields {
-    Tuple(u8, Box<Fields>),
-    Struct { inner: Box<Fields> },
-    Map(BTreeMap<u8, Fields>),
+    Tuple(u8, Box<Self>),
+    Struct { inner: Box<Self> },
+    Map(BTreeMap<u8, Self>),
     End,
 }
 
@@ -258,7 +258,7 @@ fn recursion_is_bounded_in_raw() {
     on_a_small_stack(|| {
         #[derive(Debug, Deserialize)]
         #[expect(dead_code, reason = "only decoded")]
-        struct Endless(Box<Endless>);
+        struct Endless(Box<Self>);
         assert_eq!(undecodable::<Endless>(Codec::Raw, b""), "more than 64 values inside one another");
     });
 }
@@ -293,13 +293,13 @@ fn the_sender_refuses_exactly_the_depth_that_the_receiver_refuses() {
 fn every_kind_of_value_counts_the_same_at_both_ends() {
     #[derive(Debug, Serialize, Deserialize)]
     enum All {
-        Newtype(Box<All>),
-        Tuple(u8, Box<All>),
-        Struct { inner: Box<All> },
-        Option(Option<Box<All>>),
-        Vec(Vec<All>),
-        Map(BTreeMap<u8, All>),
-        Pair(Box<(u8, All)>),
+        Newtype(Box<Self>),
+        Tuple(u8, Box<Self>),
+        Struct { inner: Box<Self> },
+        Option(Option<Box<Self>>),
+        Vec(Vec<Self>),
+        Map(BTreeMap<u8, Self>),
+        Pair(Box<(u8, Self)>),
         Wrapped(Wrapped),
         End(Unit),
     }

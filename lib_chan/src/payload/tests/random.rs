@@ -89,8 +89,8 @@ struct Pair(i8, Newtype);
 enum Kind {
     Unit,
     Newtype(Newtype),
-    Tuple(u16, Box<Kind>),
-    Struct { unit: Unit, kinds: Vec<Kind> },
+    Tuple(u16, Box<Self>),
+    Struct { unit: Unit, kinds: Vec<Self> },
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -176,7 +176,7 @@ fn rich(r: &mut Random) -> Rich {
 #[test]
 fn what_is_encoded_decodes_to_the_same() {
     let mut r = Random(1);
-    for _ in 0..2_000 {
+    for _ in 0..500 {
         let value = rich(&mut r);
         for codec in [Codec::Bincode, Codec::Json] {
             let bytes = encoded(codec, &value);
@@ -240,7 +240,7 @@ fn survives_all(codec: Codec, bytes: &[u8]) -> usize {
 fn any_bytes_decode_or_are_refused() {
     let mut r = Random(3);
     let mut decoded = [0; 3];
-    for _ in 0..20_000 {
+    for _ in 0..5_000 {
         let bytes = r.bytes(60);
         for (codec, decoded) in ALL.into_iter().zip(&mut decoded) {
             *decoded += survives_all(codec, &bytes);
@@ -248,14 +248,14 @@ fn any_bytes_decode_or_are_refused() {
         decoded[1] += survives_all(Codec::Json, &r.json(30));
     }
     // The test is worth something only if not all bytes are refused at their beginning.
-    assert!(decoded.iter().all(|&decoded| decoded > 500), "{decoded:?}");
+    assert!(decoded.iter().all(|&decoded| decoded > 100), "{decoded:?}");
 }
 
 #[test]
 fn damaged_payloads_decode_or_are_refused() {
     let mut r = Random(4);
     let mut decoded = [0; 2];
-    for _ in 0..4_000 {
+    for _ in 0..1_000 {
         let value = rich(&mut r);
         for (codec, decoded) in [Codec::Bincode, Codec::Json].into_iter().zip(&mut decoded) {
             let mut bytes = encoded(codec, &value);
@@ -270,5 +270,5 @@ fn damaged_payloads_decode_or_are_refused() {
             *decoded += usize::from(survives::<Rich>(codec, &bytes));
         }
     }
-    assert!(decoded.iter().all(|&decoded| decoded > 100), "{decoded:?}");
+    assert!(decoded.iter().all(|&decoded| decoded > 20), "{decoded:?}");
 }
