@@ -57,7 +57,7 @@
 //! | `serde_json::Value`, and all else that asks what comes next | not decoded | yes |
 //! | `flatten`, sequences of unknown length | not encoded | yes |
 //! | `skip_serializing_if` on a field with a name | not encoded if left out | yes |
-//! | `skip_serializing_if` on a field without a name | **later fields move up** | later fields move up |
+//! | `skip_serializing_if` on a field without a name | **later fields move up** | not decoded |
 //! | `skip_serializing` without `skip_deserializing` | **later fields move up** | yes, with `default` |
 //! | `skip` on a field | yes, as its default | yes, as its default |
 //! | `skip` on a variant | **later variants move up**; as the last, yes | yes |

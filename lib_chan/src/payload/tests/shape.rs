@@ -138,6 +138,7 @@ fn some_types_arrive_as_other_values_in_bincode() {
     struct Tuple(#[serde(skip_serializing_if = "Option::is_none")] Option<u8>, u8, u8);
     let sent = encoded(Codec::Bincode, &(Tuple(None, 0, 1), 7u8));
     assert_eq!(decode(Codec::Bincode, &sent), Ok(Tuple(None, 1, 7)));
+    assert!(decode::<Tuple>(Codec::Json, &encoded(Codec::Json, &Tuple(None, 0, 1))).is_err());
 
     // A field that is never sent, but expected.
     #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -148,6 +149,7 @@ fn some_types_arrive_as_other_values_in_bincode() {
     }
     let sent = encoded(Codec::Bincode, &(Hidden { hidden: 9, shown: 1 }, 7u8));
     assert_eq!(decode(Codec::Bincode, &sent), Ok(Hidden { hidden: 1, shown: 7 }));
+    assert_eq!(travels(Codec::Json, &Hidden { hidden: 9, shown: 1 }), Hidden { hidden: 0, shown: 1 });
 
     // Variants after one that is skipped: counted when encoded, not counted when decoded.
     #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -160,6 +162,19 @@ fn some_types_arrive_as_other_values_in_bincode() {
     }
     let sent = encoded(Codec::Bincode, &Skipping::First);
     assert_eq!(decode(Codec::Bincode, &sent), Ok(Skipping::Second));
+    assert_eq!(travels(Codec::Json, &Skipping::First), Skipping::First);
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    enum SkippingLast {
+        First,
+        Second,
+        #[serde(skip)]
+        #[expect(dead_code, reason = "in nobody's way")]
+        Skipped,
+    }
+    for value in [SkippingLast::First, SkippingLast::Second] {
+        assert_eq!(travels(Codec::Bincode, &value), value);
+    }
 
     // Other types that fit as well.
     assert_eq!(decode(Codec::Bincode, &encoded(Codec::Bincode, &Some(1u8))), Ok(Err::<u8, u8>(1)));
@@ -248,9 +263,25 @@ fn json_has_one_null() {
 fn json_has_text_for_keys_and_numbers_for_bytes() {
     assert_eq!(encoded(Codec::Json, &BTreeMap::from([(7u8, true)])), br#"{"7":true}"#);
     assert_eq!(travels(Codec::Json, &BTreeMap::from([(7u8, true)])), BTreeMap::from([(7, true)]));
+    assert_eq!(encoded(Codec::Json, &BTreeMap::from([(true, 'x')])), br#"{"true":"x"}"#);
+    assert_eq!(travels(Codec::Json, &BTreeMap::from([(true, 'x')])), BTreeMap::from([(true, 'x')]));
     assert!(unencodable(Codec::Json, &BTreeMap::from([((1, 2), 3)])).contains("key must be a string"));
     assert_eq!(encoded(Codec::Json, &Bytes::from_static(b"joe")), b"[106,111,101]");
     assert_eq!(travels(Codec::Json, &Bytes::from_static(b"joe")), Bytes::from_static(b"joe"));
+}
+
+#[test]
+fn a_path_travels_where_it_is_text() {
+    use std::path::PathBuf;
+    for codec in [Codec::Bincode, Codec::Json] {
+        assert_eq!(travels(codec, &PathBuf::from("/tmp/é")), PathBuf::from("/tmp/é"));
+        #[cfg(unix)]
+        {
+            use std::os::unix::ffi::OsStringExt;
+            let path = PathBuf::from(std::ffi::OsString::from_vec(vec![0xff]));
+            assert!(unencodable(codec, &path).contains("UTF-8"));
+        }
+    }
 }
 
 #[test]
