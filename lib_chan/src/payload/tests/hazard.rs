@@ -378,6 +378,18 @@ fn elements_of_no_size_are_counted_over_the_whole_payload() {
 }
 
 #[test]
+fn elements_are_counted_one_by_one_where_no_number_is_stated() {
+    use serde::de::{DeserializeSeed, value};
+    for (bytes, elements) in [(3, 3), (3, 4), (0, 0), (0, 1)] {
+        let left = Cell::new(bytes);
+        let unstated = std::iter::repeat_n(1u8, elements).filter(|_| true);
+        let sequence = value::SeqDeserializer::<_, value::Error>::new(unstated);
+        let decoded = Seed::<Vec<u8>>::new(Level::top(&left)).deserialize(sequence);
+        assert_eq!(decoded.is_ok(), elements <= bytes);
+    }
+}
+
+#[test]
 fn no_more_elements_of_no_size_are_sent_than_are_received() {
     for len in 0..4 {
         let list = vec![(); len];

@@ -228,7 +228,7 @@ fn survives_all(codec: Codec, bytes: &[u8]) -> usize {
         survives::<Vec<Kind>>,
         survives::<BTreeMap<String, Kind>>,
         survives::<BTreeMap<i8, ()>>,
-        survives::<(f32, f64)>,
+        survives::<(f64, f64)>,
         survives::<Duration>,
         survives::<serde_json::Value>,
         survives::<Rich>,
