@@ -293,7 +293,13 @@ impl Shared {
         if batch.is_empty() {
             return;
         }
-        if let Some(outlet) = self.lock().outlet.clone() {
+        let last = matches!(batch.back(), Some(Fed::Ended(_)));
+        let outlet = {
+            let mut inner = self.lock();
+            // The outlet holds the session: nothing comes after its end, and then they let go of each other.
+            if last { inner.outlet.take() } else { inner.outlet.clone() }
+        };
+        if let Some(outlet) = outlet {
             outlet.put(batch);
         }
     }
@@ -373,10 +379,13 @@ impl Shared {
         if let Some(before) = before.filter(|before| Some(before) != owner.as_ref()) {
             before.disown(&me);
         }
-        if let Some(owner) = owner
-            && let Err(reason) = owner.own(Arc::clone(&me))
-        {
+        let Some(owner) = owner else { return };
+        if let Err(reason) = owner.own(Arc::clone(&me)) {
             self.let_go(reason);
+        }
+        // A session that ended in the meantime has told its end to the owner before.
+        if self.lock().session.over().is_some() {
+            owner.disown(&me);
         }
     }
 
@@ -467,8 +476,8 @@ impl Shared {
         let taken = self.taken.fetch_or(CLOSED, Ordering::AcqRel) & !CLOSED;
         let deadline = now() + self.limits.close_timeout;
         self.with(|inner| {
-            inner.session.give_up_receiving();
             inner.session.end(reason, taken, Some(deadline));
+            inner.session.give_up_receiving();
         });
     }
 
