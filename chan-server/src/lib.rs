@@ -1,1 +1,7 @@
-//! Not yet.
+//! Serves named services to untrusted networks: TLS 1.3, a password proved both ways, a process for each client.
+
+pub mod config;
+pub mod gate;
+pub mod identity;
+pub mod modules;
+pub mod private_file;
