@@ -4,16 +4,11 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::time::SystemTime;
 
-use aws_lc_rs::digest::{SHA256, digest};
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use lib_chan::auth::NameKey;
 use lib_chan::secret::Secret;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::sign::CertifiedKey;
+use lib_chan::tls::{CheckedKey, Pin, TlsError};
 use zeroize::Zeroizing;
 
 use crate::private_file::{self, PrivateFileError, quoted};
@@ -135,8 +130,8 @@ impl StateDir {
 /// What the server shows to its clients in TLS, and the private key for it.
 #[derive(Clone)]
 pub struct Identity {
-    key: Arc<CertifiedKey>,
-    fingerprint: Fingerprint,
+    key: CheckedKey,
+    pin: Pin,
 }
 
 impl Identity {
@@ -164,67 +159,46 @@ impl Identity {
     /// # Errors
     /// When a file cannot be read, when others may read the key, or when the two do not fit together.
     pub fn from_files(certificate: &Path, key: &Path) -> Result<Self, IdentityError> {
-        let chain = CertificateDer::pem_file_iter(certificate)
-            .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-            .map_err(|error| pem_error(certificate, "certificate", error))?;
-        if chain.is_empty() {
-            return Err(unusable(certificate, "holds no certificate in PEM"));
-        }
-        let private = PrivateKeyDer::from_pem_slice(&private_file::read(key, MAX_PEM_LEN)?)
-            .map_err(|_| not_a_key(key))?;
-        let certified = CertifiedKey::from_der(
-            chain,
-            private,
-            &rustls::crypto::aws_lc_rs::default_provider(),
-        )
-        .map_err(|error| {
-            unusable(key, &format!("does not go with the certificate {}: {error}", quoted(certificate)))
-        })?;
-        let spki = certified.key.public_key().ok_or_else(|| not_a_key(key))?;
-        let fingerprint = Fingerprint::of_spki(&spki);
-        Ok(Self { key: Arc::new(certified), fingerprint })
+        let chain = fs::read(certificate)
+            .map_err(|error| unusable(certificate, &format!("cannot be read: {error}")))?;
+        let private = private_file::read(key, MAX_PEM_LEN)?;
+        let checked = CheckedKey::from_pem(&chain, &private, SystemTime::now());
+        let pinned = checked.and_then(|key| Ok(Self { pin: key.pin()?, key }));
+        pinned.map_err(|error| match error {
+            TlsError::Unreadable { what: "private key", .. } => not_a_key(key),
+            TlsError::Rustls(rustls::Error::InconsistentKeys(_)) => {
+                unusable(key, &format!("is not the key of the certificate {}", quoted(certificate)))
+            }
+            TlsError::Rustls(rustls::Error::NoCertificatesPresented) => {
+                unusable(certificate, "holds no certificate in PEM")
+            }
+            TlsError::Rustls(rustls::Error::General(_)) => not_a_key(key),
+            error => unusable(certificate, &format!("cannot be used: {error}")),
+        })
     }
 
     /// What a client pins.
-    pub fn fingerprint(&self) -> Fingerprint {
-        self.fingerprint
+    pub fn pin(&self) -> Pin {
+        self.pin
     }
 
-    /// The certificate and key, as rustls wants them.
-    pub fn certified_key(&self) -> Arc<CertifiedKey> {
-        Arc::clone(&self.key)
+    /// Certificate and key, as [`lib_chan::tls`] wants them.
+    pub fn key(&self) -> CheckedKey {
+        self.key.clone()
     }
 }
 
 impl fmt::Debug for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Identity({})", self.fingerprint)
-    }
-}
-
-/// The SHA-256 of a public key, as a URL's `pin` has it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Fingerprint([u8; 32]);
-
-impl Fingerprint {
-    fn of_spki(spki: &[u8]) -> Self {
-        let mut hash = [0; 32];
-        hash.copy_from_slice(digest(&SHA256, spki).as_ref());
-        Self(hash)
-    }
-}
-
-impl fmt::Display for Fingerprint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "sha256:{}", URL_SAFE_NO_PAD.encode(self.0))
+        write!(f, "Identity({})", self.pin)
     }
 }
 
 /// The URL of a service, for one of its clients; the client's name is empty where all share a password.
-pub fn url(client: &str, host: &str, port: u16, service: &str, fingerprint: Fingerprint) -> String {
+pub fn url(client: &str, host: &str, port: u16, service: &str, pin: Pin) -> String {
     let at = if client.is_empty() { "" } else { "@" };
     let host = if host.contains(':') { format!("[{host}]") } else { host.into() };
-    format!("chan://{client}{at}{host}:{port}/{service}?pin={fingerprint}")
+    format!("chan://{client}{at}{host}:{port}/{service}?pin={pin}")
 }
 
 /// Two servers that start at once may both find nothing: then the first to write wins, and the other reads that.
@@ -251,13 +225,6 @@ fn read_text(path: &Path) -> Result<Zeroizing<String>, IdentityError> {
     let bytes = private_file::read(path, MAX_PEM_LEN)?;
     let text = str::from_utf8(&bytes).map_err(|_| not_a_key(path))?;
     Ok(Zeroizing::new(text.to_owned()))
-}
-
-fn pem_error(path: &Path, kind: &str, error: rustls::pki_types::pem::Error) -> IdentityError {
-    match error {
-        rustls::pki_types::pem::Error::Io(error) => unusable(path, &format!("cannot be read: {error}")),
-        other => unusable(path, &format!("is no {kind} in PEM: {other}")),
-    }
 }
 
 fn not_a_key(path: &Path) -> IdentityError {
@@ -287,9 +254,9 @@ mod tests {
         let (_directory, state) = state();
         let first = Identity::in_state(&state).unwrap();
         let second = Identity::in_state(&state).unwrap();
-        assert_eq!(first.fingerprint(), second.fingerprint());
+        assert_eq!(first.pin(), second.pin());
         let (_other, other) = self::state();
-        assert_ne!(Identity::in_state(&other).unwrap().fingerprint(), first.fingerprint());
+        assert_ne!(Identity::in_state(&other).unwrap().pin(), first.pin());
     }
 
     #[test]
@@ -297,7 +264,7 @@ mod tests {
         let (_directory, state) = state();
         let first = Identity::in_state(&state).unwrap();
         fs::remove_file(state.file("certificate.pem")).unwrap();
-        assert_eq!(Identity::in_state(&state).unwrap().fingerprint(), first.fingerprint());
+        assert_eq!(Identity::in_state(&state).unwrap().pin(), first.pin());
     }
 
     #[test]
@@ -310,17 +277,14 @@ mod tests {
     }
 
     #[test]
-    fn the_fingerprint_is_that_of_the_public_key_info_in_the_certificate() {
+    fn the_pin_is_that_of_the_public_key_in_the_key_file() {
         let (_directory, state) = state();
         let identity = Identity::in_state(&state).unwrap();
         let pem = fs::read_to_string(state.file("key.pem")).unwrap();
         let pair = rcgen::KeyPair::from_pem(&pem).unwrap();
         let spki = rcgen::PublicKeyData::subject_public_key_info(&pair);
-        assert_eq!(identity.fingerprint(), Fingerprint::of_spki(&spki));
-        assert_eq!(identity.fingerprint().to_string().len(), "sha256:".len() + 43);
-        // The certificate holds those very bytes, so a client that hashes its field comes to the same.
-        let certificate = &identity.certified_key().cert[0];
-        assert!(certificate.windows(spki.len()).any(|window| window == spki));
+        let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &spki);
+        assert_eq!(identity.pin().0.as_slice(), hash.as_ref());
     }
 
     #[test]
@@ -330,7 +294,7 @@ mod tests {
         Identity::in_state(&two).unwrap();
         let error = Identity::from_files(&one.file("certificate.pem"), &two.file("key.pem")).unwrap_err();
         let text = error.to_string();
-        assert!(text.contains("key.pem does not go with the certificate"), "{text}");
+        assert!(text.contains("key.pem is not the key of the certificate"), "{text}");
     }
 
     #[cfg(unix)]
@@ -364,7 +328,7 @@ mod tests {
 
     #[test]
     fn a_url_names_the_client_where_there_is_one_and_brackets_ipv6() {
-        let pin = Fingerprint([0; 32]);
+        let pin = Pin([0; 32]);
         let tail = format!("?pin=sha256:{}", "A".repeat(43));
         assert_eq!(url("", "localhost", 1234, "echo", pin), format!("chan://localhost:1234/echo{tail}"));
         assert_eq!(url("joe", "::1", 1, "kv", pin), format!("chan://joe@[::1]:1/kv{tail}"));
