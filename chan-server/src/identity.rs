@@ -167,7 +167,7 @@ impl Identity {
         pinned.map_err(|error| match error {
             TlsError::Unreadable { what: "private key", .. } => not_a_key(key),
             TlsError::Rustls(rustls::Error::InconsistentKeys(_)) => {
-                unusable(key, &format!("is not the key of the certificate {}", quoted(certificate)))
+                unusable(key, &format!("is not the key that belongs to {}", quoted(certificate)))
             }
             TlsError::Rustls(rustls::Error::NoCertificatesPresented) => {
                 unusable(certificate, "holds no certificate in PEM")
@@ -228,7 +228,7 @@ fn read_text(path: &Path) -> Result<Zeroizing<String>, IdentityError> {
 }
 
 fn not_a_key(path: &Path) -> IdentityError {
-    unusable(path, "holds no private key in PEM; restore it, or remove it and give every client the new pin")
+    unusable(path, "holds no private key in PEM")
 }
 
 fn unusable(path: &Path, what: &str) -> IdentityError {
@@ -294,7 +294,7 @@ mod tests {
         Identity::in_state(&two).unwrap();
         let error = Identity::from_files(&one.file("certificate.pem"), &two.file("key.pem")).unwrap_err();
         let text = error.to_string();
-        assert!(text.contains("key.pem is not the key of the certificate"), "{text}");
+        assert!(text.contains("key.pem is not the key that belongs to"), "{text}");
     }
 
     #[cfg(unix)]

@@ -61,10 +61,15 @@ impl<'t> Problems<'t> {
     pub(super) fn parse(&mut self) -> Table<'t> {
         let (root, errors) = DeTable::parse_recoverable(self.text);
         for error in &errors {
+            let span = error.span().unwrap_or_default();
             // Only the message: the error's own display repeats the line, which may hold a password.
-            self.add(&error.span().unwrap_or_default(), error.message().to_owned());
+            let text = match (error.message(), self.text.get(span.clone())) {
+                ("duplicate key", Some(key)) => format!("\"{}\" stands twice; remove one", shown(key)),
+                (message, _) => format!("not TOML: {message}"),
+            };
+            self.add(&span, text);
         }
-        Table::new("the top level", root.span(), root.into_inner())
+        Table::new("the top-level table", root.span(), root.into_inner())
     }
 
     pub(super) fn add(&mut self, span: &Span, text: String) {
@@ -256,7 +261,7 @@ pub(crate) fn nearest<'c>(word: &str, candidates: impl Iterator<Item = &'c str>)
 }
 
 /// A word from the file as a message may show it: on one line, and not long.
-pub(super) fn shown(word: &str) -> String {
+pub(crate) fn shown(word: &str) -> String {
     let mut text: String = word.chars().take(80).flat_map(char::escape_debug).collect();
     if word.chars().nth(80).is_some() {
         text.push('…');

@@ -69,7 +69,7 @@ pub(super) fn read(mut table: Table<'_>, problems: &mut Problems<'_>) -> Limits 
         let expected = field.expected();
         let Some(number) = entry.value::<Number>(&expected, problems) else { continue };
         if field.set(&mut limits, &number.into_inner()).is_none() {
-            problems.add(&span, format!("\"{key}\" cannot be this; write {key} = {expected}"));
+            problems.add(&span, format!("\"{key}\" cannot be this value; write {key} = {expected}"));
         }
     }
     let span = table.span.clone();
@@ -98,26 +98,29 @@ enum Number {
 }
 
 impl Field {
-    /// How such a value is written.
+    /// How such a value is written, by the example of its default.
     fn expected(&self) -> String {
+        let limits = &mut Limits::default();
         match self {
-            Self::Time(_, range) => {
-                format!(
-                    "\"15 s\" (from {} to {}; units ms, s, min, h; a plain number is seconds)",
-                    time_text(*range.start()),
-                    time_text(*range.end())
-                )
+            Self::Time(field, range) => format!(
+                "\"{}\" (from {} to {}; units ms, s, min, h; a plain number is seconds)",
+                time_text(field(limits).as_millis() as u64),
+                time_text(*range.start()),
+                time_text(*range.end()),
+            ),
+            Self::Bytes(field, range) => format!(
+                "\"{}\" (from {} to {}; units KiB, MiB, GiB; a plain number is bytes)",
+                bytes_text(*field(limits)),
+                bytes_text(*range.start()),
+                bytes_text(*range.end()),
+            ),
+            Self::Count(field, range) => {
+                format!("{} (from {} to {})", field(limits), range.start(), range.end())
             }
-            Self::Bytes(_, range) => {
-                format!(
-                    "\"256 KiB\" (from {} to {}; units KiB, MiB, GiB; a plain number is bytes)",
-                    bytes_text(*range.start()),
-                    bytes_text(*range.end())
-                )
+            Self::Count32(field, range) => {
+                format!("{} (from {} to {})", field(limits), range.start(), range.end())
             }
-            Self::Count(_, range) => format!("a whole number from {} to {}", range.start(), range.end()),
-            Self::Count32(_, range) => format!("a whole number from {} to {}", range.start(), range.end()),
-            Self::Percent(_) => "a whole number from 0 to 100".into(),
+            Self::Percent(field) => format!("{} (from 0 to 100)", field(limits)),
         }
     }
 

@@ -18,11 +18,11 @@ use toml::Spanned;
 use zeroize::Zeroizing;
 
 pub use credential::Credential;
-pub(crate) use document::nearest;
 pub use document::{ConfigError, Problem};
+pub(crate) use document::{nearest, shown};
 pub use service::{Client, Service};
 
-use document::{Problems, Table, shown};
+use document::{Problems, Table};
 
 use crate::identity::Identity;
 use crate::modules::Modules;
@@ -221,8 +221,12 @@ fn check_tls(mut table: Table<'_>, context: &Context<'_>, problems: &mut Problem
     match Identity::from_files(&chain, &private) {
         Ok(identity) => Some(identity),
         Err(error) => {
-            let at = if error.is_about(&chain) { certificate.span() } else { key.span() };
-            problems.add(&at, error.to_string());
+            let (name, at) = if error.is_about(&chain) {
+                ("certificate", certificate.span())
+            } else {
+                ("key", key.span())
+            };
+            problems.add(&at, format!("\"{name}\": {error}"));
             None
         }
     }

@@ -97,10 +97,10 @@ fn clients(
     let mut clients = Vec::new();
     match shared {
         Ok(Some(credential)) => clients.push(Client { id: ClientId::default(), credential, disabled: false }),
-        Ok(None) if !has_clients => problems.add(
-            &table.span,
-            "[[service]] has no password; add: password_file = \"name.password\", or [[service.client]] tables".into(),
-        ),
+        Ok(None) if !has_clients => {
+            let add = format!("password_file = \"{service}.password\", or [[service.client]] tables");
+            problems.add(&table.span, format!("[[service]] has no password; add: {add}"));
+        }
         Ok(None) | Err(()) => {}
     }
     let mut names = Names::new("client");
@@ -186,12 +186,8 @@ fn mfa(table: &mut Table<'_>, context: &Context<'_>, problems: &mut Problems<'_>
         Ok(starter) => Some(Arc::new(starter)),
         Err(error) => {
             let span: Span = error.span().unwrap_or(key_span);
-            problems.add(&span, mfa_text(&error));
+            problems.add(&span, format!("\"mfa\": {error}"));
             None
         }
     }
-}
-
-fn mfa_text(error: &MfaError) -> String {
-    shown(&format!("\"mfa\": {error}"))
 }

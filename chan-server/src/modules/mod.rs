@@ -1,6 +1,12 @@
 //! What an `mfa` can name: modules, their functions, and how one is started for a client.
 
 mod args;
+pub mod echo;
+pub mod name_server;
+mod relay;
+pub mod tcp;
+#[cfg(unix)]
+pub mod unix;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,7 +19,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use toml::de::DeArray;
 
-use crate::config::nearest;
+use crate::config::{nearest, shown};
+
+use args::ArgsError;
 
 /// A table of functions, by module and name, that a configuration's `mfa` chooses from.
 ///
@@ -45,6 +53,29 @@ impl Modules {
     /// An empty table.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// The functions that come with the server: `name_server:start_me_up`, `echo:start`, `tcp:connect` and
+    /// `unix:connect`.
+    ///
+    /// Spawns the process of the name server, so it must be called inside a tokio runtime. Each table has a name
+    /// server of its own.
+    pub fn standard() -> Self {
+        let any = &[Codec::Bincode, Codec::Json, Codec::Raw];
+        let kvs = lib_chan::spawn(name_server::kvs);
+        let modules = Self::new()
+            .function("name_server", "start_me_up", move |me, chan, (): (), (): ()| {
+                name_server::start_me_up(me, chan, kvs.clone())
+            })
+            .function_for(any, "echo", "start", |me, chan, (): (), (): ()| echo::start(me, chan))
+            .function_for(&[Codec::Raw], "tcp", "connect", |me, chan, (): (), (to,)| {
+                tcp::connect(me, chan, to)
+            });
+        #[cfg(unix)]
+        let modules = modules.function_for(&[Codec::Raw], "unix", "connect", |me, chan, (): (), (to,)| {
+            unix::connect(me, chan, to)
+        });
+        modules
     }
 
     /// Adds a function with typed messages, for clients that speak bincode or JSON. One of the same name is replaced.
@@ -107,7 +138,7 @@ impl Modules {
         let name = format!("{module}:{function}");
         match prepare.prepare(args) {
             Ok(start) => Ok(Starter { name, start }),
-            Err(error) => Err(MfaError::Args { name, what: error.message().into(), span: error.span() }),
+            Err(error) => Err(MfaError::Args { name, error }),
         }
     }
 }
@@ -123,31 +154,32 @@ impl fmt::Debug for Modules {
 /// Why there is no such function for an `mfa`.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum MfaError {
-    #[error("unknown module {0}")]
+    #[error("there is no module {0}")]
     Module(String),
-    #[error("unknown function {unknown} in module \"{module}\"")]
+    #[error("module \"{module}\" has no function {unknown}")]
     Function { module: String, unknown: String },
-    #[error("{name} {what}")]
-    Args { name: String, what: String, span: Option<Range<usize>> },
+    #[error("{name}: {error}")]
+    Args { name: String, error: ArgsError },
 }
 
 impl MfaError {
     /// Where in the configuration it is, if that is known.
     pub(crate) fn span(&self) -> Option<Range<usize>> {
         match self {
-            Self::Args { span, .. } => span.clone(),
+            Self::Args { error, .. } => error.span.clone(),
             Self::Module(_) | Self::Function { .. } => None,
         }
     }
 }
 
 fn unknown<T>(name: &str, known: &BTreeMap<String, T>) -> String {
-    match nearest(name, known.keys().map(String::as_str)) {
+    let name = shown(name);
+    match nearest(&name, known.keys().map(String::as_str)) {
         Some(near) => format!("\"{name}\"; did you mean \"{near}\"?"),
-        None => format!(
-            "\"{name}\"; known are: {}",
-            known.keys().map(String::as_str).collect::<Vec<_>>().join(", ")
-        ),
+        None => {
+            let known: Vec<_> = known.keys().map(String::as_str).collect();
+            format!("\"{name}\"; known are: {}", known.join(", "))
+        }
     }
 }
 
@@ -179,11 +211,11 @@ type Start = Box<dyn Fn(Opening) -> Option<Pid> + Send + Sync>;
 
 /// A function whose types are forgotten.
 trait Function: Send + Sync {
-    fn prepare(&self, args: DeArray<'_>) -> Result<Start, toml::de::Error>;
+    fn prepare(&self, args: DeArray<'_>) -> Result<Start, ArgsError>;
 }
 
-impl<F: Fn(DeArray<'_>) -> Result<Start, toml::de::Error> + Send + Sync> Function for F {
-    fn prepare(&self, args: DeArray<'_>) -> Result<Start, toml::de::Error> {
+impl<F: Fn(DeArray<'_>) -> Result<Start, ArgsError> + Send + Sync> Function for F {
+    fn prepare(&self, args: DeArray<'_>) -> Result<Start, ArgsError> {
         self(args)
     }
 }
