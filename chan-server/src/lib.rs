@@ -1,5 +1,6 @@
 //! Serves named services to untrusted networks: TLS 1.3, a password proved both ways, a process for each client.
 
+pub mod audit;
 pub mod config;
 pub mod gate;
 pub mod identity;
