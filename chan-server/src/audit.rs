@@ -131,12 +131,16 @@ impl Audit {
             let _ = finished.send(());
         });
         // Without a thread there is no log, and a server without a log is better than none.
-        Self { writer: spawned.is_ok().then_some(Writer { lines, done, format }), ..Self::none() }
+        Self::with(spawned.is_ok().then_some(Writer { lines, done, format }))
     }
 
     /// To nobody.
     pub fn none() -> Self {
-        Self { writer: None, state: Mutex::new(State { bucket: Bucket::new(), suppressed: 0, lost: 0 }) }
+        Self::with(None)
+    }
+
+    fn with(writer: Option<Writer>) -> Self {
+        Self { writer, state: Mutex::new(State { bucket: Bucket::new(), suppressed: 0, lost: 0 }) }
     }
 
     /// Writes an event down. Never waits.

@@ -4,5 +4,6 @@ pub mod audit;
 pub mod config;
 pub mod gate;
 pub mod identity;
+pub mod listener;
 pub mod modules;
 pub mod private_file;
