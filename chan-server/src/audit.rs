@@ -32,7 +32,8 @@ pub struct Audit {
 #[derive(Debug)]
 struct Writer {
     lines: SyncSender<String>,
-    done: Receiver<()>,
+    /// Says when the last line was written. Nobody waits for it but the end of this value.
+    done: Mutex<Receiver<()>>,
     format: Format,
 }
 
@@ -68,28 +69,60 @@ pub(crate) enum Event<'e> {
     /// A connection was dropped before TLS.
     Turned { peer: SocketAddr, why: &'e str },
     /// A login that was refused, or not completed.
-    LoginFailed { connection: u64, peer: SocketAddr, service: &'e str, client: &'e str, why: String, ms: u64 },
+    LoginFailed {
+        connection: u64,
+        peer: SocketAddr,
+        #[serde(flatten)]
+        who: Who<'e>,
+        why: String,
+        ms: u64,
+    },
     /// A client proved itself.
-    LoginOk { connection: u64, peer: SocketAddr, service: &'e str, client: &'e str, ms: u64 },
+    LoginOk {
+        connection: u64,
+        peer: SocketAddr,
+        #[serde(flatten)]
+        who: Who<'e>,
+        ms: u64,
+    },
     /// A client that had proved itself got no session.
-    SessionRefused { connection: u64, peer: SocketAddr, service: &'e str, client: &'e str, why: String },
+    SessionRefused {
+        connection: u64,
+        peer: SocketAddr,
+        #[serde(flatten)]
+        who: Who<'e>,
+        why: String,
+    },
     /// A service was started for a client.
-    SessionStarted { connection: u64, peer: SocketAddr, service: &'e str, client: &'e str },
+    SessionStarted {
+        connection: u64,
+        peer: SocketAddr,
+        #[serde(flatten)]
+        who: Who<'e>,
+    },
     /// A session is over.
     SessionEnded {
         connection: u64,
         peer: SocketAddr,
-        service: &'e str,
-        client: &'e str,
+        #[serde(flatten)]
+        who: Who<'e>,
         reason: String,
         bytes_in: u64,
         bytes_out: u64,
         ms: u64,
     },
     /// The server's own code panicked over a connection.
-    Crashed { connection: u64, peer: SocketAddr },
+    Crashed,
     /// The server stops.
     Stopped,
+}
+
+/// Whom an event is about; both empty where that is not known.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub(crate) struct Who<'e> {
+    pub(crate) service: &'e str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub(crate) client: &'e str,
 }
 
 impl Event<'_> {
@@ -131,7 +164,7 @@ impl Audit {
             let _ = finished.send(());
         });
         // Without a thread there is no log, and a server without a log is better than none.
-        Self::with(spawned.is_ok().then_some(Writer { lines, done, format }))
+        Self::with(spawned.is_ok().then_some(Writer { lines, done: Mutex::new(done), format }))
     }
 
     /// To nobody.
@@ -165,6 +198,7 @@ impl Drop for Audit {
     fn drop(&mut self) {
         if let Some(Writer { lines, done, .. }) = self.writer.take() {
             drop(lines);
+            let done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
             let _ = done.recv_timeout(LAST_LINES_TIMEOUT);
         }
     }

@@ -2,8 +2,13 @@
 
 pub mod audit;
 pub mod config;
+mod connection;
 pub mod gate;
 pub mod identity;
 pub mod listener;
 pub mod modules;
 pub mod private_file;
+mod server;
+mod traffic;
+
+pub use server::{Server, ServiceUrl, StartError};

@@ -12,7 +12,7 @@ use toml::de::{DeArray, ValueDeserializer};
 use super::Context;
 use super::credential::{self, Credential, Salts};
 use super::document::{Problems, Span, Table, shown};
-use crate::modules::{MfaError, Starter};
+use crate::modules::Starter;
 
 /// A service: a name, who may start it, and what is started.
 #[derive(Debug)]

@@ -13,8 +13,9 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
+use lib_chan::middleman::Opening;
 use lib_chan::payload::Codec;
-use lib_chan::{Channel, ExitReason, Opening, Pid, Process, Refusal};
+use lib_chan::{Channel, ExitReason, Process};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use toml::de::DeArray;
@@ -195,8 +196,11 @@ impl Starter {
         &self.name
     }
 
-    /// Spawns the function for a client; `None` when the client was refused by name.
-    pub(crate) fn start(&self, opening: Opening) -> Option<Pid> {
+    /// Spawns the function for a client.
+    ///
+    /// # Errors
+    /// With the words with which the client was refused instead.
+    pub(crate) fn start(&self, opening: Opening) -> Result<(), String> {
         (self.start)(opening)
     }
 }
@@ -207,7 +211,7 @@ impl fmt::Debug for Starter {
     }
 }
 
-type Start = Box<dyn Fn(Opening) -> Option<Pid> + Send + Sync>;
+type Start = Box<dyn Fn(Opening) -> Result<(), String> + Send + Sync>;
 
 /// A function whose types are forgotten.
 trait Function: Send + Sync {
@@ -225,7 +229,7 @@ fn open<M, In, Out, ArgsC, ArgsS, F, Fut>(
     opening: Opening,
     start: Arc<F>,
     args_s: ArgsS,
-) -> Option<Pid>
+) -> Result<(), String>
 where
     M: Send + 'static,
     In: DeserializeOwned + Send + 'static,
@@ -236,21 +240,24 @@ where
     Fut: Future<Output = Result<(), ExitReason>> + Send + 'static,
 {
     if !codecs.contains(&opening.codec()) {
-        opening.refuse(Refusal::Codec);
-        return None;
+        let known: Vec<_> = codecs.iter().map(Codec::to_string).collect();
+        let public = format!("the service speaks {}, not {}", known.join(" or "), opening.codec());
+        opening.refuse_codec(&public);
+        return Err(public);
     }
     let args_c = match opening.args::<ArgsC>() {
         Ok(args) => args,
         Err(error) => {
-            opening.refuse(Refusal::Args(error));
-            return None;
+            let public = format!("the arguments: {error}");
+            opening.refuse_codec(&public);
+            return Err(public);
         }
     };
     // The channel is made inside the process, which owns it from its first moment: a function that returns or panics
     // at once still ends the session with its own reason.
-    let address = lib_chan::spawn(move |me: Process<M>| async move {
+    lib_chan::spawn(move |me: Process<M>| async move {
         let chan = opening.accept::<In, Out>();
         start(me, chan, args_c, args_s).await
     });
-    Some(address.pid())
+    Ok(())
 }
