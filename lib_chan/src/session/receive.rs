@@ -73,9 +73,10 @@ impl<H: Host> Session<H> {
     }
 
     /// From now on what comes for the owner is a delivery, in one order with the signals; what waits comes first.
-    pub fn hand_over(&mut self) {
+    /// `first` are messages taken from the inbox that nobody has looked at.
+    pub fn hand_over(&mut self, first: impl Iterator<Item = Inbound>) {
         self.receiver = Receiver::HandedOver;
-        self.deliveries.extend(self.inbox.drain(..).map(Delivery::Inbound));
+        self.deliveries.extend(first.chain(self.inbox.drain(..)).map(Delivery::Inbound));
         self.deliveries.extend(self.over.clone().map(Delivery::Over));
     }
 
@@ -306,6 +307,7 @@ impl<H: Host> Session<H> {
         self.max_far_frame_len = max_frame_len;
         self.balance = Balance::new(window_len);
         self.far_terms = terms;
+        self.deadline = None;
         self.phase = Phase::ExpectAnswer;
         match Codec::from_code(codec) {
             Some(codec) => self.request = Some(Request { codec, args }),
