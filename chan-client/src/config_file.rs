@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 
+use crate::secret_file::quoted;
+
 /// A file of lines in the user's configuration directory, of mode 0600.
 ///
 /// It is read as a whole and rewritten as a whole: a new file takes the place of the old one in one step, so that
@@ -120,7 +122,7 @@ pub enum FileError {
     #[error("neither XDG_CONFIG_HOME nor HOME names a directory to keep files in; set one of them")]
     NoHome,
     /// Somebody else could have changed what the file says.
-    #[error("others may write to {0}, so it is not trusted; look through it and run: chmod 600 {0}", path.display())]
+    #[error("others may write to {}, so it is not trusted; look through it and run: chmod 600 {}", path.display(), quoted(path))]
     Writable {
         /// The file.
         path: PathBuf,
