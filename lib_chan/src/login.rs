@@ -1,1 +1,302 @@
-//! To come.
+//! The login over a connection: drives the two machines of [`handshake`](crate::handshake).
+//!
+//! Nothing is read beyond the last message, so the stream can be handed to a session as it is. Neither side bounds the
+//! time: wrap the calls in [`tokio::time::timeout_at`] with an absolute deadline
+//! ([`Limits::login_timeout`](crate::Limits::login_timeout)).
+
+use std::io;
+use std::sync::Arc;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use crate::auth::{
+    Account, ClientId, DerivedKeys, Directory, Exporter, RefusalCause, ServiceName, StretchError,
+};
+use crate::handshake::client::{
+    ClientHandshakeError, ExpectAccept, ExpectKeyChallenge, ExpectKeys, ExpectPasswordChallenge,
+    start_with_key, start_with_password,
+};
+use crate::handshake::server::{ExpectHello, ExpectProof, Refusal, Verdict};
+use crate::handshake::{Authenticated, Misbehaviour, SessionParameters, Step, checked_len};
+use crate::secret::{Password, PrivateKey, Target};
+
+/// Lets a client log in that has connected. On a refusal the answer has been sent when this returns; in every case but
+/// success the connection is to be closed.
+///
+/// `allows_source` says whether an account may be used from where the connection comes from. Argon2 is never run here.
+/// A dropped future leaves a connection that is of no use any more.
+///
+/// # Errors
+/// If the client was refused, misbehaved, or went away.
+pub async fn login_server<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut S,
+    exporter: Exporter,
+    directory: &Directory,
+    parameters: SessionParameters,
+    allows_source: impl FnOnce(&Account) -> bool,
+) -> Result<Authenticated, ServerLoginError> {
+    let nonce = random_nonce().ok_or(ServerLoginError::NoRandomness)?;
+    let mut buffer = [0; ExpectHello::MAX_LEN];
+
+    let mut prefix = [0; 2];
+    if stream.read(&mut prefix[..1]).await? == 0 {
+        return Err(ServerLoginError::SentNothing);
+    }
+    stream.read_exact(&mut prefix[1..]).await?;
+    let hello = read_body(stream, prefix, ExpectHello::MAX_LEN, &mut buffer).await?;
+    let Step { next, send } = ExpectHello::new(directory, exporter, parameters, nonce).handle(hello)?;
+    write(stream, &send).await?;
+
+    let proof = read_message(stream, ExpectProof::MAX_LEN, &mut buffer).await?;
+    let Step { next, send } = next.handle(proof, allows_source)?;
+    write(stream, &send).await?;
+    match next {
+        Verdict::Accepted(authenticated) => Ok(authenticated),
+        Verdict::Refused(refusal) => Err(ServerLoginError::Refused(refusal)),
+    }
+}
+
+/// Why a client did not get in. For the log: the client has been told nothing, or that it was refused.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServerLoginError {
+    /// Refused; the cause is inside.
+    #[error("refused: {0}")]
+    Refused(Refusal),
+    /// It broke the protocol, and was not answered.
+    #[error("the client misbehaved: {0}")]
+    ClientMisbehaved(#[from] Misbehaviour),
+    /// It closed the connection without having sent one byte.
+    #[error("the client sent nothing")]
+    SentNothing,
+    /// The connection was lost in between.
+    #[error("the connection was lost: {0}")]
+    Io(#[from] io::Error),
+    /// The system has no random bytes to give.
+    #[error("the system gave no random bytes")]
+    NoRandomness,
+}
+
+impl ServerLoginError {
+    /// The cause of a refusal, if it was one.
+    pub fn refusal_cause(&self) -> Option<RefusalCause> {
+        match self {
+            Self::Refused(refusal) => Some(refusal.cause),
+            _ => None,
+        }
+    }
+}
+
+/// What a client proves itself with.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub enum Credential<'c> {
+    /// A password. The keys derived from it are kept inside this value and its clones.
+    Password(&'c Password),
+    /// A private key.
+    Key(&'c PrivateKey),
+}
+
+/// A login of a client, prepared before it connects.
+///
+/// One password is stretched at a time in a process, and a stretch takes so long that whoever connects first and waits
+/// then would outlast the server's patience. So it is the other way round: a login that will have to stretch waits for
+/// its turn in [`prepare`](Self::prepare), and its connection is opened when that has returned.
+#[derive(Debug)]
+#[must_use]
+pub struct ClientLogin<'c> {
+    target: Target,
+    proof: Proof<'c>,
+}
+
+#[derive(Debug)]
+enum Proof<'c> {
+    Password(&'c Password, Option<SemaphorePermit<'static>>),
+    Key(&'c PrivateKey),
+}
+
+/// Whose turn it is to stretch a password. With the counter of pids, all the state that a process has of ours.
+static STRETCHING: Semaphore = Semaphore::const_new(1);
+
+impl<'c> ClientLogin<'c> {
+    /// Waits until this login may stretch its password, first come first served; returns at once where there is
+    /// nothing to stretch: with a private key, or a password whose key for this target is known. The turn ends when the
+    /// key is derived or this value is dropped.
+    ///
+    /// Dropping the future gives up the place in the queue.
+    pub async fn prepare(target: Target, credential: Credential<'c>) -> Self {
+        let proof = match credential {
+            Credential::Password(password) => Proof::Password(password, turn(password, &target).await),
+            Credential::Key(key) => Proof::Key(key),
+        };
+        Self { target, proof }
+    }
+
+    /// Logs in over a connection to the target that has its TLS handshake behind it. When this returns `Ok`, the server
+    /// has proved itself and the stream is at the first byte of the session.
+    ///
+    /// A dropped future leaves a connection that is of no use any more; a stretch that has begun runs to its end, and
+    /// its key is kept in the password.
+    ///
+    /// # Errors
+    /// If the server refused, did not prove itself, misbehaved or went away; and [`LoginError::KeyOutdated`], after
+    /// which one more attempt is due, from [`prepare`](Self::prepare) on.
+    pub async fn run<S: AsyncRead + AsyncWrite + Unpin>(
+        self,
+        stream: &mut S,
+        exporter: Exporter,
+    ) -> Result<Authenticated, LoginError> {
+        let nonce = random_nonce().ok_or(LoginError::NoRandomness)?;
+        let Target { service, client, .. } = self.target.clone();
+        let mut buffer = [0; ExpectPasswordChallenge::MAX_LEN];
+        let Step { next, send } = match self.proof {
+            Proof::Password(password, turn) => {
+                let Step { next, send } = start_with_password(exporter, service, client, nonce);
+                write(stream, &send).await?;
+                let challenge = read_message(stream, ExpectPasswordChallenge::MAX_LEN, &mut buffer).await?;
+                let next = next.handle(challenge)?;
+                let keys = keys(password, self.target, &next, turn).await?;
+                next.prove(&keys)?
+            }
+            Proof::Key(key) => {
+                let Step { next, send } = start_with_key(exporter, service, client, key, nonce);
+                write(stream, &send).await?;
+                next.handle(read_message(stream, ExpectKeyChallenge::MAX_LEN, &mut buffer).await?)?
+            }
+        };
+        write(stream, &send).await?;
+        Ok(next.handle(read_message(stream, ExpectAccept::MAX_LEN, &mut buffer).await?)?)
+    }
+}
+
+/// Why a client did not get in, sorted by who has to do something about it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LoginError {
+    /// Refused; or the server is not who it should be, or misbehaved.
+    #[error(transparent)]
+    Handshake(#[from] ClientHandshakeError),
+    /// The server names another salt, or other parameters, than at the last login with this password, and this attempt
+    /// had not waited for its turn to stretch. The old key is forgotten: connect again.
+    #[error("the server changed how the password is to be stretched")]
+    KeyOutdated,
+    /// The password could not be stretched, for want of memory.
+    #[error(transparent)]
+    Stretch(#[from] StretchError),
+    /// The connection was lost, or the server closed it.
+    #[error("the connection was lost: {0}")]
+    Io(#[from] io::Error),
+    /// The system has no random bytes to give.
+    #[error("the system gave no random bytes")]
+    NoRandomness,
+}
+
+async fn turn(password: &Password, target: &Target) -> Option<SemaphorePermit<'static>> {
+    if password.has_key_for(target) {
+        return None;
+    }
+    // It is never closed.
+    let turn = STRETCHING.acquire().await.ok()?;
+    // While this one waited, another may have derived the very key.
+    (!password.has_key_for(target)).then_some(turn)
+}
+
+/// The keys that the challenge asks for: known ones, or new ones if it is this login's turn.
+async fn keys(
+    password: &Password,
+    target: Target,
+    challenge: &ExpectKeys,
+    turn: Option<SemaphorePermit<'static>>,
+) -> Result<Arc<DerivedKeys>, LoginError> {
+    let (salt, params) = (*challenge.salt(), challenge.params());
+    if let Some(keys) = password.known_keys(&target, &salt, params) {
+        return Ok(keys);
+    }
+    let Some(turn) = turn else {
+        password.forget_keys(&target);
+        return Err(LoginError::KeyOutdated);
+    };
+    let password = password.clone();
+    let stretch = move || {
+        // The turn goes with the work: a login that is given up does not let a second stretch begin beside this one.
+        let _turn = turn;
+        let keys = Arc::new(DerivedKeys::derive(&password, &salt, params)?);
+        password.remember_keys(&target, &salt, params, &keys);
+        Ok(keys)
+    };
+    tokio::task::spawn_blocking(stretch).await.map_err(io::Error::other)?
+}
+
+async fn read_message<'b>(
+    stream: &mut (impl AsyncRead + Unpin),
+    max_len: usize,
+    buffer: &'b mut [u8],
+) -> Result<&'b [u8], ReadError> {
+    let mut prefix = [0; 2];
+    stream.read_exact(&mut prefix).await?;
+    read_body(stream, prefix, max_len, buffer).await
+}
+
+async fn read_body<'b>(
+    stream: &mut (impl AsyncRead + Unpin),
+    prefix: [u8; 2],
+    max_len: usize,
+    buffer: &'b mut [u8],
+) -> Result<&'b [u8], ReadError> {
+    let len = checked_len(prefix, max_len)?;
+    // Each side's buffer is as long as the longest message that is ever due to it.
+    let body = buffer.get_mut(..len).ok_or(Misbehaviour::TooLong { len, max: max_len })?;
+    stream.read_exact(body).await?;
+    Ok(body)
+}
+
+/// No message came.
+enum ReadError {
+    Io(io::Error),
+    Misbehaviour(Misbehaviour),
+}
+
+impl From<io::Error> for ReadError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+impl From<Misbehaviour> for ReadError {
+    fn from(misbehaviour: Misbehaviour) -> Self {
+        Self::Misbehaviour(misbehaviour)
+    }
+}
+
+impl From<ReadError> for ServerLoginError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Io(error) => Self::Io(error),
+            ReadError::Misbehaviour(misbehaviour) => Self::ClientMisbehaved(misbehaviour),
+        }
+    }
+}
+
+impl From<ReadError> for LoginError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Io(error) => Self::Io(error),
+            ReadError::Misbehaviour(misbehaviour) => Self::Handshake(misbehaviour.into()),
+        }
+    }
+}
+
+async fn write(stream: &mut (impl AsyncWrite + Unpin), message: &[u8]) -> io::Result<()> {
+    stream.write_all(message).await?;
+    stream.flush().await
+}
+
+fn random_nonce() -> Option<[u8; 32]> {
+    let mut nonce = [0; 32];
+    aws_lc_rs::rand::fill(&mut nonce).ok()?;
+    Some(nonce)
+}
+
+#[cfg(test)]
+mod tests;

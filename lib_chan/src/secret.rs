@@ -1,1 +1,399 @@
-//! To come.
+//! Values that must not leak: wiped from memory when dropped, masked when printed, and never serialized.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use aws_lc_rs::constant_time::verify_slices_are_equal;
+use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair, VerificationAlgorithm};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use zeroize::{Zeroize, Zeroizing};
+
+use crate::auth::{Argon2Params, DerivedKeys, Salt};
+
+/// `N` secret bytes.
+///
+/// Wiped when dropped, compared in constant time, and shown by `Debug` as `Secret(..)`.
+#[derive(Clone)]
+pub struct Secret<const N: usize>(Zeroizing<[u8; N]>);
+
+impl<const N: usize> Secret<N> {
+    /// Takes bytes that are to be kept secret. The caller's own copy is the caller's to wipe.
+    pub fn new(bytes: [u8; N]) -> Self {
+        Self(Zeroizing::new(bytes))
+    }
+
+    /// The bytes. Whoever copies them has a secret to look after.
+    pub fn expose(&self) -> &[u8; N] {
+        &self.0
+    }
+}
+
+impl<const N: usize> fmt::Debug for Secret<N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
+impl<const N: usize> PartialEq for Secret<N> {
+    fn eq(&self, other: &Self) -> bool {
+        verify_slices_are_equal(&*self.0, &*other.0).is_ok()
+    }
+}
+
+impl<const N: usize> Eq for Secret<N> {}
+
+/// A password, and the keys that were derived from it so far.
+///
+/// Deriving costs 64 MiB and some tenths of a second, by intent. The keys are therefore kept *inside* this value, one
+/// for each host, service and client it was used with: a second connect with the same value, or a clone of it, costs
+/// one signature. Another value never sees them, even if it holds the same password. They are never written to disk,
+/// and are wiped together with the password when the last clone is dropped.
+#[derive(Clone)]
+pub struct Password(Arc<PasswordInner>);
+
+struct PasswordInner {
+    bytes: Zeroizing<Vec<u8>>,
+    /// Newest last.
+    keys: Mutex<VecDeque<KnownKeys>>,
+    derivations: AtomicU64,
+}
+
+struct KnownKeys {
+    target: Target,
+    salt: Salt,
+    params: Argon2Params,
+    keys: Arc<DerivedKeys>,
+}
+
+impl Password {
+    /// The most bytes a password may have.
+    pub const MAX_LEN: usize = 1024;
+
+    /// The most hosts, services and clients whose keys one value remembers; the oldest goes first.
+    const MAX_TARGETS: usize = 256;
+
+    /// A password as it was typed: its UTF-8 bytes, unchanged.
+    ///
+    /// # Errors
+    /// If it is empty or longer than [`MAX_LEN`](Self::MAX_LEN).
+    pub fn new(text: &str) -> Result<Self, PasswordError> {
+        if text.is_empty() {
+            return Err(PasswordError::Empty);
+        }
+        if text.len() > Self::MAX_LEN {
+            return Err(PasswordError::TooLong);
+        }
+        Ok(Self(Arc::new(PasswordInner {
+            bytes: Zeroizing::new(text.as_bytes().to_vec()),
+            keys: Mutex::default(),
+            derivations: AtomicU64::new(0),
+        })))
+    }
+
+    /// The password in a file: all of its contents but one newline (`\n` or `\r\n`) at the end, if there is one.
+    ///
+    /// # Errors
+    /// If the contents are not UTF-8, or what is left is empty or longer than [`MAX_LEN`](Self::MAX_LEN).
+    pub fn from_file_contents(contents: &[u8]) -> Result<Self, PasswordError> {
+        let text = std::str::from_utf8(contents).map_err(|_| PasswordError::NotUtf8)?;
+        let line = text.strip_suffix('\n').unwrap_or(text);
+        let line = if line.len() < text.len() { line.strip_suffix('\r').unwrap_or(line) } else { line };
+        Self::new(line)
+    }
+
+    /// How many characters it has, for a rule about short passwords.
+    pub fn chars(&self) -> usize {
+        std::str::from_utf8(self.bytes()).map_or(0, |text| text.chars().count())
+    }
+
+    /// How often Argon2 was run for this value and its clones.
+    pub fn derivations(&self) -> u64 {
+        self.0.derivations.load(Ordering::Relaxed)
+    }
+
+    /// Whether a key is known for this target, so that a login there needs no Argon2 as long as the server names the
+    /// same salt as the last time.
+    pub fn has_key_for(&self, target: &Target) -> bool {
+        self.known().iter().any(|known| known.target == *target)
+    }
+
+    /// The keys for this target, if they were derived with this salt and these parameters, here or for another target.
+    pub fn known_keys(&self, target: &Target, salt: &Salt, params: Argon2Params) -> Option<Arc<DerivedKeys>> {
+        let mut known = self.known();
+        let found = known.iter().find(|known| known.salt == *salt && known.params == params)?;
+        let keys = Arc::clone(&found.keys);
+        if found.target != *target {
+            remember(&mut known, target, salt, params, &keys);
+        }
+        Some(keys)
+    }
+
+    /// Keeps keys for the next login at this target, in place of older ones.
+    pub fn remember_keys(&self, target: &Target, salt: &Salt, params: Argon2Params, keys: &Arc<DerivedKeys>) {
+        remember(&mut self.known(), target, salt, params, keys);
+    }
+
+    /// Forgets the keys for this target: the server no longer names their salt.
+    pub fn forget_keys(&self, target: &Target) {
+        self.known().retain(|known| known.target != *target);
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.0.bytes
+    }
+
+    pub(crate) fn count_derivation(&self) {
+        self.0.derivations.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn known(&self) -> MutexGuard<'_, VecDeque<KnownKeys>> {
+        // Nothing under this lock can be left half done, so a panic elsewhere does not spoil it.
+        self.0.keys.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn remember(
+    known: &mut VecDeque<KnownKeys>,
+    target: &Target,
+    salt: &Salt,
+    params: Argon2Params,
+    keys: &Arc<DerivedKeys>,
+) {
+    known.retain(|known| known.target != *target);
+    if known.len() >= Password::MAX_TARGETS {
+        known.pop_front();
+    }
+    known.push_back(KnownKeys { target: target.clone(), salt: *salt, params, keys: Arc::clone(keys) });
+}
+
+impl fmt::Debug for Password {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Password(..)")
+    }
+}
+
+/// Whom a password is used for: a service of a host, as a client of that name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Target {
+    /// Host and port as the caller wrote them. Only compared, never resolved.
+    pub host: Box<str>,
+    /// The service.
+    pub service: crate::auth::ServiceName,
+    /// The client; empty where a service has one password for all.
+    pub client: crate::auth::ClientId,
+}
+
+/// Why bytes are not a password. Says nothing about what they were.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PasswordError {
+    /// No bytes.
+    #[error("the password is empty")]
+    Empty,
+    /// More than [`Password::MAX_LEN`] bytes.
+    #[error("the password is longer than {} bytes", Password::MAX_LEN)]
+    TooLong,
+    /// A file's contents are not text.
+    #[error("the password is not UTF-8")]
+    NotUtf8,
+}
+
+/// An Ed25519 private key that a client proves itself with instead of a password.
+///
+/// Its file holds one line, `chan-key-v1:` and 32 bytes in base64url, and is to be readable by its owner only.
+pub struct PrivateKey {
+    seed: Secret<32>,
+    pair: Ed25519KeyPair,
+}
+
+impl PrivateKey {
+    const FILE_PREFIX: &'static str = "chan-key-v1:";
+
+    /// The key made of these 32 bytes, which must have come from a secure random source.
+    ///
+    /// # Errors
+    /// If the cryptographic library refuses, for want of memory.
+    pub fn from_seed(seed: Secret<32>) -> Result<Self, KeyError> {
+        let pair = Ed25519KeyPair::from_seed_unchecked(seed.expose()).map_err(|_| KeyError::Rejected)?;
+        Ok(Self { seed, pair })
+    }
+
+    /// Reads a key file's contents; one newline (`\n` or `\r\n`) at the end is allowed.
+    ///
+    /// # Errors
+    /// If they are anything but `chan-key-v1:` and 32 bytes in base64url without padding.
+    pub fn from_file_contents(contents: &[u8]) -> Result<Self, KeyError> {
+        let text = std::str::from_utf8(contents).map_err(|_| KeyError::NotAPrivateKey)?;
+        let line = text.strip_suffix('\n').map_or(text, |line| line.strip_suffix('\r').unwrap_or(line));
+        let encoded = line.strip_prefix(Self::FILE_PREFIX).ok_or(KeyError::NotAPrivateKey)?;
+        let mut bytes = Zeroizing::new([0; 32]);
+        decode_exactly(encoded, &mut *bytes).ok_or(KeyError::NotAPrivateKey)?;
+        Self::from_seed(Secret::new(*bytes))
+    }
+
+    /// What a key file holds, a newline at the end included. To be written with mode 0600.
+    pub fn to_file_contents(&self) -> Zeroizing<String> {
+        let mut contents = Zeroizing::new(String::with_capacity(64));
+        contents.push_str(Self::FILE_PREFIX);
+        URL_SAFE_NO_PAD.encode_string(self.seed.expose(), &mut contents);
+        contents.push('\n');
+        contents
+    }
+
+    /// The public key, which a server is given.
+    pub fn public_key(&self) -> PublicKey {
+        let mut bytes = [0; 32];
+        for (to, from) in bytes.iter_mut().zip(self.pair.public_key().as_ref()) {
+            *to = *from;
+        }
+        PublicKey(bytes)
+    }
+
+    /// Signs; `None` if the cryptographic library fails, for want of memory.
+    pub(crate) fn sign(&self, message: &[u8]) -> Option<[u8; 64]> {
+        self.pair.try_sign(message).ok()?.as_ref().try_into().ok()
+    }
+}
+
+impl fmt::Debug for PrivateKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PrivateKey(.., {})", self.public_key())
+    }
+}
+
+/// An Ed25519 public key. Written `ed25519:` and 32 bytes in base64url.
+///
+/// It is no secret, can be mailed, and may be used for any number of services.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct PublicKey([u8; 32]);
+
+impl PublicKey {
+    const PREFIX: &'static str = "ed25519:";
+
+    /// Takes the 32 bytes of RFC 8032 section 5.1.2.
+    ///
+    /// # Errors
+    /// If the point has small order (signatures under such a key can be forged without any secret), or the
+    /// coordinate is not reduced.
+    pub fn from_bytes(bytes: [u8; 32]) -> Result<Self, KeyError> {
+        if !is_reduced(&bytes) {
+            return Err(KeyError::NotReduced);
+        }
+        if has_small_order(&bytes) {
+            return Err(KeyError::SmallOrder);
+        }
+        Ok(Self(bytes))
+    }
+
+    /// The 32 bytes of RFC 8032 section 5.1.2.
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    pub(crate) fn verifies(&self, message: &[u8], signature: &[u8; 64]) -> bool {
+        ED25519.verify_sig(&self.0, message, signature).is_ok()
+    }
+
+    /// A key that no check has seen, to show that the checks are needed.
+    #[cfg(test)]
+    pub(crate) fn unchecked(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+}
+
+impl std::str::FromStr for PublicKey {
+    type Err = KeyError;
+
+    fn from_str(line: &str) -> Result<Self, KeyError> {
+        let encoded = line.strip_prefix(Self::PREFIX).ok_or(KeyError::NotAPublicKey)?;
+        let mut bytes = [0; 32];
+        decode_exactly(encoded, &mut bytes).ok_or(KeyError::NotAPublicKey)?;
+        Self::from_bytes(bytes)
+    }
+}
+
+impl fmt::Display for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", Self::PREFIX, URL_SAFE_NO_PAD.encode(self.0))
+    }
+}
+
+impl fmt::Debug for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PublicKey({self})")
+    }
+}
+
+/// Why bytes are not a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum KeyError {
+    /// Not the contents of a key file.
+    #[error("not a private key: expected `chan-key-v1:` and 32 bytes in base64url without padding")]
+    NotAPrivateKey,
+    /// Not a public key's line.
+    #[error("not a public key: expected `ed25519:` and 32 bytes in base64url without padding")]
+    NotAPublicKey,
+    /// A public key whose coordinate is not below 2^255 - 19.
+    #[error("the public key is not in its reduced form")]
+    NotReduced,
+    /// A public key under which anybody can forge.
+    #[error("the public key has small order: anybody could forge a signature under it")]
+    SmallOrder,
+    /// The cryptographic library refused it.
+    #[error("the cryptographic library refused the key")]
+    Rejected,
+}
+
+/// Decodes base64url without padding into exactly as many bytes as there is room for. What is left of a failed
+/// attempt is wiped.
+pub(crate) fn decode_exactly(encoded: &str, out: &mut [u8]) -> Option<()> {
+    match URL_SAFE_NO_PAD.decode_slice(encoded, out) {
+        Ok(len) if len == out.len() => Some(()),
+        _ => {
+            out.zeroize();
+            None
+        }
+    }
+}
+
+/// The y coordinates of the eight points whose order divides eight, little-endian: 0, 1, -1 and the two of order
+/// eight. The sign of x makes no difference.
+const SMALL_ORDER: [[u8; 32]; 5] = [
+    [0; 32],
+    [1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+    MINUS_ONE,
+    [
+        0x26, 0xe8, 0x95, 0x8f, 0xc2, 0xb2, 0x27, 0xb0, 0x45, 0xc3, 0xf4, 0x89, 0xf2, 0xef, 0x98, 0xf0, 0xd5,
+        0xdf, 0xac, 0x05, 0xd3, 0xc6, 0x33, 0x39, 0xb1, 0x38, 0x02, 0x88, 0x6d, 0x53, 0xfc, 0x05,
+    ],
+    [
+        0xc7, 0x17, 0x6a, 0x70, 0x3d, 0x4d, 0xd8, 0x4f, 0xba, 0x3c, 0x0b, 0x76, 0x0d, 0x10, 0x67, 0x0f, 0x2a,
+        0x20, 0x53, 0xfa, 0x2c, 0x39, 0xcc, 0xc6, 0x4e, 0xc7, 0xfd, 0x77, 0x92, 0xac, 0x03, 0x7a,
+    ],
+];
+
+/// 2^255 - 20, the greatest reduced coordinate.
+const MINUS_ONE: [u8; 32] = [
+    0xec, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
+    0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f,
+];
+
+fn has_small_order(key: &[u8; 32]) -> bool {
+    SMALL_ORDER.contains(&without_sign(*key))
+}
+
+/// RFC 8032 section 5.1.3: a coordinate of 2^255 - 19 or more does not decode.
+fn is_reduced(key: &[u8; 32]) -> bool {
+    without_sign(*key).iter().rev().le(MINUS_ONE.iter().rev())
+}
+
+fn without_sign(mut key: [u8; 32]) -> [u8; 32] {
+    if let Some(last) = key.last_mut() {
+        *last &= 0x7f;
+    }
+    key
+}

@@ -1,0 +1,188 @@
+//! The client's machine.
+
+use super::message::{
+    ACCEPTED, Answer, Hello, KeyChallenge, MAX_ACCEPT_LEN, MAX_CHALLENGE_LEN, PasswordChallenge, as_received,
+    encode_proof,
+};
+use super::{Authenticated, Misbehaviour, SessionParameters, Side, Step};
+use crate::auth::{
+    Argon2Params, ClientId, DerivedKeys, Exporter, Mechanism, Salt, ServerKey, ServiceName, Transcript,
+    client_proof,
+};
+use crate::secret::PrivateKey;
+
+/// Begins a login with a password. `nonce` is 32 bytes from a secure random source, never used before.
+pub fn start_with_password(
+    exporter: Exporter,
+    service: ServiceName,
+    client: ClientId,
+    nonce: [u8; 32],
+) -> Step<ExpectPasswordChallenge> {
+    let said = Said::new(exporter, Hello { mechanism: Mechanism::Password, service, client, nonce });
+    Step { send: said.wire.clone(), next: ExpectPasswordChallenge { said } }
+}
+
+/// Begins a login with a private key. `nonce` is 32 bytes from a secure random source, never used before.
+pub fn start_with_key(
+    exporter: Exporter,
+    service: ServiceName,
+    client: ClientId,
+    key: &PrivateKey,
+    nonce: [u8; 32],
+) -> Step<ExpectKeyChallenge<'_>> {
+    let said = Said::new(exporter, Hello { mechanism: Mechanism::Key, service, client, nonce });
+    Step { send: said.wire.clone(), next: ExpectKeyChallenge { said, key } }
+}
+
+/// Waits for the challenge, with a password.
+#[derive(Debug)]
+pub struct ExpectPasswordChallenge {
+    said: Said,
+}
+
+impl ExpectPasswordChallenge {
+    /// The most bytes that are due.
+    pub const MAX_LEN: usize = MAX_CHALLENGE_LEN;
+
+    /// Takes the challenge: which salt and which parameters the password is to be stretched with. Both have been
+    /// checked; nothing has been stretched and nothing is to be sent yet.
+    ///
+    /// # Errors
+    /// If the server misbehaved.
+    pub fn handle(self, body: &[u8]) -> Result<ExpectKeys, ClientHandshakeError> {
+        let PasswordChallenge { params, salt, nonce: _ } = PasswordChallenge::parse(body)?;
+        let transcript = Transcript::new(&self.said.exporter, &self.said.wire, &as_received(body));
+        Ok(ExpectKeys { hello: self.said.hello, transcript, params, salt })
+    }
+}
+
+/// Waits for the keys that the challenge asks for. Nothing is received here: they are the client's own.
+#[derive(Debug)]
+pub struct ExpectKeys {
+    hello: Hello,
+    transcript: Transcript,
+    params: Argon2Params,
+    salt: Salt,
+}
+
+impl ExpectKeys {
+    /// What the password is to be stretched with.
+    pub fn salt(&self) -> &Salt {
+        &self.salt
+    }
+
+    /// How the password is to be stretched.
+    pub fn params(&self) -> Argon2Params {
+        self.params
+    }
+
+    /// Signs with the keys that [`DerivedKeys::derive`] made of the password, the salt and the parameters.
+    ///
+    /// # Errors
+    /// If the cryptographic library fails.
+    pub fn prove(self, keys: &DerivedKeys) -> Result<Step<ExpectAccept>, ClientHandshakeError> {
+        ExpectAccept::prove(&keys.client, ServerKey::of_derived(keys), self.transcript, self.hello)
+    }
+}
+
+/// Waits for the challenge, with a private key.
+#[derive(Debug)]
+pub struct ExpectKeyChallenge<'k> {
+    said: Said,
+    key: &'k PrivateKey,
+}
+
+impl ExpectKeyChallenge<'_> {
+    /// The most bytes that are due.
+    pub const MAX_LEN: usize = MAX_CHALLENGE_LEN;
+
+    /// Takes the challenge, and signs.
+    ///
+    /// # Errors
+    /// If the server misbehaved, or the cryptographic library fails.
+    pub fn handle(self, body: &[u8]) -> Result<Step<ExpectAccept>, ClientHandshakeError> {
+        KeyChallenge::parse(body)?;
+        let transcript = Transcript::new(&self.said.exporter, &self.said.wire, &as_received(body));
+        let server_key = ServerKey::of_connection(&self.said.exporter);
+        ExpectAccept::prove(self.key, server_key, transcript, self.said.hello)
+    }
+}
+
+/// Waits for the server's answer to the proof.
+pub struct ExpectAccept {
+    hello: Hello,
+    transcript: Transcript,
+    proof: [u8; 64],
+    server_key: ServerKey,
+}
+
+impl ExpectAccept {
+    /// The most bytes that are due.
+    pub const MAX_LEN: usize = MAX_ACCEPT_LEN;
+
+    /// Takes the answer. Not one byte of the session may be sent, and none believed, before this returned `Ok`.
+    ///
+    /// # Errors
+    /// If the server refused, did not prove itself, or misbehaved.
+    pub fn handle(self, body: &[u8]) -> Result<Authenticated, ClientHandshakeError> {
+        let (server_proof, parameters) = match Answer::parse(body)? {
+            Answer::Accepted { server_proof, parameters } => (server_proof, parameters),
+            Answer::Refused => return Err(ClientHandshakeError::Refused),
+        };
+        if !self.server_key.verifies(&self.transcript, &self.proof, ACCEPTED, &parameters, &server_proof) {
+            return Err(ClientHandshakeError::WrongServerProof);
+        }
+        let parameters = SessionParameters::parse(&parameters).map_err(Misbehaviour::from)?;
+        let Hello { mechanism, service, client, nonce: _ } = self.hello;
+        Ok(Authenticated { side: Side::Client, service, client, mechanism, parameters })
+    }
+
+    fn prove(
+        key: &PrivateKey,
+        server_key: ServerKey,
+        transcript: Transcript,
+        hello: Hello,
+    ) -> Result<Step<Self>, ClientHandshakeError> {
+        let proof = client_proof(key, &transcript).ok_or(ClientHandshakeError::Library)?;
+        Ok(Step { send: encode_proof(&proof), next: Self { hello, transcript, proof, server_key } })
+    }
+}
+
+impl std::fmt::Debug for ExpectAccept {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ExpectAccept").field("hello", &self.hello).finish_non_exhaustive()
+    }
+}
+
+/// The hello, as a value and as it travelled, and the connection it travelled on.
+#[derive(Debug)]
+struct Said {
+    exporter: Exporter,
+    hello: Hello,
+    wire: Vec<u8>,
+}
+
+impl Said {
+    fn new(exporter: Exporter, hello: Hello) -> Self {
+        let wire = hello.encode();
+        Self { exporter, hello, wire }
+    }
+}
+
+/// Why a login ended without [`Authenticated`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ClientHandshakeError {
+    /// The server refused. Service, client, password, key: it never says which was wrong.
+    #[error("refused: the service, the client, the password or the key is wrong")]
+    Refused,
+    /// The server accepted without showing that it knows the password: it is not the one that it should be.
+    #[error("the server did not prove that it knows the password")]
+    WrongServerProof,
+    /// The server broke the protocol, or asks for what no server should.
+    #[error("the server misbehaved: {0}")]
+    ServerMisbehaved(#[from] Misbehaviour),
+    /// The cryptographic library failed, for want of memory. Nobody's fault.
+    #[error("the cryptographic library failed to sign")]
+    Library,
+}

@@ -1,0 +1,125 @@
+//! What a server says about the session that follows.
+
+use std::time::Duration;
+
+use crate::limits::Limits;
+
+/// What the server says about the session in its last message of the handshake, within the bounds of [`Limits`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionParameters {
+    max_frame_len: u32,
+    window_len: u32,
+    heartbeat_ms: u32,
+}
+
+impl SessionParameters {
+    /// On the wire.
+    pub(super) const LEN: usize = 12;
+
+    /// Checks parameters: the longest frame and the credit window in bytes, the heartbeat in milliseconds.
+    ///
+    /// # Errors
+    /// If one is outside its bounds, with its value.
+    pub fn new(max_frame_len: u32, window_len: u32, heartbeat_ms: u32) -> Result<Self, ParametersError> {
+        let in_range = |len: u32, range: &std::ops::RangeInclusive<usize>| {
+            usize::try_from(len).is_ok_and(|len| range.contains(&len))
+        };
+        if !in_range(max_frame_len, &Limits::FRAME_LEN_RANGE) {
+            return Err(ParametersError::FrameLen(max_frame_len));
+        }
+        if !in_range(window_len, &(Limits::MIN_WINDOW_LEN..=usize::MAX)) {
+            return Err(ParametersError::WindowLen(window_len));
+        }
+        if !Limits::HEARTBEAT_RANGE.contains(&Duration::from_millis(heartbeat_ms.into())) {
+            return Err(ParametersError::Heartbeat(heartbeat_ms));
+        }
+        Ok(Self { max_frame_len, window_len, heartbeat_ms })
+    }
+
+    /// What a server with these limits says. A heartbeat is rounded down to milliseconds.
+    ///
+    /// # Errors
+    /// If one is outside its bounds.
+    pub fn from_limits(limits: &Limits) -> Result<Self, ParametersError> {
+        // What does not fit is out of bounds too, except for the window, which may be as large as can be said.
+        let saturated = |value: u128| u32::try_from(value).unwrap_or(u32::MAX);
+        Self::new(
+            saturated(limits.max_frame_len as u128),
+            saturated(limits.window_len as u128),
+            saturated(limits.heartbeat_interval.as_millis()),
+        )
+    }
+
+    /// The longest frame that the server takes, in bytes without its length.
+    pub fn max_frame_len(self) -> u32 {
+        self.max_frame_len
+    }
+
+    /// The credit window, in bytes.
+    pub fn window_len(self) -> u32 {
+        self.window_len
+    }
+
+    /// The heartbeat that both ends use.
+    pub fn heartbeat_interval(self) -> Duration {
+        Duration::from_millis(self.heartbeat_ms.into())
+    }
+
+    pub(super) fn encode(self) -> [u8; Self::LEN] {
+        let mut bytes = [0; Self::LEN];
+        let fields = [self.max_frame_len, self.window_len, self.heartbeat_ms];
+        for (to, field) in bytes.chunks_exact_mut(4).zip(fields) {
+            to.copy_from_slice(&field.to_be_bytes());
+        }
+        bytes
+    }
+
+    pub(super) fn parse(bytes: &[u8; Self::LEN]) -> Result<Self, ParametersError> {
+        let [a, b, c, d, e, f, g, h, i, j, k, l] = *bytes;
+        Self::new(
+            u32::from_be_bytes([a, b, c, d]),
+            u32::from_be_bytes([e, f, g, h]),
+            u32::from_be_bytes([i, j, k, l]),
+        )
+    }
+}
+
+/// Which parameter of a session is outside its bounds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ParametersError {
+    /// The longest frame, in bytes.
+    #[error("frames of at most {0} bytes, which is not between 1 KiB and 16 MiB")]
+    FrameLen(u32),
+    /// The credit window, in bytes.
+    #[error("a window of {0} bytes, which is less than 64 KiB")]
+    WindowLen(u32),
+    /// The heartbeat, in milliseconds.
+    #[error("a heartbeat of {0} ms, which is not between 1 and 300 s")]
+    Heartbeat(u32),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_bound_of_the_parameters_holds_on_both_sides() {
+        for (frame, window, heartbeat) in [(1024, 65_536, 1000), (16 << 20, u32::MAX, 300_000)] {
+            assert!(SessionParameters::new(frame, window, heartbeat).is_ok());
+        }
+        assert_eq!(SessionParameters::new(1023, 65_536, 1000), Err(ParametersError::FrameLen(1023)));
+        let over = (16 << 20) + 1;
+        assert_eq!(SessionParameters::new(over, 65_536, 1000), Err(ParametersError::FrameLen(over)));
+        assert_eq!(SessionParameters::new(1024, 65_535, 1000), Err(ParametersError::WindowLen(65_535)));
+        assert_eq!(SessionParameters::new(1024, 65_536, 999), Err(ParametersError::Heartbeat(999)));
+        assert_eq!(SessionParameters::new(1024, 65_536, 300_001), Err(ParametersError::Heartbeat(300_001)));
+    }
+
+    #[test]
+    fn the_default_limits_can_be_said() {
+        let parameters = SessionParameters::from_limits(&Limits::default()).unwrap();
+        assert_eq!(parameters, SessionParameters::new(1 << 20, 256 << 10, 15_000).unwrap());
+        assert_eq!(SessionParameters::parse(&parameters.encode()), Ok(parameters));
+    }
+}

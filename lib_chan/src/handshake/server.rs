@@ -1,0 +1,121 @@
+//! The server's machine.
+
+use super::message::{
+    ACCEPTED, Answer, Hello, KeyChallenge, MAX_HELLO_LEN, PROOF_LEN, PasswordChallenge, as_received,
+    parse_proof,
+};
+use super::{Authenticated, Misbehaviour, SessionParameters, Side, Step};
+use crate::auth::{
+    Account, Candidate, ClientId, Directory, Exporter, Mechanism, RefusalCause, ServiceName, Transcript,
+};
+
+/// Waits for the client's hello.
+#[derive(Debug)]
+pub struct ExpectHello<'d> {
+    directory: &'d Directory,
+    exporter: Exporter,
+    parameters: SessionParameters,
+    nonce: [u8; 32],
+}
+
+impl<'d> ExpectHello<'d> {
+    /// The most bytes that are due.
+    pub const MAX_LEN: usize = MAX_HELLO_LEN;
+
+    /// The machine for one connection. `nonce` is 32 bytes from a secure random source, never used before;
+    /// `parameters` is what the client will be told about the session.
+    pub fn new(
+        directory: &'d Directory,
+        exporter: Exporter,
+        parameters: SessionParameters,
+        nonce: [u8; 32],
+    ) -> Self {
+        Self { directory, exporter, parameters, nonce }
+    }
+
+    /// Takes the hello. Whether there is such a service shows in nothing that is sent.
+    ///
+    /// # Errors
+    /// If the client misbehaved: the connection is to be closed without an answer.
+    pub fn handle(self, body: &[u8]) -> Result<Step<ExpectProof<'d>>, Misbehaviour> {
+        let hello = Hello::parse(body)?;
+        let candidate = self.directory.candidate(&hello.service, &hello.client, hello.mechanism);
+        let nonce = self.nonce;
+        let challenge = match hello.mechanism {
+            Mechanism::Password => {
+                PasswordChallenge { nonce, params: candidate.params, salt: candidate.salt }.encode()
+            }
+            Mechanism::Key => KeyChallenge { nonce }.encode(),
+        };
+        let transcript = Transcript::new(&self.exporter, &as_received(body), &challenge);
+        let Self { exporter, parameters, .. } = self;
+        let next = ExpectProof { hello, candidate, transcript, exporter, parameters };
+        Ok(Step { next, send: challenge })
+    }
+}
+
+/// Waits for the client's proof.
+#[derive(Debug)]
+pub struct ExpectProof<'d> {
+    hello: Hello,
+    candidate: Candidate<'d>,
+    transcript: Transcript,
+    exporter: Exporter,
+    parameters: SessionParameters,
+}
+
+impl<'d> ExpectProof<'d> {
+    /// The most bytes that are due.
+    pub const MAX_LEN: usize = PROOF_LEN;
+
+    /// Takes the proof. `allows_source` says whether the account may be used from where the connection comes from; it
+    /// is asked only for an account whose proof was right.
+    ///
+    /// # Errors
+    /// If the client misbehaved: the connection is to be closed without an answer.
+    pub fn handle(
+        self,
+        body: &[u8],
+        allows_source: impl FnOnce(&Account) -> bool,
+    ) -> Result<Step<Verdict>, Misbehaviour> {
+        let proof = parse_proof(body)?;
+        let Hello { mechanism, service, client, nonce: _ } = self.hello;
+        let account = match self.candidate.judge(&self.transcript, &proof, allows_source) {
+            Ok(account) => account,
+            Err(cause) => {
+                let refusal = Refusal { service, client, mechanism, cause };
+                return Ok(Step { next: Verdict::Refused(refusal), send: Answer::Refused.encode() });
+            }
+        };
+        let parameters = self.parameters.encode();
+        let server_proof =
+            account.server_key(&self.exporter).server_proof(&self.transcript, &proof, ACCEPTED, &parameters);
+        let send = Answer::Accepted { server_proof, parameters }.encode();
+        let parameters = self.parameters;
+        let accepted = Authenticated { side: Side::Server, service, client, mechanism, parameters };
+        Ok(Step { next: Verdict::Accepted(accepted), send })
+    }
+}
+
+/// How a login ended. Either way there is an answer to send.
+#[derive(Debug)]
+pub enum Verdict {
+    /// The client proved itself.
+    Accepted(Authenticated),
+    /// It did not. After the answer the connection is to be closed: there is one attempt a connection.
+    Refused(Refusal),
+}
+
+/// Who was refused, and the true reason: for the log. The client is told neither.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("service `{service}`, client `{client}`, {mechanism}: {cause}")]
+pub struct Refusal {
+    /// The service that was asked for, which need not exist.
+    pub service: ServiceName,
+    /// The client that it claimed to be.
+    pub client: ClientId,
+    /// What it tried to prove itself with.
+    pub mechanism: Mechanism,
+    /// Why it was refused.
+    pub cause: RefusalCause,
+}
