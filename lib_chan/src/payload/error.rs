@@ -1,0 +1,106 @@
+//! Why a value does not travel, in words that may be logged and sent.
+
+use std::fmt::{self, Write};
+
+use super::Codec;
+
+/// Why a value does not travel, or bytes are not the value expected.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PayloadError {
+    /// More bytes than a payload may have.
+    #[error("longer than the {max} bytes a payload may have")]
+    TooLong {
+        /// The most bytes a payload may have.
+        max: usize,
+    },
+    /// Does not encode or decode.
+    #[error("{codec}: {what}")]
+    Codec {
+        /// The codec that refused it.
+        codec: Codec,
+        /// What it said: at most [`MAX_WHAT_LEN`](PayloadError::MAX_WHAT_LEN) bytes, and `"…"` for every string that
+        /// was in double quotes, because codecs quote there what the payload says.
+        what: Box<str>,
+    },
+}
+
+impl PayloadError {
+    /// The most bytes of `what` a codec said.
+    pub const MAX_WHAT_LEN: usize = 256;
+
+    /// What `codec` said about a payload.
+    pub(super) fn codec(codec: Codec, what: impl fmt::Display) -> Self {
+        let mut words = Words::default();
+        // Fails where the words are full, or where the error cannot be displayed: what was written stands.
+        let _ = write!(words, "{what}");
+        Self::Codec { codec, what: words.text.into() }
+    }
+}
+
+/// Takes in an error's text, without what it quotes and as far as there is room.
+#[derive(Default)]
+struct Words {
+    text: String,
+    quoted: bool,
+    escaped: bool,
+}
+
+impl Words {
+    fn push(&mut self, c: char) -> fmt::Result {
+        if self.text.len() + c.len_utf8() > PayloadError::MAX_WHAT_LEN {
+            return Err(fmt::Error);
+        }
+        self.text.push(c);
+        Ok(())
+    }
+}
+
+impl Write for Words {
+    fn write_str(&mut self, s: &str) -> fmt::Result {
+        for c in s.chars() {
+            match (self.quoted, c) {
+                (true, _) if self.escaped => self.escaped = false,
+                (true, '\\') => self.escaped = true,
+                (true, '"') => {
+                    self.quoted = false;
+                    self.push('…')?;
+                    self.push('"')?;
+                }
+                (true, _) => {}
+                (false, c) => {
+                    self.quoted = c == '"';
+                    self.push(c)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn what(text: &str) -> String {
+        match PayloadError::codec(Codec::Json, text) {
+            PayloadError::Codec { what, .. } => what.into(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_words_are_cut_between_characters() {
+        assert_eq!(what(&"é".repeat(500)).len(), 256);
+        assert_eq!(what(&format!("x{}", "é".repeat(500))).len(), 255);
+    }
+
+    #[test]
+    fn the_words_leave_out_what_is_quoted() {
+        assert_eq!(
+            what(r#"invalid type: string "hunter2 \" \\", expected u32 at column 9"#),
+            r#"invalid type: string "…", expected u32 at column 9"#
+        );
+        assert_eq!(what(r#"never closed: "secret"#), r#"never closed: ""#);
+    }
+}

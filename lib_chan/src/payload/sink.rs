@@ -1,0 +1,85 @@
+//! Where encoded bytes go: the end of a buffer, as far as a payload may reach.
+
+use std::io;
+
+/// The bytes of a payload that is being encoded. Unless it is kept, the buffer is again what it was: after an error,
+/// and after a `Serialize` that panicked.
+pub(super) struct Sink<'a> {
+    out: &'a mut Vec<u8>,
+    start: usize,
+    max: usize,
+    overflowed: bool,
+    kept: bool,
+}
+
+/// There was no room.
+#[derive(Debug, thiserror::Error)]
+#[error("no room")]
+pub(super) struct Full;
+
+impl<'a> Sink<'a> {
+    /// A payload of at most `max` bytes after what is in `out`.
+    pub(super) fn new(out: &'a mut Vec<u8>, max: usize) -> Self {
+        let start = out.len();
+        Self { out, start, max, overflowed: false, kept: false }
+    }
+
+    /// Appends all of `bytes`, or none.
+    #[inline]
+    pub(super) fn push(&mut self, bytes: &[u8]) -> Result<(), Full> {
+        if bytes.len() > self.max - self.len() {
+            self.overflowed = true;
+            return Err(Full);
+        }
+        self.out.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    /// Leaves the payload in the buffer.
+    pub(super) fn keep(mut self) {
+        self.kept = true;
+    }
+
+    /// Bytes of the payload so far.
+    #[inline]
+    pub(super) fn len(&self) -> usize {
+        self.out.len() - self.start
+    }
+
+    /// Whether something found no room. A `Serialize` may have ignored that error.
+    pub(super) fn overflowed(&self) -> bool {
+        self.overflowed
+    }
+}
+
+impl Drop for Sink<'_> {
+    fn drop(&mut self) {
+        if !self.kept {
+            self.out.truncate(self.start);
+        }
+    }
+}
+
+impl ::bincode::enc::write::Writer for Sink<'_> {
+    #[inline]
+    fn write(&mut self, bytes: &[u8]) -> Result<(), ::bincode::error::EncodeError> {
+        self.push(bytes).map_err(|Full| ::bincode::error::EncodeError::UnexpectedEnd)
+    }
+}
+
+impl io::Write for Sink<'_> {
+    #[inline]
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.write_all(bytes)?;
+        Ok(bytes.len())
+    }
+
+    #[inline]
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.push(bytes).map_err(|Full| io::ErrorKind::StorageFull.into())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
