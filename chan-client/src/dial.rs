@@ -18,7 +18,11 @@ const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
 /// Connects to the first address of `host` that answers, without delaying small segments.
 ///
 /// Dropping the future gives up all attempts.
-pub(crate) async fn dial(host: &str, port: u16, found: impl FnOnce(&[SocketAddr])) -> Result<TcpStream, DialError> {
+pub(crate) async fn dial(
+    host: &str,
+    port: u16,
+    found: impl FnOnce(&[SocketAddr]),
+) -> Result<TcpStream, DialError> {
     let dialling = async {
         let addresses: Vec<_> = lookup_host((host, port)).await.map_err(DialError::Lookup)?.collect();
         found(&addresses);
@@ -65,7 +69,8 @@ fn alternate(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     let Some(first) = addresses.first().map(SocketAddr::is_ipv6) else {
         return addresses;
     };
-    let (same, other): (Vec<_>, Vec<_>) = addresses.into_iter().partition(|address| address.is_ipv6() == first);
+    let (same, other): (Vec<_>, Vec<_>) =
+        addresses.into_iter().partition(|address| address.is_ipv6() == first);
     let len = same.len().max(other.len());
     let turns = (0..len).flat_map(|i| [same.get(i), other.get(i)]);
     turns.flatten().copied().collect()
@@ -137,10 +142,11 @@ mod tests {
     async fn an_address_that_fails_costs_no_time() {
         let began = Instant::now();
         let addresses = vec![address("[::1]:1"), address("127.0.0.1:1"), address("127.0.0.2:1")];
-        let connected = first_that_answers(addresses, async |address| match address.ip().to_string().as_str() {
-            "127.0.0.2" => Ok(address),
-            _ => Err(io::ErrorKind::ConnectionRefused.into()),
-        });
+        let connected =
+            first_that_answers(addresses, async |address| match address.ip().to_string().as_str() {
+                "127.0.0.2" => Ok(address),
+                _ => Err(io::ErrorKind::ConnectionRefused.into()),
+            });
         assert_eq!(connected.await.unwrap(), address("127.0.0.2:1"));
         assert_eq!(began.elapsed(), Duration::ZERO);
     }

@@ -2,8 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use lib_chan::tls::Pin;
+
 use crate::config_file::{ConfigFile, FileError};
-use crate::trust::{Fingerprint, IdentityError};
+use crate::trust::IdentityError;
 
 /// A file that says which key a server showed the first time; the memory of `tofu`.
 ///
@@ -39,7 +41,7 @@ impl KnownHosts {
     /// # Errors
     ///
     /// The file cannot be read, others may write to it, or a line is not what it should be.
-    pub fn keys(&self, authority: &str) -> Result<Vec<Fingerprint>, KnownHostsError> {
+    pub fn keys(&self, authority: &str) -> Result<Vec<Pin>, KnownHostsError> {
         self.keys_in(&self.file.read()?, authority)
     }
 
@@ -50,7 +52,7 @@ impl KnownHosts {
     ///
     /// As [`keys`](Self::keys), and [`KnownHostsError::Changed`] when another program has meanwhile noted another
     /// key for the same server.
-    pub fn add(&self, authority: &str, key: &Fingerprint) -> Result<(), KnownHostsError> {
+    pub fn add(&self, authority: &str, key: &Pin) -> Result<(), KnownHostsError> {
         self.file.change(|text| {
             let known = self.keys_in(text, authority)?;
             if known.contains(key) {
@@ -64,11 +66,11 @@ impl KnownHosts {
         })
     }
 
-    fn keys_in(&self, text: &str, authority: &str) -> Result<Vec<Fingerprint>, KnownHostsError> {
+    fn keys_in(&self, text: &str, authority: &str) -> Result<Vec<Pin>, KnownHostsError> {
         let mut keys = Vec::new();
         for (number, line) in (1..).zip(text.lines()) {
             let mut words = line.split_whitespace();
-            match (words.next(), words.next().map(str::parse::<Fingerprint>), words.next()) {
+            match (words.next(), words.next().map(str::parse::<Pin>), words.next()) {
                 (None, ..) => {}
                 (Some(host), ..) if host.starts_with('#') => {}
                 (Some(host), Some(Ok(key)), None) if host == authority => keys.push(key),
@@ -104,8 +106,8 @@ pub enum KnownHostsError {
 mod tests {
     use super::*;
 
-    fn key(byte: u8) -> Fingerprint {
-        Fingerprint::from([byte; 32])
+    fn key(byte: u8) -> Pin {
+        Pin([byte; 32])
     }
 
     #[test]

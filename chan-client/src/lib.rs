@@ -1,6 +1,8 @@
 //! Client of lib_chan services: connects by a URL, proves the password, hands out a channel.
 mod bookmark;
 mod config_file;
+pub mod connect;
+mod dial;
 mod json;
 mod known_hosts;
 mod secret_file;

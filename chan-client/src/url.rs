@@ -6,10 +6,13 @@ use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use lib_chan::auth::{ClientId, ServiceName};
+use lib_chan::secret::Target;
+use lib_chan::tls::Pin;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use rustls::pki_types::ServerName;
 
-use crate::trust::{Fingerprint, Trust};
+use crate::trust::Trust;
 
 /// The address of a service: `chan://[client@]host:port/service?TRUST`.
 ///
@@ -23,21 +26,21 @@ use crate::trust::{Fingerprint, Trust};
 /// use chan_client::url::ChanUrl;
 ///
 /// let url: ChanUrl = "chan://joe@example.net:1234/name_server?system".parse()?;
-/// assert_eq!((url.client(), url.port(), url.service()), ("joe", 1234, "name_server"));
+/// assert_eq!((url.client().as_str(), url.service().as_str()), ("joe", "name_server"));
 /// # Ok::<(), chan_client::url::UrlError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChanUrl {
-    client: String,
+    client: ClientId,
     host: ServerName<'static>,
     port: u16,
-    service: String,
+    service: ServiceName,
     trust: Trust,
 }
 
 impl ChanUrl {
     /// Who the client says it is; empty when the service has one password for everybody.
-    pub fn client(&self) -> &str {
+    pub fn client(&self) -> &ClientId {
         &self.client
     }
 
@@ -52,7 +55,7 @@ impl ChanUrl {
     }
 
     /// The service's name.
-    pub fn service(&self) -> &str {
+    pub fn service(&self) -> &ServiceName {
         &self.service
     }
 
@@ -69,6 +72,11 @@ impl ChanUrl {
             }
             host => format!("{}:{}", host.to_str(), self.port),
         }
+    }
+
+    /// Whom a password is used for with this URL.
+    pub(crate) fn target(&self) -> Target {
+        Target { host: self.authority().into(), service: self.service.clone(), client: self.client.clone() }
     }
 
     /// The same URL with the file it names, if any, as an absolute path, so that it can be kept for use
@@ -88,7 +96,7 @@ impl ChanUrl {
 impl fmt::Display for ChanUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(SCHEME)?;
-        if !self.client.is_empty() {
+        if !self.client.as_str().is_empty() {
             write!(f, "{}@", self.client)?;
         }
         write!(f, "{}/{}?", self.authority(), self.service)?;
@@ -136,8 +144,10 @@ impl ChanUrl {
         let (client, address) = parse_client(authority)?;
         let (host, port) = parse_address(address)?;
         let service = match service {
-            Some(service) if is_name(service.text) => service.text.to_owned(),
-            Some(service) if !service.text.is_empty() => return service.fault(UrlFault::Service),
+            Some(service) if !service.text.is_empty() => match ServiceName::new(service.text) {
+                Ok(name) => name,
+                Err(_) => return service.fault(UrlFault::Service),
+            },
             _ => return place.end().fault(UrlFault::NoService),
         };
         let trust = match query {
@@ -274,6 +284,9 @@ impl UrlFault {
 
 const SCHEME: &str = "chan://";
 
+/// What a pin begins with.
+const HASH: &str = "sha256:";
+
 /// What a path in a URL keeps as it is.
 const PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'.').remove(b'_').remove(b'-').remove(b'~');
 
@@ -304,17 +317,17 @@ impl<'a> Part<'a> {
     }
 }
 
-fn parse_client(authority: Part<'_>) -> Result<(String, Part<'_>), UrlError> {
+fn parse_client(authority: Part<'_>) -> Result<(ClientId, Part<'_>), UrlError> {
     let Some((client, address)) = authority.split_once('@') else {
-        return Ok((String::new(), authority));
+        return Ok((ClientId::default(), authority));
     };
     if client.text.contains(':') {
         return client.fault(UrlFault::Password);
     }
-    if !is_name(client.text) {
-        return client.fault(UrlFault::Client);
+    match ClientId::new(client.text) {
+        Ok(name) if !client.text.is_empty() => Ok((name, address)),
+        _ => client.fault(UrlFault::Client),
     }
-    Ok((client.text.to_owned(), address))
 }
 
 fn parse_address(address: Part<'_>) -> Result<(ServerName<'static>, u16), UrlError> {
@@ -381,7 +394,7 @@ fn parse_trust(query: Part<'_>) -> Result<Trust, UrlError> {
     }
 }
 
-fn parse_pins(mut rest: Part<'_>) -> Result<Vec<Fingerprint>, UrlError> {
+fn parse_pins(mut rest: Part<'_>) -> Result<Vec<Pin>, UrlError> {
     let mut pins = Vec::new();
     loop {
         let (pin, next) = match rest.split_once(',') {
@@ -389,9 +402,9 @@ fn parse_pins(mut rest: Part<'_>) -> Result<Vec<Fingerprint>, UrlError> {
             None => (rest, None),
         };
         // From the second on, the name of the hash may be left out.
-        let parsed = match pin.text.starts_with(Fingerprint::PREFIX) || pins.is_empty() {
+        let parsed = match pin.text.starts_with(HASH) || pins.is_empty() {
             true => pin.text.parse(),
-            false => format!("{}{}", Fingerprint::PREFIX, pin.text).parse(),
+            false => format!("{HASH}{}", pin.text).parse(),
         };
         match parsed {
             Ok(parsed) => pins.push(parsed),
@@ -411,11 +424,6 @@ fn is_path(encoded: &str, decoded: &str) -> bool {
         .skip(1)
         .all(|after| after.as_bytes().get(..2).is_some_and(|pair| pair.iter().all(u8::is_ascii_hexdigit)));
     pairs && !decoded.is_empty() && !decoded.contains('\0')
-}
-
-fn is_name(text: &str) -> bool {
-    (1..=64).contains(&text.len())
-        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
 }
 
 /// A path that came from a URL is UTF-8, so nothing is lost here.

@@ -1,11 +1,66 @@
-//! A session: what holds between two ends that have proved themselves.
+//! A session: what holds between two ends that have proved themselves, until it ends.
+//!
+//! [`Session`] is one end's pure state. Bytes go in ([`handle_bytes`](Session::handle_bytes)) and come out
+//! ([`transmit`](Session::transmit)); time comes as an argument. What the processes of this end do is a method each,
+//! and appends frames straight to the outgoing buffer. What they wait for is kept with a waiter of the caller's own
+//! kind, handed back by [`take_woken`](Session::take_woken) when there is something to see; what must be told to
+//! processes comes from [`take_deliveries`](Session::take_deliveries).
+//!
+//! ```text
+//!            start / Start                accept / Started
+//! ExpectStart ──────────▶ ExpectAnswer ───────────────────▶ Open ──▶ Over
+//!      └───────────────────────┴──────────── Refuse, Ended, loss ─────┘
+//! ```
+//!
+//! The order of calls by a driver, after any input: `take_deliveries` and `take_woken`, then `transmit`, then
+//! `poll_timeout`.
 
-use std::time::Instant;
+mod border;
+mod call;
+mod credit;
+mod outgoing;
+mod process;
+mod receive;
+mod send;
+
+use std::{
+    collections::{HashMap, VecDeque},
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
+use rustc_hash::FxBuildHasher;
+
+use self::{
+    border::Border,
+    call::{Asking, Owing},
+    credit::{Balance, Grant, cost},
+    outgoing::Outgoing,
+};
+pub use self::{border::Rights, call::Outcome, outgoing::Batch};
+use crate::{
+    CallError, CallFailure, Executed, ExitReason, Limits,
+    handshake::{Authenticated, SessionParameters, Side},
+    payload::Codec,
+    wire::{Frame, RefuseCode, Terms, WireError},
+};
+
+/// A table by an id that this end made or that must grow by one each time: no peer can choose what collides.
+type Lookup<T> = HashMap<u64, T, FxBuildHasher>;
+
+/// No call waits longer, whatever it says.
+const MAX_CALL_TIME: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// What the two halves of a driver call their own.
+pub trait Host {
+    /// How something that waits is woken.
+    type Waiter;
+    /// A process of this end.
+    type Process: Clone + Ord;
+}
 
 /// A message that came in for a process, not yet decoded.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Inbound {
     /// Its number in the ordered stream.
     pub number: u64,
@@ -15,8 +70,15 @@ pub struct Inbound {
     pub payload: Bytes,
 }
 
+impl Inbound {
+    /// The credit that comes back when it is taken.
+    pub const fn cost(&self) -> u64 {
+        cost(self.payload.len())
+    }
+}
+
 /// What kind of message came in.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub enum InboundKind {
     /// No answer is wanted.
     Cast,
@@ -24,7 +86,452 @@ pub enum InboundKind {
     Call {
         /// The call's id.
         call: u64,
-        /// When the caller stops waiting.
-        deadline: Instant,
     },
 }
+
+/// Something that must be told to a process of this end. Far processes go by their ids.
+#[derive(Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the fields are those of the signals of the same names")]
+pub enum Delivery<P> {
+    Link { from: u64, to: P },
+    Unlink { from: u64, to: P, unlink: u64 },
+    UnlinkAck { from: u64, to: P, unlink: u64 },
+    Exit { from: u64, to: P, reason: ExitReason, link: bool },
+    Monitor { monitor: u64, to: P },
+    Demonitor { monitor: u64, to: P },
+    Down { monitor: u64, from: u64, to: P, reason: ExitReason },
+    Message { to: P, message: Inbound },
+}
+
+/// What the client's `Start` asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// How every payload is encoded.
+    pub codec: Codec,
+    /// `ArgsC`, encoded.
+    pub args: Bytes,
+}
+
+/// The server's refusal of a `Start`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StartRefused {
+    /// Its kind.
+    pub code: RefuseCode,
+    /// Its public words.
+    pub text: Box<str>,
+}
+
+/// How the opening of a session ended that did not open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotOpened {
+    /// Refused by name.
+    Refused(StartRefused),
+    /// It ended before there was an answer.
+    Ended(ExitReason),
+}
+
+/// Why a message could not be appended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unsendable {
+    /// The session is over.
+    Ended(ExitReason),
+    /// Longer than the peer takes.
+    TooLong {
+        /// The most bytes a payload may have.
+        max: usize,
+    },
+    /// It would have to wait.
+    WouldWait,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    ExpectStart,
+    ExpectAnswer,
+    Open,
+}
+
+/// A message that waits for credit, a slot or room.
+#[derive(Debug)]
+struct Waiting<W> {
+    ticket: Ticket,
+    payload: Vec<u8>,
+    waiter: Option<W>,
+}
+
+/// What a waiting message is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ticket {
+    Cast(u64),
+    Call(u64),
+}
+
+/// What becomes of messages that come in for the owner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Receiver {
+    Reads,
+    /// Given up: casts are discarded, calls refused.
+    Gone,
+}
+
+/// One end of a session.
+#[derive(Debug)]
+pub struct Session<H: Host> {
+    side: Side,
+    phase: Phase,
+    limits: Limits,
+    parameters: SessionParameters,
+    /// What the far end takes; known from the login or from its `Start`.
+    max_far_frame_len: usize,
+    far_terms: Terms,
+    request: Option<Request>,
+    refused: Option<StartRefused>,
+
+    outgoing: Outgoing,
+    /// The start of a frame whose rest has not come.
+    partial: Vec<u8>,
+    received: u64,
+    received_len: u64,
+    acked_by_us: (u64, u64),
+    ack_due: bool,
+    acked: u64,
+
+    balance: Balance,
+    grant: Grant,
+    receiver: Receiver,
+    inbox: VecDeque<Inbound>,
+    discarded: u64,
+    waiting: VecDeque<Waiting<H::Waiter>>,
+    last_ticket: u64,
+    sent_tickets: Lookup<Option<H::Waiter>>,
+    asking: Asking<H::Waiter>,
+    last_call: u64,
+    owing: Owing<H::Waiter>,
+    border: Border<H::Process>,
+    flushing: Vec<(u64, H::Waiter)>,
+
+    last_heard: Instant,
+    pinged: bool,
+    close_deadline: Option<Instant>,
+    /// This end sent its `Ended`.
+    let_go: bool,
+    /// Why the session ended for this end's processes, once it has.
+    over: Option<ExitReason>,
+    /// The peer's `Ended` came, or nothing can come any more.
+    heard_all: bool,
+    peer_drains: bool,
+
+    deliveries: Vec<Delivery<H::Process>>,
+    woken: Vec<H::Waiter>,
+}
+
+impl<H: Host> Session<H> {
+    /// The state after a login: the proof of it is what a session is made of. `limits` are this end's.
+    pub fn new(authenticated: &Authenticated, limits: &Limits, now: Instant) -> Self {
+        let (side, parameters) = (authenticated.side(), authenticated.parameters());
+        let far_window = u64::from(parameters.window_len());
+        let own_window = if side == Side::Server { far_window } else { limits.window_len as u64 };
+        Self {
+            side,
+            phase: Phase::ExpectStart,
+            parameters,
+            // A server learns the client's numbers from its `Start`, before it sends anything of length.
+            max_far_frame_len: parameters.max_frame_len() as usize,
+            far_terms: Terms { max_calls: 0, max_links: 0 },
+            request: None,
+            refused: None,
+            outgoing: Outgoing::default(),
+            partial: Vec::new(),
+            received: 0,
+            received_len: 0,
+            acked_by_us: (0, 0),
+            ack_due: false,
+            acked: 0,
+            balance: Balance::new(far_window),
+            grant: Grant::new(own_window),
+            receiver: Receiver::Reads,
+            inbox: VecDeque::new(),
+            discarded: 0,
+            waiting: VecDeque::new(),
+            last_ticket: 0,
+            sent_tickets: Lookup::default(),
+            asking: Asking::default(),
+            last_call: 0,
+            owing: Owing::default(),
+            border: Border::default(),
+            flushing: Vec::new(),
+            last_heard: now,
+            pinged: false,
+            close_deadline: None,
+            let_go: false,
+            over: None,
+            heard_all: false,
+            peer_drains: false,
+            deliveries: Vec::new(),
+            woken: Vec::new(),
+            limits: limits.clone(),
+        }
+    }
+
+    // Opening.
+
+    /// The client's first word: what it wants to speak, and `ArgsC`.
+    ///
+    /// # Errors
+    /// [`Unsendable::TooLong`] when the arguments do not fit a frame.
+    pub fn start(&mut self, codec: Codec, args: &[u8]) -> Result<(), Unsendable> {
+        let max = self.max_payload_len();
+        if args.len() > max {
+            return Err(Unsendable::TooLong { max });
+        }
+        self.outgoing.put(&Frame::Start {
+            codec: codec as u8,
+            terms: self.own_terms(),
+            max_frame_len: self.limits.max_frame_len as u64,
+            window_len: self.limits.window_len as u64,
+            args,
+        });
+        self.phase = Phase::ExpectAnswer;
+        Ok(())
+    }
+
+    /// What the client asks for, once its `Start` has come.
+    pub fn take_request(&mut self) -> Option<Request> {
+        self.request.take()
+    }
+
+    /// The service runs: tells the client. `owner` is its process, and is linked to the far end when `linked`.
+    pub fn accept(&mut self, owner: Option<H::Process>, linked: bool) {
+        if self.over.is_some() {
+            return;
+        }
+        self.border.set_owner(owner, linked, &mut self.deliveries);
+        self.outgoing.put(&Frame::Started { terms: self.own_terms() });
+        self.phase = Phase::Open;
+    }
+
+    /// Refuses the client's `Start`, and ends the session.
+    pub fn refuse_start(&mut self, code: RefuseCode, text: &str) {
+        if self.over.is_none() {
+            self.outgoing.put(&Frame::Refuse { call: 0, code, text: public(text) });
+            self.end(ExitReason::Normal, 0, None);
+        }
+    }
+
+    /// Whether the session is open: true once, for the client, when `Started` has come.
+    ///
+    /// # Errors
+    /// The refusal, or the end of the session.
+    pub fn poll_open(&mut self) -> Option<Result<(), NotOpened>> {
+        if let Some(refused) = self.refused.take() {
+            return Some(Err(NotOpened::Refused(refused)));
+        }
+        if self.phase == Phase::Open {
+            return Some(Ok(()));
+        }
+        self.over.clone().map(|reason| Err(NotOpened::Ended(reason)))
+    }
+
+    // How it ends.
+
+    /// This end's owner ended, or let go: the peer is told, with the number of the last message it took. `deadline`
+    /// bounds the wait for the peer's answer.
+    pub fn end(&mut self, reason: ExitReason, taken: u64, deadline: Option<Instant>) {
+        if self.let_go {
+            return;
+        }
+        self.let_go = true;
+        if self.over.is_none() {
+            self.outgoing.put(&Frame::Ended { taken, reason });
+            self.close_deadline = deadline;
+            self.fail_waiting(&ExitReason::Normal);
+            if self.phase != Phase::Open {
+                self.finish(ExitReason::Normal, None);
+            }
+        }
+    }
+
+    /// Ends the session for the peer's fault, and tells it.
+    fn break_off(&mut self, reason: ExitReason) {
+        if self.over.is_some() {
+            return;
+        }
+        if !std::mem::replace(&mut self.let_go, true) {
+            self.outgoing.put(&Frame::Ended { taken: self.received, reason: reason.clone() });
+        }
+        self.finish(reason, None);
+    }
+
+    /// The connection is gone, or must be taken for gone: nothing more comes or goes.
+    pub fn handle_loss(&mut self) {
+        self.finish(ExitReason::NoConnection, None);
+    }
+
+    /// Everything that waits gets its one ending. `taken`: what the far owner took, when it said so.
+    fn finish(&mut self, reason: ExitReason, taken: Option<u64>) {
+        if self.over.is_some() {
+            return;
+        }
+        self.heard_all = true;
+        self.let_go = true;
+        self.fail_waiting(&reason);
+        let accepted = self.outgoing.accepted;
+        let executed = |number: u64, end: u64| match taken {
+            Some(taken) if number > taken => Executed::No,
+            None if end > accepted => Executed::No,
+            _ => Executed::Unknown,
+        };
+        self.asking.end(&reason, executed, &mut self.woken);
+        self.owing.end(&mut self.woken);
+        self.border.end(&reason, &mut self.deliveries);
+        self.woken.extend(self.flushing.drain(..).map(|(_, waiter)| waiter));
+        self.partial = Vec::new();
+        self.close_deadline = None;
+        self.over = Some(reason);
+    }
+
+    /// Messages that were never appended fail.
+    fn fail_waiting(&mut self, reason: &ExitReason) {
+        for waiting in self.waiting.drain(..) {
+            self.woken.extend(waiting.waiter);
+            if let Ticket::Call(call) = waiting.ticket {
+                self.asking.fail(
+                    call,
+                    CallError::new(Executed::No, CallFailure::Exit(reason.clone())),
+                    &mut self.woken,
+                );
+            }
+        }
+    }
+
+    /// Why the session ended, once it has: what the far owner's links and monitors here were told.
+    pub const fn over(&self) -> Option<&ExitReason> {
+        self.over.as_ref()
+    }
+
+    /// Whether nothing that comes in matters any more.
+    pub const fn has_heard_all(&self) -> bool {
+        self.heard_all
+    }
+
+    /// Whether this end will append nothing more of its own.
+    pub const fn has_let_go(&self) -> bool {
+        self.let_go
+    }
+
+    /// Whether the peer said that it drains.
+    pub const fn peer_drains(&self) -> bool {
+        self.peer_drains
+    }
+
+    /// How many entries its tables hold; 0 for a session that is over and whose callers have all looked.
+    pub fn entries(&self) -> usize {
+        self.asking.len()
+            + self.owing.len()
+            + self.border.len()
+            + self.waiting.len()
+            + self.sent_tickets.len()
+    }
+
+    fn over_reason(&self) -> ExitReason {
+        self.over.clone().unwrap_or(ExitReason::Normal)
+    }
+
+    // The driver's side.
+
+    /// The stream ended without a last word.
+    pub fn handle_end_of_file(&mut self) {
+        self.handle_loss();
+    }
+
+    /// Hands what is to be written to a driver that has written all it had.
+    pub fn transmit(&mut self, now: Instant, batch: &mut Batch) {
+        if self.ack_due && self.can_put() {
+            self.ack_due = false;
+            self.acked_by_us = (self.received, self.received_len);
+            self.outgoing.put(&Frame::Ack { number: self.received });
+        }
+        self.owing.written();
+        self.outgoing.fetch(now, batch);
+    }
+
+    /// The stream took the next `len` bytes of the batch.
+    pub fn handle_accepted(&mut self, now: Instant, len: usize) {
+        self.outgoing.accept(len);
+        if !self.waiting.is_empty() {
+            self.pump(now);
+        }
+    }
+
+    /// Bytes that the stream has not taken.
+    pub fn unsent(&self) -> usize {
+        self.outgoing.unsent()
+    }
+
+    /// Whether there is something for [`transmit`](Self::transmit) to hand over.
+    pub fn has_output(&self) -> bool {
+        !self.outgoing.is_empty() || (self.ack_due && self.can_put())
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) has something to do.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        if self.heard_all {
+            return None;
+        }
+        let h = self.parameters.heartbeat_interval();
+        let heartbeat = self.last_heard + if self.pinged { 3 * h } else { h };
+        [
+            Some(heartbeat),
+            self.outgoing.stall_deadline(self.limits.stall_timeout),
+            self.asking.next_deadline(),
+            self.owing.next_deadline(),
+            self.close_deadline,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    /// Time has passed: fails what is late, pings, or takes the connection for dead.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if self.heard_all {
+            return;
+        }
+        for call in self.asking.expire(now, &mut self.woken) {
+            self.waiting.retain(|waiting| waiting.ticket != Ticket::Call(call));
+        }
+        self.owing.expire(now, &mut self.woken);
+        let h = self.parameters.heartbeat_interval();
+        let dead = now >= self.last_heard + 3 * h
+            || self.outgoing.is_stalled(now, self.limits.stall_timeout, self.limits.min_accepted)
+            || self.close_deadline.is_some_and(|deadline| now >= deadline);
+        if dead {
+            return self.handle_loss();
+        }
+        if !self.pinged && now >= self.last_heard + h {
+            self.pinged = true;
+            if self.can_put() {
+                self.outgoing.put(&Frame::Ping { token: 0 });
+            }
+        }
+        self.pump(now);
+    }
+
+    /// What must be told to processes, in order.
+    pub fn take_deliveries(&mut self) -> Vec<Delivery<H::Process>> {
+        std::mem::take(&mut self.deliveries)
+    }
+
+    /// Who has something to see.
+    pub fn take_woken(&mut self) -> Vec<H::Waiter> {
+        std::mem::take(&mut self.woken)
+    }
+}
+
+/// What a `Refuse` may say of `text`.
+fn public(text: &str) -> &str {
+    crate::exit::cut(text, crate::wire::MAX_TEXT_LEN)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,496 @@
-//! To come.
+//! Frames: what a session's bytes are made of (`PROTOCOL.md`, frames).
+//!
+//! `u32` length of what follows, big-endian; kind; fields as varints in their shortest form; then the payload or
+//! text, which is the rest. Kinds below [`FIRST_UNORDERED`] are ordered and counted; from there on they are not.
+
+mod varint;
+
+use crate::ExitReason;
+
+/// Bytes of the length in front of each frame.
+pub const LEN_LEN: usize = 4;
+/// The most bytes that a frame takes beside its payload: length, kind, and the fields of a `Call`.
+pub const MAX_OVERHEAD: usize = LEN_LEN + 1 + 3 * varint::MAX_LEN;
+/// Kinds from here on are not numbered.
+pub const FIRST_UNORDERED: u8 = 0x40;
+/// The most bytes of the text of a `Refuse`.
+pub const MAX_TEXT_LEN: usize = ExitReason::MAX_TEXT_LEN;
+
+/// One message on the wire. Payloads and texts are borrowed from the bytes they came in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Frame<'a> {
+    /// The client's first frame: what it wants to speak, what it allows, and `ArgsC`.
+    Start {
+        /// The codec of every payload of the session ([`Codec`](crate::payload::Codec)).
+        codec: u8,
+        /// What the client allows.
+        terms: Terms,
+        /// Longest frame that the client takes.
+        max_frame_len: u64,
+        /// Credit that each process of the client has at first.
+        window_len: u64,
+        /// `ArgsC`, encoded.
+        args: &'a [u8],
+    },
+    /// The server's answer: the service runs.
+    Started {
+        /// What the server allows.
+        terms: Terms,
+    },
+    /// A message that wants no answer.
+    Cast {
+        /// The process it is for.
+        to: u64,
+        /// The message.
+        payload: &'a [u8],
+    },
+    /// A message that wants an answer.
+    Call {
+        /// The process it is for.
+        to: u64,
+        /// Names the call; larger than the last.
+        call: u64,
+        /// Milliseconds until the caller stops waiting.
+        left: u64,
+        /// The message.
+        payload: &'a [u8],
+    },
+    /// The caller stopped waiting.
+    Cancel {
+        /// The call.
+        call: u64,
+    },
+    /// The answer to a call.
+    Reply {
+        /// The call.
+        call: u64,
+        /// The answer.
+        payload: &'a [u8],
+    },
+    /// Why there is no answer to a call. Call 0 is the `Start`.
+    Refuse {
+        /// The call.
+        call: u64,
+        /// Why.
+        code: RefuseCode,
+        /// Public words.
+        text: &'a str,
+    },
+    /// An exit signal.
+    Exit {
+        /// Who sends it.
+        from: u64,
+        /// Who gets it.
+        to: u64,
+        /// Caused by a link: the number of the last message that the process took. Sent explicitly: none.
+        taken: Option<u64>,
+        /// The reason.
+        reason: ExitReason,
+    },
+    /// The sender's owner ended, or let the session go.
+    Ended {
+        /// The number of the last message that the owner took.
+        taken: u64,
+        /// The reason.
+        reason: ExitReason,
+    },
+    /// A process links to one of the receiver's.
+    Link {
+        /// Names the sender's process for this link alone.
+        from: u64,
+        /// The receiver's process.
+        to: u64,
+    },
+    /// Ends a link at the sender's side.
+    Unlink {
+        /// The sender's process.
+        from: u64,
+        /// The receiver's process.
+        to: u64,
+        /// To be answered by an ack with the same number.
+        unlink: u64,
+    },
+    /// Answers an `Unlink`, before any other signal between the two.
+    UnlinkAck {
+        /// The sender's process.
+        from: u64,
+        /// The receiver's process.
+        to: u64,
+        /// The number of the `Unlink`.
+        unlink: u64,
+    },
+    /// A monitor is set on one of the receiver's processes.
+    Monitor {
+        /// Names the monitor.
+        monitor: u64,
+        /// The receiver's process.
+        to: u64,
+    },
+    /// A monitor is taken back.
+    Demonitor {
+        /// The monitor.
+        monitor: u64,
+    },
+    /// The one ending of a monitor.
+    Down {
+        /// The monitor.
+        monitor: u64,
+        /// The number of the last message that the process took.
+        taken: u64,
+        /// The reason.
+        reason: ExitReason,
+    },
+    /// The sender drains: it ends nothing yet.
+    GoAway,
+    /// All the credit granted to a process of the sender's so far.
+    Credit {
+        /// The sender's process.
+        id: u64,
+        /// Bytes.
+        total: u64,
+    },
+    /// The number of the last ordered frame that came.
+    Ack {
+        /// That number.
+        number: u64,
+    },
+    /// Asks for a `Pong` (and an `Ack`).
+    Ping {
+        /// Comes back in the `Pong`.
+        token: u64,
+    },
+    /// Answers a `Ping`.
+    Pong {
+        /// That of the `Ping`.
+        token: u64,
+    },
+}
+
+/// What one end allows the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// Calls in flight to it.
+    pub max_calls: u64,
+    /// Links and monitors that the other end may have set.
+    pub max_links: u64,
+}
+
+/// Why a call got no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum RefuseCode {
+    /// Refused in the application's words, or never taken. Not executed.
+    Refused = 1,
+    /// It does not decode. Not executed.
+    Codec = 2,
+    /// Longer than a frame may be. Not executed.
+    TooLong = 3,
+    /// No room for it. Not executed.
+    Overload = 4,
+    /// The process dropped it. Perhaps executed.
+    NoAnswer = 5,
+    /// The answer is longer than a frame may be. Executed.
+    AnswerTooLong = 6,
+    /// The answer does not encode. Executed.
+    AnswerCodec = 7,
+}
+
+impl RefuseCode {
+    fn from_wire(code: u8) -> Option<Self> {
+        Some(match code {
+            1 => Self::Refused,
+            2 => Self::Codec,
+            3 => Self::TooLong,
+            4 => Self::Overload,
+            5 => Self::NoAnswer,
+            6 => Self::AnswerTooLong,
+            7 => Self::AnswerCodec,
+            _ => return None,
+        })
+    }
+}
+
+/// Bytes that are no frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum WireError {
+    /// Longer than it may be.
+    #[error("a frame of {len} bytes, where {max} is the limit")]
+    TooLong {
+        /// Its stated length.
+        len: usize,
+        /// The limit.
+        max: usize,
+    },
+    /// A kind that this version does not know.
+    #[error("unknown frame kind {0:#04x}")]
+    UnknownKind(u8),
+    /// The frame ends within a field.
+    #[error("a frame ends within a field")]
+    Truncated,
+    /// Bytes after the last field of a frame that has no payload.
+    #[error("bytes after the end of a frame")]
+    Trailing,
+    /// A number that does not fit, or is not in its shortest form.
+    #[error("a number that is too large or not in its shortest form")]
+    Number,
+    /// An unknown reason or refusal code.
+    #[error("unknown code {0}")]
+    Code(u8),
+    /// A text that is too long, not UTF-8, or where none belongs.
+    #[error("a text that is too long, not UTF-8, or out of place")]
+    Text,
+}
+
+mod kind {
+    pub(super) const START: u8 = 0x01;
+    pub(super) const STARTED: u8 = 0x02;
+    pub(super) const CAST: u8 = 0x03;
+    pub(super) const CALL: u8 = 0x04;
+    pub(super) const CANCEL: u8 = 0x05;
+    pub(super) const REPLY: u8 = 0x06;
+    pub(super) const REFUSE: u8 = 0x07;
+    pub(super) const EXIT: u8 = 0x08;
+    pub(super) const ENDED: u8 = 0x09;
+    pub(super) const LINK: u8 = 0x0a;
+    pub(super) const UNLINK: u8 = 0x0b;
+    pub(super) const UNLINK_ACK: u8 = 0x0c;
+    pub(super) const MONITOR: u8 = 0x0d;
+    pub(super) const DEMONITOR: u8 = 0x0e;
+    pub(super) const DOWN: u8 = 0x0f;
+    pub(super) const GO_AWAY: u8 = 0x10;
+    pub(super) const CREDIT: u8 = 0x40;
+    pub(super) const ACK: u8 = 0x41;
+    pub(super) const PING: u8 = 0x42;
+    pub(super) const PONG: u8 = 0x43;
+}
+
+/// The length of the frame at the front of `bytes`, without its four bytes of length; `None` while those have not
+/// all come.
+///
+/// # Errors
+/// [`WireError::TooLong`] over `max`, [`WireError::Truncated`] for a frame without a kind: both before anything is
+/// kept of it.
+pub fn frame_len(bytes: &[u8], max: usize) -> Result<Option<usize>, WireError> {
+    let Some(&head) = bytes.first_chunk::<LEN_LEN>() else { return Ok(None) };
+    match u32::from_be_bytes(head) as usize {
+        0 => Err(WireError::Truncated),
+        len if len > max => Err(WireError::TooLong { len, max }),
+        len => Ok(Some(len)),
+    }
+}
+
+impl<'a> Frame<'a> {
+    /// Whether the frame is part of the ordered, counted stream.
+    pub const fn is_ordered(&self) -> bool {
+        self.kind() < FIRST_UNORDERED
+    }
+
+    /// The frame's kind on the wire.
+    pub const fn kind(&self) -> u8 {
+        match self {
+            Frame::Start { .. } => kind::START,
+            Frame::Started { .. } => kind::STARTED,
+            Frame::Cast { .. } => kind::CAST,
+            Frame::Call { .. } => kind::CALL,
+            Frame::Cancel { .. } => kind::CANCEL,
+            Frame::Reply { .. } => kind::REPLY,
+            Frame::Refuse { .. } => kind::REFUSE,
+            Frame::Exit { .. } => kind::EXIT,
+            Frame::Ended { .. } => kind::ENDED,
+            Frame::Link { .. } => kind::LINK,
+            Frame::Unlink { .. } => kind::UNLINK,
+            Frame::UnlinkAck { .. } => kind::UNLINK_ACK,
+            Frame::Monitor { .. } => kind::MONITOR,
+            Frame::Demonitor { .. } => kind::DEMONITOR,
+            Frame::Down { .. } => kind::DOWN,
+            Frame::GoAway => kind::GO_AWAY,
+            Frame::Credit { .. } => kind::CREDIT,
+            Frame::Ack { .. } => kind::ACK,
+            Frame::Ping { .. } => kind::PING,
+            Frame::Pong { .. } => kind::PONG,
+        }
+    }
+
+    /// Appends the frame's head, all of it but the payload, and returns the payload: it comes next on the wire.
+    pub fn put_head(&self, out: &mut Vec<u8>) -> &'a [u8] {
+        let start = out.len();
+        out.extend_from_slice(&[0; LEN_LEN]);
+        out.push(self.kind());
+        let payload = self.put_fields(out);
+        let len = (out.len() - start - LEN_LEN + payload.len()) as u32;
+        if let Some(head) = out.get_mut(start..start + LEN_LEN) {
+            head.copy_from_slice(&len.to_be_bytes());
+        }
+        payload
+    }
+
+    /// Appends the whole frame.
+    pub fn put(&self, out: &mut Vec<u8>) {
+        let payload = self.put_head(out);
+        out.extend_from_slice(payload);
+    }
+
+    fn put_fields(&self, out: &mut Vec<u8>) -> &'a [u8] {
+        let mut put = |numbers: &[u64]| numbers.iter().for_each(|&number| varint::put(number, out));
+        match *self {
+            Frame::Start { codec, terms, max_frame_len, window_len, args } => {
+                put(&[u64::from(codec), terms.max_calls, terms.max_links, max_frame_len, window_len]);
+                return args;
+            }
+            Frame::Started { terms } => put(&[terms.max_calls, terms.max_links]),
+            Frame::Cast { to, payload } => {
+                put(&[to]);
+                return payload;
+            }
+            Frame::Call { to, call, left, payload } => {
+                put(&[to, call, left]);
+                return payload;
+            }
+            Frame::Cancel { call } => put(&[call]),
+            Frame::Reply { call, payload } => {
+                put(&[call]);
+                return payload;
+            }
+            Frame::Refuse { call, code, text } => {
+                put(&[call, u64::from(code as u8)]);
+                return text.as_bytes();
+            }
+            Frame::Exit { from, to, taken, ref reason } => {
+                put(&[from, to, u64::from(taken.is_some()), taken.unwrap_or(0), u64::from(reason.code())]);
+                out.extend_from_slice(reason.text().as_bytes());
+            }
+            Frame::Ended { taken, ref reason } => {
+                put(&[taken, u64::from(reason.code())]);
+                out.extend_from_slice(reason.text().as_bytes());
+            }
+            Frame::Link { from, to } => put(&[from, to]),
+            Frame::Unlink { from, to, unlink } | Frame::UnlinkAck { from, to, unlink } => {
+                put(&[from, to, unlink])
+            }
+            Frame::Monitor { monitor, to } => put(&[monitor, to]),
+            Frame::Demonitor { monitor } => put(&[monitor]),
+            Frame::Down { monitor, taken, ref reason } => {
+                put(&[monitor, taken, u64::from(reason.code())]);
+                out.extend_from_slice(reason.text().as_bytes());
+            }
+            Frame::GoAway => {}
+            Frame::Credit { id, total } => put(&[id, total]),
+            Frame::Ack { number } => put(&[number]),
+            Frame::Ping { token } | Frame::Pong { token } => put(&[token]),
+        }
+        &[]
+    }
+
+    /// Reads the frame that `body` is: the kind and all that follows it, without the length.
+    ///
+    /// # Errors
+    /// When `body` is not exactly one frame of a known kind.
+    pub fn parse(body: &'a [u8]) -> Result<Self, WireError> {
+        let (&kind, rest) = body.split_first().ok_or(WireError::Truncated)?;
+        let mut fields = Fields(rest);
+        let frame = match kind {
+            kind::START => Frame::Start {
+                codec: fields.byte()?,
+                terms: fields.terms()?,
+                max_frame_len: fields.number()?,
+                window_len: fields.number()?,
+                args: fields.rest(),
+            },
+            kind::STARTED => Frame::Started { terms: fields.terms()? },
+            kind::CAST => Frame::Cast { to: fields.number()?, payload: fields.rest() },
+            kind::CALL => Frame::Call {
+                to: fields.number()?,
+                call: fields.number()?,
+                left: fields.number()?,
+                payload: fields.rest(),
+            },
+            kind::CANCEL => Frame::Cancel { call: fields.number()? },
+            kind::REPLY => Frame::Reply { call: fields.number()?, payload: fields.rest() },
+            kind::REFUSE => {
+                Frame::Refuse { call: fields.number()?, code: fields.refuse_code()?, text: fields.text()? }
+            }
+            kind::EXIT => Frame::Exit {
+                from: fields.number()?,
+                to: fields.number()?,
+                taken: fields.taken()?,
+                reason: fields.reason()?,
+            },
+            kind::ENDED => Frame::Ended { taken: fields.number()?, reason: fields.reason()? },
+            kind::LINK => Frame::Link { from: fields.number()?, to: fields.number()? },
+            kind::UNLINK => {
+                Frame::Unlink { from: fields.number()?, to: fields.number()?, unlink: fields.number()? }
+            }
+            kind::UNLINK_ACK => {
+                Frame::UnlinkAck { from: fields.number()?, to: fields.number()?, unlink: fields.number()? }
+            }
+            kind::MONITOR => Frame::Monitor { monitor: fields.number()?, to: fields.number()? },
+            kind::DEMONITOR => Frame::Demonitor { monitor: fields.number()? },
+            kind::DOWN => {
+                Frame::Down { monitor: fields.number()?, taken: fields.number()?, reason: fields.reason()? }
+            }
+            kind::GO_AWAY => Frame::GoAway,
+            kind::CREDIT => Frame::Credit { id: fields.number()?, total: fields.number()? },
+            kind::ACK => Frame::Ack { number: fields.number()? },
+            kind::PING => Frame::Ping { token: fields.number()? },
+            kind::PONG => Frame::Pong { token: fields.number()? },
+            unknown => return Err(WireError::UnknownKind(unknown)),
+        };
+        if fields.0.is_empty() { Ok(frame) } else { Err(WireError::Trailing) }
+    }
+}
+
+/// What is left of a frame while its fields are taken off the front.
+struct Fields<'a>(&'a [u8]);
+
+impl<'a> Fields<'a> {
+    fn number(&mut self) -> Result<u64, WireError> {
+        varint::take(&mut self.0)
+    }
+
+    fn byte(&mut self) -> Result<u8, WireError> {
+        self.number()?.try_into().map_err(|_| WireError::Number)
+    }
+
+    fn terms(&mut self) -> Result<Terms, WireError> {
+        Ok(Terms { max_calls: self.number()?, max_links: self.number()? })
+    }
+
+    fn taken(&mut self) -> Result<Option<u64>, WireError> {
+        match (self.number()?, self.number()?) {
+            (1, taken) => Ok(Some(taken)),
+            (0, 0) => Ok(None),
+            _ => Err(WireError::Number),
+        }
+    }
+
+    fn refuse_code(&mut self) -> Result<RefuseCode, WireError> {
+        let code = self.byte()?;
+        RefuseCode::from_wire(code).ok_or(WireError::Code(code))
+    }
+
+    fn reason(&mut self) -> Result<ExitReason, WireError> {
+        let code = self.byte()?;
+        let text = self.text()?;
+        ExitReason::from_wire(code, text).ok_or(if code > 11 {
+            WireError::Code(code)
+        } else {
+            WireError::Text
+        })
+    }
+
+    fn text(&mut self) -> Result<&'a str, WireError> {
+        let bytes = self.rest();
+        if bytes.len() > MAX_TEXT_LEN {
+            return Err(WireError::Text);
+        }
+        std::str::from_utf8(bytes).map_err(|_| WireError::Text)
+    }
+
+    fn rest(&mut self) -> &'a [u8] {
+        std::mem::take(&mut self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests;

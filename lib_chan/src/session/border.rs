@@ -1,0 +1,464 @@
+//! What may cross: ids and their rights, and the links and monitors between processes of the two ends.
+//!
+//! The processes' own tables run the link protocol, end to end. This table names the two ends of each link and
+//! monitor on the wire, refuses what the peer has no right to, and knows at the end of the session who must be told.
+
+use std::collections::BTreeMap;
+
+use super::Delivery;
+use crate::{ExitReason, wire::Frame};
+
+/// The id of the role "owner" of each end, whoever holds it now.
+pub(super) const OWNER: u64 = 0;
+
+/// What a process that was handed out lets the peer do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rights {
+    /// Send and call.
+    pub send: bool,
+    /// Monitor.
+    pub monitor: bool,
+    /// Link.
+    pub link: bool,
+    /// Send exit signals.
+    pub exit: bool,
+    /// Send exit signals with `kill`, which cannot be trapped.
+    pub kill: bool,
+}
+
+impl Rights {
+    /// What an id has that only names the sender of a link.
+    const NONE: Self = Self { send: false, monitor: false, link: false, exit: false, kill: false };
+    /// What the owner's role has.
+    const OWNER: Self = Self { send: true, monitor: true, link: true, exit: true, kill: false };
+}
+
+impl Default for Rights {
+    /// Send, call and monitor.
+    fn default() -> Self {
+        Self { send: true, monitor: true, ..Self::NONE }
+    }
+}
+
+/// One of this end's processes, as the peer may know it.
+#[derive(Debug)]
+struct Known<P> {
+    process: P,
+    rights: Rights,
+    /// Links that keep the id known; a process handed out stays known without.
+    links: usize,
+    handed_out: bool,
+}
+
+#[derive(Debug)]
+struct Link {
+    set_by_peer: bool,
+    /// The number of our `Unlink` that is not acknowledged.
+    unlinking: Option<u64>,
+}
+
+/// A monitor that one of this end's processes has set.
+#[derive(Debug)]
+struct Watching<P> {
+    process: P,
+    /// What the process calls it.
+    reference: u64,
+    far: u64,
+}
+
+/// The peer did what it was told it may not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Breach {
+    /// More links and monitors than allowed.
+    TooMany,
+    /// A name used twice, or never given.
+    Name,
+}
+
+/// What to do with a frame about processes.
+#[derive(Debug)]
+pub(super) enum Crossing<P> {
+    /// Tell this end's process.
+    Deliver(Delivery<P>),
+    /// Answer as if the process did not exist.
+    Answer(Frame<'static>),
+    /// It concerns nobody.
+    Drop,
+}
+
+#[derive(Debug)]
+pub(super) struct Border<P> {
+    owner: Option<P>,
+    /// The owner is linked to the far owner without a frame: the end of the session is that link's exit signal.
+    linked: bool,
+    known: BTreeMap<u64, Known<P>>,
+    ids: BTreeMap<P, u64>,
+    last_id: u64,
+    links: BTreeMap<(u64, u64), Link>,
+    watching: BTreeMap<u64, Watching<P>>,
+    last_watching: u64,
+    /// The peer's monitors, by the peer's name, and the process each is on.
+    watched: BTreeMap<u64, u64>,
+    last_watched: u64,
+    set_by_us: u64,
+    set_by_peer: u64,
+}
+
+impl<P> Default for Border<P> {
+    fn default() -> Self {
+        Self {
+            owner: None,
+            linked: false,
+            known: BTreeMap::new(),
+            ids: BTreeMap::new(),
+            last_id: OWNER,
+            links: BTreeMap::new(),
+            watching: BTreeMap::new(),
+            last_watching: 0,
+            watched: BTreeMap::new(),
+            last_watched: 0,
+            set_by_us: 0,
+            set_by_peer: 0,
+        }
+    }
+}
+
+impl<P: Clone + Ord> Border<P> {
+    /// Makes `owner` the holder of id 0. Links that the peer has to the role follow it, told in `deliveries`.
+    pub(super) fn set_owner(&mut self, owner: Option<P>, linked: bool, deliveries: &mut Vec<Delivery<P>>) {
+        for &(_, far) in self.links.keys().filter(|(local, _)| *local == OWNER) {
+            if let Some(to) = self.owner.clone() {
+                deliveries.push(Delivery::Unlink { from: far, to, unlink: 0 });
+            }
+            if let Some(to) = owner.clone() {
+                deliveries.push(Delivery::Link { from: far, to });
+            }
+        }
+        self.owner = owner;
+        self.linked = linked;
+    }
+
+    pub(super) const fn owner(&self) -> Option<&P> {
+        self.owner.as_ref()
+    }
+
+    /// Lets the peer reach `process` under the id returned.
+    pub(super) fn hand_out(&mut self, process: P, rights: Rights) -> u64 {
+        let id = self.id_of(&process);
+        if let Some(known) = self.known.get_mut(&id) {
+            known.rights = rights;
+            known.handed_out = true;
+        }
+        id
+    }
+
+    /// The process that the peer may send to under `id`.
+    pub(super) fn receiver(&self, id: u64) -> Option<&P> {
+        self.known.get(&id).filter(|known| known.rights.send).map(|known| &known.process)
+    }
+
+    /// How many entries there are of any kind.
+    pub(super) fn len(&self) -> usize {
+        self.links.len()
+            + self.watching.len()
+            + self.watched.len()
+            + self.known.values().filter(|k| !k.handed_out).count()
+    }
+
+    // What this end's processes do.
+
+    /// `process` links to the far process. The frame to send, or the reason of the exit signal to give it at once.
+    pub(super) fn link(&mut self, process: &P, far: u64, max: u64) -> Result<Frame<'static>, ExitReason> {
+        let existing = self.ids.get(process).copied().filter(|&id| self.links.contains_key(&(id, far)));
+        if existing.is_none() && self.set_by_us >= max {
+            return Err(ExitReason::Overload);
+        }
+        let id = self.id_of(process);
+        if let Some(link) = self.links.get_mut(&(id, far)) {
+            link.unlinking = None;
+        } else {
+            self.add_link(id, far, false);
+        }
+        Ok(Frame::Link { from: id, to: far })
+    }
+
+    /// `process` unlinks. `None`: there is nothing to tell the peer, the process has its acknowledgement at once.
+    pub(super) fn unlink(&mut self, process: &P, far: u64, unlink: u64) -> Option<Frame<'static>> {
+        if far == OWNER && self.owner.as_ref() == Some(process) {
+            self.linked = false;
+        }
+        let id = self.linked_id(process, far)?;
+        self.links.get_mut(&(id, far))?.unlinking = Some(unlink);
+        Some(Frame::Unlink { from: id, to: far, unlink })
+    }
+
+    /// `process` acknowledges the peer's unlink.
+    pub(super) fn unlink_ack(&mut self, process: &P, far: u64, unlink: u64) -> Option<Frame<'static>> {
+        let id = self.linked_id(process, far)?;
+        self.remove_link(id, far);
+        Some(Frame::UnlinkAck { from: id, to: far, unlink })
+    }
+
+    /// `process` ended, and was linked.
+    pub(super) fn exit_link(
+        &mut self,
+        process: &P,
+        far: u64,
+        taken: u64,
+        reason: ExitReason,
+    ) -> Option<Frame<'static>> {
+        let id = self.linked_id(process, far)?;
+        self.remove_link(id, far);
+        Some(Frame::Exit { from: id, to: far, taken: Some(taken), reason })
+    }
+
+    /// `process` sends an exit signal. One that the peer does not know has a name that it will never know.
+    pub(super) fn exit(&mut self, process: &P, far: u64, reason: ExitReason) -> Frame<'static> {
+        let from = self.ids.get(process).copied().unwrap_or_else(|| self.fresh_id());
+        Frame::Exit { from, to: far, taken: None, reason }
+    }
+
+    /// `process` monitors. The far owner's end is the end of the session: that needs no frame.
+    pub(super) fn monitor(
+        &mut self,
+        process: P,
+        reference: u64,
+        far: u64,
+        max: u64,
+    ) -> Result<Option<Frame<'static>>, ExitReason> {
+        if far != OWNER && self.set_by_us >= max {
+            return Err(ExitReason::Overload);
+        }
+        self.last_watching += 1;
+        let monitor = self.last_watching;
+        self.watching.insert(monitor, Watching { process, reference, far });
+        if far == OWNER {
+            return Ok(None);
+        }
+        self.set_by_us += 1;
+        Ok(Some(Frame::Monitor { monitor, to: far }))
+    }
+
+    /// Takes a monitor back, found by what its process calls it.
+    pub(super) fn demonitor(&mut self, reference: u64) -> Option<Frame<'static>> {
+        let (&monitor, watching) =
+            self.watching.iter().find(|(_, watching)| watching.reference == reference)?;
+        let far = watching.far;
+        self.watching.remove(&monitor);
+        if far == OWNER {
+            return None;
+        }
+        self.set_by_us -= 1;
+        Some(Frame::Demonitor { monitor })
+    }
+
+    /// A process that the peer monitors ended.
+    pub(super) fn down(&mut self, monitor: u64, taken: u64, reason: ExitReason) -> Option<Frame<'static>> {
+        self.unwatch(monitor)?;
+        Some(Frame::Down { monitor, taken, reason })
+    }
+
+    // What the peer's processes do.
+
+    pub(super) fn handle_link(&mut self, from: u64, to: u64, max: u64) -> Result<Crossing<P>, Breach> {
+        if self.links.contains_key(&(to, from)) {
+            return Ok(Crossing::Drop);
+        }
+        let Some(process) = self.reachable(to, |rights| rights.link) else {
+            return Ok(Crossing::Answer(Frame::Exit {
+                from: to,
+                to: from,
+                taken: Some(0),
+                reason: ExitReason::NoProc,
+            }));
+        };
+        if self.set_by_peer >= max {
+            return Err(Breach::TooMany);
+        }
+        self.add_link(to, from, true);
+        Ok(process.map_or(Crossing::Drop, |to| Crossing::Deliver(Delivery::Link { from, to })))
+    }
+
+    pub(super) fn handle_unlink(&mut self, from: u64, to: u64, unlink: u64) -> Crossing<P> {
+        if self.links.contains_key(&(to, from))
+            && let Some(process) = self.process(to)
+        {
+            return Crossing::Deliver(Delivery::Unlink { from, to: process, unlink });
+        }
+        self.remove_link(to, from);
+        Crossing::Answer(Frame::UnlinkAck { from: to, to: from, unlink })
+    }
+
+    pub(super) fn handle_unlink_ack(&mut self, from: u64, to: u64, unlink: u64) -> Crossing<P> {
+        let Some(process) = self.process(to) else { return Crossing::Drop };
+        match self.links.get(&(to, from)) {
+            Some(link) if link.unlinking == Some(unlink) => self.remove_link(to, from),
+            Some(_) => {}
+            None => return Crossing::Drop,
+        }
+        Crossing::Deliver(Delivery::UnlinkAck { from, to: process, unlink })
+    }
+
+    pub(super) fn handle_exit(
+        &mut self,
+        from: u64,
+        to: u64,
+        link: bool,
+        mut reason: ExitReason,
+    ) -> Crossing<P> {
+        let process = if link {
+            let process = self.process(to).filter(|_| self.links.contains_key(&(to, from)));
+            self.remove_link(to, from);
+            process
+        } else {
+            let rights = self.rights(to);
+            if reason == ExitReason::Kill && !rights.kill {
+                reason = ExitReason::Killed;
+            }
+            self.process(to).filter(|_| rights.exit)
+        };
+        process.map_or(Crossing::Drop, |to| Crossing::Deliver(Delivery::Exit { from, to, reason, link }))
+    }
+
+    pub(super) fn handle_monitor(&mut self, monitor: u64, to: u64, max: u64) -> Result<Crossing<P>, Breach> {
+        if monitor <= self.last_watched {
+            return Err(Breach::Name);
+        }
+        self.last_watched = monitor;
+        let Some(process) = self.reachable(to, |rights| rights.monitor) else {
+            return Ok(Crossing::Answer(Frame::Down { monitor, taken: 0, reason: ExitReason::NoProc }));
+        };
+        if self.set_by_peer >= max {
+            return Err(Breach::TooMany);
+        }
+        self.set_by_peer += 1;
+        self.watched.insert(monitor, to);
+        // The owner's end is told by `Ended`.
+        Ok(process
+            .filter(|_| to != OWNER)
+            .map_or(Crossing::Drop, |to| Crossing::Deliver(Delivery::Monitor { monitor, to })))
+    }
+
+    pub(super) fn handle_demonitor(&mut self, monitor: u64) -> Result<Crossing<P>, Breach> {
+        if monitor > self.last_watched {
+            return Err(Breach::Name);
+        }
+        let to = self.unwatch(monitor).filter(|&to| to != OWNER).and_then(|to| self.process(to));
+        Ok(to.map_or(Crossing::Drop, |to| Crossing::Deliver(Delivery::Demonitor { monitor, to })))
+    }
+
+    pub(super) fn handle_down(&mut self, monitor: u64, reason: ExitReason) -> Crossing<P> {
+        let Some(watching) = self.watching.remove(&monitor) else { return Crossing::Drop };
+        self.set_by_us -= u64::from(watching.far != OWNER);
+        Crossing::Deliver(watching.down(reason))
+    }
+
+    /// The session is over: every link and monitor has its ending. `owner_reason` is that of the far owner; all
+    /// others are out of reach.
+    pub(super) fn end(&mut self, owner_reason: &ExitReason, deliveries: &mut Vec<Delivery<P>>) {
+        let reason = |far| if far == OWNER { owner_reason.clone() } else { ExitReason::NoConnection };
+        for (local, far) in std::mem::take(&mut self.links).into_keys() {
+            if let Some(to) = self.process(local) {
+                deliveries.push(Delivery::Exit { from: far, to, reason: reason(far), link: true });
+            }
+        }
+        if let Some(to) = self.owner.clone().filter(|_| self.linked) {
+            deliveries.push(Delivery::Exit { from: OWNER, to, reason: reason(OWNER), link: true });
+        }
+        for watching in std::mem::take(&mut self.watching).into_values() {
+            let reason = reason(watching.far);
+            deliveries.push(watching.down(reason));
+        }
+        for (monitor, to) in std::mem::take(&mut self.watched) {
+            if let Some(to) = self.process(to).filter(|_| to != OWNER) {
+                deliveries.push(Delivery::Demonitor { monitor, to });
+            }
+        }
+        *self = Self { last_id: self.last_id, ..Self::default() };
+    }
+
+    // The tables.
+
+    /// The process at the peer's end of an id: `Some(None)` is an owner that is no process.
+    fn reachable(&self, id: u64, right: impl FnOnce(Rights) -> bool) -> Option<Option<P>> {
+        if id == OWNER {
+            return Some(self.owner.clone());
+        }
+        let known = self.known.get(&id).filter(|known| right(known.rights))?;
+        Some(Some(known.process.clone()))
+    }
+
+    fn process(&self, id: u64) -> Option<P> {
+        if id == OWNER { self.owner.clone() } else { Some(self.known.get(&id)?.process.clone()) }
+    }
+
+    fn rights(&self, id: u64) -> Rights {
+        if id == OWNER {
+            Rights::OWNER
+        } else {
+            self.known.get(&id).map_or(Rights::NONE, |known| known.rights)
+        }
+    }
+
+    /// The id under which `process` is linked to `far`.
+    fn linked_id(&self, process: &P, far: u64) -> Option<u64> {
+        let own = self.ids.get(process).copied();
+        let role = (self.owner.as_ref() == Some(process)).then_some(OWNER);
+        own.into_iter().chain(role).find(|&id| self.links.contains_key(&(id, far)))
+    }
+
+    fn id_of(&mut self, process: &P) -> u64 {
+        if let Some(&id) = self.ids.get(process) {
+            return id;
+        }
+        let id = self.fresh_id();
+        self.ids.insert(process.clone(), id);
+        let known = Known { process: process.clone(), rights: Rights::NONE, links: 0, handed_out: false };
+        self.known.insert(id, known);
+        id
+    }
+
+    const fn fresh_id(&mut self) -> u64 {
+        self.last_id += 1;
+        self.last_id
+    }
+
+    fn add_link(&mut self, local: u64, far: u64, set_by_peer: bool) {
+        self.links.insert((local, far), Link { set_by_peer, unlinking: None });
+        if let Some(known) = self.known.get_mut(&local) {
+            known.links += 1;
+        }
+        if set_by_peer {
+            self.set_by_peer += 1;
+        } else {
+            self.set_by_us += 1;
+        }
+    }
+
+    fn remove_link(&mut self, local: u64, far: u64) {
+        let Some(link) = self.links.remove(&(local, far)) else { return };
+        if link.set_by_peer {
+            self.set_by_peer -= 1;
+        } else {
+            self.set_by_us -= 1;
+        }
+        let Some(known) = self.known.get_mut(&local) else { return };
+        known.links -= 1;
+        if known.links == 0 && !known.handed_out {
+            self.ids.remove(&known.process);
+            self.known.remove(&local);
+        }
+    }
+
+    fn unwatch(&mut self, monitor: u64) -> Option<u64> {
+        let to = self.watched.remove(&monitor)?;
+        self.set_by_peer -= 1;
+        Some(to)
+    }
+}
+
+impl<P> Watching<P> {
+    fn down(self, reason: ExitReason) -> Delivery<P> {
+        Delivery::Down { monitor: self.reference, from: self.far, to: self.process, reason }
+    }
+}

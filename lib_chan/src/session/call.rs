@@ -1,0 +1,314 @@
+//! The two tables of calls: those this end waits for, and those it owes an answer.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::Lookup;
+use crate::{CallError, CallFailure, Executed, ExitReason};
+
+/// What became of a call.
+pub type Outcome = Result<Bytes, CallError>;
+
+/// Where the request of a call is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Flight {
+    /// Not on the stream, and it may never be.
+    Grounded,
+    /// On the stream, holding one of the far side's slots: its number, and where its last byte is.
+    Sent { number: u64, end: u64 },
+    /// Answered.
+    Landed,
+}
+
+/// A call of this end. The entry lives until the far side's slot is free and the caller knows the outcome.
+#[derive(Debug)]
+struct Asked<W> {
+    flight: Flight,
+    deadline: Instant,
+    outcome: Option<Outcome>,
+    waiter: Option<W>,
+    /// The caller fetched the outcome, or gave up.
+    caller_gone: bool,
+}
+
+impl<W> Asked<W> {
+    /// The first outcome counts.
+    fn settle(&mut self, outcome: Outcome, woken: &mut Vec<W>) {
+        if self.outcome.is_none() && !self.caller_gone {
+            self.outcome = Some(outcome);
+            woken.extend(self.waiter.take());
+        }
+    }
+
+    const fn is_over(&self) -> bool {
+        self.caller_gone && !matches!(self.flight, Flight::Sent { .. })
+    }
+
+    /// Whether its deadline still has something to say.
+    const fn is_pending(&self) -> bool {
+        self.outcome.is_none() && !self.caller_gone
+    }
+}
+
+/// Calls of this end.
+#[derive(Debug)]
+pub(super) struct Asking<W> {
+    calls: Lookup<Asked<W>>,
+    /// How many hold one of the far side's slots.
+    in_flight: u64,
+    /// No deadline is earlier. A lower bound: it is made exact when it passes, so a call that is answered in time
+    /// costs nothing here.
+    next_deadline: Option<Instant>,
+}
+
+impl<W> Default for Asking<W> {
+    fn default() -> Self {
+        Self { calls: Lookup::default(), in_flight: 0, next_deadline: None }
+    }
+}
+
+impl<W> Asking<W> {
+    pub(super) fn begin(&mut self, call: u64, deadline: Instant) {
+        self.next_deadline = earlier(self.next_deadline, deadline);
+        let asked =
+            Asked { flight: Flight::Grounded, deadline, outcome: None, waiter: None, caller_gone: false };
+        self.calls.insert(call, asked);
+    }
+
+    pub(super) fn deadline(&self, call: u64) -> Option<Instant> {
+        self.calls.get(&call).map(|asked| asked.deadline)
+    }
+
+    /// The call is on the stream.
+    pub(super) fn sent(&mut self, call: u64, number: u64, end: u64) {
+        if let Some(asked) = self.calls.get_mut(&call) {
+            asked.flight = Flight::Sent { number, end };
+            self.in_flight += 1;
+        }
+    }
+
+    pub(super) const fn in_flight(&self) -> u64 {
+        self.in_flight
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.calls.len()
+    }
+
+    /// An answer came: whether it belongs to a call in flight.
+    #[must_use]
+    pub(super) fn answered(&mut self, call: u64, outcome: Outcome, woken: &mut Vec<W>) -> bool {
+        let Some(asked) = self.calls.get_mut(&call) else { return false };
+        if !matches!(asked.flight, Flight::Sent { .. }) {
+            return false;
+        }
+        asked.flight = Flight::Landed;
+        self.in_flight -= 1;
+        asked.settle(outcome, woken);
+        if asked.is_over() {
+            self.calls.remove(&call);
+        }
+        true
+    }
+
+    /// A call that will never be on the stream.
+    pub(super) fn fail(&mut self, call: u64, error: CallError, woken: &mut Vec<W>) {
+        if let Some(asked) = self.calls.get_mut(&call) {
+            asked.settle(Err(error), woken);
+        }
+    }
+
+    /// The caller's look: the outcome once, else a waiter is kept.
+    pub(super) fn poll(&mut self, call: u64, waiter: impl FnOnce(Option<W>) -> W) -> Option<Outcome> {
+        let asked = self.calls.get_mut(&call)?;
+        let Some(outcome) = asked.outcome.take() else {
+            asked.waiter = Some(waiter(asked.waiter.take()));
+            return None;
+        };
+        asked.caller_gone = true;
+        if asked.is_over() {
+            self.calls.remove(&call);
+        }
+        Some(outcome)
+    }
+
+    /// The caller gave up: whether the far side should be told.
+    pub(super) fn abandon(&mut self, call: u64) -> bool {
+        let Some(asked) = self.calls.get_mut(&call) else { return false };
+        let tell = asked.is_pending() && matches!(asked.flight, Flight::Sent { .. });
+        asked.caller_gone = true;
+        asked.waiter = None;
+        if asked.is_over() {
+            self.calls.remove(&call);
+        }
+        tell
+    }
+
+    pub(super) const fn next_deadline(&self) -> Option<Instant> {
+        self.next_deadline
+    }
+
+    /// Fails the calls whose deadline has passed and returns those of them that are not on the stream.
+    pub(super) fn expire(&mut self, now: Instant, woken: &mut Vec<W>) -> Vec<u64> {
+        let mut grounded = Vec::new();
+        if self.next_deadline.is_none_or(|next| now < next) {
+            return grounded;
+        }
+        self.next_deadline = None;
+        for (&call, asked) in &mut self.calls {
+            if !asked.is_pending() {
+                continue;
+            }
+            if now < asked.deadline {
+                self.next_deadline = earlier(self.next_deadline, asked.deadline);
+                continue;
+            }
+            let executed = match asked.flight {
+                Flight::Grounded => {
+                    grounded.push(call);
+                    Executed::No
+                }
+                Flight::Sent { .. } | Flight::Landed => Executed::Unknown,
+            };
+            asked.settle(Err(CallError::new(executed, CallFailure::Deadline)), woken);
+        }
+        grounded
+    }
+
+    /// The session is over: every call without an outcome gets one. `executed` judges a call by its number and the end
+    /// of its bytes.
+    pub(super) fn end(
+        &mut self,
+        reason: &ExitReason,
+        executed: impl Fn(u64, u64) -> Executed,
+        woken: &mut Vec<W>,
+    ) {
+        self.next_deadline = None;
+        self.in_flight = 0;
+        self.calls.retain(|_, asked| {
+            let executed = match asked.flight {
+                Flight::Grounded => Executed::No,
+                Flight::Sent { number, end } => executed(number, end),
+                Flight::Landed => Executed::Unknown,
+            };
+            asked.flight = Flight::Landed;
+            asked.settle(Err(CallError::new(executed, CallFailure::Exit(reason.clone()))), woken);
+            !asked.caller_gone
+        });
+    }
+}
+
+fn earlier(a: Option<Instant>, b: Instant) -> Option<Instant> {
+    Some(a.map_or(b, |a| a.min(b)))
+}
+
+/// A call that the peer waits for.
+#[derive(Debug)]
+struct Owed<W> {
+    deadline: Instant,
+    cancelled: bool,
+    waiter: Option<W>,
+}
+
+/// Calls of the peer.
+#[derive(Debug)]
+pub(super) struct Owing<W> {
+    calls: Lookup<Owed<W>>,
+    last: u64,
+    /// Answers that are appended but not written: their slots are not free yet.
+    unwritten: u64,
+    next_deadline: Option<Instant>,
+}
+
+impl<W> Default for Owing<W> {
+    fn default() -> Self {
+        Self { calls: Lookup::default(), last: 0, unwritten: 0, next_deadline: None }
+    }
+}
+
+impl<W> Owing<W> {
+    /// A call came: false when its id is not larger than the last.
+    #[must_use]
+    pub(super) fn begin(&mut self, call: u64, deadline: Instant) -> bool {
+        if call <= self.last {
+            return false;
+        }
+        self.last = call;
+        self.next_deadline = earlier(self.next_deadline, deadline);
+        self.calls.insert(call, Owed { deadline, cancelled: false, waiter: None });
+        true
+    }
+
+    /// Slots that the peer holds.
+    pub(super) fn slots(&self) -> u64 {
+        self.calls.len() as u64 + self.unwritten
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.calls.len()
+    }
+
+    /// The caller gave up: whether such a call was ever made.
+    #[must_use]
+    pub(super) fn cancel(&mut self, call: u64, woken: &mut Vec<W>) -> bool {
+        if let Some(owed) = self.calls.get_mut(&call) {
+            owed.cancelled = true;
+            woken.extend(owed.waiter.take());
+        }
+        call <= self.last
+    }
+
+    /// Whether somebody still waits for the answer.
+    pub(super) fn is_wanted(&self, call: u64, now: Instant) -> bool {
+        self.calls.get(&call).is_some_and(|owed| !owed.cancelled && now < owed.deadline)
+    }
+
+    /// True when nobody waits any more; else a waiter is kept.
+    pub(super) fn poll_cancelled(&mut self, call: u64, waiter: impl FnOnce(Option<W>) -> W) -> bool {
+        let Some(owed) = self.calls.get_mut(&call) else { return true };
+        if !owed.cancelled {
+            owed.waiter = Some(waiter(owed.waiter.take()));
+        }
+        owed.cancelled
+    }
+
+    /// The answer is about to be appended: false when there is no such call.
+    #[must_use]
+    pub(super) fn answer(&mut self, call: u64) -> bool {
+        let known = self.calls.remove(&call).is_some();
+        self.unwritten += u64::from(known);
+        known
+    }
+
+    /// All that was appended has been written.
+    pub(super) const fn written(&mut self) {
+        self.unwritten = 0;
+    }
+
+    pub(super) const fn next_deadline(&self) -> Option<Instant> {
+        self.next_deadline
+    }
+
+    /// Marks the calls whose deadline has passed: their callers have stopped waiting.
+    pub(super) fn expire(&mut self, now: Instant, woken: &mut Vec<W>) {
+        if self.next_deadline.is_none_or(|next| now < next) {
+            return;
+        }
+        self.next_deadline = None;
+        for owed in self.calls.values_mut().filter(|owed| !owed.cancelled) {
+            if now < owed.deadline {
+                self.next_deadline = earlier(self.next_deadline, owed.deadline);
+            } else {
+                owed.cancelled = true;
+                woken.extend(owed.waiter.take());
+            }
+        }
+    }
+
+    /// The session is over: nobody waits for anything.
+    pub(super) fn end(&mut self, woken: &mut Vec<W>) {
+        woken.extend(self.calls.drain().filter_map(|(_, owed)| owed.waiter));
+        self.next_deadline = None;
+    }
+}

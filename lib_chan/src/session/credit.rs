@@ -1,0 +1,101 @@
+//! Credit: how far a sender may run ahead of a process that does not read.
+
+/// What a message costs beside its payload.
+pub(super) const MESSAGE_COST: u64 = 64;
+
+/// The cost of a message with a payload of `len` bytes.
+pub(super) const fn cost(len: usize) -> u64 {
+    len as u64 + MESSAGE_COST
+}
+
+/// The sender's side: what one far process has granted, and what was spent.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Balance {
+    granted: u64,
+    spent: u64,
+}
+
+impl Balance {
+    pub(super) const fn new(window: u64) -> Self {
+        Self { granted: window, spent: 0 }
+    }
+
+    /// One message may go while this holds, whatever its length: so every legal frame passes any window.
+    pub(super) const fn is_positive(self) -> bool {
+        self.spent < self.granted
+    }
+
+    pub(super) const fn spend(&mut self, cost: u64) {
+        self.spent += cost;
+    }
+
+    /// A total not larger than the last says nothing new: a grant lost with a connection is in the next one.
+    pub(super) fn grant(&mut self, total: u64) {
+        self.granted = self.granted.max(total);
+    }
+}
+
+/// The receiver's side: what was granted to the peer, what came, and what the process took.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Grant {
+    window: u64,
+    granted: u64,
+    received: u64,
+    returned: u64,
+}
+
+impl Grant {
+    pub(super) const fn new(window: u64) -> Self {
+        Self { window, granted: window, received: 0, returned: 0 }
+    }
+
+    /// Counts a message that came; false when the peer had no credit for it.
+    #[must_use]
+    pub(super) const fn receive(&mut self, cost: u64) -> bool {
+        let allowed = self.received < self.granted;
+        self.received += cost;
+        allowed
+    }
+
+    /// Credit of taken or discarded messages comes back. A new total to tell the peer, once that is worth a frame.
+    pub(super) const fn give_back(&mut self, cost: u64) -> Option<u64> {
+        self.returned += cost;
+        let total = self.returned + self.window;
+        if total - self.granted < self.window / 2 {
+            return None;
+        }
+        self.granted = total;
+        Some(total)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_sides_agree_about_what_may_go_and_a_frame_larger_than_the_window_passes() {
+        let (mut balance, mut grant) = (Balance::new(1000), Grant::new(1000));
+        for len in [10, 5_000, 900, 30, 100_000] {
+            let mut sent = 0;
+            while balance.is_positive() {
+                balance.spend(cost(len));
+                assert!(grant.receive(cost(len)));
+                sent += 1;
+            }
+            assert!(sent > 0);
+            assert!(!{ grant }.receive(1), "one more without credit is seen");
+            let totals = (0..sent).filter_map(|_| grant.give_back(cost(len))).last();
+            balance.grant(totals.unwrap_or(0));
+            balance.grant(0);
+        }
+    }
+
+    #[test]
+    fn credit_comes_back_in_few_frames() {
+        let mut grant = Grant::new(64_000);
+        assert!(grant.receive(64_000));
+        let frames = (0..1000).filter_map(|_| grant.give_back(64)).count();
+        assert_eq!(frames, 2);
+    }
+}

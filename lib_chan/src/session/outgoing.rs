@@ -1,0 +1,249 @@
+//! What waits to be written: whole frames, counted and bounded.
+
+use std::{collections::VecDeque, time::Instant};
+
+use crate::wire::Frame;
+
+/// Payloads from here on are kept as they are instead of being copied behind their frame's head.
+pub(super) const OWNED_LEN: usize = 16 * 1024;
+/// A buffer above this is not kept for later.
+const KEPT_CAPACITY: usize = 64 * 1024;
+
+/// Bytes on their way to the socket, oldest first; the driver's side of [`Outgoing`].
+///
+/// Empty pieces do not occur.
+#[derive(Debug, Default)]
+pub struct Batch {
+    pieces: VecDeque<Vec<u8>>,
+    /// Bytes of the first piece that have been written.
+    written: usize,
+    spare: Vec<u8>,
+}
+
+impl Batch {
+    /// What to write next; empty when all has been written.
+    pub fn chunk(&self) -> &[u8] {
+        self.pieces.front().and_then(|piece| piece.get(self.written..)).unwrap_or_default()
+    }
+
+    /// The next bytes have been written.
+    pub fn advance(&mut self, written: usize) {
+        self.written += written;
+        if self.pieces.front().is_some_and(|piece| piece.len() <= self.written) {
+            self.written = 0;
+            if let Some(mut piece) = self.pieces.pop_front()
+                && (self.spare.capacity()..=KEPT_CAPACITY).contains(&piece.capacity())
+            {
+                piece.clear();
+                self.spare = piece;
+            }
+        }
+    }
+
+    /// Gives the memory of an idle session back.
+    pub fn shrink(&mut self) {
+        if self.pieces.is_empty() {
+            *self = Self::default();
+        }
+    }
+}
+
+/// The frames appended since the driver last came for them.
+#[derive(Debug, Default)]
+pub(super) struct Outgoing {
+    /// Whole pieces: the last of them is open for small frames when `open` says so.
+    pieces: VecDeque<Vec<u8>>,
+    open: bool,
+    spare: Vec<u8>,
+    /// Ordered frames appended so far: the number of the last.
+    pub(super) number: u64,
+    /// Bytes appended so far.
+    pub(super) appended: u64,
+    /// Bytes that the stream took so far.
+    pub(super) accepted: u64,
+    /// Acks, pongs and answers about unknown processes: appended but not fetched, and fetched but not all accepted.
+    reflections: (usize, usize),
+    /// Where the bytes of the second of these end.
+    fetched: u64,
+    /// Since when bytes have waited without a break, and the count of bytes accepted then.
+    waiting: Option<(Instant, u64)>,
+}
+
+impl Outgoing {
+    /// Appends a frame and returns its number, or the number of the last ordered frame when it is none.
+    pub(super) fn put(&mut self, frame: &Frame<'_>) -> u64 {
+        let tail = self.tail();
+        let before = tail.len();
+        frame.put(tail);
+        let len = tail.len() - before;
+        self.count(frame, len)
+    }
+
+    /// The same for a frame with a payload of its own: a long one is taken out of `payload` instead of being copied.
+    pub(super) fn put_owned(
+        &mut self,
+        frame: impl for<'a> FnOnce(&'a [u8]) -> Frame<'a>,
+        payload: &mut Vec<u8>,
+    ) -> u64 {
+        if payload.len() < OWNED_LEN {
+            return self.put(&frame(payload));
+        }
+        let tail = self.tail();
+        let before = tail.len();
+        let frame = frame(payload);
+        let len = {
+            let payload = frame.put_head(tail);
+            tail.len() - before + payload.len()
+        };
+        let number = self.count(&frame, len);
+        self.pieces.push_back(std::mem::take(payload));
+        self.open = false;
+        number
+    }
+
+    /// Appends an answer that the peer provoked: these are counted.
+    pub(super) fn reflect(&mut self, frame: &Frame<'_>) {
+        self.reflections.0 += 1;
+        self.put(frame);
+    }
+
+    pub(super) fn reflections(&self) -> usize {
+        self.reflections.0 + self.reflections.1
+    }
+
+    /// Bytes that the stream has not taken.
+    pub(super) fn unsent(&self) -> usize {
+        (self.appended - self.accepted) as usize
+    }
+
+    /// Whether frames wait to be fetched.
+    pub(super) fn is_empty(&self) -> bool {
+        self.pieces.is_empty()
+    }
+
+    /// Hands all that waits to a driver whose batch has been written.
+    pub(super) fn fetch(&mut self, now: Instant, batch: &mut Batch) {
+        if self.pieces.is_empty() {
+            return;
+        }
+        std::mem::swap(&mut self.pieces, &mut batch.pieces);
+        if self.spare.capacity() == 0 {
+            self.spare = std::mem::take(&mut batch.spare);
+        }
+        self.open = false;
+        self.fetched = self.appended;
+        self.reflections.1 += std::mem::take(&mut self.reflections.0);
+        self.waiting.get_or_insert((now, self.accepted));
+    }
+
+    /// The stream took this many bytes.
+    pub(super) fn accept(&mut self, len: usize) {
+        self.accepted += len as u64;
+        if self.accepted == self.fetched {
+            self.reflections.1 = 0;
+        }
+        if self.accepted == self.appended {
+            self.waiting = None;
+        }
+    }
+
+    /// When it must be looked again whether the peer takes what is sent.
+    pub(super) fn stall_deadline(&self, timeout: std::time::Duration) -> Option<Instant> {
+        self.waiting.map(|(since, _)| since + timeout)
+    }
+
+    /// Whether bytes have waited for `timeout` without a break while less than `least` were accepted.
+    pub(super) fn is_stalled(&mut self, now: Instant, timeout: std::time::Duration, least: usize) -> bool {
+        let Some((since, accepted)) = self.waiting else { return false };
+        if now < since + timeout {
+            return false;
+        }
+        if self.accepted - accepted < least as u64 {
+            return true;
+        }
+        self.waiting = Some((now, self.accepted));
+        false
+    }
+
+    fn tail(&mut self) -> &mut Vec<u8> {
+        if !self.open {
+            self.open = true;
+            self.pieces.push_back(std::mem::take(&mut self.spare));
+        }
+        if self.pieces.is_empty() {
+            self.pieces.push_back(Vec::new());
+        }
+        let last = self.pieces.len() - 1;
+        // `last` is in range: the queue was just made non-empty.
+        #[expect(clippy::indexing_slicing, reason = "the queue is not empty")]
+        &mut self.pieces[last]
+    }
+
+    fn count(&mut self, frame: &Frame<'_>, len: usize) -> u64 {
+        self.appended += len as u64;
+        self.number += u64::from(frame.is_ordered());
+        self.number
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn drain(outgoing: &mut Outgoing, now: Instant) -> Vec<u8> {
+        let (mut batch, mut bytes) = (Batch::default(), Vec::new());
+        outgoing.fetch(now, &mut batch);
+        while !batch.chunk().is_empty() {
+            let len = batch.chunk().len().min(1000);
+            bytes.extend_from_slice(&batch.chunk()[..len]);
+            batch.advance(len);
+            outgoing.accept(len);
+        }
+        bytes
+    }
+
+    #[test]
+    fn a_long_payload_is_not_copied_and_comes_out_in_its_place() {
+        let mut outgoing = Outgoing::default();
+        let mut expected = Vec::new();
+        for len in [10, OWNED_LEN, 20, OWNED_LEN + 1, OWNED_LEN * 3, 1] {
+            let mut payload = vec![len as u8; len];
+            Frame::Cast { to: 7, payload: &payload }.put(&mut expected);
+            outgoing.put_owned(|payload| Frame::Cast { to: 7, payload }, &mut payload);
+            assert_eq!(payload.is_empty(), len >= OWNED_LEN);
+        }
+        assert_eq!(outgoing.unsent(), expected.len());
+        assert_eq!(drain(&mut outgoing, Instant::now()), expected);
+        assert_eq!((outgoing.unsent(), outgoing.number), (0, 6));
+    }
+
+    #[test]
+    fn reflections_count_until_the_stream_took_them() {
+        let now = Instant::now();
+        let mut outgoing = Outgoing::default();
+        outgoing.reflect(&Frame::Pong { token: 1 });
+        let mut batch = Batch::default();
+        outgoing.fetch(now, &mut batch);
+        outgoing.reflect(&Frame::Pong { token: 2 });
+        assert_eq!(outgoing.reflections(), 2);
+        outgoing.accept(batch.chunk().len());
+        assert_eq!(outgoing.reflections(), 1);
+    }
+
+    #[test]
+    fn a_peer_that_takes_too_little_for_too_long_has_stalled_and_one_that_takes_enough_has_not() {
+        let (start, minute) = (Instant::now(), Duration::from_secs(60));
+        let mut outgoing = Outgoing::default();
+        outgoing.put_owned(|payload| Frame::Cast { to: 0, payload }, &mut vec![0; 200_000]);
+        outgoing.fetch(start, &mut Batch::default());
+        outgoing.accept(70_000);
+        assert!(!outgoing.is_stalled(start + minute, minute, 65_536));
+        outgoing.accept(60_000);
+        assert_eq!(outgoing.stall_deadline(minute), Some(start + 2 * minute));
+        assert!(outgoing.is_stalled(start + 2 * minute, minute, 65_536));
+        outgoing.accept(outgoing.unsent());
+        assert!(!outgoing.is_stalled(start + 3 * minute, minute, 65_536));
+    }
+}

@@ -1,0 +1,93 @@
+//! What processes of this end do to those of the far end.
+
+use super::{Delivery, Host, Rights, Session};
+use crate::{ExitReason, wire::Frame};
+
+impl<H: Host> Session<H> {
+    /// Makes `owner` the holder of id 0, linked to the far owner or not.
+    pub fn set_owner(&mut self, owner: Option<H::Process>, linked: bool) {
+        if self.over.is_none() {
+            self.border.set_owner(owner, linked, &mut self.deliveries);
+        }
+    }
+
+    /// The process that holds id 0, if it is one.
+    pub const fn owner(&self) -> Option<&H::Process> {
+        self.border.owner()
+    }
+
+    /// Lets the peer reach `process` under the id returned.
+    pub fn hand_out(&mut self, process: H::Process, rights: Rights) -> u64 {
+        self.border.hand_out(process, rights)
+    }
+
+    /// `process` links to the far process `far`.
+    pub fn link(&mut self, process: H::Process, far: u64) {
+        let frame = match &self.over {
+            Some(_) => Err(ExitReason::NoConnection),
+            None => self.border.link(&process, far, self.far_terms.max_links),
+        };
+        match frame {
+            Ok(frame) => drop(self.outgoing.put(&frame)),
+            Err(reason) => {
+                self.deliveries.push(Delivery::Exit { from: far, to: process, reason, link: true })
+            }
+        }
+    }
+
+    /// `process` unlinks from the far process `far`, with this number.
+    pub fn unlink(&mut self, process: H::Process, far: u64, unlink: u64) {
+        match self.border.unlink(&process, far, unlink).filter(|_| self.over.is_none()) {
+            Some(frame) => drop(self.outgoing.put(&frame)),
+            None => self.deliveries.push(Delivery::UnlinkAck { from: far, to: process, unlink }),
+        }
+    }
+
+    /// `process` acknowledges an unlink of the far process `far`.
+    pub fn unlink_ack(&mut self, process: &H::Process, far: u64, unlink: u64) {
+        let frame = self.border.unlink_ack(process, far, unlink);
+        self.put_border(frame);
+    }
+
+    /// `process` sends an exit signal to `far`: over a link when `taken` says what it took last.
+    pub fn exit(&mut self, process: &H::Process, far: u64, taken: Option<u64>, reason: ExitReason) {
+        let frame = match taken {
+            Some(taken) => self.border.exit_link(process, far, taken, reason),
+            None => Some(self.border.exit(process, far, reason)),
+        };
+        self.put_border(frame);
+    }
+
+    /// `process` monitors the far process `far`, and calls the monitor `reference`.
+    pub fn monitor(&mut self, process: H::Process, reference: u64, far: u64) {
+        let frame = match &self.over {
+            Some(_) => Err(ExitReason::NoConnection),
+            None => self.border.monitor(process.clone(), reference, far, self.far_terms.max_links),
+        };
+        match frame {
+            Ok(frame) => self.put_border(frame),
+            Err(reason) => {
+                self.deliveries.push(Delivery::Down { monitor: reference, from: far, to: process, reason });
+            }
+        }
+    }
+
+    /// A process takes the monitor back that it calls `reference`.
+    pub fn demonitor(&mut self, reference: u64) {
+        let frame = self.border.demonitor(reference);
+        self.put_border(frame);
+    }
+
+    /// The process on which the peer set `monitor` ended.
+    pub fn down(&mut self, monitor: u64, taken: u64, reason: ExitReason) {
+        let frame = self.border.down(monitor, taken, reason);
+        self.put_border(frame);
+    }
+
+    fn put_border(&mut self, frame: Option<Frame<'static>>) {
+        if let Some(frame) = frame.filter(|_| self.can_put()) {
+            self.outgoing.put(&frame);
+            self.check_unsent();
+        }
+    }
+}

@@ -1,0 +1,417 @@
+//! What comes in: bytes, frames, messages; and what the owner takes of them.
+
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+
+use super::{
+    Delivery, Host, Inbound, InboundKind, MAX_CALL_TIME, Phase, Receiver, Request, Session, StartRefused,
+    border::{Breach, Crossing, OWNER},
+    call::Outcome,
+    credit::Balance,
+};
+use crate::{
+    CallError, CallFailure, Executed, ExitReason, Limits,
+    handshake::Side,
+    payload::Codec,
+    wire::{self, Frame, RefuseCode, Terms, WireError},
+};
+
+/// An ack goes after so many ordered frames, or so many bytes, whichever comes first; and with each pong.
+const ACK_FRAMES: u64 = 1024;
+const ACK_LEN: u64 = 256 * 1024;
+
+impl<H: Host> Session<H> {
+    /// Takes what was read from the stream, in pieces of any size.
+    pub fn handle_bytes(&mut self, now: Instant, mut bytes: &[u8]) {
+        self.last_heard = now;
+        self.pinged = false;
+        while !bytes.is_empty() && !self.heard_all {
+            if let Err(error) = self.handle_piece(now, &mut bytes) {
+                self.break_off(match error {
+                    Fault::Wire(_) | Fault::Protocol => ExitReason::Protocol,
+                    Fault::Overload => ExitReason::Overload,
+                });
+            }
+        }
+        self.pump(now);
+    }
+
+    /// Moves the messages that came for the owner to the end of `batch`.
+    pub fn take_inbox(&mut self, batch: &mut VecDeque<Inbound>) {
+        if batch.is_empty() {
+            std::mem::swap(batch, &mut self.inbox);
+        } else {
+            batch.append(&mut self.inbox);
+        }
+    }
+
+    /// Whether messages wait for the owner.
+    pub fn has_inbox(&self) -> bool {
+        !self.inbox.is_empty()
+    }
+
+    /// Whether the answer of a call that is about to be taken is still wanted; if not it is refused here.
+    pub fn wants_answer(&mut self, call: u64, now: Instant) -> bool {
+        let wanted = self.owing.is_wanted(call, now);
+        if !wanted {
+            self.refuse(call, RefuseCode::Refused, "the caller stopped waiting");
+        }
+        wanted
+    }
+
+    /// The owner took messages of this cost: the peer may send as much more.
+    pub fn give_back(&mut self, cost: u64) {
+        if let Some(total) = self.grant.give_back(cost)
+            && self.can_put()
+        {
+            self.outgoing.put(&Frame::Credit { id: OWNER, total });
+        }
+    }
+
+    /// Nobody reads any more: what came and what comes is discarded, calls are refused.
+    pub fn give_up_receiving(&mut self) {
+        self.receiver = Receiver::Gone;
+        for message in std::mem::take(&mut self.inbox) {
+            self.discard(&message);
+        }
+    }
+
+    /// Discards a message untaken: its credit returns, and a call is refused.
+    pub fn discard(&mut self, message: &Inbound) {
+        self.discarded += 1;
+        self.give_back(message.cost());
+        if let InboundKind::Call { call } = message.kind {
+            self.refuse(call, RefuseCode::Refused, "nobody receives calls at this end");
+        }
+    }
+
+    /// Messages that came when nobody received any more.
+    pub const fn discarded(&self) -> u64 {
+        self.discarded
+    }
+
+    /// Handles whole frames at the front of `bytes`, or keeps the start of one.
+    fn handle_piece(&mut self, now: Instant, bytes: &mut &[u8]) -> Result<(), Fault> {
+        if !self.partial.is_empty() {
+            return self.complete_partial(now, bytes);
+        }
+        let mut whole = 0;
+        while let Some(rest) = bytes.get(whole..)
+            && let Some(len) = wire::frame_len(rest, self.limits.max_frame_len)?
+            && rest.len() >= wire::LEN_LEN + len
+        {
+            whole += wire::LEN_LEN + len;
+        }
+        let (frames, rest) = bytes.split_at(whole);
+        *bytes = &[];
+        self.partial.extend_from_slice(rest);
+        if !frames.is_empty() {
+            let result = self.handle_frames(now, &Bytes::copy_from_slice(frames));
+            if result.is_err() || self.heard_all {
+                self.partial = Vec::new();
+            }
+            result?;
+        }
+        Ok(())
+    }
+
+    /// Adds to the frame whose start is kept; handles it when it is whole.
+    fn complete_partial(&mut self, now: Instant, bytes: &mut &[u8]) -> Result<(), Fault> {
+        let wanted = match wire::frame_len(&self.partial, self.limits.max_frame_len)? {
+            Some(len) => wire::LEN_LEN + len,
+            None => wire::LEN_LEN,
+        };
+        let missing = wanted - self.partial.len();
+        let (now_here, rest) = bytes.split_at(missing.min(bytes.len()));
+        // Memory follows what has come, not what was claimed; the last doubling is exact.
+        if self.partial.len() * 2 >= wanted {
+            self.partial.reserve_exact(missing);
+        }
+        self.partial.extend_from_slice(now_here);
+        *bytes = rest;
+        if self.partial.len() < wanted || wanted == wire::LEN_LEN {
+            wire::frame_len(&self.partial, self.limits.max_frame_len)?;
+            return Ok(());
+        }
+        let frame = Bytes::from(std::mem::take(&mut self.partial));
+        self.handle_frames(now, &frame)
+    }
+
+    /// Handles a run of whole frames. Messages share the memory of the run when they are most of it.
+    fn handle_frames(&mut self, now: Instant, run: &Bytes) -> Result<(), Fault> {
+        let before = self.inbox.len();
+        let mut start = 0;
+        let mut kept = 0;
+        while let Some(rest) = run.get(start..)
+            && let Some(len) = wire::frame_len(rest, self.limits.max_frame_len)?
+            && let Some(body) = rest.get(wire::LEN_LEN..wire::LEN_LEN + len)
+        {
+            if self.heard_all {
+                return Ok(());
+            }
+            let frame = Frame::parse(body)?;
+            if frame.is_ordered() {
+                self.count_ordered(len);
+            }
+            self.check_phase(&frame)?;
+            kept += self.handle_frame(now, run, frame)?;
+            start += wire::LEN_LEN + len;
+        }
+        if kept * 2 < run.len() {
+            for message in self.inbox.iter_mut().skip(before) {
+                message.payload = Bytes::copy_from_slice(&message.payload);
+            }
+        }
+        Ok(())
+    }
+
+    /// One frame: the bytes of it that were put in the inbox.
+    fn handle_frame(&mut self, now: Instant, run: &Bytes, frame: Frame<'_>) -> Result<usize, Fault> {
+        match frame {
+            Frame::Start { codec, terms, max_frame_len, window_len, args } => {
+                self.handle_start(codec, terms, max_frame_len, window_len, run.slice_ref(args))?;
+            }
+            Frame::Started { terms } => {
+                self.far_terms = terms;
+                self.phase = Phase::Open;
+            }
+            Frame::Cast { to, payload } => {
+                return self.handle_message(to, InboundKind::Cast, run.slice_ref(payload));
+            }
+            Frame::Call { to, call, left, payload } => {
+                let left = Duration::from_millis(left).min(MAX_CALL_TIME);
+                if !self.owing.begin(call, now + left) {
+                    return Err(Fault::Protocol);
+                }
+                if self.owing.slots() > u64::from(self.limits.max_calls) {
+                    return Err(Fault::Overload);
+                }
+                return self.handle_message(to, InboundKind::Call { call }, run.slice_ref(payload));
+            }
+            Frame::Cancel { call } => {
+                if !self.owing.cancel(call, &mut self.woken) {
+                    return Err(Fault::Protocol);
+                }
+            }
+            Frame::Reply { call, payload } => self.handle_reply(call, Ok(run.slice_ref(payload)))?,
+            Frame::Refuse { call: 0, code, text } => {
+                self.refused = Some(StartRefused { code, text: text.into() });
+                self.finish(ExitReason::Normal, None);
+            }
+            Frame::Refuse { call, code, text } => self.handle_reply(call, Err(self.refusal(code, text)))?,
+            Frame::Exit { from, to, taken, reason } => {
+                let crossing = self.border.handle_exit(from, to, taken.is_some(), reason);
+                self.cross(crossing)?;
+            }
+            Frame::Ended { taken, reason } => self.handle_ended(taken, reason),
+            Frame::Link { from, to } => {
+                let crossing = self.border.handle_link(from, to, u64::from(self.limits.max_links))?;
+                self.cross(crossing)?;
+            }
+            Frame::Unlink { from, to, unlink } => {
+                let crossing = self.border.handle_unlink(from, to, unlink);
+                self.cross(crossing)?;
+            }
+            Frame::UnlinkAck { from, to, unlink } => {
+                let crossing = self.border.handle_unlink_ack(from, to, unlink);
+                self.cross(crossing)?;
+            }
+            Frame::Monitor { monitor, to } => {
+                let crossing = self.border.handle_monitor(monitor, to, u64::from(self.limits.max_links))?;
+                self.cross(crossing)?;
+            }
+            Frame::Demonitor { monitor } => {
+                let crossing = self.border.handle_demonitor(monitor)?;
+                self.cross(crossing)?;
+            }
+            Frame::Down { monitor, taken: _, reason } => {
+                let crossing = self.border.handle_down(monitor, reason);
+                self.cross(crossing)?;
+            }
+            Frame::GoAway => self.peer_drains = true,
+            Frame::Credit { id: OWNER, total } => self.balance.grant(total),
+            // No other process has been handed out to this end yet that it could send to.
+            Frame::Credit { .. } => {}
+            Frame::Ack { number } => self.handle_ack(number)?,
+            Frame::Ping { token } => {
+                self.ack_due = true;
+                if self.can_put() {
+                    self.outgoing.reflect(&Frame::Ack { number: self.received });
+                    self.outgoing.reflect(&Frame::Pong { token });
+                    self.acked_by_us = (self.received, self.received_len);
+                    self.ack_due = false;
+                    self.check_unsent();
+                }
+            }
+            Frame::Pong { .. } => {}
+        }
+        Ok(0)
+    }
+
+    /// Which frames may come when.
+    fn check_phase(&self, frame: &Frame<'_>) -> Result<(), Fault> {
+        let heartbeat = matches!(frame, Frame::Ack { .. } | Frame::Ping { .. } | Frame::Pong { .. });
+        let ok = match (self.phase, self.side) {
+            (_, _) if matches!(frame, Frame::Ended { .. }) => true,
+            (Phase::ExpectStart, Side::Server) => heartbeat || matches!(frame, Frame::Start { .. }),
+            (Phase::ExpectStart, Side::Client) => heartbeat,
+            (Phase::ExpectAnswer, Side::Client) => {
+                heartbeat || matches!(frame, Frame::Started { .. } | Frame::Refuse { call: 0, .. })
+            }
+            (Phase::ExpectAnswer, Side::Server) => heartbeat,
+            (Phase::Open, _) => {
+                !matches!(frame, Frame::Start { .. } | Frame::Started { .. } | Frame::Refuse { call: 0, .. })
+            }
+        };
+        if ok { Ok(()) } else { Err(Fault::Protocol) }
+    }
+
+    fn count_ordered(&mut self, len: usize) {
+        self.received += 1;
+        self.received_len += len as u64;
+        let (number, len) = self.acked_by_us;
+        if self.received - number >= ACK_FRAMES || self.received_len - len >= ACK_LEN {
+            self.ack_due = true;
+        }
+    }
+
+    fn handle_start(
+        &mut self,
+        codec: u8,
+        terms: Terms,
+        max_frame_len: u64,
+        window_len: u64,
+        args: Bytes,
+    ) -> Result<(), Fault> {
+        let max_frame_len = usize::try_from(max_frame_len).map_err(|_| Fault::Protocol)?;
+        if !Limits::FRAME_LEN_RANGE.contains(&max_frame_len) || window_len < Limits::MIN_WINDOW_LEN as u64 {
+            return Err(Fault::Protocol);
+        }
+        self.max_far_frame_len = max_frame_len;
+        self.balance = Balance::new(window_len);
+        self.far_terms = terms;
+        self.phase = Phase::ExpectAnswer;
+        match Codec::from_code(codec) {
+            Some(codec) => self.request = Some(Request { codec, args }),
+            None => self.refuse_start(RefuseCode::Codec, "unknown codec"),
+        }
+        Ok(())
+    }
+
+    /// A message for one of this end's processes: the bytes of it that are kept.
+    fn handle_message(&mut self, to: u64, kind: InboundKind, payload: Bytes) -> Result<usize, Fault> {
+        let message = Inbound { number: self.received, kind, payload };
+        if to != OWNER {
+            // Its credit is not counted: no id but 0 has been granted any.
+            match self.border.receiver(to).cloned() {
+                Some(to) => self.deliveries.push(Delivery::Message { to, message }),
+                None => self.refuse_unreachable(&message),
+            }
+            return Ok(0);
+        }
+        if !self.grant.receive(message.cost()) {
+            return Err(Fault::Overload);
+        }
+        if self.receiver == Receiver::Gone || self.let_go {
+            self.discard(&message);
+            return Ok(0);
+        }
+        let len = message.payload.len();
+        self.inbox.push_back(message);
+        Ok(len)
+    }
+
+    fn refuse_unreachable(&mut self, message: &Inbound) {
+        self.discarded += 1;
+        if let InboundKind::Call { call } = message.kind {
+            self.refuse(call, RefuseCode::Refused, "no such process");
+        }
+    }
+
+    fn handle_reply(&mut self, call: u64, outcome: Outcome) -> Result<(), Fault> {
+        if self.asking.answered(call, outcome, &mut self.woken) { Ok(()) } else { Err(Fault::Protocol) }
+    }
+
+    fn refusal(&self, code: RefuseCode, text: &str) -> CallError {
+        let text = text.into();
+        let max = self.max_payload_len();
+        match code {
+            RefuseCode::Refused => CallError::new(Executed::No, CallFailure::Refused(text)),
+            RefuseCode::Codec => CallError::new(Executed::No, CallFailure::Codec(text)),
+            RefuseCode::TooLong => CallError::new(Executed::No, CallFailure::TooLong { max }),
+            RefuseCode::Overload => CallError::new(Executed::No, CallFailure::Overload),
+            RefuseCode::NoAnswer => CallError::new(Executed::Unknown, CallFailure::NoAnswer),
+            RefuseCode::AnswerTooLong => {
+                let max = self.limits.max_frame_len - wire::MAX_OVERHEAD;
+                CallError::new(Executed::Yes, CallFailure::TooLong { max })
+            }
+            RefuseCode::AnswerCodec => CallError::new(Executed::Yes, CallFailure::Codec(text)),
+        }
+    }
+
+    /// The far owner ended. This end answers, so that the far end knows that all it sent has come.
+    fn handle_ended(&mut self, taken: u64, reason: ExitReason) {
+        if !std::mem::replace(&mut self.let_go, true) {
+            // What came before may still be taken: the owner ends later, if at all.
+            self.outgoing.put(&Frame::Ended { taken: self.received, reason: ExitReason::Normal });
+        }
+        // All that was sent before is known to have come when this is the answer to our own end.
+        self.acked = self.outgoing.number;
+        self.finish(reason, Some(taken));
+    }
+
+    fn handle_ack(&mut self, number: u64) -> Result<(), Fault> {
+        if number > self.outgoing.number {
+            return Err(Fault::Protocol);
+        }
+        self.acked = self.acked.max(number);
+        let acked = self.acked;
+        self.woken
+            .extend(self.flushing.extract_if(.., |(number, _)| *number <= acked).map(|(_, waiter)| waiter));
+        Ok(())
+    }
+
+    fn cross(&mut self, crossing: Crossing<H::Process>) -> Result<(), Fault> {
+        match crossing {
+            Crossing::Deliver(delivery) => self.deliveries.push(delivery),
+            Crossing::Answer(frame) => {
+                if self.can_put() {
+                    self.outgoing.reflect(&frame);
+                    self.check_unsent();
+                }
+            }
+            Crossing::Drop => {}
+        }
+        Ok(())
+    }
+}
+
+/// What is wrong with what the peer sent.
+#[derive(Debug)]
+enum Fault {
+    /// No frame.
+    Wire(WireError),
+    /// A frame out of place.
+    Protocol,
+    /// More than it was told it may.
+    Overload,
+}
+
+impl From<WireError> for Fault {
+    fn from(error: WireError) -> Self {
+        Self::Wire(error)
+    }
+}
+
+impl From<Breach> for Fault {
+    fn from(breach: Breach) -> Self {
+        match breach {
+            Breach::TooMany => Self::Overload,
+            Breach::Name => Self::Protocol,
+        }
+    }
+}

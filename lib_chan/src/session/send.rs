@@ -1,0 +1,256 @@
+//! What this end sends: casts, calls, answers; and what waits for credit, a slot or room.
+
+use std::time::Instant;
+
+use super::{
+    Host, MAX_CALL_TIME, Outcome, Session, Ticket, Unsendable, Waiting, border::OWNER, credit::cost, public,
+};
+use crate::{
+    ExitReason,
+    wire::{self, Frame, RefuseCode, Terms},
+};
+
+/// Messages wait for room while this much is unsent: so one that is given up has not been sent.
+const MAX_UNSENT_BEFORE_WAIT: usize = 256 * 1024;
+
+impl<H: Host> Session<H> {
+    /// The most bytes that a payload to the peer may have.
+    pub const fn max_payload_len(&self) -> usize {
+        self.max_far_frame_len - wire::MAX_OVERHEAD
+    }
+
+    /// Sends a cast to the far owner, or puts it in the queue: then a ticket to [`poll_cast`](Self::poll_cast) with.
+    ///
+    /// # Errors
+    /// When the session is over or the payload too long.
+    pub fn cast(&mut self, now: Instant, payload: &mut Vec<u8>) -> Result<Option<u64>, Unsendable> {
+        if self.may_send(payload)? {
+            self.put_cast(payload);
+            return Ok(None);
+        }
+        self.last_ticket += 1;
+        self.enqueue(now, Ticket::Cast(self.last_ticket), payload);
+        Ok(Some(self.last_ticket))
+    }
+
+    /// Sends a cast to the far owner if it need not wait.
+    ///
+    /// # Errors
+    /// When the session is over, the payload too long, or it would have to wait.
+    pub fn try_cast(&mut self, payload: &mut Vec<u8>) -> Result<(), Unsendable> {
+        if !self.may_send(payload)? {
+            return Err(Unsendable::WouldWait);
+        }
+        self.put_cast(payload);
+        Ok(())
+    }
+
+    /// Whether a cast in the queue has been sent; else keeps a waiter.
+    ///
+    /// # Errors
+    /// [`Unsendable::Ended`] when it never will be.
+    pub fn poll_cast(
+        &mut self,
+        ticket: u64,
+        waiter: impl FnOnce(Option<H::Waiter>) -> H::Waiter,
+    ) -> Option<Result<(), Unsendable>> {
+        if self.sent_tickets.remove(&ticket).is_some() {
+            return Some(Ok(()));
+        }
+        if let Some(waiting) = self.waiting.iter_mut().find(|waiting| waiting.ticket == Ticket::Cast(ticket))
+        {
+            waiting.waiter = Some(waiter(waiting.waiter.take()));
+            return None;
+        }
+        Some(Err(Unsendable::Ended(self.over_reason())))
+    }
+
+    /// Takes a cast back that is still in the queue: it will not be sent.
+    pub fn withdraw_cast(&mut self, now: Instant, ticket: u64) {
+        self.withdraw(now, Ticket::Cast(ticket));
+        self.sent_tickets.remove(&ticket);
+    }
+
+    /// Calls the far owner: the id to [`poll_call`](Self::poll_call) with.
+    ///
+    /// # Errors
+    /// When the session is over or the payload too long: the call was not made.
+    pub fn call(
+        &mut self,
+        now: Instant,
+        deadline: Instant,
+        payload: &mut Vec<u8>,
+    ) -> Result<u64, Unsendable> {
+        let at_once = self.may_send(payload)? && self.has_slot();
+        // A ticket and not yet a call: ids go out in order, so one is given when the call goes out.
+        self.last_call += 1;
+        let call = self.last_call;
+        self.asking.begin(call, deadline.min(now + MAX_CALL_TIME));
+        if at_once {
+            self.put_call(now, call, payload);
+        } else {
+            self.enqueue(now, Ticket::Call(call), payload);
+        }
+        Ok(call)
+    }
+
+    /// The outcome of a call, once; else keeps a waiter.
+    pub fn poll_call(
+        &mut self,
+        call: u64,
+        waiter: impl FnOnce(Option<H::Waiter>) -> H::Waiter,
+    ) -> Option<Outcome> {
+        self.asking.poll(call, waiter)
+    }
+
+    /// The caller gave up: the far side is told if the call went out.
+    pub fn cancel_call(&mut self, now: Instant, call: u64) {
+        self.withdraw(now, Ticket::Call(call));
+        if self.asking.abandon(call) && self.can_put() {
+            self.outgoing.put(&Frame::Cancel { call });
+        }
+    }
+
+    /// Answers a call of the peer's. One that nobody knows (any more) is ignored.
+    pub fn reply(&mut self, call: u64, payload: &mut Vec<u8>) {
+        let max = self.max_payload_len();
+        if payload.len() > max {
+            return self.refuse(
+                call,
+                RefuseCode::AnswerTooLong,
+                &format!("the answer is longer than {max} bytes"),
+            );
+        }
+        if self.owing.answer(call) && self.can_put() {
+            self.outgoing.put_owned(|payload| Frame::Reply { call, payload }, payload);
+            self.check_unsent();
+        }
+    }
+
+    /// Refuses a call of the peer's.
+    pub fn refuse(&mut self, call: u64, code: RefuseCode, text: &str) {
+        if self.owing.answer(call) && self.can_put() {
+            self.outgoing.put(&Frame::Refuse { call, code, text: public(text) });
+            self.check_unsent();
+        }
+    }
+
+    /// True when nobody waits for the answer of this call any more; else keeps a waiter.
+    pub fn poll_cancelled(&mut self, call: u64, waiter: impl FnOnce(Option<H::Waiter>) -> H::Waiter) -> bool {
+        self.owing.poll_cancelled(call, waiter)
+    }
+
+    /// Asks the peer to acknowledge all that was sent: the number to [`poll_flushed`](Self::poll_flushed) with.
+    /// Messages in the queue are not sent yet, and are not waited for.
+    pub fn flush(&mut self) -> u64 {
+        if self.can_put() && self.acked < self.outgoing.number {
+            self.outgoing.put(&Frame::Ping { token: self.outgoing.number });
+        }
+        self.outgoing.number
+    }
+
+    /// Whether the peer has acknowledged all frames up to `number`; else keeps a waiter.
+    ///
+    /// # Errors
+    /// The session's end, when it came first.
+    pub fn poll_flushed(
+        &mut self,
+        number: u64,
+        waiter: impl FnOnce() -> H::Waiter,
+    ) -> Option<Result<(), ExitReason>> {
+        if self.acked >= number {
+            return Some(Ok(()));
+        }
+        if self.heard_all {
+            return Some(Err(self.over_reason()));
+        }
+        self.flushing.push((number, waiter()));
+        None
+    }
+
+    pub(super) const fn own_terms(&self) -> Terms {
+        Terms { max_calls: self.limits.max_calls as u64, max_links: self.limits.max_links as u64 }
+    }
+
+    /// Nothing follows an `Ended`.
+    pub(super) const fn can_put(&self) -> bool {
+        !self.let_go
+    }
+
+    /// Whether a message may go at once; an error when it never may.
+    fn may_send(&self, payload: &[u8]) -> Result<bool, Unsendable> {
+        if self.let_go || self.over.is_some() {
+            return Err(Unsendable::Ended(self.over_reason()));
+        }
+        let max = self.max_payload_len();
+        if payload.len() > max {
+            return Err(Unsendable::TooLong { max });
+        }
+        Ok(self.waiting.is_empty() && self.has_room())
+    }
+
+    fn has_room(&self) -> bool {
+        self.balance.is_positive() && self.outgoing.unsent() < MAX_UNSENT_BEFORE_WAIT
+    }
+
+    fn has_slot(&self) -> bool {
+        self.asking.in_flight() < self.far_terms.max_calls
+    }
+
+    fn put_cast(&mut self, payload: &mut Vec<u8>) {
+        self.balance.spend(cost(payload.len()));
+        self.outgoing.put_owned(|payload| Frame::Cast { to: OWNER, payload }, payload);
+    }
+
+    fn put_call(&mut self, now: Instant, call: u64, payload: &mut Vec<u8>) {
+        let Some(deadline) = self.asking.deadline(call) else { return };
+        let left = deadline.saturating_duration_since(now).as_millis() as u64;
+        self.balance.spend(cost(payload.len()));
+        let number =
+            self.outgoing.put_owned(|payload| Frame::Call { to: OWNER, call, left, payload }, payload);
+        self.asking.sent(call, number, self.outgoing.appended);
+    }
+
+    fn enqueue(&mut self, now: Instant, ticket: Ticket, payload: &mut Vec<u8>) {
+        self.waiting.push_back(Waiting { ticket, payload: std::mem::take(payload), waiter: None });
+        self.pump(now);
+    }
+
+    fn withdraw(&mut self, now: Instant, ticket: Ticket) {
+        let before = self.waiting.len();
+        self.waiting.retain(|waiting| waiting.ticket != ticket);
+        if self.waiting.len() < before {
+            self.pump(now);
+        }
+    }
+
+    /// Sends what waits, first come first served, as far as credit, slots and room go.
+    pub(super) fn pump(&mut self, now: Instant) {
+        while !self.let_go
+            && self.has_room()
+            && let Some(first) = self.waiting.front()
+        {
+            if matches!(first.ticket, Ticket::Call(_)) && !self.has_slot() {
+                break;
+            }
+            let Some(mut first) = self.waiting.pop_front() else { break };
+            match first.ticket {
+                Ticket::Call(call) => self.put_call(now, call, &mut first.payload),
+                Ticket::Cast(ticket) => {
+                    self.put_cast(&mut first.payload);
+                    self.sent_tickets.insert(ticket, None);
+                }
+            }
+            self.woken.extend(first.waiter);
+        }
+    }
+
+    /// A peer that takes nothing and asks for much is not waited for.
+    pub(super) fn check_unsent(&mut self) {
+        if self.outgoing.unsent() > self.limits.max_unsent + self.max_far_frame_len
+            || self.outgoing.reflections() > self.limits.max_reflections
+        {
+            self.break_off(ExitReason::Overload);
+        }
+    }
+}

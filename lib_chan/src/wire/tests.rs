@@ -1,0 +1,118 @@
+use super::*;
+
+fn samples() -> Vec<(Frame<'static>, &'static str)> {
+    let terms = Terms { max_calls: 1024, max_links: 300 };
+    let failed = || ExitReason::failed("boom");
+    vec![
+        (
+            Frame::Start { codec: 2, terms, max_frame_len: 1 << 20, window_len: 1 << 18, args: b"null" },
+            "00000010 01 02 8008 ac02 808040 808010 6e756c6c",
+        ),
+        (Frame::Started { terms }, "00000005 02 8008 ac02"),
+        (Frame::Cast { to: 0, payload: b"hi" }, "00000004 03 00 6869"),
+        (Frame::Call { to: 5, call: 1, left: 60_000, payload: b"hi" }, "00000008 04 05 01 e0d403 6869"),
+        (Frame::Cancel { call: 128 }, "00000003 05 8001"),
+        (Frame::Reply { call: 1, payload: b"" }, "00000002 06 01"),
+        (
+            Frame::Refuse { call: 0, code: RefuseCode::Codec, text: "raw only" },
+            "0000000b 07 00 02 726177206f6e6c79",
+        ),
+        (Frame::Exit { from: 3, to: 0, taken: None, reason: ExitReason::Kill }, "00000006 08 03 00 00 00 02"),
+        (
+            Frame::Exit { from: 3, to: 9, taken: Some(7), reason: failed() },
+            "0000000a 08 03 09 01 07 07 626f6f6d",
+        ),
+        (Frame::Ended { taken: 200, reason: ExitReason::Normal }, "00000004 09 c801 00"),
+        (Frame::Ended { taken: 0, reason: failed() }, "00000007 09 00 07 626f6f6d"),
+        (Frame::Link { from: 1, to: 0 }, "00000003 0a 01 00"),
+        (Frame::Unlink { from: 1, to: 0, unlink: 2 }, "00000004 0b 01 00 02"),
+        (Frame::UnlinkAck { from: 0, to: 1, unlink: 2 }, "00000004 0c 00 01 02"),
+        (Frame::Monitor { monitor: 1, to: 0 }, "00000003 0d 01 00"),
+        (Frame::Demonitor { monitor: 1 }, "00000002 0e 01"),
+        (Frame::Down { monitor: 1, taken: 0, reason: ExitReason::NoProc }, "00000004 0f 01 00 04"),
+        (Frame::GoAway, "00000001 10"),
+        (Frame::Credit { id: 0, total: 1 << 18 }, "00000005 40 00 808010"),
+        (Frame::Ack { number: 1 }, "00000002 41 01"),
+        (Frame::Ping { token: 1 }, "00000002 42 01"),
+        (Frame::Pong { token: u64::MAX }, "0000000b 43 ffffffffffffffffff01"),
+    ]
+}
+
+fn bytes(hex: &str) -> Vec<u8> {
+    let digits: Vec<u8> =
+        hex.chars().filter(|c| !c.is_whitespace()).map(|c| c.to_digit(16).unwrap() as u8).collect();
+    digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect()
+}
+
+#[test]
+fn every_frame_has_the_bytes_of_its_golden_vector_and_comes_back_from_them() {
+    let mut kinds = std::collections::BTreeSet::new();
+    for (frame, hex) in samples() {
+        let mut out = Vec::new();
+        frame.put(&mut out);
+        assert_eq!(out, bytes(hex), "{frame:?}");
+        assert_eq!(frame_len(&out, 64), Ok(Some(out.len() - LEN_LEN)));
+        assert_eq!(Frame::parse(&out[LEN_LEN..]), Ok(frame.clone()));
+        kinds.insert(frame.kind());
+    }
+    assert_eq!(kinds.len(), 20, "a sample of each kind");
+}
+
+#[test]
+fn a_frame_cut_anywhere_is_no_other_frame_unless_it_ends_in_a_payload() {
+    for (frame, _) in samples() {
+        let mut out = Vec::new();
+        let rest_len = match &frame {
+            Frame::Exit { reason, .. } | Frame::Ended { reason, .. } | Frame::Down { reason, .. } => {
+                reason.text().len()
+            }
+            frame => frame.put_head(&mut Vec::new()).len(),
+        };
+        frame.put(&mut out);
+        for cut in 0..out.len() - LEN_LEN - rest_len {
+            assert_eq!(Frame::parse(&out[LEN_LEN..LEN_LEN + cut]), Err(WireError::Truncated), "{frame:?}");
+        }
+    }
+}
+
+#[test]
+fn refuses_bytes_after_the_end_of_a_frame_without_payload() {
+    for frame in [Frame::GoAway, Frame::Ack { number: 1 }, Frame::Link { from: 1, to: 0 }] {
+        let mut out = Vec::new();
+        frame.put(&mut out);
+        out.push(0);
+        assert_eq!(Frame::parse(&out[LEN_LEN..]), Err(WireError::Trailing));
+    }
+}
+
+#[test]
+fn refuses_unknown_kinds_and_codes() {
+    assert_eq!(Frame::parse(&[0x11]), Err(WireError::UnknownKind(0x11)));
+    assert_eq!(Frame::parse(&[0x00]), Err(WireError::UnknownKind(0)));
+    assert_eq!(Frame::parse(&bytes("07 00 08")), Err(WireError::Code(8)));
+    assert_eq!(Frame::parse(&bytes("09 00 0c")), Err(WireError::Code(12)));
+}
+
+#[test]
+fn refuses_texts_too_long_not_utf8_or_out_of_place() {
+    let mut long = bytes("09 00 07");
+    long.extend([b'x'; 257]);
+    assert_eq!(Frame::parse(&long), Err(WireError::Text));
+    assert_eq!(Frame::parse(&bytes("09 00 07 ff")), Err(WireError::Text));
+    assert_eq!(Frame::parse(&bytes("09 00 01 78")), Err(WireError::Text));
+}
+
+#[test]
+fn an_exit_sent_explicitly_has_no_number_taken() {
+    assert_eq!(Frame::parse(&bytes("08 03 00 00 05 02")), Err(WireError::Number));
+    assert_eq!(Frame::parse(&bytes("08 03 00 02 05 02")), Err(WireError::Number));
+}
+
+#[test]
+fn a_length_is_checked_before_anything_is_kept() {
+    assert_eq!(frame_len(&[0, 0, 1], 1024), Ok(None));
+    assert_eq!(frame_len(&[0, 0, 4, 0], 1024), Ok(Some(1024)));
+    assert_eq!(frame_len(&[0, 0, 4, 1], 1024), Err(WireError::TooLong { len: 1025, max: 1024 }));
+    assert_eq!(frame_len(&[0xff; 4], 1024), Err(WireError::TooLong { len: 0xffff_ffff, max: 1024 }));
+    assert_eq!(frame_len(&[0; 4], 1024), Err(WireError::Truncated));
+}
