@@ -286,7 +286,7 @@ impl Attempt {
             LoginError::Handshake(error @ (Handshake::WrongServerProof | Handshake::ServerMisbehaved(_))) => {
                 ConnectError::misbehaved(url, error)
             }
-            LoginError::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            LoginError::Io(error) if is_closed(error) => {
                 ConnectError::unreachable(url, "the server closed the connection in the login")
             }
             LoginError::Io(error) => ConnectError::unreachable(url, error),
@@ -315,6 +315,13 @@ fn encoded<A: Serialize>(codec: Codec, args: &A) -> Result<Vec<u8>, PayloadError
     let mut bytes = Vec::new();
     encode(codec, args, &mut bytes)?;
     Ok(bytes)
+}
+
+/// The other end has closed. What it had not read yet turns its close into a reset.
+fn is_closed(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+
+    matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
 }
 
 /// Why there is no channel, by who has to do something about it. No call was executed.
@@ -390,7 +397,7 @@ impl ConnectError {
                 Some(identity) => identity.into(),
                 None => Self::unreachable(url, format_args!("TLS failed, {tls}")),
             },
-            None if error.kind() == io::ErrorKind::UnexpectedEof => Self::unreachable(
+            None if is_closed(error) => Self::unreachable(
                 url,
                 "the server closed the connection at once; it may be too busy, or have had enough of this address",
             ),

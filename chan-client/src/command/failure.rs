@@ -82,6 +82,7 @@ impl From<ConnectError> for Failure {
     fn from(error: ConnectError) -> Self {
         let (code, advice) = match &error {
             ConnectError::Usage(_) => (Code::Usage, ""),
+            ConnectError::Local(_) => (Code::Local, ""),
             ConnectError::Unreachable { .. } => {
                 (Code::Connect, "; is the host and port right, and the server running? Then try again")
             }

@@ -54,7 +54,11 @@ fn identity() -> CheckedKey {
 }
 
 /// Serves each connection with what `directories` gives for it.
-async fn serve(config: ServerConfig, pin: Pin, directories: impl Fn(usize) -> Directory + Send + 'static) -> Server {
+async fn serve(
+    config: ServerConfig,
+    pin: Pin,
+    directories: impl Fn(usize) -> Directory + Send + 'static,
+) -> Server {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let acceptor = TlsAcceptor::from(Arc::new(config));
@@ -82,7 +86,9 @@ async fn server() -> Server {
 }
 
 /// A server that does with a connection what `serve` says, TLS not among it.
-async fn plain_server<F: Future<Output = ()> + Send>(serve: impl Fn(TcpStream) -> F + Send + 'static) -> Server {
+async fn plain_server<F: Future<Output = ()> + Send>(
+    serve: impl Fn(TcpStream) -> F + Send + Sync + 'static,
+) -> Server {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move {
@@ -139,7 +145,8 @@ async fn each_step_is_told_in_its_order() {
     let on_step = |step| steps.lock().unwrap().push(step);
     connect(server.url()).password(&password(PASSWORD)).on_step(on_step).ping().await.unwrap();
     let steps = steps.into_inner().unwrap();
-    let [Step::Found(found), Step::Connected(peer), encrypted, Step::LoggedIn { mechanism, .. }] = &steps[..] else {
+    let [Step::Found(found), Step::Connected(peer), encrypted, Step::LoggedIn { mechanism, .. }] = &steps[..]
+    else {
         panic!("{steps:?}");
     };
     assert!(found.contains(peer));
@@ -229,7 +236,8 @@ async fn a_server_of_another_protocol_gets_no_login() {
     let pin = identity.pin().unwrap();
     let config = server_config(Arc::new(ReloadableKey::new(identity))).unwrap();
     for (protocols, expected) in [(vec![], "lib-chan/1"), (vec![b"h2".to_vec()], "TLS failed")] {
-        let config = ServerConfig { alpn_protocols: protocols, ..(*config).clone() };
+        let mut config = (*config).clone();
+        config.alpn_protocols = protocols;
         let server = serve(config, pin, |_| directory(PASSWORD, 1)).await;
         unreachable_because(connect(server.url()).key(&key()).ping().await, expected);
     }
