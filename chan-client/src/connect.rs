@@ -9,10 +9,11 @@ use lib_chan::auth::Mechanism;
 use lib_chan::handshake::client::ClientHandshakeError;
 use lib_chan::handshake::{Authenticated, SessionParameters};
 use lib_chan::login::{ClientLogin, Credential, LoginError};
+use lib_chan::middleman::{OpenError, open};
 use lib_chan::payload::{Codec, PayloadError, encode};
 use lib_chan::secret::{Password, PrivateKey};
 use lib_chan::tls::{Pin, client_config, exporter, spki_sha256};
-use lib_chan::{ExitReason, Limits};
+use lib_chan::{Channel, ExitReason, Limits};
 use serde::Serialize;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -54,7 +55,7 @@ pub struct Connect<'c> {
     url: Result<ChanUrl, UrlError>,
     credential: Option<Credential<'c>>,
     codec: Codec,
-    args: Box<dyn FnOnce(Codec) -> Result<Vec<u8>, PayloadError> + Send + 'c>,
+    args: Box<dyn Fn(Codec) -> Result<Vec<u8>, PayloadError> + Send + Sync + 'c>,
     linked: bool,
     limits: Limits,
     timeout: Option<Duration>,
@@ -127,6 +128,30 @@ impl<'c> Connect<'c> {
     pub fn on_step(mut self, on_step: impl Fn(Step) + Send + Sync + 'c) -> Self {
         self.on_step = Box::new(on_step);
         self
+    }
+
+    /// Connects, lets the server prove who it is, logs in, and starts the service.
+    ///
+    /// The channel belongs to the process that opens it, or to nobody if no process does. A dropped future ends what
+    /// had begun; a service that had been started learns that its client is gone.
+    ///
+    /// # Errors
+    ///
+    /// There is no channel; the error is sorted by who has to do something about it.
+    pub async fn open<In, Out>(self) -> Result<Channel<In, Out>, ConnectError> {
+        let args = (self.args)(self.codec).map_err(UsageError::Args)?;
+        within(self.timeout, async {
+            let (stream, authenticated, _) = self.login().await?;
+            let opened = open(stream, &authenticated, &self.limits, self.codec, &args, self.linked).await;
+            opened.map_err(|error| match error {
+                OpenError::Refused(text) => ConnectError::RefusedByName(text),
+                OpenError::Args(error) => UsageError::Args(error).into(),
+                OpenError::Ended(ExitReason::NoConnection) => ConnectError::Lost,
+                OpenError::Ended(reason) => ConnectError::Ended(reason),
+                error => ConnectError::local(error),
+            })
+        })
+        .await
     }
 
     /// Connects, lets the server prove who it is, logs in, and goes: what a service needs to be reachable, without

@@ -44,12 +44,10 @@ pub(super) enum Command {
         #[command(flatten)]
         start: Start,
     },
-    /// Log in and measure the time that takes
+    /// Log in, without starting the service, and print how long that took
     Ping {
         #[command(flatten)]
         access: Access,
-        #[command(flatten)]
-        start: Start,
     },
     /// Print the messages that the service sends, one JSON line each, until it ends
     Receive {

@@ -43,11 +43,27 @@ impl Failure {
         Self::new(Code::Usage, line)
     }
 
+    pub(super) fn local(line: impl fmt::Display) -> Self {
+        Self::new(Code::Local, line)
+    }
+
     /// A channel over which nothing is being waited for has ended.
     pub(super) fn ended(reason: &ExitReason) -> Self {
         match reason {
             ExitReason::NoConnection => Self::new(Code::Lost, "the connection was lost; connect again"),
             reason => Self::new(Code::Ended, format_args!("the service ended: {}", meaning(reason))),
+        }
+    }
+
+    /// A cast that never left this machine.
+    pub(super) fn not_sent(reason: &ExitReason) -> Self {
+        match reason {
+            // What the codec says of a message that it cannot carry.
+            ExitReason::Failed(text) => Self::usage(format_args!("not sent: {text} (not executed)")),
+            reason => {
+                let Self { code, line } = Self::ended(reason);
+                Self { code, line: format!("{line} (not executed: it can be sent again)") }
+            }
         }
     }
 
@@ -74,7 +90,7 @@ impl std::error::Error for Failure {}
 
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
-        Self::new(Code::Local, error)
+        Self::local(error)
     }
 }
 
@@ -123,9 +139,10 @@ impl From<CallError> for Failure {
             CallFailure::NoAnswer => {
                 Self::new(code, format_args!("the service gave no answer; ask its operator ({advice})"))
             }
-            CallFailure::Codec(_) | CallFailure::TooLong { .. } if executed == Executed::Yes => {
-                Self::new(code, format_args!("the answer cannot be shown, {reason}; ask the operator ({advice})"))
-            }
+            CallFailure::Codec(_) | CallFailure::TooLong { .. } if executed == Executed::Yes => Self::new(
+                code,
+                format_args!("the answer cannot be shown, {reason}; ask the operator ({advice})"),
+            ),
             CallFailure::Refused(_) | CallFailure::Codec(_) | CallFailure::TooLong { .. } => {
                 Self::new(code, format_args!("{reason}; correct the message ({executed})"))
             }

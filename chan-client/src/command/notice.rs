@@ -1,5 +1,6 @@
 //! What is said on standard error while a command runs.
 
+use std::fmt;
 use std::io::{IsTerminal, stderr};
 use std::pin::pin;
 use std::sync::{Mutex, PoisonError};
@@ -33,6 +34,11 @@ impl Notice {
         if self.verbose {
             eprintln!("chan-client: {}", crate::json::one_line(&what()));
         }
+    }
+
+    /// Something went wrong, and the command goes on.
+    pub(super) fn complain(&self, what: impl fmt::Display) {
+        eprintln!("chan-client: {}", crate::json::one_line(&what.to_string()));
     }
 
     /// Runs `work`; on a terminal, tells what is being waited for after a second, each thing once.
