@@ -1,1 +1,47 @@
-//! To come.
+//! Processes as Erlang has them: mailboxes, links, monitors, exit reasons.
+//!
+//! A process is a future with a mailbox and a [`Pid`]. [`spawn`] makes one, [`enter`] makes one of the task that calls
+//! it. It ends with `Ok(())`, with `Err(reason)`, by a panic, or by an exit signal from another; whoever is linked to
+//! it or monitors it is told, once, with the reason, after its future was dropped.
+//!
+//! What holds, in few words:
+//!
+//! * From one process to another, messages and signals arrive in the order sent.
+//! * An exit signal acts at the next await: a future cannot be stopped between two. Destructors run, other code after
+//!   that await does not. A process that never awaits keeps its local links and monitors waiting until it does;
+//!   whatever it owns, its sessions above all, ends at once. [`ending_processes`] counts them.
+//! * Nobody sees a process alive whose end is decided.
+//! * The sender of a signal is the process in whose poll the call is made. A call made in any other task has a sender
+//!   that was never alive.
+//! * Mailboxes are bounded for messages: [`Address::send`] waits, [`Address::try_send`] refuses. Signals are never
+//!   refused and never wait.
+//!
+//! Each process has one lock, and no two are ever held together. There is no table of all processes.
+
+mod address;
+mod cell;
+mod current;
+mod mailbox;
+mod names;
+mod pid;
+#[expect(clippy::module_inception, reason = "the file of the type Process")]
+mod process;
+mod reply;
+mod run;
+#[cfg(test)]
+mod tests;
+
+pub use address::Address;
+pub use cell::ending_processes;
+pub use names::{NameError, Names};
+pub use pid::Pid;
+pub use process::{Event, Process};
+pub use reply::{Call, Incoming, Message, Reply, Untyped};
+pub use run::{SpawnOptions, enter, spawn, spawn_with};
+
+pub use crate::links::MonitorRef;
+
+pub(crate) use cell::Owned;
+pub(crate) use current::{current, current_id, poll_proceed, settle};
+pub(crate) use mailbox::{Fed, Feed};
+pub(crate) use pid::{Signal, Target, next_id, next_monitor};

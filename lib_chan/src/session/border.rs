@@ -134,8 +134,21 @@ impl<P: Clone + Ord> Border<P> {
                 deliveries.push(Delivery::Link { from: far, to });
             }
         }
+        let link_of = |linked, process: &Option<P>| process.clone().filter(|_| linked);
+        if self.owner != owner || self.linked != linked {
+            if let Some(to) = link_of(self.linked, &self.owner) {
+                deliveries.push(Delivery::Unlink { from: OWNER, to, unlink: 0 });
+            }
+            if let Some(to) = link_of(linked, &owner) {
+                deliveries.push(Delivery::Link { from: OWNER, to });
+            }
+        }
         self.owner = owner;
         self.linked = linked;
+    }
+
+    pub(super) const fn is_linked(&self) -> bool {
+        self.linked
     }
 
     pub(super) const fn owner(&self) -> Option<&P> {

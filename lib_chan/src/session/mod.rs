@@ -42,7 +42,7 @@ use crate::{
     CallError, CallFailure, Executed, ExitReason, Limits,
     handshake::{Authenticated, SessionParameters, Side},
     payload::Codec,
-    wire::{Frame, RefuseCode, Terms, WireError},
+    wire::{Frame, RefuseCode, Terms},
 };
 
 /// A table by an id that this end made or that must grow by one each time: no peer can choose what collides.
@@ -93,14 +93,48 @@ pub enum InboundKind {
 #[derive(Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the fields are those of the signals of the same names")]
 pub enum Delivery<P> {
-    Link { from: u64, to: P },
-    Unlink { from: u64, to: P, unlink: u64 },
-    UnlinkAck { from: u64, to: P, unlink: u64 },
-    Exit { from: u64, to: P, reason: ExitReason, link: bool },
-    Monitor { monitor: u64, to: P },
-    Demonitor { monitor: u64, to: P },
-    Down { monitor: u64, from: u64, to: P, reason: ExitReason },
-    Message { to: P, message: Inbound },
+    Link {
+        from: u64,
+        to: P,
+    },
+    Unlink {
+        from: u64,
+        to: P,
+        unlink: u64,
+    },
+    UnlinkAck {
+        from: u64,
+        to: P,
+        unlink: u64,
+    },
+    Exit {
+        from: u64,
+        to: P,
+        reason: ExitReason,
+        link: bool,
+    },
+    Monitor {
+        monitor: u64,
+        to: P,
+    },
+    Demonitor {
+        monitor: u64,
+        to: P,
+    },
+    Down {
+        monitor: u64,
+        from: u64,
+        to: P,
+        reason: ExitReason,
+    },
+    Message {
+        to: P,
+        message: Inbound,
+    },
+    /// A message for the owner, where these are [handed over](Session::hand_over).
+    Inbound(Inbound),
+    /// The session's end for such an owner: nothing comes after it.
+    Over(ExitReason),
 }
 
 /// What the client's `Start` asks for.
@@ -169,7 +203,10 @@ enum Ticket {
 /// What becomes of messages that come in for the owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Receiver {
+    /// They wait in the inbox.
     Reads,
+    /// They are handed over, in one order with the signals.
+    HandedOver,
     /// Given up: casts are discarded, calls refused.
     Gone,
 }
@@ -212,7 +249,8 @@ pub struct Session<H: Host> {
 
     last_heard: Instant,
     pinged: bool,
-    close_deadline: Option<Instant>,
+    /// When the client must have said what it wants, or the far end must have answered an end.
+    deadline: Option<Instant>,
     /// This end sent its `Ended`.
     let_go: bool,
     /// Why the session ended for this end's processes, once it has.
@@ -262,7 +300,7 @@ impl<H: Host> Session<H> {
             flushing: Vec::new(),
             last_heard: now,
             pinged: false,
-            close_deadline: None,
+            deadline: (side == Side::Server).then(|| now + limits.login_timeout),
             let_go: false,
             over: None,
             heard_all: false,
@@ -318,7 +356,12 @@ impl<H: Host> Session<H> {
         }
     }
 
-    /// Whether the session is open: true once, for the client, when `Started` has come.
+    /// Whether it is open.
+    pub fn is_open(&self) -> bool {
+        self.phase == Phase::Open
+    }
+
+    /// How the opening went, once that is known.
     ///
     /// # Errors
     /// The refusal, or the end of the session.
@@ -343,7 +386,7 @@ impl<H: Host> Session<H> {
         self.let_go = true;
         if self.over.is_none() {
             self.outgoing.put(&Frame::Ended { taken, reason });
-            self.close_deadline = deadline;
+            self.deadline = deadline;
             self.fail_waiting(&ExitReason::Normal);
             if self.phase != Phase::Open {
                 self.finish(ExitReason::Normal, None);
@@ -351,8 +394,9 @@ impl<H: Host> Session<H> {
         }
     }
 
-    /// Ends the session for the peer's fault, and tells it.
-    fn break_off(&mut self, reason: ExitReason) {
+    /// Ends the session for both ends at once, with the same reason: for the peer's fault, or because a right was
+    /// withdrawn.
+    pub fn break_off(&mut self, reason: ExitReason) {
         if self.over.is_some() {
             return;
         }
@@ -384,9 +428,12 @@ impl<H: Host> Session<H> {
         self.asking.end(&reason, executed, &mut self.woken);
         self.owing.end(&mut self.woken);
         self.border.end(&reason, &mut self.deliveries);
+        if self.receiver == Receiver::HandedOver {
+            self.deliveries.push(Delivery::Over(reason.clone()));
+        }
         self.woken.extend(self.flushing.drain(..).map(|(_, waiter)| waiter));
         self.partial = Vec::new();
-        self.close_deadline = None;
+        self.deadline = None;
         self.over = Some(reason);
     }
 
@@ -485,7 +532,7 @@ impl<H: Host> Session<H> {
             self.outgoing.stall_deadline(self.limits.stall_timeout),
             self.asking.next_deadline(),
             self.owing.next_deadline(),
-            self.close_deadline,
+            self.deadline,
         ]
         .into_iter()
         .flatten()
@@ -504,7 +551,7 @@ impl<H: Host> Session<H> {
         let h = self.parameters.heartbeat_interval();
         let dead = now >= self.last_heard + 3 * h
             || self.outgoing.is_stalled(now, self.limits.stall_timeout, self.limits.min_accepted)
-            || self.close_deadline.is_some_and(|deadline| now >= deadline);
+            || self.deadline.is_some_and(|deadline| now >= deadline);
         if dead {
             return self.handle_loss();
         }
@@ -520,6 +567,11 @@ impl<H: Host> Session<H> {
     /// What must be told to processes, in order.
     pub fn take_deliveries(&mut self) -> Vec<Delivery<H::Process>> {
         std::mem::take(&mut self.deliveries)
+    }
+
+    /// Whether something must be told to processes.
+    pub fn has_deliveries(&self) -> bool {
+        !self.deliveries.is_empty()
     }
 
     /// Who has something to see.

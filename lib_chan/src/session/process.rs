@@ -11,6 +11,11 @@ impl<H: Host> Session<H> {
         }
     }
 
+    /// Whether the owner is linked to the far owner by the session's end itself.
+    pub const fn is_linked(&self) -> bool {
+        self.border.is_linked()
+    }
+
     /// The process that holds id 0, if it is one.
     pub const fn owner(&self) -> Option<&H::Process> {
         self.border.owner()

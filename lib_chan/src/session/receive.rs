@@ -72,6 +72,14 @@ impl<H: Host> Session<H> {
         }
     }
 
+    /// From now on what comes for the owner is a delivery, in one order with the signals; what waits comes first.
+    /// `first` are messages taken from the inbox that nobody has looked at.
+    pub fn hand_over(&mut self, first: impl Iterator<Item = Inbound>) {
+        self.receiver = Receiver::HandedOver;
+        self.deliveries.extend(first.chain(self.inbox.drain(..)).map(Delivery::Inbound));
+        self.deliveries.extend(self.over.clone().map(Delivery::Over));
+    }
+
     /// Nobody reads any more: what came and what comes is discarded, calls are refused.
     pub fn give_up_receiving(&mut self) {
         self.receiver = Receiver::Gone;
@@ -143,7 +151,7 @@ impl<H: Host> Session<H> {
 
     /// Handles a run of whole frames. Messages share the memory of the run when they are most of it.
     fn handle_frames(&mut self, now: Instant, run: &Bytes) -> Result<(), Fault> {
-        let before = self.inbox.len();
+        let (before, delivered) = (self.inbox.len(), self.deliveries.len());
         let mut start = 0;
         let mut kept = 0;
         while let Some(rest) = run.get(start..)
@@ -164,6 +172,11 @@ impl<H: Host> Session<H> {
         if kept * 2 < run.len() {
             for message in self.inbox.iter_mut().skip(before) {
                 message.payload = Bytes::copy_from_slice(&message.payload);
+            }
+            for delivery in self.deliveries.iter_mut().skip(delivered) {
+                if let Delivery::Inbound(message) = delivery {
+                    message.payload = Bytes::copy_from_slice(&message.payload);
+                }
             }
         }
         Ok(())
@@ -294,6 +307,7 @@ impl<H: Host> Session<H> {
         self.max_far_frame_len = max_frame_len;
         self.balance = Balance::new(window_len);
         self.far_terms = terms;
+        self.deadline = None;
         self.phase = Phase::ExpectAnswer;
         match Codec::from_code(codec) {
             Some(codec) => self.request = Some(Request { codec, args }),
@@ -316,12 +330,19 @@ impl<H: Host> Session<H> {
         if !self.grant.receive(message.cost()) {
             return Err(Fault::Overload);
         }
-        if self.receiver == Receiver::Gone || self.let_go {
+        if self.let_go {
             self.discard(&message);
             return Ok(0);
         }
         let len = message.payload.len();
-        self.inbox.push_back(message);
+        match self.receiver {
+            Receiver::Reads => self.inbox.push_back(message),
+            Receiver::HandedOver => self.deliveries.push(Delivery::Inbound(message)),
+            Receiver::Gone => {
+                self.discard(&message);
+                return Ok(0);
+            }
+        }
         Ok(len)
     }
 

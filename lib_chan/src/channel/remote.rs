@@ -1,0 +1,255 @@
+//! The sending half of a session.
+
+use std::{
+    fmt,
+    future::poll_fn,
+    marker::PhantomData,
+    sync::Arc,
+    task::{Poll, ready},
+    time::Duration,
+};
+
+use serde::Serialize;
+
+use crate::{
+    Call, CallError, CallFailure, Executed, ExitReason, Pid, SendError,
+    middleman::{NotSent, Shared, keep, now},
+    payload::{self, PayloadError},
+    process::{poll_proceed, settle},
+    session::Unsendable,
+};
+
+/// The sending half of a session. Cheap to clone; usable in any task, process or not.
+pub struct Remote<Out> {
+    handle: Arc<Handle>,
+    types: PhantomData<fn(Out)>,
+}
+
+/// What all remotes of a session and its channel share; dropped with the last of them.
+pub(super) struct Handle {
+    shared: Arc<Shared>,
+}
+
+impl Handle {
+    pub(super) fn new(shared: &Arc<Shared>) -> Arc<Self> {
+        Arc::new(Self { shared: Arc::clone(shared) })
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        let shared = Arc::clone(&self.shared);
+        settle(move |reason| shared.last_remote_gone(reason.cloned().unwrap_or(ExitReason::Normal)));
+    }
+}
+
+impl<Out> Remote<Out> {
+    pub(super) fn new(handle: Arc<Handle>) -> Self {
+        Self { handle, types: PhantomData }
+    }
+
+    fn shared(&self) -> &Arc<Shared> {
+        &self.handle.shared
+    }
+
+    /// The pid of whoever owns the far end: to link to, monitor, and send exit signals.
+    pub fn pid(&self) -> Pid {
+        self.shared().remote().clone()
+    }
+
+    /// Waits for the end of the session: the far owner's reason, or `NoConnection`. Ready at once afterwards.
+    pub fn ended(&self) -> impl Future<Output = ExitReason> + Send + use<Out> {
+        let shared = Arc::clone(self.shared());
+        poll_fn(move |cx| {
+            let coop = ready!(poll_proceed(cx));
+            let reason = ready!(shared.poll_over(cx));
+            coop.made_progress();
+            Poll::Ready(reason)
+        })
+    }
+
+    /// Waits until the far end has received all that was sent before. Received is not yet taken by its process.
+    ///
+    /// # Errors
+    /// The reason of the session's end, if that came first.
+    pub async fn flush(&self) -> Result<(), ExitReason> {
+        let shared = self.shared();
+        let number = shared.session(|session| session.flush());
+        poll_fn(|cx| {
+            let coop = ready!(poll_proceed(cx));
+            match shared.session(|session| session.poll_flushed(number, || cx.waker().clone())) {
+                Some(result) => {
+                    coop.made_progress();
+                    Poll::Ready(result)
+                }
+                None => Poll::Pending,
+            }
+        })
+        .await
+    }
+}
+
+impl<Out: Serialize> Remote<Out> {
+    /// Sends a message that wants no answer. Waits for credit, first come first served. Ready means that it is on its
+    /// way, in order, not that it arrived: see [`flush`](Self::flush).
+    ///
+    /// A message whose future is dropped while it waits is not sent.
+    ///
+    /// # Errors
+    /// The reason of the session's end; `Failed` when the message does not encode or is too long.
+    pub async fn cast(&self, message: impl Into<Out>) -> Result<(), SendError<()>> {
+        let shared = self.shared();
+        let ticket = shared
+            .send(&message.into(), |session, payload| session.cast(now(), payload))
+            .map_err(not_sent)?;
+        let Some(ticket) = ticket else { return cooperate().await };
+        Casting { shared, ticket: Some(ticket) }
+            .sent()
+            .await
+            .map_err(|error| not_sent(NotSent::Session(error)))
+    }
+
+    /// Sends a message that wants no answer, if it need not wait: what a broadcast uses.
+    ///
+    /// # Errors
+    /// As [`cast`](Self::cast); `Overload` when it would have to wait.
+    pub fn try_cast(&self, message: impl Into<Out>) -> Result<(), SendError<()>> {
+        self.shared().send(&message.into(), |session, payload| session.try_cast(payload)).map_err(not_sent)
+    }
+
+    /// Calls, with the deadline of [`Limits::call_timeout`](crate::Limits::call_timeout).
+    ///
+    /// # Errors
+    /// See [`call_within`](Self::call_within).
+    pub async fn call<Q: Call + Into<Out>>(&self, request: Q) -> Result<Q::Reply, CallError> {
+        self.call_within(self.shared().limits().call_timeout, request).await
+    }
+
+    /// Calls: sends a request and waits for its answer, at most `within`, waiting for credit included.
+    ///
+    /// Dropping the future gives the call up: the far end sees it as cancelled, and a late answer is discarded.
+    ///
+    /// # Errors
+    /// [`CallError`] says what went wrong, and whether the far end executed the call. Nothing is tried again.
+    pub async fn call_within<Q: Call + Into<Out>>(
+        &self,
+        within: Duration,
+        request: Q,
+    ) -> Result<Q::Reply, CallError> {
+        let shared = self.shared();
+        let request: Out = request.into();
+        let call = shared
+            .send(&request, |session, payload| {
+                let now = now();
+                session.call(now, now + within, payload)
+            })
+            .map_err(not_called)?;
+        drop(request);
+        let answer = Calling { shared, call: Some(call) }.answer().await?;
+        payload::decode(shared.codec(), &answer)
+            .map_err(|error| CallError::new(Executed::Yes, CallFailure::Codec(error.to_string().into())))
+    }
+}
+
+/// Lets other tasks run now and then, and a kill land, where nothing has to be waited for.
+async fn cooperate() -> Result<(), SendError<()>> {
+    poll_fn(|cx| {
+        ready!(poll_proceed(cx)).made_progress();
+        Poll::Ready(Ok(()))
+    })
+    .await
+}
+
+/// A cast in the queue. Dropped, it is taken back.
+struct Casting<'a> {
+    shared: &'a Arc<Shared>,
+    /// Nothing once its fate is known.
+    ticket: Option<u64>,
+}
+
+impl Casting<'_> {
+    async fn sent(mut self) -> Result<(), Unsendable> {
+        poll_fn(|cx| {
+            let coop = ready!(poll_proceed(cx));
+            let Some(ticket) = self.ticket else { return Poll::Ready(Ok(())) };
+            match self.shared.session(|session| session.poll_cast(ticket, keep(cx))) {
+                Some(result) => {
+                    self.ticket = None;
+                    coop.made_progress();
+                    Poll::Ready(result)
+                }
+                None => Poll::Pending,
+            }
+        })
+        .await
+    }
+}
+
+impl Drop for Casting<'_> {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.ticket {
+            self.shared.session(|session| session.withdraw_cast(now(), ticket));
+        }
+    }
+}
+
+/// A call under way. Dropped, it is given up.
+struct Calling<'a> {
+    shared: &'a Arc<Shared>,
+    /// Nothing once the outcome is known.
+    call: Option<u64>,
+}
+
+impl Calling<'_> {
+    async fn answer(mut self) -> Result<bytes::Bytes, CallError> {
+        poll_fn(|cx| {
+            let coop = ready!(poll_proceed(cx));
+            let Some(call) = self.call else { return Poll::Pending };
+            match self.shared.session(|session| session.poll_call(call, keep(cx))) {
+                Some(outcome) => {
+                    self.call = None;
+                    coop.made_progress();
+                    Poll::Ready(outcome)
+                }
+                None => Poll::Pending,
+            }
+        })
+        .await
+    }
+}
+
+impl Drop for Calling<'_> {
+    fn drop(&mut self) {
+        if let Some(call) = self.call {
+            self.shared.session(|session| session.cancel_call(now(), call));
+        }
+    }
+}
+
+fn not_sent(error: NotSent) -> SendError<()> {
+    SendError { message: (), reason: error.into() }
+}
+
+fn not_called(error: NotSent) -> CallError {
+    let reason = match error {
+        NotSent::Payload(PayloadError::TooLong { max }) | NotSent::Session(Unsendable::TooLong { max }) => {
+            CallFailure::TooLong { max }
+        }
+        NotSent::Payload(error) => CallFailure::Codec(error.to_string().into()),
+        NotSent::Session(Unsendable::Ended(reason)) => CallFailure::Exit(reason),
+        NotSent::Session(Unsendable::WouldWait) => CallFailure::Overload,
+    };
+    CallError::new(Executed::No, reason)
+}
+
+impl<Out> Clone for Remote<Out> {
+    fn clone(&self) -> Self {
+        Self::new(Arc::clone(&self.handle))
+    }
+}
+
+impl<Out> fmt::Debug for Remote<Out> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Remote").field("session", self.shared()).finish_non_exhaustive()
+    }
+}

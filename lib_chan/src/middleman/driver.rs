@@ -1,0 +1,262 @@
+//! The loop: bytes to the session, bytes from the session, one timer.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Instant,
+};
+
+use tokio::{
+    io::{AsyncBufRead, AsyncBufReadExt, AsyncWrite},
+    time::{Sleep, sleep_until, timeout_at},
+};
+
+use super::{
+    now,
+    shared::{Shared, Tokio},
+};
+use crate::{
+    ExitReason,
+    session::{Batch, Request, Session},
+};
+
+/// How often the driver goes round before it lets other tasks run.
+const MAX_ROUNDS: usize = 32;
+
+/// Drives one session over one stream until it is over and its last words are said.
+///
+/// It polls both directions and waits for neither inside the other: a peer that does not read is still read from.
+pub(super) struct Driver<S> {
+    stream: S,
+    shared: Arc<Shared>,
+    batch: Batch,
+    /// Bytes were written that the stream has not flushed.
+    unflushed: bool,
+    writing: Writing,
+    timer: Pin<Box<Sleep>>,
+    armed: Option<Instant>,
+    /// When the last words must have been said.
+    last_call: Option<Instant>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Writing {
+    Open,
+    /// All has been written; the sending side is being shut down.
+    Closing,
+    /// Nothing is written any more: shut down, or broken.
+    Done,
+}
+
+/// Reads the client's first frame, so that the codec is known before anything else is built.
+pub(super) async fn read_start<S>(stream: &mut S, session: &mut Session<Tokio>) -> Option<Request>
+where
+    S: AsyncBufRead + AsyncWrite + Unpin,
+{
+    while session.over().is_none() {
+        let deadline = session.poll_timeout().unwrap_or_else(now);
+        match timeout_at(deadline.into(), stream.fill_buf()).await {
+            Err(_) => {
+                session.handle_timeout(now());
+                continue;
+            }
+            Ok(Ok(bytes)) if !bytes.is_empty() => {
+                let len = bytes.len();
+                session.handle_bytes(now(), bytes);
+                stream.consume(len);
+            }
+            Ok(_) => session.handle_end_of_file(),
+        }
+        if let Some(request) = session.take_request() {
+            return Some(request);
+        }
+    }
+    None
+}
+
+impl<S: AsyncBufRead + AsyncWrite + Unpin> Driver<S> {
+    pub(super) fn new(stream: S, shared: Arc<Shared>) -> Self {
+        Self {
+            stream,
+            shared,
+            batch: Batch::default(),
+            unflushed: false,
+            writing: Writing::Open,
+            timer: Box::pin(sleep_until(tokio::time::Instant::now())),
+            armed: None,
+            last_call: None,
+        }
+    }
+
+    /// One round of everything: whether it is worth another.
+    fn poll_round(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        let wrote = self.poll_write(cx);
+        let read = self.poll_read(cx);
+        let deliveries = self.shared.take_deliveries();
+        let delivered = !deliveries.is_empty();
+        self.shared.deliver(deliveries);
+        if self.is_done() {
+            return Poll::Ready(false);
+        }
+        let timed = self.poll_timer(cx);
+        if wrote || read || delivered || timed { Poll::Ready(true) } else { Poll::Pending }
+    }
+
+    /// Writes as much as the stream takes.
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut progress = false;
+        let mut accepted = 0;
+        while self.writing == Writing::Open {
+            if self.batch.chunk().is_empty() {
+                let now = now();
+                let accepted = std::mem::take(&mut accepted);
+                let all = self.shared.with(|inner| {
+                    inner.session.handle_accepted(now, accepted);
+                    inner.session.transmit(now, &mut self.batch);
+                    inner.session.has_let_go()
+                });
+                if self.batch.chunk().is_empty() {
+                    if all {
+                        self.writing = Writing::Closing;
+                    }
+                    break;
+                }
+            }
+            match Pin::new(&mut self.stream).poll_write(cx, self.batch.chunk()) {
+                Poll::Ready(Ok(len)) if len > 0 => {
+                    self.batch.advance(len);
+                    accepted += len;
+                    self.unflushed = true;
+                    progress = true;
+                }
+                // A write error stops writing only: why the peer went may still be in the receive buffer.
+                Poll::Ready(_) => self.stop_writing(),
+                Poll::Pending => break,
+            }
+        }
+        if accepted > 0 {
+            self.shared.session(|session| session.handle_accepted(now(), accepted));
+        }
+        self.poll_flush(cx);
+        progress
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) {
+        if self.unflushed && self.writing != Writing::Done && self.batch.chunk().is_empty() {
+            match Pin::new(&mut self.stream).poll_flush(cx) {
+                Poll::Ready(Ok(())) => self.unflushed = false,
+                Poll::Ready(Err(_)) => self.stop_writing(),
+                Poll::Pending => {}
+            }
+        }
+        if self.writing == Writing::Closing && !self.unflushed {
+            // A shutdown that fails has nobody left to tell.
+            if Pin::new(&mut self.stream).poll_shutdown(cx).is_ready() {
+                self.writing = Writing::Done;
+            }
+        }
+    }
+
+    fn stop_writing(&mut self) {
+        self.writing = Writing::Done;
+        self.batch = Batch::default();
+        self.set_last_call();
+    }
+
+    /// Reads what has come: one piece of it.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> bool {
+        let bytes = match Pin::new(&mut self.stream).poll_fill_buf(cx) {
+            Poll::Pending => return false,
+            Poll::Ready(Ok(bytes)) if !bytes.is_empty() => bytes,
+            Poll::Ready(_) => {
+                self.lose();
+                return false;
+            }
+        };
+        let len = bytes.len();
+        self.shared.session(|session| {
+            if !session.has_heard_all() {
+                session.handle_bytes(now(), bytes);
+            }
+        });
+        Pin::new(&mut self.stream).consume(len);
+        true
+    }
+
+    /// Nothing more will come, and nothing more is worth sending.
+    fn lose(&mut self) {
+        self.shared.session(Session::handle_end_of_file);
+        self.last_call = Some(now());
+    }
+
+    fn poll_timer(&mut self, cx: &mut Context<'_>) -> bool {
+        // What was appended since the writing stopped for want of it has woken nobody.
+        let hungry = self.writing == Writing::Open && self.batch.chunk().is_empty();
+        let Some(wanted) = self.shared.sleep(cx, hungry) else { return true };
+        if wanted.is_none() {
+            self.set_last_call();
+        }
+        let wanted = [wanted, self.last_call].into_iter().flatten().min();
+        if self.armed != wanted {
+            self.armed = wanted;
+            if let Some(at) = wanted {
+                self.timer.as_mut().reset(at.into());
+            }
+        }
+        if self.armed.is_none() || self.timer.as_mut().poll(cx).is_pending() {
+            return false;
+        }
+        self.armed = None;
+        let now = now();
+        self.shared.session(|session| session.handle_timeout(now));
+        true
+    }
+
+    fn set_last_call(&mut self) {
+        let timeout = self.shared.limits().last_words_timeout;
+        self.last_call.get_or_insert_with(|| now() + timeout);
+    }
+
+    /// Whether there is nobody left to talk to.
+    fn is_done(&self) -> bool {
+        self.last_call.is_some_and(|at| at <= now())
+    }
+}
+
+impl<S: AsyncBufRead + AsyncWrite + Unpin> Future for Driver<S> {
+    type Output = ExitReason;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<ExitReason> {
+        self.shared.rise();
+        for _ in 0..MAX_ROUNDS {
+            let again = ready!(self.poll_round(cx));
+            if !again {
+                return Poll::Ready(self.shared.session(|session| {
+                    session.handle_loss();
+                    session.over().cloned().unwrap_or(ExitReason::NoConnection)
+                }));
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+impl<S> Drop for Driver<S> {
+    /// However the driver ends, the session has its end, and all that is due is delivered.
+    fn drop(&mut self) {
+        self.shared.session(Session::handle_loss);
+        loop {
+            let deliveries = self.shared.with(|inner| {
+                let deliveries = inner.session.take_deliveries();
+                inner.driver_gone = deliveries.is_empty();
+                deliveries
+            });
+            if deliveries.is_empty() {
+                break;
+            }
+            self.shared.deliver(deliveries);
+        }
+    }
+}

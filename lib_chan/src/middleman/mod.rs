@@ -1,0 +1,204 @@
+//! The task that drives a session: socket frames become messages of processes, and the other way round.
+//!
+//! [`open`] is the client's side of it, [`serve`] the server's. Both take a stream on which the login is done.
+
+mod driver;
+mod far;
+mod shared;
+
+use std::{future::poll_fn, sync::Arc, task::Poll};
+
+use serde::de::DeserializeOwned;
+use tokio::io::{AsyncBufRead, AsyncWrite};
+
+pub(crate) use self::shared::{NotSent, Outlet, Shared, keep, now, with_scratch};
+use self::{driver::Driver, shared::Opened};
+use crate::{
+    Channel, ExitReason, Limits,
+    handshake::Authenticated,
+    payload::{self, Codec, PayloadError},
+    process::current,
+    session::{NotOpened, Request, Session, Unsendable},
+    wire::RefuseCode,
+};
+
+/// Why a session did not open.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The server refused by name, after the login: the codec, the arguments, or no room. Nothing was started.
+    #[error("the server refused: {0}")]
+    Refused(Box<str>),
+    /// The session ended before there was an answer.
+    #[error("the session ended before it was open: {0}")]
+    Ended(ExitReason),
+    /// The arguments do not fit a frame.
+    #[error("the arguments: {0}")]
+    Args(#[from] PayloadError),
+}
+
+/// Opens a session as the client: asks for the service with these arguments, and gives the channel to it.
+///
+/// A process that calls this owns the channel; with `linked` it is linked to the service as well. Spawns the middleman
+/// on the current runtime. Dropping the future ends the session.
+///
+/// # Errors
+/// When the server refuses by name or the session ends first.
+pub async fn open<In, Out, S>(
+    stream: S,
+    authenticated: &Authenticated,
+    limits: &Limits,
+    codec: Codec,
+    args: &[u8],
+    linked: bool,
+) -> Result<Channel<In, Out>, OpenError>
+where
+    S: AsyncBufRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let mut session = Session::new(authenticated, limits, now());
+    session.start(codec, args).map_err(|error| match error {
+        Unsendable::TooLong { max } => OpenError::Args(PayloadError::TooLong { max }),
+        Unsendable::Ended(reason) => OpenError::Ended(reason),
+        Unsendable::WouldWait => OpenError::Ended(ExitReason::Overload),
+    })?;
+    let shared = Shared::new(Opened { session, codec, limits: limits.clone() }, authenticated);
+    let channel = Channel::new(Arc::clone(&shared));
+    tokio::spawn(Driver::new(stream, Arc::clone(&shared)));
+    poll_fn(|cx| {
+        shared.with(|inner| match inner.session.poll_open() {
+            Some(result) => Poll::Ready(result),
+            None => {
+                inner.watch(cx);
+                Poll::Pending
+            }
+        })
+    })
+    .await
+    .map_err(|error| match error {
+        NotOpened::Refused(refused) => OpenError::Refused(refused.text),
+        NotOpened::Ended(reason) => OpenError::Ended(reason),
+    })?;
+    if let Some(process) = current() {
+        shared.own(Some(process), linked);
+    }
+    Ok(channel)
+}
+
+/// Serves a session as the server, in the current task, until it is over and its last words are said. `start` is called
+/// once, when the client has said what it wants; it spawns the service's process.
+///
+/// Returns why the session ended for this end. Dropping the future cuts the connection.
+pub async fn serve<S>(
+    stream: S,
+    authenticated: &Authenticated,
+    limits: &Limits,
+    start: impl FnOnce(Opening) + Send,
+) -> ExitReason
+where
+    S: AsyncBufRead + AsyncWrite + Unpin + Send,
+{
+    let mut stream = stream;
+    let mut session = Session::new(authenticated, limits, now());
+    let request = driver::read_start(&mut stream, &mut session).await;
+    let Some(request) = request else {
+        let reason = session.over().cloned().unwrap_or(ExitReason::NoConnection);
+        let shared =
+            Shared::new(Opened { session, codec: Codec::Raw, limits: limits.clone() }, authenticated);
+        Driver::new(stream, shared).await;
+        return reason;
+    };
+    let codec = request.codec;
+    let shared = Shared::new(Opened { session, codec, limits: limits.clone() }, authenticated);
+    start(Opening { shared: Arc::clone(&shared), answered: false, request });
+    Driver::new(stream, shared).await
+}
+
+/// A session whose client has said what it wants, and waits for the service. Dropped, it is refused.
+#[derive(Debug)]
+#[must_use = "the client waits"]
+pub struct Opening {
+    shared: Arc<Shared>,
+    answered: bool,
+    request: Request,
+}
+
+impl Opening {
+    /// How every payload of the session is encoded.
+    pub const fn codec(&self) -> Codec {
+        self.request.codec
+    }
+
+    /// Who is calling: the name of the client's entry, empty under a shared password.
+    pub fn client(&self) -> &str {
+        self.shared.client()
+    }
+
+    /// The service asked for.
+    pub fn service(&self) -> &str {
+        self.shared.service()
+    }
+
+    /// The client's arguments, `ArgsC`.
+    ///
+    /// # Errors
+    /// When they are not an `A` in the session's codec.
+    pub fn args<A: DeserializeOwned>(&self) -> Result<A, PayloadError> {
+        payload::decode(self.request.codec, &self.request.args)
+    }
+
+    /// What ends this session from outside.
+    pub fn control(&self) -> Control {
+        Control(Arc::clone(&self.shared))
+    }
+
+    /// Starts the service: the process that calls this owns the channel and is linked to the far end; the client is
+    /// told.
+    pub fn accept<In, Out>(mut self) -> Channel<In, Out> {
+        self.answered = true;
+        let channel = Channel::new(Arc::clone(&self.shared));
+        self.shared.session(|session| session.accept(None, false));
+        self.shared.own(current(), true);
+        channel
+    }
+
+    /// Refuses because the codec is not one that the service speaks; `public` says which it does.
+    pub fn refuse_codec(mut self, public: &str) {
+        self.refuse_with(RefuseCode::Codec, public);
+    }
+
+    /// Refuses for want of room.
+    pub fn refuse_overload(mut self, public: &str) {
+        self.refuse_with(RefuseCode::Overload, public);
+    }
+
+    /// Refuses with words that the client may see.
+    pub fn refuse(mut self, public: &str) {
+        self.refuse_with(RefuseCode::Refused, public);
+    }
+
+    fn refuse_with(&mut self, code: RefuseCode, public: &str) {
+        if !std::mem::replace(&mut self.answered, true) {
+            self.shared.session(|session| session.refuse_start(code, public));
+        }
+    }
+}
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        self.refuse_with(RefuseCode::Refused, "the service did not start");
+    }
+}
+
+/// Ends a session from outside of its processes: a server that shuts down or revokes a right.
+#[derive(Clone, Debug)]
+pub struct Control(Arc<Shared>);
+
+impl Control {
+    /// Ends the session for both ends with this reason.
+    pub fn end(&self, reason: ExitReason) {
+        self.0.shut_down(reason);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,566 @@
+//! One end of a session, as its driver, its channel and its remotes share it.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    task::{Context, Poll, Waker},
+    time::Instant,
+};
+
+use bytes::Bytes;
+
+use super::far::{Far, Watch};
+use crate::{
+    ExitReason, Limits, MonitorRef, Pid,
+    handshake::Authenticated,
+    payload::{self, Codec, PayloadError},
+    process::{Fed, Owned, Signal, next_monitor},
+    session::{Delivery, Host, Inbound, InboundKind, Session, Unsendable},
+};
+
+/// The id of the role "owner" at the far end.
+pub(crate) const OWNER: u64 = 0;
+/// Set in `Shared::taken` once the owner may take nothing more.
+const CLOSED: u64 = 1 << 63;
+/// The number of an empty place in a mailbox, for a message that was held when its own place came up.
+const PLACE: u64 = u64::MAX;
+
+/// What the driver's half of a session waits with, and whom it serves.
+#[derive(Debug)]
+pub(crate) struct Tokio;
+
+impl Host for Tokio {
+    type Waiter = Waker;
+    type Process = Pid;
+}
+
+/// The session behind a channel and its remotes.
+///
+/// One lock, and nothing is nested in it: what must be woken, told or dropped is taken out of it and done after it was
+/// let go ([`with`](Self::with)). Deliveries to processes are made by the driver alone while it runs, so they arrive in
+/// the order in which the session made them.
+pub(crate) struct Shared {
+    inner: Mutex<Inner>,
+    /// The number of the last message that the owner took, and whether it may take more. The one thing that a receiver
+    /// touches for each message, so it is not under the lock.
+    taken: AtomicU64,
+    /// So much is unsent that `recv` hands out nothing more.
+    paused: AtomicBool,
+    /// Messages are held (`Inner::held`).
+    holding: AtomicBool,
+    codec: Codec,
+    client: Box<str>,
+    service: Box<str>,
+    limits: Limits,
+    remote: Pid,
+    /// Itself, as processes own it.
+    me: Weak<Self>,
+}
+
+pub(super) struct Inner {
+    pub(super) session: Session<Tokio>,
+    /// The driver, while it sleeps; and what it will wake for by itself.
+    pub(super) driver: Option<Waker>,
+    pub(super) armed: Option<Instant>,
+    /// The driver has made its last delivery.
+    pub(super) driver_gone: bool,
+    receiver: Option<Waker>,
+    /// Who waits for the end.
+    watchers: Vec<Waker>,
+    open_told: bool,
+    end_told: bool,
+    outlet: Option<Arc<dyn Outlet>>,
+    /// Messages that a process came to in its mailbox while the session was paused, and how many places in the mailbox
+    /// they are owed.
+    held: VecDeque<Inbound>,
+    owed_places: usize,
+    /// The channel was let go, and the session lives as long as a remote.
+    lives_by_remotes: bool,
+    /// Pids of far processes other than the owner, while somebody holds one.
+    far: HashMap<u64, Weak<Far>>,
+    watches: HashMap<u64, (Pid, MonitorRef)>,
+    /// The process that owns this session.
+    owner: Option<Pid>,
+}
+
+impl Inner {
+    /// What must be told to processes; first the places of held messages, unless they are still to be held.
+    pub(super) fn take_deliveries(&mut self, paused: bool) -> Vec<Delivery<Pid>> {
+        let deliveries = self.session.take_deliveries();
+        if paused || self.owed_places == 0 {
+            return deliveries;
+        }
+        let place =
+            || Delivery::Inbound(Inbound { number: PLACE, kind: InboundKind::Cast, payload: Bytes::new() });
+        let places = std::iter::repeat_with(place).take(std::mem::take(&mut self.owed_places));
+        places.chain(deliveries).collect()
+    }
+
+    /// Wakes this task when the session has something new for it.
+    pub(super) fn watch(&mut self, cx: &Context<'_>) {
+        if !self.watchers.iter().any(|waker| waker.will_wake(cx.waker())) {
+            self.watchers.push(cx.waker().clone());
+        }
+    }
+}
+
+/// Where the messages of a channel go that was given to a process.
+pub(crate) trait Outlet: Send + Sync {
+    /// Puts these into the mailbox of the process.
+    fn put(&self, items: VecDeque<Fed>);
+}
+
+/// What must be done once the lock has been let go.
+#[derive(Default)]
+struct Effects {
+    woken: Vec<Waker>,
+    driver: Option<Waker>,
+    receiver: Option<Waker>,
+    disown: Option<Pid>,
+    deliveries: Vec<Delivery<Pid>>,
+}
+
+/// A session's numbers, all of them fixed when it opens.
+pub(crate) struct Opened {
+    pub(crate) session: Session<Tokio>,
+    pub(crate) codec: Codec,
+    pub(crate) limits: Limits,
+}
+
+impl Shared {
+    pub(super) fn new(opened: Opened, authenticated: &Authenticated) -> Arc<Self> {
+        let Opened { session, codec, limits } = opened;
+        Arc::new_cyclic(|me| Self {
+            inner: Mutex::new(Inner {
+                session,
+                driver: None,
+                armed: None,
+                driver_gone: false,
+                receiver: None,
+                watchers: Vec::new(),
+                open_told: false,
+                end_told: false,
+                outlet: None,
+                held: VecDeque::new(),
+                owed_places: 0,
+                lives_by_remotes: false,
+                far: HashMap::new(),
+                watches: HashMap::new(),
+                owner: None,
+            }),
+            taken: AtomicU64::new(0),
+            paused: AtomicBool::new(false),
+            holding: AtomicBool::new(false),
+            codec,
+            client: authenticated.client().as_str().into(),
+            service: authenticated.service().as_str().into(),
+            limits,
+            remote: Far::new(me.clone(), OWNER).pid(),
+            me: me.clone(),
+        })
+    }
+
+    pub(crate) const fn codec(&self) -> Codec {
+        self.codec
+    }
+
+    pub(crate) const fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    pub(crate) fn client(&self) -> &str {
+        &self.client
+    }
+
+    pub(crate) fn service(&self) -> &str {
+        &self.service
+    }
+
+    /// The pid of the far owner.
+    pub(crate) const fn remote(&self) -> &Pid {
+        &self.remote
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does something with the session, and then, without the lock, all that follows from it.
+    pub(super) fn with<T>(&self, f: impl FnOnce(&mut Inner) -> T) -> T {
+        let mut inner = self.lock();
+        let result = f(&mut inner);
+        let effects = self.effects(&mut inner);
+        drop(inner);
+        self.perform(effects);
+        result
+    }
+
+    /// The same for the session alone.
+    pub(crate) fn session<T>(&self, f: impl FnOnce(&mut Session<Tokio>) -> T) -> T {
+        self.with(|inner| f(&mut inner.session))
+    }
+
+    fn effects(&self, inner: &mut Inner) -> Effects {
+        let session = &mut inner.session;
+        let mut effects = Effects { woken: session.take_woken(), ..Effects::default() };
+        let paused = session.over().is_none() && session.unsent() > self.limits.max_unsent_before_pause;
+        let resumed = self.paused.swap(paused, Ordering::Relaxed) && !paused;
+        let over = session.over().is_some() && !std::mem::replace(&mut inner.end_told, true);
+        if over || session.is_open() && !std::mem::replace(&mut inner.open_told, true) {
+            effects.woken.append(&mut inner.watchers);
+        }
+        if over {
+            effects.disown = inner.owner.take();
+        }
+        if resumed || over || session.has_inbox() {
+            effects.receiver = inner.receiver.take();
+        }
+        if inner.driver_gone {
+            effects.deliveries = inner.take_deliveries(paused);
+        } else if inner.driver.is_some()
+            && (over
+                || (!paused && inner.owed_places > 0)
+                || resumed
+                || session.has_output()
+                || session.has_deliveries()
+                || session.has_let_go()
+                || session.poll_timeout().is_some_and(|at| inner.armed.is_none_or(|armed| at < armed)))
+        {
+            effects.driver = inner.driver.take();
+        }
+        effects
+    }
+
+    fn perform(&self, effects: Effects) {
+        for waker in effects.woken.into_iter().chain(effects.receiver).chain(effects.driver) {
+            waker.wake();
+        }
+        if let (Some(owner), Some(me)) = (effects.disown, self.me.upgrade()) {
+            owner.disown(&(me as Arc<dyn Owned>));
+        }
+        self.deliver(effects.deliveries);
+    }
+
+    /// What the driver must tell to processes.
+    pub(super) fn take_deliveries(&self) -> Vec<Delivery<Pid>> {
+        self.with(|inner| inner.take_deliveries(self.is_paused()))
+    }
+
+    /// The driver sleeps until it is woken, or until the time given. Nothing if there is something to do: to tell
+    /// somebody, or, for a `hungry` driver, to write.
+    pub(super) fn sleep(&self, cx: &Context<'_>, hungry: bool) -> Option<Option<Instant>> {
+        let mut inner = self.lock();
+        let session = &inner.session;
+        if session.has_deliveries() || (hungry && (session.has_output() || session.has_let_go())) {
+            return None;
+        }
+        let until = session.poll_timeout();
+        inner.armed = until;
+        inner.driver = Some(cx.waker().clone());
+        Some(until)
+    }
+
+    /// The driver is awake: it needs no waking.
+    pub(super) fn rise(&self) {
+        self.lock().driver = None;
+    }
+
+    // Processes.
+
+    /// Tells processes what the session has for them, in its order. Called by the driver, or when there is none.
+    pub(super) fn deliver(&self, deliveries: Vec<Delivery<Pid>>) {
+        if deliveries.is_empty() {
+            return;
+        }
+        let mut batch = VecDeque::new();
+        for delivery in deliveries {
+            match delivery {
+                Delivery::Inbound(message) => batch.push_back(Fed::Inbound(message)),
+                Delivery::Over(reason) => batch.push_back(Fed::Ended(reason)),
+                signal => {
+                    self.put(std::mem::take(&mut batch));
+                    self.signal(signal);
+                }
+            }
+        }
+        self.put(batch);
+    }
+
+    fn put(&self, batch: VecDeque<Fed>) {
+        if batch.is_empty() {
+            return;
+        }
+        if let Some(outlet) = self.lock().outlet.clone() {
+            outlet.put(batch);
+        }
+    }
+
+    fn signal(&self, delivery: Delivery<Pid>) {
+        match delivery {
+            Delivery::Link { from, to } => to.signal(Signal::Link { from: self.far(from) }),
+            Delivery::Unlink { from, to, unlink } => {
+                to.signal(Signal::Unlink { from: self.far(from), id: unlink })
+            }
+            Delivery::UnlinkAck { from, to, unlink } => {
+                to.signal(Signal::UnlinkAck { from: self.far(from), id: unlink });
+            }
+            Delivery::Exit { from, to, reason, link } => {
+                to.signal(Signal::Exit { from: self.far(from), reason, link });
+            }
+            Delivery::Down { monitor, from, to, reason } => {
+                to.signal(Signal::Down { from: self.far(from), monitor: MonitorRef::new(monitor), reason });
+            }
+            Delivery::Monitor { monitor, to } => {
+                let watch = Pid::far(Arc::new(Watch::new(self.me.clone(), monitor)));
+                let reference = next_monitor();
+                self.lock().watches.insert(monitor, (watch.clone(), reference));
+                to.signal(Signal::Monitor { from: watch, monitor: reference });
+            }
+            Delivery::Demonitor { monitor, to } => {
+                let watch = self.lock().watches.remove(&monitor);
+                if let Some((watch, reference)) = watch {
+                    to.signal(Signal::Demonitor { from: watch, monitor: reference });
+                }
+            }
+            // No process has been handed out that could be sent to.
+            Delivery::Message { .. } | Delivery::Inbound(_) | Delivery::Over(_) => {}
+        }
+    }
+
+    /// The pid of a far process: the same one as long as somebody holds it.
+    fn far(&self, id: u64) -> Pid {
+        if id == OWNER {
+            return self.remote.clone();
+        }
+        let mut inner = self.lock();
+        let far = inner.far.get(&id).and_then(Weak::upgrade).unwrap_or_else(|| {
+            let far = Far::new(self.me.clone(), id);
+            inner.far.insert(id, Arc::downgrade(&far));
+            far
+        });
+        drop(inner);
+        far.pid()
+    }
+
+    /// Nobody holds the pid of this far process any more.
+    pub(super) fn forget_far(&self, id: u64) {
+        let mut inner = self.lock();
+        if inner.far.get(&id).is_some_and(|far| far.strong_count() == 0) {
+            inner.far.remove(&id);
+        }
+    }
+
+    /// A process on which the peer set a monitor ended.
+    pub(super) fn down(&self, monitor: u64, reason: ExitReason) {
+        self.with(|inner| {
+            inner.watches.remove(&monitor);
+            inner.session.down(monitor, 0, reason);
+        });
+    }
+
+    /// Makes `owner` the process with which this session ends; `None` for a task that is no process.
+    pub(crate) fn own(&self, owner: Option<Pid>, linked: bool) {
+        let Some(me) = self.me.upgrade() else { return };
+        let me: Arc<dyn Owned> = me;
+        let before = self.with(|inner| {
+            inner.session.set_owner(owner.clone(), linked);
+            let next = owner.clone().filter(|_| inner.session.over().is_none());
+            std::mem::replace(&mut inner.owner, next)
+        });
+        if let Some(before) = before.filter(|before| Some(before) != owner.as_ref()) {
+            before.disown(&me);
+        }
+        if let Some(owner) = owner
+            && let Err(reason) = owner.own(Arc::clone(&me))
+        {
+            self.let_go(reason);
+        }
+    }
+
+    /// Whether the owner is linked to the far end as the server's is: by the session's end itself.
+    pub(crate) fn is_linked(&self) -> bool {
+        self.lock().session.is_linked()
+    }
+
+    // Sending.
+
+    /// Encodes outside of the lock, then does something with the session and the payload.
+    pub(crate) fn send<T, U: serde::Serialize + ?Sized>(
+        &self,
+        value: &U,
+        f: impl FnOnce(&mut Session<Tokio>, &mut Vec<u8>) -> Result<T, Unsendable>,
+    ) -> Result<T, NotSent> {
+        let max = self.lock().session.max_payload_len();
+        with_scratch(|scratch| {
+            payload::encode_within(self.codec, value, max, scratch).map_err(NotSent::Payload)?;
+            self.session(|session| f(session, scratch)).map_err(NotSent::Session)
+        })
+    }
+
+    // Receiving.
+
+    /// Takes the right to a message: false once the owner may take nothing more.
+    pub(crate) fn claim(&self, number: u64) -> bool {
+        let mut taken = self.taken.load(Ordering::Relaxed);
+        while taken & CLOSED == 0 {
+            match self.taken.compare_exchange_weak(taken, number, Ordering::AcqRel, Ordering::Relaxed) {
+                Ok(_) => return true,
+                Err(now) => taken = now,
+            }
+        }
+        false
+    }
+
+    pub(crate) fn is_paused(&self) -> bool {
+        self.paused.load(Ordering::Relaxed)
+    }
+
+    /// Gives credit back and fetches what has come. Ready with nothing: the end.
+    pub(crate) fn poll_inbox(&self, cx: &Context<'_>, cost: u64, batch: &mut VecDeque<Inbound>) -> Poll<()> {
+        self.with(|inner| {
+            inner.session.give_back(cost);
+            let paused = self.is_paused() && inner.session.over().is_none();
+            if !paused {
+                inner.session.take_inbox(batch);
+                if !batch.is_empty() || inner.session.over().is_some() || inner.session.has_let_go() {
+                    return Poll::Ready(());
+                }
+            }
+            inner.receiver = Some(cx.waker().clone());
+            Poll::Pending
+        })
+    }
+
+    /// Sends what comes for the owner to a process, in one order with the signals; `first` what it had not read.
+    pub(crate) fn hand_over(&self, outlet: Arc<dyn Outlet>, first: impl Iterator<Item = Inbound>) {
+        self.with(|inner| {
+            inner.outlet = Some(outlet);
+            inner.session.hand_over(first);
+        });
+    }
+
+    /// A process that the session was given to comes to `message` in its mailbox: what it may take. While too much is
+    /// unsent that is nothing, and the message is held; afterwards each place in the mailbox gives the oldest held.
+    /// Signals of the session may overtake messages held so.
+    pub(crate) fn take_turn(&self, message: Inbound) -> Option<Inbound> {
+        if !self.holding.load(Ordering::Relaxed) && !self.is_paused() {
+            return Some(message);
+        }
+        self.with(|inner| {
+            if message.number != PLACE {
+                inner.held.push_back(message);
+            }
+            let taken = if self.is_paused() { None } else { inner.held.pop_front() };
+            inner.owed_places += usize::from(taken.is_none());
+            self.holding.store(!inner.held.is_empty(), Ordering::Relaxed);
+            taken
+        })
+    }
+
+    // How it ends.
+
+    /// The owner ended or let go, with this reason: the last message it took is final, and the far end is told.
+    pub(crate) fn let_go(&self, reason: ExitReason) {
+        let taken = self.taken.fetch_or(CLOSED, Ordering::AcqRel) & !CLOSED;
+        let deadline = now() + self.limits.close_timeout;
+        self.with(|inner| {
+            inner.session.give_up_receiving();
+            inner.session.end(reason, taken, Some(deadline));
+        });
+    }
+
+    /// Ends the session for both ends with this reason.
+    pub(crate) fn shut_down(&self, reason: ExitReason) {
+        self.session(|session| session.break_off(reason));
+    }
+
+    /// The channel is let go, but the session goes on until the last remote is gone.
+    pub(crate) fn live_by_remotes(&self) {
+        self.with(|inner| {
+            inner.lives_by_remotes = true;
+            inner.session.give_up_receiving();
+        });
+    }
+
+    /// The last remote is gone.
+    pub(crate) fn last_remote_gone(&self, reason: ExitReason) {
+        if self.lock().lives_by_remotes {
+            self.let_go(reason);
+        }
+    }
+
+    /// Why the session ended, when it has.
+    pub(crate) fn poll_over(&self, cx: &Context<'_>) -> Poll<ExitReason> {
+        self.with(|inner| match inner.session.over() {
+            Some(reason) => Poll::Ready(reason.clone()),
+            None => {
+                inner.watch(cx);
+                Poll::Pending
+            }
+        })
+    }
+}
+
+impl Owned for Shared {
+    fn owner_ended(&self, reason: &ExitReason) {
+        self.let_go(reason.clone());
+    }
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").field("service", &self.service).finish_non_exhaustive()
+    }
+}
+
+/// Why a message was not sent.
+#[derive(Debug)]
+pub(crate) enum NotSent {
+    Payload(PayloadError),
+    Session(Unsendable),
+}
+
+impl From<NotSent> for ExitReason {
+    fn from(not_sent: NotSent) -> Self {
+        match not_sent {
+            NotSent::Payload(error) => Self::failed(error.to_string()),
+            NotSent::Session(Unsendable::Ended(reason)) => reason,
+            NotSent::Session(Unsendable::WouldWait) => Self::Overload,
+            NotSent::Session(Unsendable::TooLong { max }) => {
+                Self::failed(PayloadError::TooLong { max }.to_string())
+            }
+        }
+    }
+}
+
+/// Keeps a waker, without a clone where it is the same as before.
+pub(crate) fn keep(cx: &Context<'_>) -> impl FnOnce(Option<Waker>) -> Waker {
+    |before| match before {
+        Some(waker) if waker.will_wake(cx.waker()) => waker,
+        _ => cx.waker().clone(),
+    }
+}
+
+/// The time, as tokio tells it: a paused clock holds for all of the session.
+pub(crate) fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+/// Lends a buffer that the thread keeps for the next time. One that uses it while it uses it gets another.
+pub(crate) fn with_scratch<T>(f: impl FnOnce(&mut Vec<u8>) -> T) -> T {
+    const KEPT_CAPACITY: usize = 64 * 1024;
+    thread_local! {
+        static SCRATCH: std::cell::Cell<Vec<u8>> = const { std::cell::Cell::new(Vec::new()) };
+    }
+    let mut scratch = SCRATCH.try_with(std::cell::Cell::take).unwrap_or_default();
+    scratch.clear();
+    let result = f(&mut scratch);
+    if scratch.capacity() <= KEPT_CAPACITY {
+        // A thread that is going away keeps nothing.
+        let _ = SCRATCH.try_with(|slot| slot.set(scratch));
+    }
+    result
+}

@@ -1,0 +1,214 @@
+//! Both ends over an in-memory stream: real middlemen, real processes, a paused clock.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::{io::BufReader, sync::oneshot, task::JoinHandle};
+
+use super::{Opening, open, serve};
+use crate::{
+    Call, CallError, CallFailure, Channel, Event, Executed, ExitReason, Incoming, Limits, Message, Process, enter,
+    handshake::{SessionParameters, pair_in_memory},
+    payload::Codec,
+    spawn,
+};
+
+#[derive(Debug, Serialize, Deserialize, PartialEq)]
+struct Add(u32, u32);
+
+impl Call for Add {
+    type Reply = u32;
+}
+
+#[derive(Debug, Serialize, Deserialize, PartialEq)]
+enum Request {
+    Add(Add),
+    Note(String),
+    Fail(String),
+    Panic,
+    Hang(Add),
+}
+
+impl From<Add> for Request {
+    fn from(add: Add) -> Self {
+        Self::Add(add)
+    }
+}
+
+/// Serves one session with `start` and opens it: the client's channel, and the task that serves.
+async fn session(
+    limits: &Limits,
+    linked: bool,
+    start: impl FnOnce(Opening) + Send + 'static,
+) -> (Channel<String, Request>, JoinHandle<ExitReason>) {
+    let parameters = SessionParameters::from_limits(limits).unwrap();
+    let (client, server) = pair_in_memory(parameters, [7; 32]).unwrap();
+    let (near, far) = tokio::io::duplex(1000);
+    let server_limits = limits.clone();
+    let served = tokio::spawn(async move { serve(BufReader::new(far), &server, &server_limits, start).await });
+    let channel =
+        open(BufReader::new(near), &client, limits, Codec::Bincode, b"", linked).await.expect("the session opens");
+    (channel, served)
+}
+
+/// A service that adds, notes, fails and panics as it is told.
+fn service(opening: Opening) {
+    spawn(async move |_me: Process| {
+        let mut channel: Channel<Request, String> = opening.accept();
+        while let Some(message) = channel.recv().await {
+            match message {
+                Message::Call(Request::Add(add), reply) => reply.to(&add).send(add.0 + add.1),
+                Message::Cast(Request::Note(text)) => channel.remote().cast(text).await?,
+                Message::Cast(Request::Fail(text)) => return Err(ExitReason::failed(text)),
+                Message::Cast(Request::Panic) => panic!("as told"),
+                Message::Call(Request::Hang(_), reply) => reply.cancelled().await,
+                other => panic!("{other:?}"),
+            }
+        }
+        Ok(())
+    });
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_are_answered_and_casts_come_back_in_order() {
+    let (mut channel, served) = session(&Limits::default(), false, service).await;
+    let remote = channel.remote();
+    for n in 0..100 {
+        remote.cast(Request::Note(n.to_string())).await.unwrap();
+        assert_eq!(remote.call(Add(n, 1)).await, Ok(n + 1));
+    }
+    for n in 0..100 {
+        let Some(Message::Cast(text)) = channel.recv().await else { panic!("a cast") };
+        assert_eq!(text, n.to_string());
+    }
+    assert_eq!(channel.close().await, Ok(()));
+    assert_eq!(served.await.unwrap(), ExitReason::Normal);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_fails_tells_its_reason_and_a_call_after_it_is_not_executed() {
+    let (mut channel, served) = session(&Limits::default(), false, service).await;
+    let remote = channel.remote();
+    remote.cast(Request::Note("last words".into())).await.unwrap();
+    remote.cast(Request::Fail("boom".into())).await.unwrap();
+    let failed = remote.call(Add(1, 1)).await;
+    assert_eq!(failed, Err(CallError::new(Executed::No, CallFailure::Exit(ExitReason::failed("boom")))));
+    assert_eq!(remote.ended().await, ExitReason::failed("boom"));
+    let Some(Message::Cast(text)) = channel.recv().await else { panic!("what came before the end") };
+    assert_eq!(text, "last words");
+    assert!(channel.recv().await.is_none());
+    drop(channel);
+    served.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_panics_is_seen_as_panic() {
+    let (channel, _served) = session(&Limits::default(), false, service).await;
+    channel.remote().cast(Request::Panic).await.unwrap();
+    assert_eq!(channel.remote().ended().await, ExitReason::Panic);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_linked_client_process_gets_the_exit_signal_of_the_service() {
+    let seen = enter(async |mut me: Process| {
+        me.trap_exit(true);
+        let (channel, _served) = session(&Limits::default(), true, service).await;
+        channel.remote().cast(Request::Fail("boom".into())).await?;
+        Ok(match me.recv().await {
+            Event::Exit(pid, reason) => (pid == channel.remote().pid(), reason),
+            _ => panic!("an exit"),
+        })
+    });
+    assert_eq!(seen.await, Ok((true, ExitReason::failed("boom"))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dropped_channel_ends_the_service_after_it_has_read_what_was_queued() {
+    let (tell, told) = oneshot::channel();
+    let (channel, served) = session(&Limits::default(), false, move |opening| {
+        spawn(async move |mut me: Process| {
+            me.trap_exit(true);
+            let mut channel: Channel<Request, String> = opening.accept();
+            let mut notes = 0;
+            while channel.recv().await.is_some() {
+                notes += 1;
+            }
+            let Event::Exit(_, reason) = me.recv().await else { panic!("an exit") };
+            let _ = tell.send((notes, reason));
+            Ok(())
+        });
+    })
+    .await;
+    for _ in 0..50 {
+        channel.remote().cast(Request::Note("x".into())).await.unwrap();
+    }
+    drop(channel);
+    assert_eq!(told.await.unwrap(), (50, ExitReason::Normal));
+    assert_eq!(served.await.unwrap(), ExitReason::Normal);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_past_its_deadline_fails_and_is_seen_as_cancelled() {
+    let (channel, _served) = session(&Limits::default(), false, service).await;
+    #[derive(Serialize, Deserialize)]
+    struct Hang(Add);
+    impl Call for Hang {
+        type Reply = u32;
+    }
+    impl From<Hang> for Request {
+        fn from(hang: Hang) -> Self {
+            Self::Hang(hang.0)
+        }
+    }
+    let failed = channel.remote().call_within(Duration::from_secs(3), Hang(Add(1, 2))).await;
+    assert_eq!(failed, Err(CallError::new(Executed::Unknown, CallFailure::Deadline)));
+    // The service waited for that, and goes on.
+    assert_eq!(channel.remote().call(Add(2, 2)).await, Ok(4));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cut_connection_is_noconnection_at_both_ends() {
+    let parameters = SessionParameters::from_limits(&Limits::default()).unwrap();
+    let (client, server) = pair_in_memory(parameters, [7; 32]).unwrap();
+    let (near, far) = tokio::io::duplex(1000);
+    let served = tokio::spawn(async move { serve(BufReader::new(far), &server, &Limits::default(), service).await });
+    let channel: Channel<String, Request> =
+        open(BufReader::new(near), &client, &Limits::default(), Codec::Bincode, b"", false).await.unwrap();
+    served.abort();
+    assert_eq!(channel.remote().ended().await, ExitReason::NoConnection);
+    let failed = channel.remote().call(Add(1, 1)).await.unwrap_err();
+    assert_eq!(failed, CallError::new(Executed::No, CallFailure::Exit(ExitReason::NoConnection)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_channel_given_to_a_process_brings_everything_in_order_and_its_end_last() {
+    let (tell, told) = oneshot::channel();
+    let (channel, _served) = session(&Limits::default(), false, move |opening| {
+        let group = spawn(async move |mut me: Process<Incoming<Request>>| {
+            let mut seen = Vec::new();
+            loop {
+                match me.recv().await {
+                    Event::Message(Incoming::Message(Message::Cast(Request::Note(text)))) => seen.push(text),
+                    Event::Message(Incoming::Ended(reason)) => {
+                        let _ = tell.send((seen, reason));
+                        return Ok(());
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+        });
+        spawn(async move |_me: Process| {
+            let mut channel: Channel<Request, String> = opening.accept();
+            let Some(Message::Cast(Request::Note(_))) = channel.recv().await else { panic!("the first") };
+            channel.give_to(&group, |incoming| incoming).map_err(|_| ExitReason::NoProc)
+        });
+    })
+    .await;
+    for n in 0..500 {
+        channel.remote().cast(Request::Note(n.to_string())).await.unwrap();
+    }
+    drop(channel);
+    let (seen, reason) = told.await.unwrap();
+    assert_eq!(seen, (1..500).map(|n| n.to_string()).collect::<Vec<_>>());
+    assert_eq!(reason, ExitReason::Normal);
+}

@@ -1,0 +1,495 @@
+//! A process, seen from outside: its state, under one lock, and what signals do to it.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::mem;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Context, Poll, Waker};
+
+use super::SpawnOptions;
+use super::current::is_current;
+use super::mailbox::{Batch, Fed, Feed, Item, Letter, Mailbox, Taken, Told};
+use super::pid::{Local, Pid, Signal, Target, answer_for_nobody, next_id};
+use crate::links::{ExitSignal, Links, MonitorRef, Verdict};
+use crate::{ExitReason, SendError};
+
+/// Something that ends with the process that owns it: a session, a registered name.
+pub(crate) trait Owned: Send + Sync + 'static {
+    /// The end of the owner is decided, its future not yet dropped. Called once, with no lock of a process held.
+    fn owner_ended(&self, reason: &ExitReason);
+}
+
+pub(super) struct Cell<M> {
+    me: Weak<Self>,
+    id: u64,
+    /// Set with the phase, and read without the lock.
+    ending: AtomicBool,
+    taken: Taken,
+    state: Mutex<State<M>>,
+}
+
+struct State<M> {
+    phase: Phase,
+    trap_exit: bool,
+    /// Wakes the task that polls the process.
+    task: Option<Waker>,
+    mailbox: Mailbox<M>,
+    /// What most processes do without.
+    rare: Option<Box<Rare>>,
+}
+
+enum Phase {
+    Alive,
+    /// The end is decided. What it was doing is not dropped yet.
+    Ending(ExitReason),
+    /// Nothing is left of it.
+    Ended(ExitReason),
+}
+
+#[derive(Default)]
+struct Rare {
+    links: Links<Pid>,
+    owned: Vec<Arc<dyn Owned>>,
+}
+
+/// How far a message is on its way into the mailbox.
+pub(super) enum Posting<M> {
+    New(Letter<M>),
+    /// There was no room; the mailbox has it, under this ticket.
+    Waiting(u64),
+    Done,
+}
+
+impl<M: Send + 'static> Cell<M> {
+    pub(super) fn new(options: &SpawnOptions) -> Arc<Self> {
+        Arc::new_cyclic(|me| Self {
+            me: Weak::clone(me),
+            id: next_id(),
+            ending: AtomicBool::new(false),
+            taken: Taken::default(),
+            state: Mutex::new(State {
+                phase: Phase::Alive,
+                trap_exit: options.trap_exit,
+                task: None,
+                mailbox: Mailbox::with_capacity(options.mailbox_capacity),
+                rare: None,
+            }),
+        })
+    }
+
+    pub(super) const fn id(&self) -> u64 {
+        self.id
+    }
+
+    pub(super) fn pid(&self) -> Pid {
+        // Whoever calls holds the process in an `Arc`, so it is there.
+        self.me.upgrade().map_or_else(Pid::nobody, |me| Pid::new(self.id, me))
+    }
+
+    pub(super) fn set_trap_exit(&self, trap_exit: bool) -> bool {
+        mem::replace(&mut self.lock().trap_exit, trap_exit)
+    }
+
+    /// Changes the link table; `None` once the process has ended.
+    pub(super) fn with_links<T>(&self, f: impl FnOnce(&mut Links<Pid>) -> T) -> Option<T> {
+        self.lock().rare().map(|rare| f(&mut rare.links))
+    }
+
+    /// A link to a process that is not there: a message to one that traps exits, else an error.
+    pub(super) fn link_failed(&self, to: &Pid) -> Result<(), ExitReason> {
+        let mut state = self.lock();
+        if let Some(rare) = state.rare() {
+            rare.links.link_failed(to);
+        }
+        if !state.trap_exit {
+            return Err(ExitReason::NoProc);
+        }
+        drop(state);
+        self.tell(Told::Exit(to.clone(), ExitReason::NoProc));
+        Ok(())
+    }
+
+    /// Sends, if there is room.
+    pub(super) fn try_post(&self, letter: Letter<M>) -> Result<(), SendError<M>> {
+        let mut state = self.lock();
+        let reason = if !state.is_alive() {
+            ExitReason::NoProc
+        } else if !state.mailbox.has_room(&self.taken) {
+            ExitReason::Overload
+        } else {
+            let waker = state.mailbox.push(Item::Letter(letter));
+            drop(state);
+            wake(waker);
+            return Ok(());
+        };
+        drop(state);
+        Err(SendError { message: letter.into_message(), reason })
+    }
+
+    /// Sends, or waits for room in the order of coming.
+    pub(super) fn poll_post(
+        &self,
+        posting: &mut Posting<M>,
+        cx: &Context<'_>,
+    ) -> Poll<Result<(), SendError<M>>> {
+        match mem::replace(posting, Posting::Done) {
+            Posting::New(letter) => self.post(letter, posting, cx),
+            Posting::Waiting(ticket) => self.poll_waiting(ticket, posting, cx),
+            Posting::Done => Poll::Ready(Ok(())),
+        }
+    }
+
+    fn post(
+        &self,
+        letter: Letter<M>,
+        posting: &mut Posting<M>,
+        cx: &Context<'_>,
+    ) -> Poll<Result<(), SendError<M>>> {
+        let to_oneself = is_current(self.id);
+        let mut state = self.lock();
+        if !state.is_alive() {
+            drop(state);
+            let message = letter.into_message();
+            return Poll::Ready(Err(SendError { message, reason: ExitReason::NoProc }));
+        }
+        if to_oneself || state.mailbox.has_room(&self.taken) {
+            let waker = state.mailbox.push(Item::Letter(letter));
+            drop(state);
+            wake(waker);
+            return Poll::Ready(Ok(()));
+        }
+        let ticket = state.mailbox.wait(letter, cx.waker().clone(), &self.taken);
+        // The receiver may have taken something between the look and the wait.
+        let wakers = state.mailbox.admit(&self.taken);
+        let waits = state.mailbox.waits(ticket);
+        drop(state);
+        wake(wakers);
+        if waits {
+            *posting = Posting::Waiting(ticket);
+            return Poll::Pending;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_waiting(
+        &self,
+        ticket: u64,
+        posting: &mut Posting<M>,
+        cx: &Context<'_>,
+    ) -> Poll<Result<(), SendError<M>>> {
+        let mut sender = cx.waker().clone();
+        let mut state = self.lock();
+        if let Phase::Ending(reason) | Phase::Ended(reason) = &state.phase {
+            let reason = reason.clone();
+            let waiting = state.mailbox.withdraw(ticket);
+            drop(state);
+            return Poll::Ready(match waiting {
+                Some(waiting) => Err(SendError { message: waiting.letter.into_message(), reason }),
+                None => Ok(()),
+            });
+        }
+        if state.mailbox.still_waits(ticket, &mut sender) {
+            drop(state);
+            *posting = Posting::Waiting(ticket);
+            return Poll::Pending;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// A sender gives up.
+    pub(super) fn withdraw(&self, ticket: u64) {
+        let waiting = self.lock().mailbox.withdraw(ticket);
+        drop(waiting);
+    }
+
+    pub(super) fn feed(&self, feed: &Arc<dyn Feed<M>>, items: VecDeque<Fed>) -> Result<(), ExitReason> {
+        let mut state = self.lock();
+        if let Phase::Ending(reason) | Phase::Ended(reason) = &state.phase {
+            return Err(reason.clone());
+        }
+        let waker = state.mailbox.push_batch(Batch { feed: Arc::clone(feed), items });
+        drop(state);
+        wake(waker);
+        Ok(())
+    }
+
+    /// Takes all that is queued, or puts the receiver to sleep.
+    pub(super) fn receive(&self, batch: &mut VecDeque<Item<M>>, cx: &Context<'_>) -> bool {
+        let mut old = None;
+        let mut state = self.lock();
+        let received = state.is_alive() && state.mailbox.receive(batch, cx, &mut old);
+        drop(state);
+        received
+    }
+
+    pub(super) fn flush(&self, monitor: MonitorRef) {
+        self.lock().mailbox.flush(monitor);
+    }
+
+    /// Whoever polls the process is woken through `waker` from now on.
+    pub(super) fn set_task(&self, waker: &Waker) {
+        let old = self.lock().task.replace(waker.clone());
+        drop(old);
+    }
+
+    /// Decides the end, unless it is decided already: from now on the process is not alive, and what it owns is told.
+    pub(super) fn decide(&self, reason: ExitReason) {
+        let mut state = self.lock();
+        if !state.is_alive() {
+            return;
+        }
+        state.phase = Phase::Ending(reason.clone());
+        self.ending.store(true, Ordering::Release);
+        ENDING.fetch_add(1, Ordering::Relaxed);
+        let task = state.task.take();
+        let senders = state.mailbox.senders();
+        let owned = state.rare.as_mut().map(|rare| mem::take(&mut rare.owned)).unwrap_or_default();
+        drop(state);
+        wake(task);
+        wake(senders);
+        tell_owned(owned, reason);
+    }
+
+    /// The reason of the end, once it is decided.
+    pub(super) fn reason(&self) -> Option<ExitReason> {
+        match &self.lock().phase {
+            Phase::Alive => None,
+            Phase::Ending(reason) | Phase::Ended(reason) => Some(reason.clone()),
+        }
+    }
+
+    /// All that was never taken.
+    pub(super) fn clear_mailbox(&self) -> VecDeque<Item<M>> {
+        self.lock().mailbox.clear()
+    }
+
+    /// The last step of the end, when its future has been dropped: tells its links, then its monitors.
+    pub(super) fn part(&self) {
+        let mut state = self.lock();
+        let Phase::Ending(reason) = &state.phase else { return };
+        let reason = reason.clone();
+        state.phase = Phase::Ended(reason.clone());
+        let rare = state.rare.take();
+        drop(state);
+        ENDING.fetch_sub(1, Ordering::Relaxed);
+        let Some(mut rare) = rare else { return };
+        let parting = rare.links.part();
+        let me = self.pid();
+        for peer in parting.links {
+            peer.signal(Signal::Exit { from: me.clone(), reason: reason.clone(), link: true });
+        }
+        for (monitor, watcher) in parting.watchers {
+            watcher.signal(Signal::Down { from: me.clone(), monitor, reason: reason.clone() });
+        }
+        for (monitor, watched) in parting.watched {
+            watched.signal(Signal::Demonitor { from: me.clone(), monitor });
+        }
+    }
+
+    fn handle_exit(&self, from: Pid, reason: ExitReason, link: bool) {
+        let mut state = self.lock();
+        let trap_exit = state.trap_exit;
+        let own = from.id() == self.id;
+        let Some(rare) = state.rare() else { return };
+        let signal = ExitSignal { from: &from, reason: &reason, link, own };
+        match rare.links.handle_exit(signal, trap_exit) {
+            Verdict::Drop => {}
+            Verdict::Deliver => {
+                drop(state);
+                self.tell(Told::Exit(from, reason));
+            }
+            Verdict::End(reason) => {
+                drop(state);
+                self.decide(reason);
+            }
+        }
+    }
+
+    fn handle_unlink(&self, from: Pid, id: u64) {
+        self.with_links(|links| links.handle_unlink(from.clone(), id));
+        from.signal(Signal::UnlinkAck { from: self.pid(), id });
+        self.with_links(|links| links.ack_delivered(&from, id));
+    }
+
+    fn handle_monitor(&self, from: Pid, monitor: MonitorRef) {
+        let mut state = self.lock();
+        let alive = state.is_alive();
+        if let Some(rare) = state.rare().filter(|_| alive) {
+            rare.links.handle_monitor(monitor, from);
+            return;
+        }
+        drop(state);
+        answer_for_nobody(&self.pid(), Signal::Monitor { from, monitor });
+    }
+
+    fn handle_down(&self, from: Pid, monitor: MonitorRef, reason: ExitReason) {
+        // The pid in the table is dropped after unlocking, as everything that is not ours.
+        if self.with_links(|links| links.handle_down(monitor)).flatten().is_some() {
+            self.tell(Told::Down(monitor, from, reason));
+        }
+    }
+
+    fn tell(&self, told: Told) {
+        let item = Item::Told(Box::new(told));
+        let mut state = self.lock();
+        let waker = if state.is_alive() { state.mailbox.push(item) } else { return };
+        drop(state);
+        wake(waker);
+    }
+}
+
+impl<M> Cell<M> {
+    /// Counts a message as taken, and lets in who waits for its place.
+    pub(super) fn count_taken(&self) {
+        if self.taken.take_one() {
+            let wakers = self.lock().mailbox.admit(&self.taken);
+            wake(wakers);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<M>> {
+        // No code of others runs under the lock, so a poisoned one is as good as any.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<M> State<M> {
+    const fn is_alive(&self) -> bool {
+        matches!(self.phase, Phase::Alive)
+    }
+
+    /// The rare part, made when first needed; `None` once the process has ended, so that nothing stays in it.
+    fn rare(&mut self) -> Option<&mut Rare> {
+        if matches!(self.phase, Phase::Ended(_)) {
+            return None;
+        }
+        Some(self.rare.get_or_insert_default())
+    }
+}
+
+impl<M: Send + 'static> Target for Cell<M> {
+    fn signal(&self, signal: Signal) {
+        match signal {
+            Signal::Link { from } => {
+                if !self.link(&from) {
+                    answer_for_nobody(&self.pid(), Signal::Link { from });
+                }
+            }
+            Signal::Unlink { from, id } => self.handle_unlink(from, id),
+            Signal::UnlinkAck { from, id } => {
+                self.with_links(|links| links.handle_unlink_ack(&from, id));
+            }
+            Signal::Monitor { from, monitor } => self.handle_monitor(from, monitor),
+            Signal::Demonitor { monitor, .. } => {
+                self.with_links(|links| links.handle_demonitor(monitor));
+            }
+            Signal::Exit { from, reason, link } => self.handle_exit(from, reason, link),
+            Signal::Down { from, monitor, reason } => self.handle_down(from, monitor, reason),
+        }
+    }
+
+    fn local(&self) -> Option<&dyn Local> {
+        Some(self)
+    }
+}
+
+impl<M: Send + 'static> Local for Cell<M> {
+    fn link(&self, from: &Pid) -> bool {
+        let mut state = self.lock();
+        let alive = state.is_alive();
+        let Some(rare) = state.rare() else { return false };
+        if alive {
+            rare.links.handle_link(from.clone());
+        }
+        // One that is ending still tells those it is linked to, so for them it is there.
+        alive || rare.links.is_linked(from)
+    }
+
+    fn watch(&self, from: Pid, monitor: MonitorRef) {
+        let mut state = self.lock();
+        if let Phase::Ended(reason) = &state.phase {
+            let reason = reason.clone();
+            drop(state);
+            from.signal(Signal::Down { from: self.pid(), monitor, reason });
+        } else if let Some(rare) = state.rare() {
+            rare.links.handle_monitor(monitor, from);
+        }
+    }
+
+    fn own(&self, owned: Arc<dyn Owned>) -> Result<(), ExitReason> {
+        let mut state = self.lock();
+        if let Phase::Ending(reason) | Phase::Ended(reason) = &state.phase {
+            return Err(reason.clone());
+        }
+        if let Some(rare) = state.rare() {
+            rare.owned.push(owned);
+        }
+        Ok(())
+    }
+
+    fn disown(&self, owned: &Arc<dyn Owned>) {
+        let mut state = self.lock();
+        let Some(rare) = &mut state.rare else { return };
+        let place = rare.owned.iter().position(|other| Arc::ptr_eq(other, owned));
+        let taken_back = place.map(|place| rare.owned.swap_remove(place));
+        // Dropped after unlocking: it may be the last one, and its drop is not ours.
+        drop(state);
+        drop(taken_back);
+    }
+
+    fn is_ending(&self) -> bool {
+        self.ending.load(Ordering::Acquire)
+    }
+}
+
+/// How many processes have been ended and still run, because they have not come to an await yet. Those that stay in
+/// this number are stuck.
+///
+/// It counts the whole program, costs nothing to ask, and is for metrics.
+pub fn ending_processes() -> usize {
+    ENDING.load(Ordering::Relaxed)
+}
+
+static ENDING: AtomicUsize = AtomicUsize::new(0);
+
+fn wake(wakers: impl IntoIterator<Item = Waker>) {
+    for waker in wakers {
+        waker.wake();
+    }
+}
+
+type Telling = VecDeque<(Vec<Arc<dyn Owned>>, ExitReason)>;
+
+/// Tells what a process owns of its end. A session told may end another process, which owns another session: those
+/// wait in a queue of the thread, so that no chain of them, however long, needs stack.
+fn tell_owned(owned: Vec<Arc<dyn Owned>>, reason: ExitReason) {
+    thread_local! {
+        static TELLING: RefCell<Option<Telling>> = const { RefCell::new(None) };
+    }
+    if owned.is_empty() {
+        return;
+    }
+    let mut next = Some((owned, reason));
+    let is_first = TELLING.try_with(|telling| match &mut *telling.borrow_mut() {
+        Some(queue) => {
+            queue.extend(next.take());
+            false
+        }
+        telling => {
+            *telling = Some(VecDeque::new());
+            true
+        }
+    });
+    while let Some((owned, reason)) = next {
+        for one in owned {
+            // A panic of one must not cost the others their ending.
+            let _ = catch_unwind(AssertUnwindSafe(|| one.owner_ended(&reason)));
+        }
+        next = TELLING.try_with(|telling| telling.borrow_mut().as_mut()?.pop_front()).ok().flatten();
+    }
+    if is_first == Ok(true) {
+        let _ = TELLING.try_with(RefCell::take);
+    }
+}

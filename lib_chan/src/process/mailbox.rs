@@ -1,0 +1,276 @@
+//! The queue of a process.
+//!
+//! Everything sent to a process goes through one queue, in one order. The receiver takes the whole queue in one go and
+//! then pops from its own batch without locking. Messages are bounded: those accepted and not yet taken, the batch
+//! included, never exceed the capacity, except for what a process sends itself. Signals, and what comes from a session
+//! (which has its own credit), are neither counted nor refused.
+//!
+//! Wakers and messages that come out of the methods here are woken and dropped after unlocking: what they do is not
+//! ours.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::mem;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Waker};
+
+use super::Pid;
+use crate::ExitReason;
+use crate::links::MonitorRef;
+use crate::session::Inbound;
+
+/// Turns what a session received into the messages of the process it was given to.
+pub(crate) trait Feed<M>: Send + Sync + 'static {
+    /// A message, decoded when the process takes it; `None` if there is nothing for the process in it.
+    fn take(&self, inbound: Inbound) -> Option<M>;
+
+    /// The message that says that the session has ended.
+    fn ended(&self, reason: ExitReason) -> M;
+}
+
+/// One piece of what a session hands over.
+#[derive(Debug)]
+pub(crate) enum Fed {
+    /// A message, not yet decoded.
+    Inbound(Inbound),
+    /// The session's end.
+    Ended(ExitReason),
+}
+
+/// What waits in a mailbox. Kept small: all but plain messages is boxed.
+pub(super) enum Item<M> {
+    Letter(Letter<M>),
+    Batch(Box<Batch<M>>),
+    Told(Box<Told>),
+}
+
+/// What is bounded: a message, sent by a process or task.
+pub(super) enum Letter<M> {
+    Cast(M),
+    Call(Box<Asked<M>>),
+}
+
+/// A message with somebody waiting for what comes of it.
+pub(super) struct Asked<M> {
+    pub(super) message: M,
+    pub(super) ticket: Arc<dyn Ticket>,
+}
+
+/// Who waits for what comes of a message.
+pub(super) trait Ticket: Send + Sync {
+    /// The message is being taken. `false` if nobody waits any more: then it is not delivered.
+    fn take(&self) -> bool;
+}
+
+/// What a session handed over in one go.
+pub(super) struct Batch<M> {
+    pub(super) feed: Arc<dyn Feed<M>>,
+    pub(super) items: VecDeque<Fed>,
+}
+
+/// A signal that became a message.
+pub(super) enum Told {
+    Exit(Pid, ExitReason),
+    Down(MonitorRef, Pid, ExitReason),
+}
+
+impl<M> Letter<M> {
+    /// The message alone, for who sent it.
+    pub(super) fn into_message(self) -> M {
+        match self {
+            Self::Cast(message) => message,
+            Self::Call(asked) => asked.message,
+        }
+    }
+}
+
+/// The part that senders share, under the lock of the process.
+pub(super) struct Mailbox<M> {
+    inbox: VecDeque<Item<M>>,
+    capacity: u64,
+    /// Counted messages that ever came in.
+    accepted: u64,
+    /// What `Taken` said when it was last looked at. Never more than the truth.
+    known_taken: u64,
+    /// Senders that found no room, by ticket, so in the order they came.
+    waiting: BTreeMap<u64, Waiting<M>>,
+    last_ticket: u64,
+    /// The receiver, while it sleeps.
+    receiver: Option<Waker>,
+}
+
+pub(super) struct Waiting<M> {
+    pub(super) letter: Letter<M>,
+    sender: Waker,
+}
+
+impl<M> Mailbox<M> {
+    pub(super) fn with_capacity(capacity: usize) -> Self {
+        Self {
+            inbox: VecDeque::new(),
+            capacity: u64::try_from(capacity.max(1)).unwrap_or(u64::MAX),
+            accepted: 0,
+            known_taken: 0,
+            waiting: BTreeMap::new(),
+            last_ticket: 0,
+            receiver: None,
+        }
+    }
+
+    /// Puts an item into the queue, room or not. Wake what it gives, after unlocking.
+    #[must_use]
+    pub(super) fn push(&mut self, item: Item<M>) -> Option<Waker> {
+        if matches!(item, Item::Letter(_)) {
+            self.accepted += 1;
+        }
+        self.inbox.push_back(item);
+        self.receiver.take()
+    }
+
+    /// Adds to what is queued from this feed, if that is the last thing in the queue; else queues a new batch.
+    #[must_use]
+    pub(super) fn push_batch(&mut self, mut batch: Batch<M>) -> Option<Waker> {
+        match self.inbox.back_mut() {
+            Some(Item::Batch(last)) if Arc::ptr_eq(&last.feed, &batch.feed) => {
+                last.items.append(&mut batch.items);
+            }
+            _ => self.inbox.push_back(Item::Batch(Box::new(batch))),
+        }
+        self.receiver.take()
+    }
+
+    /// Whether a sender that comes now may go first.
+    pub(super) fn has_room(&mut self, taken: &Taken) -> bool {
+        if !self.waiting.is_empty() {
+            return false;
+        }
+        if self.is_below_capacity() {
+            return true;
+        }
+        self.known_taken = taken.count();
+        self.is_below_capacity()
+    }
+
+    /// Lets a sender wait behind those that wait already; gives its ticket.
+    pub(super) fn wait(&mut self, letter: Letter<M>, sender: Waker, taken: &Taken) -> u64 {
+        self.last_ticket += 1;
+        self.waiting.insert(self.last_ticket, Waiting { letter, sender });
+        taken.ask_for_room();
+        self.last_ticket
+    }
+
+    /// Moves waiting messages into the queue while there is room. Wake what it gives, after unlocking.
+    #[must_use]
+    pub(super) fn admit(&mut self, taken: &Taken) -> Vec<Waker> {
+        let mut wakers = Vec::new();
+        self.known_taken = taken.count();
+        while self.is_below_capacity()
+            && let Some((_, waiting)) = self.waiting.pop_first()
+        {
+            wakers.extend(self.push(Item::Letter(waiting.letter)));
+            wakers.push(waiting.sender);
+        }
+        if self.waiting.is_empty() {
+            taken.nobody_waits();
+        }
+        wakers
+    }
+
+    /// Whether this ticket still waits.
+    pub(super) fn waits(&self, ticket: u64) -> bool {
+        self.waiting.contains_key(&ticket)
+    }
+
+    /// As [`waits`](Self::waits); if so, it is woken through `sender` from now on, which becomes the old waker.
+    pub(super) fn still_waits(&mut self, ticket: u64, sender: &mut Waker) -> bool {
+        let Some(waiting) = self.waiting.get_mut(&ticket) else { return false };
+        mem::swap(&mut waiting.sender, sender);
+        true
+    }
+
+    /// Takes back what still waits under this ticket.
+    pub(super) fn withdraw(&mut self, ticket: u64) -> Option<Waiting<M>> {
+        self.waiting.remove(&ticket)
+    }
+
+    /// The senders that wait, to be woken at the end of the process.
+    pub(super) fn senders(&self) -> Vec<Waker> {
+        self.waiting.values().map(|waiting| waiting.sender.clone()).collect()
+    }
+
+    /// Moves all that is queued into an empty `batch`; `false` if there is nothing. Then the receiver sleeps, and `old`
+    /// is what would have been woken before.
+    pub(super) fn receive(
+        &mut self,
+        batch: &mut VecDeque<Item<M>>,
+        cx: &Context<'_>,
+        old: &mut Option<Waker>,
+    ) -> bool {
+        if !self.inbox.is_empty() {
+            mem::swap(&mut self.inbox, batch);
+            return true;
+        }
+        for queue in [&mut self.inbox, batch] {
+            // A burst leaves a large buffer behind; a process that sleeps gives it back.
+            if queue.capacity() > KEPT_CAPACITY {
+                *queue = VecDeque::new();
+            }
+        }
+        if !self.receiver.as_ref().is_some_and(|receiver| receiver.will_wake(cx.waker())) {
+            *old = self.receiver.replace(cx.waker().clone());
+        }
+        false
+    }
+
+    /// Removes the `Down` of this monitor from the queue.
+    pub(super) fn flush(&mut self, monitor: MonitorRef) {
+        flush(&mut self.inbox, monitor);
+    }
+
+    /// All that was never taken.
+    pub(super) fn clear(&mut self) -> VecDeque<Item<M>> {
+        mem::take(&mut self.inbox)
+    }
+
+    const fn is_below_capacity(&self) -> bool {
+        self.accepted.saturating_sub(self.known_taken) < self.capacity
+    }
+}
+
+/// Items of buffer that a sleeping process keeps.
+const KEPT_CAPACITY: usize = 64;
+
+/// Removes the `Down` of this monitor from a queue.
+pub(super) fn flush<M>(queue: &mut VecDeque<Item<M>>, monitor: MonitorRef) {
+    queue.retain(|item| {
+        !matches!(item, Item::Told(told) if matches!(**told, Told::Down(other, ..) if other == monitor))
+    });
+}
+
+/// How many counted messages the receiver has taken, and whether a sender waits for it to take more.
+///
+/// In one word, so that a message taken and a sender that starts to wait cannot miss each other.
+#[derive(Default)]
+pub(super) struct Taken(AtomicU64);
+
+impl Taken {
+    const WANTED: u64 = 1;
+    const ONE: u64 = 2;
+
+    /// Counts one message. `true` if a sender waits for room.
+    pub(super) fn take_one(&self) -> bool {
+        self.0.fetch_add(Self::ONE, Ordering::AcqRel) & Self::WANTED != 0
+    }
+
+    fn count(&self) -> u64 {
+        self.0.load(Ordering::Acquire) / Self::ONE
+    }
+
+    fn ask_for_room(&self) {
+        self.0.fetch_or(Self::WANTED, Ordering::AcqRel);
+    }
+
+    fn nobody_waits(&self) {
+        self.0.fetch_and(!Self::WANTED, Ordering::AcqRel);
+    }
+}

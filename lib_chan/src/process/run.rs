@@ -1,0 +1,198 @@
+//! The future that a process is: polls what runs in it, and sees to its end.
+
+use std::any::Any;
+use std::panic::resume_unwind;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use pin_project_lite::pin_project;
+
+use super::cell::Cell;
+use super::current::Frame;
+use super::pid::Local;
+use super::{Address, Process};
+use crate::{ExitReason, Limits};
+
+/// How a process is spawned.
+#[derive(Clone, Debug)]
+pub struct SpawnOptions {
+    /// Whether it traps exits from its first moment on. Default no.
+    pub trap_exit: bool,
+    /// Untaken messages that its mailbox holds; at least one. Default [`Limits::mailbox_capacity`]. Room costs
+    /// nothing until it is used.
+    pub mailbox_capacity: usize,
+}
+
+impl Default for SpawnOptions {
+    fn default() -> Self {
+        Self { trap_exit: false, mailbox_capacity: Limits::default().mailbox_capacity }
+    }
+}
+
+/// Spawns a process that runs what `f` makes of its [`Process`].
+///
+/// It ends with `Normal` if that returns `Ok(())`, with the error if it returns one, and with `Panic` if it panics.
+///
+/// # Panics
+///
+/// Outside of a tokio runtime.
+pub fn spawn<M, F>(f: impl FnOnce(Process<M>) -> F) -> Address<M>
+where
+    M: Send + 'static,
+    F: Future<Output = Result<(), ExitReason>> + Send + 'static,
+{
+    spawn_with(SpawnOptions::default(), f)
+}
+
+/// As [`spawn`], with options.
+///
+/// # Panics
+///
+/// Outside of a tokio runtime.
+pub fn spawn_with<M, F>(options: SpawnOptions, f: impl FnOnce(Process<M>) -> F) -> Address<M>
+where
+    M: Send + 'static,
+    F: Future<Output = Result<(), ExitReason>> + Send + 'static,
+{
+    spawn_after(options, f, |_| ()).0
+}
+
+/// Spawns a process once `before` has been done with its address.
+pub(super) fn spawn_after<M, F, T>(
+    options: SpawnOptions,
+    f: impl FnOnce(Process<M>) -> F,
+    before: impl FnOnce(&Address<M>) -> T,
+) -> (Address<M>, T)
+where
+    M: Send + 'static,
+    F: Future<Output = Result<(), ExitReason>> + Send + 'static,
+{
+    let cell = Cell::new(&options);
+    let address = Address::new(Arc::clone(&cell));
+    let done = before(&address);
+    tokio::spawn(Run::new(cell, f));
+    (address, done)
+}
+
+/// Makes the task that calls it a process until `f` returns.
+///
+/// If the future is dropped before that, the process ends with `Killed`. A panic in `f` ends the process with `Panic`
+/// and goes on in the caller.
+///
+/// # Errors
+///
+/// What `f` returns; or the reason of an exit signal that ended the process.
+pub async fn enter<M, T>(f: impl AsyncFnOnce(Process<M>) -> Result<T, ExitReason>) -> Result<T, ExitReason>
+where
+    M: Send + 'static,
+{
+    match Run::new(Cell::new(&SpawnOptions::default()), |process| f(process)).await {
+        Ok(result) => result,
+        Err(panic) => resume_unwind(panic),
+    }
+}
+
+type Panic = Box<dyn Any + Send>;
+
+pin_project! {
+    struct Run<F, M>
+    where
+        M: Send,
+        M: 'static,
+    {
+        #[pin]
+        future: Option<F>,
+        cell: Arc<Cell<M>>,
+        // This process, while it is not being polled. Nothing once it has ended.
+        frame: Option<Frame>,
+        // What the cell was last told to wake.
+        task: Option<Waker>,
+    }
+
+    impl<F, M> PinnedDrop for Run<F, M>
+    where
+        M: Send,
+        M: 'static,
+    {
+        fn drop(this: Pin<&mut Self>) {
+            this.end(ExitReason::Killed);
+        }
+    }
+}
+
+impl<F, M: Send + 'static> Run<F, M> {
+    fn new(cell: Arc<Cell<M>>, f: impl FnOnce(Process<M>) -> F) -> Self {
+        let mut frame = Some(Frame::new(cell.id(), Arc::clone(&cell) as Arc<dyn Local>));
+        let process = Process::new(Arc::clone(&cell));
+        let future = Frame::enter(&mut frame, || f(process));
+        if future.is_err() {
+            cell.decide(ExitReason::Panic);
+        }
+        Self { future: future.ok(), cell, frame, task: None }
+    }
+
+    /// Ends the process, for this reason unless another was first: drops its future and its mailbox as itself, settles
+    /// what these left behind, and only then tells the others. Does nothing if that was done already.
+    fn end(self: Pin<&mut Self>, reason: ExitReason) {
+        let mut this = self.project();
+        if this.frame.is_none() {
+            return;
+        }
+        this.cell.decide(reason);
+        let _ = Frame::enter(this.frame, || this.future.set(None));
+        for item in this.cell.clear_mailbox() {
+            let _ = Frame::enter(this.frame, || drop(item));
+        }
+        if let Some(mut frame) = this.frame.take() {
+            frame.settle(this.cell.reason().as_ref());
+        }
+        this.cell.part();
+    }
+}
+
+impl<F, M, T> Future for Run<F, M>
+where
+    F: Future<Output = Result<T, ExitReason>>,
+    M: Send + 'static,
+{
+    type Output = Result<Result<T, ExitReason>, Panic>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.as_mut().project();
+        if !this.task.as_ref().is_some_and(|task| task.will_wake(cx.waker())) {
+            this.cell.set_task(cx.waker());
+            *this.task = Some(cx.waker().clone());
+        }
+        let mut future = this.future;
+        let mut poll = || future.as_mut().as_pin_mut().map_or(Poll::Pending, |future| future.poll(cx));
+        // From here on a signal that decides the end also wakes this task.
+        let polled =
+            if this.cell.is_ending() { Ok(Poll::Pending) } else { Frame::enter(this.frame, &mut poll) };
+        match polled {
+            Ok(Poll::Pending) if !this.cell.is_ending() => {
+                if let Some(frame) = this.frame {
+                    frame.settle(None);
+                }
+                Poll::Pending
+            }
+            Ok(Poll::Pending) => {
+                let cell = Arc::clone(this.cell);
+                self.end(ExitReason::Killed);
+                Poll::Ready(Ok(Err(cell.reason().unwrap_or(ExitReason::Killed))))
+            }
+            Ok(Poll::Ready(result)) => {
+                let reason = result.as_ref().err().cloned().unwrap_or(ExitReason::Normal);
+                let cell = Arc::clone(this.cell);
+                self.end(reason.clone());
+                // The first reason is the one that everybody else got.
+                let decided = cell.reason().unwrap_or(reason.clone());
+                Poll::Ready(Ok(if decided == reason { result } else { Err(decided) }))
+            }
+            Err(panic) => {
+                self.end(ExitReason::Panic);
+                Poll::Ready(Err(panic))
+            }
+        }
+    }
+}
