@@ -1,22 +1,26 @@
-//! Against servers that only let clients in, over TCP and TLS on loopback.
+//! Against servers with one small service, over TCP and TLS on loopback.
 
+use std::future::pending;
 use std::sync::{Arc, Mutex};
 
 use lib_chan::auth::{
     Account, AccountVerifier, Argon2Params, ClientId, Directory, NameKey, PasswordVerifier, ServiceName,
 };
 use lib_chan::login::login_server;
+use lib_chan::middleman::Opening;
 use lib_chan::secret::Secret;
 use lib_chan::tls::{CheckedKey, ReloadableKey, server_config};
+use lib_chan::{Call, Message, Process};
 use rustls::ServerConfig;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use serde::Deserialize;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
 use super::*;
 
-/// A server on loopback that lets clients in and then waits for them to go. Ends with the test's runtime.
+/// A server on loopback that lets clients in and serves them with [`start`]. Ends with the test's runtime.
 struct Server {
     port: u16,
     pin: Pin,
@@ -70,12 +74,44 @@ async fn serve(
                 let mut stream = acceptor.accept(stream).await.ok()?;
                 let exporter = exporter(stream.get_ref().1).ok()?;
                 let parameters = SessionParameters::from_limits(&Limits::default()).unwrap();
-                login_server(&mut stream, exporter, &directory, parameters, |_| true).await.ok()?;
-                stream.read(&mut [0]).await.ok()
+                let login = login_server(&mut stream, exporter, &directory, parameters, |_| true);
+                let authenticated = login.await.ok()?;
+                Some(lib_chan::middleman::serve(stream, &authenticated, &Limits::default(), start).await)
             });
         }
     });
     Server { port, pin }
+}
+
+/// What a client of the tests asks the service for.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Double(u32);
+
+impl Call for Double {
+    type Reply = u32;
+}
+
+/// The service: doubles numbers, or does at its start what the client asks for.
+fn start(opening: Opening) {
+    match opening.args::<Option<String>>().unwrap().as_deref() {
+        None => drop(lib_chan::spawn(move |_: Process| double(opening.accept()))),
+        Some("refuse") => opening.refuse("not today"),
+        Some("end") => opening.control().end(ExitReason::Shutdown),
+        Some("hang") => drop(tokio::spawn(async {
+            pending::<()>().await;
+            drop(opening)
+        })),
+        Some(other) => panic!("{other}"),
+    }
+}
+
+async fn double(mut chan: Channel<Double, ()>) -> Result<(), ExitReason> {
+    while let Some(message) = chan.recv().await {
+        if let Message::Call(double, reply) = message {
+            reply.to(&double).send(2 * double.0);
+        }
+    }
+    Ok(())
 }
 
 async fn server() -> Server {
@@ -125,10 +161,51 @@ async fn a_password_opens_and_its_key_is_derived_once() {
     let server = server().await;
     let password = password(PASSWORD);
     for _ in 0..3 {
-        let ping = connect(&server.url()).password(&password).ping().await.unwrap();
+        let ping = connect(server.url()).password(&password).ping().await.unwrap();
         assert_eq!(ping.pin, server.pin);
     }
     assert_eq!(password.derivations(), 1);
+}
+
+#[tokio::test]
+async fn an_open_channel_carries_calls_in_each_codec_and_closes_in_good_order() {
+    let server = server().await;
+    let password = password(PASSWORD);
+    for codec in [Codec::Bincode, Codec::Json] {
+        let opened = connect(server.url()).password(&password).codec(codec).args(&None::<String>).open();
+        let chan: Channel<(), Double> = opened.await.unwrap();
+        assert_eq!(chan.remote().call(Double(21)).await, Ok(42));
+        assert_eq!(chan.close().await, Ok(()));
+    }
+}
+
+#[tokio::test]
+async fn a_session_that_does_not_open_says_why() {
+    let server = server().await;
+    let password = password(PASSWORD);
+    let open = async |what: &str| {
+        let args = Some(what.to_owned());
+        let connect = connect(server.url()).password(&password).args(&args).timeout(Duration::from_secs(5));
+        connect.open::<(), Double>().await.map(drop)
+    };
+    let refused = open("refuse").await;
+    assert!(
+        matches!(&refused, Err(ConnectError::RefusedByName(text)) if **text == *"not today"),
+        "{refused:?}"
+    );
+    let ended = open("end").await;
+    assert!(matches!(ended, Err(ConnectError::Ended(ExitReason::Shutdown))), "{ended:?}");
+}
+
+#[tokio::test]
+async fn a_service_that_never_starts_is_given_up_in_the_callers_own_time() {
+    let server = server().await;
+    let password = password(PASSWORD);
+    connect(server.url()).password(&password).ping().await.unwrap();
+    let args = Some("hang".to_owned());
+    let connect = connect(server.url()).password(&password).args(&args).timeout(Duration::from_millis(500));
+    let late = connect.open::<(), Double>().await.map(drop);
+    assert!(matches!(late, Err(ConnectError::Deadline)), "{late:?}");
 }
 
 #[tokio::test]
