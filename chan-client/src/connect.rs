@@ -84,6 +84,12 @@ impl<'c> Connect<'c> {
         self
     }
 
+    /// The same, for arguments that are encoded already in the session's codec.
+    pub fn encoded_args(mut self, args: Vec<u8>) -> Self {
+        self.args = Box::new(move |_| Ok(args.clone()));
+        self
+    }
+
     /// How messages travel. [`Codec::Bincode`] unless given.
     pub fn codec(mut self, codec: Codec) -> Self {
         self.codec = codec;
@@ -463,6 +469,3 @@ impl From<TrustError> for ConnectError {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -101,8 +101,8 @@ pub(super) fn receive(access: &Access, start: &Start, notice: &Notice) -> Result
 
 /// A session with a service of JSON messages.
 pub(super) async fn open(way: &Way, args: &str, notice: &Notice) -> Result<Channel<Opaque>, Failure> {
-    let args = opaque(args);
-    let chan = way.connect(notice).codec(Codec::Json).args(&args).open::<Opaque, Opaque>().await?;
+    let connect = way.connect(notice).codec(Codec::Json).encoded_args(args.as_bytes().to_vec());
+    let chan = connect.open::<Opaque, Opaque>().await?;
     notice.detail(|| "the session is open".into());
     Ok(chan)
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use clap::CommandFactory;
 use clap_complete::Shell;
-use lib_chan::secret::{PrivateKey, Secret};
+use lib_chan::secret::{PrivateKey, PublicKey, Secret};
 use zeroize::Zeroizing;
 
 use super::arguments::Arguments;
@@ -15,11 +15,15 @@ use crate::secret_file::create_secret_file;
 use crate::url::ChanUrl;
 
 pub(super) fn keygen(file: &Path) -> Result<(), Failure> {
+    print_line(&new_key(file)?.to_string())
+}
+
+fn new_key(file: &Path) -> Result<PublicKey, Failure> {
     let mut seed = Zeroizing::new([0; 32]);
     aws_lc_rs::rand::fill(&mut *seed).map_err(|_| Failure::local("the system gave no random bytes"))?;
     let key = PrivateKey::from_seed(Secret::new(*seed)).map_err(Failure::local)?;
     create_secret_file(file, key.to_file_contents().as_bytes()).map_err(Failure::usage)?;
-    print_line(&key.public_key().to_string())
+    Ok(key.public_key())
 }
 
 pub(super) fn save(name: &str, url: &str) -> Result<(), Failure> {
@@ -47,10 +51,12 @@ mod tests {
     #[test]
     fn a_new_key_can_be_read_and_is_a_new_one_each_time() {
         let directory = tempfile::tempdir().unwrap();
-        let files = ["a", "b"].map(|name| directory.path().join(name));
-        let keys = files.map(|file| {
-            keygen(&file).unwrap();
-            PrivateKey::from_file_contents(&read_secret_file(&file).unwrap()).unwrap().public_key()
+        let keys = ["a", "b"].map(|name| {
+            let file = directory.path().join(name);
+            let public = new_key(&file).unwrap();
+            let read = PrivateKey::from_file_contents(&read_secret_file(&file).unwrap()).unwrap();
+            assert_eq!(read.public_key(), public);
+            public
         });
         assert_ne!(keys[0], keys[1]);
     }
@@ -59,9 +65,9 @@ mod tests {
     fn a_key_is_never_overwritten() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("key");
-        keygen(&file).unwrap();
+        new_key(&file).unwrap();
         let contents = read_secret_file(&file).unwrap();
-        assert_eq!(keygen(&file).unwrap_err().exit_code(), 2);
+        assert_eq!(new_key(&file).unwrap_err().exit_code(), 2);
         assert_eq!(read_secret_file(&file).unwrap(), contents);
     }
 
