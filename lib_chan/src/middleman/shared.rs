@@ -388,14 +388,14 @@ impl Shared {
     // Sending.
 
     /// Encodes outside of the lock, then does something with the session and the payload.
-    pub(crate) fn send<T, U: serde::Serialize + ?Sized>(
+    pub(crate) fn send<T, U: serde::Serialize + 'static>(
         &self,
         value: &U,
         f: impl FnOnce(&mut Session<Tokio>, &mut Vec<u8>) -> Result<T, Unsendable>,
     ) -> Result<T, NotSent> {
         let max = self.lock().session.max_payload_len();
         with_scratch(|scratch| {
-            payload::encode_within(self.codec, value, max, scratch).map_err(NotSent::Payload)?;
+            payload::encode_message(self.codec, value, max, scratch).map_err(NotSent::Payload)?;
             self.session(|session| f(session, scratch)).map_err(NotSent::Session)
         })
     }

@@ -7,7 +7,8 @@ use tokio::{io::BufReader, sync::oneshot, task::JoinHandle};
 
 use super::{Opening, open, serve};
 use crate::{
-    Call, CallError, CallFailure, Channel, Event, Executed, ExitReason, Incoming, Limits, Message, Process, enter,
+    Call, CallError, CallFailure, Channel, Event, Executed, ExitReason, Incoming, Limits, Message, Process,
+    enter,
     handshake::{SessionParameters, pair_in_memory},
     payload::Codec,
     spawn,
@@ -45,9 +46,11 @@ async fn session(
     let (client, server) = pair_in_memory(parameters, [7; 32]).unwrap();
     let (near, far) = tokio::io::duplex(1000);
     let server_limits = limits.clone();
-    let served = tokio::spawn(async move { serve(BufReader::new(far), &server, &server_limits, start).await });
-    let channel =
-        open(BufReader::new(near), &client, limits, Codec::Bincode, b"", linked).await.expect("the session opens");
+    let served =
+        tokio::spawn(async move { serve(BufReader::new(far), &server, &server_limits, start).await });
+    let channel = open(BufReader::new(near), &client, limits, Codec::Bincode, b"", linked)
+        .await
+        .expect("the session opens");
     (channel, served)
 }
 
@@ -171,7 +174,8 @@ async fn a_cut_connection_is_noconnection_at_both_ends() {
     let parameters = SessionParameters::from_limits(&Limits::default()).unwrap();
     let (client, server) = pair_in_memory(parameters, [7; 32]).unwrap();
     let (near, far) = tokio::io::duplex(1000);
-    let served = tokio::spawn(async move { serve(BufReader::new(far), &server, &Limits::default(), service).await });
+    let served =
+        tokio::spawn(async move { serve(BufReader::new(far), &server, &Limits::default(), service).await });
     let channel: Channel<String, Request> =
         open(BufReader::new(near), &client, &Limits::default(), Codec::Bincode, b"", false).await.unwrap();
     served.abort();

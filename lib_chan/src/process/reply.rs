@@ -77,7 +77,10 @@ impl Reply {
 
     /// The reply of the type that this request is answered with.
     pub fn to<Q: Call>(mut self, _request: &Q) -> Reply<Q::Reply> {
-        Reply { route: self.route.take(), encode: Some(payload::encode::<Q::Reply>) }
+        Reply {
+            route: self.route.take(),
+            encode: Some(|codec, answer, out| payload::encode_message(codec, answer, usize::MAX, out)),
+        }
     }
 }
 
