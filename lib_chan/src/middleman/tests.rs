@@ -268,7 +268,7 @@ async fn calls_from_many_tasks_both_ways_with_full_windows_all_come_back() {
             tasks.spawn(async move {
                 for n in 0..20 {
                     // Together far more than either window, and more calls than either end's slots.
-                    let blob = Blob(vec![task as u8 ^ n; 1000 + usize::from(n) * 900]);
+                    let blob = Blob(vec![task as u8 ^ n; 200 + usize::from(n) * 200]);
                     assert_eq!(remote.call(blob.clone()).await, Ok(blob));
                 }
             });
