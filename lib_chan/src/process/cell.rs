@@ -12,7 +12,7 @@ use super::SpawnOptions;
 use super::current::is_current;
 use super::mailbox::{Batch, Fed, Feed, Item, Letter, Mailbox, Taken, Told};
 use super::pid::{Local, Pid, Signal, Target, answer_for_nobody, next_id};
-use crate::links::{ExitSignal, Links, MonitorRef, Verdict};
+use crate::links::{ExitSignal, Links, MonitorRef, Parting, Verdict};
 use crate::{ExitReason, SendError};
 
 /// Something that ends with the process that owns it: a session, a registered name.
@@ -100,8 +100,8 @@ impl<M: Send + 'static> Cell<M> {
     /// A link to a process that is not there: a message to one that traps exits, else an error.
     pub(super) fn link_failed(&self, to: &Pid) -> Result<(), ExitReason> {
         let mut state = self.lock();
-        if let Some(rare) = state.rare() {
-            rare.links.link_failed(to);
+        if !state.rare().is_some_and(|rare| rare.links.link_failed(to)) {
+            return Ok(());
         }
         if !state.trap_exit {
             return Err(ExitReason::NoProc);
@@ -265,17 +265,24 @@ impl<M: Send + 'static> Cell<M> {
         self.lock().mailbox.clear()
     }
 
-    /// The last step of the end, when its future has been dropped: tells its links, then its monitors.
+    /// The last step of the end, when its future has been dropped: tells its links, then its monitors. Whoever comes
+    /// meanwhile is told after them.
     pub(super) fn part(&self) {
-        let mut state = self.lock();
-        let Phase::Ending(reason) = &state.phase else { return };
-        let reason = reason.clone();
-        state.phase = Phase::Ended(reason.clone());
-        let rare = state.rare.take();
-        drop(state);
+        loop {
+            let mut state = self.lock();
+            let Phase::Ending(reason) = &state.phase else { return };
+            let reason = reason.clone();
+            let Some(mut rare) = state.rare.take() else {
+                state.phase = Phase::Ended(reason);
+                break;
+            };
+            drop(state);
+            self.tell_others(rare.links.part(), &reason);
+        }
         ENDING.fetch_sub(1, Ordering::Relaxed);
-        let Some(mut rare) = rare else { return };
-        let parting = rare.links.part();
+    }
+
+    fn tell_others(&self, parting: Parting<Pid>, reason: &ExitReason) {
         let me = self.pid();
         for peer in parting.links {
             peer.signal(Signal::Exit { from: me.clone(), reason: reason.clone(), link: true });
@@ -292,6 +299,12 @@ impl<M: Send + 'static> Cell<M> {
     #[cfg(test)]
     pub(super) fn belongings(&self) -> usize {
         self.lock().rare.as_ref().map_or(0, |rare| rare.owned.len())
+    }
+
+    /// How many senders wait for room.
+    #[cfg(test)]
+    pub(super) fn waiting(&self) -> usize {
+        self.lock().mailbox.senders().len()
     }
 
     fn handle_exit(&self, from: Pid, reason: ExitReason, link: bool) {
@@ -313,10 +326,17 @@ impl<M: Send + 'static> Cell<M> {
         }
     }
 
-    fn handle_unlink(&self, from: Pid, id: u64) {
-        self.with_links(|links| links.handle_unlink(from.clone(), id));
-        from.signal(Signal::UnlinkAck { from: self.pid(), id });
-        self.with_links(|links| links.ack_delivered(&from, id));
+    fn handle_unlink(&self, from: &Pid, id: u64) {
+        // One that has ended has no link, and answers so.
+        if self.with_links(|links| links.handle_unlink(from.clone(), id)) != Some(false) {
+            self.acknowledge(from, id);
+        }
+    }
+
+    /// Acknowledges an `Unlink`.
+    pub(super) fn acknowledge(&self, to: &Pid, id: u64) {
+        to.signal(Signal::UnlinkAck { from: self.pid(), id });
+        self.with_links(|links| links.ack_delivered(to, id));
     }
 
     fn handle_monitor(&self, from: Pid, monitor: MonitorRef) {
@@ -383,7 +403,7 @@ impl<M: Send + 'static> Target for Cell<M> {
                     answer_for_nobody(&self.pid(), Signal::Link { from });
                 }
             }
-            Signal::Unlink { from, id } => self.handle_unlink(from, id),
+            Signal::Unlink { from, id } => self.handle_unlink(&from, id),
             Signal::UnlinkAck { from, id } => {
                 self.with_links(|links| links.handle_unlink_ack(&from, id));
             }

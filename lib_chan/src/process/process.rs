@@ -141,13 +141,14 @@ impl<M: Send + 'static> Process<M> {
             return Ok(());
         }
         match pid.local() {
-            Some(local) if !local.link(&me) => self.cell.link_failed(&pid),
-            Some(_) => Ok(()),
-            None => {
-                pid.signal(Signal::Link { from: me });
-                Ok(())
-            }
+            Some(local) if !local.link(&me) => return self.cell.link_failed(&pid),
+            Some(_) => {}
+            None => pid.signal(Signal::Link { from: me.clone() }),
         }
+        if let Some(id) = self.cell.with_links(|links| links.link_sent(&pid)).flatten() {
+            self.cell.acknowledge(&pid, id);
+        }
+        Ok(())
     }
 
     /// Removes the link to another process, whoever made it. From now on it has no effect on this one; an
