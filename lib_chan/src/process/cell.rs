@@ -147,14 +147,13 @@ impl<M: Send + 'static> Cell<M> {
         posting: &mut Posting<M>,
         cx: &Context<'_>,
     ) -> Poll<Result<(), SendError<M>>> {
-        let to_oneself = is_current(self.id);
         let mut state = self.lock();
         if !state.is_alive() {
             drop(state);
             let message = letter.into_message();
             return Poll::Ready(Err(SendError { message, reason: ExitReason::NoProc }));
         }
-        if to_oneself || state.mailbox.has_room(&self.taken) {
+        if state.mailbox.has_room(&self.taken) || is_current(self.id) {
             let waker = state.mailbox.push(Item::Letter(letter));
             drop(state);
             wake(waker);
@@ -219,8 +218,10 @@ impl<M: Send + 'static> Cell<M> {
     pub(super) fn receive(&self, batch: &mut VecDeque<Item<M>>, cx: &Context<'_>) -> bool {
         let mut old = None;
         let mut state = self.lock();
+        let admitted = state.mailbox.admit(&self.taken);
         let received = state.is_alive() && state.mailbox.receive(batch, cx, &mut old);
         drop(state);
+        wake(admitted);
         received
     }
 
@@ -235,10 +236,11 @@ impl<M: Send + 'static> Cell<M> {
     }
 
     /// Decides the end, unless it is decided already: from now on the process is not alive, and what it owns is told.
-    pub(super) fn decide(&self, reason: ExitReason) {
+    /// Wake what it gives, so that it is seen to; who sees to it now need not.
+    pub(super) fn decide(&self, reason: ExitReason) -> Option<Waker> {
         let mut state = self.lock();
         if !state.is_alive() {
-            return;
+            return None;
         }
         state.phase = Phase::Ending(reason.clone());
         self.ending.store(true, Ordering::Release);
@@ -247,9 +249,9 @@ impl<M: Send + 'static> Cell<M> {
         let senders = state.mailbox.senders();
         let owned = state.rare.as_mut().map(|rare| mem::take(&mut rare.owned)).unwrap_or_default();
         drop(state);
-        wake(task);
         wake(senders);
         tell_owned(owned, reason);
+        task
     }
 
     /// The reason of the end, once it is decided.
@@ -321,7 +323,7 @@ impl<M: Send + 'static> Cell<M> {
             }
             Verdict::End(reason) => {
                 drop(state);
-                self.decide(reason);
+                wake(self.decide(reason));
             }
         }
     }
@@ -367,11 +369,16 @@ impl<M: Send + 'static> Cell<M> {
 }
 
 impl<M> Cell<M> {
-    /// Counts a message as taken, and lets in who waits for its place.
+    /// Counts a message as taken.
     pub(super) fn count_taken(&self) {
-        if self.taken.take_one() {
-            let wakers = self.lock().mailbox.admit(&self.taken);
-            wake(wakers);
+        self.taken.take_one();
+    }
+
+    /// Lets in senders that wait for the places of messages taken.
+    pub(super) fn admit(&self) {
+        if self.taken.is_wanted() {
+            let admitted = self.lock().mailbox.admit(&self.taken);
+            wake(admitted);
         }
     }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::cell::Cell;
 use super::current::{in_time, poll_proceed};
 use super::mailbox::{self, Batch, Item, Letter, Told};
-use super::pid::{Local, Signal, next_monitor};
+use super::pid::{Signal, next_monitor};
 use super::run::{self, SpawnOptions};
 use super::{Address, Pid};
 use crate::ExitReason;
@@ -230,6 +230,7 @@ impl<M> Drop for Process<M> {
                 self.cell.count_taken();
             }
         }
+        self.cell.admit();
     }
 }
 
