@@ -84,6 +84,8 @@ pub(super) struct Inner {
     watches: HashMap<u64, (Pid, MonitorRef)>,
     /// The process that owns this session.
     owner: Option<Pid>,
+    /// The reason with which this end ended the session, if it did so first.
+    let_go_for: Option<ExitReason>,
 }
 
 impl Inner {
@@ -150,6 +152,7 @@ impl Shared {
                 far: HashMap::new(),
                 watches: HashMap::new(),
                 owner: None,
+                let_go_for: None,
             }),
             taken: AtomicU64::new(0),
             paused: AtomicBool::new(false),
@@ -476,6 +479,9 @@ impl Shared {
         let taken = self.taken.fetch_or(CLOSED, Ordering::AcqRel) & !CLOSED;
         let deadline = now() + self.limits.close_timeout;
         self.with(|inner| {
+            if inner.session.over().is_none() && !inner.session.has_let_go() {
+                inner.let_go_for = Some(reason.clone());
+            }
             inner.session.end(reason, taken, Some(deadline));
             inner.session.give_up_receiving();
         });
@@ -499,6 +505,12 @@ impl Shared {
         if self.lock().lives_by_remotes {
             self.let_go(reason);
         }
+    }
+
+    /// What ended the session, at whichever end.
+    pub(super) fn cause(&self) -> ExitReason {
+        let inner = self.lock();
+        inner.let_go_for.as_ref().or(inner.session.over()).cloned().unwrap_or(ExitReason::NoConnection)
     }
 
     /// Why the session ended, when it has.
