@@ -117,6 +117,11 @@ impl<M: Send + 'static> Address<M> {
         self.cell.disown(owned);
     }
 
+    #[cfg(test)]
+    pub(super) fn cell(&self) -> &Cell<M> {
+        &self.cell
+    }
+
     fn post(&self, letter: Letter<M>) -> Post<'_, M> {
         Post { cell: &self.cell, posting: Posting::New(letter) }
     }

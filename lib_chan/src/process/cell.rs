@@ -288,6 +288,12 @@ impl<M: Send + 'static> Cell<M> {
         }
     }
 
+    /// How many things it owns.
+    #[cfg(test)]
+    pub(super) fn belongings(&self) -> usize {
+        self.lock().rare.as_ref().map_or(0, |rare| rare.owned.len())
+    }
+
     fn handle_exit(&self, from: Pid, reason: ExitReason, link: bool) {
         let mut state = self.lock();
         let trap_exit = state.trap_exit;
