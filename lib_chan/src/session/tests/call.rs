@@ -176,6 +176,20 @@ fn a_deadline_counts_while_credit_is_awaited() {
 }
 
 #[test]
+fn a_call_that_waits_for_a_slot_in_vain_lets_those_behind_it_go() {
+    let limits = Limits { max_calls: 0, ..Limits::default() };
+    let mut pair = Pair::open_with(4, &limits, &limits);
+    let asked = call(&mut pair, 1);
+    let behind = pair.client.session.cast(pair.now, &mut vec![7]).unwrap().unwrap();
+    pair.settle();
+    assert!(pair.server.take().is_empty());
+    pair.advance(MINUTE);
+    assert_eq!(pair.client.session.poll_cast(behind, |_| 0), Some(Ok(())));
+    assert_eq!(pair.server.take()[0].payload, &[7][..]);
+    assert_eq!(pair.client.outcome(asked), failed(Executed::No, CallFailure::Deadline));
+}
+
+#[test]
 fn a_message_whose_time_has_passed_is_not_handed_to_the_service() {
     let mut pair = Pair::open(4);
     let asked = call(&mut pair, 1);

@@ -156,6 +156,8 @@ fn reflections_that_are_not_taken_end_overload() {
             reflect(&mut lone, n);
             if n == most / 2 {
                 lone.fetch();
+                // One byte of them is not all of them.
+                lone.session.handle_accepted(lone.now, 1);
             }
         }
         assert_eq!(lone.ended(), None);
