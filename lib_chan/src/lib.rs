@@ -30,5 +30,6 @@ pub mod tls;
 
 pub use exit::{CallError, CallFailure, Executed, ExitReason, SendError};
 pub use limits::Limits;
+pub use payload::Opaque;
 #[cfg(feature = "io")]
 pub use {channel::*, process::*};

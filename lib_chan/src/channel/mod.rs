@@ -115,7 +115,7 @@ impl<In, Out> Channel<In, Out> {
     }
 }
 
-impl<In: DeserializeOwned, Out> Channel<In, Out> {
+impl<In: DeserializeOwned + 'static, Out> Channel<In, Out> {
     /// The next message; `None` when the session has ended and all has been read. Why it ended is what
     /// [`Remote::ended`] says, and the exit signal of a process that is linked.
     ///
@@ -145,10 +145,7 @@ impl<In: DeserializeOwned, Out> Channel<In, Out> {
         mut self,
         to: &Address<M>,
         wrap: impl Fn(Incoming<In>) -> M + Send + Sync + 'static,
-    ) -> Result<(), Self>
-    where
-        In: 'static,
-    {
+    ) -> Result<(), Self> {
         let shared = Arc::clone(self.shared());
         if to.own(Arc::clone(&shared) as Arc<dyn Owned>).is_err() {
             return Err(self);
@@ -156,15 +153,15 @@ impl<In: DeserializeOwned, Out> Channel<In, Out> {
         let Some(mut held) = self.held.take() else { return Ok(()) };
         held.give_back();
         shared.own(Some(to.pid()), false);
-        shared.hand_over(Given::new(&shared, to.clone(), wrap), held.batch.drain(..));
+        shared.hand_over(Given::outlet(&shared, to.clone(), wrap), held.batch.drain(..));
         Ok(())
     }
 }
 
 /// What a message that a process takes is to it: decoded here, by whoever takes it. Nothing if it cannot be read, or
 /// nobody waits for its answer any more.
-fn open<In: DeserializeOwned>(shared: &Arc<Shared>, message: Inbound) -> Option<Message<In>> {
-    let decoded = payload::decode(shared.codec(), &message.payload);
+fn open<In: DeserializeOwned + 'static>(shared: &Arc<Shared>, message: Inbound) -> Option<Message<In>> {
+    let decoded = payload::decode_message(shared.codec(), &message.payload);
     match (message.kind, decoded) {
         (InboundKind::Cast, Ok(value)) => Some(Message::Cast(value)),
         (InboundKind::Cast, Err(_)) => {

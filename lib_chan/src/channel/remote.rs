@@ -89,7 +89,7 @@ impl<Out> Remote<Out> {
     }
 }
 
-impl<Out: Serialize> Remote<Out> {
+impl<Out: Serialize + 'static> Remote<Out> {
     /// Sends a message that wants no answer. Waits for credit, first come first served. Ready means that it is on its
     /// way, in order, not that it arrived: see [`flush`](Self::flush).
     ///
@@ -146,7 +146,7 @@ impl<Out: Serialize> Remote<Out> {
             .map_err(not_called)?;
         drop(request);
         let answer = Calling { shared, call: Some(call) }.answer().await?;
-        payload::decode(shared.codec(), &answer)
+        payload::decode_message(shared.codec(), &answer)
             .map_err(|error| CallError::new(Executed::Yes, CallFailure::Codec(error.to_string().into())))
     }
 }

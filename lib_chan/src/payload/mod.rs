@@ -1,9 +1,77 @@
 //! What messages are made of: three codecs behind one guard.
+//!
+//! Every session states one [`Codec`]; arguments, messages and answers are then values of Rust types that serde takes
+//! to bytes and back. A service need not know which codec its client chose, as long as its types travel in it.
+//!
+//! # What a payload may do
+//!
+//! The guard is between serde and the codec, in both directions and for every type. What it refuses is refused by the
+//! sender already, with words that say why.
+//!
+//! - **Depth.** At most [`MAX_DEPTH`] values are inside one another. Sequences, maps, tuples, structs, newtypes, enums
+//!   and `Some` count one each; the tuple or the fields of a variant count one more. Numbers, text, bytes, `None` and
+//!   unit count nothing. What a type skips (unknown fields in JSON) counts like what it keeps.
+//! - **Elements.** All sequences and maps of a payload together have at most as many elements as the payload has
+//!   bytes. This concerns elements of no size alone: every other one is a byte at least. So a `Vec<()>` of two, which
+//!   is one byte in bincode, does not travel there by itself. Fields, and elements of arrays and tuples, are not
+//!   counted: their number comes from the type.
+//! - **Allocation.** Nothing is reserved because of a length that a payload states. A stated length is taken from the
+//!   elements that are left before anyone hears of it; text and bytes are cut from the payload and copied once.
+//! - **End.** A payload is the value and nothing after it. (White space may be around JSON.)
+//!
+//! Beyond the guard is a type that contains itself through `Option` or a newtype alone, inside `untagged`, `flatten` or
+//! a tag: serde holds such a value in a buffer of its own and decodes it from there again and again, in any format.
+//!
+//! # The codecs
+//!
+//! **bincode** is [bincode 2](https://docs.rs/bincode/2.0.1) in its standard configuration, through serde:
+//!
+//! - Unsigned integers of 16 bits and more, lengths and the indices of variants: below 251, one byte; else the byte
+//!   251, 252, 253 or 254, and the number in 2, 4, 8 or 16 bytes, little-endian. A longer form than needed is read
+//!   too, so payloads are not canonical. Signed ones are first turned into unsigned ones: `n` into `2n`, and below
+//!   zero into `-2n - 1`. `u8` and `i8` are one byte, `usize` and `isize` travel as 64 bits.
+//! - Floats are IEEE 754, little-endian, 4 or 8 bytes; `bool` is 0 or 1; `char` is its UTF-8.
+//! - Text and bytes: length, content. Sequences: length, elements. Maps: length, then key and value in turn.
+//! - `None` is 0, `Some` is 1 and the value. Enums: the index of the variant as a `u32`, then what it holds.
+//! - Structs, tuples, arrays: their fields one after the other. Newtypes: what is in them. Unit: nothing.
+//!
+//! **json** is serde's JSON: structs are objects, `Request::Lookup { key }` is `{"Lookup":{"key":…}}`, a variant
+//! without content is its name, newtypes are what is in them, bytes are an array of numbers, unit is `null`. Keys are
+//! text; numbers and `bool` become text as keys. A field that comes twice is an error, a key of a map that comes twice
+//! has its last value. An empty payload is no JSON: where there are no arguments, they are `null`.
+//!
+//! **raw** is bytes as they are: `bytes::Bytes` and other types that serde calls bytes, `Vec<u8>`, `[u8; N]` (exactly
+//! N), `String` (UTF-8), newtypes of these, and `()`, which is no bytes. Prefer `Bytes`: a `Vec<u8>` goes through
+//! serde one byte at a time, here and in the other codecs.
+//!
+//! # Which Rust types travel
+//!
+//! | type | bincode | json |
+//! |---|---|---|
+//! | numbers, text, bytes, tuples, structs, enums, `Option`, `Result`, collections | yes | yes |
+//! | `u128`, `i128`, `Duration`, `IpAddr`, `PathBuf` (UTF-8) | yes | yes |
+//! | maps whose keys are no text, number, `bool` or variant without content | yes | not encoded |
+//! | NaN and infinity | yes | **arrive as `null`** |
+//! | `Some(None)`, `Some(())` | yes | **arrive as `None`** |
+//! | `untagged`, `tag`, `tag` with `content` | not decoded | yes |
+//! | `serde_json::Value`, and all else that asks what comes next | not decoded | yes |
+//! | `flatten`, sequences of unknown length | not encoded | yes |
+//! | `skip_serializing_if` on a field with a name | not encoded if left out | yes |
+//! | `skip_serializing_if` on a field without a name | **later fields move up** | not decoded |
+//! | `skip_serializing` without `skip_deserializing` | **later fields move up** | yes, with `default` |
+//! | `skip` on a field | yes, as its default | yes, as its default |
+//! | `skip` on a variant | **later variants move up**; as the last, yes | yes |
+//! | another type, or the same with a field more | an error **or another value** | an error; a field more is ignored, a field less needs `default` |
+//! | an enum with a variant more at its end | yes, but for that variant | yes, but for that variant |
+//!
+//! What is in bold goes wrong without an error: nothing in the bytes shows it. What is *not decoded* is refused by the
+//! receiver only, and a cast refused there ends the session: try each message type once in a test of your own.
 
 mod bincode;
 mod error;
 mod guard;
 mod json;
+mod opaque;
 mod raw;
 mod sink;
 
@@ -13,17 +81,19 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 pub use error::PayloadError;
 use guard::{Exceeded, Level, Seed};
+pub use opaque::Opaque;
+pub(crate) use opaque::{decode_message, encode_message};
 use sink::Sink;
 
-/// How payloads of a session are encoded. Stated by the client in its `Start`.
+/// How payloads of a session are encoded. Stated by the client in its `Start`; the service says which it accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Codec {
-    /// Between Rust programs with the same types.
+    /// Between Rust programs with the same types: short and fast, but no field may be added on one side only.
     Bincode = 1,
-    /// For people and other languages.
+    /// For people and other languages, and for types that change.
     Json = 2,
-    /// Bytes as they are.
+    /// Bytes as they are, for relays.
     Raw = 3,
 }
 
@@ -70,7 +140,7 @@ impl FromStr for Codec {
 #[error("not a codec: there are bincode, json and raw")]
 pub struct UnknownCodec;
 
-/// Values inside one another that a payload may have at most.
+/// The most values inside one another that a payload may have.
 pub const MAX_DEPTH: u8 = 64;
 
 /// Appends `value` to `out`.
@@ -138,3 +208,6 @@ pub fn decode_borrowed<'de, T: Deserialize<'de>>(codec: Codec, bytes: &'de [u8])
         Codec::Raw => raw::decode(seed, bytes).map_err(|e| PayloadError::codec(codec, e)),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,7 +7,8 @@ use std::io;
 pub(super) struct Sink<'a> {
     out: &'a mut Vec<u8>,
     start: usize,
-    max: usize,
+    /// Where the buffer ends when the payload is as long as it may be.
+    end: usize,
     overflowed: bool,
     kept: bool,
 }
@@ -21,18 +22,19 @@ impl<'a> Sink<'a> {
     /// A payload of at most `max` bytes after what is in `out`.
     pub(super) fn new(out: &'a mut Vec<u8>, max: usize) -> Self {
         let start = out.len();
-        Self { out, start, max, overflowed: false, kept: false }
+        Self { out, start, end: start.saturating_add(max), overflowed: false, kept: false }
     }
 
     /// Appends all of `bytes`, or none.
     #[inline]
     pub(super) fn push(&mut self, bytes: &[u8]) -> Result<(), Full> {
-        if bytes.len() > self.max - self.len() {
+        if bytes.len() <= self.end - self.out.len() {
+            self.out.extend_from_slice(bytes);
+            Ok(())
+        } else {
             self.overflowed = true;
-            return Err(Full);
+            Err(Full)
         }
-        self.out.extend_from_slice(bytes);
-        Ok(())
     }
 
     /// Leaves the payload in the buffer.
@@ -41,7 +43,6 @@ impl<'a> Sink<'a> {
     }
 
     /// Bytes of the payload so far.
-    #[inline]
     pub(super) fn len(&self) -> usize {
         self.out.len() - self.start
     }

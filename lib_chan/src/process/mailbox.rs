@@ -4,6 +4,12 @@
 //! then pops from its own batch without locking. Messages are bounded: those accepted and not yet taken, the batch
 //! included, never exceed the capacity, except for what a process sends itself. Signals, and what comes from a session
 //! (which has its own credit), are neither counted nor refused.
+//!
+//! A sender that finds no room waits in line, and what it sends goes in when the receiver has emptied its batch, or at
+//! the end of the poll in which it took something: not at every message, which would cost a lock and a wake each.
+//!
+//! Wakers and messages that come out of the methods here are woken and dropped after unlocking: what they do is not
+//! ours.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::mem;
@@ -96,8 +102,8 @@ pub(super) struct Mailbox<M> {
     receiver: Option<Waker>,
 }
 
-struct Waiting<M> {
-    letter: Letter<M>,
+pub(super) struct Waiting<M> {
+    pub(super) letter: Letter<M>,
     sender: Waker,
 }
 
@@ -152,7 +158,7 @@ impl<M> Mailbox<M> {
     pub(super) fn wait(&mut self, letter: Letter<M>, sender: Waker, taken: &Taken) -> u64 {
         self.last_ticket += 1;
         self.waiting.insert(self.last_ticket, Waiting { letter, sender });
-        self.known_taken = taken.ask_for_room();
+        taken.ask_for_room();
         self.last_ticket
     }
 
@@ -160,6 +166,9 @@ impl<M> Mailbox<M> {
     #[must_use]
     pub(super) fn admit(&mut self, taken: &Taken) -> Vec<Waker> {
         let mut wakers = Vec::new();
+        if !taken.is_wanted() {
+            return wakers;
+        }
         self.known_taken = taken.count();
         while self.is_below_capacity()
             && let Some((_, waiting)) = self.waiting.pop_first()
@@ -173,16 +182,21 @@ impl<M> Mailbox<M> {
         wakers
     }
 
-    /// Whether this ticket still waits; if so, its sender is woken through `cx` from now on.
-    pub(super) fn still_waits(&mut self, ticket: u64, cx: &Context<'_>) -> bool {
+    /// Whether this ticket still waits.
+    pub(super) fn waits(&self, ticket: u64) -> bool {
+        self.waiting.contains_key(&ticket)
+    }
+
+    /// As [`waits`](Self::waits); if so, it is woken through `sender` from now on, which becomes the old waker.
+    pub(super) fn still_waits(&mut self, ticket: u64, sender: &mut Waker) -> bool {
         let Some(waiting) = self.waiting.get_mut(&ticket) else { return false };
-        waiting.sender.clone_from(cx.waker());
+        mem::swap(&mut waiting.sender, sender);
         true
     }
 
     /// Takes back what still waits under this ticket.
-    pub(super) fn withdraw(&mut self, ticket: u64) -> Option<Letter<M>> {
-        self.waiting.remove(&ticket).map(|waiting| waiting.letter)
+    pub(super) fn withdraw(&mut self, ticket: u64) -> Option<Waiting<M>> {
+        self.waiting.remove(&ticket)
     }
 
     /// The senders that wait, to be woken at the end of the process.
@@ -190,20 +204,28 @@ impl<M> Mailbox<M> {
         self.waiting.values().map(|waiting| waiting.sender.clone()).collect()
     }
 
-    /// Moves all that is queued into an empty `batch`; `false` if there is nothing. Then the receiver sleeps.
-    pub(super) fn receive(&mut self, batch: &mut VecDeque<Item<M>>, cx: &Context<'_>) -> bool {
-        if self.inbox.is_empty() {
-            for queue in [&mut self.inbox, batch] {
-                // A burst leaves a large buffer behind; a process that sleeps gives it back.
-                if queue.capacity() > KEPT_CAPACITY {
-                    *queue = VecDeque::new();
-                }
-            }
-            self.receiver = Some(cx.waker().clone());
-            return false;
+    /// Moves all that is queued into an empty `batch`; `false` if there is nothing. Then the receiver sleeps, and `old`
+    /// is what would have been woken before.
+    pub(super) fn receive(
+        &mut self,
+        batch: &mut VecDeque<Item<M>>,
+        cx: &Context<'_>,
+        old: &mut Option<Waker>,
+    ) -> bool {
+        if !self.inbox.is_empty() {
+            mem::swap(&mut self.inbox, batch);
+            return true;
         }
-        mem::swap(&mut self.inbox, batch);
-        true
+        for queue in [&mut self.inbox, batch] {
+            // A burst leaves a large buffer behind; a process that sleeps gives it back.
+            if queue.capacity() > KEPT_CAPACITY {
+                *queue = VecDeque::new();
+            }
+        }
+        if !self.receiver.as_ref().is_some_and(|receiver| receiver.will_wake(cx.waker())) {
+            *old = self.receiver.replace(cx.waker().clone());
+        }
+        false
     }
 
     /// Removes the `Down` of this monitor from the queue.
@@ -241,17 +263,22 @@ impl Taken {
     const WANTED: u64 = 1;
     const ONE: u64 = 2;
 
-    /// Counts one message. `true` if a sender waits for room.
-    pub(super) fn take_one(&self) -> bool {
-        self.0.fetch_add(Self::ONE, Ordering::AcqRel) & Self::WANTED != 0
+    /// Counts one message.
+    pub(super) fn take_one(&self) {
+        self.0.fetch_add(Self::ONE, Ordering::AcqRel);
+    }
+
+    /// Whether a sender waits for room, as far as the messages taken so far are concerned.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.0.load(Ordering::Acquire) & Self::WANTED != 0
     }
 
     fn count(&self) -> u64 {
         self.0.load(Ordering::Acquire) / Self::ONE
     }
 
-    fn ask_for_room(&self) -> u64 {
-        self.0.fetch_or(Self::WANTED, Ordering::AcqRel) / Self::ONE
+    fn ask_for_room(&self) {
+        self.0.fetch_or(Self::WANTED, Ordering::AcqRel);
     }
 
     fn nobody_waits(&self) {

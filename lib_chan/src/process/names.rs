@@ -1,7 +1,6 @@
 //! Names for processes, in a table that somebody owns.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -62,15 +61,16 @@ impl<M: Send + 'static> Names<M> {
         let entry: Arc<dyn Owned> = Arc::new(NameEntry { table, pid: pid.clone() });
         {
             let mut table = lock(&self.table);
-            let Entry::Vacant(by_name) = table.by_name.entry(name.into()) else {
+            if table.by_name.contains_key(name) {
                 return Err(NameError::Taken);
-            };
-            by_name.insert(Entered { address: address.clone(), entry: Arc::clone(&entry) });
+            }
             if table.by_pid.contains_key(&pid) {
-                table.by_name.remove(name);
                 return Err(NameError::AlreadyNamed);
             }
             table.by_pid.insert(pid.clone(), name.into());
+            table
+                .by_name
+                .insert(name.into(), Entered { address: address.clone(), entry: Arc::clone(&entry) });
         }
         address.own(entry).map_err(|_ended| {
             release(&self.table, &pid);

@@ -239,7 +239,9 @@ impl Future for Watch {
             coop.made_progress();
             return Poll::Ready(reason.clone());
         }
-        seen.waker = Some(cx.waker().clone());
+        let old = seen.waker.replace(cx.waker().clone());
+        drop(seen);
+        drop(old);
         Poll::Pending
     }
 }

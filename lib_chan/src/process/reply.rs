@@ -21,6 +21,11 @@ pub trait Call: Serialize + DeserializeOwned {
     type Reply: Serialize + DeserializeOwned + Send + 'static;
 }
 
+/// Whoever hands messages on does not know what they are answered with.
+impl Call for crate::Opaque {
+    type Reply = Self;
+}
+
 /// What a process that is cast to and called receives.
 #[derive(Debug)]
 #[expect(clippy::exhaustive_enums, reason = "there is nothing else: an answer is wanted, or none")]
@@ -77,7 +82,10 @@ impl Reply {
 
     /// The reply of the type that this request is answered with.
     pub fn to<Q: Call>(mut self, _request: &Q) -> Reply<Q::Reply> {
-        Reply { route: self.route.take(), encode: Some(payload::encode::<Q::Reply>) }
+        Reply {
+            route: self.route.take(),
+            encode: Some(|codec, answer, out| payload::encode_message(codec, answer, usize::MAX, out)),
+        }
     }
 }
 
@@ -174,16 +182,20 @@ impl<R: Send + 'static> Waiter<R> {
                 coop.made_progress();
                 return Poll::Ready(wait.judge(answer));
             }
-            wait.caller = Some(cx.waker().clone());
+            let old = wait.caller.replace(cx.waker().clone());
+            drop(wait);
+            drop(old);
             Poll::Pending
         })
     }
 
     /// The time is over. An answer that came in wins.
-    pub(super) fn give_up(self) -> Result<R, CallError> {
+    pub(super) fn give_up(&self) -> Result<R, CallError> {
         let mut wait = self.0.lock();
         let answer = wait.answer.take().unwrap_or(Err(CallFailure::Deadline));
-        wait.judge(answer)
+        let judged = wait.judge(answer);
+        wait.stage = Stage::GivenUp;
+        judged
     }
 }
 
@@ -271,7 +283,9 @@ impl<R: Send + 'static> AnySlot for Slot<R> {
         if wait.stage == Stage::GivenUp {
             return Poll::Ready(());
         }
-        wait.callee = Some(cx.waker().clone());
+        let old = wait.callee.replace(cx.waker().clone());
+        drop(wait);
+        drop(old);
         Poll::Pending
     }
 }

@@ -169,7 +169,7 @@ impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for Guard<'_, S> {
     }
 }
 
-/// The level of an enum is that around it until the variant is known: its content counts as one with it.
+/// At the level of what is in the enum.
 impl<'de, 'a, A: EnumAccess<'de>> EnumAccess<'de> for Guard<'a, A> {
     type Error = A::Error;
     type Variant = Guard<'a, A::Variant>;
@@ -179,8 +179,7 @@ impl<'de, 'a, A: EnumAccess<'de>> EnumAccess<'de> for Guard<'a, A> {
         self,
         seed: S,
     ) -> Result<(S::Value, Self::Variant), Self::Error> {
-        let inside = self.level.inside().map_err(Error::custom)?;
-        let (value, variant) = self.inner.variant_seed(Guard { inner: seed, level: inside })?;
+        let (value, variant) = self.inner.variant_seed(Guard { inner: seed, level: self.level })?;
         Ok((value, Guard { inner: variant, level: self.level }))
     }
 }
@@ -195,8 +194,7 @@ impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for Guard<'_, A> {
 
     #[inline]
     fn newtype_variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<S::Value, Self::Error> {
-        let level = self.level.inside().map_err(Error::custom)?;
-        self.inner.newtype_variant_seed(Guard { inner: seed, level })
+        self.inner.newtype_variant_seed(Guard { inner: seed, level: self.level })
     }
 
     #[inline]
@@ -297,7 +295,8 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for GuardVisitor<'_, V> {
 
     #[inline]
     fn visit_enum<A: EnumAccess<'de>>(self, access: A) -> Result<V::Value, A::Error> {
-        self.inner.visit_enum(Guard { inner: access, level: self.level })
+        let level = self.level.inside().map_err(Error::custom)?;
+        self.inner.visit_enum(Guard { inner: access, level })
     }
 }
 

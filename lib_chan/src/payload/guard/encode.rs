@@ -48,6 +48,16 @@ impl<'a, S: Serializer> Guard<'a, S> {
         self.sized(None, open)
     }
 
+    /// The tuple or fields of a variant, which are one value in the enum, another.
+    #[inline]
+    fn variant<C>(
+        mut self,
+        open: impl FnOnce(S) -> Result<C, S::Error>,
+    ) -> Result<GuardCompound<'a, C>, S::Error> {
+        self.level = self.inside()?;
+        self.fixed(open)
+    }
+
     /// A sequence or map of which it may be stated how many elements it has.
     #[inline]
     fn sized<C>(
@@ -183,7 +193,7 @@ impl<'a, S: Serializer> Serializer for Guard<'a, S> {
         variant: &'static str,
         len: usize,
     ) -> Result<Self::SerializeTupleVariant, S::Error> {
-        self.fixed(|inner| inner.serialize_tuple_variant(name, index, variant, len))
+        self.variant(|inner| inner.serialize_tuple_variant(name, index, variant, len))
     }
 
     #[inline]
@@ -199,7 +209,7 @@ impl<'a, S: Serializer> Serializer for Guard<'a, S> {
         variant: &'static str,
         len: usize,
     ) -> Result<Self::SerializeStructVariant, S::Error> {
-        self.fixed(|inner| inner.serialize_struct_variant(name, index, variant, len))
+        self.variant(|inner| inner.serialize_struct_variant(name, index, variant, len))
     }
 
     #[inline]

@@ -1,0 +1,5 @@
+//! The client against servers on loopback.
+
+mod command;
+mod connect;
+mod server;

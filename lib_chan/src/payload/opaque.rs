@@ -1,0 +1,83 @@
+//! Messages that are passed on as they are.
+
+use std::any::Any;
+
+use bytes::Bytes;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned};
+
+use super::{Codec, PayloadError, decode, encode_within};
+
+/// A whole message in whatever codec the session speaks: its bytes as they came, and as they go.
+///
+/// As the `In`, `Out` or reply type of a channel it costs no decoding and no copy: for relays, tools, and services
+/// that hand messages on. Whoever sends one sees to it that it is what the session's codec calls a message. Inside
+/// another value it is plain bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Opaque(pub Bytes);
+
+impl Serialize for Opaque {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Opaque {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Bytes::deserialize(deserializer).map(Self)
+    }
+}
+
+/// Appends a message to `out`, as [`encode_within`] does, or as it is if it is opaque.
+pub(crate) fn encode_message<T: Serialize + 'static>(
+    codec: Codec,
+    message: &T,
+    max: usize,
+    out: &mut Vec<u8>,
+) -> Result<(), PayloadError> {
+    match (message as &dyn Any).downcast_ref() {
+        Some(Opaque(bytes)) if bytes.len() > max => Err(PayloadError::TooLong { max }),
+        Some(Opaque(bytes)) => {
+            out.extend_from_slice(bytes);
+            Ok(())
+        }
+        None => encode_within(codec, message, max, out),
+    }
+}
+
+/// The message that all of `bytes` are.
+pub(crate) fn decode_message<T: DeserializeOwned + 'static>(
+    codec: Codec,
+    bytes: &Bytes,
+) -> Result<T, PayloadError> {
+    let mut message: Option<T> = None;
+    if let Some(opaque) = (&mut message as &mut dyn Any).downcast_mut() {
+        *opaque = Some(Opaque(bytes.clone()));
+    }
+    message.map_or_else(|| decode(codec, bytes), Ok)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_opaque_message_is_the_same_bytes_in_every_codec() {
+        for codec in [Codec::Bincode, Codec::Json, Codec::Raw] {
+            let message = Opaque(Bytes::from_static(b"{\"a\":1}"));
+            let mut out = Vec::new();
+            encode_message(codec, &message, 7, &mut out).unwrap();
+            assert_eq!(out, b"{\"a\":1}");
+            assert_eq!(decode_message(codec, &Bytes::from(out)), Ok(message.clone()));
+            let too_long = encode_message(codec, &message, 6, &mut Vec::new());
+            assert_eq!(too_long, Err(PayloadError::TooLong { max: 6 }));
+        }
+    }
+
+    #[test]
+    fn another_message_goes_through_the_codec() {
+        let mut out = Vec::new();
+        encode_message(Codec::Json, &vec![1, 2], usize::MAX, &mut out).unwrap();
+        assert_eq!(out, b"[1,2]");
+        assert_eq!(decode_message::<Vec<u8>>(Codec::Json, &Bytes::from(out)), Ok(vec![1, 2]));
+    }
+}
