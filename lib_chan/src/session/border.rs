@@ -9,7 +9,7 @@ use super::{Delivery, credit::Grant};
 use crate::{ExitReason, wire::Frame};
 
 /// The number of an `Unlink` that takes a link from a process because the role has a new owner. The peer knows nothing
-/// of it, so its acknowledgement stays here.
+/// of it, so its acknowledgement stays here; unless the peer chose the same number for one of its own.
 const NO_UNLINK: u64 = 0;
 
 /// The id of the role "owner" of each end, whoever holds it now.
@@ -246,13 +246,14 @@ impl<P: Clone + Ord> Border<P> {
 
     /// `process` acknowledges an unlink of the peer's. It may do so twice, and after the peer has linked again.
     pub(super) fn unlink_ack(&mut self, process: &P, far: u64, unlink: u64) -> Option<Frame<'static>> {
-        if unlink == NO_UNLINK {
-            return None;
-        }
         // The role's link may have another owner by now.
         let awaits = |&id: &u64| self.links.get(&(id, far)).is_some_and(|link| link.unlinked == Some(unlink));
         let awaiting = self.ids.get(process).copied().into_iter().chain([OWNER]).find(awaits);
-        let id = awaiting.or_else(|| self.linked_id(process, far))?;
+        let id = match awaiting {
+            None if unlink == NO_UNLINK => return None,
+            None => self.linked_id(process, far)?,
+            Some(id) => id,
+        };
         if awaiting.is_some()
             && let Some(link) = self.links.get_mut(&(id, far))
         {

@@ -32,6 +32,7 @@ impl Budget {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "the time of a test has to begin somewhere")]
 mod tests {
     use super::*;
 

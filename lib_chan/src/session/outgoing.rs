@@ -187,6 +187,7 @@ impl Outgoing {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "the time of a test has to begin somewhere")]
 mod tests {
     use std::time::Duration;
 

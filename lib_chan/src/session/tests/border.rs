@@ -153,6 +153,12 @@ fn an_unlink_where_there_is_no_link_is_acknowledged_at_once() {
     let mut lone = Lone::open(Side::Server);
     lone.feed(&Frame::Unlink { from: 8, to: 0, unlink: 9 });
     assert_eq!(lone.frames(), [Frame::UnlinkAck { from: 0, to: 8, unlink: 9 }]);
+    // Any number will do, with a link and without.
+    lone.feed(&Frame::Link { from: 8, to: 0 });
+    lone.feed(&Frame::Unlink { from: 8, to: 0, unlink: 0 });
+    lone.session.unlink_ack(&1, 8, 0);
+    assert_eq!(lone.frames(), [Frame::UnlinkAck { from: 0, to: 8, unlink: 0 }]);
+    lone.session.take_deliveries();
     lone.feed(&Frame::UnlinkAck { from: 8, to: 0, unlink: 9 });
     lone.feed(&Frame::Exit { from: 8, to: 0, taken: Some(1), reason: ExitReason::Kill });
     assert_eq!(lone.session.take_deliveries(), [], "nothing is linked");
@@ -438,44 +444,89 @@ fn an_owner_that_is_no_process_can_be_linked_to() {
     assert_eq!((pair.client.session.entries(), pair.server.session.entries()), (0, 0));
 }
 
-/// The processes of one end: each with a real table of links, and what was delivered but not yet looked at.
+/// The processes of one end, each with a real table of links. What a process does takes two steps, first its table, then
+/// the session, and so does the driver that tells it something: they are two threads, and the one may come between the
+/// steps of the other.
 struct Processes {
     tables: BTreeMap<u32, Links<u64>>,
+    /// What was delivered and not looked at.
     late: VecDeque<Delivery<u32>>,
+    doing: BTreeMap<u32, Doing>,
+    acknowledging: Option<(u32, u64, u64)>,
+}
+
+/// The second step of a process.
+enum Doing {
+    Link { far: u64, ack: Option<u64> },
+    Unlink { far: u64, unlink: u64 },
 }
 
 impl Processes {
     fn new(ids: impl Iterator<Item = u32>) -> Self {
-        Self { tables: ids.map(|id| (id, Links::default())).collect(), late: VecDeque::new() }
+        Self {
+            tables: ids.map(|id| (id, Links::default())).collect(),
+            late: VecDeque::new(),
+            doing: BTreeMap::new(),
+            acknowledging: None,
+        }
     }
 
     fn link(&mut self, end: &mut End, process: u32, far: u64) {
+        self.finish(end, process);
         let Some(table) = self.tables.get_mut(&process) else { return };
         let request = table.link(far);
-        if let Some(ack) = request.ack {
-            end.session.unlink_ack(&process, far, ack);
-        }
         if request.link {
-            end.session.link(process, far);
+            self.doing.insert(process, Doing::Link { far, ack: request.ack });
         }
     }
 
     fn unlink(&mut self, end: &mut End, process: u32, far: u64) {
+        self.finish(end, process);
         if let Some(unlink) = self.tables.get_mut(&process).and_then(|table| table.unlink(&far)) {
-            end.session.unlink(process, far, unlink);
+            self.doing.insert(process, Doing::Unlink { far, unlink });
         }
     }
 
+    /// The second step.
+    fn finish(&mut self, end: &mut End, process: u32) -> bool {
+        match self.doing.remove(&process) {
+            Some(Doing::Link { far, ack }) => {
+                if let Some(ack) = ack {
+                    end.session.unlink_ack(&process, far, ack);
+                }
+                end.session.link(process, far);
+                if let Some(ack) = self.tables.get_mut(&process).and_then(|table| table.link_sent(&far)) {
+                    self.acknowledge(end, process, far, ack);
+                }
+            }
+            Some(Doing::Unlink { far, unlink }) => end.session.unlink(process, far, unlink),
+            None => return false,
+        }
+        true
+    }
+
     fn die(&mut self, end: &mut End, process: u32) {
+        self.finish(end, process);
         let Some(mut table) = self.tables.remove(&process) else { return };
         for far in table.part().links {
             end.session.exit(&process, far, Some(0), ExitReason::Shutdown);
         }
     }
 
-    /// The process looks at the oldest delivery.
-    fn look(&mut self, end: &mut End) -> bool {
+    fn acknowledge(&mut self, end: &mut End, process: u32, far: u64, unlink: u64) {
+        end.session.unlink_ack(&process, far, unlink);
+        if let Some(table) = self.tables.get_mut(&process) {
+            table.ack_delivered(&far, unlink);
+        }
+    }
+
+    /// The driver tells a process the oldest delivery, or does the second step of that.
+    fn tell(&mut self, end: &mut End) -> bool {
         self.late.extend(end.deliveries());
+        if let Some((process, far, unlink)) = self.acknowledging.take() {
+            self.acknowledge(end, process, far, unlink);
+            return true;
+        }
         let Some(delivery) = self.late.pop_front() else { return false };
         match delivery {
             Delivery::Link { from, to } => match self.tables.get_mut(&to) {
@@ -483,12 +534,9 @@ impl Processes {
                 None => end.session.exit(&to, from, Some(0), ExitReason::NoProc),
             },
             Delivery::Unlink { from, to, unlink } => {
-                if let Some(table) = self.tables.get_mut(&to) {
-                    table.handle_unlink(from, unlink);
-                }
-                end.session.unlink_ack(&to, from, unlink);
-                if let Some(table) = self.tables.get_mut(&to) {
-                    table.ack_delivered(&from, unlink);
+                let table = self.tables.get_mut(&to);
+                if table.is_none_or(|table| table.handle_unlink(from, unlink)) {
+                    self.acknowledging = Some((to, from, unlink));
                 }
             }
             Delivery::UnlinkAck { from, to, unlink } => {
@@ -514,7 +562,7 @@ fn both_sides_agree_about_every_link_whatever_crossed_on_the_way() {
     const PROCESSES: u32 = 3;
     // Enough that no pair is one too many.
     let limits = Limits { max_pairs_burst: 1_000_000, ..Limits::default() };
-    for seed in 0..150 {
+    for seed in 0..300 {
         let mut pair = Pair::open_with(seed, &limits, &limits);
         let ids = || 1..=PROCESSES;
         for process in ids() {
@@ -532,7 +580,8 @@ fn both_sides_agree_about_every_link_whatever_crossed_on_the_way() {
             match pair.seeded.below(20) {
                 0..6 => here.link(end, process, far),
                 6..12 => here.unlink(end, process, far),
-                12..17 => drop(here.look(end)),
+                12..16 => drop(here.tell(end)),
+                16 => drop(here.finish(end, process)),
                 17..19 => pair.settle(),
                 _ if step > 150 => here.die(end, process),
                 _ => {}
@@ -540,7 +589,12 @@ fn both_sides_agree_about_every_link_whatever_crossed_on_the_way() {
         }
         loop {
             pair.settle();
-            if !(at_client.look(&mut pair.client) | at_server.look(&mut pair.server)) {
+            let mut busy = at_client.tell(&mut pair.client) | at_server.tell(&mut pair.server);
+            for process in ids() {
+                busy |= at_client.finish(&mut pair.client, process);
+                busy |= at_server.finish(&mut pair.server, process);
+            }
+            if !busy {
                 break;
             }
         }

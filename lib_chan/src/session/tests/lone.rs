@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::pair::Numbers;
+use super::pair::{Numbers, beginning};
 use crate::{
     ExitReason, Limits,
     handshake::{SessionParameters, Side, pair_in_memory},
@@ -24,7 +24,7 @@ impl Lone {
     pub(super) fn new(side: Side, limits: &Limits) -> Self {
         let (client, server) =
             pair_in_memory(SessionParameters::from_limits(limits).unwrap(), [9; 32]).unwrap();
-        let now = Instant::now();
+        let now = beginning();
         let own = if side == Side::Client { client } else { server };
         Self { session: Session::new(&own, limits, now), now, batch: Batch::default() }
     }

@@ -52,6 +52,12 @@ impl Seeded {
     }
 }
 
+/// When the time of a test begins. No test asks again.
+#[expect(clippy::disallowed_methods, reason = "the only way to have an instant at all")]
+pub(crate) fn beginning() -> Instant {
+    Instant::now()
+}
+
 /// One end, and what a driver has with it.
 #[derive(Debug)]
 pub(crate) struct End {
@@ -144,7 +150,7 @@ impl Pair {
     pub(crate) fn new(seed: u64, client_limits: &Limits, server_limits: &Limits) -> Self {
         let parameters = SessionParameters::from_limits(server_limits).unwrap();
         let (client, server) = pair_in_memory(parameters, [seed as u8; 32]).unwrap();
-        let now = Instant::now();
+        let now = beginning();
         Self {
             client: End::new(&client, client_limits, now),
             server: End::new(&server, server_limits, now),
