@@ -1,7 +1,7 @@
 //! A server with one small service. It is as much of one as the tests of a client need.
 
 use std::future::pending;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use lib_chan::auth::{
     Account, AccountVerifier, Argon2Params, ClientId, Directory, NameKey, PasswordVerifier, ServiceName,
@@ -186,7 +186,7 @@ async fn answer(
     note: mpsc::UnboundedSender<u32>,
     cut: Arc<Notify>,
 ) -> Result<(), ExitReason> {
-    let kept = Mutex::new(Vec::new());
+    let mut kept = Vec::new();
     while let Some(message) = chan.recv().await {
         let (request, reply) = match message {
             Message::Cast(Request::Note(number)) => {
@@ -202,9 +202,12 @@ async fn answer(
         match request {
             Request::Double(number) => reply.send((2 * number).to_string()),
             Request::Refuse => reply.refuse("no such number"),
-            Request::Hang => kept.lock().unwrap().push(reply),
+            Request::Hang => kept.push(reply),
             Request::Crash => return Err(ExitReason::failed("out of order")),
-            Request::Cut => cut.notify_one(),
+            Request::Cut => {
+                kept.push(reply);
+                cut.notify_one();
+            }
             Request::Long(len) => reply.send("x".repeat(len)),
             Request::Drop | Request::Note(_) => drop(reply),
         }

@@ -21,6 +21,11 @@ pub trait Call: Serialize + DeserializeOwned {
     type Reply: Serialize + DeserializeOwned + Send + 'static;
 }
 
+/// Whoever hands messages on does not know what they are answered with.
+impl Call for crate::Opaque {
+    type Reply = Self;
+}
+
 /// What a process that is cast to and called receives.
 #[derive(Debug)]
 #[expect(clippy::exhaustive_enums, reason = "there is nothing else: an answer is wanted, or none")]
