@@ -166,7 +166,11 @@ fn directory(salt: u8) -> Directory {
 /// Answers requests, echoes bytes, or does at its start what the client asks for.
 fn start(opening: Opening, note: mpsc::UnboundedSender<u32>, cut: Arc<Notify>) {
     if opening.codec() == Codec::Raw {
-        spawn(|_: Process| echo(opening.accept()));
+        match opening.args::<String>().unwrap().as_str() {
+            "brief" => spawn(|_: Process| brief(opening.accept(), Ok(()))),
+            "broken" => spawn(|_: Process| brief(opening.accept(), Err(ExitReason::failed("out of order")))),
+            _ => spawn(|_: Process| echo(opening.accept())),
+        };
         return;
     }
     match opening.args::<String>().unwrap_or_default().as_str() {
@@ -233,3 +237,15 @@ async fn echo(mut chan: Channel<Opaque>) -> Result<(), ExitReason> {
     }
     Ok(())
 }
+
+/// Says its piece, whatever the client has to say, closes its direction if all is well, and ends.
+async fn brief(chan: Channel<Opaque>, end: Result<(), ExitReason>) -> Result<(), ExitReason> {
+    let remote = chan.remote();
+    remote.cast(Opaque(BRIEF.into())).await?;
+    if end.is_ok() {
+        remote.cast(Opaque::default()).await?;
+    }
+    end
+}
+
+pub(crate) const BRIEF: &str = "that is all";
