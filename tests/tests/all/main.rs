@@ -3,3 +3,4 @@
 mod endings;
 mod exit_codes;
 mod main_job;
+mod relay;
