@@ -33,7 +33,7 @@ struct Mailbox<M> {
 }
 
 impl<In: DeserializeOwned + 'static, M: Send + 'static> Given<In, M> {
-    pub(super) fn new(
+    pub(super) fn outlet(
         shared: &Arc<Shared>,
         to: Address<M>,
         wrap: impl Fn(Incoming<In>) -> M + Send + Sync + 'static,

@@ -153,7 +153,7 @@ impl<In: DeserializeOwned + 'static, Out> Channel<In, Out> {
         let Some(mut held) = self.held.take() else { return Ok(()) };
         held.give_back();
         shared.own(Some(to.pid()), false);
-        shared.hand_over(Given::new(&shared, to.clone(), wrap), held.batch.drain(..));
+        shared.hand_over(Given::outlet(&shared, to.clone(), wrap), held.batch.drain(..));
         Ok(())
     }
 }

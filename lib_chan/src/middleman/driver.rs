@@ -232,10 +232,8 @@ impl<S: AsyncBufRead + AsyncWrite + Unpin> Future for Driver<S> {
         for _ in 0..MAX_ROUNDS {
             let again = ready!(self.poll_round(cx));
             if !again {
-                return Poll::Ready(self.shared.session(|session| {
-                    session.handle_loss();
-                    session.over().cloned().unwrap_or(ExitReason::NoConnection)
-                }));
+                self.shared.session(Session::handle_loss);
+                return Poll::Ready(self.shared.cause());
             }
         }
         cx.waker().wake_by_ref();

@@ -84,6 +84,8 @@ pub(super) struct Inner {
     watches: HashMap<u64, (Pid, MonitorRef)>,
     /// The process that owns this session.
     owner: Option<Pid>,
+    /// The reason with which this end ended the session, if it did so first.
+    let_go_for: Option<ExitReason>,
 }
 
 impl Inner {
@@ -150,6 +152,7 @@ impl Shared {
                 far: HashMap::new(),
                 watches: HashMap::new(),
                 owner: None,
+                let_go_for: None,
             }),
             taken: AtomicU64::new(0),
             paused: AtomicBool::new(false),
@@ -293,7 +296,13 @@ impl Shared {
         if batch.is_empty() {
             return;
         }
-        if let Some(outlet) = self.lock().outlet.clone() {
+        let last = matches!(batch.back(), Some(Fed::Ended(_)));
+        let outlet = {
+            let mut inner = self.lock();
+            // The outlet holds the session: nothing comes after its end, and then they let go of each other.
+            if last { inner.outlet.take() } else { inner.outlet.clone() }
+        };
+        if let Some(outlet) = outlet {
             outlet.put(batch);
         }
     }
@@ -373,10 +382,13 @@ impl Shared {
         if let Some(before) = before.filter(|before| Some(before) != owner.as_ref()) {
             before.disown(&me);
         }
-        if let Some(owner) = owner
-            && let Err(reason) = owner.own(Arc::clone(&me))
-        {
+        let Some(owner) = owner else { return };
+        if let Err(reason) = owner.own(Arc::clone(&me)) {
             self.let_go(reason);
+        }
+        // A session that ended in the meantime has told its end to the owner before.
+        if self.lock().session.over().is_some() {
+            owner.disown(&me);
         }
     }
 
@@ -467,8 +479,11 @@ impl Shared {
         let taken = self.taken.fetch_or(CLOSED, Ordering::AcqRel) & !CLOSED;
         let deadline = now() + self.limits.close_timeout;
         self.with(|inner| {
-            inner.session.give_up_receiving();
+            if inner.session.over().is_none() && !inner.session.has_let_go() {
+                inner.let_go_for = Some(reason.clone());
+            }
             inner.session.end(reason, taken, Some(deadline));
+            inner.session.give_up_receiving();
         });
     }
 
@@ -490,6 +505,12 @@ impl Shared {
         if self.lock().lives_by_remotes {
             self.let_go(reason);
         }
+    }
+
+    /// What ended the session, at whichever end.
+    pub(super) fn cause(&self) -> ExitReason {
+        let inner = self.lock();
+        inner.let_go_for.as_ref().or(inner.session.over()).cloned().unwrap_or(ExitReason::NoConnection)
     }
 
     /// Why the session ended, when it has.
