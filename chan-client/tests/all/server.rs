@@ -72,7 +72,7 @@ impl Identity {
         let params = rcgen::CertificateParams::new(vec!["localhost".into()]).unwrap();
         let certificate = params.self_signed(&key).unwrap();
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-        #[expect(clippy::disallowed_methods, reason = "a certificate is checked by the calendar")]
+        #[expect(clippy::disallowed_methods, reason = "the certificate was made now")]
         let now = std::time::SystemTime::now();
         let key = CheckedKey::new(vec![certificate.into()], key, now).unwrap();
         let pin = key.pin().unwrap();
