@@ -1,6 +1,7 @@
 //! Serves named services to untrusted networks: TLS 1.3, a password proved both ways, a process for each client.
 
 pub mod audit;
+pub mod command;
 pub mod config;
 mod connection;
 pub mod gate;

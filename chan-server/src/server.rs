@@ -21,7 +21,7 @@ use tokio_rustls::TlsAcceptor;
 use zeroize::Zeroizing;
 
 use crate::audit::{Audit, Event};
-use crate::config::{Client, Config, Credential, Service};
+use crate::config::{Client, Config, ConfigError, Credential, Service};
 use crate::connection::Connection;
 use crate::gate::{Gate, LoginPermit, Sessions, Source};
 use crate::identity::{Identity, IdentityError, StateDir, url};
@@ -41,6 +41,9 @@ pub enum StartError {
     /// The state directory.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    /// The configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// The accounts.
     #[error(transparent)]
     Directory(#[from] DirectoryError),
@@ -273,7 +276,8 @@ fn nobody_seed() -> Result<Secret<32>, StartError> {
     Ok(Secret::new(*seed))
 }
 
-fn urls(config: &Config, addresses: &[SocketAddr], identity: &Identity) -> Vec<ServiceUrl> {
+/// How each service is reached at the first of these addresses.
+pub(crate) fn urls(config: &Config, addresses: &[SocketAddr], identity: &Identity) -> Vec<ServiceUrl> {
     let Some(first) = addresses.first() else { return Vec::new() };
     let host = match (&config.public, first.ip()) {
         (Some(public), _) => public.clone(),

@@ -10,7 +10,7 @@ mod service;
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use lib_chan::Limits;
@@ -18,6 +18,7 @@ use toml::Spanned;
 use zeroize::Zeroizing;
 
 pub use credential::Credential;
+pub(crate) use credential::MIN_CHARS;
 pub use document::{ConfigError, Problem};
 pub(crate) use document::{nearest, shown};
 pub use service::{Client, Service};
@@ -54,6 +55,15 @@ pub(crate) enum Listen {
     At(Vec<SocketAddr>),
 }
 
+impl Listen {
+    pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
+        match self {
+            Self::Everywhere(port) => vec![(Ipv6Addr::UNSPECIFIED, *port).into()],
+            Self::At(addresses) => addresses.clone(),
+        }
+    }
+}
+
 impl Config {
     /// Reads and checks a file. Files that it names are looked for beside it.
     ///
@@ -74,6 +84,15 @@ impl Config {
     /// With everything that is wrong, in the order of the lines.
     pub fn parse(text: &str, file: &Path, modules: &Modules) -> Result<Self, ConfigError> {
         check(file, text, None, modules)
+    }
+
+    /// Takes another name for the URLs that are printed than the file's `public`.
+    ///
+    /// # Errors
+    /// When it is no host name or address, with words for whoever wrote it.
+    pub fn set_public(&mut self, host: &str) -> Result<(), String> {
+        self.public = Some(checked_host(host)?);
+        Ok(())
     }
 
     /// The services, in the order of the file.
@@ -200,16 +219,23 @@ fn check_listen(root: &mut Table<'_>, problems: &mut Problems<'_>) -> Option<Lis
 
 fn check_public(root: &mut Table<'_>, problems: &mut Problems<'_>) -> Option<String> {
     let public = root.value::<String>("public", "\"example.net\"", problems)?;
-    let host = public.get_ref();
+    match checked_host(public.get_ref()) {
+        Ok(host) => Some(host),
+        Err(text) => {
+            problems.add(&public.span(), format!("\"public\": {text}"));
+            None
+        }
+    }
+}
+
+fn checked_host(host: &str) -> Result<String, String> {
     let is_name = !host.is_empty()
         && host.len() <= 253
         && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
-    if !is_name && host.parse::<std::net::Ipv6Addr>().is_err() {
-        let wrong = shown(host);
-        let instead = "write a host name or address alone, as public = \"example.net\"";
-        problems.add(&public.span(), format!("\"public\" cannot be \"{wrong}\"; {instead}"));
+    if !is_name && host.parse::<Ipv6Addr>().is_err() {
+        return Err(format!("\"{}\" is no host; write a name or address alone, as example.net", shown(host)));
     }
-    Some(public.into_inner())
+    Ok(host.into())
 }
 
 fn check_tls(mut table: Table<'_>, context: &Context<'_>, problems: &mut Problems<'_>) -> Option<Identity> {

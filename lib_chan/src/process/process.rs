@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::cell::Cell;
 use super::current::{in_time, poll_proceed};
 use super::mailbox::{self, Batch, Item, Letter, Told};
-use super::pid::{Local, Signal, next_monitor};
+use super::pid::{Signal, next_monitor};
 use super::run::{self, SpawnOptions};
 use super::{Address, Pid};
 use crate::ExitReason;
@@ -141,13 +141,14 @@ impl<M: Send + 'static> Process<M> {
             return Ok(());
         }
         match pid.local() {
-            Some(local) if !local.link(&me) => self.cell.link_failed(&pid),
-            Some(_) => Ok(()),
-            None => {
-                pid.signal(Signal::Link { from: me });
-                Ok(())
-            }
+            Some(local) if !local.link(&me) => return self.cell.link_failed(&pid),
+            Some(_) => {}
+            None => pid.signal(Signal::Link { from: me.clone() }),
         }
+        if let Some(id) = self.cell.with_links(|links| links.link_sent(&pid)).flatten() {
+            self.cell.acknowledge(&pid, id);
+        }
+        Ok(())
     }
 
     /// Removes the link to another process, whoever made it. From now on it has no effect on this one; an
@@ -229,6 +230,7 @@ impl<M> Drop for Process<M> {
                 self.cell.count_taken();
             }
         }
+        self.cell.admit();
     }
 }
 

@@ -190,10 +190,12 @@ impl<R: Send + 'static> Waiter<R> {
     }
 
     /// The time is over. An answer that came in wins.
-    pub(super) fn give_up(self) -> Result<R, CallError> {
+    pub(super) fn give_up(&self) -> Result<R, CallError> {
         let mut wait = self.0.lock();
         let answer = wait.answer.take().unwrap_or(Err(CallFailure::Deadline));
-        wait.judge(answer)
+        let judged = wait.judge(answer);
+        wait.stage = Stage::GivenUp;
+        judged
     }
 }
 

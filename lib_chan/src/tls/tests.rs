@@ -73,6 +73,21 @@ fn a_pinned_server_is_reached_over_tls_1_3_with_the_hybrid_group_and_no_tickets(
 }
 
 #[test]
+fn a_client_that_would_resume_gets_nothing_to_resume_with() {
+    let key = checked(identity());
+    let pins = Arc::new(PinVerifier::new([key.pin().unwrap()]));
+    let mut config = Arc::unwrap_or_clone(client_config(pins).unwrap());
+    config.resumption = Resumption::default();
+    let (mut client, mut server) = (client(Arc::new(config)), server(ReloadableKey::new(key.clone())));
+    shake_hands(&mut client, &mut server).unwrap();
+    assert_eq!(client.tls13_tickets_received(), 0);
+    // Either is enough by itself; both have to stay.
+    let config = server_config(Arc::new(ReloadableKey::new(key))).unwrap();
+    assert_eq!((config.send_tls13_tickets, config.max_early_data_size), (0, 0));
+    assert!(!config.session_storage.can_cache());
+}
+
+#[test]
 fn both_ends_export_the_same_and_no_two_connections_do() {
     let key = checked(identity());
     let pin = key.pin().unwrap();

@@ -138,7 +138,7 @@ impl Actor {
     async fn has_exited(&self, expected: ExitReason) {
         let reason = tokio::time::timeout(LONG, self.pid().ended()).await.expect("it does not end");
         assert_eq!(reason, expected);
-        assert_eq!(self.0.cell().with_links(|links| links.len()), None);
+        assert_eq!(self.records(), 0);
     }
 
     /// Active links, as its own table has them.

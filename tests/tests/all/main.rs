@@ -1,0 +1,4 @@
+//! The three crates together, with the real programs.
+
+mod endings;
+mod main_job;
