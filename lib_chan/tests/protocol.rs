@@ -169,7 +169,8 @@ fn the_messages_of_the_page_are_what_the_codecs_make_of_them() {
         Lookup { key: String },
     }
     let key = || String::from("joe");
-    let requests = [Request::Store { key: key(), value: "writing a book".into() }, Request::Lookup { key: key() }];
+    let requests =
+        [Request::Store { key: key(), value: "writing a book".into() }, Request::Lookup { key: key() }];
     let lines = block("```text\n", "json  ");
     assert_eq!(lines.len(), 4);
     for (request, lines) in requests.iter().zip(lines.chunks(2)) {
