@@ -1,5 +1,6 @@
 //! Bytes both ways between a channel and a stream, each direction closing on its own.
 
+use std::future::{pending, ready};
 use std::io;
 
 use bytes::BytesMut;
@@ -14,7 +15,8 @@ const MAX_PIECE_LEN: usize = 16 * 1024;
 /// their end; then closes the channel, which is one of the `raw` codec.
 ///
 /// A message is a piece of the stream, of any length; an empty one says that this direction is at its end. One end
-/// leaves the other direction as it is.
+/// leaves the other direction as it is. A service that has closed its direction and then ends with `Normal` wants
+/// nothing more, so that ends the relay too.
 ///
 /// A dropped future ends the session, and loses what is on its way.
 ///
@@ -39,10 +41,17 @@ pub async fn relay(
         // The service has nothing more to say; that it is gone shows in no message any more.
         tokio::select! {
             _ = all_is_said => Ok(()),
-            reason = remote.ended() => Err(RelayError::Session(reason)),
+            reason = remote.ended() => match reason {
+                ExitReason::Normal => Ok(()),
+                reason => Err(RelayError::Session(reason)),
+            },
         }
     };
-    tokio::try_join!(outward, inward)?;
+    tokio::select! {
+        // Its own end is none of the relay, only its failure is.
+        Err(error) = outward => return Err(error),
+        ended = inward => ended?,
+    }
     chan.close().await.map_err(RelayError::Session)
 }
 
@@ -52,7 +61,14 @@ async fn to_service(mut reader: impl AsyncRead + Unpin, remote: &Remote<Opaque>)
         buffer.reserve(MAX_PIECE_LEN);
         let read = (&mut reader).take(MAX_PIECE_LEN as u64).read_buf(&mut buffer).await?;
         let piece = Opaque(buffer.split().freeze());
-        remote.cast(piece).await.map_err(|error| RelayError::Session(error.reason))?;
+        if let Err(error) = remote.cast(piece).await {
+            return tokio::select! {
+                biased;
+                // What came before the end is still to be written; the other direction finds the end after it.
+                _ = remote.ended() => pending().await,
+                () = ready(()) => Err(RelayError::Session(error.reason)),
+            };
+        }
         if read == 0 {
             return Ok(());
         }

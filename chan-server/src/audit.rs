@@ -9,9 +9,10 @@ use std::net::SocketAddr;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
+use tokio::time::Instant;
 
 /// Lines that wait for the writer, at most. Cost: about 300 bytes each, when they wait.
 const QUEUE_CAPACITY: usize = 4096;
@@ -100,7 +101,7 @@ pub(crate) enum Event<'e> {
         #[serde(flatten)]
         who: Who<'e>,
     },
-    /// A session is over.
+    /// The connection of a client that had proved itself is over: one for each login that was ok.
     SessionEnded {
         connection: u64,
         peer: SocketAddr,
@@ -184,8 +185,7 @@ impl Audit {
             state.suppressed += 1;
             return;
         }
-        let time = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
-        let line = Line { time, event, suppressed: state.suppressed, lost: state.lost };
+        let line = Line { time: time_of_day(), event, suppressed: state.suppressed, lost: state.lost };
         let Some(text) = writer.format.line(&line) else { return };
         match writer.lines.try_send(text) {
             Ok(()) => (state.suppressed, state.lost) = (0, 0),
@@ -213,6 +213,11 @@ impl Format {
         text.push('\n');
         Some(text)
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a log says when, by the clock on the wall")]
+fn time_of_day() -> String {
+    humantime::format_rfc3339_millis(SystemTime::now()).to_string()
 }
 
 /// `12:30:05 session_started peer=10.0.0.1:4711 service=name_server`.

@@ -29,7 +29,8 @@ pub(crate) struct Connection {
     pub(crate) accepted: Instant,
 }
 
-type Stream = TlsStream<Counted<TcpStream>>;
+/// On the heap, since it is large and moves from hand to hand.
+type Stream = Box<TlsStream<Counted<TcpStream>>>;
 
 impl Connection {
     /// Serves the connection to its end. When `stop` turns true, a login is cut off, and a session ends `shutdown`.
@@ -38,8 +39,9 @@ impl Connection {
         let traffic = tcp.traffic();
         let login = tokio::select! {
             biased;
-            login = self.login(tcp) => login,
-            _ = stop.wait_for(|&stop| stop) => return permit.settle(LoginEnd::Good),
+            // On the heap, so that an idle session does not keep the room of a login.
+            login = Box::pin(self.login(tcp)) => login,
+            () = stopped(&mut stop) => return permit.settle(LoginEnd::Good),
         };
         match login {
             Ok((stream, client)) => {
@@ -65,7 +67,7 @@ impl Connection {
         let exporter = exporter(stream.get_ref().1)?;
         let login = login_server(&mut stream, exporter, &self.core.directory, self.core.parameters, |_| true);
         match timeout_at(deadline, login).await {
-            Ok(Ok(client)) => Ok((stream, client)),
+            Ok(Ok(client)) => Ok((Box::new(stream), client)),
             Ok(Err(error)) => {
                 // The refusal has been flushed; an orderly end keeps it from being lost on its way.
                 let _ = timeout_at(deadline, stream.shutdown()).await;
@@ -118,7 +120,7 @@ impl Connection {
                         break ExitReason::NoConnection;
                     }
                 }
-                _ = stop.wait_for(|&stop| stop), if !stopping => {
+                () = stopped(&mut stop), if !stopping => {
                     stopping = true;
                     match started.get() {
                         Some(control) => control.end(ExitReason::Shutdown),
@@ -185,6 +187,13 @@ impl Connection {
 
     fn age(&self) -> u64 {
         u64::try_from(self.accepted.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+/// Waits until the server is told to stop. One that is dropped without a word cuts its connections itself.
+pub(crate) async fn stopped(stop: &mut watch::Receiver<bool>) {
+    if stop.wait_for(|&stop| stop).await.is_err() {
+        std::future::pending().await
     }
 }
 

@@ -1,7 +1,7 @@
 //! Who may try to log in, and how many sessions there may be.
 //!
-//! [`Gate`] decides, with the time and the dice handed in; it knows no socket and no clock. [`LoginPermit`] and
-//! [`SessionPermit`] hold a place and give it back when they are dropped.
+//! [`Gate`] decides, with the time and the dice handed in; it knows no socket and no clock. `LoginPermit` and
+//! `SessionPermit` hold a place and give it back when they are dropped.
 //!
 //! The throttle is always on the *source* of a connection, never on a service or a client: nobody can lock others out
 //! of a service by failing there.
@@ -11,9 +11,10 @@ use std::fmt;
 use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use lib_chan::Limits;
+use tokio::time::Instant;
 
 /// Where a connection comes from, as far as it is told apart: an IPv4 address, or an IPv6 network of 64 bits, which
 /// is what one customer gets.

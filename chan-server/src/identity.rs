@@ -162,7 +162,9 @@ impl Identity {
         let chain = fs::read(certificate)
             .map_err(|error| unusable(certificate, &format!("cannot be read: {error}")))?;
         let private = private_file::read(key, MAX_PEM_LEN)?;
-        let checked = CheckedKey::from_pem(&chain, &private, SystemTime::now());
+        #[expect(clippy::disallowed_methods, reason = "the dates in a certificate are those of the calendar")]
+        let now = SystemTime::now();
+        let checked = CheckedKey::from_pem(&chain, &private, now);
         let pinned = checked.and_then(|key| Ok(Self { pin: key.pin()?, key }));
         pinned.map_err(|error| match error {
             TlsError::Unreadable { what: "private key", .. } => not_a_key(key),

@@ -22,7 +22,7 @@ use zeroize::Zeroizing;
 
 use crate::audit::{Audit, Event};
 use crate::config::{Client, Config, ConfigError, Credential, Service};
-use crate::connection::Connection;
+use crate::connection::{Connection, stopped};
 use crate::gate::{Gate, LoginPermit, Sessions, Source};
 use crate::identity::{Identity, IdentityError, StateDir, url};
 use crate::listener::{self, BindError};
@@ -188,19 +188,19 @@ impl Core {
     /// Accepts until it is stopped, then waits for the connections that were accepted here.
     async fn accept(self: Arc<Self>, listener: TcpListener, mut stop: watch::Receiver<bool>) {
         let mut connections = JoinSet::new();
-        let stopped = stop.clone();
+        let signal = stop.clone();
         let taken = |tcp, peer| {
             while let Some(ended) = connections.try_join_next() {
                 self.note(ended);
             }
-            self.admit(tcp, peer, &stopped, &mut connections);
+            self.admit(tcp, peer, &signal, &mut connections);
         };
         let failed = |error: &std::io::Error| {
             self.audit.write(&Event::AcceptFailed { error: error.to_string() });
         };
         tokio::select! {
             biased;
-            _ = stop.wait_for(|&stop| stop) => {}
+            () = stopped(&mut stop) => {}
             () = listener::accept(&listener, taken, failed) => {}
         }
         drop(listener);

@@ -74,15 +74,15 @@ struct Serving(Child, Vec<String>);
 impl Serving {
     /// Starts it, and reads its output to the first line that contains `last`.
     fn start(mut command: Command, last: &str) -> Self {
-        let mut child = command.stderr(Stdio::null()).spawn().unwrap();
-        let mut lines = Vec::new();
-        for line in BufReader::new(child.stdout.take().unwrap()).lines() {
-            lines.push(line.unwrap());
-            if lines.last().unwrap().contains(last) {
-                return Self(child, lines);
+        let child = command.stderr(Stdio::null()).spawn().unwrap();
+        let mut serving = Self(child, Vec::new());
+        for line in BufReader::new(serving.0.stdout.take().unwrap()).lines() {
+            serving.1.push(line.unwrap());
+            if serving.1.last().unwrap().contains(last) {
+                return serving;
             }
         }
-        panic!("no {last} in {lines:?}");
+        panic!("no {last} in {:?}", serving.1);
     }
 
     /// Asks it to end, and gives its exit code.

@@ -416,7 +416,7 @@ mod tests {
     }
 
     impl Two {
-        fn new(scripts: [&[fn(usize) -> Step]; 2]) -> Self {
+        fn new(scripts: [Script; 2]) -> Self {
             let steps = [0, 1].map(|me| scripts[me].iter().rev().map(|step| step(me)).collect());
             Self { tables: [Links::default(), Links::default()], steps }
         }
@@ -464,7 +464,10 @@ mod tests {
         }
     }
 
-    const SCRIPTS: [&[fn(usize) -> Step]; 6] = [
+    /// What a process does by itself.
+    type Script = &'static [fn(usize) -> Step];
+
+    const SCRIPTS: [Script; 6] = [
         &[Step::Link],
         &[Step::Link, Step::Unlink],
         &[Step::Unlink, Step::Link],

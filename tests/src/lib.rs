@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, ExitStatus, Output, Stdio},
     sync::{
-        Arc, Condvar, Mutex,
+        Arc, Condvar, Mutex, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
     time::Duration,
@@ -108,7 +108,7 @@ impl Lines {
     }
 
     fn change(&self, f: impl FnOnce(&mut (Vec<String>, bool))) {
-        f(&mut self.0.0.lock().expect("no test panics with it"));
+        f(&mut self.0.0.lock().unwrap_or_else(PoisonError::into_inner));
         self.0.1.notify_all();
     }
 
@@ -117,22 +117,19 @@ impl Lines {
     /// # Panics
     /// If none comes in time, with all that came.
     pub fn wait(&self, what: &str, wanted: impl Fn(&str) -> bool) -> String {
-        let guard = self.0.0.lock().expect("no test panics with it");
+        let guard = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
         let found = |lines: &[String]| lines.iter().find(|line| wanted(line)).cloned();
         let (guard, _) = self
             .0
             .1
             .wait_timeout_while(guard, PATIENCE, |(lines, over)| found(lines).is_none() && !*over)
-            .expect("no test panics with it");
+            .unwrap_or_else(PoisonError::into_inner);
         found(&guard.0).unwrap_or_else(|| panic!("no line with {what} in:\n{}", guard.0.join("\n")))
     }
 
     /// All lines so far.
-    ///
-    /// # Panics
-    /// Never.
     pub fn all(&self) -> Vec<String> {
-        self.0.0.lock().expect("no test panics with it").0.clone()
+        self.0.0.lock().unwrap_or_else(PoisonError::into_inner).0.clone()
     }
 }
 
@@ -176,7 +173,8 @@ impl Server {
         for _ in services.matches("[[service]]") {
             let known = server.urls.clone();
             let line = server.out.wait("the next URL", |line| {
-                line.split_once(": ").is_some_and(|(name, url)| url.starts_with("chan://") && !known.contains_key(name))
+                line.split_once(": ")
+                    .is_some_and(|(name, url)| url.starts_with("chan://") && !known.contains_key(name))
             });
             let (name, url) = line.split_once(": ").expect("it was split before");
             server.urls.insert(name.into(), url.into());
@@ -203,8 +201,13 @@ impl Server {
 
     /// A client with the service's password.
     pub fn client(&self, command: &str, service: &str) -> Command {
+        self.client_at(command, self.url(service), &self.folder.path().join("password"))
+    }
+
+    /// A client with any URL and the password in any file, at home in the server's folder.
+    pub fn client_at(&self, command: &str, url: &str, password_file: &Path) -> Command {
         let mut client = Command::new(program("chan-client"));
-        client.arg(command).arg(self.url(service)).arg("--password-file").arg(self.folder.path().join("password"));
+        client.arg(command).arg(url).arg("--password-file").arg(password_file);
         client.env("HOME", self.folder.path()).stdin(Stdio::null());
         client
     }

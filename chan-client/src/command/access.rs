@@ -129,8 +129,12 @@ impl Way {
             }
             Step::Connected(address) => format!("connected to {address}"),
             Step::Encrypted { group, pin } => format!("TLS 1.3 with {group}; the server's key is {pin}"),
-            Step::LoggedIn { mechanism, parameters } => format!(
-                "logged in with a {mechanism:?}; frames of at most {} bytes, a window of {} bytes, a heartbeat of {}",
+            Step::LoggedIn { parameters, .. } => format!(
+                "logged in with a {}; frames of at most {} bytes, a window of {} bytes, a heartbeat of {}",
+                match self.secret {
+                    Secret::Password(_) => "password",
+                    Secret::Key(_) => "key",
+                },
                 parameters.max_frame_len(),
                 parameters.window_len(),
                 humantime::format_duration(parameters.heartbeat_interval()),

@@ -49,8 +49,12 @@ async fn converse(chan: &mut Channel<Opaque>, console: &mut Console) -> Result<(
     // One thing is shown before the next is taken, so what waits to be shown is bounded, and a terminal that is slow
     // to show it still takes what is typed.
     let mut unshown = VecDeque::new();
+    let mut over = false;
     loop {
         if work.is_none() && unshown.is_empty() {
+            if over {
+                return Err(Failure::ended(&remote.ended().await));
+            }
             match typed.pop_front().as_deref().map(parse) {
                 Some(Ok(Line::Call(message))) => work = Some(Box::pin(call(&remote, message))),
                 Some(Ok(Line::Cast(message))) => work = Some(Box::pin(cast(&remote, message))),
@@ -79,12 +83,13 @@ async fn converse(chan: &mut Channel<Opaque>, console: &mut Console) -> Result<(
                 work = None;
                 unshown.extend(line);
             }
-            message = chan.recv(), if idle => match message {
+            message = chan.recv(), if idle && !over => match message {
                 Some(Message::Cast(message)) => {
                     unshown.push_back(readable(&message).unwrap_or_else(|what| format!("- a message {what}")));
                 }
                 Some(Message::Call(_, reply)) => reply.refuse(NO_CALLS),
-                None => return Err(Failure::ended(&remote.ended().await)),
+                // What is waited for ends with the session, and is shown first.
+                None => over = true,
             },
         }
     }

@@ -3,8 +3,8 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
-use chan_client::connect::{ConnectError, Ping, Step, UsageError, connect};
 use chan_client::KnownHosts;
+use chan_client::connect::{ConnectError, Ping, Step, UsageError, connect};
 use chan_client::trust::IdentityError;
 use lib_chan::auth::Mechanism;
 use lib_chan::payload::Codec;

@@ -2,4 +2,5 @@
 
 mod command;
 mod connect;
+mod forward;
 mod server;

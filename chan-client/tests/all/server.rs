@@ -1,7 +1,7 @@
 //! A server with one small service. It is as much of one as the tests of a client need.
 
 use std::future::pending;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use lib_chan::auth::{
     Account, AccountVerifier, Argon2Params, ClientId, Directory, NameKey, PasswordVerifier, ServiceName,
@@ -166,7 +166,11 @@ fn directory(salt: u8) -> Directory {
 /// Answers requests, echoes bytes, or does at its start what the client asks for.
 fn start(opening: Opening, note: mpsc::UnboundedSender<u32>, cut: Arc<Notify>) {
     if opening.codec() == Codec::Raw {
-        spawn(|_: Process| echo(opening.accept()));
+        match opening.args::<String>().unwrap().as_str() {
+            "brief" => spawn(|_: Process| brief(opening.accept(), Ok(()))),
+            "broken" => spawn(|_: Process| brief(opening.accept(), Err(ExitReason::failed("out of order")))),
+            _ => spawn(|_: Process| echo(opening.accept())),
+        };
         return;
     }
     match opening.args::<String>().unwrap_or_default().as_str() {
@@ -186,7 +190,7 @@ async fn answer(
     note: mpsc::UnboundedSender<u32>,
     cut: Arc<Notify>,
 ) -> Result<(), ExitReason> {
-    let kept = Mutex::new(Vec::new());
+    let mut kept = Vec::new();
     while let Some(message) = chan.recv().await {
         let (request, reply) = match message {
             Message::Cast(Request::Note(number)) => {
@@ -202,9 +206,12 @@ async fn answer(
         match request {
             Request::Double(number) => reply.send((2 * number).to_string()),
             Request::Refuse => reply.refuse("no such number"),
-            Request::Hang => kept.lock().unwrap().push(reply),
+            Request::Hang => kept.push(reply),
             Request::Crash => return Err(ExitReason::failed("out of order")),
-            Request::Cut => cut.notify_one(),
+            Request::Cut => {
+                kept.push(reply);
+                cut.notify_one();
+            }
             Request::Long(len) => reply.send("x".repeat(len)),
             Request::Drop | Request::Note(_) => drop(reply),
         }
@@ -230,3 +237,15 @@ async fn echo(mut chan: Channel<Opaque>) -> Result<(), ExitReason> {
     }
     Ok(())
 }
+
+/// Says its piece, whatever the client has to say, closes its direction if all is well, and ends.
+async fn brief(chan: Channel<Opaque>, end: Result<(), ExitReason>) -> Result<(), ExitReason> {
+    let remote = chan.remote();
+    remote.cast(Opaque(BRIEF.into())).await?;
+    if end.is_ok() {
+        remote.cast(Opaque::default()).await?;
+    }
+    end
+}
+
+pub(crate) const BRIEF: &str = "that is all";

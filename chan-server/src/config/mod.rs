@@ -122,7 +122,7 @@ struct Context<'c> {
 impl Context<'_> {
     /// A file named in the configuration.
     fn beside(&self, name: &str) -> PathBuf {
-        self.file.parent().unwrap_or(Path::new("")).join(name)
+        self.file.with_file_name(name)
     }
 }
 

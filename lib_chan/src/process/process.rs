@@ -18,7 +18,6 @@ use crate::links::MonitorRef;
 
 /// What a process receives.
 #[derive(Debug, PartialEq, Eq)]
-#[expect(clippy::exhaustive_enums, reason = "Erlang's signals, complete")]
 pub enum Event<M> {
     /// A message.
     Message(M),
@@ -116,7 +115,6 @@ impl<M: Send + 'static> Process<M> {
     ///
     /// A new process does not trap exits, whatever its parent does. One that must not miss any is spawned so, with
     /// [`SpawnOptions::trap_exit`].
-    #[expect(clippy::must_use_candidate, reason = "mostly called for its effect")]
     pub fn trap_exit(&self, trap_exit: bool) -> bool {
         self.cell.set_trap_exit(trap_exit)
     }
@@ -143,7 +141,7 @@ impl<M: Send + 'static> Process<M> {
         match pid.local() {
             Some(local) if !local.link(&me) => return self.cell.link_failed(&pid),
             Some(_) => {}
-            None => pid.signal(Signal::Link { from: me.clone() }),
+            None => pid.signal(Signal::Link { from: me }),
         }
         if let Some(id) = self.cell.with_links(|links| links.link_sent(&pid)).flatten() {
             self.cell.acknowledge(&pid, id);

@@ -28,7 +28,6 @@ impl Call for crate::Opaque {
 
 /// What a process that is cast to and called receives.
 #[derive(Debug)]
-#[expect(clippy::exhaustive_enums, reason = "there is nothing else: an answer is wanted, or none")]
 pub enum Message<T> {
     /// No answer is wanted.
     Cast(T),
@@ -38,7 +37,6 @@ pub enum Message<T> {
 
 /// What comes from a channel that was given to a process.
 #[derive(Debug)]
-#[expect(clippy::exhaustive_enums, reason = "a channel gives messages and one end")]
 pub enum Incoming<T> {
     /// A message.
     Message(Message<T>),

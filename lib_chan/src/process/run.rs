@@ -187,9 +187,9 @@ where
                 let reason = result.as_ref().err().cloned().unwrap_or(ExitReason::Normal);
                 let cell = Arc::clone(this.cell);
                 self.end(reason.clone());
-                // The first reason is the one that everybody else got.
-                let decided = cell.reason().unwrap_or(reason.clone());
-                Poll::Ready(Ok(if decided == reason { result } else { Err(decided) }))
+                // Where another reason was first, it is the one that everybody got.
+                let other = cell.reason().filter(|decided| *decided != reason);
+                Poll::Ready(Ok(other.map_or(result, Err)))
             }
             Err(panic) => {
                 self.end(ExitReason::Panic);

@@ -226,7 +226,7 @@ struct Numbers;
 
 impl Feed<u64> for Numbers {
     fn take(&self, inbound: Inbound) -> Option<u64> {
-        (inbound.number % 2 == 0).then_some(inbound.number)
+        inbound.number.is_multiple_of(2).then_some(inbound.number)
     }
 
     fn ended(&self, _reason: ExitReason) -> u64 {
@@ -301,4 +301,24 @@ async fn recv_within_gives_up_in_time_and_loses_nothing() {
         Ok(())
     });
     received.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_receiver_that_does_not_pause_lets_waiting_senders_in() {
+    let mut me = Process::new(cell::Cell::<u64>::new(&small(1)));
+    let address = me.address();
+    address.try_send(1).unwrap();
+    let mut senders: Vec<_> = (2..=3).map(|message| Box::pin(address.send(message))).collect();
+    for sender in &mut senders {
+        assert!(now(sender).await.is_none());
+    }
+    for message in 1..=3 {
+        assert_eq!(now(me.recv()).await, Some(Event::Message(message)));
+    }
+    // And a line in which nobody stands any more is none.
+    address.try_send(4).unwrap();
+    drop(now(Box::pin(address.send(5))).await);
+    assert_eq!(now(me.recv()).await, Some(Event::Message(4)));
+    assert!(now(me.recv()).await.is_none());
+    address.try_send(6).unwrap();
 }
