@@ -1,6 +1,7 @@
 //! What the user holds: the receiving half of a session, [`Channel`], and the sending half, [`Remote`].
 
 mod given;
+mod handed;
 mod remote;
 mod reply;
 

@@ -67,9 +67,21 @@ pub(crate) enum Signal {
     /// `from` does not want it any more.
     Demonitor { from: Pid, monitor: MonitorRef },
     /// An exit signal; `link` is set where it was caused by a link.
-    Exit { from: Pid, reason: ExitReason, link: bool },
+    Exit { from: Pid, reason: ExitReason, link: bool, receipt: Option<Receipt> },
     /// `from`, which the receiver monitors, has ended.
     Down { from: Pid, monitor: MonitorRef, reason: ExitReason },
+}
+
+/// Kept along with an exit signal until it was taken or had its effect: who sent it for a peer counts those that are
+/// still somewhere.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Receipt(Arc<()>);
+
+impl Receipt {
+    /// How many of its clones are still kept.
+    pub(crate) fn outstanding(&self) -> usize {
+        Arc::strong_count(&self.0) - 1
+    }
 }
 
 impl Pid {
@@ -95,7 +107,7 @@ impl Pid {
     /// afterwards; what it was doing stops at its next await. On one's own pid it acts at the next await of this
     /// crate; to end at once, return `Err(reason)`.
     pub fn exit(&self, reason: ExitReason) {
-        self.signal(Signal::Exit { from: current::sender(), reason, link: false });
+        self.signal(Signal::Exit { from: current::sender(), reason, link: false, receipt: None });
     }
 
     /// Why the process ended, when it has. May be awaited in any task, process or not; does not keep the pid.
@@ -189,7 +201,7 @@ pub(crate) fn answer_for_nobody(nobody: &Pid, signal: Signal) {
     let me = nobody.clone();
     match signal {
         Signal::Link { from } => {
-            from.signal(Signal::Exit { from: me, reason: ExitReason::NoProc, link: true });
+            from.signal(Signal::Exit { from: me, reason: ExitReason::NoProc, link: true, receipt: None });
         }
         Signal::Unlink { from, id } => from.signal(Signal::UnlinkAck { from: me, id }),
         Signal::Monitor { from, monitor } => {

@@ -79,7 +79,7 @@ impl<M: Send + 'static> Process<M> {
             }
             Item::Batch(batch) => self.open_batch(batch).map(Event::Message),
             Item::Told(told) => Some(match *told {
-                Told::Exit(from, reason) => Event::Exit(from, reason),
+                Told::Exit(from, reason, _) => Event::Exit(from, reason),
                 Told::Down(monitor, from, reason) => Event::Down(monitor, from, reason),
             }),
         }
