@@ -1,5 +1,11 @@
 //! `PROTOCOL.md` shows bytes. These are the bytes.
 
+#![expect(
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    reason = "a test asks for the time itself, and shows what it saw"
+)]
+
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
