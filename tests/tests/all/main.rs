@@ -2,3 +2,4 @@
 
 mod endings;
 mod main_job;
+mod python;
