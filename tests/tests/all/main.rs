@@ -5,3 +5,4 @@
 mod endings;
 mod exit_codes;
 mod main_job;
+mod python;
