@@ -7,8 +7,16 @@ use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
 /// Talks to services of a chan-server.
+///
+/// A URL says where the service is and how its server is trusted:
+/// chan://[client@]host:port/service?pin=sha256:… (or ?ca=FILE, ?system, ?tofu). Quote it for the shell. @NAME
+/// stands for a URL that was saved.
+///
+/// Messages and answers are JSON. The password is asked for on the terminal unless a file is named; it is never an
+/// argument or in the environment.
+#[expect(rustdoc::broken_intra_doc_links, reason = "a URL in the text of --help is no link")]
 #[derive(Debug, Parser)]
-#[command(name = "chan-client", version, long_about = ABOUT, after_long_help = EXIT_CODES, max_term_width = 100)]
+#[command(name = "chan-client", version, after_long_help = EXIT_CODES, max_term_width = 100)]
 pub struct Arguments {
     #[command(subcommand)]
     pub(super) command: Command,
@@ -118,16 +126,6 @@ pub(super) struct Start {
     #[arg(long, value_name = "JSON")]
     pub(super) args: Option<String>,
 }
-
-const ABOUT: &str = "\
-Talks to services of a chan-server.
-
-A URL says where the service is and how its server is trusted:
-chan://[client@]host:port/service?pin=sha256:… (or ?ca=FILE, ?system, ?tofu). Quote it for the shell. \
-@NAME stands for a URL that was saved.
-
-Messages and answers are JSON. The password is asked for on the terminal unless a file is named; it is never an \
-argument or in the environment.";
 
 const EXIT_CODES: &str = "\
 Exit codes:

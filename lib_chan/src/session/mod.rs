@@ -25,7 +25,7 @@ mod receive;
 mod send;
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     time::{Duration, Instant},
 };
 
@@ -238,6 +238,9 @@ pub struct Session<H: Host> {
     acked: u64,
 
     balance: Balance,
+    /// The credit that each far process grants at first, and the balances of those that are not the owner.
+    far_window: u64,
+    far_balances: BTreeMap<u64, Balance>,
     grant: Grant,
     receiver: Receiver,
     inbox: VecDeque<Inbound>,
@@ -296,6 +299,8 @@ impl<H: Host> Session<H> {
             ack_due: false,
             acked: 0,
             balance: Balance::new(far_window),
+            far_window,
+            far_balances: BTreeMap::new(),
             grant: Grant::new(own_window),
             receiver: Receiver::Reads,
             inbox: VecDeque::new(),

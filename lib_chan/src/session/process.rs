@@ -60,9 +60,10 @@ impl<H: Host> Session<H> {
         self.put_border(frame);
     }
 
-    /// A process took an exit signal that the peer sent explicitly, or ended with it: the peer may send another.
-    pub const fn exit_taken(&mut self) {
-        self.untaken_exits = self.untaken_exits.saturating_sub(1);
+    /// How many exit signals that the peer sent explicitly no process has taken or ended with yet. Said before bytes
+    /// are handled.
+    pub const fn set_untaken_exits(&mut self, untaken: usize) {
+        self.untaken_exits = untaken;
     }
 
     /// `process` sends an exit signal to `far`: over a link when `taken` says what it took last.

@@ -260,8 +260,12 @@ impl<H: Host> Session<H> {
             }
             Frame::GoAway => self.peer_drains = true,
             Frame::Credit { id: OWNER, total } => self.balance.grant(total),
-            // No other process has been handed out to this end yet that it could send to.
-            Frame::Credit { .. } => {}
+            // One that this end never sent to needs none.
+            Frame::Credit { id, total } => {
+                if let Some(balance) = self.far_balances.get_mut(&id) {
+                    balance.grant(total);
+                }
+            }
             Frame::Ack { number } => self.handle_ack(number)?,
             Frame::Ping { token } => {
                 self.ack_due = true;
@@ -318,6 +322,7 @@ impl<H: Host> Session<H> {
             return Err(Fault::Protocol);
         }
         self.max_far_frame_len = max_frame_len;
+        self.far_window = window_len;
         self.balance = Balance::new(window_len);
         self.far_terms = terms;
         self.deadline = None;

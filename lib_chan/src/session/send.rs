@@ -3,7 +3,9 @@
 use std::time::Instant;
 
 use super::{
-    Host, MAX_CALL_TIME, Outcome, Phase, Session, Sort, Unsendable, Waiting, border::OWNER, credit::cost,
+    Host, MAX_CALL_TIME, Outcome, Phase, Session, Sort, Unsendable, Waiting,
+    border::OWNER,
+    credit::{Balance, cost},
     public,
 };
 use crate::{
@@ -43,6 +45,22 @@ impl<H: Host> Session<H> {
             return Err(Unsendable::WouldWait);
         }
         self.put_cast(payload);
+        Ok(())
+    }
+
+    /// Sends a cast to a process that the peer has handed out, if it need not wait.
+    ///
+    /// # Errors
+    /// As [`try_cast`](Self::try_cast).
+    pub fn try_cast_to(&mut self, far: u64, payload: &mut Vec<u8>) -> Result<(), Unsendable> {
+        let may_send = self.may_send(payload)?;
+        let window = self.far_window;
+        let balance = self.far_balances.entry(far).or_insert_with(|| Balance::new(window));
+        if !may_send || !balance.is_positive() {
+            return Err(Unsendable::WouldWait);
+        }
+        balance.spend(cost(payload.len()));
+        self.outgoing.put_owned(|payload| Frame::Cast { to: far, payload }, payload);
         Ok(())
     }
 
