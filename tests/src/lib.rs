@@ -97,7 +97,10 @@ impl Drop for Folder {
 
 /// Lines that a program prints, as they come.
 #[derive(Clone, Debug, Default)]
-pub struct Lines(Arc<(Mutex<(Vec<String>, bool)>, Condvar)>);
+pub struct Lines(Arc<(Mutex<Printed>, Condvar)>);
+
+/// The lines so far, and whether there will be more.
+type Printed = (Vec<String>, bool);
 
 impl Lines {
     /// Collects what comes from a pipe, in a thread.
@@ -117,7 +120,7 @@ impl Lines {
         self.change(|(lines, _)| lines.push(line));
     }
 
-    fn change(&self, f: impl FnOnce(&mut (Vec<String>, bool))) {
+    fn change(&self, f: impl FnOnce(&mut Printed)) {
         f(&mut self.0.0.lock().unwrap_or_else(PoisonError::into_inner));
         self.0.1.notify_all();
     }

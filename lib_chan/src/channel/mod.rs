@@ -16,6 +16,8 @@ use std::{
 
 use serde::de::DeserializeOwned;
 
+#[doc(hidden)]
+pub use self::handed::Handed;
 pub use self::remote::Remote;
 pub(crate) use self::reply::FarReply;
 use self::{given::Given, remote::Handle};

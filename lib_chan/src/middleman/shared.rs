@@ -349,8 +349,8 @@ impl Shared {
             }
             Delivery::Demonitor { monitor, to } => {
                 let watch = self.lock().watches.remove(&monitor);
-                if let Some((watch, reference)) = watch {
-                    to.signal(Signal::Demonitor { from: watch, monitor: reference });
+                if let Some((_, reference)) = watch {
+                    to.signal(Signal::Demonitor { monitor: reference });
                 }
             }
             Delivery::Message { to, message } => {
@@ -546,7 +546,12 @@ impl Shared {
     /// What ended the session, at whichever end.
     pub(super) fn cause(&self) -> ExitReason {
         let inner = self.lock();
-        inner.let_go_for.as_ref().or(inner.session.over()).cloned().unwrap_or(ExitReason::NoConnection)
+        inner
+            .let_go_for
+            .as_ref()
+            .or_else(|| inner.session.over())
+            .cloned()
+            .unwrap_or(ExitReason::NoConnection)
     }
 
     /// Why the session ended, when it has.
