@@ -5,6 +5,5 @@
 mod endings;
 mod exit_codes;
 mod main_job;
-
 mod python;
 mod relay;
