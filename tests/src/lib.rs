@@ -180,7 +180,14 @@ impl Server {
     /// # Panics
     /// If it does not start.
     pub fn start(services: &str) -> Self {
-        let folder = Folder::new();
+        Self::start_in(Folder::new(), services)
+    }
+
+    /// The same in a folder that holds files which the configuration names.
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub fn start_in(folder: Folder, services: &str) -> Self {
         folder.write("password", &format!("{PASSWORD}\n"));
         let config = folder.write("chan-server.toml", &format!("listen = [\"127.0.0.1:0\"]\n{services}"));
         let mut child = Command::new(program("chan-server"))
@@ -287,9 +294,23 @@ impl Running {
     /// # Panics
     /// If it does not start.
     pub fn start(mut client: Command) -> Self {
-        client.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        client.stdout(Stdio::piped());
+        Self::spawn(client)
+    }
+
+    /// The same, with an output that goes nowhere.
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub fn start_unread(mut client: Command) -> Self {
+        client.stdout(Stdio::null());
+        Self::spawn(client)
+    }
+
+    fn spawn(mut client: Command) -> Self {
+        client.stdin(Stdio::piped()).stderr(Stdio::piped());
         let mut child = client.spawn().expect("the client starts");
-        let out = Lines::of(child.stdout.take().expect("a pipe"));
+        let out = child.stdout.take().map(Lines::of).unwrap_or_default();
         let err = Lines::of(child.stderr.take().expect("a pipe"));
         Self { stdin: child.stdin.take(), child, out, err }
     }

@@ -2,6 +2,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "tests measure time themselves")]
 
+mod attacks;
 mod endings;
 mod exit_codes;
 mod main_job;
