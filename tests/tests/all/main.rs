@@ -8,3 +8,4 @@ mod exit_codes;
 mod main_job;
 mod python;
 mod relay;
+mod trust;
