@@ -45,6 +45,14 @@ impl Embedded {
     /// # Panics
     /// If it does not start.
     pub fn start(modules: Modules, functions: &[&str], limits: &str) -> Self {
+        Self::serve(modules, "test", functions, limits)
+    }
+
+    /// The same for the functions of another module.
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub fn serve(modules: Modules, module: &str, functions: &[&str], limits: &str) -> Self {
         let folder = Folder::new();
         let key = client_key();
         folder.write("key", &key.to_file_contents());
@@ -52,7 +60,7 @@ impl Embedded {
         for function in functions {
             let line = key.public_key();
             text += &format!(
-                "[[service]]\nname = '{function}'\nmfa = ['test', '{function}']\n\
+                "[[service]]\nname = '{function}'\nmfa = ['{module}', '{function}']\n\
                  [[service.client]]\nname = 'joe'\nkey = '{line}'\n"
             );
         }

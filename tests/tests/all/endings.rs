@@ -3,10 +3,7 @@
 //! The client's side is a linked process that traps exits, monitors the service and has a call under way; the service
 //! traps exits and monitors the client. Each therefore sees every way in which it can be told.
 
-use std::{
-    process::Command,
-    time::{Duration, Instant},
-};
+use std::{process::Command, time::Duration};
 
 use chan_client::connect;
 use chan_server::modules::{
@@ -19,7 +16,11 @@ use lib_chan::{
     Remote, enter, secret::Password, spawn,
 };
 use serde::{Deserialize, Serialize};
-use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
+use tokio::{
+    sync::mpsc,
+    task::JoinHandle,
+    time::{Instant, timeout},
+};
 
 /// What the service of these tests does as it is told.
 #[derive(Debug, Serialize, Deserialize)]

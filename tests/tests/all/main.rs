@@ -5,4 +5,6 @@
 mod endings;
 mod exit_codes;
 mod main_job;
+
 mod python;
+mod relay;
