@@ -12,7 +12,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::ours::World;
-use super::program::{Life, Monitor, Name, OUTSIDE, Op, Program, Reason, Slot, SpawnHow, Step, monitor_of_child};
+use super::program::{
+    Life, Monitor, Name, OUTSIDE, Op, Program, Reason, Slot, SpawnHow, Step, monitor_of_child,
+};
 use super::random::Random;
 use super::trace::Trace;
 
@@ -215,11 +217,8 @@ impl Writer {
     }
 
     fn any_spawn(&mut self) -> Option<Op> {
-        let how = self.random.weighted(&[
-            (1, SpawnHow::Plain),
-            (2, SpawnHow::Linked),
-            (2, SpawnHow::Monitored),
-        ]);
+        let how =
+            self.random.weighted(&[(1, SpawnHow::Plain), (2, SpawnHow::Linked), (2, SpawnHow::Monitored)]);
         let reason = self.reason();
         let life = self.random.weighted(&[
             (12, Life::Serve),

@@ -16,7 +16,7 @@ use tokio::runtime::{Builder, Runtime};
 use erlang::Erlang;
 use ours::World;
 use program::Program;
-use trace::{Difference, Trace};
+use trace::{Difference, Seen, Trace};
 
 /// What a campaign has done.
 #[derive(Clone, Copy, Debug, Default)]
@@ -25,8 +25,32 @@ pub struct Figures {
     pub programs: u64,
     /// Their steps.
     pub steps: u64,
-    /// What was seen in them, by Erlang.
-    pub entries: u64,
+    /// What operations returned, in Erlang. So are those that follow.
+    pub returns: u64,
+    /// Messages taken.
+    pub messages: u64,
+    /// Exit signals trapped.
+    pub exits: u64,
+    /// Monitors that fired.
+    pub downs: u64,
+    /// Processes ended.
+    pub ends: u64,
+}
+
+impl Figures {
+    fn count(&mut self, trace: &Trace) {
+        self.programs += 1;
+        self.steps += u64::from(trace.steps());
+        for entry in &trace.0 {
+            *match entry.seen {
+                Seen::Returned(..) => &mut self.returns,
+                Seen::Message(..) => &mut self.messages,
+                Seen::Exit(..) => &mut self.exits,
+                Seen::Down(..) => &mut self.downs,
+                Seen::Ended(_) => &mut self.ends,
+            } += 1;
+        }
+    }
 }
 
 /// Compares programs, one Erlang and one runtime for all.
@@ -72,10 +96,9 @@ impl Campaign {
             let theirs = self.erlang.receive().expect("Erlang answers");
             assert_eq!(theirs.len(), batch.len(), "each program has a trace");
             for (seed, ((program, ours), theirs)) in (start..).zip(batch.into_iter().zip(theirs)) {
-                figures.programs += 1;
-                figures.steps += program.0.len() as u64;
-                figures.entries += theirs.0.len() as u64;
-                if ours.comparable() != theirs.comparable() {
+                let theirs = theirs.comparable();
+                figures.count(&theirs);
+                if ours.comparable() != theirs {
                     return Err(self.explain(seed, program));
                 }
             }
@@ -113,17 +136,14 @@ impl Campaign {
             let candidates = (0..len).rev().map(|step| without_step(&program, step));
             let smaller = (0..len).rev().flat_map(|step| without_ops(&program, step));
             let candidates: Vec<_> = candidates.chain(smaller).collect();
-            let differs = |program: &Program| {
+            let mut differs = |program: &Program| {
                 let (ours, theirs) = self.traces(program);
                 ours != theirs
             };
-            match candidates.into_iter().find({
-                let mut differs = differs;
-                move |program| differs(program)
-            }) {
-                Some(smaller) => program = smaller,
-                None => return program,
-            }
+            let Some(smaller) = candidates.into_iter().find(|program| differs(program)) else {
+                return program;
+            };
+            program = smaller;
         }
     }
 }

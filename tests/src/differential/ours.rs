@@ -7,8 +7,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lib_chan::{Address, Event, ExitReason, MonitorRef, Names, Pid, Process, spawn};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::task::yield_now;
 
-use super::program::{Life, Monitor, Name, OUTSIDE, Op, Program, Reason, Slot, SpawnHow, Step, monitor_of_child};
+use super::program::{
+    Life, Monitor, Name, OUTSIDE, Op, Program, Reason, Slot, SpawnHow, Step, monitor_of_child,
+};
 use super::trace::{Entry, Seen, Trace, Value};
 
 const NAMES: [&str; 3] = ["first", "second", "third"];
@@ -312,13 +315,21 @@ impl Actor {
     }
 
     async fn serve(mut self, mut commands: UnboundedReceiver<Command>) -> Result<(), ExitReason> {
+        let mut asked = None;
         loop {
+            // An end that was decided before the command, or in it, takes effect here.
+            yield_now().await;
             tokio::select! {
-                // A command is looked at when the mailbox is empty, so a fence is behind all that has arrived.
+                // An answer waits until the mailbox is empty, so it is behind all that had arrived.
                 biased;
                 event = self.me.recv(), if !self.held => {
                     let seen = self.see(event);
                     self.seen.push(seen);
+                }
+                round = async { asked.unwrap_or_default() }, if asked.is_some() => {
+                    asked = None;
+                    let seen = std::mem::take(&mut self.seen);
+                    self.tell(Report::Quiet(self.slot, round, seen));
                 }
                 command = commands.recv() => match command {
                     Some(Command::Do(ops)) => {
@@ -326,10 +337,7 @@ impl Actor {
                             return end;
                         }
                     }
-                    Some(Command::Fence(round)) => {
-                        let seen = std::mem::take(&mut self.seen);
-                        self.tell(Report::Quiet(self.slot, round, seen));
-                    }
+                    Some(Command::Fence(round)) => asked = Some(round),
                     None => return Ok(()),
                 },
             }

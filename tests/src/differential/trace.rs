@@ -1,5 +1,6 @@
 //! What was seen of a program, in a form in which two runs can be compared.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use super::program::{Monitor, Program, Reason, Slot};
@@ -57,6 +58,11 @@ impl Seen {
             Self::Returned(..) | Self::Ended(_) => None,
         }
     }
+
+    /// Whether it may come in any order with others of the kind from the same sender.
+    const fn is_unordered(self) -> bool {
+        matches!(self, Self::Down(..) | Self::Exit(_, Reason::NoProc))
+    }
 }
 
 /// What a process saw between two rests.
@@ -96,24 +102,30 @@ impl Trace {
     /// Leaves only what both worlds must agree on, in an order that both must agree on:
     ///
     /// * Between two rests a process sees what one other sent in order, and nothing is said about several others.
-    /// * Several monitors of one process fire in any order.
+    /// * Several monitors of one process fire in any order, and of one that was not there links and monitors do.
     /// * What a process saw in the step in which it ended is its secret: it may have ended before it looked.
     /// * A process that ended in the step that spawned it may have ended before the observer knew it.
     #[must_use]
     pub fn comparable(mut self) -> Self {
-        let ended: Vec<_> = self.0.iter().filter(|entry| matches!(entry.seen, Seen::Ended(_))).copied().collect();
+        let ended: Vec<_> =
+            self.0.iter().filter(|entry| matches!(entry.seen, Seen::Ended(_))).copied().collect();
         let ends = |entry: &Entry| ended.iter().any(|end| (end.step, end.actor) == (entry.step, entry.actor));
         self.0.retain(|entry| entry.seen.sender().is_none() || !ends(entry));
         self.0.sort_by_key(|entry| (entry.step, entry.actor, entry.seen.sender(), rank(entry.seen)));
-        for run in self.0.chunk_by_mut(|a, b| {
-            let down = |entry: &Entry| matches!(entry.seen, Seen::Down(..));
-            down(a) && down(b) && (a.step, a.actor) == (b.step, b.actor) && a.seen.sender() == b.seen.sender()
-        }) {
-            if matches!(run.first(), Some(Entry { seen: Seen::Down(..), .. })) {
-                run.sort_by_key(|entry| entry.seen);
-            }
+        let together = |a: &Entry, b: &Entry| {
+            let place = |entry: &Entry| (entry.step, entry.actor, entry.seen.sender());
+            place(a) == place(b) && a.seen.is_unordered() && b.seen.is_unordered()
+        };
+        for run in self.0.chunk_by_mut(together) {
+            run.sort_by_key(|entry| entry.seen);
         }
         self
+    }
+
+    /// How many steps were not left out.
+    pub fn steps(&self) -> u8 {
+        let steps: BTreeSet<_> = self.0.iter().map(|entry| entry.step).collect();
+        u8::try_from(steps.len()).unwrap_or(u8::MAX)
     }
 
     /// The first entry that only one of the two has, from each.
@@ -165,7 +177,8 @@ impl fmt::Display for Difference<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.program)?;
         if let Some((ours, theirs)) = self.ours.first_difference(self.theirs) {
-            let say = |entry: Option<Entry>| entry.map_or_else(|| "nothing more".to_owned(), |it| it.to_string());
+            let say =
+                |entry: Option<Entry>| entry.map_or_else(|| "nothing more".to_owned(), |it| it.to_string());
             writeln!(f, "  here:   {}", say(ours))?;
             writeln!(f, "  Erlang: {}", say(theirs))?;
         }
