@@ -1,5 +1,7 @@
 //! Starts the real programs for tests: a server with a configuration in a folder of its own, clients against it.
 
+pub mod differential;
+
 use std::{
     collections::BTreeMap,
     fs,

@@ -2,9 +2,9 @@
 
 #![allow(clippy::disallowed_methods, reason = "tests measure time themselves")]
 
+mod differential;
 mod endings;
 mod exit_codes;
 mod main_job;
-
 mod python;
 mod relay;
