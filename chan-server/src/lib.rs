@@ -1,1 +1,15 @@
-//! Not yet.
+//! Serves named services to untrusted networks: TLS 1.3, a password proved both ways, a process for each client.
+
+pub mod audit;
+pub mod command;
+pub mod config;
+mod connection;
+pub mod gate;
+pub mod identity;
+pub mod listener;
+pub mod modules;
+pub mod private_file;
+mod server;
+mod traffic;
+
+pub use server::{Server, ServiceUrl, StartError};

@@ -5,10 +5,13 @@
 //!
 //! A record is kept on both sides of a link. `unlink` makes the record of its own side inactive at once, and the other
 //! side answers with an acknowledgement; only that removes the record. So a link exit that was under way is ignored,
-//! and both sides agree afterwards whatever crossed on the way. The acknowledgement has to arrive before any later
-//! `Link` of the same sender, and it may be sent by another thread than that: a table therefore remembers which
-//! acknowledgement it owes until that was delivered, and [`Links::link`] has it sent again first. A second one has no
-//! effect, because its number is known no more.
+//! and both sides agree afterwards whatever crossed on the way.
+//!
+//! That needs one order of `Link` and `UnlinkAck` from one process to the other, though a process sends the first
+//! itself and the second is sent for it, by whoever brought the `Unlink`. So the table remembers the acknowledgement
+//! that it owes until that was delivered. [`Links::link`] has it sent again before the `Link`: a second one has no
+//! effect, because its number is known no more. And while a `Link` is on its way, the acknowledgement waits for it, and
+//! [`Links::link_sent`] gives it out.
 
 use std::collections::BTreeMap;
 
@@ -94,10 +97,21 @@ struct Link {
     state: LinkState,
     /// The number of an `Unlink` that came in and whose acknowledgement may not have been delivered yet.
     owed: Option<u64>,
+    /// A `Link` is on its way to the other side.
+    sending: bool,
+}
+
+impl Link {
+    const ABSENT: Self = Self { state: LinkState::Absent, owed: None, sending: false };
+
+    /// Whether nothing would be lost with the record.
+    fn is_over(&self) -> bool {
+        self.state == LinkState::Absent && self.owed.is_none() && !self.sending
+    }
 }
 
 /// The links and monitors of one process. `P` names the others.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Links<P> {
     links: BTreeMap<P, Link>,
     watchers: BTreeMap<MonitorRef, P>,
@@ -112,27 +126,41 @@ impl<P> Default for Links<P> {
 }
 
 impl<P: Ord + Clone> Links<P> {
-    /// This process links to `to`.
+    /// This process links to `to`. Once the `Link` asked for was sent, call [`link_sent`](Self::link_sent), or
+    /// [`link_failed`](Self::link_failed) if there is nobody.
     pub fn link(&mut self, to: P) -> LinkRequest {
-        let record = self.links.entry(to).or_insert(Link { state: LinkState::Absent, owed: None });
+        let record = self.links.entry(to).or_insert(Link::ABSENT);
         if record.state == LinkState::Active {
             return LinkRequest { ack: None, link: false };
         }
         record.state = LinkState::Active;
+        record.sending = true;
         LinkRequest { ack: record.owed.take(), link: true }
     }
 
-    /// Takes back [`link`](Self::link), because there is no process to link to.
-    pub fn link_failed(&mut self, to: &P) {
-        self.links.remove(to);
+    /// The `Link` has arrived at the other side. Gives the number of an `UnlinkAck` that had to wait for it: send it,
+    /// then call [`ack_delivered`](Self::ack_delivered).
+    pub fn link_sent(&mut self, to: &P) -> Option<u64> {
+        let record = self.links.get_mut(to)?;
+        record.sending = false;
+        let owed = record.owed;
+        self.tidy(to);
+        owed
+    }
+
+    /// There is nobody at the other side. `false` if this process was told of that already, or unlinked, meanwhile.
+    pub fn link_failed(&mut self, to: &P) -> bool {
+        self.links.remove(to).is_some_and(|record| record.state == LinkState::Active)
     }
 
     /// A `Link` came in. Ignored where there is a record: the link is active then, or this side has unlinked after
     /// the other sent it.
     pub fn handle_link(&mut self, from: P) {
-        let record = self.links.entry(from).or_insert(Link { state: LinkState::Absent, owed: None });
+        let record = self.links.entry(from).or_insert(Link::ABSENT);
         if record.state == LinkState::Absent {
-            *record = Link { state: LinkState::Active, owed: None };
+            // The other side would not have linked again before it had what was owed; or it has unlinked and linked
+            // again, and then wants it no more.
+            record.state = LinkState::Active;
         }
     }
 
@@ -145,35 +173,38 @@ impl<P: Ord + Clone> Links<P> {
         Some(self.last_unlink)
     }
 
-    /// An `Unlink` came in. Answer it with an `UnlinkAck` of the same number, always, then call
-    /// [`ack_delivered`](Self::ack_delivered).
-    pub fn handle_unlink(&mut self, from: P, id: u64) {
-        let record = self.links.entry(from).or_insert(Link { state: LinkState::Absent, owed: None });
+    /// An `Unlink` came in. Whether to answer it now with an `UnlinkAck` of the same number, and then to call
+    /// [`ack_delivered`](Self::ack_delivered); else whoever sends the `Link` that is under way does it.
+    pub fn handle_unlink(&mut self, from: P, id: u64) -> bool {
+        let record = self.links.entry(from).or_insert(Link::ABSENT);
         if record.state == LinkState::Active {
             record.state = LinkState::Absent;
         }
         record.owed = Some(id);
+        !record.sending
     }
 
     /// The acknowledgement that was owed has arrived at the other side.
     pub fn ack_delivered(&mut self, to: &P, id: u64) {
-        let Some(record) = self.links.get_mut(to) else { return };
-        if record.owed == Some(id) {
+        if let Some(record) = self.links.get_mut(to).filter(|record| record.owed == Some(id)) {
             record.owed = None;
-            if record.state == LinkState::Absent {
-                self.links.remove(to);
-            }
+            self.tidy(to);
         }
     }
 
     /// An `UnlinkAck` came in: lets the record go, unless the link was made anew since.
     pub fn handle_unlink_ack(&mut self, from: &P, id: u64) {
-        let Some(record) = self.links.get_mut(from) else { return };
-        if record.state == LinkState::Unlinking(id) {
+        if let Some(record) =
+            self.links.get_mut(from).filter(|record| record.state == LinkState::Unlinking(id))
+        {
             record.state = LinkState::Absent;
-            if record.owed.is_none() {
-                self.links.remove(from);
-            }
+            self.tidy(from);
+        }
+    }
+
+    fn tidy(&mut self, peer: &P) {
+        if self.links.get(peer).is_some_and(Link::is_over) {
+            self.links.remove(peer);
         }
     }
 
@@ -259,5 +290,217 @@ impl<P: Ord + Clone> Links<P> {
     /// Whether there is no record of any kind.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn exit(links: &mut Links<char>, from: char, reason: ExitReason, link: bool, trap: bool) -> Verdict {
+        links.handle_exit(ExitSignal { from: &from, reason: &reason, link, own: from == 'a' }, trap)
+    }
+
+    /// The table of `a`, linked to `b`.
+    fn linked() -> Links<char> {
+        let mut links = Links::default();
+        links.handle_link('b');
+        links
+    }
+
+    #[test]
+    fn rule_1_an_exit_over_no_active_link_is_dropped() {
+        for trap in [false, true] {
+            assert_eq!(exit(&mut Links::default(), 'b', ExitReason::Shutdown, true, trap), Verdict::Drop);
+            let mut links = linked();
+            assert_eq!(links.unlink(&'b'), Some(1));
+            assert_eq!(exit(&mut links, 'b', ExitReason::Shutdown, true, trap), Verdict::Drop);
+            assert!(links.is_empty());
+        }
+    }
+
+    #[test]
+    fn rule_2_kill_from_outside_is_the_end_as_killed() {
+        for trap in [false, true] {
+            let verdict = exit(&mut linked(), 'b', ExitReason::Kill, false, trap);
+            assert_eq!(verdict, Verdict::End(ExitReason::Killed));
+        }
+    }
+
+    #[test]
+    fn rule_3_who_traps_is_told() {
+        for (reason, link) in [
+            (ExitReason::Kill, true),
+            (ExitReason::Killed, false),
+            (ExitReason::Normal, true),
+            (ExitReason::Normal, false),
+        ] {
+            assert_eq!(exit(&mut linked(), 'b', reason, link, true), Verdict::Deliver);
+        }
+    }
+
+    #[test]
+    fn rule_4_normal_is_dropped_but_from_oneself() {
+        assert_eq!(exit(&mut linked(), 'b', ExitReason::Normal, true, false), Verdict::Drop);
+        assert_eq!(exit(&mut linked(), 'b', ExitReason::Normal, false, false), Verdict::Drop);
+        let verdict = exit(&mut linked(), 'a', ExitReason::Normal, false, false);
+        assert_eq!(verdict, Verdict::End(ExitReason::Normal));
+    }
+
+    #[test]
+    fn rule_5_any_other_reason_is_the_end() {
+        for (reason, link) in
+            [(ExitReason::Kill, true), (ExitReason::Panic, true), (ExitReason::Killed, false)]
+        {
+            assert_eq!(exit(&mut linked(), 'b', reason.clone(), link, false), Verdict::End(reason));
+        }
+    }
+
+    #[test]
+    fn an_exit_over_a_link_removes_it_and_another_does_not() {
+        let mut links = linked();
+        assert_eq!(exit(&mut links, 'b', ExitReason::Normal, false, false), Verdict::Drop);
+        assert!(links.is_linked(&'b'));
+        assert_eq!(exit(&mut links, 'b', ExitReason::Normal, true, false), Verdict::Drop);
+        assert!(links.is_empty());
+    }
+
+    #[test]
+    fn monitors_are_counted_and_tell_once() {
+        let mut links = Links::default();
+        let [first, second] = [MonitorRef::new(1), MonitorRef::new(2)];
+        links.monitor(first, 'b');
+        links.monitor(second, 'b');
+        assert_eq!(links.demonitor(first), Some('b'));
+        assert_eq!(links.demonitor(first), None);
+        assert_eq!(links.handle_down(first), None);
+        assert_eq!(links.handle_down(second), Some('b'));
+        assert_eq!(links.handle_down(second), None);
+        assert!(links.is_empty());
+    }
+
+    #[test]
+    fn parting_tells_active_links_watchers_and_the_watched() {
+        let mut links = linked();
+        links.handle_link('c');
+        links.unlink(&'c');
+        links.handle_unlink('d', 7);
+        links.handle_monitor(MonitorRef::new(1), 'e');
+        links.monitor(MonitorRef::new(2), 'f');
+        let parting = links.part();
+        assert_eq!(parting.links, ['b']);
+        assert_eq!(parting.watchers, [(MonitorRef::new(1), 'e')]);
+        assert_eq!(parting.watched, [(MonitorRef::new(2), 'f')]);
+        assert!(links.is_empty());
+    }
+
+    /// Two processes that link and unlink each other, each in a thread of its own, step by step. A step is what
+    /// happens under one lock; between two of them the other may take any number of its own.
+    #[derive(Clone)]
+    struct Two {
+        tables: [Links<usize>; 2],
+        /// What each thread has still to do, the next one last.
+        steps: [Vec<Step>; 2],
+    }
+
+    /// A step; the number is that of the process whose table it changes.
+    #[derive(Clone, Copy, Debug)]
+    enum Step {
+        Link(usize),
+        HandleLink(usize),
+        LinkSent(usize),
+        Unlink(usize),
+        HandleUnlink(usize, u64),
+        HandleAck(usize, u64),
+        AckDelivered(usize, u64),
+    }
+
+    impl Two {
+        fn new(scripts: [Script; 2]) -> Self {
+            let steps = [0, 1].map(|me| scripts[me].iter().rev().map(|step| step(me)).collect());
+            Self { tables: [Links::default(), Links::default()], steps }
+        }
+
+        fn step(&mut self, thread: usize) {
+            let step = self.steps[thread].pop().unwrap();
+            let mut next = |steps: &[Step]| self.steps[thread].extend(steps.iter().rev());
+            match step {
+                Step::Link(me) => {
+                    let request = self.tables[me].link(1 - me);
+                    if request.link {
+                        next(&[Step::HandleLink(1 - me), Step::LinkSent(me)]);
+                    }
+                    if let Some(id) = request.ack {
+                        next(&[Step::HandleAck(1 - me, id)]);
+                    }
+                }
+                Step::HandleLink(me) => self.tables[me].handle_link(1 - me),
+                Step::LinkSent(me) => {
+                    if let Some(id) = self.tables[me].link_sent(&(1 - me)) {
+                        next(&[Step::HandleAck(1 - me, id), Step::AckDelivered(me, id)]);
+                    }
+                }
+                Step::Unlink(me) => {
+                    if let Some(id) = self.tables[me].unlink(&(1 - me)) {
+                        next(&[Step::HandleUnlink(1 - me, id)]);
+                    }
+                }
+                Step::HandleUnlink(me, id) => {
+                    if self.tables[me].handle_unlink(1 - me, id) {
+                        next(&[Step::HandleAck(1 - me, id), Step::AckDelivered(me, id)]);
+                    }
+                }
+                Step::HandleAck(me, id) => self.tables[me].handle_unlink_ack(&(1 - me), id),
+                Step::AckDelivered(me, id) => self.tables[me].ack_delivered(&(1 - me), id),
+            }
+        }
+
+        fn agree(&self) {
+            let [a, b] = [0, 1].map(|me| self.tables[me].is_linked(&(1 - me)));
+            assert_eq!(a, b, "{:?}", self.tables);
+            for table in &self.tables {
+                assert_eq!(table.len(), usize::from(a), "{:?}", self.tables);
+            }
+        }
+    }
+
+    /// What a process does by itself.
+    type Script = &'static [fn(usize) -> Step];
+
+    const SCRIPTS: [Script; 6] = [
+        &[Step::Link],
+        &[Step::Link, Step::Unlink],
+        &[Step::Unlink, Step::Link],
+        &[Step::Link, Step::Unlink, Step::Link],
+        &[Step::Unlink, Step::Link, Step::Unlink],
+        &[Step::Link, Step::Unlink, Step::Link, Step::Unlink],
+    ];
+
+    #[test]
+    fn both_sides_agree_in_every_order_of_steps() {
+        let mut ends = 0;
+        for first in SCRIPTS {
+            for second in SCRIPTS {
+                let mut seen = std::collections::HashSet::new();
+                let mut open = vec![Two::new([first, second])];
+                while let Some(two) = open.pop() {
+                    if !seen.insert(format!("{:?}{:?}", two.tables, two.steps)) {
+                        continue;
+                    }
+                    if two.steps.iter().all(Vec::is_empty) {
+                        two.agree();
+                        ends += 1;
+                    }
+                    for thread in [0, 1] {
+                        if !two.steps[thread].is_empty() {
+                            let mut after = two.clone();
+                            after.step(thread);
+                            open.push(after);
+                        }
+                    }
+                }
+            }
+        }
+        assert!(ends > 36);
     }
 }

@@ -10,9 +10,7 @@ use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use crate::auth::{
-    Account, ClientId, DerivedKeys, Directory, Exporter, RefusalCause, ServiceName, StretchError,
-};
+use crate::auth::{Account, DerivedKeys, Directory, Exporter, RefusalCause, StretchError};
 use crate::handshake::client::{
     ClientHandshakeError, ExpectAccept, ExpectKeyChallenge, ExpectKeys, ExpectPasswordChallenge,
     start_with_key, start_with_password,

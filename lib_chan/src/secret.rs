@@ -397,3 +397,177 @@ fn without_sign(mut key: [u8; 32]) -> [u8; 32] {
     }
     key
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::{ClientId, ServiceName};
+
+    fn target(host: &str) -> Target {
+        Target { host: host.into(), service: ServiceName::new("s").unwrap(), client: ClientId::default() }
+    }
+
+    fn some_keys() -> Arc<DerivedKeys> {
+        let client = PrivateKey::from_seed(Secret::new([1; 32])).unwrap();
+        Arc::new(DerivedKeys { client, server: Secret::new([2; 32]) })
+    }
+
+    #[test]
+    fn a_password_keeps_its_bytes_and_its_length() {
+        assert_eq!(Password::new("pässwörd \n").unwrap().bytes(), "pässwörd \n".as_bytes());
+        assert_eq!(Password::new("").unwrap_err(), PasswordError::Empty);
+        assert!(Password::new(&"x".repeat(1024)).is_ok());
+        assert_eq!(Password::new(&"x".repeat(1025)).unwrap_err(), PasswordError::TooLong);
+        assert_eq!(Password::new("pässwörd").unwrap().chars(), 8);
+    }
+
+    #[test]
+    fn a_password_file_loses_one_newline() {
+        let read = |contents: &[u8]| Password::from_file_contents(contents).map(|p| p.bytes().to_vec());
+        assert_eq!(read(b"secret"), Ok(b"secret".to_vec()));
+        assert_eq!(read(b"secret\n"), Ok(b"secret".to_vec()));
+        assert_eq!(read(b"secret\r\n"), Ok(b"secret".to_vec()));
+        assert_eq!(read(b"secret\n\n"), Ok(b"secret\n".to_vec()));
+        assert_eq!(read(b"secret\r"), Ok(b"secret\r".to_vec()));
+        assert_eq!(read(b" secret "), Ok(b" secret ".to_vec()));
+        assert_eq!(read(b"\n"), Err(PasswordError::Empty));
+        assert_eq!(read(b"\xff"), Err(PasswordError::NotUtf8));
+        assert_eq!(read(&[b'x'; 1025]), Err(PasswordError::TooLong));
+        assert_eq!(read(&[[b'x'; 1024].as_slice(), b"\n"].concat()), Ok(vec![b'x'; 1024]));
+    }
+
+    #[test]
+    fn secrets_are_masked_when_printed_for_debugging() {
+        let key = PrivateKey::from_seed(Secret::new([0xab; 32])).unwrap();
+        let shown = format!("{:?} {:?} {key:?}", Password::new("hunter22").unwrap(), Secret::new([0xab; 32]));
+        assert!(
+            !shown.contains("hunter22") && !shown.contains("171, 171") && !shown.contains("q6ur"),
+            "{shown}"
+        );
+        assert!(shown.contains("ed25519:"), "{shown}");
+    }
+
+    #[test]
+    fn another_password_value_never_sees_the_keys_and_a_clone_does() {
+        let (salt, params) = (Salt([1; 16]), Argon2Params::DEFAULT);
+        let (mine, other) = (Password::new("secret").unwrap(), Password::new("secret").unwrap());
+        mine.remember_keys(&target("a"), &salt, params, &some_keys());
+        let clone = mine.clone();
+        drop(mine);
+        assert!(clone.known_keys(&target("a"), &salt, params).is_some());
+        assert!(other.known_keys(&target("a"), &salt, params).is_none());
+        assert!(!other.has_key_for(&target("a")));
+    }
+
+    #[test]
+    fn keys_are_known_by_salt_and_parameters_and_forgotten_by_target() {
+        let (salt, params) = (Salt([1; 16]), Argon2Params::DEFAULT);
+        let password = Password::new("secret").unwrap();
+        password.remember_keys(&target("a"), &salt, params, &some_keys());
+        assert!(password.known_keys(&target("a"), &Salt([2; 16]), params).is_none());
+        let others = Argon2Params::new(65_536, 4, 1).unwrap();
+        assert!(password.known_keys(&target("a"), &salt, others).is_none());
+
+        // A fleet with one name key names one salt: what was derived for one of it serves the next.
+        assert!(!password.has_key_for(&target("b")));
+        assert!(password.known_keys(&target("b"), &salt, params).is_some());
+        assert!(password.has_key_for(&target("b")));
+
+        password.forget_keys(&target("a"));
+        assert!(!password.has_key_for(&target("a")) && password.has_key_for(&target("b")));
+    }
+
+    #[test]
+    fn a_password_remembers_so_many_targets_and_no_more() {
+        let password = Password::new("secret").unwrap();
+        let keys = some_keys();
+        for host in 0..=Password::MAX_TARGETS {
+            let salt = Salt([u8::try_from(host % 251).unwrap(); 16]);
+            password.remember_keys(&target(&host.to_string()), &salt, Argon2Params::DEFAULT, &keys);
+        }
+        assert_eq!(password.known().len(), Password::MAX_TARGETS);
+        assert!(!password.has_key_for(&target("0")) && password.has_key_for(&target("1")));
+    }
+
+    #[test]
+    fn a_key_file_reads_back_and_has_one_spelling() {
+        let key = PrivateKey::from_seed(Secret::new([5; 32])).unwrap();
+        let contents = key.to_file_contents();
+        let read = PrivateKey::from_file_contents(contents.as_bytes()).unwrap();
+        assert!(read.seed == key.seed && read.public_key() == key.public_key());
+        let line = contents.trim_end();
+        for wrong in [
+            line.replace("v1", "v2"),
+            format!("{line}="),
+            format!("{line}A"),
+            format!(" {line}"),
+            format!("{line}\n\n"),
+            line[..line.len() - 1].to_owned(),
+            String::new(),
+        ] {
+            let error = PrivateKey::from_file_contents(wrong.as_bytes()).unwrap_err();
+            assert_eq!(error, KeyError::NotAPrivateKey, "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_public_key_reads_back_and_a_private_one_is_none() {
+        let key = PrivateKey::from_seed(Secret::new([5; 32])).unwrap();
+        assert_eq!(key.public_key().to_string().parse(), Ok(key.public_key()));
+        assert_eq!(key.to_file_contents().trim_end().parse::<PublicKey>(), Err(KeyError::NotAPublicKey));
+    }
+
+    #[test]
+    fn a_coordinate_that_is_not_reduced_is_refused() {
+        let mut unreduced = MINUS_ONE;
+        for low in 0xed..=0xff {
+            unreduced[0] = low;
+            for sign in [0x7f, 0xff] {
+                unreduced[31] = sign;
+                assert_eq!(PublicKey::from_bytes(unreduced), Err(KeyError::NotReduced));
+            }
+        }
+        let mut reduced = MINUS_ONE;
+        reduced[0] = 0xeb;
+        assert!(PublicKey::from_bytes(reduced).is_ok());
+    }
+
+    /// RFC 8032 section 7.1, tests 1 to 3.
+    #[test]
+    fn ed25519_gives_the_signatures_of_rfc_8032() {
+        for (seed, public, message, signature) in [
+            (
+                "9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60",
+                "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a",
+                "",
+                "e5564300c360ac729086e2cc806e828a84877f1eb8e5d974d873e065224901555fb8821590a33bacc61e39701cf9b46b\
+                 d25bf5f0595bbe24655141438e7a100b",
+            ),
+            (
+                "4ccd089b28ff96da9db6c346ec114e0f5b8a319f35aba624da8cf6ed4fb8a6fb",
+                "3d4017c3e843895a92b70aa74d1b7ebc9c982ccf2ec4968cc0cd55f12af4660c",
+                "72",
+                "92a009a9f0d4cab8720e820b5f642540a2b27b5416503f8fb3762223ebdb69da085ac1e43e15996e458f3613d0f11d8c\
+                 387b2eaeb4302aeeb00d291612bb0c00",
+            ),
+            (
+                "c5aa8df43f9f837bedb7442f31dcb7b166d38535076f094b85ce3a2e0b4458f7",
+                "fc51cd8e6218a1a38da47ed00230f0580816ed13ba3303ac5deb911548908025",
+                "af82",
+                "6291d657deec24024827e69c3abe01a30ce548a284743a445e3680d7db5ac3ac18ff9b538d16f290ae67f760984dc659\
+                 4a7c15e9716ed28dc027beceea1ec40a",
+            ),
+        ] {
+            let key = PrivateKey::from_seed(Secret::new(hex(seed).try_into().unwrap())).unwrap();
+            assert_eq!(key.public_key().as_bytes().to_vec(), hex(public));
+            let signature: [u8; 64] = hex(signature).try_into().unwrap();
+            assert_eq!(key.sign(&hex(message)).unwrap(), signature);
+            assert!(key.public_key().verifies(&hex(message), &signature));
+            assert!(!key.public_key().verifies(b"other", &signature));
+        }
+    }
+
+    fn hex(digits: &str) -> Vec<u8> {
+        (0..digits.len()).step_by(2).map(|at| u8::from_str_radix(&digits[at..at + 2], 16).unwrap()).collect()
+    }
+}

@@ -65,6 +65,12 @@ impl SessionParameters {
         Duration::from_millis(self.heartbeat_ms.into())
     }
 
+    /// Parameters that no server should name, to see what a client makes of them.
+    #[cfg(test)]
+    pub(super) fn unchecked(max_frame_len: u32, window_len: u32, heartbeat_ms: u32) -> Self {
+        Self { max_frame_len, window_len, heartbeat_ms }
+    }
+
     pub(super) fn encode(self) -> [u8; Self::LEN] {
         let mut bytes = [0; Self::LEN];
         let fields = [self.max_frame_len, self.window_len, self.heartbeat_ms];

@@ -175,11 +175,7 @@ impl<S: AsyncBufRead + AsyncWrite + Unpin> Driver<S> {
             }
         };
         let len = bytes.len();
-        self.shared.session(|session| {
-            if !session.has_heard_all() {
-                session.handle_bytes(now(), bytes);
-            }
-        });
+        self.shared.handle_bytes(bytes);
         Pin::new(&mut self.stream).consume(len);
         true
     }
@@ -232,10 +228,8 @@ impl<S: AsyncBufRead + AsyncWrite + Unpin> Future for Driver<S> {
         for _ in 0..MAX_ROUNDS {
             let again = ready!(self.poll_round(cx));
             if !again {
-                return Poll::Ready(self.shared.session(|session| {
-                    session.handle_loss();
-                    session.over().cloned().unwrap_or(ExitReason::NoConnection)
-                }));
+                self.shared.session(Session::handle_loss);
+                return Poll::Ready(self.shared.cause());
             }
         }
         cx.waker().wake_by_ref();

@@ -87,7 +87,7 @@ where
 /// Serves a session as the server, in the current task, until it is over and its last words are said. `start` is called
 /// once, when the client has said what it wants; it spawns the service's process.
 ///
-/// Returns why the session ended for this end. Dropping the future cuts the connection.
+/// Returns what ended the session, at whichever end. Dropping the future cuts the connection.
 pub async fn serve<S>(
     stream: S,
     authenticated: &Authenticated,

@@ -216,3 +216,373 @@ async fn a_channel_given_to_a_process_brings_everything_in_order_and_its_end_las
     assert_eq!(seen, (1..500).map(|n| n.to_string()).collect::<Vec<_>>());
     assert_eq!(reason, ExitReason::Normal);
 }
+
+/// Both ends call each other at once; each answers what it is asked with what it was asked.
+async fn echo_calls(mut channel: Channel<Blob, Blob>) {
+    while let Some(message) = channel.recv().await {
+        if let Message::Call(blob, reply) = message {
+            reply.to(&blob).send(blob);
+        }
+    }
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+struct Blob(Vec<u8>);
+
+impl Call for Blob {
+    type Reply = Self;
+}
+
+/// Opens a session between two ends that both answer calls, and gives the two remotes.
+async fn answering(limits: &Limits) -> (crate::Remote<Blob>, crate::Remote<Blob>) {
+    let (tell, told) = oneshot::channel();
+    let parameters = SessionParameters::from_limits(limits).unwrap();
+    let (client, server) = pair_in_memory(parameters, [7; 32]).unwrap();
+    let (near, far) = tokio::io::duplex(64 * 1024);
+    let server_limits = limits.clone();
+    tokio::spawn(async move {
+        serve(BufReader::new(far), &server, &server_limits, |opening| {
+            spawn(async move |_me: Process| {
+                let channel: Channel<Blob> = opening.accept();
+                let _ = tell.send(channel.remote());
+                echo_calls(channel).await;
+                Ok(())
+            });
+        })
+        .await
+    });
+    let channel = open(BufReader::new(near), &client, limits, Codec::Bincode, b"", false).await.unwrap();
+    let here = channel.remote();
+    tokio::spawn(echo_calls(channel));
+    (here, told.await.unwrap())
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_from_many_tasks_both_ways_with_full_windows_all_come_back() {
+    let limits = Limits { window_len: Limits::MIN_WINDOW_LEN, max_calls: 100, ..Limits::default() };
+    let (here, there) = answering(&limits).await;
+    let mut tasks = tokio::task::JoinSet::new();
+    for task in 0..64 {
+        for remote in [&here, &there] {
+            let remote = remote.clone();
+            tasks.spawn(async move {
+                for n in 0..20 {
+                    // Together far more than either window, and more calls than either end's slots.
+                    let blob = Blob(vec![task as u8 ^ n; 200 + usize::from(n) * 200]);
+                    assert_eq!(remote.call(blob.clone()).await, Ok(blob));
+                }
+            });
+        }
+    }
+    while let Some(done) = tasks.join_next().await {
+        done.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_hundred_and_fifty_six_calls_in_flight_are_answered_in_any_order() {
+    let (channel, _served) = session(&Limits::default(), false, |opening| {
+        spawn(async move |_me: Process| {
+            let mut channel: Channel<Request, String> = opening.accept();
+            let mut waiting = Vec::new();
+            while let Some(Message::Call(Request::Add(add), reply)) = channel.recv().await {
+                waiting.push((add, reply));
+                if waiting.len() == 256 {
+                    // A stride that visits each once, in no order of theirs.
+                    let mut order: Vec<_> = (0..256).map(|n| n * 77 % 256).collect();
+                    order.dedup();
+                    let mut slots: Vec<_> = waiting.drain(..).map(Some).collect();
+                    for index in order {
+                        let (add, reply) = slots[index].take().unwrap();
+                        reply.to(&add).send(add.0 * 1000 + add.1);
+                    }
+                }
+            }
+            Ok(())
+        });
+    })
+    .await;
+    let mut tasks = tokio::task::JoinSet::new();
+    for task in 0..64 {
+        for n in 0..4 {
+            let remote = channel.remote();
+            tasks.spawn(async move { assert_eq!(remote.call(Add(task, n)).await, Ok(task * 1000 + n)) });
+        }
+    }
+    while let Some(done) = tasks.join_next().await {
+        done.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_longer_than_a_frame_is_refused_by_name_before_it_is_sent() {
+    let (here, _there) = answering(&Limits::default()).await;
+    let error = here.call(Blob(vec![0; 10 << 20])).await.unwrap_err();
+    assert_eq!(error.executed, Executed::No);
+    assert!(matches!(error.reason, CallFailure::TooLong { max } if max <= 1 << 20), "{error}");
+    // The session is as it was.
+    assert_eq!(here.call(Blob(vec![1])).await, Ok(Blob(vec![1])));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_longer_than_a_frame_is_told_as_executed() {
+    let small = Limits { max_frame_len: 1024, ..Limits::default() };
+    let parameters = SessionParameters::from_limits(&Limits::default()).unwrap();
+    let (client, server) = pair_in_memory(parameters, [7; 32]).unwrap();
+    let (near, far) = tokio::io::duplex(1000);
+    tokio::spawn(async move {
+        serve(BufReader::new(far), &server, &Limits::default(), |opening| {
+            spawn(async move |_me: Process| {
+                echo_calls(opening.accept()).await;
+                Ok(())
+            });
+        })
+        .await
+    });
+    let channel: Channel<Blob> =
+        open(BufReader::new(near), &client, &small, Codec::Bincode, b"", false).await.unwrap();
+    let error = channel.remote().call(Blob(vec![0; 2000])).await.unwrap_err();
+    assert_eq!(error.executed, Executed::Yes);
+    assert!(matches!(error.reason, CallFailure::TooLong { .. }), "{error}");
+}
+
+/// A raw far end: the client's session over a stream that the test drives by hand.
+async fn with_silent_server() -> (Channel<Blob>, tokio::io::DuplexStream) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let parameters = SessionParameters::from_limits(&Limits::default()).unwrap();
+    let (client, _server) = pair_in_memory(parameters, [7; 32]).unwrap();
+    let (near, mut far) = tokio::io::duplex(4096);
+    let opened = tokio::spawn(async move {
+        open(BufReader::new(near), &client, &Limits::default(), Codec::Bincode, b"", false).await
+    });
+    let mut start = [0; 64];
+    assert!(far.read(&mut start).await.unwrap() > 0);
+    let mut started = Vec::new();
+    let terms = crate::wire::Terms { max_calls: 1024, max_links: 1024 };
+    crate::wire::Frame::Started { terms }.put(&mut started);
+    far.write_all(&started).await.unwrap();
+    (opened.await.unwrap().unwrap(), far)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_stops_answering_is_lost_after_three_heartbeats() {
+    let (channel, _far) = with_silent_server().await;
+    let before = tokio::time::Instant::now();
+    assert_eq!(channel.remote().ended().await, ExitReason::NoConnection);
+    let took = before.elapsed();
+    assert!((Duration::from_secs(44)..=Duration::from_secs(46)).contains(&took), "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_stops_reading_is_lost_in_its_bound_and_fills_no_memory() {
+    let (channel, mut far) = with_silent_server().await;
+    let remote = channel.remote();
+    // It goes on talking, so it is not silent: only what is sent to it does not go.
+    let talk = tokio::spawn(async move {
+        use tokio::io::AsyncWriteExt;
+        let mut pong = Vec::new();
+        crate::wire::Frame::Pong { token: 0 }.put(&mut pong);
+        let mut now_and_then = tokio::time::interval(Duration::from_secs(5));
+        loop {
+            now_and_then.tick().await;
+            if far.write_all(&pong).await.is_err() {
+                return;
+            }
+        }
+    });
+    let before = tokio::time::Instant::now();
+    let mut sent = 0;
+    let reason = loop {
+        match remote.cast(Blob(vec![0; 10_000])).await {
+            Ok(()) => sent += 1,
+            Err(error) => break error.reason,
+        }
+    };
+    let took = before.elapsed();
+    assert_eq!(reason, ExitReason::NoConnection);
+    // The window, and one message over it.
+    assert!(sent * 10_000 <= 256 * 1024 + 10_000, "{sent} messages went");
+    assert!((Duration::from_secs(59)..=Duration::from_secs(61)).contains(&took), "{took:?}");
+    talk.abort();
+}
+
+/// A process at each end of one session, each handed to the other end.
+async fn two_processes()
+-> (crate::Address<Order>, crate::Address<Order>, crate::Pid, crate::Pid, Channel<String, Request>) {
+    let (tell, told) = oneshot::channel();
+    let (channel, _served) = session(&Limits::default(), false, move |opening| {
+        spawn(async move |mut me: Process| {
+            let channel: Channel<Request, String> = opening.accept();
+            let there = spawn(actor);
+            let id = channel.remote().hand_out(&there, Order::Note);
+            let _ = tell.send((there, id, channel.remote()));
+            let _held = channel;
+            loop {
+                me.recv().await;
+            }
+        });
+    })
+    .await;
+    let (there, id, remote) = told.await.unwrap();
+    let far = channel.remote().handed::<String>(id).pid();
+    let here = spawn(actor);
+    let near = remote.handed::<String>(channel.remote().hand_out(&here, Order::Note)).pid();
+    (here, there, far, near, channel)
+}
+
+type Todo = Box<dyn FnOnce(&mut Process<Order>) -> Result<(), ExitReason> + Send>;
+
+enum Order {
+    Note(String),
+    Do(Todo),
+    Show(crate::Reply<Vec<String>>),
+}
+
+/// Does what it is told, and shows what it saw.
+async fn actor(mut me: Process<Order>) -> Result<(), ExitReason> {
+    let mut seen = Vec::new();
+    loop {
+        match me.recv().await {
+            Event::Message(Order::Note(text)) => seen.push(text),
+            Event::Message(Order::Do(order)) => order(&mut me)?,
+            Event::Message(Order::Show(reply)) => reply.send(seen.clone()),
+            Event::Exit(_, reason) => seen.push(format!("exit {reason}")),
+            Event::Down(_, _, reason) => seen.push(format!("down {reason}")),
+        }
+    }
+}
+
+async fn tell(
+    to: &crate::Address<Order>,
+    order: impl FnOnce(&mut Process<Order>) -> Result<(), ExitReason> + Send + 'static,
+) {
+    to.send(Order::Do(Box::new(order))).await.unwrap();
+}
+
+async fn seen(by: &crate::Address<Order>, count: usize) -> Vec<String> {
+    loop {
+        let seen = by.call(Duration::from_secs(1000), Order::Show).await.unwrap();
+        if seen.len() >= count {
+            return seen;
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn s115_s116_a_far_process_that_fails_is_seen_over_a_link_and_a_monitor() {
+    let (here, there, far, _near, channel) = two_processes().await;
+    let target = far.clone();
+    tell(&here, move |me| {
+        me.trap_exit(true);
+        me.link(target.clone())?;
+        me.monitor(target);
+        Ok(())
+    })
+    .await;
+    // A call through the session behind it: the link and the monitor have arrived.
+    channel.remote().flush().await.unwrap();
+    tell(&there, |_| Err(ExitReason::failed("boom"))).await;
+    assert_eq!(seen(&here, 2).await, ["exit failed: boom", "down failed: boom"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn s117_a_kill_across_the_session_is_killed_to_a_linked_trapping_process() {
+    let (here, there, far, _near, _channel) = two_processes().await;
+    let target = far.clone();
+    tell(&here, move |me| {
+        me.trap_exit(true);
+        me.link(target.clone())?;
+        target.exit(ExitReason::Kill);
+        Ok(())
+    })
+    .await;
+    assert_eq!(there.pid().ended().await, ExitReason::Killed);
+    assert_eq!(seen(&here, 1).await, ["exit killed"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn s118_a_far_process_that_is_linked_and_does_not_trap_dies_along() {
+    let (here, there, far, _near, _channel) = two_processes().await;
+    tell(&here, move |me| {
+        me.link(far)?;
+        Err(ExitReason::failed("boom"))
+    })
+    .await;
+    assert_eq!(there.pid().ended().await, ExitReason::failed("boom"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn s119_s124_a_cut_connection_is_noconnection_to_links_and_monitors_at_both_ends() {
+    let (here, there, far, near, channel) = two_processes().await;
+    let target = near.clone();
+    tell(&there, move |me| {
+        me.trap_exit(true);
+        me.monitor(target);
+        Ok(())
+    })
+    .await;
+    tell(&here, move |me| {
+        me.trap_exit(true);
+        me.link(far)?;
+        Ok(())
+    })
+    .await;
+    channel.remote().flush().await.unwrap();
+    drop(channel);
+    assert_eq!(seen(&here, 1).await, ["exit noconnection"]);
+    let mut both = seen(&there, 2).await;
+    assert_eq!(both.pop().as_deref(), Some("down noconnection"));
+    // The other one is the link made from here; it did not trap then, but both are alive.
+    assert_eq!(both, ["exit noconnection"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn s126_after_unlink_and_demonitor_the_far_end_has_no_effect() {
+    let (here, there, far, _near, channel) = two_processes().await;
+    tell(&here, move |me| {
+        me.link(far.clone())?;
+        let monitor = me.monitor(far.clone());
+        me.unlink(far);
+        me.demonitor(monitor);
+        Ok(())
+    })
+    .await;
+    channel.remote().flush().await.unwrap();
+    tell(&there, |_| Err(ExitReason::failed("boom"))).await;
+    there.pid().ended().await;
+    channel.remote().call(Add(0, 0)).await.unwrap_err();
+    assert!(seen(&here, 0).await.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn s128_s130_a_link_and_a_monitor_to_a_dead_far_process_are_noproc() {
+    let (here, there, far, _near, _channel) = two_processes().await;
+    tell(&there, |_| Err(ExitReason::failed("boom"))).await;
+    there.pid().ended().await;
+    tell(&here, move |me| {
+        me.trap_exit(true);
+        me.link(far.clone())?;
+        me.monitor(far);
+        Ok(())
+    })
+    .await;
+    assert_eq!(seen(&here, 2).await, ["exit noproc", "down noproc"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn s131_s132_a_pid_held_after_its_session_is_out_of_reach() {
+    let (here, _there, far, _near, channel) = two_processes().await;
+    let remote = channel.remote();
+    drop(channel);
+    remote.ended().await;
+    drop(remote);
+    tell(&here, move |me| {
+        me.trap_exit(true);
+        me.link(far.clone())?;
+        me.monitor(far);
+        Ok(())
+    })
+    .await;
+    assert_eq!(seen(&here, 2).await, ["exit noconnection", "down noconnection"]);
+}

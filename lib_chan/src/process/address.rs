@@ -1,7 +1,7 @@
 //! Where messages to a process are sent.
 
 use std::fmt;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -85,15 +85,15 @@ impl<M: Send + 'static> Address<M> {
         let waiter = Waiter::new();
         let message = make(&waiter);
         let asked = Letter::Call(Box::new(Asked { message, ticket: waiter.ticket() }));
-        let answer = async {
-            self.post(asked).await.map_err(|error| {
-                // The message goes, and its reply with it, but its fate is known already.
-                CallError::new(Executed::No, CallFailure::Exit(error.reason))
-            })?;
+        let mut answer = pin!(async {
+            // Where it comes back the message is dropped, and its reply with it, but its fate is known already.
+            let sent = self.post(asked).await.map_err(|error| error.reason);
+            sent.map_err(|reason| CallError::new(Executed::No, CallFailure::Exit(reason)))?;
             waiter.answer().await
-        };
-        match in_time(within, answer).await {
+        });
+        match in_time(within, answer.as_mut()).await {
             Some(answer) => answer,
+            // Before the message is dropped that may still wait for room.
             None => waiter.give_up(),
         }
     }
@@ -115,6 +115,16 @@ impl<M: Send + 'static> Address<M> {
     /// Takes back what was given to [`own`](Self::own).
     pub(crate) fn disown(&self, owned: &Arc<dyn Owned>) {
         self.cell.disown(owned);
+    }
+
+    #[cfg(test)]
+    pub(super) fn cell(&self) -> &Cell<M> {
+        &self.cell
+    }
+
+    #[cfg(test)]
+    pub(super) fn downgrade(&self) -> std::sync::Weak<dyn super::Target> {
+        Arc::downgrade(&self.cell) as std::sync::Weak<dyn super::Target>
     }
 
     fn post(&self, letter: Letter<M>) -> Post<'_, M> {

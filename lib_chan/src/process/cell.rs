@@ -11,8 +11,8 @@ use std::task::{Context, Poll, Waker};
 use super::SpawnOptions;
 use super::current::is_current;
 use super::mailbox::{Batch, Fed, Feed, Item, Letter, Mailbox, Taken, Told};
-use super::pid::{Local, Pid, Signal, Target, answer_for_nobody, next_id};
-use crate::links::{ExitSignal, Links, MonitorRef, Verdict};
+use super::pid::{Local, Pid, Receipt, Signal, Target, answer_for_nobody, next_id};
+use crate::links::{ExitSignal, Links, MonitorRef, Parting, Verdict};
 use crate::{ExitReason, SendError};
 
 /// Something that ends with the process that owns it: a session, a registered name.
@@ -100,14 +100,14 @@ impl<M: Send + 'static> Cell<M> {
     /// A link to a process that is not there: a message to one that traps exits, else an error.
     pub(super) fn link_failed(&self, to: &Pid) -> Result<(), ExitReason> {
         let mut state = self.lock();
-        if let Some(rare) = state.rare() {
-            rare.links.link_failed(to);
+        if !state.rare().is_some_and(|rare| rare.links.link_failed(to)) {
+            return Ok(());
         }
         if !state.trap_exit {
             return Err(ExitReason::NoProc);
         }
         drop(state);
-        self.tell(Told::Exit(to.clone(), ExitReason::NoProc));
+        self.tell(Told::Exit(to.clone(), ExitReason::NoProc, None));
         Ok(())
     }
 
@@ -147,14 +147,13 @@ impl<M: Send + 'static> Cell<M> {
         posting: &mut Posting<M>,
         cx: &Context<'_>,
     ) -> Poll<Result<(), SendError<M>>> {
-        let to_oneself = is_current(self.id);
         let mut state = self.lock();
         if !state.is_alive() {
             drop(state);
             let message = letter.into_message();
             return Poll::Ready(Err(SendError { message, reason: ExitReason::NoProc }));
         }
-        if to_oneself || state.mailbox.has_room(&self.taken) {
+        if state.mailbox.has_room(&self.taken) || is_current(self.id) {
             let waker = state.mailbox.push(Item::Letter(letter));
             drop(state);
             wake(waker);
@@ -219,8 +218,10 @@ impl<M: Send + 'static> Cell<M> {
     pub(super) fn receive(&self, batch: &mut VecDeque<Item<M>>, cx: &Context<'_>) -> bool {
         let mut old = None;
         let mut state = self.lock();
+        let admitted = state.mailbox.admit(&self.taken);
         let received = state.is_alive() && state.mailbox.receive(batch, cx, &mut old);
         drop(state);
+        wake(admitted);
         received
     }
 
@@ -235,10 +236,11 @@ impl<M: Send + 'static> Cell<M> {
     }
 
     /// Decides the end, unless it is decided already: from now on the process is not alive, and what it owns is told.
-    pub(super) fn decide(&self, reason: ExitReason) {
+    /// Wake what it gives, so that it is seen to; who sees to it now need not.
+    pub(super) fn decide(&self, reason: ExitReason) -> Option<Waker> {
         let mut state = self.lock();
         if !state.is_alive() {
-            return;
+            return None;
         }
         state.phase = Phase::Ending(reason.clone());
         self.ending.store(true, Ordering::Release);
@@ -247,9 +249,9 @@ impl<M: Send + 'static> Cell<M> {
         let senders = state.mailbox.senders();
         let owned = state.rare.as_mut().map(|rare| mem::take(&mut rare.owned)).unwrap_or_default();
         drop(state);
-        wake(task);
         wake(senders);
         tell_owned(owned, reason);
+        task
     }
 
     /// The reason of the end, once it is decided.
@@ -265,30 +267,49 @@ impl<M: Send + 'static> Cell<M> {
         self.lock().mailbox.clear()
     }
 
-    /// The last step of the end, when its future has been dropped: tells its links, then its monitors.
+    /// The last step of the end, when its future has been dropped: tells its links, then its monitors. Whoever comes
+    /// meanwhile is told after them.
     pub(super) fn part(&self) {
-        let mut state = self.lock();
-        let Phase::Ending(reason) = &state.phase else { return };
-        let reason = reason.clone();
-        state.phase = Phase::Ended(reason.clone());
-        let rare = state.rare.take();
-        drop(state);
+        loop {
+            let mut state = self.lock();
+            let Phase::Ending(reason) = &state.phase else { return };
+            let reason = reason.clone();
+            let Some(mut rare) = state.rare.take() else {
+                state.phase = Phase::Ended(reason);
+                break;
+            };
+            drop(state);
+            self.tell_others(rare.links.part(), &reason);
+        }
         ENDING.fetch_sub(1, Ordering::Relaxed);
-        let Some(mut rare) = rare else { return };
-        let parting = rare.links.part();
+    }
+
+    fn tell_others(&self, parting: Parting<Pid>, reason: &ExitReason) {
         let me = self.pid();
         for peer in parting.links {
-            peer.signal(Signal::Exit { from: me.clone(), reason: reason.clone(), link: true });
+            peer.signal(Signal::Exit { from: me.clone(), reason: reason.clone(), link: true, receipt: None });
         }
         for (monitor, watcher) in parting.watchers {
             watcher.signal(Signal::Down { from: me.clone(), monitor, reason: reason.clone() });
         }
         for (monitor, watched) in parting.watched {
-            watched.signal(Signal::Demonitor { from: me.clone(), monitor });
+            watched.signal(Signal::Demonitor { monitor });
         }
     }
 
-    fn handle_exit(&self, from: Pid, reason: ExitReason, link: bool) {
+    /// How many things it owns.
+    #[cfg(test)]
+    pub(super) fn belongings(&self) -> usize {
+        self.lock().rare.as_ref().map_or(0, |rare| rare.owned.len())
+    }
+
+    /// How many senders wait for room.
+    #[cfg(test)]
+    pub(super) fn waiting(&self) -> usize {
+        self.lock().mailbox.senders().len()
+    }
+
+    fn handle_exit(&self, from: Pid, reason: ExitReason, link: bool, receipt: Option<Receipt>) {
         let mut state = self.lock();
         let trap_exit = state.trap_exit;
         let own = from.id() == self.id;
@@ -298,19 +319,26 @@ impl<M: Send + 'static> Cell<M> {
             Verdict::Drop => {}
             Verdict::Deliver => {
                 drop(state);
-                self.tell(Told::Exit(from, reason));
+                self.tell(Told::Exit(from, reason, receipt));
             }
             Verdict::End(reason) => {
                 drop(state);
-                self.decide(reason);
+                wake(self.decide(reason));
             }
         }
     }
 
-    fn handle_unlink(&self, from: Pid, id: u64) {
-        self.with_links(|links| links.handle_unlink(from.clone(), id));
-        from.signal(Signal::UnlinkAck { from: self.pid(), id });
-        self.with_links(|links| links.ack_delivered(&from, id));
+    fn handle_unlink(&self, from: &Pid, id: u64) {
+        // One that has ended has no link, and answers so.
+        if self.with_links(|links| links.handle_unlink(from.clone(), id)) != Some(false) {
+            self.acknowledge(from, id);
+        }
+    }
+
+    /// Acknowledges an `Unlink`.
+    pub(super) fn acknowledge(&self, to: &Pid, id: u64) {
+        to.signal(Signal::UnlinkAck { from: self.pid(), id });
+        self.with_links(|links| links.ack_delivered(to, id));
     }
 
     fn handle_monitor(&self, from: Pid, monitor: MonitorRef) {
@@ -341,11 +369,16 @@ impl<M: Send + 'static> Cell<M> {
 }
 
 impl<M> Cell<M> {
-    /// Counts a message as taken, and lets in who waits for its place.
+    /// Counts a message as taken.
     pub(super) fn count_taken(&self) {
-        if self.taken.take_one() {
-            let wakers = self.lock().mailbox.admit(&self.taken);
-            wake(wakers);
+        self.taken.take_one();
+    }
+
+    /// Lets in senders that wait for the places of messages taken.
+    pub(super) fn admit(&self) {
+        if self.taken.is_wanted() {
+            let admitted = self.lock().mailbox.admit(&self.taken);
+            wake(admitted);
         }
     }
 
@@ -377,15 +410,15 @@ impl<M: Send + 'static> Target for Cell<M> {
                     answer_for_nobody(&self.pid(), Signal::Link { from });
                 }
             }
-            Signal::Unlink { from, id } => self.handle_unlink(from, id),
+            Signal::Unlink { from, id } => self.handle_unlink(&from, id),
             Signal::UnlinkAck { from, id } => {
                 self.with_links(|links| links.handle_unlink_ack(&from, id));
             }
             Signal::Monitor { from, monitor } => self.handle_monitor(from, monitor),
-            Signal::Demonitor { monitor, .. } => {
+            Signal::Demonitor { monitor } => {
                 self.with_links(|links| links.handle_demonitor(monitor));
             }
-            Signal::Exit { from, reason, link } => self.handle_exit(from, reason, link),
+            Signal::Exit { from, reason, link, receipt } => self.handle_exit(from, reason, link, receipt),
             Signal::Down { from, monitor, reason } => self.handle_down(from, monitor, reason),
         }
     }

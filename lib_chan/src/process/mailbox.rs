@@ -5,6 +5,9 @@
 //! included, never exceed the capacity, except for what a process sends itself. Signals, and what comes from a session
 //! (which has its own credit), are neither counted nor refused.
 //!
+//! A sender that finds no room waits in line, and what it sends goes in when the receiver has emptied its batch, or at
+//! the end of the poll in which it took something: not at every message, which would cost a lock and a wake each.
+//!
 //! Wakers and messages that come out of the methods here are woken and dropped after unlocking: what they do is not
 //! ours.
 
@@ -14,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Waker};
 
-use super::Pid;
+use super::pid::{Pid, Receipt};
 use crate::ExitReason;
 use crate::links::MonitorRef;
 use crate::session::Inbound;
@@ -70,7 +73,12 @@ pub(super) struct Batch<M> {
 
 /// A signal that became a message.
 pub(super) enum Told {
-    Exit(Pid, ExitReason),
+    /// With the receipt of whoever counts those that were not taken.
+    Exit(
+        Pid,
+        ExitReason,
+        #[expect(dead_code, reason = "what matters is that it is dropped")] Option<Receipt>,
+    ),
     Down(MonitorRef, Pid, ExitReason),
 }
 
@@ -163,6 +171,9 @@ impl<M> Mailbox<M> {
     #[must_use]
     pub(super) fn admit(&mut self, taken: &Taken) -> Vec<Waker> {
         let mut wakers = Vec::new();
+        if !taken.is_wanted() {
+            return wakers;
+        }
         self.known_taken = taken.count();
         while self.is_below_capacity()
             && let Some((_, waiting)) = self.waiting.pop_first()
@@ -257,9 +268,14 @@ impl Taken {
     const WANTED: u64 = 1;
     const ONE: u64 = 2;
 
-    /// Counts one message. `true` if a sender waits for room.
-    pub(super) fn take_one(&self) -> bool {
-        self.0.fetch_add(Self::ONE, Ordering::AcqRel) & Self::WANTED != 0
+    /// Counts one message.
+    pub(super) fn take_one(&self) {
+        self.0.fetch_add(Self::ONE, Ordering::AcqRel);
+    }
+
+    /// Whether a sender waits for room, as far as the messages taken so far are concerned.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.0.load(Ordering::Acquire) & Self::WANTED != 0
     }
 
     fn count(&self) -> u64 {

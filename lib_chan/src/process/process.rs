@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::cell::Cell;
 use super::current::{in_time, poll_proceed};
 use super::mailbox::{self, Batch, Item, Letter, Told};
-use super::pid::{Local, Signal, next_monitor};
+use super::pid::{Signal, next_monitor};
 use super::run::{self, SpawnOptions};
 use super::{Address, Pid};
 use crate::ExitReason;
@@ -18,7 +18,6 @@ use crate::links::MonitorRef;
 
 /// What a process receives.
 #[derive(Debug, PartialEq, Eq)]
-#[expect(clippy::exhaustive_enums, reason = "Erlang's signals, complete")]
 pub enum Event<M> {
     /// A message.
     Message(M),
@@ -80,7 +79,7 @@ impl<M: Send + 'static> Process<M> {
             }
             Item::Batch(batch) => self.open_batch(batch).map(Event::Message),
             Item::Told(told) => Some(match *told {
-                Told::Exit(from, reason) => Event::Exit(from, reason),
+                Told::Exit(from, reason, _) => Event::Exit(from, reason),
                 Told::Down(monitor, from, reason) => Event::Down(monitor, from, reason),
             }),
         }
@@ -116,7 +115,6 @@ impl<M: Send + 'static> Process<M> {
     ///
     /// A new process does not trap exits, whatever its parent does. One that must not miss any is spawned so, with
     /// [`SpawnOptions::trap_exit`].
-    #[expect(clippy::must_use_candidate, reason = "mostly called for its effect")]
     pub fn trap_exit(&self, trap_exit: bool) -> bool {
         self.cell.set_trap_exit(trap_exit)
     }
@@ -141,13 +139,14 @@ impl<M: Send + 'static> Process<M> {
             return Ok(());
         }
         match pid.local() {
-            Some(local) if !local.link(&me) => self.cell.link_failed(&pid),
-            Some(_) => Ok(()),
-            None => {
-                pid.signal(Signal::Link { from: me });
-                Ok(())
-            }
+            Some(local) if !local.link(&me) => return self.cell.link_failed(&pid),
+            Some(_) => {}
+            None => pid.signal(Signal::Link { from: me }),
         }
+        if let Some(id) = self.cell.with_links(|links| links.link_sent(&pid)).flatten() {
+            self.cell.acknowledge(&pid, id);
+        }
+        Ok(())
     }
 
     /// Removes the link to another process, whoever made it. From now on it has no effect on this one; an
@@ -175,7 +174,7 @@ impl<M: Send + 'static> Process<M> {
         let Some(pid) = self.cell.with_links(|links| links.demonitor(monitor)).flatten() else {
             return false;
         };
-        pid.signal(Signal::Demonitor { from: self.pid(), monitor });
+        pid.signal(Signal::Demonitor { monitor });
         true
     }
 
@@ -229,6 +228,7 @@ impl<M> Drop for Process<M> {
                 self.cell.count_taken();
             }
         }
+        self.cell.admit();
     }
 }
 

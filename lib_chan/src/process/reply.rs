@@ -21,9 +21,13 @@ pub trait Call: Serialize + DeserializeOwned {
     type Reply: Serialize + DeserializeOwned + Send + 'static;
 }
 
+/// Whoever hands messages on does not know what they are answered with.
+impl Call for crate::Opaque {
+    type Reply = Self;
+}
+
 /// What a process that is cast to and called receives.
 #[derive(Debug)]
-#[expect(clippy::exhaustive_enums, reason = "there is nothing else: an answer is wanted, or none")]
 pub enum Message<T> {
     /// No answer is wanted.
     Cast(T),
@@ -33,7 +37,6 @@ pub enum Message<T> {
 
 /// What comes from a channel that was given to a process.
 #[derive(Debug)]
-#[expect(clippy::exhaustive_enums, reason = "a channel gives messages and one end")]
 pub enum Incoming<T> {
     /// A message.
     Message(Message<T>),
@@ -185,10 +188,12 @@ impl<R: Send + 'static> Waiter<R> {
     }
 
     /// The time is over. An answer that came in wins.
-    pub(super) fn give_up(self) -> Result<R, CallError> {
+    pub(super) fn give_up(&self) -> Result<R, CallError> {
         let mut wait = self.0.lock();
         let answer = wait.answer.take().unwrap_or(Err(CallFailure::Deadline));
-        wait.judge(answer)
+        let judged = wait.judge(answer);
+        wait.stage = Stage::GivenUp;
+        judged
     }
 }
 

@@ -127,7 +127,8 @@ impl<F, M: Send + 'static> Run<F, M> {
         let process = Process::new(Arc::clone(&cell));
         let future = Frame::enter(&mut frame, || f(process));
         if future.is_err() {
-            cell.decide(ExitReason::Panic);
+            // It is polled once in any case.
+            drop(cell.decide(ExitReason::Panic));
         }
         Self { future: future.ok(), cell, frame, task: None }
     }
@@ -139,7 +140,7 @@ impl<F, M: Send + 'static> Run<F, M> {
         if this.frame.is_none() {
             return;
         }
-        this.cell.decide(reason);
+        drop(this.cell.decide(reason));
         let _ = Frame::enter(this.frame, || this.future.set(None));
         for item in this.cell.clear_mailbox() {
             let _ = Frame::enter(this.frame, || drop(item));
@@ -174,6 +175,7 @@ where
                 if let Some(frame) = this.frame {
                     frame.settle(None);
                 }
+                this.cell.admit();
                 Poll::Pending
             }
             Ok(Poll::Pending) => {
@@ -185,9 +187,9 @@ where
                 let reason = result.as_ref().err().cloned().unwrap_or(ExitReason::Normal);
                 let cell = Arc::clone(this.cell);
                 self.end(reason.clone());
-                // The first reason is the one that everybody else got.
-                let decided = cell.reason().unwrap_or(reason.clone());
-                Poll::Ready(Ok(if decided == reason { result } else { Err(decided) }))
+                // Where another reason was first, it is the one that everybody got.
+                let other = cell.reason().filter(|decided| *decided != reason);
+                Poll::Ready(Ok(other.map_or(result, Err)))
             }
             Err(panic) => {
                 self.end(ExitReason::Panic);

@@ -1,0 +1,153 @@
+//! URLs with a short name.
+
+use crate::config_file::{ConfigFile, FileError};
+use crate::url::ChanUrl;
+
+/// The user's saved URLs: `$XDG_CONFIG_HOME/chan-client/urls`, or in `~/.config/chan-client`.
+///
+/// A line is `name url`; empty lines and those that begin with `#` are kept as they are.
+#[derive(Clone, Debug)]
+pub struct Bookmarks {
+    file: ConfigFile,
+}
+
+impl Bookmarks {
+    /// The user's.
+    ///
+    /// # Errors
+    ///
+    /// There is no home directory.
+    pub fn of_user() -> Result<Self, FileError> {
+        Ok(Self { file: ConfigFile::of_user("urls")? })
+    }
+
+    /// The URL saved under a name. Reads the file.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read, nothing has this name, or what has it is no URL.
+    pub fn url(&self, name: &str) -> Result<ChanUrl, BookmarkError> {
+        let text = self.file.read()?;
+        let Some((_, url)) = entries(&text).find(|(known, _)| *known == name) else {
+            let known = entries(&text).map(|(known, _)| known).collect::<Vec<_>>().join(", ");
+            return Err(BookmarkError::Unknown { name: name.into(), known: known.into() });
+        };
+        url.parse().map_err(|what| BookmarkError::Url { name: name.into(), what })
+    }
+
+    /// Saves a URL, in place of one that had the name before. The file it names, if any, becomes an absolute path.
+    /// Waits while another program writes the file.
+    ///
+    /// # Errors
+    ///
+    /// The name is not one, or the file cannot be written.
+    pub fn save(&self, name: &str, url: ChanUrl) -> Result<(), BookmarkError> {
+        if !is_bookmark(name) {
+            return Err(BookmarkError::Name);
+        }
+        let url = url.absolute().map_err(|source| FileError::Io { path: ".".into(), source })?;
+        self.file.change(|text| {
+            let others = text.lines().filter(|line| line.split_whitespace().next() != Some(name));
+            let mut text = others.map(|line| format!("{line}\n")).collect::<String>();
+            text.push_str(&format!("{name} {url}\n"));
+            Ok(Some(text))
+        })
+    }
+}
+
+fn entries(text: &str) -> impl Iterator<Item = (&str, &str)> {
+    let lines = text.lines().map(str::trim).filter(|line| !line.starts_with('#'));
+    lines.filter_map(|line| line.split_once(char::is_whitespace)).map(|(name, url)| (name, url.trim_start()))
+}
+
+fn is_bookmark(name: &str) -> bool {
+    (1..=64).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+}
+
+/// Why a saved URL cannot be used, or a URL not be saved.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BookmarkError {
+    /// The file cannot be used.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// Not a name.
+    #[error("a name for a URL is 1 to 64 letters, digits, `.`, `_` or `-`")]
+    Name,
+    /// Nothing has this name.
+    #[error("no URL is saved as {name}; {}", advice(known))]
+    Unknown {
+        /// The name.
+        name: Box<str>,
+        /// The names there are.
+        known: Box<str>,
+    },
+    /// What was saved under the name is no URL.
+    #[error("what is saved as {name} is no URL ({what}); save it again")]
+    Url {
+        /// The name.
+        name: Box<str>,
+        /// What is wrong with it.
+        what: crate::url::UrlError,
+    },
+}
+
+fn advice(known: &str) -> String {
+    match known {
+        "" => "save one: chan-client save NAME URL".into(),
+        known => format!("saved are: {known}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bookmarks(directory: &tempfile::TempDir) -> Bookmarks {
+        Bookmarks { file: ConfigFile::at(directory.path().join("urls")) }
+    }
+
+    fn url(text: &str) -> ChanUrl {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_saved_url_is_found_and_saved_again_in_its_place() {
+        let directory = tempfile::tempdir().unwrap();
+        let saved = bookmarks(&directory);
+        saved.save("one", url("chan://h:1/s?tofu")).unwrap();
+        saved.save("two", url("chan://h:2/s?tofu")).unwrap();
+        saved.save("one", url("chan://h:3/s?tofu")).unwrap();
+        assert_eq!(saved.url("one").unwrap(), url("chan://h:3/s?tofu"));
+        assert_eq!(saved.url("two").unwrap(), url("chan://h:2/s?tofu"));
+        assert_eq!(saved.file.read().unwrap().lines().count(), 2);
+    }
+
+    #[test]
+    fn a_relative_ca_file_is_saved_as_an_absolute_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let saved = bookmarks(&directory);
+        saved.save("one", url("chan://h:1/s?ca=ca.pem")).unwrap();
+        assert!(saved.file.read().unwrap().starts_with("one chan://h:1/s?ca=/"));
+    }
+
+    #[test]
+    fn an_unknown_name_is_answered_with_the_known_ones() {
+        let directory = tempfile::tempdir().unwrap();
+        let saved = bookmarks(&directory);
+        assert!(saved.url("x").unwrap_err().to_string().contains("chan-client save"));
+        saved.save("one", url("chan://h:1/s?tofu")).unwrap();
+        saved.save("two", url("chan://h:1/s?tofu")).unwrap();
+        assert!(saved.url("x").unwrap_err().to_string().ends_with("saved are: one, two"));
+    }
+
+    #[test]
+    fn a_name_is_one_plain_word() {
+        let directory = tempfile::tempdir().unwrap();
+        for name in ["", "a b", "#a", "@a", "a\nb", &"a".repeat(65)] {
+            let saved = bookmarks(&directory).save(name, url("chan://h:1/s?tofu"));
+            assert!(matches!(saved, Err(BookmarkError::Name)), "{name:?}");
+        }
+    }
+}

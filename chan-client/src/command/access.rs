@@ -1,0 +1,206 @@
+//! From what the command line says to a connection.
+
+use std::time::Duration;
+
+use lib_chan::login::Credential;
+use lib_chan::secret::{KeyError, Password, PasswordError, PrivateKey};
+use tokio::time::Instant;
+
+use super::arguments::{Access, Start};
+use super::failure::Failure;
+use super::notice::Notice;
+use super::prompt::ask_secret;
+use crate::bookmark::Bookmarks;
+use crate::connect::{Connect, Step, connect};
+use crate::json::compact;
+use crate::secret_file::{quoted, read_secret_file};
+use crate::url::ChanUrl;
+
+/// What the user proves with.
+pub(super) enum Secret {
+    Password(Password),
+    Key(PrivateKey),
+}
+
+impl Secret {
+    fn credential(&self) -> Credential<'_> {
+        match self {
+            Self::Password(password) => Credential::Password(password),
+            Self::Key(key) => Credential::Key(key),
+        }
+    }
+}
+
+/// Everything that a connection needs, asked for and found to be usable.
+pub(super) struct Way {
+    pub(super) url: ChanUrl,
+    secret: Secret,
+    accept_new: bool,
+    timeout: Option<Duration>,
+}
+
+impl Access {
+    /// Reads the files and, if there is none with a secret, asks for the password on the terminal.
+    pub(super) fn way(&self) -> Result<Way, Failure> {
+        let url = self.url()?;
+        let secret = self.secret(&url)?;
+        Ok(Way { url, secret, accept_new: self.accept_new, timeout: self.timeout })
+    }
+
+    fn url(&self) -> Result<ChanUrl, Failure> {
+        match self.url.strip_prefix('@') {
+            Some(name) => {
+                let bookmarks = Bookmarks::of_user().map_err(Failure::usage)?;
+                bookmarks.url(name).map_err(Failure::usage)
+            }
+            None => self.url.parse().map_err(Failure::usage),
+        }
+    }
+
+    fn secret(&self, url: &ChanUrl) -> Result<Secret, Failure> {
+        if let Some(path) = &self.key_file {
+            let contents = read_secret_file(path).map_err(Failure::usage)?;
+            let named = |error: KeyError| Failure::usage(format_args!("{}: {error}", quoted(path)));
+            return PrivateKey::from_file_contents(&contents).map(Secret::Key).map_err(named);
+        }
+        let password = match &self.password_file {
+            Some(path) => {
+                let contents = read_secret_file(path).map_err(Failure::usage)?;
+                let named = |error: PasswordError| Failure::usage(format_args!("{}: {error}", quoted(path)));
+                Password::from_file_contents(&contents).map_err(named)?
+            }
+            None => ask(url)?,
+        };
+        Ok(Secret::Password(password))
+    }
+}
+
+fn ask(url: &ChanUrl) -> Result<Password, Failure> {
+    let client = match url.client().as_str() {
+        "" => String::new(),
+        name => format!("{name} of "),
+    };
+    let question = format!("Password for {client}{} at {}: ", url.service(), url.authority());
+    let typed = ask_secret(&question).map_err(|_| {
+        Failure::usage("there is no terminal to ask for the password; give --password-file or --key-file")
+    })?;
+    let typed = typed.ok_or_else(|| Failure::usage("no password was given"))?;
+    Password::from_file_contents(&typed).map_err(Failure::usage)
+}
+
+impl Way {
+    /// A connection as the command line wants it, that tells `notice` how far it has come.
+    pub(super) fn connect<'c>(&'c self, notice: &'c Notice) -> Connect<'c> {
+        notice.wait_for("connecting");
+        let connect =
+            connect(self.url.clone()).accept_new(self.accept_new).on_step(|step| self.tell(&step, notice));
+        let connect = match self.timeout {
+            Some(timeout) => connect.timeout(timeout),
+            None => connect,
+        };
+        match self.secret.credential() {
+            Credential::Password(password) => connect.password(password),
+            Credential::Key(key) => connect.key(key),
+            // There is no third kind; without one, `open` says so.
+            _ => connect,
+        }
+    }
+
+    /// The time left for an answer, when a command began at `began`.
+    pub(super) fn time_left(&self, began: Instant) -> Option<Duration> {
+        self.timeout.map(|timeout| timeout.saturating_sub(began.elapsed()))
+    }
+
+    fn tell(&self, step: &Step, notice: &Notice) {
+        notice.wait_for(match step {
+            Step::Connected(_) => "setting up TLS",
+            Step::Encrypted { .. } => match self.secret {
+                Secret::Password(_) => "deriving the key from the password",
+                Secret::Key(_) => "logging in",
+            },
+            Step::LoggedIn { .. } => "starting the service",
+            _ => "connecting",
+        });
+        notice.detail(|| match step {
+            Step::Found(addresses) => {
+                let addresses = addresses.iter().map(ToString::to_string).collect::<Vec<_>>();
+                format!("{} has the addresses {}", self.url.host().to_str(), addresses.join(", "))
+            }
+            Step::Connected(address) => format!("connected to {address}"),
+            Step::Encrypted { group, pin } => format!("TLS 1.3 with {group}; the server's key is {pin}"),
+            Step::LoggedIn { parameters, .. } => format!(
+                "logged in with a {}; frames of at most {} bytes, a window of {} bytes, a heartbeat of {}",
+                match self.secret {
+                    Secret::Password(_) => "password",
+                    Secret::Key(_) => "key",
+                },
+                parameters.max_frame_len(),
+                parameters.window_len(),
+                humantime::format_duration(parameters.heartbeat_interval()),
+            ),
+            Step::KeyOutdated => "the server wants the key derived anew: connecting once more".into(),
+        });
+    }
+}
+
+impl Start {
+    /// What the service is started with; `null` unless given.
+    pub(super) fn args(&self) -> Result<Box<str>, Failure> {
+        json("the value of --args", self.args.as_deref().unwrap_or("null"))
+    }
+}
+
+/// Checks what the user typed before anything is sent.
+pub(super) fn json(what: &str, text: &str) -> Result<Box<str>, Failure> {
+    let advice =
+        "strings and field names stand in double quotes, and the whole in single quotes for the shell";
+    compact(text).map(String::into_boxed_str).map_err(|error| {
+        Failure::usage(format_args!("{what} is not JSON: {error}; {advice} (nothing was sent)"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::secret_file::create_secret_file;
+
+    fn access(url: &str) -> Access {
+        Access { url: url.into(), password_file: None, key_file: None, accept_new: false, timeout: None }
+    }
+
+    fn failure(access: &Access) -> Failure {
+        access.way().err().expect("a way was found")
+    }
+
+    #[test]
+    fn a_secret_is_read_from_its_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let (password, key) = (directory.path().join("password"), directory.path().join("key"));
+        create_secret_file(&password, b"secret\n").unwrap();
+        let seed = lib_chan::secret::Secret::new([7; 32]);
+        let contents = PrivateKey::from_seed(seed).unwrap().to_file_contents();
+        create_secret_file(&key, contents.as_bytes()).unwrap();
+        let with_password = Access { password_file: Some(password.clone()), ..access("chan://h:1/s?tofu") };
+        assert!(matches!(with_password.way().unwrap().secret, Secret::Password(_)));
+        let with_key = Access { key_file: Some(key), ..access("chan://h:1/s?tofu") };
+        assert!(matches!(with_key.way().unwrap().secret, Secret::Key(_)));
+        let with_wrong = Access { key_file: Some(password.clone()), ..access("chan://h:1/s?tofu") };
+        let error = failure(&with_wrong).to_string();
+        assert!(error.starts_with(&password.display().to_string()) && !error.contains("secret"), "{error}");
+    }
+
+    #[test]
+    fn a_wrong_url_is_told_before_a_password_is_asked_for_and_not_repeated() {
+        let failure = failure(&access("chan://joe:secret@h:1/s?tofu"));
+        assert_eq!(failure.exit_code(), 2);
+        assert!(failure.to_string().contains("a password does not belong in a URL"), "{failure}");
+        assert!(!failure.to_string().contains("secret"), "{failure}");
+    }
+
+    #[test]
+    fn what_is_not_json_is_told_with_its_place() {
+        let failure = json("the message", "{Lookup: 1}").unwrap_err();
+        assert_eq!(failure.exit_code(), 2);
+        assert!(failure.to_string().contains("line 1 column 2"), "{failure}");
+    }
+}

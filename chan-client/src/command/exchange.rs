@@ -1,0 +1,177 @@
+//! Commands that exchange messages with a service.
+
+use std::convert::Infallible;
+use std::future::pending;
+
+use bytes::Bytes;
+use lib_chan::payload::Codec;
+use lib_chan::{CallError, Channel, ExitReason, Message, Opaque};
+use tokio::time::{Instant, timeout};
+
+use super::access::{Way, json};
+use super::arguments::{Access, Start};
+use super::failure::{Code, Failure};
+use super::notice::Notice;
+use super::{block_on, print_line};
+use crate::json::compact;
+
+pub(super) fn call(access: &Access, message: &str, start: &Start, notice: &Notice) -> Result<(), Failure> {
+    let (message, args) = (opaque(&json("the message", message)?), start.args()?);
+    let way = access.way()?;
+    block_on(notice.during(async {
+        let began = Instant::now();
+        let mut chan = open(&way, &args, notice).await?;
+        notice.wait_for("waiting for the answer");
+        let remote = chan.remote();
+        let asking = async {
+            match way.time_left(began) {
+                Some(time) => remote.call_within(time, message).await,
+                None => remote.call(message).await,
+            }
+        };
+        let answer = tokio::select! {
+            answer = asking => shown(answer),
+            never = discard(&mut chan) => match never {},
+        };
+        let done = answer.and_then(|answer| {
+            print_line(&answer).map_err(|failure| Failure::local(format_args!("{failure} ({DONE})")))
+        });
+        // What became of the call is known; how the session ends changes nothing about that.
+        notice.wait_for("closing the session");
+        drop(chan.close().await);
+        done
+    }))
+}
+
+pub(super) fn cast(access: &Access, message: &str, start: &Start, notice: &Notice) -> Result<(), Failure> {
+    let (message, args) = (opaque(&json("the message", message)?), start.args()?);
+    let way = access.way()?;
+    block_on(notice.during(async {
+        let began = Instant::now();
+        let chan = open(&way, &args, notice).await?;
+        notice.wait_for("waiting until the message has arrived");
+        let sending = async {
+            let sent = chan.remote().cast(message).await;
+            sent.map_err(|error| Failure::not_sent(&error.reason))?;
+            // Nothing but its acknowledgement says that a cast has arrived, and `close` waits for it.
+            chan.close().await.map_err(|reason| Failure::cast(&reason))
+        };
+        match way.time_left(began) {
+            Some(time) => timeout(time, sending).await.unwrap_or_else(|_| {
+                let late = "the time is over before the message was known to have arrived";
+                Err(Failure::new(Code::Deadline, format_args!("{late} ({MAYBE})")))
+            }),
+            None => sending.await,
+        }
+    }))
+}
+
+pub(super) fn ping(access: &Access, notice: &Notice) -> Result<(), Failure> {
+    let way = access.way()?;
+    let ping = block_on(notice.during(async { Ok(way.connect(notice).ping().await?) }))?;
+    let milliseconds = ping.took.as_secs_f64() * 1e3;
+    print_line(&format!(
+        "{}: let in after {milliseconds:.1} ms, by the key {}",
+        way.url.authority(),
+        ping.pin
+    ))
+}
+
+pub(super) fn receive(access: &Access, start: &Start, notice: &Notice) -> Result<(), Failure> {
+    let args = start.args()?;
+    let way = access.way()?;
+    block_on(async {
+        // Asked for before the session is open, so that it can always be closed in good form.
+        let mut interrupted = std::pin::pin!(tokio::signal::ctrl_c());
+        let mut chan = tokio::select! {
+            biased;
+            _ = &mut interrupted => return Err(Failure::new(Code::Local, INTERRUPTED)),
+            chan = notice.during(open(&way, &args, notice)) => chan?,
+        };
+        let remote = chan.remote();
+        loop {
+            let message = tokio::select! {
+                message = chan.recv() => message,
+                _ = &mut interrupted => {
+                    drop(chan.close().await);
+                    return Ok(());
+                }
+            };
+            match message {
+                Some(Message::Cast(message)) => print_line(&readable(&message).map_err(unreadable)?)?,
+                Some(Message::Call(_, reply)) => reply.refuse(NO_CALLS),
+                None => return over(&remote.ended().await),
+            }
+        }
+    })
+}
+
+/// A session with a service of JSON messages.
+pub(super) async fn open(way: &Way, args: &str, notice: &Notice) -> Result<Channel<Opaque>, Failure> {
+    let connect = way.connect(notice).codec(Codec::Json).encoded_args(args.as_bytes().to_vec());
+    let chan = connect.open::<Opaque, Opaque>().await?;
+    notice.detail(|| "the session is open".into());
+    Ok(chan)
+}
+
+pub(super) fn opaque(json: &str) -> Opaque {
+    Opaque(Bytes::copy_from_slice(json.as_bytes()))
+}
+
+/// An answer, as a line to print.
+pub(super) fn shown(answer: Result<Opaque, CallError>) -> Result<String, Failure> {
+    readable(&answer?).map_err(|what| {
+        Failure::new(Code::Answer, format_args!("the answer came, but {what}; ask the operator ({DONE})"))
+    })
+}
+
+/// A message, as a line to print, or what keeps it from being one.
+pub(super) fn readable(Opaque(message): &Opaque) -> Result<String, String> {
+    let text = std::str::from_utf8(message).map_err(|error| format!("is not UTF-8 ({error})"))?;
+    compact(text).map_err(|error| format!("is not JSON ({error})"))
+}
+
+/// The service's end, where nothing was being waited for. That it has done all it had to do is none to complain of.
+fn over(reason: &ExitReason) -> Result<(), Failure> {
+    match reason {
+        ExitReason::Normal => Ok(()),
+        reason => Err(Failure::ended(reason)),
+    }
+}
+
+/// What a service is told that calls us.
+pub(super) const NO_CALLS: &str = "this client answers no calls";
+
+const INTERRUPTED: &str = "interrupted before the session was open (not executed)";
+const DONE: &str = "executed: do not send it again";
+const MAYBE: &str = "perhaps executed: find out before you send it again";
+
+fn unreadable(what: String) -> Failure {
+    Failure::new(Code::Answer, format_args!("a message of the service {what}; ask its operator"))
+}
+
+/// Takes what the service sends beside the answer, so that it is never kept waiting.
+async fn discard(chan: &mut Channel<Opaque>) -> Infallible {
+    while let Some(message) = chan.recv().await {
+        if let Message::Call(_, reply) = message {
+            reply.refuse(NO_CALLS);
+        }
+    }
+    // The end reaches whoever waits for the answer.
+    pending().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_that_is_not_json_was_executed_all_the_same() {
+        for bytes in [&b"\xff"[..], b"{", b""] {
+            let failure = shown(Ok(Opaque(Bytes::from_static(bytes)))).unwrap_err();
+            assert_eq!(failure.exit_code(), 10);
+            assert!(failure.to_string().contains("(executed"), "{failure}");
+        }
+        assert_eq!(shown(Ok(opaque("{ \"a\" : 1 }"))).unwrap(), "{\"a\":1}");
+    }
+}

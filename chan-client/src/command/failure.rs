@@ -1,0 +1,254 @@
+//! How a command fails: one line, and an exit code.
+
+use std::fmt;
+use std::io;
+
+use lib_chan::{CallError, CallFailure, Executed, ExitReason};
+
+use crate::connect::ConnectError;
+use crate::json::one_line;
+
+/// A command that failed, as its user learns of it.
+///
+/// The line says what happened, whether it was executed where that is the question, and what to do next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    code: Code,
+    line: String,
+}
+
+/// The exit codes; 0 is success.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Code {
+    /// This machine: output that cannot be written and the like.
+    Local = 1,
+    Usage = 2,
+    Connect = 3,
+    Identity = 4,
+    Refused = 5,
+    RefusedByName = 6,
+    Ended = 7,
+    Deadline = 8,
+    Lost = 9,
+    Answer = 10,
+}
+
+impl Failure {
+    pub(super) fn new(code: Code, line: impl fmt::Display) -> Self {
+        Self { code, line: line.to_string() }
+    }
+
+    pub(super) fn usage(line: impl fmt::Display) -> Self {
+        Self::new(Code::Usage, line)
+    }
+
+    pub(super) fn local(line: impl fmt::Display) -> Self {
+        Self::new(Code::Local, line)
+    }
+
+    /// A channel over which nothing is being waited for has ended.
+    pub(super) fn ended(reason: &ExitReason) -> Self {
+        match reason {
+            ExitReason::NoConnection => Self::new(Code::Lost, "the connection was lost; connect again"),
+            reason => Self::new(Code::Ended, format_args!("the service ended: {}", meaning(reason))),
+        }
+    }
+
+    /// A cast that never left this machine.
+    pub(super) fn not_sent(reason: &ExitReason) -> Self {
+        match reason {
+            // What the codec says of a message that it cannot carry.
+            ExitReason::Failed(text) => Self::usage(format_args!("not sent: {text} (not executed)")),
+            reason => {
+                let Self { code, line } = Self::ended(reason);
+                Self { code, line: format!("{line} (not executed: it can be sent again)") }
+            }
+        }
+    }
+
+    /// A cast that may or may not have arrived when the channel ended.
+    pub(super) fn cast(reason: &ExitReason) -> Self {
+        let Self { code, line } = Self::ended(reason);
+        Self { code, line: format!("{line} (perhaps executed: find out before you send it again)") }
+    }
+
+    /// The exit code of the program.
+    pub fn exit_code(&self) -> u8 {
+        self.code as u8
+    }
+}
+
+impl fmt::Display for Failure {
+    /// On one line, and with nothing that a terminal obeys, since parts of it came from the server.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&one_line(&self.line))
+    }
+}
+
+impl std::error::Error for Failure {}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::local(error)
+    }
+}
+
+impl From<ConnectError> for Failure {
+    fn from(error: ConnectError) -> Self {
+        let (code, advice) = match &error {
+            ConnectError::Usage(_) => (Code::Usage, ""),
+            ConnectError::Local(_) => (Code::Local, ""),
+            ConnectError::Unreachable { .. } => {
+                (Code::Connect, "; is the host and port right, and the server running? Then try again")
+            }
+            ConnectError::Identity(_) | ConnectError::Misbehaved { .. } => (Code::Identity, ""),
+            ConnectError::Refused => (Code::Refused, ""),
+            ConnectError::RefusedByName(_) => (Code::RefusedByName, "; ask the server's operator"),
+            ConnectError::Ended(_) => (Code::Ended, "; ask the server's operator"),
+            ConnectError::Deadline => (Code::Deadline, "; give it longer with --timeout, or try again"),
+            ConnectError::Lost => (Code::Lost, "; try again"),
+        };
+        let executed = match code {
+            Code::Usage => "nothing was sent",
+            _ => "not executed",
+        };
+        Self::new(code, format_args!("{error}{advice} ({executed})"))
+    }
+}
+
+impl From<CallError> for Failure {
+    fn from(CallError { executed, reason }: CallError) -> Self {
+        let advice = match executed {
+            Executed::No => "not executed: it can be sent again",
+            Executed::Unknown => "perhaps executed: find out before you send it again",
+            Executed::Yes => "executed: do not send it again",
+        };
+        let code = call_code(executed, &reason);
+        match &reason {
+            CallFailure::Exit(ExitReason::NoConnection) => {
+                Self::new(code, format_args!("the connection was lost ({advice})"))
+            }
+            CallFailure::Exit(reason) => {
+                Self::new(code, format_args!("the service ended: {} ({advice})", meaning(reason)))
+            }
+            CallFailure::Deadline => {
+                let more = "give it longer with --timeout";
+                Self::new(code, format_args!("no answer came in time; {more} ({advice})"))
+            }
+            CallFailure::NoAnswer => {
+                Self::new(code, format_args!("the service gave no answer; ask its operator ({advice})"))
+            }
+            CallFailure::Codec(_) | CallFailure::TooLong { .. } if executed == Executed::Yes => Self::new(
+                code,
+                format_args!("the answer cannot be shown, {reason}; ask the operator ({advice})"),
+            ),
+            CallFailure::Refused(_) | CallFailure::Codec(_) | CallFailure::TooLong { .. } => {
+                Self::new(code, format_args!("{reason}; correct the message ({executed})"))
+            }
+            _ => Self::new(code, format_args!("{reason} ({advice})")),
+        }
+    }
+}
+
+/// The exit code of a call that failed. What came between the two ends decides, and for payloads on whose side of
+/// the execution it was.
+fn call_code(executed: Executed, reason: &CallFailure) -> Code {
+    match reason {
+        CallFailure::Deadline => Code::Deadline,
+        CallFailure::Exit(ExitReason::NoConnection) => Code::Lost,
+        CallFailure::Exit(_) | CallFailure::NoAnswer => Code::Ended,
+        CallFailure::Codec(_) | CallFailure::TooLong { .. } if executed == Executed::Yes => Code::Answer,
+        CallFailure::Codec(_)
+        | CallFailure::TooLong { .. }
+        | CallFailure::Refused(_)
+        | CallFailure::Overload => Code::RefusedByName,
+        _ => Code::Local,
+    }
+}
+
+/// What a reason means to somebody who waits for a service, and what to do.
+fn meaning(reason: &ExitReason) -> String {
+    let advice = match reason {
+        ExitReason::Normal => "it had nothing more to do",
+        ExitReason::GoingAway | ExitReason::Shutdown => "the server stops; try again in a while",
+        ExitReason::Overload => "too much was sent or left unread; try again with less",
+        ExitReason::Revoked => "the right to it was withdrawn; ask the operator",
+        ExitReason::Protocol => "it could not read what it was sent; correct the message",
+        _ => "ask the operator, whose log says more",
+    };
+    format!("{reason}; {advice}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::connect::UsageError;
+    use crate::trust::IdentityError;
+
+    fn connect(error: ConnectError) -> u8 {
+        Failure::from(error).exit_code()
+    }
+
+    fn call(executed: Executed, reason: CallFailure) -> u8 {
+        Failure::from(CallError::new(executed, reason)).exit_code()
+    }
+
+    #[test]
+    fn each_connect_error_has_its_exit_code() {
+        let authority = || Box::from("h:1");
+        assert_eq!(connect(ConnectError::Usage(UsageError::NoCredential)), 2);
+        assert_eq!(connect(ConnectError::Unreachable { authority: authority(), what: "x".into() }), 3);
+        assert_eq!(connect(ConnectError::Identity(IdentityError::Signature)), 4);
+        assert_eq!(connect(ConnectError::Misbehaved { authority: authority(), what: "x".into() }), 4);
+        assert_eq!(connect(ConnectError::Refused), 5);
+        assert_eq!(connect(ConnectError::RefusedByName("codec".into())), 6);
+        assert_eq!(connect(ConnectError::Ended(ExitReason::Panic)), 7);
+        assert_eq!(connect(ConnectError::Deadline), 8);
+        assert_eq!(connect(ConnectError::Lost), 9);
+    }
+
+    #[test]
+    fn each_call_error_has_its_exit_code() {
+        use Executed::{No, Unknown, Yes};
+        assert_eq!(call(No, CallFailure::Refused("no".into())), 6);
+        assert_eq!(call(No, CallFailure::Codec("x".into())), 6);
+        assert_eq!(call(No, CallFailure::TooLong { max: 1 }), 6);
+        assert_eq!(call(No, CallFailure::Overload), 6);
+        assert_eq!(call(No, CallFailure::Exit(ExitReason::Panic)), 7);
+        assert_eq!(call(Unknown, CallFailure::Exit(ExitReason::Normal)), 7);
+        assert_eq!(call(Unknown, CallFailure::NoAnswer), 7);
+        assert_eq!(call(No, CallFailure::Deadline), 8);
+        assert_eq!(call(Unknown, CallFailure::Deadline), 8);
+        assert_eq!(call(Unknown, CallFailure::Exit(ExitReason::NoConnection)), 9);
+        assert_eq!(call(Yes, CallFailure::TooLong { max: 1 }), 10);
+        assert_eq!(call(Yes, CallFailure::Codec("x".into())), 10);
+    }
+
+    #[test]
+    fn a_failed_call_always_says_whether_it_was_executed() {
+        for (executed, words) in [
+            (Executed::No, "not executed"),
+            (Executed::Yes, "executed: do not"),
+            (Executed::Unknown, "perhaps executed"),
+        ] {
+            for reason in [
+                CallFailure::Deadline,
+                CallFailure::Exit(ExitReason::Panic),
+                CallFailure::Exit(ExitReason::NoConnection),
+                CallFailure::NoAnswer,
+                CallFailure::Overload,
+            ] {
+                let line = Failure::from(CallError::new(executed, reason)).to_string();
+                assert!(line.contains(words), "{line}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_the_server_says_cannot_drive_the_terminal_nor_add_a_line() {
+        let text = "no\n\x1b[2J".into();
+        let line = Failure::from(CallError::new(Executed::No, CallFailure::Refused(text))).to_string();
+        assert_eq!(line, "refused: no\\n\\u{1b}[2J; correct the message (not executed)");
+    }
+}

@@ -1,0 +1,82 @@
+//! Commands that need no server.
+
+use std::path::Path;
+
+use clap::CommandFactory;
+use clap_complete::Shell;
+use lib_chan::secret::{PrivateKey, PublicKey, Secret};
+use zeroize::Zeroizing;
+
+use super::arguments::Arguments;
+use super::failure::Failure;
+use super::print_line;
+use crate::bookmark::Bookmarks;
+use crate::secret_file::create_secret_file;
+use crate::url::ChanUrl;
+
+pub(super) fn keygen(file: &Path) -> Result<(), Failure> {
+    print_line(&new_key(file)?.to_string())
+}
+
+fn new_key(file: &Path) -> Result<PublicKey, Failure> {
+    let mut seed = Zeroizing::new([0; 32]);
+    aws_lc_rs::rand::fill(&mut *seed).map_err(|_| Failure::local("the system gave no random bytes"))?;
+    let key = PrivateKey::from_seed(Secret::new(*seed)).map_err(Failure::local)?;
+    create_secret_file(file, key.to_file_contents().as_bytes()).map_err(Failure::usage)?;
+    Ok(key.public_key())
+}
+
+pub(super) fn save(name: &str, url: &str) -> Result<(), Failure> {
+    let url: ChanUrl = url.parse().map_err(Failure::usage)?;
+    let name = name.strip_prefix('@').unwrap_or(name);
+    Bookmarks::of_user().map_err(Failure::usage)?.save(name, url).map_err(Failure::usage)
+}
+
+pub(super) fn completions(shell: Shell) -> Result<(), Failure> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Arguments::command(), "chan-client", &mut script);
+    print_line(String::from_utf8_lossy(&script).trim_end())
+}
+
+pub(super) fn man(directory: &Path) -> Result<(), Failure> {
+    let failed = |error| Failure::usage(format_args!("cannot write to {}: {error}", directory.display()));
+    clap_mangen::generate_to(Arguments::command(), directory).map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::secret_file::read_secret_file;
+
+    #[test]
+    fn a_new_key_can_be_read_and_is_a_new_one_each_time() {
+        let directory = tempfile::tempdir().unwrap();
+        let keys = ["a", "b"].map(|name| {
+            let file = directory.path().join(name);
+            let public = new_key(&file).unwrap();
+            let read = PrivateKey::from_file_contents(&read_secret_file(&file).unwrap()).unwrap();
+            assert_eq!(read.public_key(), public);
+            public
+        });
+        assert_ne!(keys[0], keys[1]);
+    }
+
+    #[test]
+    fn a_key_is_never_overwritten() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("key");
+        new_key(&file).unwrap();
+        let contents = read_secret_file(&file).unwrap();
+        assert_eq!(new_key(&file).unwrap_err().exit_code(), 2);
+        assert_eq!(read_secret_file(&file).unwrap(), contents);
+    }
+
+    #[test]
+    fn every_command_has_its_page() {
+        let directory = tempfile::tempdir().unwrap();
+        man(directory.path()).unwrap();
+        for name in ["chan-client.1", "chan-client-call.1", "chan-client-forward.1"] {
+            assert!(directory.path().join(name).exists(), "{name}");
+        }
+    }
+}

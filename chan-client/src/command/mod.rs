@@ -1,0 +1,74 @@
+//! The program `chan-client`, as a library.
+
+mod access;
+mod arguments;
+mod exchange;
+mod failure;
+mod local;
+mod notice;
+mod prompt;
+mod repl;
+mod tunnel;
+
+use std::io::{Write, stdout};
+
+use clap::Parser;
+use rustix::process::{Resource, Rlimit, setrlimit};
+
+pub use arguments::Arguments;
+use arguments::Command;
+pub use failure::Failure;
+use notice::Notice;
+
+/// Runs the command that this program was started with.
+///
+/// # Errors
+///
+/// The command failed: what to tell the user, and the exit code. Wrong usage of the command line itself, and the
+/// wish for help, end the program here.
+pub fn run() -> Result<(), Failure> {
+    forbid_core_dumps()?;
+    let Arguments { command, verbose } = Arguments::parse();
+    let notice = Notice::new(verbose);
+    match command {
+        Command::Call { access, message, start } => exchange::call(&access, &message, &start, &notice),
+        Command::Cast { access, message, start } => exchange::cast(&access, &message, &start, &notice),
+        Command::Ping { access } => exchange::ping(&access, &notice),
+        Command::Receive { access, start } => exchange::receive(&access, &start, &notice),
+        Command::Repl { access, start } => repl::repl(&access, &start, &notice),
+        Command::Keygen { file } => local::keygen(&file),
+        Command::Save { name, url } => local::save(&name, &url),
+        Command::Forward { listen, access } => tunnel::forward(&listen, &access, notice),
+        Command::Pipe { access } => tunnel::pipe(&access, &notice),
+        Command::Completions { shell } => local::completions(shell),
+        Command::Man { directory } => local::man(&directory),
+    }
+}
+
+/// A core dump would hold the password. The limit alone does not stop a system that pipes dumps to a program, so on
+/// Linux the process is also marked as one that is not dumped.
+fn forbid_core_dumps() -> Result<(), Failure> {
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    setrlimit(Resource::Core, none).map_err(std::io::Error::from)?;
+    #[cfg(target_os = "linux")]
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
+        .map_err(std::io::Error::from)?;
+    Ok(())
+}
+
+/// Runs a command that talks to a server.
+fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Runtime::new()?;
+    let done = runtime.block_on(work);
+    // A read from standard input that nobody waits for any more cannot be cancelled.
+    runtime.shutdown_background();
+    done
+}
+
+/// Writes one line to standard output, at once.
+fn print_line(line: &str) -> Result<(), Failure> {
+    let mut out = stdout().lock();
+    writeln!(out, "{line}")
+        .and_then(|()| out.flush())
+        .map_err(|error| Failure::local(format_args!("cannot write the output: {error}")))
+}

@@ -1,0 +1,13 @@
+//! The program `chan-client`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match chan_client::command::run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("chan-client: {failure}");
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}

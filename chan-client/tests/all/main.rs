@@ -1,0 +1,8 @@
+//! The client against servers on loopback.
+
+mod command;
+mod connect;
+mod forward;
+mod server;
+#[cfg(target_os = "linux")]
+mod terminal;

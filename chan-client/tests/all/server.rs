@@ -1,0 +1,253 @@
+//! A server with one small service. It is as much of one as the tests of a client need.
+
+use std::future::pending;
+use std::sync::Arc;
+
+use lib_chan::auth::{
+    Account, AccountVerifier, Argon2Params, ClientId, Directory, NameKey, PasswordVerifier, ServiceName,
+};
+use lib_chan::handshake::SessionParameters;
+use lib_chan::login::login_server;
+use lib_chan::middleman::{Opening, serve};
+use lib_chan::payload::Codec;
+use lib_chan::secret::{Password, PrivateKey, Secret};
+use lib_chan::tls::{CheckedKey, Pin, ReloadableKey, exporter, server_config};
+use lib_chan::{Call, Channel, ExitReason, Limits, Message, Opaque, Process, spawn};
+use rustls::ServerConfig;
+use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use serde::{Deserialize, Serialize};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, mpsc};
+use tokio_rustls::TlsAcceptor;
+
+/// Its password. The client `joe` logs in with [`key`] instead.
+pub(crate) const PASSWORD: &str = "correct horse";
+
+pub(crate) fn key() -> PrivateKey {
+    PrivateKey::from_seed(Secret::new([7; 32])).unwrap()
+}
+
+/// What the service understands.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) enum Request {
+    /// Answers with twice the number.
+    Double(u32),
+    /// Is told to the test.
+    Note(u32),
+    /// Is refused.
+    Refuse,
+    /// Gets no answer.
+    Drop,
+    /// Gets no answer, and the service keeps it.
+    Hang,
+    /// Ends the service.
+    Crash,
+    /// Cuts the connection.
+    Cut,
+    /// Answers with so many bytes.
+    Long(usize),
+}
+
+impl Call for Request {
+    type Reply = String;
+}
+
+/// A server on loopback. Ends with the test's runtime.
+pub(crate) struct Server {
+    pub(crate) port: u16,
+    pub(crate) pin: Pin,
+    /// What it was asked to note.
+    pub(crate) noted: mpsc::UnboundedReceiver<u32>,
+}
+
+#[derive(Clone)]
+pub(crate) struct Identity {
+    pin: Pin,
+    pub(crate) config: ServerConfig,
+}
+
+impl Identity {
+    pub(crate) fn new() -> Self {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let params = rcgen::CertificateParams::new(vec!["localhost".into()]).unwrap();
+        let certificate = params.self_signed(&key).unwrap();
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        #[expect(clippy::disallowed_methods, reason = "the certificate was made now")]
+        let now = std::time::SystemTime::now();
+        let key = CheckedKey::new(vec![certificate.into()], key, now).unwrap();
+        let pin = key.pin().unwrap();
+        let config = server_config(Arc::new(ReloadableKey::new(key))).unwrap();
+        Self { pin, config: Arc::unwrap_or_clone(config) }
+    }
+}
+
+impl Server {
+    pub(crate) async fn start() -> Self {
+        Self::with(Identity::new(), |_| 1).await
+    }
+
+    /// With `salt` for the password of the connection of this number.
+    pub(crate) async fn with(identity: Identity, salt: impl Fn(usize) -> u8 + Send + 'static) -> Self {
+        let Identity { pin, config } = identity;
+        let (listener, port) = bind().await;
+        let (note, noted) = mpsc::unbounded_channel();
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        tokio::spawn(async move {
+            for number in 0.. {
+                let (stream, _) = listener.accept().await.unwrap();
+                tokio::spawn(connection(stream, acceptor.clone(), salt(number), note.clone()));
+            }
+        });
+        Self { port, pin, noted }
+    }
+
+    /// Does with a connection what `serve` says, TLS not among it.
+    pub(crate) async fn plain<F: Future<Output = ()> + Send>(
+        serve: impl Fn(TcpStream) -> F + Send + Sync + 'static,
+    ) -> Self {
+        let (listener, port) = bind().await;
+        tokio::spawn(async move {
+            loop {
+                serve(listener.accept().await.unwrap().0).await;
+            }
+        });
+        Self { port, pin: Pin([0; 32]), noted: mpsc::unbounded_channel().1 }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("chan://localhost:{}/s?pin={}", self.port, self.pin)
+    }
+
+    pub(crate) fn authority(&self) -> String {
+        format!("localhost:{}", self.port)
+    }
+}
+
+async fn bind() -> (TcpListener, u16) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    (listener, port)
+}
+
+async fn connection(
+    stream: TcpStream,
+    acceptor: TlsAcceptor,
+    salt: u8,
+    note: mpsc::UnboundedSender<u32>,
+) -> Option<ExitReason> {
+    let mut stream = acceptor.accept(stream).await.ok()?;
+    let exporter = exporter(stream.get_ref().1).ok()?;
+    let limits = Limits::default();
+    let parameters = SessionParameters::from_limits(&limits).unwrap();
+    let directory = directory(salt);
+    let authenticated = login_server(&mut stream, exporter, &directory, parameters, |_| true).await.ok()?;
+    let cut = Arc::new(Notify::new());
+    tokio::select! {
+        reason = serve(stream, &authenticated, &limits, |opening| start(opening, note, cut.clone())) => Some(reason),
+        () = cut.notified() => None,
+    }
+}
+
+fn directory(salt: u8) -> Directory {
+    let service = ServiceName::new("s").unwrap();
+    // The least that a client agrees to.
+    let params = Argon2Params::new(19 * 1024, 2, 1).unwrap();
+    let salt = NameKey::new(Secret::new([salt; 32])).salt(&service, &ClientId::default());
+    let verifier = PasswordVerifier::derive(&Password::new(PASSWORD).unwrap(), &salt, params).unwrap();
+    let account = |client, verifier| {
+        let client = ClientId::new(client).unwrap();
+        Account { service: service.clone(), client, verifier, enabled: true, index: 0 }
+    };
+    let accounts = [
+        account("", AccountVerifier::Password(verifier)),
+        account("joe", AccountVerifier::Key(key().public_key())),
+    ];
+    Directory::new(NameKey::new(Secret::new([1; 32])), Secret::new([2; 32]), accounts).unwrap().0
+}
+
+/// Answers requests, echoes bytes, or does at its start what the client asks for.
+fn start(opening: Opening, note: mpsc::UnboundedSender<u32>, cut: Arc<Notify>) {
+    if opening.codec() == Codec::Raw {
+        match opening.args::<String>().unwrap().as_str() {
+            "brief" => spawn(|_: Process| brief(opening.accept(), Ok(()))),
+            "broken" => spawn(|_: Process| brief(opening.accept(), Err(ExitReason::failed("out of order")))),
+            _ => spawn(|_: Process| echo(opening.accept())),
+        };
+        return;
+    }
+    match opening.args::<String>().unwrap_or_default().as_str() {
+        "refuse" => opening.refuse("not today"),
+        "end" => opening.control().end(ExitReason::Shutdown),
+        "hang" => drop(tokio::spawn(async {
+            pending::<()>().await;
+            drop(opening);
+        })),
+        "push" => drop(spawn(|_: Process| push(opening.accept()))),
+        _ => drop(spawn(|_: Process| answer(opening.accept(), note, cut))),
+    }
+}
+
+async fn answer(
+    mut chan: Channel<Request, ()>,
+    note: mpsc::UnboundedSender<u32>,
+    cut: Arc<Notify>,
+) -> Result<(), ExitReason> {
+    let mut kept = Vec::new();
+    while let Some(message) = chan.recv().await {
+        let (request, reply) = match message {
+            Message::Cast(Request::Note(number)) => {
+                note.send(number).unwrap();
+                continue;
+            }
+            Message::Cast(_) => continue,
+            Message::Call(request, reply) => {
+                let reply = reply.to(&request);
+                (request, reply)
+            }
+        };
+        match request {
+            Request::Double(number) => reply.send((2 * number).to_string()),
+            Request::Refuse => reply.refuse("no such number"),
+            Request::Hang => kept.push(reply),
+            Request::Crash => return Err(ExitReason::failed("out of order")),
+            Request::Cut => {
+                kept.push(reply);
+                cut.notify_one();
+            }
+            Request::Long(len) => reply.send("x".repeat(len)),
+            Request::Drop | Request::Note(_) => drop(reply),
+        }
+    }
+    Ok(())
+}
+
+async fn push(chan: Channel<(), String>) -> Result<(), ExitReason> {
+    for text in ["one", "two\u{9b}", "three"] {
+        chan.remote().cast(text).await?;
+    }
+    Ok(())
+}
+
+async fn echo(mut chan: Channel<Opaque>) -> Result<(), ExitReason> {
+    while let Some(message) = chan.recv().await {
+        let Message::Cast(piece) = message else { continue };
+        let last = piece.0.is_empty();
+        chan.remote().cast(piece).await?;
+        if last {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// Says its piece, whatever the client has to say, closes its direction if all is well, and ends.
+async fn brief(chan: Channel<Opaque>, end: Result<(), ExitReason>) -> Result<(), ExitReason> {
+    let remote = chan.remote();
+    remote.cast(Opaque(BRIEF.into())).await?;
+    if end.is_ok() {
+        remote.cast(Opaque::default()).await?;
+    }
+    end
+}
+
+pub(crate) const BRIEF: &str = "that is all";

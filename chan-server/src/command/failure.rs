@@ -1,0 +1,75 @@
+//! How a command ends that did not succeed.
+
+use std::{fmt, io};
+
+use crate::config::ConfigError;
+use crate::identity::IdentityError;
+use crate::private_file::PrivateFileError;
+use crate::server::StartError;
+
+/// What to tell the user, and the exit code.
+#[derive(Debug)]
+pub struct Failure {
+    text: String,
+    code: u8,
+}
+
+impl Failure {
+    /// Something on this machine failed: 1.
+    pub(super) fn local(text: impl fmt::Display) -> Self {
+        Self { text: format!("chan-server: {text}"), code: 1 }
+    }
+
+    /// What was asked for is wrong: 2.
+    pub(super) fn usage(text: impl fmt::Display) -> Self {
+        Self { text: format!("chan-server: {text}"), code: 2 }
+    }
+
+    /// 1 where something on this machine failed, 2 where the configuration or usage is wrong.
+    pub fn exit_code(&self) -> u8 {
+        self.code
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+impl From<ConfigError> for Failure {
+    /// Its lines begin with file and line, as editors want them.
+    fn from(error: ConfigError) -> Self {
+        Self { text: error.to_string(), code: 2 }
+    }
+}
+
+impl From<StartError> for Failure {
+    fn from(error: StartError) -> Self {
+        match error {
+            StartError::Config(error) => error.into(),
+            StartError::Directory(_) => Self::usage(error),
+            _ => Self::local(error),
+        }
+    }
+}
+
+impl From<IdentityError> for Failure {
+    fn from(error: IdentityError) -> Self {
+        Self::local(error)
+    }
+}
+
+impl From<PrivateFileError> for Failure {
+    fn from(error: PrivateFileError) -> Self {
+        Self::local(error)
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::local(error)
+    }
+}

@@ -1,0 +1,115 @@
+//! The program `chan-server`, as a library.
+
+mod arguments;
+mod failure;
+mod passwd;
+mod serve;
+
+use std::io::{Write, stdout};
+use std::path::{Path, PathBuf};
+
+use clap::{CommandFactory, Parser};
+
+pub use arguments::Arguments;
+use arguments::Command;
+pub use failure::Failure;
+
+use crate::config::Config;
+use crate::identity::StateDir;
+use crate::modules::Modules;
+
+/// Runs the command that this program was started with.
+///
+/// # Errors
+///
+/// The command failed: what to tell the user, and the exit code. Wrong usage of the command line itself, and the
+/// wish for help, end the program here.
+pub fn run() -> Result<(), Failure> {
+    forbid_core_dumps()?;
+    let Arguments { command, state } = Arguments::parse();
+    let state = || state.map_or_else(StateDir::standard, |path| Ok(StateDir::at(path)));
+    match command {
+        None => serve::serve_or_begin(&state()?),
+        Some(Command::Serve { choice }) => serve::serve(&choice, &state()?),
+        Some(Command::Check { config }) => check(config.as_deref()),
+        Some(Command::Identity { choice }) => serve::identity(&choice, &state()?),
+        Some(Command::Passwd(passwd)) => passwd.run(&state()?),
+        Some(Command::Completions { shell }) => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "chan-server", &mut script);
+            print_line(String::from_utf8_lossy(&script).trim_end())
+        }
+        Some(Command::Man { directory }) => {
+            let failed =
+                |error| Failure::usage(format_args!("cannot write to {}: {error}", directory.display()));
+            clap_mangen::generate_to(Arguments::command(), &directory).map_err(failed)
+        }
+    }
+}
+
+fn check(file: Option<&Path>) -> Result<(), Failure> {
+    let file = found(file)?;
+    let config = block_on(async { Ok(Config::load(&file, &Modules::standard())?) })?;
+    for service in config.services() {
+        let names = service.clients().iter().map(|client| match client.id().as_str() {
+            "" => "shared password".into(),
+            name if client.disabled() => format!("{name} (disabled)"),
+            name => name.to_owned(),
+        });
+        let clients = names.collect::<Vec<_>>().join(", ");
+        print_line(&format!("{}: {} for {clients}", service.name(), service.mfa()))?;
+    }
+    print_line(&format!("{}: no mistakes", file.display()))
+}
+
+/// The configuration to use: the one named, or else the first that there is.
+fn found(named: Option<&Path>) -> Result<PathBuf, Failure> {
+    if let Some(file) = named {
+        return Ok(file.into());
+    }
+    searched().into_iter().find(|place| place.exists()).ok_or_else(|| {
+        let places: Vec<_> = searched().iter().map(|place| place.display().to_string()).collect();
+        Failure::usage(format_args!("no configuration in {}; name one: --config FILE", places.join(" or ")))
+    })
+}
+
+/// Where a configuration is looked for, in this order.
+fn searched() -> Vec<PathBuf> {
+    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let own = absolute("XDG_CONFIG_HOME").or_else(|| absolute("HOME").map(|home| home.join(".config")));
+    own.into_iter().chain(["/etc".into()]).map(|place| place.join("chan-server/chan-server.toml")).collect()
+}
+
+/// A core dump would hold verifiers and the private key. The limit alone does not stop a system that pipes dumps to a
+/// program, so on Linux the process is also marked as one that is not dumped.
+#[cfg(unix)]
+fn forbid_core_dumps() -> Result<(), Failure> {
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    setrlimit(Resource::Core, none).map_err(std::io::Error::from)?;
+    #[cfg(target_os = "linux")]
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
+        .map_err(std::io::Error::from)?;
+    Ok(())
+}
+
+#[cfg(not(unix))]
+fn forbid_core_dumps() -> Result<(), Failure> {
+    Ok(())
+}
+
+fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Runtime::new()?;
+    let done = runtime.block_on(work);
+    // Nothing that still runs is worth waiting for: what had to end has ended.
+    runtime.shutdown_background();
+    done
+}
+
+/// Writes one line to standard output, at once.
+fn print_line(line: &str) -> Result<(), Failure> {
+    let mut out = stdout().lock();
+    writeln!(out, "{line}")
+        .and_then(|()| out.flush())
+        .map_err(|error| Failure::local(format_args!("cannot write the output: {error}")))
+}

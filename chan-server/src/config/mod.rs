@@ -1,0 +1,259 @@
+//! The configuration: which services strangers may start, under which passwords, and how much of each.
+//!
+//! A file is read whole and checked once. Everything that is wrong with it is said at once, each mistake with its
+//! line, its key and what to write instead; a [`Config`] is therefore always one that can be served.
+
+mod credential;
+mod document;
+mod limits;
+mod service;
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::net::{Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use lib_chan::Limits;
+use toml::Spanned;
+use zeroize::Zeroizing;
+
+pub use credential::Credential;
+pub(crate) use credential::MIN_CHARS;
+pub use document::{ConfigError, Problem};
+pub(crate) use document::{nearest, shown};
+pub use service::{Client, Service};
+
+use document::{Problems, Table};
+
+use crate::identity::Identity;
+use crate::modules::Modules;
+
+/// The most bytes of a configuration.
+const MAX_LEN: usize = 4 * 1024 * 1024;
+
+/// A configuration that was checked.
+#[derive(Debug)]
+pub struct Config {
+    /// Where to listen.
+    pub(crate) listen: Listen,
+    /// The host name or address under which clients reach this server, for the URLs it prints.
+    pub(crate) public: Option<String>,
+    /// What is allowed.
+    pub(crate) limits: Limits,
+    /// The identity of `[tls]`; without one the server has its own.
+    pub(crate) identity: Option<Identity>,
+    /// In the order of the file; at least one, no name twice.
+    pub(crate) services: Vec<Service>,
+}
+
+/// Where to listen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Listen {
+    /// This port of every address.
+    Everywhere(u16),
+    /// These addresses.
+    At(Vec<SocketAddr>),
+}
+
+impl Listen {
+    pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
+        match self {
+            Self::Everywhere(port) => vec![(Ipv6Addr::UNSPECIFIED, *port).into()],
+            Self::At(addresses) => addresses.clone(),
+        }
+    }
+}
+
+impl Config {
+    /// Reads and checks a file. Files that it names are looked for beside it.
+    ///
+    /// # Errors
+    /// With everything that is wrong, in the order of the lines.
+    pub fn load(file: &Path, modules: &Modules) -> Result<Self, ConfigError> {
+        let (text, shared_mode) = read(file).map_err(|what| ConfigError {
+            file: file.into(),
+            problems: vec![Problem { line: 0, text: what }],
+        })?;
+        check(file, &text, shared_mode, modules)
+    }
+
+    /// Checks a text that comes from elsewhere, for a server embedded in another program. Messages call it `file`,
+    /// and files that it names are looked for beside that.
+    ///
+    /// # Errors
+    /// With everything that is wrong, in the order of the lines.
+    pub fn parse(text: &str, file: &Path, modules: &Modules) -> Result<Self, ConfigError> {
+        check(file, text, None, modules)
+    }
+
+    /// Takes another name for the URLs that are printed than the file's `public`.
+    ///
+    /// # Errors
+    /// When it is no host name or address, with words for whoever wrote it.
+    pub fn set_public(&mut self, host: &str) -> Result<(), String> {
+        self.public = Some(checked_host(host)?);
+        Ok(())
+    }
+
+    /// The services, in the order of the file.
+    pub fn services(&self) -> &[Service] {
+        &self.services
+    }
+
+    /// What is allowed.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// The identity that `[tls]` names, if it names one.
+    pub fn identity(&self) -> Option<&Identity> {
+        self.identity.as_ref()
+    }
+}
+
+/// What the parts of a configuration need to know to be checked.
+struct Context<'c> {
+    file: &'c Path,
+    /// The permission bits of the file, where others may read it.
+    shared_mode: Option<u32>,
+    modules: &'c Modules,
+}
+
+impl Context<'_> {
+    /// A file named in the configuration.
+    fn beside(&self, name: &str) -> PathBuf {
+        self.file.with_file_name(name)
+    }
+}
+
+fn read(file: &Path) -> Result<(Zeroizing<String>, Option<u32>), String> {
+    let cannot = |error: io::Error| format!("cannot be read: {error}");
+    let opened = File::open(file).map_err(cannot)?;
+    let mode = mode_of(&opened).map_err(cannot)?;
+    let mut text = Zeroizing::new(String::new());
+    let len = opened.take(MAX_LEN as u64 + 1).read_to_string(&mut text).map_err(cannot)?;
+    if len > MAX_LEN {
+        return Err(format!("is longer than {MAX_LEN} bytes, so it is not a configuration"));
+    }
+    Ok((text, (mode & 0o077 != 0).then_some(mode)))
+}
+
+#[cfg(unix)]
+fn mode_of(file: &File) -> io::Result<u32> {
+    use std::os::unix::fs::PermissionsExt;
+    Ok(file.metadata()?.permissions().mode() & 0o7777)
+}
+
+#[cfg(not(unix))]
+fn mode_of(_file: &File) -> io::Result<u32> {
+    Ok(0)
+}
+
+fn check(
+    file: &Path,
+    text: &str,
+    shared_mode: Option<u32>,
+    modules: &Modules,
+) -> Result<Config, ConfigError> {
+    let context = Context { file, shared_mode, modules };
+    let mut problems = Problems::new(text);
+    let mut root = problems.parse();
+    if !problems.is_empty() {
+        // What a broken text seems to say is not worth more messages.
+        return problems.settle(file, None);
+    }
+    let listen = check_listen(&mut root, &mut problems);
+    let public = check_public(&mut root, &mut problems);
+    let limits = match root.table("limits", "[limits]", &mut problems) {
+        Some(table) => limits::read(table, &mut problems),
+        None => Limits::default(),
+    };
+    let identity =
+        root.table("tls", "[tls]", &mut problems).and_then(|table| check_tls(table, &context, &mut problems));
+    let services = service::read(&mut root, &context, &mut problems);
+    root.finish(&mut problems);
+    let config = listen.map(|listen| Config { listen, public, limits, identity, services });
+    problems.settle(file, config)
+}
+
+fn check_listen(root: &mut Table<'_>, problems: &mut Problems<'_>) -> Option<Listen> {
+    let (port, listen) = (root.take("port"), root.take("listen"));
+    if port.is_some()
+        && let Some(listen) = &listen
+    {
+        let both = "\"listen\" stands beside \"port\"; keep port to listen on every address, or listen for those named";
+        problems.add(&listen.key_span, both.into());
+        return None;
+    }
+    if let Some(port) = port {
+        let port = port.value::<u16>("1234 (a number from 0 to 65535)", problems)?;
+        return Some(Listen::Everywhere(port.into_inner()));
+    }
+    let Some(listen) = listen else {
+        let neither =
+            "nowhere to listen; add: listen = [\"127.0.0.1:1234\"], or for every address: port = 1234";
+        problems.add(&root.span, neither.into());
+        return None;
+    };
+    let span = listen.key_span.clone();
+    let texts = listen.value::<Vec<Spanned<String>>>("[\"127.0.0.1:1234\"]", problems)?.into_inner();
+    if texts.is_empty() {
+        problems.add(&span, "\"listen\" is empty; write listen = [\"127.0.0.1:1234\"]".into());
+    }
+    let mut addresses = Vec::new();
+    for text in texts {
+        match text.get_ref().parse::<SocketAddr>() {
+            Ok(address) if address.port() != 0 && addresses.contains(&address) => {
+                problems.add(&text.span(), format!("\"listen\" names {address} twice; remove one"));
+            }
+            Ok(address) => addresses.push(address),
+            Err(_) => {
+                let wrong = shown(text.get_ref());
+                let instead = "write an address and a port, as \"127.0.0.1:1234\" or \"[::1]:1234\"";
+                problems.add(&text.span(), format!("\"listen\" cannot be \"{wrong}\"; {instead}"));
+            }
+        }
+    }
+    Some(Listen::At(addresses))
+}
+
+fn check_public(root: &mut Table<'_>, problems: &mut Problems<'_>) -> Option<String> {
+    let public = root.value::<String>("public", "\"example.net\"", problems)?;
+    match checked_host(public.get_ref()) {
+        Ok(host) => Some(host),
+        Err(text) => {
+            problems.add(&public.span(), format!("\"public\": {text}"));
+            None
+        }
+    }
+}
+
+fn checked_host(host: &str) -> Result<String, String> {
+    let is_name = !host.is_empty()
+        && host.len() <= 253
+        && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
+    if !is_name && host.parse::<Ipv6Addr>().is_err() {
+        return Err(format!("\"{}\" is no host; write a name or address alone, as example.net", shown(host)));
+    }
+    Ok(host.into())
+}
+
+fn check_tls(mut table: Table<'_>, context: &Context<'_>, problems: &mut Problems<'_>) -> Option<Identity> {
+    let certificate = table.required::<String>("certificate", "\"server.pem\"", problems);
+    let key = table.required::<String>("key", "\"server.key\"", problems);
+    table.finish(problems);
+    let (certificate, key) = (certificate?, key?);
+    let (chain, private) = (context.beside(certificate.get_ref()), context.beside(key.get_ref()));
+    match Identity::from_files(&chain, &private) {
+        Ok(identity) => Some(identity),
+        Err(error) => {
+            let (name, at) = if error.is_about(&chain) {
+                ("certificate", certificate.span())
+            } else {
+                ("key", key.span())
+            };
+            problems.add(&at, format!("\"{name}\": {error}"));
+            None
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! The `[[service]]` tables.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry::{Occupied, Vacant};
+use std::sync::Arc;
+
+use lib_chan::auth::{ClientId, ServiceName};
+use serde::Deserialize;
+use toml::Spanned;
+use toml::de::{DeArray, ValueDeserializer};
+
+use super::Context;
+use super::credential::{self, Credential, Salts};
+use super::document::{Problems, Span, Table, shown};
+use crate::modules::Starter;
+
+/// A service: a name, who may start it, and what is started.
+#[derive(Debug)]
+pub struct Service {
+    pub(crate) name: ServiceName,
+    pub(crate) clients: Vec<Client>,
+    pub(crate) starter: Arc<Starter>,
+}
+
+/// Somebody who may start a service.
+#[derive(Debug)]
+pub struct Client {
+    /// Empty for the password that all share.
+    pub(crate) id: ClientId,
+    pub(crate) credential: Credential,
+    pub(crate) disabled: bool,
+}
+
+impl Service {
+    /// Its name.
+    pub fn name(&self) -> &ServiceName {
+        &self.name
+    }
+
+    /// Those who may start it, the disabled ones included; a client without a name is the password that all share.
+    pub fn clients(&self) -> &[Client] {
+        &self.clients
+    }
+
+    /// Module and function.
+    pub fn mfa(&self) -> &str {
+        self.starter.name()
+    }
+}
+
+impl Client {
+    /// Its name; empty for the password that all share.
+    pub fn id(&self) -> &ClientId {
+        &self.id
+    }
+
+    /// Whether it was revoked.
+    pub fn disabled(&self) -> bool {
+        self.disabled
+    }
+}
+
+/// Reads all services.
+pub(super) fn read(root: &mut Table<'_>, context: &Context<'_>, problems: &mut Problems<'_>) -> Vec<Service> {
+    let before = root.has("service");
+    let tables = root.tables("service", "[[service]]", problems);
+    if !before {
+        let none = "no service; add: [[service]] with name, password_file and mfa = [\"echo\", \"start\"]";
+        problems.add(&root.span, none.into());
+    }
+    let mut names = Names::new("service");
+    let mut salts = Salts::default();
+    let mut services = Vec::new();
+    for mut table in tables {
+        let name = table.required::<String>("name", "\"name_server\"", problems);
+        let name = name.and_then(|name| names.check(&name, ServiceName::new(name.get_ref()), problems));
+        let starter = mfa(&mut table, context, problems);
+        let who = name.as_ref().map_or("SERVICE", ServiceName::as_str);
+        let clients = clients(&mut table, who, context, &mut salts, problems);
+        table.finish(problems);
+        if let (Some(name), Some(starter)) = (name, starter) {
+            services.push(Service { name, clients, starter });
+        }
+    }
+    services
+}
+
+fn clients(
+    table: &mut Table<'_>,
+    service: &str,
+    context: &Context<'_>,
+    salts: &mut Salts,
+    problems: &mut Problems<'_>,
+) -> Vec<Client> {
+    let has_clients = table.has("client");
+    let shared = credential::read(table, credential::SHARED, service, context, salts, problems);
+    let mut clients = Vec::new();
+    match shared {
+        Ok(Some(credential)) => clients.push(Client { id: ClientId::default(), credential, disabled: false }),
+        Ok(None) if !has_clients => {
+            let add = format!("password_file = \"{service}.password\", or [[service.client]] tables");
+            problems.add(&table.span, format!("[[service]] has no password; add: {add}"));
+        }
+        Ok(None) | Err(()) => {}
+    }
+    let mut names = Names::new("client");
+    for mut table in table.tables("client", "[[service.client]]", problems) {
+        let name = table.required::<String>("name", "\"joe\"", problems);
+        let id = name.and_then(|name| {
+            let id = ServiceName::new(name.get_ref()).and_then(|_| ClientId::new(name.get_ref()));
+            names.check(&name, id, problems)
+        });
+        let disabled = table.value::<bool>("disabled", "true", problems).is_some_and(Spanned::into_inner);
+        let who = format!("{service} {}", id.as_ref().map_or("CLIENT", ClientId::as_str));
+        let credential = credential::read(&mut table, credential::OWN, &who, context, salts, problems);
+        if let Ok(None) = credential {
+            let none = "[[service.client]] has no password and no key; add: key = \"ed25519:…\", or password_file = \"joe.password\"";
+            problems.add(&table.span, none.into());
+        }
+        table.finish(problems);
+        if let (Some(id), Ok(Some(credential))) = (id, credential) {
+            clients.push(Client { id, credential, disabled });
+        }
+    }
+    clients
+}
+
+/// The names of one kind, each of which may stand once.
+struct Names {
+    kind: &'static str,
+    lines: HashMap<String, usize>,
+}
+
+impl Names {
+    fn new(kind: &'static str) -> Self {
+        Self { kind, lines: HashMap::new() }
+    }
+
+    fn check<T, E>(
+        &mut self,
+        name: &Spanned<String>,
+        checked: Result<T, E>,
+        problems: &mut Problems<'_>,
+    ) -> Option<T> {
+        let Ok(checked) = checked else {
+            let wrong = shown(name.get_ref());
+            let instead = "write 1 to 64 letters, digits, dots, underscores and hyphens";
+            problems.add(&name.span(), format!("\"name\" cannot be \"{wrong}\"; {instead}"));
+            return None;
+        };
+        match self.lines.entry(name.get_ref().clone()) {
+            Vacant(place) => {
+                place.insert(problems.line(&name.span()));
+                Some(checked)
+            }
+            Occupied(first) => {
+                let (kind, line) = (self.kind, first.get());
+                let twice = format!(
+                    "two {kind}s are named \"{}\", the first in line {line}; rename one",
+                    first.key()
+                );
+                problems.add(&name.span(), twice);
+                None
+            }
+        }
+    }
+}
+
+const MFA: &str = "[\"name_server\", \"start_me_up\"] (module, function, arguments)";
+
+fn mfa(table: &mut Table<'_>, context: &Context<'_>, problems: &mut Problems<'_>) -> Option<Arc<Starter>> {
+    let Some(entry) = table.take("mfa") else {
+        problems.add(&table.span, format!("{} has no \"mfa\"; add: mfa = {MFA}", table.name));
+        return None;
+    };
+    let key_span = entry.key_span.clone();
+    let mut items = entry.array(MFA, problems)?.into_inner().into_iter();
+    let mut name = || String::deserialize(ValueDeserializer::from(items.next()?)).ok();
+    let (Some(module), Some(function)) = (name(), name()) else {
+        problems.add(&key_span, format!("\"mfa\" begins with two names; write mfa = {MFA}"));
+        return None;
+    };
+    let mut args = DeArray::new();
+    items.for_each(|item| args.push(item));
+    match context.modules.starter(&module, &function, args) {
+        Ok(starter) => Some(Arc::new(starter)),
+        Err(error) => {
+            let span: Span = error.span().unwrap_or(key_span);
+            problems.add(&span, format!("\"mfa\": {error}"));
+            None
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! The program `chan-server`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match chan_server::command::run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("{failure}");
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}

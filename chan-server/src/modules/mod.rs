@@ -1,0 +1,263 @@
+//! What an `mfa` can name: modules, their functions, and how one is started for a client.
+
+mod args;
+pub mod echo;
+pub mod name_server;
+mod relay;
+pub mod tcp;
+#[cfg(unix)]
+pub mod unix;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use lib_chan::middleman::Opening;
+use lib_chan::payload::Codec;
+use lib_chan::{Channel, ExitReason, Process};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use toml::de::DeArray;
+
+use crate::config::{nearest, shown};
+
+use args::ArgsError;
+
+/// A table of functions, by module and name, that a configuration's `mfa` chooses from.
+///
+/// A function is spawned as a process of its own for each client, like `Mod:Func(MM, ArgsC, ArgsS)`: it gets its
+/// process, the channel to the client, what the client gave as arguments, and what the configuration gave. State that
+/// clients share is what the closure captured: an [`Address`](lib_chan::Address), usually.
+///
+/// ```
+/// # use chan_server::modules::Modules;
+/// # use lib_chan::{Channel, Process};
+/// let modules = Modules::new().function(
+///     "counter",
+///     "up_to",
+///     |_me: Process, mut chan: Channel<u64>, (): (), (limit,): (u64,)| async move {
+///         for n in 0..limit {
+///             chan.remote().cast(n).await?;
+///         }
+///         while chan.recv().await.is_some() {}
+///         Ok(())
+///     },
+/// );
+/// ```
+#[derive(Clone, Default)]
+pub struct Modules {
+    modules: BTreeMap<String, BTreeMap<String, Arc<dyn Function>>>,
+}
+
+impl Modules {
+    /// An empty table.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The functions that come with the server: `name_server:start_me_up`, `echo:start`, `tcp:connect` and
+    /// `unix:connect`.
+    ///
+    /// Spawns the process of the name server, so it must be called inside a tokio runtime. Each table has a name
+    /// server of its own.
+    pub fn standard() -> Self {
+        let any = &[Codec::Bincode, Codec::Json, Codec::Raw];
+        let kvs = lib_chan::spawn(name_server::kvs);
+        let modules = Self::new()
+            .function("name_server", "start_me_up", move |me, chan, (): (), (): ()| {
+                name_server::start_me_up(me, chan, kvs.clone())
+            })
+            .function_for(any, "echo", "start", |me, chan, (): (), (): ()| echo::start(me, chan))
+            .function_for(&[Codec::Raw], "tcp", "connect", |me, chan, (): (), (to,)| {
+                tcp::connect(me, chan, to)
+            });
+        #[cfg(unix)]
+        let modules = modules.function_for(&[Codec::Raw], "unix", "connect", |me, chan, (): (), (to,)| {
+            unix::connect(me, chan, to)
+        });
+        modules
+    }
+
+    /// Adds a function with typed messages, for clients that speak bincode or JSON. One of the same name is replaced.
+    ///
+    /// `ArgsS` is decoded from the values behind module and function when the configuration is loaded: `()` for none,
+    /// `(String,)` for one, `(String, u16)` for two.
+    pub fn function<M, In, Out, ArgsC, ArgsS, F, Fut>(self, module: &str, function: &str, start: F) -> Self
+    where
+        M: Send + 'static,
+        In: DeserializeOwned + Send + 'static,
+        Out: Serialize + Send + 'static,
+        ArgsC: DeserializeOwned + Send + 'static,
+        ArgsS: DeserializeOwned + Clone + Send + Sync + 'static,
+        F: Fn(Process<M>, Channel<In, Out>, ArgsC, ArgsS) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), ExitReason>> + Send + 'static,
+    {
+        self.function_for(&[Codec::Bincode, Codec::Json], module, function, start)
+    }
+
+    /// Adds a function for clients that speak one of these codecs; others are refused by name, after their login.
+    pub fn function_for<M, In, Out, ArgsC, ArgsS, F, Fut>(
+        mut self,
+        codecs: &'static [Codec],
+        module: &str,
+        function: &str,
+        start: F,
+    ) -> Self
+    where
+        M: Send + 'static,
+        In: DeserializeOwned + Send + 'static,
+        Out: Serialize + Send + 'static,
+        ArgsC: DeserializeOwned + Send + 'static,
+        ArgsS: DeserializeOwned + Clone + Send + Sync + 'static,
+        F: Fn(Process<M>, Channel<In, Out>, ArgsC, ArgsS) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), ExitReason>> + Send + 'static,
+    {
+        let start = Arc::new(start);
+        let prepare = move |args: DeArray<'_>| {
+            let args = args::decode::<ArgsS>(args)?;
+            let start = Arc::clone(&start);
+            Ok(Box::new(move |opening| open(codecs, opening, Arc::clone(&start), args.clone())) as Start)
+        };
+        self.modules.entry(module.into()).or_default().insert(function.into(), Arc::new(prepare));
+        self
+    }
+
+    /// Looks up a function, and decodes the arguments it is to have.
+    pub(crate) fn starter(
+        &self,
+        module: &str,
+        function: &str,
+        args: DeArray<'_>,
+    ) -> Result<Starter, MfaError> {
+        let functions =
+            self.modules.get(module).ok_or_else(|| MfaError::Module(unknown(module, &self.modules)))?;
+        let prepare = functions.get(function).ok_or_else(|| MfaError::Function {
+            module: module.into(),
+            unknown: unknown(function, functions),
+        })?;
+        let name = format!("{module}:{function}");
+        match prepare.prepare(args) {
+            Ok(start) => Ok(Starter { name, start }),
+            Err(error) => Err(MfaError::Args { name, error }),
+        }
+    }
+}
+
+impl fmt::Debug for Modules {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names =
+            self.modules.iter().map(|(module, functions)| (module, functions.keys().collect::<Vec<_>>()));
+        f.debug_map().entries(names).finish()
+    }
+}
+
+/// Why there is no such function for an `mfa`.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum MfaError {
+    #[error("there is no module {0}")]
+    Module(String),
+    #[error("module \"{module}\" has no function {unknown}")]
+    Function { module: String, unknown: String },
+    #[error("{name}: {error}")]
+    Args { name: String, error: ArgsError },
+}
+
+impl MfaError {
+    /// Where in the configuration it is, if that is known.
+    pub(crate) fn span(&self) -> Option<Range<usize>> {
+        match self {
+            Self::Args { error, .. } => error.span.clone(),
+            Self::Module(_) | Self::Function { .. } => None,
+        }
+    }
+}
+
+fn unknown<T>(name: &str, known: &BTreeMap<String, T>) -> String {
+    let name = shown(name);
+    match nearest(&name, known.keys().map(String::as_str)) {
+        Some(near) => format!("\"{name}\"; did you mean \"{near}\"?"),
+        None => {
+            let known: Vec<_> = known.keys().map(String::as_str).collect();
+            format!("\"{name}\"; known are: {}", known.join(", "))
+        }
+    }
+}
+
+/// A function with the arguments that the configuration gave it.
+pub(crate) struct Starter {
+    name: String,
+    start: Start,
+}
+
+impl Starter {
+    /// Module and function.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Spawns the function for a client.
+    ///
+    /// # Errors
+    /// With the words with which the client was refused instead.
+    pub(crate) fn start(&self, opening: Opening) -> Result<(), String> {
+        (self.start)(opening)
+    }
+}
+
+impl fmt::Debug for Starter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Starter({})", self.name)
+    }
+}
+
+type Start = Box<dyn Fn(Opening) -> Result<(), String> + Send + Sync>;
+
+/// A function whose types are forgotten.
+trait Function: Send + Sync {
+    fn prepare(&self, args: DeArray<'_>) -> Result<Start, ArgsError>;
+}
+
+impl<F: Fn(DeArray<'_>) -> Result<Start, ArgsError> + Send + Sync> Function for F {
+    fn prepare(&self, args: DeArray<'_>) -> Result<Start, ArgsError> {
+        self(args)
+    }
+}
+
+fn open<M, In, Out, ArgsC, ArgsS, F, Fut>(
+    codecs: &[Codec],
+    opening: Opening,
+    start: Arc<F>,
+    args_s: ArgsS,
+) -> Result<(), String>
+where
+    M: Send + 'static,
+    In: DeserializeOwned + Send + 'static,
+    Out: Serialize + Send + 'static,
+    ArgsC: DeserializeOwned + Send + 'static,
+    ArgsS: Send + 'static,
+    F: Fn(Process<M>, Channel<In, Out>, ArgsC, ArgsS) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<(), ExitReason>> + Send + 'static,
+{
+    if !codecs.contains(&opening.codec()) {
+        let known: Vec<_> = codecs.iter().map(Codec::to_string).collect();
+        let public = format!("the service speaks {}, not {}", known.join(" or "), opening.codec());
+        opening.refuse_codec(&public);
+        return Err(public);
+    }
+    let args_c = match opening.args::<ArgsC>() {
+        Ok(args) => args,
+        Err(error) => {
+            let public = format!("the arguments: {error}");
+            opening.refuse_codec(&public);
+            return Err(public);
+        }
+    };
+    // The channel is made inside the process, which owns it from its first moment: a function that returns or panics
+    // at once still ends the session with its own reason.
+    lib_chan::spawn(move |me: Process<M>| async move {
+        let chan = opening.accept::<In, Out>();
+        start(me, chan, args_c, args_s).await
+    });
+    Ok(())
+}

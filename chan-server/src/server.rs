@@ -1,0 +1,324 @@
+//! The server: what it serves, and the tasks that do it.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use lib_chan::Limits;
+use lib_chan::auth::{
+    Account, AccountVerifier, Argon2Params, Directory, DirectoryError, NameKey, PasswordVerifier,
+    StretchError,
+};
+use lib_chan::handshake::{Authenticated, ParametersError, SessionParameters};
+use lib_chan::secret::Secret;
+use lib_chan::tls::{ReloadableKey, TlsError, server_config};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::{JoinSet, spawn_blocking};
+use tokio::time::{Instant, timeout};
+use tokio_rustls::TlsAcceptor;
+use zeroize::Zeroizing;
+
+use crate::audit::{Audit, Event};
+use crate::config::{Client, Config, ConfigError, Credential, Service};
+use crate::connection::{Connection, stopped};
+use crate::gate::{Gate, LoginPermit, Sessions, Source};
+use crate::identity::{Identity, IdentityError, StateDir, url};
+use crate::listener::{self, BindError};
+use crate::modules::Starter;
+
+/// Descriptors for what is no connection of a client.
+const SPARE_DESCRIPTORS: u64 = 64;
+
+/// Why a server does not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// An address cannot be listened on.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The state directory.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The accounts.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    /// A password could not be stretched.
+    #[error("a password of the configuration: {0}")]
+    Stretch(#[from] StretchError),
+    /// The limits that clients are told.
+    #[error(transparent)]
+    Parameters(#[from] ParametersError),
+    /// The cryptographic library.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The system has no random bytes to give.
+    #[error("the system gave no random bytes")]
+    NoRandomness,
+}
+
+/// A server that takes connections, until it is shut down or dropped.
+pub struct Server {
+    addresses: Vec<SocketAddr>,
+    urls: Vec<ServiceUrl>,
+    /// Turns true once.
+    stop: watch::Sender<bool>,
+    /// One task for each address; it owns the tasks of its connections.
+    acceptors: JoinSet<()>,
+    core: Arc<Core>,
+}
+
+/// How a client reaches a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ServiceUrl {
+    /// The service.
+    pub service: String,
+    /// The client; empty for the password that all share.
+    pub client: String,
+    /// What it connects to, with the server's pin.
+    pub url: String,
+}
+
+/// What all connections share.
+pub(crate) struct Core {
+    pub(crate) limits: Limits,
+    pub(crate) acceptor: TlsAcceptor,
+    pub(crate) directory: Directory,
+    pub(crate) parameters: SessionParameters,
+    pub(crate) sessions: Arc<Mutex<Sessions>>,
+    pub(crate) audit: Audit,
+    /// What to start, by the index of an account.
+    starters: Vec<Arc<Starter>>,
+    gate: Arc<Mutex<Gate>>,
+    connections: AtomicU64,
+}
+
+impl Server {
+    /// Starts a server: binds its addresses, makes verifiers of the passwords that it was given (a tenth of a second
+    /// and 64 MiB each, one after the other), and accepts.
+    ///
+    /// The identity comes from the configuration or else from `state`, where it is made on first use.
+    ///
+    /// Dropping the future leaves nothing behind but the files in `state`.
+    ///
+    /// # Errors
+    /// With what is missing, and what to do about it.
+    pub async fn bind(config: Config, state: &StateDir, audit: Audit) -> Result<Self, StartError> {
+        let listeners = listener::bind(&config.listen)?;
+        let identity = match &config.identity {
+            Some(identity) => identity.clone(),
+            None => Identity::in_state(state)?,
+        };
+        let name_key = state.name_key()?;
+        let limits = within_descriptors(config.limits.clone(), &audit);
+        let addresses =
+            listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect::<Vec<_>>();
+        let urls = urls(&config, &addresses, &identity);
+        let (accounts, starters) = accounts(config.services, name_key.clone()).await?;
+        let (directory, warnings) = Directory::new(name_key, nobody_seed()?, accounts)?;
+        for warning in &warnings {
+            audit.write(&Event::Warning { text: warning.to_string() });
+        }
+        for &address in &addresses {
+            audit.write(&Event::Listening { address });
+        }
+        let tls = server_config(Arc::new(ReloadableKey::new(identity.key())))?;
+        let core = Arc::new(Core {
+            acceptor: TlsAcceptor::from(tls),
+            directory,
+            parameters: SessionParameters::from_limits(&limits)?,
+            sessions: Arc::new(Mutex::new(Sessions::new(&limits))),
+            gate: Arc::new(Mutex::new(Gate::new(&limits))),
+            audit,
+            starters,
+            connections: AtomicU64::new(0),
+            limits,
+        });
+        let (stop, stopped) = watch::channel(false);
+        let mut acceptors = JoinSet::new();
+        for listener in listeners {
+            acceptors.spawn(Arc::clone(&core).accept(listener, stopped.clone()));
+        }
+        Ok(Self { addresses, urls, stop, acceptors, core })
+    }
+
+    /// Where it listens, with the real ports.
+    pub fn local_addrs(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// How clients reach each service: for each credential a URL that can be pasted.
+    pub fn urls(&self) -> &[ServiceUrl] {
+        &self.urls
+    }
+
+    /// Waits as long as the server serves: for ever, unless it is [shut down](Self::shutdown). Dropping the future
+    /// changes nothing.
+    pub async fn run(&mut self) {
+        while self.acceptors.join_next().await.is_some() {}
+    }
+
+    /// Accepts nothing more, ends every session with `shutdown`, and waits until their last words are said, but no
+    /// longer than the limits for that. Dropping the future cuts what is left.
+    pub async fn shutdown(mut self) {
+        self.stop.send_replace(true);
+        self.run().await;
+        self.core.audit.write(&Event::Stopped);
+    }
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server").field("addresses", &self.addresses).finish_non_exhaustive()
+    }
+}
+
+impl Core {
+    /// What to start for a client that has proved itself.
+    pub(crate) fn starter(&self, client: &Authenticated) -> Option<&Starter> {
+        let account = self.directory.account(client.service(), client.client())?;
+        self.starters.get(account.index).map(Arc::as_ref)
+    }
+
+    /// Accepts until it is stopped, then waits for the connections that were accepted here.
+    async fn accept(self: Arc<Self>, listener: TcpListener, mut stop: watch::Receiver<bool>) {
+        let mut connections = JoinSet::new();
+        let signal = stop.clone();
+        let taken = |tcp, peer| {
+            while let Some(ended) = connections.try_join_next() {
+                self.note(ended);
+            }
+            self.admit(tcp, peer, &signal, &mut connections);
+        };
+        let failed = |error: &std::io::Error| {
+            self.audit.write(&Event::AcceptFailed { error: error.to_string() });
+        };
+        tokio::select! {
+            biased;
+            () = stopped(&mut stop) => {}
+            () = listener::accept(&listener, taken, failed) => {}
+        }
+        drop(listener);
+        let all_ended = async {
+            while let Some(ended) = connections.join_next().await {
+                self.note(ended);
+            }
+        };
+        // What does not end in this time is cut off, with the set that owns it.
+        let _ = timeout(self.limits.close_timeout + self.limits.last_words_timeout, all_ended).await;
+    }
+
+    /// Takes a place for a connection, and lets it go its way; or drops it.
+    fn admit(
+        self: &Arc<Self>,
+        tcp: TcpStream,
+        peer: SocketAddr,
+        stop: &watch::Receiver<bool>,
+        connections: &mut JoinSet<()>,
+    ) {
+        match LoginPermit::take(&self.gate, Source::of(peer.ip())) {
+            Ok(permit) => {
+                let id = self.connections.fetch_add(1, Ordering::Relaxed);
+                let connection = Connection { core: Arc::clone(self), id, peer, accepted: Instant::now() };
+                connections.spawn(connection.run(tcp, permit, stop.clone()));
+            }
+            Err(turned) => self.audit.write(&Event::Turned { peer, why: turned.as_str() }),
+        }
+    }
+
+    /// A connection's panic ends that connection alone, and is written down.
+    fn note(&self, ended: Result<(), tokio::task::JoinError>) {
+        if ended.is_err_and(|error| error.is_panic()) {
+            self.audit.write(&Event::Crashed);
+        }
+    }
+}
+
+/// The accounts of all services, and for each the service's starter under the same index.
+async fn accounts(
+    services: Vec<Service>,
+    name_key: NameKey,
+) -> Result<(Vec<Account>, Vec<Arc<Starter>>), StartError> {
+    let derive_all = move || {
+        let (mut accounts, mut starters) = (Vec::new(), Vec::new());
+        for Service { name, clients, starter } in services {
+            for client in clients {
+                let verifier = match client.credential {
+                    Credential::Password(password) => {
+                        let salt = name_key.salt(&name, &client.id);
+                        let params = Argon2Params::DEFAULT;
+                        AccountVerifier::Password(PasswordVerifier::derive(&password, &salt, params)?)
+                    }
+                    Credential::Verifier(verifier) => AccountVerifier::Password(*verifier),
+                    Credential::Key(key) => AccountVerifier::Key(key),
+                };
+                let (service, client, enabled) = (name.clone(), client.id, !client.disabled);
+                accounts.push(Account { service, client, verifier, enabled, index: starters.len() });
+                starters.push(Arc::clone(&starter));
+            }
+        }
+        Ok((accounts, starters))
+    };
+    match spawn_blocking(derive_all).await {
+        Ok(derived) => derived,
+        Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+    }
+}
+
+fn nobody_seed() -> Result<Secret<32>, StartError> {
+    let mut seed = Zeroizing::new([0; 32]);
+    aws_lc_rs::rand::fill(&mut *seed).map_err(|_| StartError::NoRandomness)?;
+    Ok(Secret::new(*seed))
+}
+
+/// How each service is reached at the first of these addresses.
+pub(crate) fn urls(config: &Config, addresses: &[SocketAddr], identity: &Identity) -> Vec<ServiceUrl> {
+    let Some(first) = addresses.first() else { return Vec::new() };
+    let host = match (&config.public, first.ip()) {
+        (Some(public), _) => public.clone(),
+        // Listening everywhere it is reached under any of its names; this one it always has.
+        (None, ip) if ip.is_unspecified() => "localhost".into(),
+        (None, ip) => ip.to_string(),
+    };
+    let clients = config.services.iter().flat_map(|service| {
+        service.clients.iter().filter(|client| !client.disabled).map(move |client| (service, client))
+    });
+    let to_url = |(service, client): (&Service, &Client)| ServiceUrl {
+        service: service.name.to_string(),
+        client: client.id.to_string(),
+        url: url(client.id.as_str(), &host, first.port(), service.name.as_str(), identity.pin()),
+    };
+    clients.map(to_url).collect()
+}
+
+/// Lowers the number of sessions to what the system lets the process open, and says so.
+fn within_descriptors(mut limits: Limits, audit: &Audit) -> Limits {
+    let Some(descriptors) = max_descriptors() else { return limits };
+    let others = limits.max_logins as u64 + SPARE_DESCRIPTORS;
+    let sessions = usize::try_from(descriptors.saturating_sub(others)).unwrap_or(usize::MAX).max(1);
+    if sessions < limits.max_sessions {
+        let wanted = limits.max_sessions as u64 + others;
+        let text = format!(
+            "only {descriptors} descriptors: max_sessions is {sessions} instead of {}; raise it with: ulimit -n {wanted}",
+            limits.max_sessions
+        );
+        audit.write(&Event::Warning { text });
+        limits.max_sessions = sessions;
+    }
+    limits
+}
+
+#[cfg(unix)]
+fn max_descriptors() -> Option<u64> {
+    rustix::process::getrlimit(rustix::process::Resource::Nofile).current
+}
+
+#[cfg(not(unix))]
+fn max_descriptors() -> Option<u64> {
+    None
+}

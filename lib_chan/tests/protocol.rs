@@ -1,0 +1,218 @@
+//! `PROTOCOL.md` shows bytes. These are the bytes.
+
+#![expect(
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    reason = "a test asks for the time itself, and shows what it saw"
+)]
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use lib_chan::handshake::{SessionParameters, pair_in_memory};
+use lib_chan::payload::{Codec, decode, encode};
+use lib_chan::session::{Batch, Host, Inbound, InboundKind, Session};
+use lib_chan::wire::{Frame, LEN_LEN, frame_len};
+use lib_chan::{ExitReason, Limits};
+use serde::{Deserialize, Serialize};
+
+const PAGE: &str = include_str!("../../PROTOCOL.md");
+
+struct Alone;
+
+impl Host for Alone {
+    type Waiter = ();
+    type Process = ();
+}
+
+/// The lines of the first block with this name, or of the first without one that has a line beginning so.
+fn block(opening: &str, first: &str) -> Vec<&'static str> {
+    let mut blocks = PAGE.split(opening).skip(1).filter_map(|rest| rest.split("\n```").next());
+    let block = blocks.find(|block| block.lines().any(|line| line.starts_with(first)));
+    block.expect("such a block").lines().filter(|line| !line.is_empty()).collect()
+}
+
+/// The bytes in front of the words: what is separated from the next by one space, or hangs over from the line before.
+fn hex(text: &str) -> Vec<u8> {
+    let digits: String = text.trim().split("  ").next().unwrap_or_default().split(' ').collect();
+    let byte = |at| u8::from_str_radix(&digits[at..at + 2], 16).expect("hex");
+    (0..digits.len()).step_by(2).map(byte).collect()
+}
+
+fn sent(session: &mut Session<Alone>, now: Instant) -> Vec<u8> {
+    let (mut batch, mut bytes) = (Batch::default(), Vec::new());
+    session.transmit(now, &mut batch);
+    while !batch.chunk().is_empty() {
+        let len = batch.chunk().len();
+        bytes.extend_from_slice(batch.chunk());
+        batch.advance(len);
+        session.handle_accepted(now, len);
+    }
+    bytes
+}
+
+fn take(session: &mut Session<Alone>) -> Vec<Inbound> {
+    let mut inbox = VecDeque::new();
+    session.take_inbox(&mut inbox);
+    session.give_back(inbox.iter().map(Inbound::cost).sum());
+    inbox.into()
+}
+
+fn frames(mut bytes: &[u8]) -> Vec<Vec<u8>> {
+    let mut frames = Vec::new();
+    while let Some(len) = frame_len(bytes, 1 << 24).expect("a frame") {
+        let (frame, rest) = bytes.split_at(LEN_LEN + len);
+        frames.push(frame.to_vec());
+        bytes = rest;
+    }
+    frames
+}
+
+/// The session of the page, as two ends of ours hold it: who sends, and a frame.
+fn session() -> Vec<(char, Vec<u8>)> {
+    let limits = Limits::default();
+    let parameters = SessionParameters::from_limits(&limits).unwrap();
+    let (client, server) = pair_in_memory(parameters, [7; 32]).unwrap();
+    let now = Instant::now();
+    let mut client: Session<Alone> = Session::new(&client, &limits, now);
+    let mut server: Session<Alone> = Session::new(&server, &limits, now);
+    let mut seen = Vec::new();
+    let mut to_server = |client: &mut Session<Alone>, server: &mut Session<Alone>| {
+        let bytes = sent(client, now);
+        server.handle_bytes(now, &bytes);
+        seen.extend(frames(&bytes).into_iter().map(|frame| ('C', frame)));
+        let bytes = sent(server, now);
+        client.handle_bytes(now, &bytes);
+        seen.extend(frames(&bytes).into_iter().map(|frame| ('S', frame)));
+    };
+
+    client.start(Codec::Json, b"null").unwrap();
+    to_server(&mut client, &mut server);
+    assert_eq!(server.take_request().unwrap().args, "null");
+    server.accept(Some(()), true);
+    to_server(&mut client, &mut server);
+
+    let store = br#"{"Store":{"key":"joe","value":"writing a book"}}"#;
+    assert_eq!(client.cast(now, &mut store.to_vec()), Ok(None));
+    let lookup = br#"{"Lookup":{"key":"joe"}}"#;
+    let call = client.call(now, now + Duration::from_secs(60), &mut lookup.to_vec()).unwrap();
+    to_server(&mut client, &mut server);
+    let taken = take(&mut server);
+    assert_eq!(taken[1].kind, InboundKind::Call { call });
+    server.reply(call, &mut br#""writing a book""#.to_vec());
+    to_server(&mut client, &mut server);
+    assert_eq!(client.poll_call(call, |_| ()).unwrap().unwrap(), r#""writing a book""#);
+
+    let number = client.flush();
+    to_server(&mut client, &mut server);
+    assert_eq!(client.poll_flushed(number, || ()), Some(Ok(())));
+
+    client.end(ExitReason::Normal, 0, None);
+    to_server(&mut client, &mut server);
+    assert_eq!((client.over(), server.over()), (Some(&ExitReason::Normal), Some(&ExitReason::Normal)));
+    seen
+}
+
+#[test]
+fn the_session_of_the_page_is_what_two_ends_send() {
+    let written: Vec<_> = block("```session\n", "C")
+        .into_iter()
+        .map(|line| (line.chars().next().unwrap(), hex(&line[1..])))
+        .collect();
+    let shown = session();
+    for (who, frame) in &shown {
+        let spelled: String = frame.iter().map(|byte| format!("{byte:02x}")).collect();
+        println!("{who}  {spelled}  {:?}", Frame::parse(&frame[LEN_LEN..]));
+    }
+    assert_eq!(written, shown);
+}
+
+#[test]
+fn the_golden_vectors_of_the_page_are_frames_of_every_kind() {
+    let mut kinds = std::collections::BTreeSet::new();
+    for line in block("```text\n", "Start  ") {
+        let (name, rest) = line.split_once(' ').unwrap();
+        let bytes = hex(rest);
+        let frame = Frame::parse(&bytes[LEN_LEN..]).unwrap();
+        assert!(format!("{frame:?}").starts_with(name), "{line}: {frame:?}");
+        let mut again = Vec::new();
+        frame.put(&mut again);
+        assert_eq!(again, bytes, "{line}");
+        kinds.insert(frame.kind());
+    }
+    assert_eq!(kinds.len(), 20);
+}
+
+#[test]
+fn the_table_of_frames_has_the_kinds_and_the_fields_of_the_vectors() {
+    for line in block("```text\n", "Start  ") {
+        let (name, rest) = line.split_once(' ').unwrap();
+        let kind = hex(rest)[LEN_LEN];
+        assert!(PAGE.contains(&format!("| `{kind:02x}` | {name} |")), "{name}");
+    }
+}
+
+#[test]
+fn the_codes_of_the_page_are_the_codes() {
+    for code in 0..12 {
+        let reason = ExitReason::from_wire(code, "").unwrap();
+        let name = reason.to_string();
+        let name = name.trim_end_matches(": ");
+        assert!(PAGE.contains(&format!("| {code} | {name} |")), "{name}");
+    }
+    assert_eq!(ExitReason::from_wire(12, ""), None);
+    for (code, name) in [(1, "bincode"), (2, "json"), (3, "raw")] {
+        assert_eq!(Codec::from_code(code).unwrap().to_string(), name);
+        assert!(PAGE.contains(&format!("| {code} | `{name}` |")));
+    }
+}
+
+#[test]
+fn the_messages_of_the_page_are_what_the_codecs_make_of_them() {
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    enum Request {
+        Store { key: String, value: String },
+        Lookup { key: String },
+    }
+    let key = || String::from("joe");
+    let requests =
+        [Request::Store { key: key(), value: "writing a book".into() }, Request::Lookup { key: key() }];
+    let lines = block("```text\n", "json  ");
+    assert_eq!(lines.len(), 4);
+    for (request, lines) in requests.iter().zip(lines.chunks(2)) {
+        for (line, codec) in lines.iter().zip([Codec::Json, Codec::Bincode]) {
+            let (name, shown) = line.split_once(' ').unwrap();
+            assert_eq!(name, codec.to_string());
+            let shown = if codec == Codec::Json { shown.trim().as_bytes().to_vec() } else { hex(shown) };
+            let mut encoded = Vec::new();
+            encode(codec, request, &mut encoded).unwrap();
+            assert_eq!(encoded, shown, "{line}");
+            assert_eq!(decode::<Request>(codec, &shown).as_ref(), Ok(request));
+        }
+    }
+}
+
+#[test]
+fn the_login_of_the_page_is_the_first_test_vector() {
+    let vectors: serde_json::Value =
+        serde_json::from_str(include_str!("../../tests/vectors/auth.json")).unwrap();
+    let vector = &vectors["password"][0];
+    let lines = block("```text\n", "password  ");
+    for field in ["password", "service"] {
+        assert!(lines[0].contains(vector[field].as_str().unwrap()), "{field}");
+    }
+    let mut shown: Vec<(&str, String)> = Vec::new();
+    for line in &lines[1..] {
+        let (name, digits) = line.split_at(2);
+        let digits = digits.split(' ').collect::<String>();
+        match shown.last_mut() {
+            Some((_, before)) if name == "  " => before.push_str(&digits),
+            _ => shown.push((name, digits)),
+        }
+    }
+    let given = ["m1", "m2", "transcript", "m3", "m4"].map(|field| vector[field].as_str().unwrap());
+    assert_eq!(
+        shown,
+        ["M1", "M2", "TH", "M3", "M4"].into_iter().zip(given.map(String::from)).collect::<Vec<_>>()
+    );
+}

@@ -1,0 +1,8 @@
+//! The three crates together, with the real programs.
+
+#![allow(clippy::disallowed_methods, reason = "tests measure time themselves")]
+
+mod endings;
+mod exit_codes;
+mod main_job;
+mod python;
