@@ -1,4 +1,5 @@
 //! Starts the real programs for tests: a server with a configuration in a folder of its own, clients against it.
+#![allow(clippy::missing_panics_doc, reason = "what fails here fails a test")]
 
 pub mod differential;
 
