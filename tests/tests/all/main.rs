@@ -2,7 +2,11 @@
 
 #![allow(clippy::disallowed_methods, reason = "tests measure time themselves")]
 
+<<<<<<< HEAD
 mod differential;
+=======
+mod attacks;
+>>>>>>> e2e
 mod endings;
 mod exit_codes;
 mod main_job;
