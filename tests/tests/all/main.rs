@@ -2,11 +2,8 @@
 
 #![allow(clippy::disallowed_methods, reason = "tests measure time themselves")]
 
-<<<<<<< HEAD
-mod differential;
-=======
 mod attacks;
->>>>>>> e2e
+mod differential;
 mod endings;
 mod exit_codes;
 mod main_job;
