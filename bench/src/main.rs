@@ -1,5 +1,6 @@
 //! What lib_chan's speed is measured with. `README.md` says what is measured, how, and how to read it.
 
+mod hot;
 mod local;
 mod net;
 mod sample;
@@ -28,6 +29,12 @@ enum Command {
         work: local::Work,
         #[command(flatten)]
         length: Length,
+    },
+    /// Does one thing many times, on one thread and without TLS: for profilers.
+    Hot {
+        path: hot::Path,
+        #[arg(long, default_value_t = 100_000)]
+        count: u64,
     },
     /// Serves clients until standard input ends. The first line it prints says where.
     Serve { peer: net::Peer, work: net::Work },
@@ -58,9 +65,16 @@ impl Length {
     }
 }
 
-#[tokio::main]
-async fn main() -> Result<()> {
+fn main() -> Result<()> {
     match Arguments::parse().command {
+        Command::Hot { path, count } => hot::run(path, count),
+        other => tokio::runtime::Runtime::new()?.block_on(run(other)),
+    }
+}
+
+async fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Hot { .. } => Ok(()),
         Command::Table(options) => table::run(options).await,
         Command::Local { system, work, length } => {
             net::say(&local::measure(system, work, length.duration()).await?)

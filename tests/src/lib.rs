@@ -1,4 +1,7 @@
 //! Starts the real programs for tests: a server with a configuration in a folder of its own, clients against it.
+#![allow(clippy::missing_panics_doc, reason = "what fails here fails a test")]
+
+pub mod differential;
 
 use std::{
     collections::BTreeMap,
@@ -372,4 +375,16 @@ pub fn run(client: &mut Command) -> (Option<i32>, String, String) {
 fn send_signal(child: &Child, signal: &str) {
     let sent = Command::new("kill").args([format!("-{signal}"), child.id().to_string()]).status();
     assert!(sent.expect("kill runs").success());
+    // A stop takes effect when the last of its threads has stopped, and only then is it silent.
+    while signal == "STOP" && !is_stopped(child.id()) {
+        std::thread::yield_now();
+    }
+}
+
+fn is_stopped(program: u32) -> bool {
+    let threads = fs::read_dir(format!("/proc/{program}/task")).expect("it runs");
+    threads.flatten().all(|thread| {
+        let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T'))
+    })
 }

@@ -33,6 +33,8 @@ pub enum Peer {
     Raw,
     Tarpc,
     Tonic,
+    /// tonic, its client stream fed through a channel, as from a task that has other things to do.
+    TonicFed,
 }
 
 /// What is done.
@@ -78,7 +80,7 @@ pub async fn serve(peer: Peer, work: Work) -> Result<()> {
             (Peer::Raw, Work::OneWay) => raw::serve_stream(server).await,
             (Peer::Raw, _) => raw::serve_echo(server).await,
             (Peer::Tarpc, _) => tarpc::serve(server).await,
-            (Peer::Tonic, _) => tonic::serve(server).await,
+            (Peer::Tonic | Peer::TonicFed, _) => tonic::serve(server).await,
         }
     });
     let start = cpu_seconds();
@@ -111,13 +113,14 @@ pub async fn measure(
             (Work::OneWay, Peer::ChanBytes) => chan::one_way_bytes(&client, len, length).await,
             (Work::OneWay, Peer::Raw) => raw::one_way(&client, len, length).await,
             (Work::OneWay, Peer::Tonic) => tonic::one_way(&client, len, length).await,
+            (Work::OneWay, Peer::TonicFed) => tonic::one_way_fed(&client, len, length).await,
             (Work::OneWay, Peer::Tarpc) => bail!("every call of tarpc has an answer"),
             (Work::Calls, Peer::Raw) => bail!("a stream has no calls at a time"),
             (_, Peer::Chan) => calls::<chan::Chan>(work, &client, len, length).await,
             (_, Peer::ChanBytes) => calls::<chan::ChanBytes>(work, &client, len, length).await,
             (_, Peer::Raw) => calls::<raw::Echo>(work, &client, len, length).await,
             (_, Peer::Tarpc) => calls::<tarpc::Tarpc>(work, &client, len, length).await,
-            (_, Peer::Tonic) => calls::<tonic::Tonic>(work, &client, len, length).await,
+            (_, Peer::Tonic | Peer::TonicFed) => calls::<tonic::Tonic>(work, &client, len, length).await,
         }
     })
     .await?

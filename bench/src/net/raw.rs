@@ -23,10 +23,11 @@ pub(super) async fn serve_echo(server: Server) -> Result<()> {
 async fn echo(mut stream: server::TlsStream<TcpStream>) -> Result<()> {
     let mut partial = Vec::new();
     loop {
-        let bytes = stream.fill_buf().await?;
-        if bytes.is_empty() {
-            return Ok(());
-        }
+        let bytes = match stream.fill_buf().await {
+            Ok(bytes) if !bytes.is_empty() => bytes,
+            // The client's program has ended, in good order or not.
+            _ => return Ok(()),
+        };
         let len = bytes.len();
         partial.extend_from_slice(bytes);
         stream.consume(len);

@@ -120,7 +120,7 @@ impl Client {
 
 /// gRPC insists on its own; all others keep ours.
 fn set_protocol(protocols: &mut Vec<Vec<u8>>, peer: Peer) {
-    if peer == Peer::Tonic {
+    if matches!(peer, Peer::Tonic | Peer::TonicFed) {
         *protocols = vec![b"h2".to_vec()];
     }
 }

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use anyhow::Result;
 use bytes::Bytes;
-use futures::{Stream, StreamExt, channel::mpsc, stream};
+use futures::channel::{mpsc, oneshot};
+use futures::{SinkExt, StreamExt, stream};
 use hyper_util::rt::TokioIo;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status, Streaming};
@@ -26,6 +27,8 @@ use generated::bench_server::{Bench, BenchServer};
 /// HTTP/2 windows, above the 64 KiB that it starts with.
 const STREAM_WINDOW: u32 = 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+/// Messages between the task that makes them and the stream.
+const CHANNEL_CAPACITY: usize = 1024;
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Note {
@@ -104,30 +107,48 @@ impl Caller for Tonic {
     }
 }
 
+/// Messages made where the stream is read, which is as fast as it gets.
 pub(super) async fn one_way(client: &Client, len: usize, length: Duration) -> Result<Sample> {
     let mut client = connect(client).await?;
     let clock = Clock::start(length);
     let (notes, sent) = notes(len, clock);
-    let tally = client.take(notes).await?.into_inner();
-    let sent = sent.await?;
+    let tally = client.take(stream::iter(notes)).await?.into_inner();
+    counted(tally, sent.await?, clock)
+}
+
+/// Messages that come from another task.
+pub(super) async fn one_way_fed(client: &Client, len: usize, length: Duration) -> Result<Sample> {
+    let mut client = connect(client).await?;
+    let clock = Clock::start(length);
+    let (notes, sent) = notes(len, clock);
+    let (mut feed, fed) = mpsc::channel(CHANNEL_CAPACITY);
+    let feeding = tokio::spawn(async move {
+        for note in notes {
+            feed.send(note).await?;
+        }
+        anyhow::Ok(())
+    });
+    let tally = client.take(fed).await?.into_inner();
+    feeding.await??;
+    counted(tally, sent.await?, clock)
+}
+
+fn counted(tally: Tally, sent: u64, clock: Clock) -> Result<Sample> {
     Counted { arrived: tally.arrived, wrong: tally.wrong }.check(sent)?;
     Ok(clock.sample(sent))
 }
 
-/// Messages until the time is over, always ready; and how many there were.
-fn notes(
-    len: usize,
-    clock: Clock,
-) -> (impl Stream<Item = Note> + Send + 'static, tokio::sync::oneshot::Receiver<u64>) {
-    let (tell, told) = tokio::sync::oneshot::channel();
+/// Messages until the time is over; and how many there were.
+fn notes(len: usize, clock: Clock) -> (impl Iterator<Item = Note> + Send, oneshot::Receiver<u64>) {
+    let (tell, told) = oneshot::channel();
     let (body, mut tell, mut number) = (Body::new(len), Some(tell), 0);
-    let notes = stream::iter(std::iter::from_fn(move || {
+    let notes = std::iter::from_fn(move || {
         if number % 64 == 0 && clock.is_over() {
             let _ = tell.take()?.send(number);
             return None;
         }
         number += 1;
         Some(Note { body: body.numbered(number - 1) })
-    }));
+    });
     (notes, told)
 }

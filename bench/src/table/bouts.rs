@@ -51,6 +51,7 @@ impl Contestant {
             Self::Net(net::Peer::Raw, ..) => "tokio-rustls",
             Self::Net(net::Peer::Tarpc, ..) => "tarpc",
             Self::Net(net::Peer::Tonic, ..) => "tonic",
+            Self::Net(net::Peer::TonicFed, ..) => "tonic, fed",
         }
     }
 }
@@ -75,7 +76,7 @@ pub(super) enum Target {
 pub(super) fn all() -> Vec<Bout> {
     use Target::{AtLeast, AtMost, Under};
     use local::Work::{FourToOne, Idle, OneWay, PingPong, Spawn};
-    use net::Peer::{Chan, ChanBytes, Raw, Tarpc, Tonic};
+    use net::Peer::{Chan, ChanBytes, Raw, Tarpc, Tonic, TonicFed};
     let net = |peer, work, len| Contestant::Net(peer, work, len);
     let latency = |peer| net(peer, net::Work::Latency, 64);
     let calls = |peer| net(peer, net::Work::Calls, 64);
@@ -105,8 +106,8 @@ pub(super) fn all() -> Vec<Bout> {
         Bout {
             name: "net: one way, 64 B",
             unit: messages,
-            contestants: [Chan, Tonic].map(short).into(),
-            rows: vec![row([short(Tonic)], Some(AtLeast(4.0)))],
+            contestants: [Chan, TonicFed, Tonic].map(short).into(),
+            rows: vec![row([short(TonicFed)], Some(AtLeast(4.0))), row([short(Tonic)], None)],
         },
         Bout {
             name: "net: one way, 16 KiB",

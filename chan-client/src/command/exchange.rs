@@ -30,14 +30,16 @@ pub(super) fn call(access: &Access, message: &str, start: &Start, notice: &Notic
             }
         };
         let answer = tokio::select! {
-            answer = asking => shown(answer)?,
+            answer = asking => shown(answer),
             never = discard(&mut chan) => match never {},
         };
-        print_line(&answer).map_err(|failure| Failure::local(format_args!("{failure} ({DONE})")))?;
-        // The answer is here; how the session ends changes nothing about that.
+        let done = answer.and_then(|answer| {
+            print_line(&answer).map_err(|failure| Failure::local(format_args!("{failure} ({DONE})")))
+        });
+        // What became of the call is known; how the session ends changes nothing about that.
         notice.wait_for("closing the session");
         drop(chan.close().await);
-        Ok(())
+        done
     }))
 }
 

@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "tests measure time themselves")]
 
 mod attacks;
+mod differential;
 mod endings;
 mod exit_codes;
 mod main_job;
