@@ -155,7 +155,7 @@ impl<In: DeserializeOwned + 'static, Out> Channel<In, Out> {
         }
         let Some(mut held) = self.held.take() else { return Ok(()) };
         held.give_back();
-        shared.own(Some(to.pid()), false);
+        shared.owned_by(Some(to.pid()), false);
         shared.hand_over(Given::outlet(&shared, to.clone(), wrap), held.batch.drain(..));
         Ok(())
     }

@@ -398,21 +398,30 @@ impl Shared {
     /// Makes `owner` the process with which this session ends; `None` for a task that is no process.
     pub(crate) fn own(&self, owner: Option<Pid>, linked: bool) {
         let Some(me) = self.me.upgrade() else { return };
+        let refused = owner.as_ref().and_then(|owner| owner.own(me).err());
+        self.owned_by(owner, linked);
+        if let Some(reason) = refused {
+            self.let_go(reason);
+        }
+    }
+
+    /// The same for a process that has the session among what it owns already: once more than before.
+    pub(crate) fn owned_by(&self, owner: Option<Pid>, linked: bool) {
+        let Some(me) = self.me.upgrade() else { return };
         let me: Arc<dyn Owned> = me;
         let before = self.with(|inner| {
             inner.session.set_owner(owner.clone(), linked);
             let next = owner.clone().filter(|_| inner.session.over().is_none());
             std::mem::replace(&mut inner.owner, next)
         });
-        if let Some(before) = before.filter(|before| Some(before) != owner.as_ref()) {
+        // It may be the same process, which then has it twice.
+        if let Some(before) = before {
             before.disown(&me);
         }
-        let Some(owner) = owner else { return };
-        if let Err(reason) = owner.own(Arc::clone(&me)) {
-            self.let_go(reason);
-        }
         // A session that ended in the meantime has told its end to the owner before.
-        if self.lock().session.over().is_some() {
+        if let Some(owner) = owner
+            && self.lock().session.over().is_some()
+        {
             owner.disown(&me);
         }
     }
@@ -514,12 +523,14 @@ impl Shared {
     pub(crate) fn let_go(&self, reason: ExitReason) {
         let taken = self.taken.fetch_or(CLOSED, Ordering::AcqRel) & !CLOSED;
         let deadline = now() + self.limits.close_timeout;
-        self.with(|inner| {
+        // The outlet holds the session, and nothing comes through it any more. Dropped after unlocking.
+        let _outlet = self.with(|inner| {
             if inner.session.over().is_none() && !inner.session.has_let_go() {
                 inner.let_go_for = Some(reason.clone());
             }
             inner.session.end(reason, taken, Some(deadline));
             inner.session.give_up_receiving();
+            inner.outlet.take()
         });
     }
 

@@ -1,0 +1,65 @@
+//! What a peer can make this end keep.
+
+use std::sync::Weak;
+
+use super::*;
+use crate::middleman::Shared;
+
+/// Lets everything run until the session is gone, or for a long time.
+async fn is_gone(session: &Weak<Shared>) -> bool {
+    for _ in 0..1000 {
+        if session.strong_count() == 0 {
+            return true;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    false
+}
+
+/// A service that gives its channel to `group` and ends; the session is told.
+fn gives_to(
+    group: &crate::Address<Incoming<Request>>,
+) -> (impl FnOnce(Opening) + Send + 'static, oneshot::Receiver<Weak<Shared>>) {
+    let (tell, told) = oneshot::channel();
+    let group = group.clone();
+    let start = move |opening: Opening| {
+        spawn(async move |_me: Process| {
+            let channel: Channel<Request, String> = opening.accept();
+            let _ = tell.send(Arc::downgrade(channel.shared()));
+            channel.give_to(&group, |incoming| incoming).map_err(|_| ExitReason::NoProc)
+        });
+    };
+    (start, told)
+}
+
+/// Takes what comes, until it is told to fail.
+async fn group(mut me: Process<Incoming<Request>>) -> Result<(), ExitReason> {
+    loop {
+        if let Event::Message(Incoming::Message(Message::Cast(Request::Fail(text)))) = me.recv().await {
+            return Err(ExitReason::failed(text));
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_keeps_nothing_of_a_session_that_was_given_to_it_and_ended() {
+    let group = spawn(group);
+    let (start, told) = gives_to(&group);
+    let (channel, served) = session(&Limits::default(), false, start).await;
+    channel.close().await.unwrap();
+    served.await.unwrap();
+    assert!(is_gone(&told.await.unwrap()).await);
+    drop(group);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_left_of_a_session_whose_process_ended() {
+    let group = spawn(group);
+    let (start, told) = gives_to(&group);
+    let (channel, served) = session(&Limits::default(), false, start).await;
+    channel.remote().cast(Request::Fail("boom".into())).await.unwrap();
+    assert_eq!(channel.remote().ended().await, ExitReason::failed("boom"));
+    drop(channel);
+    served.await.unwrap();
+    assert!(is_gone(&told.await.unwrap()).await);
+}
