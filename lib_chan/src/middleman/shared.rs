@@ -69,8 +69,9 @@ pub(super) struct Inner {
     /// The driver has made its last delivery.
     pub(super) driver_gone: bool,
     receiver: Option<Waker>,
-    /// Who waits for the end.
-    watchers: Vec<Waker>,
+    /// Who waits for the opening or the end, each in a place of its own.
+    watchers: BTreeMap<u64, Waker>,
+    last_watcher: u64,
     open_told: bool,
     end_told: bool,
     outlet: Option<Arc<dyn Outlet>>,
@@ -104,11 +105,14 @@ impl Inner {
         places.chain(deliveries).collect()
     }
 
-    /// Wakes this task when the session has something new for it.
-    pub(super) fn watch(&mut self, cx: &Context<'_>) {
-        if !self.watchers.iter().any(|waker| waker.will_wake(cx.waker())) {
-            self.watchers.push(cx.waker().clone());
+    /// Wakes this task when the session has opened or ended. `place` is its own from the first time on, 0 before.
+    pub(super) fn watch(&mut self, place: &mut u64, cx: &Context<'_>) {
+        if *place == 0 {
+            self.last_watcher += 1;
+            *place = self.last_watcher;
         }
+        let waker = keep(cx)(self.watchers.remove(place));
+        self.watchers.insert(*place, waker);
     }
 }
 
@@ -147,7 +151,8 @@ impl Shared {
                 armed: None,
                 driver_gone: false,
                 receiver: None,
-                watchers: Vec::new(),
+                watchers: BTreeMap::new(),
+                last_watcher: 0,
                 open_told: false,
                 end_told: false,
                 outlet: None,
@@ -220,7 +225,7 @@ impl Shared {
         let resumed = self.paused.swap(paused, Ordering::Relaxed) && !paused;
         let over = session.over().is_some() && !std::mem::replace(&mut inner.end_told, true);
         if over || session.is_open() && !std::mem::replace(&mut inner.open_told, true) {
-            effects.woken.append(&mut inner.watchers);
+            effects.woken.extend(std::mem::take(&mut inner.watchers).into_values());
         }
         if over {
             effects.disown = inner.owner.take();
@@ -565,15 +570,35 @@ impl Shared {
             .unwrap_or(ExitReason::NoConnection)
     }
 
-    /// Why the session ended, when it has.
-    pub(crate) fn poll_over(&self, cx: &Context<'_>) -> Poll<ExitReason> {
-        self.with(|inner| match inner.session.over() {
+    /// Waits until the session has ended, and says why.
+    pub(crate) fn ended(self: &Arc<Self>) -> Ended {
+        Ended { shared: Arc::clone(self), place: 0 }
+    }
+}
+
+/// The wait for the end of a session. Dropped, it leaves nothing behind: a session may outlive very many of them.
+pub(crate) struct Ended {
+    shared: Arc<Shared>,
+    place: u64,
+}
+
+impl Ended {
+    pub(crate) fn poll(&mut self, cx: &Context<'_>) -> Poll<ExitReason> {
+        let place = &mut self.place;
+        self.shared.with(|inner| match inner.session.over() {
             Some(reason) => Poll::Ready(reason.clone()),
             None => {
-                inner.watch(cx);
+                inner.watch(place, cx);
                 Poll::Pending
             }
         })
+    }
+}
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let waker = self.shared.lock().watchers.remove(&self.place);
+        drop(waker);
     }
 }
 

@@ -197,6 +197,13 @@ struct Waiting<W> {
     waiter: Option<W>,
 }
 
+/// A wait until the peer has acknowledged all that was sent before it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Flush {
+    number: u64,
+    ticket: u64,
+}
+
 /// What a waiting message is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Sort {
@@ -258,7 +265,10 @@ pub struct Session<H: Host> {
     untaken_exits: usize,
     owing: Owing<H::Waiter>,
     border: Border<H::Process>,
-    flushing: Vec<(u64, H::Waiter)>,
+    flushing: BTreeMap<Flush, H::Waiter>,
+    last_flush: Flush,
+    /// How far the last ping for a flush asks; until that is acknowledged no other goes.
+    flush_pinged: u64,
 
     last_heard: Instant,
     pinged: bool,
@@ -314,7 +324,9 @@ impl<H: Host> Session<H> {
             untaken_exits: 0,
             owing: Owing::default(),
             border: Border::new(own_window),
-            flushing: Vec::new(),
+            flushing: BTreeMap::new(),
+            last_flush: Flush::default(),
+            flush_pinged: 0,
             last_heard: now,
             pinged: false,
             deadline: (side == Side::Server).then(|| now + limits.login_timeout),
@@ -448,7 +460,7 @@ impl<H: Host> Session<H> {
         if self.receiver == Receiver::HandedOver {
             self.deliveries.push(Delivery::Over(reason.clone()));
         }
-        self.woken.extend(self.flushing.drain(..).map(|(_, waiter)| waiter));
+        self.woken.extend(std::mem::take(&mut self.flushing).into_values());
         self.partial = Vec::new();
         self.deadline = None;
         self.over = Some(reason);

@@ -8,7 +8,8 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    Delivery, Host, Inbound, InboundKind, MAX_CALL_TIME, Phase, Receiver, Request, Session, StartRefused,
+    Delivery, Flush, Host, Inbound, InboundKind, MAX_CALL_TIME, Phase, Receiver, Request, Session,
+    StartRefused,
     border::{Breach, Crossing, OWNER},
     call::Outcome,
     credit::Balance,
@@ -266,7 +267,10 @@ impl<H: Host> Session<H> {
                     balance.grant(total);
                 }
             }
-            Frame::Ack { number } => self.handle_ack(number)?,
+            Frame::Ack { number } => {
+                self.handle_ack(number)?;
+                self.ping_for_flush();
+            }
             Frame::Ping { token } => {
                 self.ack_due = true;
                 if self.can_put() {
@@ -410,9 +414,8 @@ impl<H: Host> Session<H> {
             return Err(Fault::Protocol);
         }
         self.acked = self.acked.max(number);
-        let acked = self.acked;
-        self.woken
-            .extend(self.flushing.extract_if(.., |(number, _)| *number <= acked).map(|(_, waiter)| waiter));
+        let later = self.flushing.split_off(&Flush { number: self.acked + 1, ticket: 0 });
+        self.woken.extend(std::mem::replace(&mut self.flushing, later).into_values());
         Ok(())
     }
 

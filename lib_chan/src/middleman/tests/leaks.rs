@@ -1,9 +1,34 @@
 //! What a peer can make this end keep.
 
-use std::sync::Weak;
+use std::{
+    future::poll_fn,
+    sync::{Arc, Weak},
+    task::{Context, Poll, Wake, Waker},
+};
 
 use super::*;
 use crate::middleman::Shared;
+
+/// A waker that only counts who holds it.
+struct Counted;
+
+impl Wake for Counted {
+    fn wake(self: Arc<Self>) {}
+}
+
+/// Polls a future once, as a task of its own would that then gives up: how many hold on to its waker before and after.
+fn held_by(future: impl Future) -> (usize, usize) {
+    let counted = Arc::new(Counted);
+    let waker = Waker::from(Arc::clone(&counted));
+    let mut future = Box::pin(future);
+    for _ in 0..10 {
+        assert!(future.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    }
+    drop(waker);
+    let waiting = Arc::strong_count(&counted) - 1;
+    drop(future);
+    (waiting, Arc::strong_count(&counted) - 1)
+}
 
 /// Lets everything run until the session is gone, or for a long time.
 async fn is_gone(session: &Weak<Shared>) -> bool {
@@ -62,4 +87,19 @@ async fn nothing_is_left_of_a_session_whose_process_ended() {
     drop(channel);
     served.await.unwrap();
     assert!(is_gone(&told.await.unwrap()).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_stops_waiting_for_the_end_or_an_ack_is_forgotten() {
+    let (channel, _far) = with_silent_server().await;
+    let remote = channel.remote();
+    assert_eq!(held_by(remote.ended()), (1, 0));
+    remote.cast(Blob(vec![1])).await.unwrap();
+    let flush = remote.flush();
+    assert_eq!(held_by(flush), (1, 0));
+    // One that goes on waiting is woken.
+    let mut ended = Box::pin(remote.ended());
+    poll_fn(|cx| Poll::Ready(assert!(ended.as_mut().poll(cx).is_pending()))).await;
+    channel.shared().shut_down(ExitReason::Shutdown);
+    assert_eq!(ended.await, ExitReason::Shutdown);
 }
