@@ -56,6 +56,8 @@ pub(crate) struct Shared {
     service: Box<str>,
     limits: Limits,
     untaken_exits: Receipt,
+    /// The same for exit signals of links.
+    untaken_ends: Receipt,
     remote: Pid,
     /// Itself, as processes own it.
     me: Weak<Self>,
@@ -173,6 +175,7 @@ impl Shared {
             service: authenticated.service().as_str().into(),
             limits,
             untaken_exits: Receipt::default(),
+            untaken_ends: Receipt::default(),
             remote: Far::new(me.clone(), OWNER).pid(),
             me: me.clone(),
         })
@@ -262,9 +265,9 @@ impl Shared {
 
     /// Takes what was read from the stream.
     pub(super) fn handle_bytes(&self, bytes: &[u8]) {
-        let untaken = self.untaken_exits.outstanding();
+        let (explicit, of_links) = (self.untaken_exits.outstanding(), self.untaken_ends.outstanding());
         self.session(|session| {
-            session.set_untaken_exits(untaken);
+            session.set_untaken_exits(explicit, of_links);
             session.handle_bytes(now(), bytes);
         });
     }
@@ -339,8 +342,9 @@ impl Shared {
                 to.signal(Signal::UnlinkAck { from: self.far(from), id: unlink });
             }
             Delivery::Exit { from, to, reason, link } => {
-                // Those that the peer sends by itself are counted until a process has taken them.
-                let receipt = (!link).then(|| self.untaken_exits.clone());
+                // The peer can cause any number of them: they are counted until a process has taken them.
+                let receipt = if link { &self.untaken_ends } else { &self.untaken_exits };
+                let receipt = Some(receipt.clone());
                 to.signal(Signal::Exit { from: self.far(from), reason, link, receipt });
             }
             Delivery::Down { monitor, from, to, reason } => {

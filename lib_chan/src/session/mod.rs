@@ -263,6 +263,8 @@ pub struct Session<H: Host> {
     pairs: Budget,
     /// Exit signals that the peer sent explicitly, and that no process has taken.
     untaken_exits: usize,
+    /// Ends of links that the peer had set, and that no process has taken.
+    untaken_ends: usize,
     owing: Owing<H::Waiter>,
     border: Border<H::Process>,
     flushing: BTreeMap<Flush, H::Waiter>,
@@ -322,6 +324,7 @@ impl<H: Host> Session<H> {
             cancels: Budget::new(limits.max_pairs_per_second / 10, limits.max_pairs_burst / 2),
             pairs: Budget::new(limits.max_pairs_per_second, limits.max_pairs_burst),
             untaken_exits: 0,
+            untaken_ends: 0,
             owing: Owing::default(),
             border: Border::new(own_window),
             flushing: BTreeMap::new(),

@@ -223,10 +223,14 @@ impl<H: Host> Session<H> {
             }
             Frame::Refuse { call, code, text } => self.handle_reply(call, Err(self.refusal(code, text)))?,
             Frame::Exit { from, to, taken, reason } => {
+                let peers_link = taken.is_some() && self.border.is_set_by_peer(from, to);
                 let crossing = self.border.handle_exit(from, to, taken.is_some(), reason);
-                if let Crossing::Deliver(Delivery::Exit { link: false, .. }) = crossing {
-                    self.untaken_exits += 1;
-                    if self.untaken_exits > self.limits.max_untaken_exits {
+                if let Crossing::Deliver(Delivery::Exit { link, .. }) = crossing {
+                    self.untaken_exits += usize::from(!link);
+                    // A link that ends leaves its place to another at once, but its exit signal may lie untaken.
+                    self.untaken_ends += usize::from(peers_link);
+                    let too_many_ends = peers_link && self.untaken_ends > self.limits.max_links as usize;
+                    if self.untaken_exits > self.limits.max_untaken_exits || too_many_ends {
                         return Err(Fault::Overload);
                     }
                 }

@@ -103,3 +103,44 @@ async fn who_stops_waiting_for_the_end_or_an_ack_is_forgotten() {
     channel.shared().shut_down(ExitReason::Shutdown);
     assert_eq!(ended.await, ExitReason::Shutdown);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_links_and_ends_over_and_over_fills_no_mailbox() {
+    use tokio::io::AsyncWriteExt;
+    let parameters = SessionParameters::from_limits(&Limits::default()).unwrap();
+    let (_, server) = pair_in_memory(parameters, [7; 32]).unwrap();
+    let (mut near, far) = tokio::io::duplex(64 * 1024);
+    let served = tokio::spawn(async move {
+        serve(BufReader::new(far), &server, &Limits::default(), |opening| {
+            spawn(async move |me: Process| {
+                me.trap_exit(true);
+                let _channel: Channel<Request, String> = opening.accept();
+                // It traps exits, and is busy.
+                std::future::pending().await
+            });
+        })
+        .await
+    });
+    let mut bytes = Vec::new();
+    let terms = crate::wire::Terms { max_calls: 1, max_links: 1 };
+    let start = crate::wire::Frame::Start {
+        codec: Codec::Bincode as u8,
+        terms,
+        max_frame_len: 1024,
+        window_len: 65_536,
+        args: &[],
+    };
+    start.put(&mut bytes);
+    near.write_all(&bytes).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    bytes.clear();
+    crate::wire::Frame::Link { from: 1, to: 0 }.put(&mut bytes);
+    crate::wire::Frame::Exit { from: 1, to: 0, taken: Some(0), reason: ExitReason::Normal }.put(&mut bytes);
+    for _ in 0..100_000 {
+        if near.write_all(&bytes).await.is_err() {
+            break;
+        }
+    }
+    let ended = tokio::time::timeout(Duration::from_secs(10), served).await;
+    assert_eq!(ended.expect("the session ends").unwrap(), ExitReason::Overload);
+}
