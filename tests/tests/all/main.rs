@@ -6,5 +6,6 @@ mod differential;
 mod endings;
 mod exit_codes;
 mod main_job;
+mod pages;
 mod python;
 mod relay;
