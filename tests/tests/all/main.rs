@@ -7,6 +7,7 @@ mod differential;
 mod endings;
 mod exit_codes;
 mod main_job;
+mod pages;
 mod python;
 mod relay;
 mod trust;
