@@ -16,6 +16,12 @@ use std::{
     time::Duration,
 };
 
+mod embedded;
+mod proxy;
+
+pub use embedded::{Embedded, client_key};
+pub use proxy::{Proxy, port_of};
+
 /// How long a test waits for something that should come at once.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -93,7 +99,10 @@ impl Drop for Folder {
 
 /// Lines that a program prints, as they come.
 #[derive(Clone, Debug, Default)]
-pub struct Lines(Arc<(Mutex<(Vec<String>, bool)>, Condvar)>);
+pub struct Lines(Arc<(Mutex<Printed>, Condvar)>);
+
+/// The lines so far, and whether there will be more.
+type Printed = (Vec<String>, bool);
 
 impl Lines {
     /// Collects what comes from a pipe, in a thread.
@@ -102,14 +111,18 @@ impl Lines {
         let collected = lines.clone();
         std::thread::spawn(move || {
             for line in BufReader::new(pipe).lines().map_while(Result::ok) {
-                collected.change(|(lines, _)| lines.push(line));
+                collected.push(line);
             }
             collected.change(|(_, over)| *over = true);
         });
         lines
     }
 
-    fn change(&self, f: impl FnOnce(&mut (Vec<String>, bool))) {
+    pub(crate) fn push(&self, line: String) {
+        self.change(|(lines, _)| lines.push(line));
+    }
+
+    fn change(&self, f: impl FnOnce(&mut Printed)) {
         f(&mut self.0.0.lock().unwrap_or_else(PoisonError::into_inner));
         self.0.1.notify_all();
     }
@@ -127,6 +140,20 @@ impl Lines {
             .wait_timeout_while(guard, PATIENCE, |(lines, over)| found(lines).is_none() && !*over)
             .unwrap_or_else(PoisonError::into_inner);
         found(&guard.0).unwrap_or_else(|| panic!("no line with {what} in:\n{}", guard.0.join("\n")))
+    }
+
+    /// Waits until the lines are as wanted.
+    ///
+    /// # Panics
+    /// If they are not in time, with all that came.
+    pub fn wait_for(&self, what: &str, wanted: impl Fn(&[String]) -> bool) {
+        let guard = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (guard, _) = self
+            .0
+            .1
+            .wait_timeout_while(guard, PATIENCE, |(lines, over)| !wanted(lines) && !*over)
+            .unwrap_or_else(PoisonError::into_inner);
+        assert!(wanted(&guard.0), "no {what} in:\n{}", guard.0.join("\n"));
     }
 
     /// All lines so far.
@@ -222,12 +249,17 @@ impl Server {
         send_signal(&self.child, signal);
     }
 
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Waits until it has ended.
     ///
     /// # Panics
-    /// If it does not.
+    /// If it does not in time.
     pub fn wait(&mut self) -> ExitStatus {
-        self.child.wait().expect("the server ends")
+        wait_in_time(&mut self.child)
     }
 }
 
@@ -272,14 +304,40 @@ impl Running {
         send_signal(&self.child, signal);
     }
 
-    /// Waits until it has ended: its exit code.
+    /// Waits until it has ended: its exit code. Closes its standard input first.
     ///
     /// # Panics
-    /// If it does not.
+    /// If it does not in time.
     pub fn code(mut self) -> Option<i32> {
         drop(self.stdin.take());
-        self.child.wait().expect("the client ends").code()
+        wait_in_time(&mut self.child).code()
     }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Waits for a program's end, but kills one that takes too long.
+fn wait_in_time(child: &mut Child) -> ExitStatus {
+    let (ended, has_ended) = std::sync::mpsc::channel::<()>();
+    let id = child.id().to_string();
+    let watchdog = std::thread::spawn(move || {
+        let late = has_ended.recv_timeout(PATIENCE).is_err();
+        if late {
+            // It may have ended this moment.
+            let _ = Command::new("kill").args(["-KILL", &id]).status();
+        }
+        late
+    });
+    let status = child.wait().expect("a child can be waited for");
+    let _ = ended.send(());
+    assert!(!watchdog.join().expect("no panic"), "a program did not end in time");
+    status
 }
 
 /// Runs a client to its end: its exit code, and what it printed and complained about.

@@ -1,6 +1,7 @@
 //! What the user holds: the receiving half of a session, [`Channel`], and the sending half, [`Remote`].
 
 mod given;
+mod handed;
 mod remote;
 mod reply;
 
@@ -15,6 +16,8 @@ use std::{
 
 use serde::de::DeserializeOwned;
 
+#[doc(hidden)]
+pub use self::handed::Handed;
 pub use self::remote::Remote;
 pub(crate) use self::reply::FarReply;
 use self::{given::Given, remote::Handle};

@@ -48,7 +48,7 @@ impl<Out> Remote<Out> {
         Self { handle, types: PhantomData }
     }
 
-    fn shared(&self) -> &Arc<Shared> {
+    pub(super) fn shared(&self) -> &Arc<Shared> {
         &self.handle.shared
     }
 

@@ -175,11 +175,7 @@ impl<S: AsyncBufRead + AsyncWrite + Unpin> Driver<S> {
             }
         };
         let len = bytes.len();
-        self.shared.session(|session| {
-            if !session.has_heard_all() {
-                session.handle_bytes(now(), bytes);
-            }
-        });
+        self.shared.handle_bytes(bytes);
         Pin::new(&mut self.stream).consume(len);
         true
     }

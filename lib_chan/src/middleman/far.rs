@@ -36,9 +36,9 @@ impl Target for Far {
             Signal::Link { from } => session.link(from, far),
             Signal::Unlink { from, id } => session.unlink(from, far, id),
             Signal::UnlinkAck { from, id } => session.unlink_ack(&from, far, id),
-            Signal::Exit { from, reason, link } => session.exit(&from, far, link.then_some(0), reason),
+            Signal::Exit { from, reason, link, .. } => session.exit(&from, far, link.then_some(0), reason),
             Signal::Monitor { from, monitor } => session.monitor(from, monitor.number(), far),
-            Signal::Demonitor { from: _, monitor } => session.demonitor(monitor.number()),
+            Signal::Demonitor { monitor } => session.demonitor(monitor.number()),
             // What stands for a far process monitors nobody by this name.
             Signal::Down { .. } => {}
         });
@@ -57,7 +57,7 @@ impl Drop for Far {
 fn answer_for_lost(lost: Pid, signal: Signal) {
     let reason = ExitReason::NoConnection;
     match signal {
-        Signal::Link { from } => from.signal(Signal::Exit { from: lost, reason, link: true }),
+        Signal::Link { from } => from.signal(Signal::Exit { from: lost, reason, link: true, receipt: None }),
         Signal::Unlink { from, id } => from.signal(Signal::UnlinkAck { from: lost, id }),
         Signal::Monitor { from, monitor } => from.signal(Signal::Down { from: lost, monitor, reason }),
         Signal::UnlinkAck { .. } | Signal::Demonitor { .. } | Signal::Exit { .. } | Signal::Down { .. } => {}

@@ -1,7 +1,7 @@
 //! One end of a session, as its driver, its channel and its remotes share it.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -17,8 +17,8 @@ use crate::{
     ExitReason, Limits, MonitorRef, Pid,
     handshake::Authenticated,
     payload::{self, Codec, PayloadError},
-    process::{Fed, Owned, Signal, next_monitor},
-    session::{Delivery, Host, Inbound, InboundKind, Session, Unsendable},
+    process::{Fed, Owned, Receipt, Signal, next_monitor},
+    session::{Delivery, Host, Inbound, InboundKind, Rights, Session, Unsendable},
 };
 
 /// The id of the role "owner" at the far end.
@@ -55,6 +55,7 @@ pub(crate) struct Shared {
     client: Box<str>,
     service: Box<str>,
     limits: Limits,
+    untaken_exits: Receipt,
     remote: Pid,
     /// Itself, as processes own it.
     me: Weak<Self>,
@@ -82,6 +83,8 @@ pub(super) struct Inner {
     /// Pids of far processes other than the owner, while somebody holds one.
     far: HashMap<u64, Weak<Far>>,
     watches: HashMap<u64, (Pid, MonitorRef)>,
+    /// Where messages go for processes that were handed out to the peer.
+    handed_out: BTreeMap<Pid, Arc<dyn Outlet>>,
     /// The process that owns this session.
     owner: Option<Pid>,
     /// The reason with which this end ended the session, if it did so first.
@@ -122,6 +125,8 @@ struct Effects {
     driver: Option<Waker>,
     receiver: Option<Waker>,
     disown: Option<Pid>,
+    /// Dropped with the rest.
+    handed_out: BTreeMap<Pid, Arc<dyn Outlet>>,
     deliveries: Vec<Delivery<Pid>>,
 }
 
@@ -151,6 +156,7 @@ impl Shared {
                 lives_by_remotes: false,
                 far: HashMap::new(),
                 watches: HashMap::new(),
+                handed_out: BTreeMap::new(),
                 owner: None,
                 let_go_for: None,
             }),
@@ -161,6 +167,7 @@ impl Shared {
             client: authenticated.client().as_str().into(),
             service: authenticated.service().as_str().into(),
             limits,
+            untaken_exits: Receipt::default(),
             remote: Far::new(me.clone(), OWNER).pid(),
             me: me.clone(),
         })
@@ -217,6 +224,7 @@ impl Shared {
         }
         if over {
             effects.disown = inner.owner.take();
+            effects.handed_out = std::mem::take(&mut inner.handed_out);
         }
         if resumed || over || session.has_inbox() {
             effects.receiver = inner.receiver.take();
@@ -245,6 +253,15 @@ impl Shared {
             owner.disown(&(me as Arc<dyn Owned>));
         }
         self.deliver(effects.deliveries);
+    }
+
+    /// Takes what was read from the stream.
+    pub(super) fn handle_bytes(&self, bytes: &[u8]) {
+        let untaken = self.untaken_exits.outstanding();
+        self.session(|session| {
+            session.set_untaken_exits(untaken);
+            session.handle_bytes(now(), bytes);
+        });
     }
 
     /// What the driver must tell to processes.
@@ -317,7 +334,9 @@ impl Shared {
                 to.signal(Signal::UnlinkAck { from: self.far(from), id: unlink });
             }
             Delivery::Exit { from, to, reason, link } => {
-                to.signal(Signal::Exit { from: self.far(from), reason, link });
+                // Those that the peer sends by itself are counted until a process has taken them.
+                let receipt = (!link).then(|| self.untaken_exits.clone());
+                to.signal(Signal::Exit { from: self.far(from), reason, link, receipt });
             }
             Delivery::Down { monitor, from, to, reason } => {
                 to.signal(Signal::Down { from: self.far(from), monitor: MonitorRef::new(monitor), reason });
@@ -330,17 +349,23 @@ impl Shared {
             }
             Delivery::Demonitor { monitor, to } => {
                 let watch = self.lock().watches.remove(&monitor);
-                if let Some((watch, reference)) = watch {
-                    to.signal(Signal::Demonitor { from: watch, monitor: reference });
+                if let Some((_, reference)) = watch {
+                    to.signal(Signal::Demonitor { monitor: reference });
                 }
             }
-            // No process has been handed out that could be sent to.
-            Delivery::Message { .. } | Delivery::Inbound(_) | Delivery::Over(_) => {}
+            Delivery::Message { to, message } => {
+                let outlet = self.lock().handed_out.get(&to).cloned();
+                if let Some(outlet) = outlet {
+                    outlet.put(VecDeque::from([Fed::Inbound(message)]));
+                }
+            }
+            // Those are put into the mailbox of the owner.
+            Delivery::Inbound(_) | Delivery::Over(_) => {}
         }
     }
 
     /// The pid of a far process: the same one as long as somebody holds it.
-    fn far(&self, id: u64) -> Pid {
+    pub(crate) fn far(&self, id: u64) -> Pid {
         if id == OWNER {
             return self.remote.clone();
         }
@@ -395,6 +420,17 @@ impl Shared {
     /// Whether the owner is linked to the far end as the server's is: by the session's end itself.
     pub(crate) fn is_linked(&self) -> bool {
         self.lock().session.is_linked()
+    }
+
+    /// Lets the peer send to, monitor, link to and end a process of this end.
+    pub(crate) fn hand_out(&self, process: Pid, outlet: Arc<dyn Outlet>) -> u64 {
+        let rights = Rights { send: true, monitor: true, link: true, exit: true, kill: true };
+        self.with(|inner| {
+            if inner.session.over().is_none() {
+                inner.handed_out.insert(process.clone(), outlet);
+            }
+            inner.session.hand_out(process, rights)
+        })
     }
 
     // Sending.
@@ -510,7 +546,12 @@ impl Shared {
     /// What ended the session, at whichever end.
     pub(super) fn cause(&self) -> ExitReason {
         let inner = self.lock();
-        inner.let_go_for.as_ref().or(inner.session.over()).cloned().unwrap_or(ExitReason::NoConnection)
+        inner
+            .let_go_for
+            .as_ref()
+            .or_else(|| inner.session.over())
+            .cloned()
+            .unwrap_or(ExitReason::NoConnection)
     }
 
     /// Why the session ended, when it has.

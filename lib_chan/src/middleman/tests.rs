@@ -230,7 +230,7 @@ async fn echo_calls(mut channel: Channel<Blob, Blob>) {
 struct Blob(Vec<u8>);
 
 impl Call for Blob {
-    type Reply = Blob;
+    type Reply = Self;
 }
 
 /// Opens a session between two ends that both answer calls, and gives the two remotes.
@@ -404,4 +404,185 @@ async fn a_peer_that_stops_reading_is_lost_in_its_bound_and_fills_no_memory() {
     assert!(sent * 10_000 <= 256 * 1024 + 10_000, "{sent} messages went");
     assert!((Duration::from_secs(59)..=Duration::from_secs(61)).contains(&took), "{took:?}");
     talk.abort();
+}
+
+/// A process at each end of one session, each handed to the other end.
+async fn two_processes()
+-> (crate::Address<Order>, crate::Address<Order>, crate::Pid, crate::Pid, Channel<String, Request>) {
+    let (tell, told) = oneshot::channel();
+    let (channel, _served) = session(&Limits::default(), false, move |opening| {
+        spawn(async move |mut me: Process| {
+            let channel: Channel<Request, String> = opening.accept();
+            let there = spawn(actor);
+            let id = channel.remote().hand_out(&there, Order::Note);
+            let _ = tell.send((there, id, channel.remote()));
+            let _held = channel;
+            loop {
+                me.recv().await;
+            }
+        });
+    })
+    .await;
+    let (there, id, remote) = told.await.unwrap();
+    let far = channel.remote().handed::<String>(id).pid();
+    let here = spawn(actor);
+    let near = remote.handed::<String>(channel.remote().hand_out(&here, Order::Note)).pid();
+    (here, there, far, near, channel)
+}
+
+type Todo = Box<dyn FnOnce(&mut Process<Order>) -> Result<(), ExitReason> + Send>;
+
+enum Order {
+    Note(String),
+    Do(Todo),
+    Show(crate::Reply<Vec<String>>),
+}
+
+/// Does what it is told, and shows what it saw.
+async fn actor(mut me: Process<Order>) -> Result<(), ExitReason> {
+    let mut seen = Vec::new();
+    loop {
+        match me.recv().await {
+            Event::Message(Order::Note(text)) => seen.push(text),
+            Event::Message(Order::Do(order)) => order(&mut me)?,
+            Event::Message(Order::Show(reply)) => reply.send(seen.clone()),
+            Event::Exit(_, reason) => seen.push(format!("exit {reason}")),
+            Event::Down(_, _, reason) => seen.push(format!("down {reason}")),
+        }
+    }
+}
+
+async fn tell(
+    to: &crate::Address<Order>,
+    order: impl FnOnce(&mut Process<Order>) -> Result<(), ExitReason> + Send + 'static,
+) {
+    to.send(Order::Do(Box::new(order))).await.unwrap();
+}
+
+async fn seen(by: &crate::Address<Order>, count: usize) -> Vec<String> {
+    loop {
+        let seen = by.call(Duration::from_secs(1000), Order::Show).await.unwrap();
+        if seen.len() >= count {
+            return seen;
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn s115_s116_a_far_process_that_fails_is_seen_over_a_link_and_a_monitor() {
+    let (here, there, far, _near, channel) = two_processes().await;
+    let target = far.clone();
+    tell(&here, move |me| {
+        me.trap_exit(true);
+        me.link(target.clone())?;
+        me.monitor(target);
+        Ok(())
+    })
+    .await;
+    // A call through the session behind it: the link and the monitor have arrived.
+    channel.remote().flush().await.unwrap();
+    tell(&there, |_| Err(ExitReason::failed("boom"))).await;
+    assert_eq!(seen(&here, 2).await, ["exit failed: boom", "down failed: boom"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn s117_a_kill_across_the_session_is_killed_to_a_linked_trapping_process() {
+    let (here, there, far, _near, _channel) = two_processes().await;
+    let target = far.clone();
+    tell(&here, move |me| {
+        me.trap_exit(true);
+        me.link(target.clone())?;
+        target.exit(ExitReason::Kill);
+        Ok(())
+    })
+    .await;
+    assert_eq!(there.pid().ended().await, ExitReason::Killed);
+    assert_eq!(seen(&here, 1).await, ["exit killed"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn s118_a_far_process_that_is_linked_and_does_not_trap_dies_along() {
+    let (here, there, far, _near, _channel) = two_processes().await;
+    tell(&here, move |me| {
+        me.link(far)?;
+        Err(ExitReason::failed("boom"))
+    })
+    .await;
+    assert_eq!(there.pid().ended().await, ExitReason::failed("boom"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn s119_s124_a_cut_connection_is_noconnection_to_links_and_monitors_at_both_ends() {
+    let (here, there, far, near, channel) = two_processes().await;
+    let target = near.clone();
+    tell(&there, move |me| {
+        me.trap_exit(true);
+        me.monitor(target);
+        Ok(())
+    })
+    .await;
+    tell(&here, move |me| {
+        me.trap_exit(true);
+        me.link(far)?;
+        Ok(())
+    })
+    .await;
+    channel.remote().flush().await.unwrap();
+    drop(channel);
+    assert_eq!(seen(&here, 1).await, ["exit noconnection"]);
+    let mut both = seen(&there, 2).await;
+    assert_eq!(both.pop().as_deref(), Some("down noconnection"));
+    // The other one is the link made from here; it did not trap then, but both are alive.
+    assert_eq!(both, ["exit noconnection"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn s126_after_unlink_and_demonitor_the_far_end_has_no_effect() {
+    let (here, there, far, _near, channel) = two_processes().await;
+    tell(&here, move |me| {
+        me.link(far.clone())?;
+        let monitor = me.monitor(far.clone());
+        me.unlink(far);
+        me.demonitor(monitor);
+        Ok(())
+    })
+    .await;
+    channel.remote().flush().await.unwrap();
+    tell(&there, |_| Err(ExitReason::failed("boom"))).await;
+    there.pid().ended().await;
+    channel.remote().call(Add(0, 0)).await.unwrap_err();
+    assert!(seen(&here, 0).await.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn s128_s130_a_link_and_a_monitor_to_a_dead_far_process_are_noproc() {
+    let (here, there, far, _near, _channel) = two_processes().await;
+    tell(&there, |_| Err(ExitReason::failed("boom"))).await;
+    there.pid().ended().await;
+    tell(&here, move |me| {
+        me.trap_exit(true);
+        me.link(far.clone())?;
+        me.monitor(far);
+        Ok(())
+    })
+    .await;
+    assert_eq!(seen(&here, 2).await, ["exit noproc", "down noproc"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn s131_s132_a_pid_held_after_its_session_is_out_of_reach() {
+    let (here, _there, far, _near, channel) = two_processes().await;
+    let remote = channel.remote();
+    drop(channel);
+    remote.ended().await;
+    drop(remote);
+    tell(&here, move |me| {
+        me.trap_exit(true);
+        me.link(far.clone())?;
+        me.monitor(far);
+        Ok(())
+    })
+    .await;
+    assert_eq!(seen(&here, 2).await, ["exit noconnection", "down noconnection"]);
 }

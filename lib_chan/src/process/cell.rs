@@ -11,7 +11,7 @@ use std::task::{Context, Poll, Waker};
 use super::SpawnOptions;
 use super::current::is_current;
 use super::mailbox::{Batch, Fed, Feed, Item, Letter, Mailbox, Taken, Told};
-use super::pid::{Local, Pid, Signal, Target, answer_for_nobody, next_id};
+use super::pid::{Local, Pid, Receipt, Signal, Target, answer_for_nobody, next_id};
 use crate::links::{ExitSignal, Links, MonitorRef, Parting, Verdict};
 use crate::{ExitReason, SendError};
 
@@ -107,7 +107,7 @@ impl<M: Send + 'static> Cell<M> {
             return Err(ExitReason::NoProc);
         }
         drop(state);
-        self.tell(Told::Exit(to.clone(), ExitReason::NoProc));
+        self.tell(Told::Exit(to.clone(), ExitReason::NoProc, None));
         Ok(())
     }
 
@@ -287,13 +287,13 @@ impl<M: Send + 'static> Cell<M> {
     fn tell_others(&self, parting: Parting<Pid>, reason: &ExitReason) {
         let me = self.pid();
         for peer in parting.links {
-            peer.signal(Signal::Exit { from: me.clone(), reason: reason.clone(), link: true });
+            peer.signal(Signal::Exit { from: me.clone(), reason: reason.clone(), link: true, receipt: None });
         }
         for (monitor, watcher) in parting.watchers {
             watcher.signal(Signal::Down { from: me.clone(), monitor, reason: reason.clone() });
         }
         for (monitor, watched) in parting.watched {
-            watched.signal(Signal::Demonitor { from: me.clone(), monitor });
+            watched.signal(Signal::Demonitor { monitor });
         }
     }
 
@@ -309,7 +309,7 @@ impl<M: Send + 'static> Cell<M> {
         self.lock().mailbox.senders().len()
     }
 
-    fn handle_exit(&self, from: Pid, reason: ExitReason, link: bool) {
+    fn handle_exit(&self, from: Pid, reason: ExitReason, link: bool, receipt: Option<Receipt>) {
         let mut state = self.lock();
         let trap_exit = state.trap_exit;
         let own = from.id() == self.id;
@@ -319,7 +319,7 @@ impl<M: Send + 'static> Cell<M> {
             Verdict::Drop => {}
             Verdict::Deliver => {
                 drop(state);
-                self.tell(Told::Exit(from, reason));
+                self.tell(Told::Exit(from, reason, receipt));
             }
             Verdict::End(reason) => {
                 drop(state);
@@ -415,10 +415,10 @@ impl<M: Send + 'static> Target for Cell<M> {
                 self.with_links(|links| links.handle_unlink_ack(&from, id));
             }
             Signal::Monitor { from, monitor } => self.handle_monitor(from, monitor),
-            Signal::Demonitor { monitor, .. } => {
+            Signal::Demonitor { monitor } => {
                 self.with_links(|links| links.handle_demonitor(monitor));
             }
-            Signal::Exit { from, reason, link } => self.handle_exit(from, reason, link),
+            Signal::Exit { from, reason, link, receipt } => self.handle_exit(from, reason, link, receipt),
             Signal::Down { from, monitor, reason } => self.handle_down(from, monitor, reason),
         }
     }

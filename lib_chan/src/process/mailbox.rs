@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Waker};
 
-use super::Pid;
+use super::pid::{Pid, Receipt};
 use crate::ExitReason;
 use crate::links::MonitorRef;
 use crate::session::Inbound;
@@ -73,7 +73,12 @@ pub(super) struct Batch<M> {
 
 /// A signal that became a message.
 pub(super) enum Told {
-    Exit(Pid, ExitReason),
+    /// With the receipt of whoever counts those that were not taken.
+    Exit(
+        Pid,
+        ExitReason,
+        #[expect(dead_code, reason = "what matters is that it is dropped")] Option<Receipt>,
+    ),
     Down(MonitorRef, Pid, ExitReason),
 }
 

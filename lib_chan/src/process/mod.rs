@@ -44,4 +44,4 @@ pub use crate::links::MonitorRef;
 pub(crate) use cell::Owned;
 pub(crate) use current::{current, current_id, poll_proceed, settle};
 pub(crate) use mailbox::{Fed, Feed};
-pub(crate) use pid::{Signal, Target, next_id, next_monitor};
+pub(crate) use pid::{Receipt, Signal, Target, next_id, next_monitor};

@@ -65,11 +65,23 @@ pub(crate) enum Signal {
     /// `from` wants a `Down` when the receiver ends.
     Monitor { from: Pid, monitor: MonitorRef },
     /// `from` does not want it any more.
-    Demonitor { from: Pid, monitor: MonitorRef },
+    Demonitor { monitor: MonitorRef },
     /// An exit signal; `link` is set where it was caused by a link.
-    Exit { from: Pid, reason: ExitReason, link: bool },
+    Exit { from: Pid, reason: ExitReason, link: bool, receipt: Option<Receipt> },
     /// `from`, which the receiver monitors, has ended.
     Down { from: Pid, monitor: MonitorRef, reason: ExitReason },
+}
+
+/// Kept along with an exit signal until it was taken or had its effect: who sent it for a peer counts those that are
+/// still somewhere.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Receipt(Arc<()>);
+
+impl Receipt {
+    /// How many of its clones are still kept.
+    pub(crate) fn outstanding(&self) -> usize {
+        Arc::strong_count(&self.0) - 1
+    }
 }
 
 impl Pid {
@@ -95,7 +107,7 @@ impl Pid {
     /// afterwards; what it was doing stops at its next await. On one's own pid it acts at the next await of this
     /// crate; to end at once, return `Err(reason)`.
     pub fn exit(&self, reason: ExitReason) {
-        self.signal(Signal::Exit { from: current::sender(), reason, link: false });
+        self.signal(Signal::Exit { from: current::sender(), reason, link: false, receipt: None });
     }
 
     /// Why the process ended, when it has. May be awaited in any task, process or not; does not keep the pid.
@@ -189,7 +201,7 @@ pub(crate) fn answer_for_nobody(nobody: &Pid, signal: Signal) {
     let me = nobody.clone();
     match signal {
         Signal::Link { from } => {
-            from.signal(Signal::Exit { from: me, reason: ExitReason::NoProc, link: true });
+            from.signal(Signal::Exit { from: me, reason: ExitReason::NoProc, link: true, receipt: None });
         }
         Signal::Unlink { from, id } => from.signal(Signal::UnlinkAck { from: me, id }),
         Signal::Monitor { from, monitor } => {
@@ -203,7 +215,6 @@ pub(crate) fn answer_for_nobody(nobody: &Pid, signal: Signal) {
 struct Watch {
     watched: Pid,
     monitor: MonitorRef,
-    watcher: Pid,
     seen: Arc<Watcher>,
 }
 
@@ -222,10 +233,10 @@ impl Watch {
         let watcher = Pid::far(Arc::clone(&seen) as Arc<dyn Target>);
         let monitor = next_monitor();
         match watched.local() {
-            Some(local) => local.watch(watcher.clone(), monitor),
-            None => watched.signal(Signal::Monitor { from: watcher.clone(), monitor }),
+            Some(local) => local.watch(watcher, monitor),
+            None => watched.signal(Signal::Monitor { from: watcher, monitor }),
         }
-        Self { watched, monitor, watcher, seen }
+        Self { watched, monitor, seen }
     }
 }
 
@@ -250,7 +261,7 @@ impl Drop for Watch {
     fn drop(&mut self) {
         let over = self.seen.0.lock().unwrap_or_else(PoisonError::into_inner).reason.is_some();
         if !over {
-            self.watched.signal(Signal::Demonitor { from: self.watcher.clone(), monitor: self.monitor });
+            self.watched.signal(Signal::Demonitor { monitor: self.monitor });
         }
     }
 }

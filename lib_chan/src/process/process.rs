@@ -79,7 +79,7 @@ impl<M: Send + 'static> Process<M> {
             }
             Item::Batch(batch) => self.open_batch(batch).map(Event::Message),
             Item::Told(told) => Some(match *told {
-                Told::Exit(from, reason) => Event::Exit(from, reason),
+                Told::Exit(from, reason, _) => Event::Exit(from, reason),
                 Told::Down(monitor, from, reason) => Event::Down(monitor, from, reason),
             }),
         }
@@ -174,7 +174,7 @@ impl<M: Send + 'static> Process<M> {
         let Some(pid) = self.cell.with_links(|links| links.demonitor(monitor)).flatten() else {
             return false;
         };
-        pid.signal(Signal::Demonitor { from: self.pid(), monitor });
+        pid.signal(Signal::Demonitor { monitor });
         true
     }
 

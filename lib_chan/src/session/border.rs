@@ -5,8 +5,12 @@
 
 use std::collections::BTreeMap;
 
-use super::Delivery;
+use super::{Delivery, credit::Grant};
 use crate::{ExitReason, wire::Frame};
+
+/// The number of an `Unlink` that takes a link from a process because the role has a new owner. The peer knows nothing
+/// of it, so its acknowledgement stays here; unless the peer chose the same number for one of its own.
+const NO_UNLINK: u64 = 0;
 
 /// The id of the role "owner" of each end, whoever holds it now.
 pub(super) const OWNER: u64 = 0;
@@ -48,13 +52,23 @@ struct Known<P> {
     /// Links that keep the id known; a process handed out stays known without.
     links: usize,
     handed_out: bool,
+    grant: Grant,
 }
 
+/// A link. The entry is here as long as either side still has to say something about it.
 #[derive(Debug)]
 struct Link {
     set_by_peer: bool,
     /// The number of our `Unlink` that is not acknowledged.
     unlinking: Option<u64>,
+    /// The number of the peer's `Unlink` that our process has not acknowledged.
+    unlinked: Option<u64>,
+}
+
+impl Link {
+    const fn is_up(&self) -> bool {
+        self.unlinking.is_none() && self.unlinked.is_none()
+    }
 }
 
 /// A monitor that one of this end's processes has set.
@@ -91,11 +105,14 @@ pub(super) struct Border<P> {
     owner: Option<P>,
     /// The owner is linked to the far owner without a frame: the end of the session is that link's exit signal.
     linked: bool,
+    window: u64,
     known: BTreeMap<u64, Known<P>>,
     ids: BTreeMap<P, u64>,
     last_id: u64,
     links: BTreeMap<(u64, u64), Link>,
     watching: BTreeMap<u64, Watching<P>>,
+    /// The names on the wire of our monitors, by what their processes call them.
+    references: BTreeMap<u64, u64>,
     last_watching: u64,
     /// The peer's monitors, by the peer's name, and the process each is on.
     watched: BTreeMap<u64, u64>,
@@ -104,16 +121,19 @@ pub(super) struct Border<P> {
     set_by_peer: u64,
 }
 
-impl<P> Default for Border<P> {
-    fn default() -> Self {
+impl<P: Clone + Ord> Border<P> {
+    /// Nobody is known, and each process that will be starts with this credit window.
+    pub(super) const fn new(window: u64) -> Self {
         Self {
             owner: None,
             linked: false,
+            window,
             known: BTreeMap::new(),
             ids: BTreeMap::new(),
             last_id: OWNER,
             links: BTreeMap::new(),
             watching: BTreeMap::new(),
+            references: BTreeMap::new(),
             last_watching: 0,
             watched: BTreeMap::new(),
             last_watched: 0,
@@ -121,23 +141,26 @@ impl<P> Default for Border<P> {
             set_by_peer: 0,
         }
     }
-}
 
-impl<P: Clone + Ord> Border<P> {
     /// Makes `owner` the holder of id 0. Links that the peer has to the role follow it, told in `deliveries`.
     pub(super) fn set_owner(&mut self, owner: Option<P>, linked: bool, deliveries: &mut Vec<Delivery<P>>) {
-        for &(_, far) in self.links.keys().filter(|(local, _)| *local == OWNER) {
+        let moved = self.owner != owner;
+        for (&(_, far), link) in self.links.range((OWNER, 0)..=(OWNER, u64::MAX)).filter(|_| moved) {
             if let Some(to) = self.owner.clone() {
-                deliveries.push(Delivery::Unlink { from: far, to, unlink: 0 });
+                deliveries.push(match link.unlinking {
+                    // The acknowledgement will come when somebody else is the owner.
+                    Some(unlink) => Delivery::UnlinkAck { from: far, to, unlink },
+                    None => Delivery::Unlink { from: far, to, unlink: NO_UNLINK },
+                });
             }
-            if let Some(to) = owner.clone() {
+            if let Some(to) = owner.clone().filter(|_| link.is_up()) {
                 deliveries.push(Delivery::Link { from: far, to });
             }
         }
         let link_of = |linked, process: &Option<P>| process.clone().filter(|_| linked);
-        if self.owner != owner || self.linked != linked {
+        if moved || self.linked != linked {
             if let Some(to) = link_of(self.linked, &self.owner) {
-                deliveries.push(Delivery::Unlink { from: OWNER, to, unlink: 0 });
+                deliveries.push(Delivery::Unlink { from: OWNER, to, unlink: NO_UNLINK });
             }
             if let Some(to) = link_of(linked, &owner) {
                 deliveries.push(Delivery::Link { from: OWNER, to });
@@ -165,9 +188,17 @@ impl<P: Clone + Ord> Border<P> {
         id
     }
 
-    /// The process that the peer may send to under `id`.
-    pub(super) fn receiver(&self, id: u64) -> Option<&P> {
-        self.known.get(&id).filter(|known| known.rights.send).map(|known| &known.process)
+    /// A message of this cost came for `id`: the process, if the peer may send to it.
+    pub(super) fn receive(&mut self, id: u64, cost: u64) -> Result<Option<P>, Breach> {
+        let Some(known) = self.known.get_mut(&id).filter(|known| known.rights.send) else { return Ok(None) };
+        if known.grant.receive(cost) { Ok(Some(known.process.clone())) } else { Err(Breach::TooMany) }
+    }
+
+    /// A process took messages of this cost: what to tell the peer, if that is worth a frame.
+    pub(super) fn give_back(&mut self, process: &P, cost: u64) -> Option<Frame<'static>> {
+        let &id = self.ids.get(process)?;
+        let total = self.known.get_mut(&id)?.grant.give_back(cost)?;
+        Some(Frame::Credit { id, total })
     }
 
     /// How many entries there are of any kind.
@@ -182,13 +213,21 @@ impl<P: Clone + Ord> Border<P> {
 
     /// `process` links to the far process. The frame to send, or the reason of the exit signal to give it at once.
     pub(super) fn link(&mut self, process: &P, far: u64, max: u64) -> Result<Frame<'static>, ExitReason> {
-        let existing = self.ids.get(process).copied().filter(|&id| self.links.contains_key(&(id, far)));
-        if existing.is_none() && self.set_by_us >= max {
+        let own = self.ids.get(process).copied();
+        let existing = own.and_then(|id| self.links.get(&(id, far)));
+        // One that is made anew counts as one that this end has set.
+        let adds = existing.is_none_or(|link| link.set_by_peer && !link.is_up());
+        if adds && self.set_by_us >= max {
             return Err(ExitReason::Overload);
         }
         let id = self.id_of(process);
         if let Some(link) = self.links.get_mut(&(id, far)) {
             link.unlinking = None;
+            if adds {
+                link.set_by_peer = false;
+                self.set_by_peer -= 1;
+                self.set_by_us += 1;
+            }
         } else {
             self.add_link(id, far, false);
         }
@@ -205,10 +244,24 @@ impl<P: Clone + Ord> Border<P> {
         Some(Frame::Unlink { from: id, to: far, unlink })
     }
 
-    /// `process` acknowledges the peer's unlink.
+    /// `process` acknowledges an unlink of the peer's. It may do so twice, and after the peer has linked again.
     pub(super) fn unlink_ack(&mut self, process: &P, far: u64, unlink: u64) -> Option<Frame<'static>> {
-        let id = self.linked_id(process, far)?;
-        self.remove_link(id, far);
+        // The role's link may have another owner by now.
+        let awaits = |&id: &u64| self.links.get(&(id, far)).is_some_and(|link| link.unlinked == Some(unlink));
+        let awaiting = self.ids.get(process).copied().into_iter().chain([OWNER]).find(awaits);
+        let id = match awaiting {
+            None if unlink == NO_UNLINK => return None,
+            None => self.linked_id(process, far)?,
+            Some(id) => id,
+        };
+        if awaiting.is_some()
+            && let Some(link) = self.links.get_mut(&(id, far))
+        {
+            link.unlinked = None;
+            if link.unlinking.is_none() {
+                self.remove_link(id, far);
+            }
+        }
         Some(Frame::UnlinkAck { from: id, to: far, unlink })
     }
 
@@ -245,6 +298,7 @@ impl<P: Clone + Ord> Border<P> {
         self.last_watching += 1;
         let monitor = self.last_watching;
         self.watching.insert(monitor, Watching { process, reference, far });
+        self.references.insert(reference, monitor);
         if far == OWNER {
             return Ok(None);
         }
@@ -254,10 +308,8 @@ impl<P: Clone + Ord> Border<P> {
 
     /// Takes a monitor back, found by what its process calls it.
     pub(super) fn demonitor(&mut self, reference: u64) -> Option<Frame<'static>> {
-        let (&monitor, watching) =
-            self.watching.iter().find(|(_, watching)| watching.reference == reference)?;
-        let far = watching.far;
-        self.watching.remove(&monitor);
+        let monitor = self.references.remove(&reference)?;
+        let far = self.watching.remove(&monitor)?.far;
         if far == OWNER {
             return None;
         }
@@ -274,8 +326,20 @@ impl<P: Clone + Ord> Border<P> {
     // What the peer's processes do.
 
     pub(super) fn handle_link(&mut self, from: u64, to: u64, max: u64) -> Result<Crossing<P>, Breach> {
-        if self.links.contains_key(&(to, from)) {
-            return Ok(Crossing::Drop);
+        if let Some(link) = self.links.get_mut(&(to, from)) {
+            if link.unlinked.take().is_none() {
+                return Ok(Crossing::Drop);
+            }
+            // The peer has unlinked and links again, and our process has still to hear of both, in that order.
+            if !std::mem::replace(&mut link.set_by_peer, true) {
+                self.set_by_us -= 1;
+                self.set_by_peer += 1;
+            }
+            if self.set_by_peer > max {
+                return Err(Breach::TooMany);
+            }
+            let process = self.process(to);
+            return Ok(process.map_or(Crossing::Drop, |to| Crossing::Deliver(Delivery::Link { from, to })));
         }
         let Some(process) = self.reachable(to, |rights| rights.link) else {
             return Ok(Crossing::Answer(Frame::Exit {
@@ -293,23 +357,27 @@ impl<P: Clone + Ord> Border<P> {
     }
 
     pub(super) fn handle_unlink(&mut self, from: u64, to: u64, unlink: u64) -> Crossing<P> {
-        if self.links.contains_key(&(to, from))
-            && let Some(process) = self.process(to)
+        let process = self.process(to);
+        if let Some(link) = self.links.get_mut(&(to, from))
+            && let Some(to) = process
         {
-            return Crossing::Deliver(Delivery::Unlink { from, to: process, unlink });
+            link.unlinked = Some(unlink);
+            return Crossing::Deliver(Delivery::Unlink { from, to, unlink });
         }
         self.remove_link(to, from);
         Crossing::Answer(Frame::UnlinkAck { from: to, to: from, unlink })
     }
 
     pub(super) fn handle_unlink_ack(&mut self, from: u64, to: u64, unlink: u64) -> Crossing<P> {
-        let Some(process) = self.process(to) else { return Crossing::Drop };
-        match self.links.get(&(to, from)) {
-            Some(link) if link.unlinking == Some(unlink) => self.remove_link(to, from),
-            Some(_) => {}
-            None => return Crossing::Drop,
+        let process = self.process(to);
+        let Some(link) = self.links.get_mut(&(to, from)).filter(|link| link.unlinking == Some(unlink)) else {
+            return Crossing::Drop;
+        };
+        link.unlinking = None;
+        if link.unlinked.is_none() {
+            self.remove_link(to, from);
         }
-        Crossing::Deliver(Delivery::UnlinkAck { from, to: process, unlink })
+        process.map_or(Crossing::Drop, |to| Crossing::Deliver(Delivery::UnlinkAck { from, to, unlink }))
     }
 
     pub(super) fn handle_exit(
@@ -362,6 +430,7 @@ impl<P: Clone + Ord> Border<P> {
 
     pub(super) fn handle_down(&mut self, monitor: u64, reason: ExitReason) -> Crossing<P> {
         let Some(watching) = self.watching.remove(&monitor) else { return Crossing::Drop };
+        self.references.remove(&watching.reference);
         self.set_by_us -= u64::from(watching.far != OWNER);
         Crossing::Deliver(watching.down(reason))
     }
@@ -370,12 +439,15 @@ impl<P: Clone + Ord> Border<P> {
     /// others are out of reach.
     pub(super) fn end(&mut self, owner_reason: &ExitReason, deliveries: &mut Vec<Delivery<P>>) {
         let reason = |far| if far == OWNER { owner_reason.clone() } else { ExitReason::NoConnection };
+        let mut owner = self.owner.clone().filter(|_| self.linked);
         for (local, far) in std::mem::take(&mut self.links).into_keys() {
             if let Some(to) = self.process(local) {
+                // An owner that has set a link of its own as well is told once.
+                owner.take_if(|owner| far == OWNER && *owner == to);
                 deliveries.push(Delivery::Exit { from: far, to, reason: reason(far), link: true });
             }
         }
-        if let Some(to) = self.owner.clone().filter(|_| self.linked) {
+        if let Some(to) = owner {
             deliveries.push(Delivery::Exit { from: OWNER, to, reason: reason(OWNER), link: true });
         }
         for watching in std::mem::take(&mut self.watching).into_values() {
@@ -387,7 +459,7 @@ impl<P: Clone + Ord> Border<P> {
                 deliveries.push(Delivery::Demonitor { monitor, to });
             }
         }
-        *self = Self { last_id: self.last_id, ..Self::default() };
+        *self = Self { last_id: self.last_id, ..Self::new(self.window) };
     }
 
     // The tables.
@@ -426,7 +498,13 @@ impl<P: Clone + Ord> Border<P> {
         }
         let id = self.fresh_id();
         self.ids.insert(process.clone(), id);
-        let known = Known { process: process.clone(), rights: Rights::NONE, links: 0, handed_out: false };
+        let known = Known {
+            process: process.clone(),
+            rights: Rights::NONE,
+            links: 0,
+            handed_out: false,
+            grant: Grant::new(self.window),
+        };
         self.known.insert(id, known);
         id
     }
@@ -437,7 +515,7 @@ impl<P: Clone + Ord> Border<P> {
     }
 
     fn add_link(&mut self, local: u64, far: u64, set_by_peer: bool) {
-        self.links.insert((local, far), Link { set_by_peer, unlinking: None });
+        self.links.insert((local, far), Link { set_by_peer, unlinking: None, unlinked: None });
         if let Some(known) = self.known.get_mut(&local) {
             known.links += 1;
         }

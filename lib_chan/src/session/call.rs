@@ -1,6 +1,6 @@
 //! The two tables of calls: those this end waits for, and those it owes an answer.
 
-use std::time::Instant;
+use std::{collections::VecDeque, time::Instant};
 
 use bytes::Bytes;
 
@@ -216,14 +216,14 @@ struct Owed<W> {
 pub(super) struct Owing<W> {
     calls: Lookup<Owed<W>>,
     last: u64,
-    /// Answers that are appended but not written: their slots are not free yet.
-    unwritten: u64,
+    /// Where the answers end that are appended but not written: their slots are not free yet.
+    unwritten: VecDeque<u64>,
     next_deadline: Option<Instant>,
 }
 
 impl<W> Default for Owing<W> {
     fn default() -> Self {
-        Self { calls: Lookup::default(), last: 0, unwritten: 0, next_deadline: None }
+        Self { calls: Lookup::default(), last: 0, unwritten: VecDeque::new(), next_deadline: None }
     }
 }
 
@@ -242,7 +242,7 @@ impl<W> Owing<W> {
 
     /// Slots that the peer holds.
     pub(super) fn slots(&self) -> u64 {
-        self.calls.len() as u64 + self.unwritten
+        (self.calls.len() + self.unwritten.len()) as u64
     }
 
     pub(super) fn len(&self) -> usize {
@@ -273,17 +273,22 @@ impl<W> Owing<W> {
         owed.cancelled
     }
 
-    /// The answer is about to be appended: false when there is no such call.
+    /// The answer is about to be given: false when there is no such call.
     #[must_use]
     pub(super) fn answer(&mut self, call: u64) -> bool {
-        let known = self.calls.remove(&call).is_some();
-        self.unwritten += u64::from(known);
-        known
+        self.calls.remove(&call).is_some()
     }
 
-    /// All that was appended has been written.
-    pub(super) const fn written(&mut self) {
-        self.unwritten = 0;
+    /// The answer was appended, and ends here.
+    pub(super) fn answered(&mut self, end: u64) {
+        self.unwritten.push_back(end);
+    }
+
+    /// The stream has taken all bytes up to here.
+    pub(super) fn written(&mut self, accepted: u64) {
+        while self.unwritten.front().is_some_and(|end| *end <= accepted) {
+            self.unwritten.pop_front();
+        }
     }
 
     pub(super) const fn next_deadline(&self) -> Option<Instant> {
@@ -309,6 +314,7 @@ impl<W> Owing<W> {
     /// The session is over: nobody waits for anything.
     pub(super) fn end(&mut self, woken: &mut Vec<W>) {
         woken.extend(self.calls.drain().filter_map(|(_, owed)| owed.waiter));
+        self.unwritten = VecDeque::new();
         self.next_deadline = None;
     }
 }

@@ -16,6 +16,7 @@
 //! `poll_timeout`.
 
 mod border;
+mod budget;
 mod call;
 mod credit;
 mod outgoing;
@@ -24,7 +25,7 @@ mod receive;
 mod send;
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     time::{Duration, Instant},
 };
 
@@ -33,6 +34,7 @@ use rustc_hash::FxBuildHasher;
 
 use self::{
     border::Border,
+    budget::Budget,
     call::{Asking, Owing},
     credit::{Balance, Grant, cost},
     outgoing::Outgoing,
@@ -185,19 +187,21 @@ enum Phase {
     Open,
 }
 
-/// A message that waits for credit, a slot or room.
+/// A message that waits for credit, a slot or room. The queue is in the order of the tickets.
 #[derive(Debug)]
 struct Waiting<W> {
-    ticket: Ticket,
+    /// A call's is its id.
+    ticket: u64,
+    sort: Sort,
     payload: Vec<u8>,
     waiter: Option<W>,
 }
 
 /// What a waiting message is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ticket {
-    Cast(u64),
-    Call(u64),
+enum Sort {
+    Cast,
+    Call,
 }
 
 /// What becomes of messages that come in for the owner.
@@ -234,15 +238,24 @@ pub struct Session<H: Host> {
     acked: u64,
 
     balance: Balance,
+    /// The credit that each far process grants at first, and the balances of those that are not the owner.
+    far_window: u64,
+    far_balances: BTreeMap<u64, Balance>,
     grant: Grant,
     receiver: Receiver,
     inbox: VecDeque<Inbound>,
     discarded: u64,
     waiting: VecDeque<Waiting<H::Waiter>>,
     last_ticket: u64,
-    sent_tickets: Lookup<Option<H::Waiter>>,
+    sent_tickets: HashSet<u64, FxBuildHasher>,
     asking: Asking<H::Waiter>,
-    last_call: u64,
+    /// What this end spends on cancels: well below what it allows the peer, because what goes out over a time may arrive
+    /// at once.
+    cancels: Budget,
+    /// What the peer spends on taking back.
+    pairs: Budget,
+    /// Exit signals that the peer sent explicitly, and that no process has taken.
+    untaken_exits: usize,
     owing: Owing<H::Waiter>,
     border: Border<H::Process>,
     flushing: Vec<(u64, H::Waiter)>,
@@ -286,17 +299,21 @@ impl<H: Host> Session<H> {
             ack_due: false,
             acked: 0,
             balance: Balance::new(far_window),
+            far_window,
+            far_balances: BTreeMap::new(),
             grant: Grant::new(own_window),
             receiver: Receiver::Reads,
             inbox: VecDeque::new(),
             discarded: 0,
             waiting: VecDeque::new(),
             last_ticket: 0,
-            sent_tickets: Lookup::default(),
+            sent_tickets: HashSet::default(),
             asking: Asking::default(),
-            last_call: 0,
+            cancels: Budget::new(limits.max_pairs_per_second / 10, limits.max_pairs_burst / 2),
+            pairs: Budget::new(limits.max_pairs_per_second, limits.max_pairs_burst),
+            untaken_exits: 0,
             owing: Owing::default(),
-            border: Border::default(),
+            border: Border::new(own_window),
             flushing: Vec::new(),
             last_heard: now,
             pinged: false,
@@ -441,13 +458,20 @@ impl<H: Host> Session<H> {
     fn fail_waiting(&mut self, reason: &ExitReason) {
         for waiting in self.waiting.drain(..) {
             self.woken.extend(waiting.waiter);
-            if let Ticket::Call(call) = waiting.ticket {
+            if waiting.sort == Sort::Call {
                 self.asking.fail(
-                    call,
+                    waiting.ticket,
                     CallError::new(Executed::No, CallFailure::Exit(reason.clone())),
                     &mut self.woken,
                 );
             }
+        }
+    }
+
+    /// Tells the peer that this end drains: nothing ends by it.
+    pub fn go_away(&mut self) {
+        if self.phase == Phase::Open && self.can_put() {
+            self.outgoing.put(&Frame::GoAway);
         }
     }
 
@@ -478,6 +502,7 @@ impl<H: Host> Session<H> {
             + self.border.len()
             + self.waiting.len()
             + self.sent_tickets.len()
+            + self.flushing.len()
     }
 
     fn over_reason(&self) -> ExitReason {
@@ -498,13 +523,13 @@ impl<H: Host> Session<H> {
             self.acked_by_us = (self.received, self.received_len);
             self.outgoing.put(&Frame::Ack { number: self.received });
         }
-        self.owing.written();
         self.outgoing.fetch(now, batch);
     }
 
     /// The stream took the next `len` bytes of the batch.
     pub fn handle_accepted(&mut self, now: Instant, len: usize) {
         self.outgoing.accept(len);
+        self.owing.written(self.outgoing.accepted);
         if !self.waiting.is_empty() {
             self.pump(now);
         }
@@ -544,8 +569,10 @@ impl<H: Host> Session<H> {
         if self.heard_all {
             return;
         }
-        for call in self.asking.expire(now, &mut self.woken) {
-            self.waiting.retain(|waiting| waiting.ticket != Ticket::Call(call));
+        let mut withdrawn = self.asking.expire(now, &mut self.woken);
+        if !withdrawn.is_empty() {
+            withdrawn.sort_unstable();
+            self.waiting.retain(|waiting| withdrawn.binary_search(&waiting.ticket).is_err());
         }
         self.owing.expire(now, &mut self.woken);
         let h = self.parameters.heartbeat_interval();

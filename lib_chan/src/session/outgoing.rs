@@ -9,7 +9,7 @@ pub(super) const OWNED_LEN: usize = 16 * 1024;
 /// A buffer above this is not kept for later.
 const KEPT_CAPACITY: usize = 64 * 1024;
 
-/// Bytes on their way to the socket, oldest first; the driver's side of [`Outgoing`].
+/// Bytes on their way to the socket, oldest first; as the driver holds them.
 ///
 /// Empty pieces do not occur.
 #[derive(Debug, Default)]
@@ -123,7 +123,7 @@ impl Outgoing {
 
     /// Hands all that waits to a driver whose batch has been written.
     pub(super) fn fetch(&mut self, now: Instant, batch: &mut Batch) {
-        if self.pieces.is_empty() {
+        if self.pieces.is_empty() || !batch.pieces.is_empty() {
             return;
         }
         std::mem::swap(&mut self.pieces, &mut batch.pieces);
@@ -187,6 +187,7 @@ impl Outgoing {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "the time of a test has to begin somewhere")]
 mod tests {
     use std::time::Duration;
 

@@ -26,6 +26,12 @@ impl<H: Host> Session<H> {
         self.border.hand_out(process, rights)
     }
 
+    /// A process that was handed out took messages of this cost: the peer may send it as much more.
+    pub fn give_back_to(&mut self, process: &H::Process, cost: u64) {
+        let frame = self.border.give_back(process, cost);
+        self.put_border(frame);
+    }
+
     /// `process` links to the far process `far`.
     pub fn link(&mut self, process: H::Process, far: u64) {
         let frame = match &self.over {
@@ -33,7 +39,7 @@ impl<H: Host> Session<H> {
             None => self.border.link(&process, far, self.far_terms.max_links),
         };
         match frame {
-            Ok(frame) => drop(self.outgoing.put(&frame)),
+            Ok(frame) => self.put_border(Some(frame)),
             Err(reason) => {
                 self.deliveries.push(Delivery::Exit { from: far, to: process, reason, link: true })
             }
@@ -42,16 +48,22 @@ impl<H: Host> Session<H> {
 
     /// `process` unlinks from the far process `far`, with this number.
     pub fn unlink(&mut self, process: H::Process, far: u64, unlink: u64) {
-        match self.border.unlink(&process, far, unlink).filter(|_| self.over.is_none()) {
-            Some(frame) => drop(self.outgoing.put(&frame)),
+        match self.border.unlink(&process, far, unlink) {
+            Some(frame) => self.put_border(Some(frame)),
             None => self.deliveries.push(Delivery::UnlinkAck { from: far, to: process, unlink }),
         }
     }
 
-    /// `process` acknowledges an unlink of the far process `far`.
+    /// `process` acknowledges an unlink of the far process `far`. A second time has no effect.
     pub fn unlink_ack(&mut self, process: &H::Process, far: u64, unlink: u64) {
         let frame = self.border.unlink_ack(process, far, unlink);
         self.put_border(frame);
+    }
+
+    /// How many exit signals that the peer sent explicitly no process has taken or ended with yet. Said before bytes
+    /// are handled.
+    pub const fn set_untaken_exits(&mut self, untaken: usize) {
+        self.untaken_exits = untaken;
     }
 
     /// `process` sends an exit signal to `far`: over a link when `taken` says what it took last.

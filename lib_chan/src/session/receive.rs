@@ -32,7 +32,7 @@ impl<H: Host> Session<H> {
         while !bytes.is_empty() && !self.heard_all {
             if let Err(error) = self.handle_piece(now, &mut bytes) {
                 self.break_off(match error {
-                    Fault::Wire(_) | Fault::Protocol => ExitReason::Protocol,
+                    Fault::Protocol => ExitReason::Protocol,
                     Fault::Overload => ExitReason::Overload,
                 });
             }
@@ -108,21 +108,25 @@ impl<H: Host> Session<H> {
             return self.complete_partial(now, bytes);
         }
         let mut whole = 0;
-        while let Some(rest) = bytes.get(whole..)
-            && let Some(len) = wire::frame_len(rest, self.limits.max_frame_len)?
-            && rest.len() >= wire::LEN_LEN + len
-        {
-            whole += wire::LEN_LEN + len;
-        }
+        // What comes before a frame that cannot be is handled all the same: how the bytes are cut makes no difference.
+        let fault = loop {
+            let rest = bytes.get(whole..).unwrap_or_default();
+            match wire::frame_len(rest, self.limits.max_frame_len) {
+                Ok(Some(len)) if rest.len() >= wire::LEN_LEN + len => whole += wire::LEN_LEN + len,
+                Ok(_) => break None,
+                Err(error) => break Some(error),
+            }
+        };
         let (frames, rest) = bytes.split_at(whole);
         *bytes = &[];
-        self.partial.extend_from_slice(rest);
         if !frames.is_empty() {
-            let result = self.handle_frames(now, &Bytes::copy_from_slice(frames));
-            if result.is_err() || self.heard_all {
-                self.partial = Vec::new();
-            }
-            result?;
+            self.handle_frames(now, &Bytes::copy_from_slice(frames))?;
+        }
+        if let Some(fault) = fault {
+            return Err(fault.into());
+        }
+        if !self.heard_all {
+            self.partial.extend_from_slice(rest);
         }
         Ok(())
     }
@@ -174,7 +178,7 @@ impl<H: Host> Session<H> {
                 message.payload = Bytes::copy_from_slice(&message.payload);
             }
             for delivery in self.deliveries.iter_mut().skip(delivered) {
-                if let Delivery::Inbound(message) = delivery {
+                if let Delivery::Inbound(message) | Delivery::Message { message, .. } = delivery {
                     message.payload = Bytes::copy_from_slice(&message.payload);
                 }
             }
@@ -206,6 +210,7 @@ impl<H: Host> Session<H> {
                 return self.handle_message(to, InboundKind::Call { call }, run.slice_ref(payload));
             }
             Frame::Cancel { call } => {
+                self.spend_pair(now)?;
                 if !self.owing.cancel(call, &mut self.woken) {
                     return Err(Fault::Protocol);
                 }
@@ -218,37 +223,49 @@ impl<H: Host> Session<H> {
             Frame::Refuse { call, code, text } => self.handle_reply(call, Err(self.refusal(code, text)))?,
             Frame::Exit { from, to, taken, reason } => {
                 let crossing = self.border.handle_exit(from, to, taken.is_some(), reason);
-                self.cross(crossing)?;
+                if let Crossing::Deliver(Delivery::Exit { link: false, .. }) = crossing {
+                    self.untaken_exits += 1;
+                    if self.untaken_exits > self.limits.max_untaken_exits {
+                        return Err(Fault::Overload);
+                    }
+                }
+                self.cross(crossing);
             }
-            Frame::Ended { taken, reason } => self.handle_ended(taken, reason),
+            Frame::Ended { taken, reason } => self.handle_ended(taken, reason)?,
             Frame::Link { from, to } => {
                 let crossing = self.border.handle_link(from, to, u64::from(self.limits.max_links))?;
-                self.cross(crossing)?;
+                self.cross(crossing);
             }
             Frame::Unlink { from, to, unlink } => {
+                self.spend_pair(now)?;
                 let crossing = self.border.handle_unlink(from, to, unlink);
-                self.cross(crossing)?;
+                self.cross(crossing);
             }
             Frame::UnlinkAck { from, to, unlink } => {
                 let crossing = self.border.handle_unlink_ack(from, to, unlink);
-                self.cross(crossing)?;
+                self.cross(crossing);
             }
             Frame::Monitor { monitor, to } => {
                 let crossing = self.border.handle_monitor(monitor, to, u64::from(self.limits.max_links))?;
-                self.cross(crossing)?;
+                self.cross(crossing);
             }
             Frame::Demonitor { monitor } => {
+                self.spend_pair(now)?;
                 let crossing = self.border.handle_demonitor(monitor)?;
-                self.cross(crossing)?;
+                self.cross(crossing);
             }
             Frame::Down { monitor, taken: _, reason } => {
                 let crossing = self.border.handle_down(monitor, reason);
-                self.cross(crossing)?;
+                self.cross(crossing);
             }
             Frame::GoAway => self.peer_drains = true,
             Frame::Credit { id: OWNER, total } => self.balance.grant(total),
-            // No other process has been handed out to this end yet that it could send to.
-            Frame::Credit { .. } => {}
+            // One that this end never sent to needs none.
+            Frame::Credit { id, total } => {
+                if let Some(balance) = self.far_balances.get_mut(&id) {
+                    balance.grant(total);
+                }
+            }
             Frame::Ack { number } => self.handle_ack(number)?,
             Frame::Ping { token } => {
                 self.ack_due = true;
@@ -305,6 +322,7 @@ impl<H: Host> Session<H> {
             return Err(Fault::Protocol);
         }
         self.max_far_frame_len = max_frame_len;
+        self.far_window = window_len;
         self.balance = Balance::new(window_len);
         self.far_terms = terms;
         self.deadline = None;
@@ -320,12 +338,13 @@ impl<H: Host> Session<H> {
     fn handle_message(&mut self, to: u64, kind: InboundKind, payload: Bytes) -> Result<usize, Fault> {
         let message = Inbound { number: self.received, kind, payload };
         if to != OWNER {
-            // Its credit is not counted: no id but 0 has been granted any.
-            match self.border.receiver(to).cloned() {
-                Some(to) => self.deliveries.push(Delivery::Message { to, message }),
-                None => self.refuse_unreachable(&message),
-            }
-            return Ok(0);
+            let Some(to) = self.border.receive(to, message.cost())? else {
+                self.refuse_unreachable(&message);
+                return Ok(0);
+            };
+            let len = message.payload.len();
+            self.deliveries.push(Delivery::Message { to, message });
+            return Ok(len);
         }
         if !self.grant.receive(message.cost()) {
             return Err(Fault::Overload);
@@ -375,14 +394,15 @@ impl<H: Host> Session<H> {
     }
 
     /// The far owner ended. This end answers, so that the far end knows that all it sent has come.
-    fn handle_ended(&mut self, taken: u64, reason: ExitReason) {
+    fn handle_ended(&mut self, taken: u64, reason: ExitReason) -> Result<(), Fault> {
+        // What was taken has come: in the answer to our own end that is all we sent, and a flush before it is done.
+        self.handle_ack(taken)?;
         if !std::mem::replace(&mut self.let_go, true) {
             // What came before may still be taken: the owner ends later, if at all.
             self.outgoing.put(&Frame::Ended { taken: self.received, reason: ExitReason::Normal });
         }
-        // All that was sent before is known to have come when this is the answer to our own end.
-        self.acked = self.outgoing.number;
         self.finish(reason, Some(taken));
+        Ok(())
     }
 
     fn handle_ack(&mut self, number: u64) -> Result<(), Fault> {
@@ -396,7 +416,12 @@ impl<H: Host> Session<H> {
         Ok(())
     }
 
-    fn cross(&mut self, crossing: Crossing<H::Process>) -> Result<(), Fault> {
+    /// The second of a pair came, that takes back what the first had done.
+    fn spend_pair(&mut self, now: Instant) -> Result<(), Fault> {
+        if self.pairs.spend(now) { Ok(()) } else { Err(Fault::Overload) }
+    }
+
+    fn cross(&mut self, crossing: Crossing<H::Process>) {
         match crossing {
             Crossing::Deliver(delivery) => self.deliveries.push(delivery),
             Crossing::Answer(frame) => {
@@ -407,24 +432,21 @@ impl<H: Host> Session<H> {
             }
             Crossing::Drop => {}
         }
-        Ok(())
     }
 }
 
 /// What is wrong with what the peer sent.
 #[derive(Debug)]
 enum Fault {
-    /// No frame.
-    Wire(WireError),
-    /// A frame out of place.
+    /// No frame, or one out of place.
     Protocol,
     /// More than it was told it may.
     Overload,
 }
 
 impl From<WireError> for Fault {
-    fn from(error: WireError) -> Self {
-        Self::Wire(error)
+    fn from(_: WireError) -> Self {
+        Self::Protocol
     }
 }
 

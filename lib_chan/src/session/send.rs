@@ -3,10 +3,13 @@
 use std::time::Instant;
 
 use super::{
-    Host, MAX_CALL_TIME, Outcome, Session, Ticket, Unsendable, Waiting, border::OWNER, credit::cost, public,
+    Host, MAX_CALL_TIME, Outcome, Phase, Session, Sort, Unsendable, Waiting,
+    border::OWNER,
+    credit::{Balance, cost},
+    public,
 };
 use crate::{
-    ExitReason,
+    CallError, CallFailure, Executed, ExitReason,
     wire::{self, Frame, RefuseCode, Terms},
 };
 
@@ -29,7 +32,7 @@ impl<H: Host> Session<H> {
             return Ok(None);
         }
         self.last_ticket += 1;
-        self.enqueue(now, Ticket::Cast(self.last_ticket), payload);
+        self.enqueue(now, Sort::Cast, self.last_ticket, payload);
         Ok(Some(self.last_ticket))
     }
 
@@ -45,6 +48,22 @@ impl<H: Host> Session<H> {
         Ok(())
     }
 
+    /// Sends a cast to a process that the peer has handed out, if it need not wait.
+    ///
+    /// # Errors
+    /// As [`try_cast`](Self::try_cast).
+    pub fn try_cast_to(&mut self, far: u64, payload: &mut Vec<u8>) -> Result<(), Unsendable> {
+        let may_send = self.may_send(payload)?;
+        let window = self.far_window;
+        let balance = self.far_balances.entry(far).or_insert_with(|| Balance::new(window));
+        if !may_send || !balance.is_positive() {
+            return Err(Unsendable::WouldWait);
+        }
+        balance.spend(cost(payload.len()));
+        self.outgoing.put_owned(|payload| Frame::Cast { to: far, payload }, payload);
+        Ok(())
+    }
+
     /// Whether a cast in the queue has been sent; else keeps a waiter.
     ///
     /// # Errors
@@ -54,11 +73,10 @@ impl<H: Host> Session<H> {
         ticket: u64,
         waiter: impl FnOnce(Option<H::Waiter>) -> H::Waiter,
     ) -> Option<Result<(), Unsendable>> {
-        if self.sent_tickets.remove(&ticket).is_some() {
+        if self.sent_tickets.remove(&ticket) {
             return Some(Ok(()));
         }
-        if let Some(waiting) = self.waiting.iter_mut().find(|waiting| waiting.ticket == Ticket::Cast(ticket))
-        {
+        if let Some(waiting) = self.place(ticket).and_then(|place| self.waiting.get_mut(place)) {
             waiting.waiter = Some(waiter(waiting.waiter.take()));
             return None;
         }
@@ -67,7 +85,7 @@ impl<H: Host> Session<H> {
 
     /// Takes a cast back that is still in the queue: it will not be sent.
     pub fn withdraw_cast(&mut self, now: Instant, ticket: u64) {
-        self.withdraw(now, Ticket::Cast(ticket));
+        self.withdraw(now, ticket);
         self.sent_tickets.remove(&ticket);
     }
 
@@ -82,14 +100,14 @@ impl<H: Host> Session<H> {
         payload: &mut Vec<u8>,
     ) -> Result<u64, Unsendable> {
         let at_once = self.may_send(payload)? && self.has_slot();
-        // A ticket and not yet a call: ids go out in order, so one is given when the call goes out.
-        self.last_call += 1;
-        let call = self.last_call;
+        // The ticket is the call's id: tickets leave the queue in order, so the ids on the wire only grow.
+        self.last_ticket += 1;
+        let call = self.last_ticket;
         self.asking.begin(call, deadline.min(now + MAX_CALL_TIME));
         if at_once {
             self.put_call(now, call, payload);
         } else {
-            self.enqueue(now, Ticket::Call(call), payload);
+            self.enqueue(now, Sort::Call, call, payload);
         }
         Ok(call)
     }
@@ -103,10 +121,11 @@ impl<H: Host> Session<H> {
         self.asking.poll(call, waiter)
     }
 
-    /// The caller gave up: the far side is told if the call went out.
+    /// The caller gave up: the far side is told if the call went out. Of very many given up at once it learns by their
+    /// deadlines only.
     pub fn cancel_call(&mut self, now: Instant, call: u64) {
-        self.withdraw(now, Ticket::Call(call));
-        if self.asking.abandon(call) && self.can_put() {
+        self.withdraw(now, call);
+        if self.asking.abandon(call) && self.can_put() && self.cancels.spend(now) {
             self.outgoing.put(&Frame::Cancel { call });
         }
     }
@@ -123,6 +142,7 @@ impl<H: Host> Session<H> {
         }
         if self.owing.answer(call) && self.can_put() {
             self.outgoing.put_owned(|payload| Frame::Reply { call, payload }, payload);
+            self.owing.answered(self.outgoing.appended);
             self.check_unsent();
         }
     }
@@ -131,6 +151,7 @@ impl<H: Host> Session<H> {
     pub fn refuse(&mut self, call: u64, code: RefuseCode, text: &str) {
         if self.owing.answer(call) && self.can_put() {
             self.outgoing.put(&Frame::Refuse { call, code, text: public(text) });
+            self.owing.answered(self.outgoing.appended);
             self.check_unsent();
         }
     }
@@ -189,8 +210,11 @@ impl<H: Host> Session<H> {
         Ok(self.waiting.is_empty() && self.has_room())
     }
 
+    /// Messages wait for the opening, too.
     fn has_room(&self) -> bool {
-        self.balance.is_positive() && self.outgoing.unsent() < MAX_UNSENT_BEFORE_WAIT
+        self.phase == Phase::Open
+            && self.balance.is_positive()
+            && self.outgoing.unsent() < MAX_UNSENT_BEFORE_WAIT
     }
 
     fn has_slot(&self) -> bool {
@@ -205,21 +229,30 @@ impl<H: Host> Session<H> {
     fn put_call(&mut self, now: Instant, call: u64, payload: &mut Vec<u8>) {
         let Some(deadline) = self.asking.deadline(call) else { return };
         let left = deadline.saturating_duration_since(now).as_millis() as u64;
+        if deadline <= now {
+            let late = CallError::new(Executed::No, CallFailure::Deadline);
+            return self.asking.fail(call, late, &mut self.woken);
+        }
         self.balance.spend(cost(payload.len()));
         let number =
             self.outgoing.put_owned(|payload| Frame::Call { to: OWNER, call, left, payload }, payload);
         self.asking.sent(call, number, self.outgoing.appended);
     }
 
-    fn enqueue(&mut self, now: Instant, ticket: Ticket, payload: &mut Vec<u8>) {
-        self.waiting.push_back(Waiting { ticket, payload: std::mem::take(payload), waiter: None });
+    fn enqueue(&mut self, now: Instant, sort: Sort, ticket: u64, payload: &mut Vec<u8>) {
+        let payload = std::mem::take(payload);
+        self.waiting.push_back(Waiting { ticket, sort, payload, waiter: None });
         self.pump(now);
     }
 
-    fn withdraw(&mut self, now: Instant, ticket: Ticket) {
-        let before = self.waiting.len();
-        self.waiting.retain(|waiting| waiting.ticket != ticket);
-        if self.waiting.len() < before {
+    /// Where in the queue a message waits.
+    fn place(&self, ticket: u64) -> Option<usize> {
+        self.waiting.binary_search_by_key(&ticket, |waiting| waiting.ticket).ok()
+    }
+
+    fn withdraw(&mut self, now: Instant, ticket: u64) {
+        if let Some(place) = self.place(ticket) {
+            self.waiting.remove(place);
             self.pump(now);
         }
     }
@@ -230,15 +263,15 @@ impl<H: Host> Session<H> {
             && self.has_room()
             && let Some(first) = self.waiting.front()
         {
-            if matches!(first.ticket, Ticket::Call(_)) && !self.has_slot() {
+            if first.sort == Sort::Call && !self.has_slot() {
                 break;
             }
             let Some(mut first) = self.waiting.pop_front() else { break };
-            match first.ticket {
-                Ticket::Call(call) => self.put_call(now, call, &mut first.payload),
-                Ticket::Cast(ticket) => {
+            match first.sort {
+                Sort::Call => self.put_call(now, first.ticket, &mut first.payload),
+                Sort::Cast => {
                     self.put_cast(&mut first.payload);
-                    self.sent_tickets.insert(ticket, None);
+                    self.sent_tickets.insert(first.ticket);
                 }
             }
             self.woken.extend(first.waiter);

@@ -1,0 +1,99 @@
+//! Processes other than the owner, handed to the far end by number.
+//!
+//! The wire and the session know them already; how a process travels inside a message comes later. Until then this is
+//! for tests of links and signals between any two processes of the two ends, and is no part of the public API.
+
+use std::{collections::VecDeque, fmt, marker::PhantomData, sync::Arc};
+
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::Remote;
+use crate::{
+    Address, ExitReason, Pid, SendError,
+    middleman::{Outlet, Shared},
+    payload,
+    process::{Fed, Feed},
+    session::Inbound,
+};
+
+impl<Out> Remote<Out> {
+    /// Hands a process to the far end, with every right; casts of type `In` reach it as `wrap` makes them.
+    #[doc(hidden)]
+    pub fn hand_out<In: DeserializeOwned + 'static, M: Send + 'static>(
+        &self,
+        to: &Address<M>,
+        wrap: impl Fn(In) -> M + Send + Sync + 'static,
+    ) -> u64 {
+        let shared = Arc::clone(self.shared());
+        let feed: Arc<dyn Feed<M>> = Arc::new(HandedOut { shared, process: to.pid(), wrap: Box::new(wrap) });
+        self.shared().hand_out(to.pid(), Arc::new(Mailbox { to: to.clone(), feed }))
+    }
+
+    /// The process that the far end has handed out under this number.
+    #[doc(hidden)]
+    pub fn handed<T>(&self, id: u64) -> Handed<T> {
+        Handed { shared: Arc::clone(self.shared()), id, pid: self.shared().far(id), message: PhantomData }
+    }
+}
+
+/// A process of the far end that takes casts of type `T`.
+#[doc(hidden)]
+pub struct Handed<T> {
+    shared: Arc<Shared>,
+    id: u64,
+    pid: Pid,
+    message: PhantomData<fn(T)>,
+}
+
+impl<T: Serialize + 'static> Handed<T> {
+    /// Its pid.
+    pub fn pid(&self) -> Pid {
+        self.pid.clone()
+    }
+
+    /// Casts, if it need not wait.
+    ///
+    /// # Errors
+    /// The reason of the session's end; `Overload` without credit.
+    pub fn try_cast(&self, message: &T) -> Result<(), SendError<()>> {
+        let sent = self.shared.send(message, |session, payload| session.try_cast_to(self.id, payload));
+        sent.map_err(|error| SendError { message: (), reason: error.into() })
+    }
+}
+
+impl<T> fmt::Debug for Handed<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handed").field("pid", &self.pid).finish_non_exhaustive()
+    }
+}
+
+struct HandedOut<In, M> {
+    shared: Arc<Shared>,
+    process: Pid,
+    wrap: Box<dyn Fn(In) -> M + Send + Sync>,
+}
+
+struct Mailbox<M> {
+    to: Address<M>,
+    feed: Arc<dyn Feed<M>>,
+}
+
+impl<In: DeserializeOwned + 'static, M: Send + 'static> Feed<M> for HandedOut<In, M> {
+    fn take(&self, inbound: Inbound) -> Option<M> {
+        self.shared.session(|session| session.give_back_to(&self.process, inbound.cost()));
+        payload::decode_message(self.shared.codec(), &inbound.payload)
+            .ok()
+            .map(|message| (self.wrap)(message))
+    }
+
+    fn ended(&self, _reason: ExitReason) -> M {
+        unreachable!("the session's end is told to its owner alone")
+    }
+}
+
+impl<M: Send + 'static> Outlet for Mailbox<M> {
+    fn put(&self, items: VecDeque<Fed>) {
+        // A process that is not alive any more takes nothing.
+        let _ = self.to.feed(&self.feed, items.into_iter());
+    }
+}

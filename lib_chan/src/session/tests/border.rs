@@ -1,0 +1,617 @@
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
+
+use super::{
+    lone::{Lone, TERMS},
+    pair::{End, Pair},
+};
+use crate::{
+    ExitReason, Limits,
+    handshake::Side,
+    links::{ExitSignal, Links, Verdict},
+    session::{Delivery, Rights},
+    wire::Frame,
+};
+
+const ALL: Rights = Rights { send: true, monitor: true, link: true, exit: true, kill: true };
+
+fn exit(from: u64, to: u32, reason: ExitReason) -> Delivery<u32> {
+    Delivery::Exit { from, to, reason, link: true }
+}
+
+fn down(monitor: u64, from: u64, to: u32, reason: ExitReason) -> Delivery<u32> {
+    Delivery::Down { monitor, from, to, reason }
+}
+
+/// Client process 1 owns the one end, server process 2 the other; 20 is the server's, handed out as id 1 with all rights.
+fn pair() -> Pair {
+    let mut pair = Pair::open(1);
+    pair.client.session.set_owner(Some(1), false);
+    pair.server.session.set_owner(Some(2), false);
+    assert_eq!(pair.server.session.hand_out(20, ALL), 1);
+    assert_eq!(pair.server.session.hand_out(20, ALL), 1, "one process, one id");
+    pair
+}
+
+#[test]
+fn a_link_reaches_the_process_and_its_end_comes_back() {
+    let mut pair = pair();
+    pair.client.session.link(10, 1);
+    pair.settle();
+    assert_eq!(pair.server.deliveries(), [Delivery::Link { from: 1, to: 20 }]);
+    pair.server.session.exit(&20, 1, Some(0), ExitReason::failed("boom"));
+    pair.settle();
+    assert_eq!(pair.client.deliveries(), [exit(1, 10, ExitReason::failed("boom"))]);
+    assert_eq!((pair.client.session.entries(), pair.server.session.entries()), (0, 0));
+}
+
+#[test]
+fn the_end_of_the_process_that_linked_reaches_the_other_and_kill_over_a_link_stays_kill() {
+    let mut pair = pair();
+    pair.client.session.link(10, 1);
+    pair.client.session.exit(&10, 1, Some(0), ExitReason::Kill);
+    pair.settle();
+    assert_eq!(pair.server.deliveries(), [Delivery::Link { from: 1, to: 20 }, exit(1, 20, ExitReason::Kill)]);
+    assert_eq!((pair.client.session.entries(), pair.server.session.entries()), (0, 0));
+}
+
+#[test]
+fn links_and_monitors_of_what_the_peer_may_not_or_does_not_know_get_noproc() {
+    let mut pair = pair();
+    let silent = Rights { monitor: false, ..Rights::default() };
+    assert_eq!(pair.server.session.hand_out(21, silent), 2);
+    for far in [2, 99] {
+        pair.client.session.link(10, far);
+        pair.client.session.monitor(10, 500 + far, far);
+        pair.settle();
+        assert_eq!(
+            pair.client.deliveries(),
+            [exit(far, 10, ExitReason::NoProc), down(500 + far, far, 10, ExitReason::NoProc)]
+        );
+    }
+    assert_eq!(pair.server.deliveries(), []);
+    assert_eq!((pair.client.session.entries(), pair.server.session.entries()), (0, 0));
+}
+
+#[test]
+fn the_sender_of_a_link_gives_no_right_but_to_that_link() {
+    let mut pair = pair();
+    pair.client.session.link(10, 0);
+    pair.settle();
+    pair.server.deliveries();
+    // The server knows process 10 as id 1, and that is all.
+    pair.server.session.monitor(2, 7, 1);
+    pair.server.session.exit(&2, 1, None, ExitReason::Kill);
+    pair.server.session.link(20, 1);
+    pair.settle();
+    assert_eq!(pair.client.deliveries(), []);
+    assert_eq!(
+        pair.server.deliveries(),
+        [down(7, 1, 2, ExitReason::NoProc), exit(1, 20, ExitReason::NoProc)]
+    );
+    pair.client.session.exit(&10, 0, Some(0), ExitReason::Normal);
+    pair.settle();
+    assert_eq!(pair.server.deliveries(), [exit(1, 2, ExitReason::Normal)]);
+    // The name went with the link, and a new link has a new one.
+    pair.client.session.link(10, 0);
+    pair.settle();
+    assert_eq!(pair.server.deliveries(), [Delivery::Link { from: 2, to: 2 }]);
+}
+
+#[test]
+fn a_link_that_is_taken_back_is_gone_at_both_sides_and_can_be_made_again() {
+    let mut pair = pair();
+    pair.client.session.link(10, 1);
+    pair.client.session.unlink(10, 1, 1);
+    pair.client.session.link(10, 1);
+    pair.client.session.unlink(10, 1, 2);
+    pair.client.session.link(10, 1);
+    pair.settle();
+    // Not one of them is lost although the process has acknowledged nothing yet.
+    let seen = pair.server.deliveries();
+    let link = || Delivery::Link { from: 1, to: 20 };
+    let unlink = |unlink| Delivery::Unlink { from: 1, to: 20, unlink };
+    assert_eq!(seen, [link(), unlink(1), link(), unlink(2), link()]);
+    pair.server.session.unlink_ack(&20, 1, 1);
+    pair.server.session.unlink_ack(&20, 1, 2);
+    pair.server.session.unlink_ack(&20, 1, 2);
+    pair.settle();
+    assert_eq!(pair.client.deliveries(), [], "the link was made anew: no acknowledgement matters");
+    pair.server.session.exit(&20, 1, Some(0), ExitReason::Shutdown);
+    pair.settle();
+    assert_eq!(pair.client.deliveries(), [exit(1, 10, ExitReason::Shutdown)]);
+    assert_eq!((pair.client.session.entries(), pair.server.session.entries()), (0, 0));
+}
+
+#[test]
+fn two_sides_that_unlink_at_the_same_time_both_get_their_acknowledgement() {
+    let mut pair = pair();
+    pair.client.session.link(10, 1);
+    pair.settle();
+    pair.server.deliveries();
+    pair.client.session.unlink(10, 1, 5);
+    pair.server.session.unlink(20, 1, 6);
+    pair.settle();
+    assert_eq!(pair.client.deliveries(), [Delivery::Unlink { from: 1, to: 10, unlink: 6 }]);
+    assert_eq!(pair.server.deliveries(), [Delivery::Unlink { from: 1, to: 20, unlink: 5 }]);
+    pair.client.session.unlink_ack(&10, 1, 6);
+    pair.server.session.unlink_ack(&20, 1, 5);
+    pair.settle();
+    assert_eq!(pair.client.deliveries(), [Delivery::UnlinkAck { from: 1, to: 10, unlink: 5 }]);
+    assert_eq!(pair.server.deliveries(), [Delivery::UnlinkAck { from: 1, to: 20, unlink: 6 }]);
+    assert_eq!((pair.client.session.entries(), pair.server.session.entries()), (0, 0));
+}
+
+#[test]
+fn an_unlink_where_there_is_no_link_is_acknowledged_at_once() {
+    let mut pair = pair();
+    pair.client.session.unlink(10, 1, 3);
+    pair.settle();
+    assert_eq!(pair.client.deliveries(), [Delivery::UnlinkAck { from: 1, to: 10, unlink: 3 }]);
+    let mut lone = Lone::open(Side::Server);
+    lone.feed(&Frame::Unlink { from: 8, to: 0, unlink: 9 });
+    assert_eq!(lone.frames(), [Frame::UnlinkAck { from: 0, to: 8, unlink: 9 }]);
+    // Any number will do, with a link and without.
+    lone.feed(&Frame::Link { from: 8, to: 0 });
+    lone.feed(&Frame::Unlink { from: 8, to: 0, unlink: 0 });
+    lone.session.unlink_ack(&1, 8, 0);
+    assert_eq!(lone.frames(), [Frame::UnlinkAck { from: 0, to: 8, unlink: 0 }]);
+    lone.session.take_deliveries();
+    lone.feed(&Frame::UnlinkAck { from: 8, to: 0, unlink: 9 });
+    lone.feed(&Frame::Exit { from: 8, to: 0, taken: Some(1), reason: ExitReason::Kill });
+    assert_eq!(lone.session.take_deliveries(), [], "nothing is linked");
+}
+
+#[test]
+fn a_monitor_reports_once_and_not_after_it_was_taken_back() {
+    let mut pair = pair();
+    for reference in [100, 200, 300] {
+        pair.client.session.monitor(10, reference, 1);
+    }
+    pair.settle();
+    let set: Vec<_> = (1..=3).map(|monitor| Delivery::Monitor { monitor, to: 20 }).collect();
+    assert_eq!(pair.server.deliveries(), set);
+    pair.client.session.demonitor(200);
+    pair.client.session.demonitor(200);
+    pair.client.session.demonitor(999);
+    // Crosses the end of the process.
+    for monitor in 1..=3 {
+        pair.server.session.down(monitor, 0, ExitReason::Panic);
+        pair.server.session.down(monitor, 0, ExitReason::Panic);
+    }
+    pair.settle();
+    assert_eq!(
+        pair.client.deliveries(),
+        [down(100, 1, 10, ExitReason::Panic), down(300, 1, 10, ExitReason::Panic)]
+    );
+    assert_eq!(pair.server.deliveries(), []);
+    assert_eq!((pair.client.session.entries(), pair.server.session.entries()), (0, 0));
+}
+
+#[test]
+fn an_explicit_exit_needs_the_right_and_kill_is_killed_without_its_own() {
+    let mut pair = pair();
+    let exit_only = Rights { exit: true, ..Rights::default() };
+    assert_eq!(pair.server.session.hand_out(21, exit_only), 2);
+    assert_eq!(pair.server.session.hand_out(22, Rights::default()), 3);
+    for far in 0..5 {
+        pair.client.session.exit(&10, far, None, ExitReason::Kill);
+        pair.client.session.exit(&10, far, None, ExitReason::Normal);
+    }
+    pair.settle();
+    let seen: Vec<_> = pair
+        .server
+        .deliveries()
+        .into_iter()
+        .map(|delivery| match delivery {
+            Delivery::Exit { to, reason, link: false, .. } => (to, reason),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    let (kill, killed, normal) = (ExitReason::Kill, ExitReason::Killed, ExitReason::Normal);
+    assert_eq!(
+        seen,
+        [
+            (2, killed.clone()),
+            (2, normal.clone()),
+            (20, kill),
+            (20, normal.clone()),
+            (21, killed),
+            (21, normal)
+        ]
+    );
+}
+
+#[test]
+fn exits_that_nobody_takes_end_overload() {
+    let most = Limits::default().max_untaken_exits;
+    let mut lone = Lone::open(Side::Server);
+    let signal = Frame::Exit { from: 5, to: 0, taken: None, reason: ExitReason::Normal };
+    for _ in 0..3 * most {
+        lone.feed(&signal);
+        lone.session.set_untaken_exits(0);
+    }
+    for _ in 0..most {
+        lone.feed(&signal);
+    }
+    assert_eq!(lone.ended(), None);
+    lone.feed(&signal);
+    assert_eq!(lone.ended(), Some(&ExitReason::Overload));
+}
+
+#[test]
+fn a_link_or_monitor_over_the_far_sides_number_gets_overload_at_once() {
+    let mut lone = Lone::open(Side::Client);
+    for n in 0..TERMS.max_links {
+        lone.session.link(100 + n as u32, 0);
+    }
+    lone.frames();
+    lone.session.link(7, 0);
+    lone.session.monitor(7, 70, 5);
+    assert_eq!(
+        lone.session.take_deliveries(),
+        [exit(0, 7, ExitReason::Overload), down(70, 5, 7, ExitReason::Overload)]
+    );
+    // The far owner is watched without a frame.
+    lone.session.monitor(7, 71, 0);
+    // One more to the same is none more.
+    lone.session.link(100, 0);
+    assert_eq!(lone.frames(), [Frame::Link { from: 1, to: 0 }]);
+    assert_eq!(lone.ended(), None);
+    lone.feed(&Frame::Exit { from: 0, to: 1, taken: Some(0), reason: ExitReason::Normal });
+    lone.session.monitor(7, 72, 5);
+    assert_eq!(lone.frames(), [Frame::Monitor { monitor: 1 + 1, to: 5 }], "one place is free again");
+}
+
+#[test]
+fn a_peer_that_sets_more_links_and_monitors_than_it_may_ends_overload() {
+    let limits = Limits { max_links: 4, ..Limits::default() };
+    for last in [Frame::Link { from: 3, to: 0 }, Frame::Monitor { monitor: 3, to: 0 }] {
+        let mut lone = Lone::open_with(Side::Server, &limits);
+        for n in 1..=2 {
+            lone.feed(&Frame::Link { from: n, to: 0 });
+            lone.feed(&Frame::Monitor { monitor: n, to: 0 });
+        }
+        lone.feed(&Frame::Link { from: 1, to: 0 });
+        assert_eq!(lone.ended(), None);
+        lone.feed(&last);
+        assert_eq!(lone.ended(), Some(&ExitReason::Overload));
+        assert_eq!(lone.session.entries(), 0);
+    }
+}
+
+#[test]
+fn names_of_monitors_used_twice_or_never_given_end_protocol() {
+    for frames in [
+        &[Frame::Monitor { monitor: 2, to: 0 }, Frame::Monitor { monitor: 2, to: 0 }][..],
+        &[Frame::Monitor { monitor: 2, to: 0 }, Frame::Monitor { monitor: 1, to: 0 }],
+        &[Frame::Demonitor { monitor: 1 }],
+    ] {
+        let mut lone = Lone::open(Side::Server);
+        frames.iter().for_each(|frame| lone.feed(frame));
+        assert_eq!(lone.ended(), Some(&ExitReason::Protocol));
+    }
+}
+
+#[test]
+fn setting_and_taking_back_over_and_over_ends_overload() {
+    let burst = u64::from(Limits::default().max_pairs_burst);
+    let cycles: [fn(&mut Lone, u64); 2] = [
+        |lone, n| {
+            lone.feed(&Frame::Link { from: 1, to: 0 });
+            lone.feed(&Frame::Unlink { from: 1, to: 0, unlink: n });
+            lone.session.unlink_ack(&1, 1, n);
+        },
+        |lone, n| {
+            lone.feed(&Frame::Monitor { monitor: n, to: 0 });
+            lone.feed(&Frame::Demonitor { monitor: n });
+        },
+    ];
+    for cycle in cycles {
+        let mut lone = Lone::open(Side::Server);
+        for n in 1..=burst {
+            cycle(&mut lone, n);
+            lone.frames();
+        }
+        lone.now += Duration::from_secs(1);
+        for n in burst + 1..=burst + 100 {
+            cycle(&mut lone, n);
+            lone.frames();
+        }
+        assert_eq!(lone.ended(), None);
+        cycle(&mut lone, burst + 101);
+        assert_eq!(lone.ended(), Some(&ExitReason::Overload));
+    }
+}
+
+#[test]
+fn at_the_end_every_link_and_monitor_has_exactly_one_ending_with_its_reason() {
+    type Ending = (fn(&mut Pair), ExitReason);
+    let endings: [Ending; 2] = [
+        (Pair::lose, ExitReason::NoConnection),
+        (|pair| pair.server.session.end(ExitReason::failed("x"), 0, Some(pair.now)), ExitReason::failed("x")),
+    ];
+    for (ending, reason) in endings {
+        let mut pair = pair();
+        pair.client.session.set_owner(Some(1), true);
+        pair.client.session.link(1, 0);
+        pair.client.session.link(10, 0);
+        pair.client.session.link(11, 1);
+        pair.client.session.monitor(12, 120, 0);
+        pair.client.session.monitor(12, 121, 1);
+        pair.settle();
+        pair.client.deliveries();
+        pair.server.deliveries();
+        ending(&mut pair);
+        pair.settle();
+        let lost = ExitReason::NoConnection;
+        assert_eq!(
+            pair.client.deliveries(),
+            [
+                exit(0, 1, reason.clone()),
+                exit(0, 10, reason.clone()),
+                exit(1, 11, lost.clone()),
+                down(120, 0, 12, reason.clone()),
+                down(121, 1, 12, lost.clone()),
+            ]
+        );
+        let mut at_server = pair.server.deliveries();
+        // The first monitor needed no frame.
+        assert_eq!(at_server.pop(), Some(Delivery::Demonitor { monitor: 2, to: 20 }));
+        assert_eq!(
+            at_server,
+            [exit(1, 2, lost.clone()), exit(2, 2, lost.clone()), exit(3, 20, lost.clone())]
+        );
+        // Afterwards all is out of reach, at once.
+        pair.client.session.link(10, 0);
+        pair.client.session.monitor(10, 5, 1);
+        pair.client.session.unlink(10, 0, 8);
+        pair.settle();
+        assert_eq!(
+            pair.client.deliveries(),
+            [
+                exit(0, 10, lost.clone()),
+                down(5, 1, 10, lost),
+                Delivery::UnlinkAck { from: 0, to: 10, unlink: 8 }
+            ]
+        );
+        assert_eq!((pair.client.session.entries(), pair.server.session.entries()), (0, 0));
+    }
+}
+
+#[test]
+fn the_role_of_owner_takes_its_links_with_it() {
+    let mut pair = pair();
+    pair.client.session.link(10, 0);
+    pair.settle();
+    pair.server.deliveries();
+    pair.server.session.set_owner(Some(2), false);
+    assert_eq!(pair.server.session.take_deliveries(), [], "the same owner");
+    pair.server.session.set_owner(Some(3), false);
+    assert_eq!(
+        pair.server.session.take_deliveries(),
+        [Delivery::Unlink { from: 1, to: 2, unlink: 0 }, Delivery::Link { from: 1, to: 3 }]
+    );
+    // What the old owner still says about it stays here.
+    pair.server.session.unlink_ack(&2, 1, 0);
+    pair.server.session.exit(&2, 1, Some(0), ExitReason::Panic);
+    pair.settle();
+    assert_eq!(pair.client.deliveries(), []);
+    pair.server.session.exit(&3, 1, Some(0), ExitReason::Shutdown);
+    pair.settle();
+    assert_eq!(pair.client.deliveries(), [exit(0, 10, ExitReason::Shutdown)]);
+}
+
+#[test]
+fn an_unlink_under_way_when_the_owner_changes_is_acknowledged_all_the_same() {
+    let mut pair = pair();
+    pair.client.session.link(10, 0);
+    pair.client.session.link(11, 0);
+    pair.settle();
+    pair.server.deliveries();
+    // The peer's own is delivered to the old owner, the old owner's waits for the peer.
+    pair.client.session.unlink(10, 0, 4);
+    pair.settle();
+    pair.server.deliveries();
+    pair.server.session.unlink(2, 2, 7);
+    pair.server.session.set_owner(Some(3), false);
+    pair.settle();
+    let at_server = pair.server.deliveries();
+    assert!(at_server.contains(&Delivery::UnlinkAck { from: 2, to: 2, unlink: 7 }), "{at_server:?}");
+    assert!(!at_server.iter().any(|delivery| matches!(delivery, Delivery::Link { .. })), "{at_server:?}");
+    pair.server.session.unlink_ack(&2, 1, 4);
+    pair.client.session.unlink_ack(&11, 0, 7);
+    pair.settle();
+    assert!(pair.client.deliveries().contains(&Delivery::UnlinkAck { from: 0, to: 10, unlink: 4 }));
+    assert_eq!((pair.client.session.entries(), pair.server.session.entries()), (0, 0));
+}
+
+#[test]
+fn an_owner_that_is_no_process_can_be_linked_to() {
+    let mut pair = pair();
+    pair.server.session.set_owner(None, false);
+    pair.client.session.link(10, 0);
+    pair.client.session.link(11, 0);
+    pair.client.session.unlink(11, 0, 1);
+    pair.client.session.exit(&10, 0, None, ExitReason::Kill);
+    pair.settle();
+    assert_eq!(pair.client.deliveries(), [Delivery::UnlinkAck { from: 0, to: 11, unlink: 1 }]);
+    pair.server.session.end(ExitReason::Normal, 0, Some(pair.now));
+    pair.settle();
+    assert_eq!(pair.client.deliveries(), [exit(0, 10, ExitReason::Normal)]);
+    assert_eq!((pair.client.session.entries(), pair.server.session.entries()), (0, 0));
+}
+
+/// The processes of one end, each with a real table of links. What a process does takes two steps, first its table, then
+/// the session, and so does the driver that tells it something: they are two threads, and the one may come between the
+/// steps of the other.
+struct Processes {
+    tables: BTreeMap<u32, Links<u64>>,
+    /// What was delivered and not looked at.
+    late: VecDeque<Delivery<u32>>,
+    doing: BTreeMap<u32, Doing>,
+    acknowledging: Option<(u32, u64, u64)>,
+}
+
+/// The second step of a process.
+enum Doing {
+    Link { far: u64, ack: Option<u64> },
+    Unlink { far: u64, unlink: u64 },
+}
+
+impl Processes {
+    fn new(ids: impl Iterator<Item = u32>) -> Self {
+        Self {
+            tables: ids.map(|id| (id, Links::default())).collect(),
+            late: VecDeque::new(),
+            doing: BTreeMap::new(),
+            acknowledging: None,
+        }
+    }
+
+    fn link(&mut self, end: &mut End, process: u32, far: u64) {
+        self.finish(end, process);
+        let Some(table) = self.tables.get_mut(&process) else { return };
+        let request = table.link(far);
+        if request.link {
+            self.doing.insert(process, Doing::Link { far, ack: request.ack });
+        }
+    }
+
+    fn unlink(&mut self, end: &mut End, process: u32, far: u64) {
+        self.finish(end, process);
+        if let Some(unlink) = self.tables.get_mut(&process).and_then(|table| table.unlink(&far)) {
+            self.doing.insert(process, Doing::Unlink { far, unlink });
+        }
+    }
+
+    /// The second step.
+    fn finish(&mut self, end: &mut End, process: u32) -> bool {
+        match self.doing.remove(&process) {
+            Some(Doing::Link { far, ack }) => {
+                if let Some(ack) = ack {
+                    end.session.unlink_ack(&process, far, ack);
+                }
+                end.session.link(process, far);
+                if let Some(ack) = self.tables.get_mut(&process).and_then(|table| table.link_sent(&far)) {
+                    self.acknowledge(end, process, far, ack);
+                }
+            }
+            Some(Doing::Unlink { far, unlink }) => end.session.unlink(process, far, unlink),
+            None => return false,
+        }
+        true
+    }
+
+    fn die(&mut self, end: &mut End, process: u32) {
+        self.finish(end, process);
+        let Some(mut table) = self.tables.remove(&process) else { return };
+        for far in table.part().links {
+            end.session.exit(&process, far, Some(0), ExitReason::Shutdown);
+        }
+    }
+
+    fn acknowledge(&mut self, end: &mut End, process: u32, far: u64, unlink: u64) {
+        end.session.unlink_ack(&process, far, unlink);
+        if let Some(table) = self.tables.get_mut(&process) {
+            table.ack_delivered(&far, unlink);
+        }
+    }
+
+    /// The driver tells a process the oldest delivery, or does the second step of that.
+    fn tell(&mut self, end: &mut End) -> bool {
+        self.late.extend(end.deliveries());
+        if let Some((process, far, unlink)) = self.acknowledging.take() {
+            self.acknowledge(end, process, far, unlink);
+            return true;
+        }
+        let Some(delivery) = self.late.pop_front() else { return false };
+        match delivery {
+            Delivery::Link { from, to } => match self.tables.get_mut(&to) {
+                Some(table) => table.handle_link(from),
+                None => end.session.exit(&to, from, Some(0), ExitReason::NoProc),
+            },
+            Delivery::Unlink { from, to, unlink } => {
+                let table = self.tables.get_mut(&to);
+                if table.is_none_or(|table| table.handle_unlink(from, unlink)) {
+                    self.acknowledging = Some((to, from, unlink));
+                }
+            }
+            Delivery::UnlinkAck { from, to, unlink } => {
+                if let Some(table) = self.tables.get_mut(&to) {
+                    table.handle_unlink_ack(&from, unlink);
+                }
+            }
+            Delivery::Exit { from, to, reason, link } => {
+                if let Some(table) = self.tables.get_mut(&to) {
+                    let signal = ExitSignal { from: &from, reason: &reason, link, own: false };
+                    assert_ne!(table.handle_exit(signal, true), Verdict::End(reason.clone()));
+                }
+            }
+            other => panic!("{other:?}"),
+        }
+        true
+    }
+}
+
+/// The link protocol end to end, over the border's table, with everything late that can be late.
+#[test]
+fn both_sides_agree_about_every_link_whatever_crossed_on_the_way() {
+    const PROCESSES: u32 = 3;
+    // Enough that no pair is one too many.
+    let limits = Limits { max_pairs_burst: 1_000_000, ..Limits::default() };
+    for seed in 0..300 {
+        let mut pair = Pair::open_with(seed, &limits, &limits);
+        let ids = || 1..=PROCESSES;
+        for process in ids() {
+            assert_eq!(pair.client.session.hand_out(process, ALL), u64::from(process));
+            assert_eq!(pair.server.session.hand_out(process, ALL), u64::from(process));
+        }
+        let (mut at_client, mut at_server) = (Processes::new(ids()), Processes::new(ids()));
+        for step in 0..200 {
+            let (here, end) = match pair.seeded.below(2) {
+                0 => (&mut at_client, &mut pair.client),
+                _ => (&mut at_server, &mut pair.server),
+            };
+            let process = 1 + pair.seeded.below(PROCESSES as usize) as u32;
+            let far = 1 + pair.seeded.below(PROCESSES as usize) as u64;
+            match pair.seeded.below(20) {
+                0..6 => here.link(end, process, far),
+                6..12 => here.unlink(end, process, far),
+                12..16 => drop(here.tell(end)),
+                16 => drop(here.finish(end, process)),
+                17..19 => pair.settle(),
+                _ if step > 150 => here.die(end, process),
+                _ => {}
+            }
+        }
+        loop {
+            pair.settle();
+            let mut busy = at_client.tell(&mut pair.client) | at_server.tell(&mut pair.server);
+            for process in ids() {
+                busy |= at_client.finish(&mut pair.client, process);
+                busy |= at_server.finish(&mut pair.server, process);
+            }
+            if !busy {
+                break;
+            }
+        }
+        let mut links = 0;
+        for near in ids() {
+            for far in ids() {
+                let linked = |here: &Processes, process, far| {
+                    here.tables.get(&process).is_some_and(|table| table.is_linked(&u64::from(far)))
+                };
+                let (a, b) = (linked(&at_client, near, far), linked(&at_server, far, near));
+                assert_eq!(a, b, "seed {seed}: client's {near} and server's {far}");
+                links += usize::from(a);
+            }
+        }
+        for (here, end) in [(&at_client, &pair.client), (&at_server, &pair.server)] {
+            assert_eq!(here.tables.values().map(Links::len).sum::<usize>(), links, "seed {seed}");
+            assert_eq!(end.session.entries(), links, "seed {seed}");
+        }
+    }
+}

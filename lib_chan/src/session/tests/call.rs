@@ -1,0 +1,378 @@
+use std::time::{Duration, Instant};
+
+use super::{
+    lone::{Lone, TERMS},
+    pair::Pair,
+};
+use crate::{
+    CallError, CallFailure, Executed, ExitReason, Limits,
+    handshake::Side,
+    session::{InboundKind, Unsendable},
+    wire::{Frame, RefuseCode},
+};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+fn call(pair: &mut Pair, number: u32) -> u64 {
+    let deadline = pair.now + MINUTE;
+    pair.client.session.call(pair.now, deadline, &mut number.to_be_bytes().to_vec()).unwrap()
+}
+
+fn failed(executed: Executed, reason: CallFailure) -> Option<Result<bytes::Bytes, CallError>> {
+    Some(Err(CallError::new(executed, reason)))
+}
+
+/// The calls that came to the server.
+fn calls(pair: &mut Pair) -> Vec<u64> {
+    let call = |kind| match kind {
+        InboundKind::Call { call } => Some(call),
+        InboundKind::Cast => None,
+    };
+    pair.server.take().into_iter().filter_map(|message| call(message.kind)).collect()
+}
+
+#[test]
+fn many_calls_in_flight_are_answered_out_of_order_each_with_its_own() {
+    for seed in 0..6 {
+        let mut pair = Pair::open(seed);
+        let asked: Vec<_> = (0..256).map(|n| call(&mut pair, n)).collect();
+        pair.settle();
+        let mut taken = pair.server.take();
+        while !taken.is_empty() {
+            let message = taken.swap_remove(pair.seeded.below(taken.len()));
+            let InboundKind::Call { call } = message.kind else { panic!() };
+            pair.server.session.reply(call, &mut message.payload.to_vec());
+            if pair.seeded.below(5) == 0 {
+                pair.settle();
+            }
+        }
+        pair.settle();
+        for (n, call) in (0u32..).zip(asked) {
+            assert_eq!(pair.client.outcome(call).unwrap().unwrap(), n.to_be_bytes()[..]);
+        }
+        assert_eq!((pair.client.session.entries(), pair.server.session.entries()), (0, 0));
+    }
+}
+
+#[test]
+fn calls_over_the_far_sides_number_wait_in_order() {
+    let limits = Limits { max_calls: 3, ..Limits::default() };
+    let mut pair = Pair::open_with(1, &limits, &limits);
+    let asked: Vec<_> = (0..7).map(|n| call(&mut pair, n)).collect();
+    pair.settle();
+    for round in [0..3, 3..6, 6..7] {
+        let came = calls(&mut pair);
+        assert_eq!(came, asked[round]);
+        for call in came {
+            pair.server.session.reply(call, &mut Vec::new());
+        }
+        pair.settle();
+    }
+    assert!(asked.into_iter().all(|call| pair.client.outcome(call).is_some_and(|outcome| outcome.is_ok())));
+}
+
+#[test]
+fn a_call_given_up_is_cancelled_at_the_other_side_and_its_slot_comes_back_with_the_answer() {
+    let limits = Limits { max_calls: 1, ..Limits::default() };
+    let mut pair = Pair::open_with(2, &limits, &limits);
+    let first = call(&mut pair, 1);
+    pair.settle();
+    assert_eq!(calls(&mut pair), [first]);
+    assert!(!pair.server.session.poll_cancelled(first, |_| 42));
+    pair.client.session.cancel_call(pair.now, first);
+    let second = call(&mut pair, 2);
+    pair.settle();
+    assert_eq!(pair.server.woken(), [42]);
+    assert!(pair.server.session.poll_cancelled(first, |_| 42));
+    assert!(!pair.server.session.wants_answer(999, pair.now), "a call that nobody made");
+    assert!(calls(&mut pair).is_empty(), "the slot is not free");
+    pair.server.session.refuse(first, RefuseCode::NoAnswer, "");
+    pair.settle();
+    assert_eq!(calls(&mut pair), [second]);
+    pair.server.session.reply(second, &mut Vec::new());
+    pair.settle();
+    assert_eq!(pair.client.outcome(second), Some(Ok(Default::default())));
+    assert_eq!((pair.client.session.entries(), pair.server.session.entries()), (0, 0));
+}
+
+#[test]
+fn a_call_given_up_before_it_went_out_never_does() {
+    let limits = Limits { max_calls: 1, ..Limits::default() };
+    let mut pair = Pair::open_with(2, &limits, &limits);
+    let first = call(&mut pair, 1);
+    let second = call(&mut pair, 2);
+    let third = call(&mut pair, 3);
+    pair.client.session.cancel_call(pair.now, second);
+    pair.settle();
+    pair.echo();
+    assert_eq!(calls(&mut pair), [third]);
+    assert!(pair.client.outcome(first).is_some());
+    assert_eq!(pair.client.outcome(second), None);
+}
+
+#[test]
+fn a_call_cancelled_before_it_is_taken_is_refused_when_it_is() {
+    let mut pair = Pair::open(2);
+    let asked = call(&mut pair, 1);
+    pair.settle();
+    pair.client.session.cancel_call(pair.now, asked);
+    pair.settle();
+    assert_eq!(calls(&mut pair), [asked]);
+    assert!(!pair.server.session.wants_answer(asked, pair.now));
+    pair.settle();
+    assert_eq!((pair.client.session.entries(), pair.server.session.entries()), (0, 0));
+}
+
+#[test]
+fn a_deadline_that_passes_says_whether_the_call_was_ever_sent() {
+    let limits = Limits { max_calls: 1, ..Limits::default() };
+    let mut pair = Pair::open_with(3, &limits, &limits);
+    let sent = call(&mut pair, 1);
+    let waits = call(&mut pair, 2);
+    pair.settle();
+    assert_eq!(calls(&mut pair), [sent]);
+    assert_eq!(pair.client.outcome(sent), None);
+    pair.advance(MINUTE - Duration::from_millis(1));
+    assert_eq!(pair.client.outcome(waits), None);
+    pair.client.woken();
+    pair.advance(Duration::from_millis(1));
+    let mut woken = pair.client.woken();
+    woken.sort_unstable();
+    assert_eq!(woken, [sent as u32, waits as u32]);
+    assert_eq!(pair.client.outcome(sent), failed(Executed::Unknown, CallFailure::Deadline));
+    assert_eq!(pair.client.outcome(waits), failed(Executed::No, CallFailure::Deadline));
+    assert!(pair.server.session.poll_cancelled(sent, |_| 0), "the callee knows, without a frame");
+    // The late answer frees the slot and reaches nobody.
+    pair.server.session.reply(sent, &mut vec![1]);
+    pair.settle();
+    assert_eq!(pair.client.outcome(sent), None);
+    assert_eq!((pair.client.session.entries(), pair.server.session.entries()), (0, 0));
+    let next = call(&mut pair, 3);
+    pair.settle();
+    assert_eq!(calls(&mut pair), [next]);
+}
+
+#[test]
+fn a_deadline_that_has_passed_already_is_no_call() {
+    let mut lone = Lone::open(Side::Client);
+    let now = lone.now;
+    let late = lone.session.call(now, now, &mut vec![1]).unwrap();
+    assert!(!lone.session.has_output());
+    assert_eq!(lone.session.poll_call(late, |_| 0), failed(Executed::No, CallFailure::Deadline));
+    assert_eq!(lone.session.entries(), 0);
+}
+
+#[test]
+fn a_deadline_counts_while_credit_is_awaited() {
+    let mut pair = Pair::open(4);
+    let now = pair.now;
+    while pair.client.session.cast(now, &mut vec![0; 60_000]) == Ok(None) {}
+    let asked = call(&mut pair, 1);
+    pair.advance(MINUTE);
+    assert_eq!(pair.client.outcome(asked), failed(Executed::No, CallFailure::Deadline));
+    pair.server.take();
+    pair.settle();
+    assert!(calls(&mut pair).is_empty());
+}
+
+#[test]
+fn a_call_that_waits_for_a_slot_in_vain_lets_those_behind_it_go() {
+    let limits = Limits { max_calls: 0, ..Limits::default() };
+    let mut pair = Pair::open_with(4, &limits, &limits);
+    let asked = call(&mut pair, 1);
+    let behind = pair.client.session.cast(pair.now, &mut vec![7]).unwrap().unwrap();
+    pair.settle();
+    assert!(pair.server.take().is_empty());
+    pair.advance(MINUTE);
+    assert_eq!(pair.client.session.poll_cast(behind, |_| 0), Some(Ok(())));
+    assert_eq!(pair.server.take()[0].payload, &[7][..]);
+    assert_eq!(pair.client.outcome(asked), failed(Executed::No, CallFailure::Deadline));
+}
+
+#[test]
+fn a_message_whose_time_has_passed_is_not_handed_to_the_service() {
+    let mut pair = Pair::open(4);
+    let asked = call(&mut pair, 1);
+    pair.settle();
+    pair.advance(MINUTE);
+    assert_eq!(calls(&mut pair), [asked]);
+    assert!(!pair.server.session.wants_answer(asked, pair.now));
+    pair.settle();
+    assert_eq!(pair.server.session.entries(), 0);
+    assert_eq!(pair.client.outcome(asked), failed(Executed::Unknown, CallFailure::Deadline));
+}
+
+#[test]
+fn every_refusal_says_whether_the_call_was_executed() {
+    let mut pair = Pair::open(5);
+    let max = pair.client.session.max_payload_len();
+    let cases = [
+        (RefuseCode::Refused, Executed::No, CallFailure::Refused("text".into())),
+        (RefuseCode::Codec, Executed::No, CallFailure::Codec("text".into())),
+        (RefuseCode::TooLong, Executed::No, CallFailure::TooLong { max }),
+        (RefuseCode::Overload, Executed::No, CallFailure::Overload),
+        (RefuseCode::NoAnswer, Executed::Unknown, CallFailure::NoAnswer),
+        (RefuseCode::AnswerTooLong, Executed::Yes, CallFailure::TooLong { max }),
+        (RefuseCode::AnswerCodec, Executed::Yes, CallFailure::Codec("text".into())),
+    ];
+    for (code, executed, failure) in cases {
+        let asked = call(&mut pair, 1);
+        pair.server.session.refuse(asked, code, "text");
+        pair.settle();
+        calls(&mut pair);
+        pair.server.session.refuse(asked, code, "text");
+        pair.settle();
+        assert_eq!(pair.client.outcome(asked), failed(executed, failure), "{code:?}");
+    }
+    // As the far end's: an answer that it would not take.
+    let asked = call(&mut pair, 1);
+    pair.settle();
+    pair.server.session.reply(asked, &mut vec![0; max + 1]);
+    pair.settle();
+    assert_eq!(pair.client.outcome(asked), failed(Executed::Yes, CallFailure::TooLong { max }));
+    assert_eq!(
+        pair.client.session.call(pair.now, pair.now + MINUTE, &mut vec![0; max + 1]),
+        Err(Unsendable::TooLong { max })
+    );
+}
+
+#[test]
+fn a_long_text_of_a_refusal_is_cut() {
+    let mut pair = Pair::open(5);
+    let asked = call(&mut pair, 1);
+    pair.settle();
+    pair.server.session.refuse(asked, RefuseCode::Refused, &"ä".repeat(200));
+    pair.settle();
+    let cut = CallFailure::Refused("ä".repeat(128).into());
+    assert_eq!(pair.client.outcome(asked), failed(Executed::No, cut));
+}
+
+fn feed_call(lone: &mut Lone, call: u64) {
+    lone.feed(&Frame::Call { to: 0, call, left: 60_000, payload: b"" });
+}
+
+#[test]
+fn the_callees_slot_is_free_when_the_answer_has_been_written_and_not_before() {
+    let limits = Limits { max_calls: 2, ..Limits::default() };
+    let mut lone = Lone::open_with(Side::Server, &limits);
+    feed_call(&mut lone, 1);
+    feed_call(&mut lone, 2);
+    lone.session.reply(1, &mut vec![1; 100]);
+    lone.session.reply(2, &mut vec![1; 100]);
+    let bytes = lone.fetch();
+    let now = lone.now;
+    // The first answer is out, the second is not: one slot.
+    lone.session.handle_accepted(now, bytes.len() / 2);
+    feed_call(&mut lone, 3);
+    assert_eq!(lone.ended(), None);
+    feed_call(&mut lone, 4);
+    assert_eq!(lone.ended(), Some(&ExitReason::Overload));
+}
+
+#[test]
+fn a_peer_that_makes_more_calls_than_it_may_ends_overload() {
+    let limits = Limits { max_calls: 2, ..Limits::default() };
+    let mut lone = Lone::open_with(Side::Server, &limits);
+    for call in 1..=2 {
+        feed_call(&mut lone, call);
+        assert_eq!(lone.ended(), None);
+        // Cancelled, it still holds its slot.
+        lone.feed(&Frame::Cancel { call });
+    }
+    feed_call(&mut lone, 3);
+    assert_eq!(lone.ended(), Some(&ExitReason::Overload));
+    assert_eq!(lone.session.entries(), 0);
+}
+
+#[test]
+fn answers_and_cancels_of_calls_that_are_not_there_end_protocol() {
+    let cases: [fn(&mut Lone); 6] = [
+        |lone| lone.feed(&Frame::Reply { call: 7, payload: b"" }),
+        |lone| lone.feed(&Frame::Refuse { call: 7, code: RefuseCode::Refused, text: "" }),
+        |lone| lone.feed(&Frame::Cancel { call: 1 }),
+        |lone| {
+            let now = lone.now;
+            let call = lone.session.call(now, now + MINUTE, &mut Vec::new()).unwrap();
+            lone.feed(&Frame::Reply { call, payload: b"" });
+            lone.feed(&Frame::Reply { call, payload: b"" });
+        },
+        |lone| {
+            feed_call(lone, 5);
+            feed_call(lone, 5);
+        },
+        |lone| {
+            feed_call(lone, 5);
+            feed_call(lone, 4);
+        },
+    ];
+    for case in cases {
+        let mut lone = Lone::open(Side::Client);
+        case(&mut lone);
+        assert_eq!(lone.ended(), Some(&ExitReason::Protocol));
+    }
+    // A call that waits for a slot has not been made: nobody can answer it.
+    let mut lone = Lone::open(Side::Client);
+    let now = lone.now;
+    let asked: Vec<_> = (0..=TERMS.max_calls)
+        .map(|_| lone.session.call(now, now + MINUTE, &mut Vec::new()).unwrap())
+        .collect();
+    lone.feed(&Frame::Reply { call: *asked.last().unwrap(), payload: b"" });
+    assert_eq!(lone.ended(), Some(&ExitReason::Protocol));
+}
+
+#[test]
+fn an_answer_of_nobodys_call_is_not_sent() {
+    let mut lone = Lone::open(Side::Server);
+    feed_call(&mut lone, 1);
+    lone.session.reply(1, &mut Vec::new());
+    lone.session.reply(1, &mut Vec::new());
+    lone.session.refuse(1, RefuseCode::NoAnswer, "");
+    lone.session.reply(2, &mut Vec::new());
+    assert_eq!(lone.frames(), [Frame::Reply { call: 1, payload: b"" }]);
+}
+
+#[test]
+fn a_cancel_that_crosses_the_answer_does_no_harm() {
+    let mut lone = Lone::open(Side::Server);
+    feed_call(&mut lone, 1);
+    lone.session.reply(1, &mut Vec::new());
+    lone.feed(&Frame::Cancel { call: 1 });
+    assert_eq!(lone.ended(), None);
+}
+
+#[test]
+fn cancelling_over_and_over_ends_overload_and_this_end_never_cancels_that_often() {
+    let limits = Limits::default();
+    let mut lone = Lone::open(Side::Server);
+    feed_call(&mut lone, 1);
+    for _ in 0..limits.max_pairs_burst {
+        lone.feed(&Frame::Cancel { call: 1 });
+    }
+    assert_eq!(lone.ended(), None);
+    lone.feed(&Frame::Cancel { call: 1 });
+    assert_eq!(lone.ended(), Some(&ExitReason::Overload));
+
+    let mut pair = Pair::open(6);
+    for _ in 0..4 {
+        for asked in (0..1024).map(|n| call(&mut pair, n)).collect::<Vec<_>>() {
+            pair.settle();
+            pair.client.session.cancel_call(pair.now, asked);
+        }
+        pair.echo();
+        pair.advance(Duration::from_secs(1));
+    }
+    assert_eq!(pair.server.session.over(), None);
+}
+
+#[test]
+fn a_call_waits_no_longer_than_a_month() {
+    let mut lone = Lone::open(Side::Client);
+    let now: Instant = lone.now;
+    let year = Duration::from_secs(365 * 24 * 3600);
+    lone.session.call(now, now + year, &mut Vec::new()).unwrap();
+    let [Frame::Call { left, .. }] = lone.frames()[..] else { panic!() };
+    assert_eq!(left, 30 * 24 * 3600 * 1000);
+    feed_call(&mut lone, 1);
+    lone.feed(&Frame::Call { to: 0, call: 2, left: u64::MAX, payload: b"" });
+    assert_eq!(lone.ended(), None);
+}

@@ -1,0 +1,187 @@
+use std::time::Duration;
+
+use super::{lone::Lone, pair::Pair};
+use crate::{ExitReason, Limits, handshake::Side, wire::Frame};
+
+const H: Duration = Duration::from_secs(15);
+
+#[test]
+fn two_idle_ends_live_for_ever() {
+    let mut pair = Pair::open(1);
+    pair.advance(Duration::from_secs(24 * 3600));
+    assert_eq!((pair.client.session.over(), pair.server.session.over()), (None, None));
+}
+
+#[test]
+fn a_silent_peer_is_pinged_once_and_dead_after_three_heartbeats() {
+    let mut lone = Lone::open(Side::Server);
+    let start = lone.now;
+    assert_eq!(lone.session.poll_timeout(), Some(start + H));
+    lone.wait(H);
+    assert_eq!(lone.frames(), [Frame::Ping { token: 0 }]);
+    assert_eq!(lone.session.poll_timeout(), Some(start + 3 * H));
+    lone.wait(H);
+    assert_eq!(lone.frames(), []);
+    lone.wait(H - Duration::from_millis(1));
+    assert_eq!(lone.ended(), None);
+    lone.wait(Duration::from_millis(1));
+    assert_eq!(lone.ended(), Some(&ExitReason::NoConnection));
+}
+
+#[test]
+fn one_byte_is_a_sign_of_life() {
+    let mut lone = Lone::open(Side::Server);
+    lone.wait(3 * H - Duration::from_secs(1));
+    lone.session.handle_bytes(lone.now, &[0]);
+    lone.wait(3 * H - Duration::from_secs(1));
+    assert_eq!(lone.ended(), None);
+}
+
+#[test]
+fn a_connection_that_is_cut_is_noticed_by_both_ends() {
+    let mut pair = Pair::open(2);
+    pair.advance(Duration::from_secs(7));
+    pair.cut = true;
+    pair.advance(3 * H);
+    let lost = Some(&ExitReason::NoConnection);
+    assert_eq!((pair.client.session.over(), pair.server.session.over()), (lost, lost));
+}
+
+#[test]
+fn a_peer_that_answers_pings_but_takes_next_to_nothing_is_dead_after_a_minute() {
+    let limits = Limits::default();
+    for (took, dies) in [(limits.min_accepted - 1, true), (limits.min_accepted, false)] {
+        let mut lone = Lone::open(Side::Server);
+        let now = lone.now;
+        lone.session.cast(now, &mut vec![0; 200_000]).unwrap();
+        lone.fetch();
+        lone.session.handle_accepted(now, took);
+        let mut left = limits.stall_timeout;
+        while !left.is_zero() {
+            assert_eq!(lone.ended(), None);
+            lone.feed(&Frame::Pong { token: 0 });
+            lone.wait(H);
+            left -= H;
+        }
+        assert_eq!(lone.ended().is_some(), dies);
+    }
+}
+
+#[test]
+fn acks_come_after_a_thousand_frames_or_a_quarter_of_a_mebibyte() {
+    let mut lone = Lone::open(Side::Server);
+    for _ in 0..1023 {
+        lone.feed(&Frame::GoAway);
+    }
+    assert_eq!(lone.frames(), [Frame::Ack { number: 1024 }], "with the Start");
+    lone.feed(&Frame::GoAway);
+    lone.feed(&Frame::Cast { to: 0, payload: &vec![0; 256 * 1024] });
+    assert_eq!(lone.frames(), [Frame::Ack { number: 1026 }]);
+    lone.feed(&Frame::Credit { id: 0, total: 1 });
+    assert_eq!(lone.frames(), []);
+}
+
+#[test]
+fn a_ping_is_answered_with_its_token_and_all_that_came_before_it() {
+    let mut lone = Lone::open(Side::Server);
+    lone.feed(&Frame::GoAway);
+    lone.feed(&Frame::Ping { token: 42 });
+    assert_eq!(lone.frames(), [Frame::Ack { number: 2 }, Frame::Pong { token: 42 }]);
+}
+
+#[test]
+fn a_flush_waits_until_all_that_was_sent_has_come() {
+    let mut pair = Pair::open(3);
+    let now = pair.now;
+    let nothing = pair.client.session.flush();
+    pair.settle();
+    assert_eq!(pair.client.session.poll_flushed(nothing, || 0), Some(Ok(())));
+    for _ in 0..3 {
+        pair.client.session.cast(now, &mut vec![1; 100]).unwrap();
+    }
+    let number = pair.client.session.flush();
+    assert_eq!(pair.client.session.poll_flushed(number, || 9), None);
+    pair.settle();
+    assert_eq!(pair.client.woken(), [9]);
+    assert_eq!(pair.client.session.poll_flushed(number, || 9), Some(Ok(())));
+    assert_eq!(pair.server.take().len(), 3);
+}
+
+#[test]
+fn a_flush_that_the_end_overtakes_is_not_done() {
+    let mut pair = Pair::open(3);
+    let now = pair.now;
+    pair.client.session.cast(now, &mut vec![1]).unwrap();
+    let number = pair.client.session.flush();
+    assert_eq!(pair.client.session.poll_flushed(number, || 9), None);
+    // The far end's last word is under way, and says that it took nothing.
+    pair.server.session.end(ExitReason::Shutdown, 0, Some(now + H));
+    pair.settle();
+    assert_eq!(pair.client.woken(), [9]);
+    assert_eq!(pair.client.session.poll_flushed(number, || 9), Some(Err(ExitReason::Shutdown)));
+}
+
+#[test]
+fn the_answer_to_the_last_word_acknowledges_all() {
+    let mut pair = Pair::open(3);
+    let now = pair.now;
+    pair.client.session.cast(now, &mut vec![1]).unwrap();
+    pair.client.session.end(ExitReason::Normal, 0, Some(now + H));
+    let number = pair.client.session.flush();
+    assert_eq!(pair.client.session.poll_flushed(number, || 9), None);
+    pair.settle();
+    assert_eq!(pair.client.session.poll_flushed(number, || 9), Some(Ok(())));
+}
+
+#[test]
+fn an_ack_of_what_was_never_sent_ends_protocol() {
+    let mut lone = Lone::open(Side::Client);
+    lone.feed(&Frame::Ack { number: 1 });
+    assert_eq!(lone.ended(), None);
+    lone.feed(&Frame::Ack { number: 0 });
+    lone.feed(&Frame::Ack { number: 2 });
+    assert_eq!(lone.ended(), Some(&ExitReason::Protocol));
+}
+
+#[test]
+fn reflections_that_are_not_taken_end_overload() {
+    let most = Limits::default().max_reflections;
+    let monitor = |lone: &mut Lone, n: usize| lone.feed(&Frame::Monitor { monitor: n as u64, to: 99 });
+    let ping = |lone: &mut Lone, _| lone.feed(&Frame::Ping { token: 1 });
+    // A ping makes two of them.
+    for (reflect, each) in [(&monitor as &dyn Fn(&mut Lone, usize), 1), (&ping, 2)] {
+        let mut lone = Lone::open(Side::Server);
+        let most = most / each;
+        for n in 1..=most {
+            reflect(&mut lone, n);
+            if n == most / 2 {
+                lone.fetch();
+                // One byte of them is not all of them.
+                lone.session.handle_accepted(lone.now, 1);
+            }
+        }
+        assert_eq!(lone.ended(), None);
+        reflect(&mut lone, most + 1);
+        assert_eq!(lone.ended(), Some(&ExitReason::Overload));
+    }
+    let mut lone = Lone::open(Side::Server);
+    for n in 1..=3 * most {
+        monitor(&mut lone, n);
+        lone.frames();
+    }
+    assert_eq!(lone.ended(), None, "those that are taken do not count");
+}
+
+#[test]
+fn answers_that_are_not_taken_end_overload_at_sixteen_mebibytes_and_a_frame() {
+    let limits = Limits::default();
+    let mut lone = Lone::open(Side::Server);
+    let max = lone.session.max_payload_len();
+    let frames = (limits.max_unsent + (1 << 20)) / max;
+    for call in 1..=frames as u64 + 1 {
+        assert_eq!(lone.ended(), None, "{call}");
+        lone.feed(&Frame::Call { to: 0, call, left: 60_000, payload: b"" });
+        lone.session.reply(call, &mut vec![0; max]);
+    }
+    assert_eq!(lone.ended(), Some(&ExitReason::Overload));
+}

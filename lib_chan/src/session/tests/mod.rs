@@ -1,0 +1,9 @@
+mod border;
+mod bytes;
+mod call;
+mod ending;
+mod liveness;
+mod lone;
+mod message;
+mod opening;
+mod pair;

@@ -1,0 +1,220 @@
+use super::{
+    lone::{Lone, TERMS, start},
+    pair::Pair,
+};
+use crate::{
+    ExitReason, Limits,
+    handshake::Side,
+    payload::Codec,
+    session::{NotOpened, Request, StartRefused},
+    wire::{Frame, RefuseCode, Terms},
+};
+
+fn every_kind() -> Vec<Frame<'static>> {
+    let reason = ExitReason::Shutdown;
+    vec![
+        start(),
+        Frame::Started { terms: TERMS },
+        Frame::Cast { to: 0, payload: b"" },
+        Frame::Call { to: 0, call: 1, left: 1000, payload: b"" },
+        Frame::Cancel { call: 1 },
+        Frame::Reply { call: 1, payload: b"" },
+        Frame::Refuse { call: 0, code: RefuseCode::Refused, text: "" },
+        Frame::Refuse { call: 1, code: RefuseCode::Refused, text: "" },
+        Frame::Exit { from: 1, to: 0, taken: None, reason: reason.clone() },
+        Frame::Ended { taken: 0, reason: reason.clone() },
+        Frame::Link { from: 1, to: 0 },
+        Frame::Unlink { from: 1, to: 0, unlink: 1 },
+        Frame::UnlinkAck { from: 1, to: 0, unlink: 1 },
+        Frame::Monitor { monitor: 1, to: 0 },
+        Frame::Demonitor { monitor: 1 },
+        Frame::Down { monitor: 1, taken: 0, reason },
+        Frame::GoAway,
+        Frame::Credit { id: 0, total: 1 },
+        Frame::Ack { number: 0 },
+        Frame::Ping { token: 1 },
+        Frame::Pong { token: 1 },
+    ]
+}
+
+/// What may come in each state, beside what always may: `Ended` and the heartbeat.
+#[test]
+fn every_frame_out_of_phase_ends_the_session_with_protocol_and_does_nothing() {
+    type State = (&'static str, fn() -> Lone, fn(&Frame<'_>) -> bool);
+    let states: [State; 5] = [
+        (
+            "server, before Start",
+            || Lone::new(Side::Server, &Limits::default()),
+            |frame| matches!(frame, Frame::Start { .. }),
+        ),
+        (
+            "server, before its answer",
+            || {
+                let mut lone = Lone::new(Side::Server, &Limits::default());
+                lone.feed(&start());
+                lone
+            },
+            |_| false,
+        ),
+        ("client, before Start", || Lone::new(Side::Client, &Limits::default()), |_| false),
+        (
+            "client, before the answer",
+            || {
+                let mut lone = Lone::new(Side::Client, &Limits::default());
+                lone.session.start(Codec::Raw, b"").unwrap();
+                lone
+            },
+            |frame| matches!(frame, Frame::Started { .. } | Frame::Refuse { call: 0, .. }),
+        ),
+        (
+            "open",
+            || Lone::open(Side::Server),
+            |frame| {
+                !matches!(
+                    frame,
+                    Frame::Start { .. }
+                    | Frame::Started { .. }
+                    // No call has been made or come in.
+                    | Frame::Refuse { .. }
+                    | Frame::Reply { .. }
+                    | Frame::Cancel { .. }
+                    | Frame::Demonitor { .. }
+                )
+            },
+        ),
+    ];
+    for (state, make, allowed) in states {
+        for frame in every_kind() {
+            let mut lone = make();
+            lone.frames();
+            let request = lone.session.take_request();
+            lone.feed(&frame);
+            let always = matches!(
+                frame,
+                Frame::Ended { .. } | Frame::Ack { .. } | Frame::Ping { .. } | Frame::Pong { .. }
+            );
+            if always || allowed(&frame) {
+                assert_ne!(lone.ended(), Some(&ExitReason::Protocol), "{state}: {frame:?}");
+                continue;
+            }
+            assert_eq!(lone.ended(), Some(&ExitReason::Protocol), "{state}: {frame:?}");
+            assert!(!lone.session.has_inbox());
+            assert_eq!(lone.session.take_deliveries(), []);
+            assert_eq!(lone.session.take_request(), None);
+            let ended = lone.frames();
+            assert!(
+                matches!(ended[..], [Frame::Ended { reason: ExitReason::Protocol, .. }]),
+                "{state}: {frame:?}: {ended:?} {request:?}"
+            );
+            assert_eq!(lone.session.entries(), 0);
+        }
+    }
+}
+
+#[test]
+fn a_session_opens_with_what_the_client_asked_for() {
+    let mut pair = Pair::new(1, &Limits::default(), &Limits::default());
+    assert_eq!(pair.client.session.poll_open(), None);
+    let request = pair.start(b"args");
+    assert_eq!(request, Request { codec: Codec::Raw, args: b"args"[..].into() });
+    assert_eq!(pair.server.session.take_request(), None);
+    pair.server.session.accept(Some(1), true);
+    pair.settle();
+    assert_eq!(pair.client.session.poll_open(), Some(Ok(())));
+    assert!(pair.client.session.is_open() && pair.server.session.is_open());
+}
+
+#[test]
+fn a_refusal_names_its_kind_and_leaves_nothing_on_either_side() {
+    let mut pair = Pair::new(1, &Limits::default(), &Limits::default());
+    pair.start(b"");
+    pair.server.session.refuse_start(RefuseCode::Codec, "json only");
+    pair.settle();
+    let refused = StartRefused { code: RefuseCode::Codec, text: "json only".into() };
+    assert_eq!(pair.client.session.poll_open(), Some(Err(NotOpened::Refused(refused))));
+    for end in [&pair.client, &pair.server] {
+        assert_eq!(end.session.over(), Some(&ExitReason::Normal));
+        assert_eq!((end.session.entries(), end.session.poll_timeout()), (0, None));
+    }
+    pair.server.session.accept(Some(1), true);
+    assert!(!pair.server.session.has_output(), "it is too late to accept");
+}
+
+#[test]
+fn a_codec_that_nobody_knows_is_refused_by_name() {
+    let mut lone = Lone::new(Side::Server, &Limits::default());
+    lone.feed(&Frame::Start {
+        codec: 99,
+        terms: TERMS,
+        max_frame_len: 1 << 20,
+        window_len: 1 << 18,
+        args: b"",
+    });
+    assert_eq!(lone.session.take_request(), None);
+    let sent = lone.frames();
+    assert!(matches!(sent[0], Frame::Refuse { call: 0, code: RefuseCode::Codec, .. }), "{sent:?}");
+    assert_eq!(lone.ended(), Some(&ExitReason::Normal));
+}
+
+#[test]
+fn a_start_with_limits_out_of_bounds_ends_protocol() {
+    for (max_frame_len, window_len) in [(1023, 1 << 18), ((16 << 20) + 1, 1 << 18), (1024, (64 << 10) - 1)] {
+        let mut lone = Lone::new(Side::Server, &Limits::default());
+        lone.feed(&Frame::Start { codec: 1, terms: TERMS, max_frame_len, window_len, args: b"" });
+        assert_eq!(lone.ended(), Some(&ExitReason::Protocol));
+    }
+    let mut lone = Lone::new(Side::Server, &Limits::default());
+    let terms = Terms { max_calls: u64::MAX, max_links: u64::MAX };
+    lone.feed(&Frame::Start { codec: 1, terms, max_frame_len: 1024, window_len: u64::MAX, args: b"" });
+    assert_eq!(lone.ended(), None);
+}
+
+#[test]
+fn a_client_that_never_says_what_it_wants_is_given_up() {
+    let limits = Limits::default();
+    let mut lone = Lone::new(Side::Server, &limits);
+    // It lives, and that is all.
+    lone.wait(limits.login_timeout / 2);
+    lone.feed(&Frame::Pong { token: 0 });
+    assert_eq!(lone.ended(), None);
+    lone.wait(limits.login_timeout / 2);
+    assert_eq!(lone.ended(), Some(&ExitReason::NoConnection));
+}
+
+#[test]
+fn an_opening_that_ends_early_says_why() {
+    let end: [fn(&mut Pair); 3] = [
+        |pair| pair.server.session.end(ExitReason::GoingAway, 0, None),
+        Pair::lose,
+        |pair| pair.client.session.end(ExitReason::Normal, 0, None),
+    ];
+    for (end, reason) in
+        end.into_iter().zip([ExitReason::GoingAway, ExitReason::NoConnection, ExitReason::Normal])
+    {
+        let mut pair = Pair::new(3, &Limits::default(), &Limits::default());
+        pair.start(b"");
+        end(&mut pair);
+        pair.settle();
+        assert_eq!(pair.client.session.poll_open(), Some(Err(NotOpened::Ended(reason))));
+        assert!(pair.server.session.over().is_some());
+    }
+}
+
+#[test]
+fn what_is_sent_before_the_opening_waits_for_it() {
+    let mut pair = Pair::new(4, &Limits::default(), &Limits::default());
+    let now = pair.now;
+    pair.start(b"");
+    let early = pair.client.session.cast(now, &mut b"one".to_vec()).unwrap();
+    assert!(early.is_some());
+    let call =
+        pair.server.session.call(now, now + Limits::default().call_timeout, &mut b"two".to_vec()).unwrap();
+    pair.settle();
+    pair.server.session.accept(None, false);
+    pair.settle();
+    assert_eq!(pair.server.take()[0].payload, &b"one"[..]);
+    assert_eq!(pair.client.take()[0].payload, &b"two"[..]);
+    pair.client.session.reply(call, &mut Vec::new());
+    pair.settle();
+    assert_eq!(pair.server.outcome(call), Some(Ok(Default::default())));
+}
