@@ -1,5 +1,7 @@
 //! Both ends over an in-memory stream: real middlemen, real processes, a paused clock.
 
+mod leaks;
+
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
