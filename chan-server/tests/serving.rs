@@ -281,6 +281,22 @@ async fn who_proves_himself_and_asks_for_nothing_is_cut_off_too() {
 }
 
 #[tokio::test]
+async fn those_without_a_place_for_a_session_are_bounded_as_those_who_log_in() {
+    let running = serve(&echo(), "max_sessions_per_client = 1\nmax_logins_per_source = 2").await;
+    let _first: Channel<Opaque> = running.open("echo", Codec::Raw, b"").await.unwrap();
+    // They have proved themselves, and ask for nothing.
+    let mut waiting = Vec::new();
+    let turned = loop {
+        match running.login("echo", "joe", Credential::Key(&key(1))).await {
+            Ok(stream) => waiting.push(stream),
+            Err(_) => break running.log.first("turned").await,
+        }
+        assert!(waiting.len() < 10, "never turned away");
+    };
+    assert_eq!(turned["why"], "too many logins at once from this source");
+}
+
+#[tokio::test]
 async fn one_session_too_many_is_refused_by_name_and_its_place_is_free_after_an_end() {
     let running = serve(&echo(), "max_sessions_per_client = 1").await;
     let first: Channel<Opaque> = running.open("echo", Codec::Raw, b"").await.unwrap();
