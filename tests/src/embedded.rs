@@ -1,8 +1,8 @@
 //! A server inside the test, for services that the standard modules cannot be.
 
-use std::{io::Write, path::Path, process::Command};
+use std::{io::Write, path::Path, process::Command, sync::Arc};
 
-use chan_client::connect;
+use chan_client::{connect, trust::Trust, url::ChanUrl};
 use chan_server::{
     Server,
     audit::{Audit, Format},
@@ -12,9 +12,13 @@ use chan_server::{
 };
 use lib_chan::{
     Channel, Limits,
-    secret::{PrivateKey, Secret},
+    handshake::Authenticated,
+    login::{ClientLogin, Credential, LoginError},
+    secret::{PrivateKey, Secret, Target},
+    tls::{PinVerifier, client_config, exporter},
 };
-use tokio::runtime::Runtime;
+use tokio::{net::TcpStream, runtime::Runtime};
+use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::{Folder, Lines, program};
 
@@ -107,6 +111,30 @@ impl Embedded {
     /// If there is none.
     pub async fn open<In, Out>(&self, service: &str) -> Channel<In, Out> {
         self.open_at(&self.url(service), Limits::default(), false).await
+    }
+
+    /// Logs in, and hands out the stream as it is before the session.
+    ///
+    /// # Errors
+    /// When there is no TLS, or no login.
+    ///
+    /// # Panics
+    /// If the URL is none.
+    pub async fn login(&self, service: &str) -> Result<(TlsStream<TcpStream>, Authenticated), LoginError> {
+        let url: ChanUrl = self.url(service).parse().expect("a URL");
+        let Trust::Pin(pins) = url.trust().clone() else { panic!("it pins") };
+        let tcp = TcpStream::connect(("127.0.0.1", url.port())).await?;
+        let config = client_config(Arc::new(PinVerifier::new(pins))).expect("a configuration");
+        let mut stream = TlsConnector::from(config).connect(url.host().clone(), tcp).await?;
+        let exporter = exporter(stream.get_ref().1).expect("TLS is done");
+        let target = Target {
+            host: "127.0.0.1".into(),
+            service: service.parse().expect("a name"),
+            client: "joe".parse().expect("a name"),
+        };
+        let login = ClientLogin::prepare(target, Credential::Key(&self.key)).await;
+        let authenticated = login.run(&mut stream, exporter).await?;
+        Ok((stream, authenticated))
     }
 
     /// The program `chan-client`, with the right key.

@@ -1,4 +1,5 @@
 //! Starts the real programs for tests: a server with a configuration in a folder of its own, clients against it.
+#![allow(clippy::missing_panics_doc, reason = "what fails here fails a test")]
 
 pub mod differential;
 
@@ -182,7 +183,14 @@ impl Server {
     /// # Panics
     /// If it does not start.
     pub fn start(services: &str) -> Self {
-        let folder = Folder::new();
+        Self::start_in(Folder::new(), services)
+    }
+
+    /// The same in a folder that holds files which the configuration names.
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub fn start_in(folder: Folder, services: &str) -> Self {
         folder.write("password", &format!("{PASSWORD}\n"));
         let config = folder.write("chan-server.toml", &format!("listen = [\"127.0.0.1:0\"]\n{services}"));
         let mut child = Command::new(program("chan-server"))
@@ -289,9 +297,23 @@ impl Running {
     /// # Panics
     /// If it does not start.
     pub fn start(mut client: Command) -> Self {
-        client.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        client.stdout(Stdio::piped());
+        Self::spawn(client)
+    }
+
+    /// The same, with an output that goes nowhere.
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub fn start_unread(mut client: Command) -> Self {
+        client.stdout(Stdio::null());
+        Self::spawn(client)
+    }
+
+    fn spawn(mut client: Command) -> Self {
+        client.stdin(Stdio::piped()).stderr(Stdio::piped());
         let mut child = client.spawn().expect("the client starts");
-        let out = Lines::of(child.stdout.take().expect("a pipe"));
+        let out = child.stdout.take().map(Lines::of).unwrap_or_default();
         let err = Lines::of(child.stderr.take().expect("a pipe"));
         Self { stdin: child.stdin.take(), child, out, err }
     }
@@ -353,4 +375,16 @@ pub fn run(client: &mut Command) -> (Option<i32>, String, String) {
 fn send_signal(child: &Child, signal: &str) {
     let sent = Command::new("kill").args([format!("-{signal}"), child.id().to_string()]).status();
     assert!(sent.expect("kill runs").success());
+    // A stop takes effect when the last of its threads has stopped, and only then is it silent.
+    while signal == "STOP" && !is_stopped(child.id()) {
+        std::thread::yield_now();
+    }
+}
+
+fn is_stopped(program: u32) -> bool {
+    let threads = fs::read_dir(format!("/proc/{program}/task")).expect("it runs");
+    threads.flatten().all(|thread| {
+        let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T'))
+    })
 }

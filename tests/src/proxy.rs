@@ -4,7 +4,7 @@ use std::{
     io::{Read, Write},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Condvar, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     thread,
@@ -14,8 +14,11 @@ use std::{
 #[derive(Clone, Debug)]
 pub struct Proxy {
     port: u16,
+    target: Arc<Mutex<SocketAddr>>,
     streams: Arc<Mutex<Vec<TcpStream>>>,
     swallows: Arc<AtomicBool>,
+    /// Whether nothing is carried to the clients for the time being.
+    held: Arc<(Mutex<bool>, Condvar)>,
 }
 
 impl Proxy {
@@ -24,28 +27,34 @@ impl Proxy {
     /// # Panics
     /// If the system has no port for it, or the URL no port.
     pub fn before(url: &str) -> Self {
-        let target = SocketAddr::from(([127, 0, 0, 1], port_of(url)));
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let port = listener.local_addr().expect("an address").port();
-        let proxy = Self { port, streams: Arc::default(), swallows: Arc::default() };
+        let target = Arc::new(Mutex::new(address_of(url)));
+        let proxy =
+            Self { port, target, streams: Arc::default(), swallows: Arc::default(), held: Arc::default() };
         let carrier = proxy.clone();
         thread::spawn(move || {
             for near in listener.incoming().map_while(Result::ok) {
+                let target = *carrier.target.lock().unwrap_or_else(PoisonError::into_inner);
                 let Ok(far) = TcpStream::connect(target) else { continue };
-                carrier.carry(&near, &far);
-                carrier.carry(&far, &near);
+                carrier.carry(&near, &far, false);
+                carrier.carry(&far, &near, true);
                 carrier.streams.lock().unwrap_or_else(PoisonError::into_inner).extend([near, far]);
             }
         });
         proxy
     }
 
-    fn carry(&self, from: &TcpStream, to: &TcpStream) {
+    fn carry(&self, from: &TcpStream, to: &TcpStream, holds: bool) {
         let (mut from, mut to) = (from.try_clone().expect("a socket"), to.try_clone().expect("a socket"));
-        let swallows = Arc::clone(&self.swallows);
+        let (swallows, held) = (Arc::clone(&self.swallows), Arc::clone(&self.held));
         thread::spawn(move || {
             let mut buffer = [0; 16 * 1024];
             while let Ok(len @ 1..) = from.read(&mut buffer) {
+                if holds {
+                    let guard = held.0.lock().unwrap_or_else(PoisonError::into_inner);
+                    drop(held.1.wait_while(guard, |held| *held));
+                }
                 if !swallows.load(Ordering::Relaxed) && to.write_all(&buffer[..len]).is_err() {
                     return;
                 }
@@ -65,6 +74,14 @@ impl Proxy {
         url.replacen(&format!(":{}/", port_of(url)), &format!(":{}/", self.port), 1)
     }
 
+    /// Carries new connections to the server in another URL.
+    ///
+    /// # Panics
+    /// If the URL has no port.
+    pub fn redirect(&self, url: &str) {
+        *self.target.lock().unwrap_or_else(PoisonError::into_inner) = address_of(url);
+    }
+
     /// Ends every connection, at both ends, in the middle of what it carries.
     pub fn cut(&self) {
         for stream in self.streams.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
@@ -73,10 +90,25 @@ impl Proxy {
         }
     }
 
+    /// Takes nothing more from the server, as a client that does not read.
+    pub fn hold(&self) {
+        *self.held.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
+    }
+
+    /// Goes on after [`hold`](Self::hold).
+    pub fn release(&self) {
+        *self.held.0.lock().unwrap_or_else(PoisonError::into_inner) = false;
+        self.held.1.notify_all();
+    }
+
     /// From now on nothing arrives, and no end is told: as if the cable were out.
     pub fn swallow(&self) {
         self.swallows.store(true, Ordering::Relaxed);
     }
+}
+
+fn address_of(url: &str) -> SocketAddr {
+    ([127, 0, 0, 1], port_of(url)).into()
 }
 
 /// The port in a URL.

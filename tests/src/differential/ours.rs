@@ -227,7 +227,7 @@ impl Shared {
     fn outside(self: &Arc<Self>, op: Op) -> Value {
         match op {
             Op::Spawn(child, SpawnHow::Plain, life) => {
-                self.bear(child, life, |f| spawn(f));
+                self.bear(child, life, spawn);
                 Value::Done
             }
             Op::Send(to, number) => self.with(to, |it| send(it, OUTSIDE, number)),

@@ -2,9 +2,12 @@
 
 #![allow(clippy::disallowed_methods, reason = "tests measure time themselves")]
 
+mod attacks;
 mod differential;
 mod endings;
 mod exit_codes;
 mod main_job;
+mod pages;
 mod python;
 mod relay;
+mod trust;

@@ -34,7 +34,7 @@ fn forward(server: &Server) -> (Running, String) {
 }
 
 /// A program of the system that goes with the test.
-struct Daemon(Child);
+pub(super) struct Daemon(Child);
 
 impl Daemon {
     fn start(mut command: Command, ready: &str) -> Self {
@@ -70,7 +70,7 @@ fn listen(serve: impl Fn(TcpStream) + Send + 'static) -> u16 {
 
 // Redis.
 
-fn redis(folder: &Folder) -> (Daemon, PathBuf) {
+pub(super) fn redis(folder: &Folder) -> (Daemon, PathBuf) {
     let socket = folder.path().join("redis.sock");
     let mut redis = Command::new("redis-server");
     redis.args(["--port", "0", "--save", "", "--unixsocket"]).arg(&socket).arg("--dir").arg(folder.path());
@@ -78,7 +78,7 @@ fn redis(folder: &Folder) -> (Daemon, PathBuf) {
 }
 
 /// In front of the socket, so that the other way in is tried too and no port has to be guessed.
-fn tcp_in_front_of(socket: PathBuf) -> u16 {
+pub(super) fn tcp_in_front_of(socket: PathBuf) -> u16 {
     listen(move |near| {
         let far = std::os::unix::net::UnixStream::connect(&socket).expect("redis listens");
         let (mut near_in, mut far_out) =

@@ -99,7 +99,8 @@ async fn who_stops_waiting_for_the_end_or_an_ack_is_forgotten() {
     assert_eq!(held_by(flush), (1, 0));
     // One that goes on waiting is woken.
     let mut ended = Box::pin(remote.ended());
-    poll_fn(|cx| Poll::Ready(assert!(ended.as_mut().poll(cx).is_pending()))).await;
+    let pending = poll_fn(|cx| Poll::Ready(ended.as_mut().poll(cx).is_pending())).await;
+    assert!(pending);
     channel.shared().shut_down(ExitReason::Shutdown);
     assert_eq!(ended.await, ExitReason::Shutdown);
 }
