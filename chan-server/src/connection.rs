@@ -176,7 +176,11 @@ impl Connection {
                 let _ = started.set(control);
                 self.write(|connection, peer| Event::SessionStarted { connection, peer, who });
             }
-            Err(why) => self.write(|connection, peer| Event::SessionRefused { connection, peer, who, why }),
+            Err(why) => {
+                // A codec may quote what the client said.
+                let why = escaped(&why);
+                self.write(|connection, peer| Event::SessionRefused { connection, peer, who, why });
+            }
         }
     }
 

@@ -333,6 +333,27 @@ async fn a_codec_or_arguments_that_do_not_fit_are_refused_by_name() {
 }
 
 #[tokio::test]
+async fn arguments_reach_the_log_cut_and_escaped() {
+    #[derive(Clone, serde::Deserialize)]
+    enum Only {
+        This,
+    }
+    let modules = Modules::new().function(
+        "test",
+        "only",
+        |_me: Process, _chan: Channel<()>, Only::This: Only, (): ()| async { Ok(()) },
+    );
+    let running = serve_with(&modules, &service("only", "['test', 'only']", 1), "").await;
+    let args = format!("\"\u{9b}31m\u{202e}{}\"", "x".repeat(900_000));
+    let refused = running.open::<Opaque, Opaque>("only", Codec::Json, args.as_bytes()).await;
+    assert!(matches!(refused, Err(OpenError::Refused(_))), "{refused:?}");
+    let line = running.log.first("session_refused").await;
+    let why = line["why"].as_str().unwrap();
+    assert!(why.contains("\\u{9b}31m\\u{202e}xxx"), "{why}");
+    assert!(why.len() < 1000, "{} bytes", why.len());
+}
+
+#[tokio::test]
 async fn the_reason_of_a_service_reaches_its_client_and_the_log() {
     let modules =
         Modules::new().function("test", "fail", |_me: Process, _chan: Channel<()>, (): (), (): ()| async {
