@@ -131,7 +131,7 @@ async fn each_breach_of_the_protocol_ends_that_session_alone_with_protocol() {
     let server = server();
     let honest: Channel<Opaque> = server.open("echo").await;
     for frame in anything_else() {
-        let reason = attack(&server, "typed", false, &bytes(&[frame.clone()])).await;
+        let reason = attack(&server, "typed", false, &bytes(std::slice::from_ref(&frame))).await;
         assert_eq!(reason, ExitReason::Protocol, "{frame:?} before the start");
     }
     let refusal = |call| Frame::Refuse { call, code: RefuseCode::Refused, text: "no" };
