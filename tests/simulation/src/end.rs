@@ -80,6 +80,8 @@ pub(crate) struct End {
     linkers: VecDeque<Proc>,
     /// Our processes by the ids that the peer knows.
     pub(crate) names: Vec<(u64, Proc)>,
+    /// Those of them that only a link has given.
+    pub(crate) linked_names: Vec<u64>,
     /// Whose monitors these are.
     pub(crate) last_heard: Instant,
 }
@@ -120,6 +122,7 @@ impl End {
             read: 0,
             linkers: VecDeque::new(),
             names: Vec::new(),
+            linked_names: Vec::new(),
             last_heard: now,
         }
     }
@@ -256,6 +259,7 @@ impl World {
     pub(crate) fn opened(&mut self, proc: Proc, at: At, result: &Result<(), NotOpened>) {
         match result {
             Ok(()) => {
+                self.counts.sessions += 1;
                 self.note(What::Opened { at });
                 let linked = self.rng.once_in(2);
                 self.open_channel(proc, at, linked);
@@ -758,7 +762,10 @@ impl World {
             if let Tapped::Link { from, .. } = frame
                 && let Some(proc) = end.linkers.pop_front()
             {
-                end.names.push((from, proc));
+                if !end.names.contains(&(from, proc)) {
+                    end.names.push((from, proc));
+                    end.linked_names.push(from);
+                }
                 self.note(What::LinkPut { at, proc });
             }
             self.note(What::Frame { at, end: end_offset, frame });

@@ -415,8 +415,9 @@ impl World {
         }
         self.process(proc).woken.clear();
         for at in std::mem::take(&mut self.process(proc).reads) {
-            // The session was let go when the end was decided.
             self.end(at).fetched.clear();
+            // That of a process was let go when the end was decided.
+            self.let_go(at, ExitReason::Normal);
         }
         for letter in std::mem::take(&mut self.process(proc).mailbox) {
             match letter {

@@ -678,7 +678,7 @@ impl World {
         }
         let unlink = self.rng.once_in(2);
         let to = if unlink { self.a_peer(proc) } else { self.a_pid(proc) };
-        if !self.can_name(proc, to) {
+        if !self.can_name(proc, to) || (!unlink && self.is_doubtful(proc, to)) {
             return;
         }
         if unlink {
@@ -686,6 +686,24 @@ impl World {
         } else {
             self.link(proc, to);
         }
+    }
+
+    /// An owner has two names, its role and the one that a link of its own gave it. The peer cannot know that they are
+    /// one, so what holds between them is not that of one link.
+    fn is_doubtful(&mut self, proc: Proc, to: Pid) -> bool {
+        let Pid::Far { conn, id } = to else { return false };
+        let here = At { conn, side: self.process(proc).side };
+        if id == 0 {
+            return false;
+        }
+        let there = self.end(here.far());
+        let named = there.names.iter().rev().find(|(name, _)| *name == id).map(|(_, proc)| *proc);
+        named.is_some() && named == there.owner || self.end(here).owner == Some(proc) && self.named_by_link(here.far(), id)
+    }
+
+    fn named_by_link(&self, at: At, id: u64) -> bool {
+        let end = &self.conns[usize::from(at.conn)].ends[at.side as usize];
+        end.linked_names.contains(&id)
     }
 
     fn monitor_something(&mut self, proc: Proc) {
@@ -875,11 +893,10 @@ impl World {
         }
         self.note(What::ProgramDied { side });
         for at in self.ats().filter(|at| at.side == side) {
-            if self.end(at).gone {
+            self.end(at).session = None;
+            if std::mem::replace(&mut self.end(at).gone, true) {
                 continue;
             }
-            self.end(at).gone = true;
-            self.end(at).session = None;
             self.end(at).login = None;
             if quietly {
                 let pipes = &mut self.conns[usize::from(at.conn)].pipes;
