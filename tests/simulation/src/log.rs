@@ -220,6 +220,8 @@ pub(crate) enum What {
     FlushEnd { op: u32, result: Result<(), ExitReason> },
     FlushGivenUp { op: u32 },
     // Sessions.
+    /// A login that must fail at this end.
+    WrongLogin { at: At },
     LoggedIn { at: At },
     LoginFailed { at: At, wrong: bool },
     Opened { at: At },
@@ -239,6 +241,8 @@ pub(crate) enum What {
     // The network.
     Frame { at: At, end: u64, frame: Tapped },
     Read { at: At, upto: u64 },
+    /// Everybody has come to rest: what waits is only what may wait.
+    Rest,
     /// A reader found the end of the stream.
     EndOfStream { at: At },
     Fault { conn: u8, fault: Fault },

@@ -140,6 +140,7 @@ impl World {
             return;
         }
         let request = self.process(proc).links.link(to);
+        self.link_ops.insert((proc, to));
         self.note(What::LinkOp { proc, to, fresh: request.link });
         let doing = &mut self.process(proc).doing;
         if let Some(id) = request.ack {

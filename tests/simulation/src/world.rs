@@ -1,6 +1,6 @@
 //! Two programs, the connections between them, and the time.
 
-use std::time::{Duration, Instant};
+use std::{collections::BTreeSet, time::{Duration, Instant}};
 
 use lib_chan::{ExitReason, session::{Session, Unsendable}};
 
@@ -115,6 +115,8 @@ pub(crate) struct World {
     calm: bool,
     pub(crate) log: Vec<Entry>,
     pub(crate) violations: Vec<Violation>,
+    /// Who has linked to whom under which name.
+    pub(crate) link_ops: BTreeSet<(Proc, Pid)>,
     pub(crate) counts: Counts,
     pub(crate) scratch: Vec<u8>,
     drives: Vec<(At, Drive)>,
@@ -142,6 +144,7 @@ impl World {
             calm: false,
             log: Vec::with_capacity(512),
             violations: Vec::new(),
+            link_ops: BTreeSet::new(),
             counts: Counts::default(),
             scratch: Vec::new(),
             drives: Vec::new(),
@@ -190,6 +193,12 @@ impl World {
             [None, None]
         };
         let [client, server] = logins;
+        let wrong = [&client, &server].map(|login| login.as_ref().is_some_and(|login| login.wrong));
+        for side in Side::BOTH {
+            if wrong[side as usize] {
+                self.note(What::WrongLogin { at: At { conn, side } });
+            }
+        }
         let at = |side| At { conn, side };
         let limits = &self.plan.limits;
         self.conns.push(Conn {
@@ -688,6 +697,16 @@ impl World {
         }
     }
 
+    /// Whether `other` has linked to `proc` as the owner of `at`, and `proc` to `other` under a name of its own.
+    fn has_two_names(&self, at: At, proc: Proc, other: Proc) -> bool {
+        let by_role = Pid::Far { conn: at.conn, id: 0 };
+        let names = &self.conns[usize::from(at.conn)].ends[at.side.other() as usize].names;
+        self.link_ops.contains(&(other, by_role))
+            && names.iter().any(|(id, named)| {
+                *named == other && self.link_ops.contains(&(proc, Pid::Far { conn: at.conn, id: *id }))
+            })
+    }
+
     /// An owner has two names, its role and the one that a link of its own gave it. The peer cannot know that they are
     /// one, so what holds between them is not that of one link.
     fn is_doubtful(&mut self, proc: Proc, to: Pid) -> bool {
@@ -972,6 +991,7 @@ impl World {
             }
         }
         self.check_agreement();
+        self.note(What::Rest);
     }
 
     fn check_agreement(&mut self) {
@@ -1012,7 +1032,11 @@ impl World {
                 if id == 0 && (by_the_end || theirs.owner.is_none()) {
                     continue;
                 }
-                let agrees = named(theirs, id).is_some_and(|other| {
+                let other = named(theirs, id);
+                if other.is_some_and(|other| self.has_two_names(here, proc, other) || self.has_two_names(there, other, proc)) {
+                    continue;
+                }
+                let agrees = other.is_some_and(|other| {
                     let other = &self.procs[usize::from(other)];
                     // One that is stuck says nothing, and sees nothing.
                     !other.is_alive() && other.stuck
