@@ -28,12 +28,11 @@ impl Host for Simulated {
 /// How long `close` waits.
 pub(crate) const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 const LAST_WORDS: Duration = Duration::from_secs(2);
-const OWNER: u64 = 0;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Writing {
     Open,
-    Closing,
+    /// Shut down, or broken.
     Done,
 }
 
@@ -48,6 +47,8 @@ pub(crate) struct End {
     unaccepted: usize,
     pub(crate) writing: Writing,
     pub(crate) last_call: Option<Instant>,
+    /// Nothing more comes.
+    at_end: bool,
     /// The driver has made its last delivery, or there never was one.
     pub(crate) gone: bool,
     /// A server's driver writes nothing before the client has said what it wants.
@@ -97,6 +98,7 @@ impl End {
             unaccepted: 0,
             writing: Writing::Open,
             last_call: None,
+            at_end: false,
             gone: false,
             asked: false,
             late: VecDeque::new(),
@@ -652,7 +654,7 @@ impl World {
         let Some(session) = &end.session else { return };
         if end.unaccepted > 0 {
             into.push((at, Drive::Accept));
-        } else if inn.arrived(self.now) > 0 || inn.is_at_end(self.now) {
+        } else if !end.at_end && (inn.arrived(self.now) > 0 || inn.is_at_end(self.now)) {
             into.push((at, Drive::Read));
         }
         let may_write = end.writing == Writing::Open && (end.asked || end.at.side == crate::log::Side::Client);
@@ -705,10 +707,9 @@ impl World {
             session.transmit(now, &mut end.batch);
             if end.batch.chunk().is_empty() {
                 if session.has_let_go() {
-                    end.writing = Writing::Closing;
                     let arrival = now + self.latency();
                     self.conns[usize::from(at.conn)].pipes[at.side as usize].finish(arrival);
-                    self.end(at).writing = Writing::Done;
+                    self.stop_writing(at);
                 }
                 return;
             }
@@ -721,9 +722,9 @@ impl World {
         let wrote = conn.pipes[at.side as usize].write(piece, now + latency);
         match wrote {
             Wrote::Broken => {
-                end.writing = Writing::Done;
                 end.batch = Batch::default();
                 end.last_call.get_or_insert(now + LAST_WORDS);
+                self.stop_writing(at);
             }
             Wrote::Bytes(len) | Wrote::LastBytes(len) => {
                 end.tap.extend_from_slice(&piece[..len]);
@@ -737,6 +738,13 @@ impl World {
                     self.cut(at.conn);
                 }
             }
+        }
+    }
+
+    fn stop_writing(&mut self, at: At) {
+        self.end(at).writing = Writing::Done;
+        if self.end(at).at_end {
+            self.finish_driver(at);
         }
     }
 
@@ -784,8 +792,14 @@ impl World {
         if arrived == 0 {
             self.scratch = piece;
             self.note(What::EndOfStream { at });
+            let was_over = self.end(at).is_over();
             self.session(at, |session, _| session.handle_end_of_file());
-            return self.finish_driver(at);
+            self.end(at).at_end = true;
+            // One that has heard all still says its last words; else there is nobody to say anything to.
+            if !was_over || self.end(at).writing == Writing::Done {
+                self.finish_driver(at);
+            }
+            return;
         }
         let len = self.rng.piece(arrived);
         inn.read(len, &mut piece);

@@ -50,7 +50,7 @@ fn campaign(seeds: std::ops::Range<u64>, left_out: &BTreeSet<u64>, log: bool, th
                 let mut runs = 0;
                 loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= seeds.end || failed.load(Ordering::Relaxed) >= 5 {
+                    if seed >= seeds.end || failed.load(Ordering::Relaxed) >= 40 {
                         break;
                     }
                     let result = run(seed, left_out);

@@ -216,7 +216,9 @@ impl Messages {
         let fine = match outcome {
             Ok(back) => fate.taken && fate.answered == Some((Answer::Reply, *back)),
             Err(error) => {
-                let false_no = error.executed == Executed::No && fate.taken;
+                // What a process refuses in its own words counts as not executed.
+                let refused = matches!(fate.answered, Some((Answer::Refused, _)));
+                let false_no = error.executed == Executed::No && fate.taken && !refused;
                 broken.unless(!false_no, "what was said not to be executed is not", || format!("{token} {call:?}"));
                 let false_yes = error.executed == Executed::Yes && fate.answered.is_none();
                 broken.unless(!false_yes, "what was said to be executed is", || format!("{token} {call:?}"));
@@ -237,15 +239,15 @@ impl Messages {
                         let over = end.and_then(|end| end.over.as_ref()).map(|(_, reason)| reason);
                         let let_go = end.is_some_and(|end| end.let_go.is_some());
                         let known = over == Some(reason) || (let_go && *reason == ExitReason::Normal);
-                        let expected = match (sent, wire.heard(call.at)) {
-                            (None, _) => Executed::No,
-                            (Some(sent), Some(ended)) if sent.number > ended.taken && over == Some(&ended.reason) => {
-                                Executed::No
-                            }
-                            _ => Executed::Unknown,
+                        let lost = end.is_some_and(|end| end.broke_off.is_none()) && *reason == ExitReason::NoConnection;
+                        let executed = match (sent, end.and_then(|end| end.heard_taken)) {
+                            (None, Some(_)) => error.executed == Executed::No,
+                            (Some(sent), Some(taken)) => (error.executed == Executed::No) == (sent.number > taken),
+                            // Nothing more is written to what is lost.
+                            (None, None) => error.executed == Executed::No || !lost,
+                            (Some(_), None) => error.executed == Executed::Unknown,
                         };
-                        // More may be known than what was written says.
-                        known && (error.executed == expected || expected == Executed::Unknown && error.executed == Executed::No && sent.is_none())
+                        known && executed
                     }
                     _ => false,
                 }
@@ -257,10 +259,17 @@ impl Messages {
     }
 
     /// At the very end.
-    pub(super) fn end(&self, signals: &Signals, broken: &mut Broken) {
+    pub(super) fn end(&self, wire: &Wire, sessions: &Sessions, signals: &Signals, broken: &mut Broken) {
         for (token, call) in &self.calls {
             let fine = call.outcome.is_some() || call.given_up || signals.is_lost(call.proc);
             broken.unless(fine, "every call has an ending", || format!("{token} {call:?}"));
+            if let Some(Err(CallError { executed: Executed::No, reason: CallFailure::Exit(_) })) = &call.outcome {
+                let heard = sessions.of(call.at).is_some_and(|end| end.heard_taken.is_some());
+                let never = heard || wire.written(call.at).is_none_or(|written| {
+                    written.messages.iter().all(|message| message.token != *token)
+                });
+                broken.unless(never, "what was said never to be sent is not", || format!("{token} {call:?}"));
+            }
         }
         for (token, cast) in &self.casts {
             let fine = cast.end != CastEnd::Queued || signals.is_lost(cast.proc);

@@ -49,6 +49,6 @@ pub(crate) fn check(log: &[Entry], plan: &Plan) -> Vec<Violation> {
             signals.rest(&sessions, &mut broken);
         }
     }
-    messages.end(&signals, &mut broken);
+    messages.end(&wire, &sessions, &signals, &mut broken);
     broken.violations
 }

@@ -17,13 +17,17 @@ pub(super) struct End {
     wrong_login: bool,
     pub(super) let_go: Option<(Duration, Duration)>,
     pub(super) over: Option<(Duration, ExitReason)>,
-    broke_off: Option<ExitReason>,
+    pub(super) broke_off: Option<ExitReason>,
     pub(super) gave_up: bool,
     end_seen: bool,
     pub(super) gone: bool,
     /// Processes by the ids that the peer knows, and their rights.
     pub(super) handed: BTreeMap<u64, Handed>,
+    /// Ids that named a link before they were handed out, and had no right then.
+    pub(super) named_before: Vec<u64>,
     pub(super) owner: Option<Proc>,
+    /// It was over because the peer's `Ended` came, which said this.
+    pub(super) heard_taken: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -77,7 +81,16 @@ impl Sessions {
                 }
             }
             What::ProgramDied { side } => self.dead[*side as usize] = true,
-            What::WrongLogin { at } => self.end(*at).wrong_login = true,
+            What::WrongLogin { at } => {
+                self.end(*at).wrong_login = true;
+                self.faulty.push(at.conn);
+            }
+            What::Frame { at, frame: crate::log::Tapped::Link { from, .. }, .. } => {
+                let end = self.end(*at);
+                if !end.handed.contains_key(from) {
+                    end.named_before.push(*from);
+                }
+            }
             What::LoggedIn { at } => {
                 let wrong = self.end(*at).wrong_login;
                 broken.unless(!wrong, "nobody logs in with a wrong proof", || format!("{at:?}"));
@@ -131,6 +144,9 @@ impl Sessions {
             broken.unless(now <= close_by, "a close is bounded in time", || format!("{at:?} {now:?}"));
         }
         let heard = wire.heard(at).map(|ended| &ended.reason);
+        if end.broke_off.is_none() {
+            end.heard_taken = wire.heard(at).filter(|ended| ended.reason == *reason).map(|ended| ended.taken);
+        }
         let fine = match (&end.broke_off, heard, reason) {
             (_, _, ExitReason::Protocol) => false,
             (Some(broke_off), _, reason) if broke_off == reason => true,

@@ -33,6 +33,8 @@ enum Link {
     Active,
     /// Taken back at this side; the other may not know.
     Unlinking,
+    /// Taken back by the other side.
+    Unlinked,
 }
 
 #[derive(Debug)]
@@ -99,7 +101,7 @@ impl Signals {
                 let link = self.links.get_mut(&(*proc, *to));
                 let same = link.as_deref().is_some_and(|link| *link == Link::Active) == *was;
                 broken.unless(same, "a process knows its links", || format!("{proc} {to:?} {link:?}"));
-                if let Some(link) = link {
+                if let Some(link) = link.filter(|_| *was) {
                     *link = Link::Unlinking;
                 }
             }
@@ -130,12 +132,15 @@ impl Signals {
         match signal {
             Signal::Link => {
                 if alive {
-                    self.links.entry((proc, from)).or_insert(Link::Active);
+                    let link = self.links.entry((proc, from)).or_insert(Link::Active);
+                    if *link == Link::Unlinked {
+                        *link = Link::Active;
+                    }
                 }
             }
             Signal::Unlink { .. } => {
                 if self.links.get(&(proc, from)) == Some(&Link::Active) {
-                    self.links.remove(&(proc, from));
+                    self.links.insert((proc, from), Link::Unlinked);
                 }
             }
             Signal::UnlinkAck { .. } => {
@@ -148,8 +153,10 @@ impl Signals {
                 if gone {
                     return;
                 }
-                broken.unless(link.is_some(), "a link has one ending", || format!("{proc} {from:?} {reason:?}"));
-                let taken_back = link == Some(Link::Unlinking);
+                // The link that is the session's own may have been taken back with one of the same name.
+                let own = matches!(from, Pid::Far { id: 0, .. }) && !seen;
+                broken.unless(link.is_some() || own, "a link has one ending", || format!("{proc} {from:?} {reason:?}"));
+                let taken_back = link.is_some_and(|link| link != Link::Active);
                 broken.unless(!(taken_back && seen), "a link that was taken back has no effect", || {
                     format!("{proc} {from:?} {reason:?}")
                 });
@@ -194,7 +201,9 @@ impl Signals {
                     decided(proc) == Some(reason)
                         || *reason == ExitReason::NoProc && decided(proc).is_some()
                 });
-                let no_right = handed.is_none_or(|handed| if link { !handed.link } else { !handed.monitor });
+                let had_none = there.is_some_and(|end| end.named_before.contains(&id));
+                let no_right =
+                    had_none || handed.is_none_or(|handed| if link { !handed.link } else { !handed.monitor });
                 owner_reason
                     || own_reason
                     || *reason == ExitReason::NoProc && id != 0 && no_right
@@ -203,15 +212,7 @@ impl Signals {
             }
             Pid::Watch { .. } => false,
         };
-        // Whoever is no owner of a session that ended well is out of reach, and nothing else.
         broken.unless(fine, "the ending has the right reason", || format!("{of:?} {reason:?} at {side:?}"));
-        if let Pid::Far { conn, id: 0 } = of
-            && *reason == ExitReason::NoConnection
-            && let Some((_, over)) = sessions.of(at(conn, side)).and_then(|end| end.over.as_ref())
-            && let Some((when, _)) = sessions.of(at(conn, side)).and_then(|end| end.over.as_ref())
-        {
-            let _ = (over, when);
-        }
     }
 
     /// Who may be meant by an id. That of a link is not known here, so anybody of that end may be.
@@ -268,7 +269,7 @@ impl Signals {
         for ((proc, to), link) in &self.links {
             if *link == Link::Active {
                 self.is_there(*proc, *to, sessions, "every link has an ending", broken);
-            } else if let Pid::Local(_) = to {
+            } else if let (Link::Unlinking, Pid::Local(_)) = (link, to) {
                 broken.unless(false, "every unlink is acknowledged", || format!("{proc} {to:?}"));
             }
         }
