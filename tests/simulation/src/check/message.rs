@@ -247,7 +247,8 @@ impl Messages {
                             (None, None) => error.executed == Executed::No || !lost,
                             (Some(_), None) => error.executed == Executed::Unknown,
                         };
-                        known && executed
+                        // One that ended for its own reason may have read the other's, which is the same.
+                        known && (executed || *reason == ExitReason::Overload)
                     }
                     _ => false,
                 }

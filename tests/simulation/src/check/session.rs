@@ -58,7 +58,7 @@ impl Sessions {
             ends: BTreeMap::new(),
             faulty: Vec::new(),
             dead: [false; 2],
-            calm_network: plan.latency <= 50_000,
+            calm_network: plan.latency == 0 || plan.latency <= 300 && plan.capacity >= 100_000,
             may_overload,
         }
     }

@@ -153,8 +153,9 @@ impl Signals {
                 if gone {
                     return;
                 }
-                // The link that is the session's own may have been taken back with one of the same name.
-                let own = matches!(from, Pid::Far { id: 0, .. }) && !seen;
+                // The link that is the session's own may have been taken back with one of the same name; and one of
+                // this program may have begun to tell its end when the unlink came.
+                let own = !matches!(from, Pid::Far { id: 1.., .. }) && !seen;
                 broken.unless(link.is_some() || own, "a link has one ending", || format!("{proc} {from:?} {reason:?}"));
                 let taken_back = link.is_some_and(|link| link != Link::Active);
                 broken.unless(!(taken_back && seen), "a link that was taken back has no effect", || {
@@ -270,7 +271,8 @@ impl Signals {
             if *link == Link::Active {
                 self.is_there(*proc, *to, sessions, "every link has an ending", broken);
             } else if let (Link::Unlinking, Pid::Local(_)) = (link, to) {
-                broken.unless(false, "every unlink is acknowledged", || format!("{proc} {to:?}"));
+                let there = self.lives.get(proc).is_some_and(|life| !life.lost && life.decided.is_none());
+                broken.unless(!there, "every unlink is acknowledged", || format!("{proc} {to:?}"));
             }
         }
     }
