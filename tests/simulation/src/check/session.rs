@@ -25,7 +25,8 @@ pub(super) struct End {
     pub(super) handed: BTreeMap<u64, Handed>,
     /// Ids that named a link before they were handed out, and had no right then.
     pub(super) named_before: Vec<u64>,
-    pub(super) owner: Option<Proc>,
+    /// Who has held id 0.
+    pub(super) owners: Vec<Proc>,
     /// It was over because the peer's `Ended` came, which said this.
     pub(super) heard_taken: Option<u64>,
 }
@@ -103,7 +104,7 @@ impl Sessions {
                 let handed = Handed { proc: *proc, link: *link, exit: *exit, kill: *kill, monitor: *monitor };
                 self.end(*at).handed.insert(*id, handed);
             }
-            What::Owner { at, proc } => self.end(*at).owner = *proc,
+            What::Owner { at, proc } => self.end(*at).owners.extend(proc),
             What::LetGo { at, close_by, .. } => {
                 self.end(*at).let_go = Some((now, *close_by));
             }

@@ -155,7 +155,15 @@ impl Signals {
                 }
                 // The link that is the session's own may have been taken back with one of the same name; and one of
                 // this program may have begun to tell its end when the unlink came.
-                let own = !matches!(from, Pid::Far { id: 1.., .. }) && !seen;
+                let own = match from {
+                    Pid::Far { id: 0, .. } => !seen,
+                    // An owner that is linked under both its names is told twice, and sees it once.
+                    Pid::Far { conn, .. } => {
+                        let here = sessions.of(at(conn, side));
+                        !seen && here.is_some_and(|end| end.owners.contains(&proc))
+                    }
+                    _ => !seen,
+                };
                 broken.unless(link.is_some() || own, "a link has one ending", || format!("{proc} {from:?} {reason:?}"));
                 let taken_back = link.is_some_and(|link| link != Link::Active);
                 broken.unless(!(taken_back && seen), "a link that was taken back has no effect", || {
