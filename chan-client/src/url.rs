@@ -273,7 +273,7 @@ impl UrlFault {
             Self::NoPort | Self::Port => "write chan://host:PORT/service",
             Self::NoService | Self::Service => "write chan://host:port/SERVICE",
             Self::Password => "remove it, change it if others can have seen it, and keep it in a file",
-            Self::Pin => "take the URL that `chan-server url` prints",
+            Self::Pin => "take the URL that `chan-server identity` prints",
             Self::Scheme => "write chan://host:port/service and how to trust the server",
             Self::NoTrust | Self::TwoTrusts | Self::UnknownTrust | Self::TrustValue => {
                 "end it with one of ?pin=sha256:…, ?ca=FILE, ?system and ?tofu"

@@ -1,1 +1,15 @@
-//! Not yet.
+//! Programs to learn from, each short enough for one sitting. Read them in this order:
+//!
+//! | program | shows | run it |
+//! |---|---|---|
+//! | `examples/echo.rs` | a server and a client, in one program | `cargo run -p chan-examples --example echo` |
+//! | [`names`] | a shared process, and a process for each client | `… --example name_server`, `… --example name_client` |
+//! | [`chat`] | channels given to another process, monitors | `… --example chat_server`, `… --example chat_client` |
+//!
+//! Each server prints how to reach it. [`Place`] is where they keep their key and their password.
+
+pub mod chat;
+pub mod names;
+mod place;
+
+pub use place::Place;

@@ -2,6 +2,7 @@
 //!
 //! The pure half ([`auth`], [`handshake`], [`session`], [`wire`], [`payload`], [`links`]) decides; it has no socket,
 //! clock, randomness or task. The io half (feature `io`, on by default) does.
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests ask for the time themselves"))]
 #![cfg_attr(
     not(test),
     warn(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)

@@ -58,7 +58,8 @@ pub struct Limits {
     pub last_words_timeout: Duration,
     /// Unsent acks, pongs and answers about unknown processes, above which the session ends `overload`. Default 1 024.
     pub max_reflections: usize,
-    /// Untaken exits that a peer sent explicitly, and its monitors of unknown ids. Default 64.
+    /// Untaken exits that a peer sent explicitly. Default 64. Those of its links are bounded by
+    /// [`max_links`](Self::max_links).
     pub max_untaken_exits: usize,
     /// Pairs (link and unlink, monitor and demonitor, call and cancel) a second. Default 100.
     pub max_pairs_per_second: u32,

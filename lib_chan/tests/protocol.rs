@@ -1,5 +1,11 @@
 //! `PROTOCOL.md` shows bytes. These are the bytes.
 
+#![expect(
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    reason = "a test asks for the time itself, and shows what it saw"
+)]
+
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
@@ -184,4 +190,29 @@ fn the_messages_of_the_page_are_what_the_codecs_make_of_them() {
             assert_eq!(decode::<Request>(codec, &shown).as_ref(), Ok(request));
         }
     }
+}
+
+#[test]
+fn the_login_of_the_page_is_the_first_test_vector() {
+    let vectors: serde_json::Value =
+        serde_json::from_str(include_str!("../../tests/vectors/auth.json")).unwrap();
+    let vector = &vectors["password"][0];
+    let lines = block("```text\n", "password  ");
+    for field in ["password", "service"] {
+        assert!(lines[0].contains(vector[field].as_str().unwrap()), "{field}");
+    }
+    let mut shown: Vec<(&str, String)> = Vec::new();
+    for line in &lines[1..] {
+        let (name, digits) = line.split_at(2);
+        let digits = digits.split(' ').collect::<String>();
+        match shown.last_mut() {
+            Some((_, before)) if name == "  " => before.push_str(&digits),
+            _ => shown.push((name, digits)),
+        }
+    }
+    let given = ["m1", "m2", "transcript", "m3", "m4"].map(|field| vector[field].as_str().unwrap());
+    assert_eq!(
+        shown,
+        ["M1", "M2", "TH", "M3", "M4"].into_iter().zip(given.map(String::from)).collect::<Vec<_>>()
+    );
 }

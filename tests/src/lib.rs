@@ -1,4 +1,7 @@
 //! Starts the real programs for tests: a server with a configuration in a folder of its own, clients against it.
+#![allow(clippy::missing_panics_doc, reason = "what fails here fails a test")]
+
+pub mod differential;
 
 use std::{
     collections::BTreeMap,
@@ -13,6 +16,12 @@ use std::{
     },
     time::Duration,
 };
+
+mod embedded;
+mod proxy;
+
+pub use embedded::{Embedded, client_key};
+pub use proxy::{Proxy, port_of};
 
 /// How long a test waits for something that should come at once.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -91,7 +100,10 @@ impl Drop for Folder {
 
 /// Lines that a program prints, as they come.
 #[derive(Clone, Debug, Default)]
-pub struct Lines(Arc<(Mutex<(Vec<String>, bool)>, Condvar)>);
+pub struct Lines(Arc<(Mutex<Printed>, Condvar)>);
+
+/// The lines so far, and whether there will be more.
+type Printed = (Vec<String>, bool);
 
 impl Lines {
     /// Collects what comes from a pipe, in a thread.
@@ -100,14 +112,18 @@ impl Lines {
         let collected = lines.clone();
         std::thread::spawn(move || {
             for line in BufReader::new(pipe).lines().map_while(Result::ok) {
-                collected.change(|(lines, _)| lines.push(line));
+                collected.push(line);
             }
             collected.change(|(_, over)| *over = true);
         });
         lines
     }
 
-    fn change(&self, f: impl FnOnce(&mut (Vec<String>, bool))) {
+    pub(crate) fn push(&self, line: String) {
+        self.change(|(lines, _)| lines.push(line));
+    }
+
+    fn change(&self, f: impl FnOnce(&mut Printed)) {
         f(&mut self.0.0.lock().unwrap_or_else(PoisonError::into_inner));
         self.0.1.notify_all();
     }
@@ -125,6 +141,20 @@ impl Lines {
             .wait_timeout_while(guard, PATIENCE, |(lines, over)| found(lines).is_none() && !*over)
             .unwrap_or_else(PoisonError::into_inner);
         found(&guard.0).unwrap_or_else(|| panic!("no line with {what} in:\n{}", guard.0.join("\n")))
+    }
+
+    /// Waits until the lines are as wanted.
+    ///
+    /// # Panics
+    /// If they are not in time, with all that came.
+    pub fn wait_for(&self, what: &str, wanted: impl Fn(&[String]) -> bool) {
+        let guard = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (guard, _) = self
+            .0
+            .1
+            .wait_timeout_while(guard, PATIENCE, |(lines, over)| !wanted(lines) && !*over)
+            .unwrap_or_else(PoisonError::into_inner);
+        assert!(wanted(&guard.0), "no {what} in:\n{}", guard.0.join("\n"));
     }
 
     /// All lines so far.
@@ -153,7 +183,14 @@ impl Server {
     /// # Panics
     /// If it does not start.
     pub fn start(services: &str) -> Self {
-        let folder = Folder::new();
+        Self::start_in(Folder::new(), services)
+    }
+
+    /// The same in a folder that holds files which the configuration names.
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub fn start_in(folder: Folder, services: &str) -> Self {
         folder.write("password", &format!("{PASSWORD}\n"));
         let config = folder.write("chan-server.toml", &format!("listen = [\"127.0.0.1:0\"]\n{services}"));
         let mut child = Command::new(program("chan-server"))
@@ -220,12 +257,17 @@ impl Server {
         send_signal(&self.child, signal);
     }
 
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Waits until it has ended.
     ///
     /// # Panics
-    /// If it does not.
+    /// If it does not in time.
     pub fn wait(&mut self) -> ExitStatus {
-        self.child.wait().expect("the server ends")
+        wait_in_time(&mut self.child)
     }
 }
 
@@ -255,9 +297,23 @@ impl Running {
     /// # Panics
     /// If it does not start.
     pub fn start(mut client: Command) -> Self {
-        client.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        client.stdout(Stdio::piped());
+        Self::spawn(client)
+    }
+
+    /// The same, with an output that goes nowhere.
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub fn start_unread(mut client: Command) -> Self {
+        client.stdout(Stdio::null());
+        Self::spawn(client)
+    }
+
+    fn spawn(mut client: Command) -> Self {
+        client.stdin(Stdio::piped()).stderr(Stdio::piped());
         let mut child = client.spawn().expect("the client starts");
-        let out = Lines::of(child.stdout.take().expect("a pipe"));
+        let out = child.stdout.take().map(Lines::of).unwrap_or_default();
         let err = Lines::of(child.stderr.take().expect("a pipe"));
         Self { stdin: child.stdin.take(), child, out, err }
     }
@@ -270,14 +326,40 @@ impl Running {
         send_signal(&self.child, signal);
     }
 
-    /// Waits until it has ended: its exit code.
+    /// Waits until it has ended: its exit code. Closes its standard input first.
     ///
     /// # Panics
-    /// If it does not.
+    /// If it does not in time.
     pub fn code(mut self) -> Option<i32> {
         drop(self.stdin.take());
-        self.child.wait().expect("the client ends").code()
+        wait_in_time(&mut self.child).code()
     }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Waits for a program's end, but kills one that takes too long.
+fn wait_in_time(child: &mut Child) -> ExitStatus {
+    let (ended, has_ended) = std::sync::mpsc::channel::<()>();
+    let id = child.id().to_string();
+    let watchdog = std::thread::spawn(move || {
+        let late = has_ended.recv_timeout(PATIENCE).is_err();
+        if late {
+            // It may have ended this moment.
+            let _ = Command::new("kill").args(["-KILL", &id]).status();
+        }
+        late
+    });
+    let status = child.wait().expect("a child can be waited for");
+    let _ = ended.send(());
+    assert!(!watchdog.join().expect("no panic"), "a program did not end in time");
+    status
 }
 
 /// Runs a client to its end: its exit code, and what it printed and complained about.
@@ -293,4 +375,16 @@ pub fn run(client: &mut Command) -> (Option<i32>, String, String) {
 fn send_signal(child: &Child, signal: &str) {
     let sent = Command::new("kill").args([format!("-{signal}"), child.id().to_string()]).status();
     assert!(sent.expect("kill runs").success());
+    // A stop takes effect when the last of its threads has stopped, and only then is it silent.
+    while signal == "STOP" && !is_stopped(child.id()) {
+        std::thread::yield_now();
+    }
+}
+
+fn is_stopped(program: u32) -> bool {
+    let threads = fs::read_dir(format!("/proc/{program}/task")).expect("it runs");
+    threads.flatten().all(|thread| {
+        let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T'))
+    })
 }

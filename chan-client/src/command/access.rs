@@ -5,11 +5,11 @@ use std::time::Duration;
 use lib_chan::login::Credential;
 use lib_chan::secret::{KeyError, Password, PasswordError, PrivateKey};
 use tokio::time::Instant;
-use zeroize::Zeroizing;
 
 use super::arguments::{Access, Start};
 use super::failure::Failure;
 use super::notice::Notice;
+use super::prompt::ask_secret;
 use crate::bookmark::Bookmarks;
 use crate::connect::{Connect, Step, connect};
 use crate::json::compact;
@@ -69,24 +69,23 @@ impl Access {
                 let named = |error: PasswordError| Failure::usage(format_args!("{}: {error}", quoted(path)));
                 Password::from_file_contents(&contents).map_err(named)?
             }
-            None => Password::new(&prompt(url)?).map_err(Failure::usage)?,
+            None => ask(url)?,
         };
         Ok(Secret::Password(password))
     }
 }
 
-fn prompt(url: &ChanUrl) -> Result<Zeroizing<String>, Failure> {
+fn ask(url: &ChanUrl) -> Result<Password, Failure> {
     let client = match url.client().as_str() {
         "" => String::new(),
         name => format!("{name} of "),
     };
     let question = format!("Password for {client}{} at {}: ", url.service(), url.authority());
-    rpassword::prompt_password(question).map(Zeroizing::new).map_err(|error| match error.kind() {
-        std::io::ErrorKind::Interrupted => Failure::usage("no password was given"),
-        _ => {
-            Failure::usage("there is no terminal to ask for the password; give --password-file or --key-file")
-        }
-    })
+    let typed = ask_secret(&question).map_err(|_| {
+        Failure::usage("there is no terminal to ask for the password; give --password-file or --key-file")
+    })?;
+    let typed = typed.ok_or_else(|| Failure::usage("no password was given"))?;
+    Password::from_file_contents(&typed).map_err(Failure::usage)
 }
 
 impl Way {

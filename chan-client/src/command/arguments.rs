@@ -14,6 +14,7 @@ use clap_complete::Shell;
 ///
 /// Messages and answers are JSON. The password is asked for on the terminal unless a file is named; it is never an
 /// argument or in the environment.
+#[expect(rustdoc::broken_intra_doc_links, reason = "a URL in the text of --help is no link")]
 #[derive(Debug, Parser)]
 #[command(name = "chan-client", version, after_long_help = EXIT_CODES, max_term_width = 100)]
 pub struct Arguments {

@@ -30,14 +30,16 @@ pub(super) fn call(access: &Access, message: &str, start: &Start, notice: &Notic
             }
         };
         let answer = tokio::select! {
-            answer = asking => shown(answer)?,
+            answer = asking => shown(answer),
             never = discard(&mut chan) => match never {},
         };
-        print_line(&answer).map_err(|failure| Failure::local(format_args!("{failure} ({DONE})")))?;
-        // The answer is here; how the session ends changes nothing about that.
+        let done = answer.and_then(|answer| {
+            print_line(&answer).map_err(|failure| Failure::local(format_args!("{failure} ({DONE})")))
+        });
+        // What became of the call is known; how the session ends changes nothing about that.
         notice.wait_for("closing the session");
         drop(chan.close().await);
-        Ok(())
+        done
     }))
 }
 
@@ -79,13 +81,18 @@ pub(super) fn receive(access: &Access, start: &Start, notice: &Notice) -> Result
     let args = start.args()?;
     let way = access.way()?;
     block_on(async {
-        let mut chan = notice.during(open(&way, &args, notice)).await?;
+        // Asked for before the session is open, so that it can always be closed in good form.
+        let mut interrupted = std::pin::pin!(tokio::signal::ctrl_c());
+        let mut chan = tokio::select! {
+            biased;
+            _ = &mut interrupted => return Err(Failure::new(Code::Local, INTERRUPTED)),
+            chan = notice.during(open(&way, &args, notice)) => chan?,
+        };
         let remote = chan.remote();
         loop {
             let message = tokio::select! {
                 message = chan.recv() => message,
-                interrupted = tokio::signal::ctrl_c() => {
-                    interrupted?;
+                _ = &mut interrupted => {
                     drop(chan.close().await);
                     return Ok(());
                 }
@@ -135,6 +142,7 @@ fn over(reason: &ExitReason) -> Result<(), Failure> {
 /// What a service is told that calls us.
 pub(super) const NO_CALLS: &str = "this client answers no calls";
 
+const INTERRUPTED: &str = "interrupted before the session was open (not executed)";
 const DONE: &str = "executed: do not send it again";
 const MAYBE: &str = "perhaps executed: find out before you send it again";
 

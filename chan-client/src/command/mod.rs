@@ -6,6 +6,7 @@ mod exchange;
 mod failure;
 mod local;
 mod notice;
+mod prompt;
 mod repl;
 mod tunnel;
 

@@ -31,7 +31,7 @@ pub(super) fn repl(access: &Access, start: &Start, notice: &Notice) -> Result<()
         let mut chan = notice.during(open(&way, &args, notice)).await?;
         let mut console = Console::start()?;
         let left = converse(&mut chan, &mut console).await;
-        console.finish().await;
+        console.finish(left.is_err()).await;
         left?;
         chan.close().await.map_err(|reason| Failure::cast(&reason))
     })
@@ -161,7 +161,8 @@ impl Console {
         let (settings, showing) = match terminal {
             true => {
                 let settings = tcgetattr(stdin()).map_err(std::io::Error::from)?;
-                // The history is kept in memory alone; what is typed here may be secret.
+                // The history is kept in memory alone; what is typed here may be secret. What comes in is shown late
+                // while an input method hands over several characters at once (rustyline issue 976).
                 let mut editor = DefaultEditor::new().map_err(Failure::local)?;
                 let printer = editor.create_external_printer().map_err(Failure::local)?;
                 thread::spawn(move || edit(&mut editor, &input));
@@ -175,8 +176,9 @@ impl Console {
         Ok(Self { inputs, show, showing, settings })
     }
 
-    /// Waits until everything is shown, and gives the terminal back as it was.
-    async fn finish(self) {
+    /// Waits until everything is shown, and gives the terminal back as it was; if the user did not leave, with the
+    /// prompt still in its last line.
+    async fn finish(self, prompting: bool) {
         let Self { show, showing, settings, inputs: _ } = self;
         drop(show);
         // It ends when it has shown the last; a terminal that shows nothing more is nobody to wait for.
@@ -184,6 +186,9 @@ impl Console {
         if let Some(settings) = settings {
             // If the terminal is gone there is nothing to set.
             let _ = tcsetattr(stdin(), OptionalActions::Now, &settings);
+            if prompting {
+                eprintln!();
+            }
         }
     }
 }

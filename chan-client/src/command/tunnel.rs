@@ -21,6 +21,10 @@ use crate::forward::{RelayError, relay};
 /// Local connections that are carried at once; more wait to be accepted. As many as a server allows a client.
 const MAX_CONNECTIONS: usize = 256;
 
+/// Logins that are under way at once. A server turns a source away that has too many (16, unless its operator thinks
+/// otherwise), and programs like to open their connections all at once.
+const MAX_LOGINS: usize = 8;
+
 /// How long a listener that cannot accept waits before it tries again: other connections may end.
 const ACCEPT_RETRY_AFTER: Duration = Duration::from_millis(100);
 
@@ -39,7 +43,7 @@ pub(super) fn forward(listen: &str, access: &Access, notice: Notice) -> Result<(
         notice.during(way.connect(&notice).ping()).await?;
         let listener = bind(listen).await?;
         print_line(&format!("listening on {}", listener.local_addr()?))?;
-        let carrier = Arc::new((way, notice));
+        let carrier = Arc::new((way, notice, Semaphore::new(MAX_LOGINS)));
         let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         loop {
             // It is never closed.
@@ -54,8 +58,8 @@ pub(super) fn forward(listen: &str, access: &Access, notice: Notice) -> Result<(
             };
             let carrier = carrier.clone();
             tokio::spawn(async move {
-                let (way, notice) = &*carrier;
-                if let Err(failure) = carry(stream, way, notice).await {
+                let (way, notice, logins) = &*carrier;
+                if let Err(failure) = carry(stream, way, notice, logins).await {
                     notice.complain(failure);
                 }
                 drop(permit);
@@ -66,11 +70,13 @@ pub(super) fn forward(listen: &str, access: &Access, notice: Notice) -> Result<(
 
 /// Carries one local connection, in a session of its own. If that fails, the connection is reset and not closed, so
 /// that what it carried is not taken to be whole.
-async fn carry(mut stream: TcpStream, way: &Way, notice: &Notice) -> Result<(), Failure> {
+async fn carry(mut stream: TcpStream, way: &Way, notice: &Notice, logins: &Semaphore) -> Result<(), Failure> {
     let carried = async {
         // Pieces are as long as the other end made them; holding them back gains nothing.
         stream.set_nodelay(true)?;
+        let login = logins.acquire().await.map_err(Failure::local)?;
         let chan = open(way, notice).await?;
+        drop(login);
         let (reader, writer) = stream.split();
         relay(chan, reader, writer).await.map_err(failure)
     }

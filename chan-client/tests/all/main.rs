@@ -4,3 +4,5 @@ mod command;
 mod connect;
 mod forward;
 mod server;
+#[cfg(target_os = "linux")]
+mod terminal;

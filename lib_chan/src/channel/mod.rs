@@ -16,6 +16,8 @@ use std::{
 
 use serde::de::DeserializeOwned;
 
+#[doc(hidden)]
+pub use self::handed::Handed;
 pub use self::remote::Remote;
 pub(crate) use self::reply::FarReply;
 use self::{given::Given, remote::Handle};
@@ -105,9 +107,10 @@ impl<In, Out> Channel<In, Out> {
     pub async fn close(mut self) -> Result<(), ExitReason> {
         let Some(held) = self.held.take() else { return Ok(()) };
         held.shared.let_go(ExitReason::Normal);
+        let mut ended = held.shared.ended();
         let reason = poll_fn(|cx| {
             let coop = ready!(poll_proceed(cx));
-            let reason = ready!(held.shared.poll_over(cx));
+            let reason = ready!(ended.poll(cx));
             coop.made_progress();
             Poll::Ready(reason)
         })
@@ -153,7 +156,7 @@ impl<In: DeserializeOwned + 'static, Out> Channel<In, Out> {
         }
         let Some(mut held) = self.held.take() else { return Ok(()) };
         held.give_back();
-        shared.own(Some(to.pid()), false);
+        shared.owned_by(Some(to.pid()), false);
         shared.hand_over(Given::outlet(&shared, to.clone(), wrap), held.batch.drain(..));
         Ok(())
     }

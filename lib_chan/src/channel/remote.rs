@@ -16,7 +16,7 @@ use crate::{
     middleman::{NotSent, Shared, keep, now},
     payload::{self, PayloadError},
     process::{poll_proceed, settle},
-    session::Unsendable,
+    session::{Flush, Unsendable},
 };
 
 /// The sending half of a session. Cheap to clone; usable in any task, process or not.
@@ -59,10 +59,10 @@ impl<Out> Remote<Out> {
 
     /// Waits for the end of the session: the far owner's reason, or `NoConnection`. Ready at once afterwards.
     pub fn ended(&self) -> impl Future<Output = ExitReason> + Send + use<Out> {
-        let shared = Arc::clone(self.shared());
+        let mut ended = self.shared().ended();
         poll_fn(move |cx| {
             let coop = ready!(poll_proceed(cx));
-            let reason = ready!(shared.poll_over(cx));
+            let reason = ready!(ended.poll(cx));
             coop.made_progress();
             Poll::Ready(reason)
         })
@@ -74,10 +74,10 @@ impl<Out> Remote<Out> {
     /// The reason of the session's end, if that came first.
     pub async fn flush(&self) -> Result<(), ExitReason> {
         let shared = self.shared();
-        let number = shared.session(|session| session.flush());
+        let flushing = Flushing { shared, flush: shared.session(|session| session.flush()) };
         poll_fn(|cx| {
             let coop = ready!(poll_proceed(cx));
-            match shared.session(|session| session.poll_flushed(number, || cx.waker().clone())) {
+            match shared.session(|session| session.poll_flushed(flushing.flush, || cx.waker().clone())) {
                 Some(result) => {
                     coop.made_progress();
                     Poll::Ready(result)
@@ -86,6 +86,18 @@ impl<Out> Remote<Out> {
             }
         })
         .await
+    }
+}
+
+/// A wait for an acknowledgement. Dropped, it is forgotten.
+struct Flushing<'a> {
+    shared: &'a Arc<Shared>,
+    flush: Flush,
+}
+
+impl Drop for Flushing<'_> {
+    fn drop(&mut self) {
+        self.shared.session(|session| session.forget_flush(self.flush));
     }
 }
 

@@ -64,11 +64,12 @@ where
     let shared = Shared::new(Opened { session, codec, limits: limits.clone() }, authenticated);
     let channel = Channel::new(Arc::clone(&shared));
     tokio::spawn(Driver::new(stream, Arc::clone(&shared)));
+    let mut place = 0;
     poll_fn(|cx| {
         shared.with(|inner| match inner.session.poll_open() {
             Some(result) => Poll::Ready(result),
             None => {
-                inner.watch(cx);
+                inner.watch(&mut place, cx);
                 Poll::Pending
             }
         })

@@ -56,6 +56,8 @@ pub(crate) struct Shared {
     service: Box<str>,
     limits: Limits,
     untaken_exits: Receipt,
+    /// The same for exit signals of links.
+    untaken_ends: Receipt,
     remote: Pid,
     /// Itself, as processes own it.
     me: Weak<Self>,
@@ -69,8 +71,9 @@ pub(super) struct Inner {
     /// The driver has made its last delivery.
     pub(super) driver_gone: bool,
     receiver: Option<Waker>,
-    /// Who waits for the end.
-    watchers: Vec<Waker>,
+    /// Who waits for the opening or the end, each in a place of its own.
+    watchers: BTreeMap<u64, Waker>,
+    last_watcher: u64,
     open_told: bool,
     end_told: bool,
     outlet: Option<Arc<dyn Outlet>>,
@@ -104,11 +107,14 @@ impl Inner {
         places.chain(deliveries).collect()
     }
 
-    /// Wakes this task when the session has something new for it.
-    pub(super) fn watch(&mut self, cx: &Context<'_>) {
-        if !self.watchers.iter().any(|waker| waker.will_wake(cx.waker())) {
-            self.watchers.push(cx.waker().clone());
+    /// Wakes this task when the session has opened or ended. `place` is its own from the first time on, 0 before.
+    pub(super) fn watch(&mut self, place: &mut u64, cx: &Context<'_>) {
+        if *place == 0 {
+            self.last_watcher += 1;
+            *place = self.last_watcher;
         }
+        let waker = keep(cx)(self.watchers.remove(place));
+        self.watchers.insert(*place, waker);
     }
 }
 
@@ -147,7 +153,8 @@ impl Shared {
                 armed: None,
                 driver_gone: false,
                 receiver: None,
-                watchers: Vec::new(),
+                watchers: BTreeMap::new(),
+                last_watcher: 0,
                 open_told: false,
                 end_told: false,
                 outlet: None,
@@ -168,6 +175,7 @@ impl Shared {
             service: authenticated.service().as_str().into(),
             limits,
             untaken_exits: Receipt::default(),
+            untaken_ends: Receipt::default(),
             remote: Far::new(me.clone(), OWNER).pid(),
             me: me.clone(),
         })
@@ -220,7 +228,7 @@ impl Shared {
         let resumed = self.paused.swap(paused, Ordering::Relaxed) && !paused;
         let over = session.over().is_some() && !std::mem::replace(&mut inner.end_told, true);
         if over || session.is_open() && !std::mem::replace(&mut inner.open_told, true) {
-            effects.woken.append(&mut inner.watchers);
+            effects.woken.extend(std::mem::take(&mut inner.watchers).into_values());
         }
         if over {
             effects.disown = inner.owner.take();
@@ -257,9 +265,9 @@ impl Shared {
 
     /// Takes what was read from the stream.
     pub(super) fn handle_bytes(&self, bytes: &[u8]) {
-        let untaken = self.untaken_exits.outstanding();
+        let (explicit, of_links) = (self.untaken_exits.outstanding(), self.untaken_ends.outstanding());
         self.session(|session| {
-            session.set_untaken_exits(untaken);
+            session.set_untaken_exits(explicit, of_links);
             session.handle_bytes(now(), bytes);
         });
     }
@@ -334,8 +342,9 @@ impl Shared {
                 to.signal(Signal::UnlinkAck { from: self.far(from), id: unlink });
             }
             Delivery::Exit { from, to, reason, link } => {
-                // Those that the peer sends by itself are counted until a process has taken them.
-                let receipt = (!link).then(|| self.untaken_exits.clone());
+                // The peer can cause any number of them: they are counted until a process has taken them.
+                let receipt = if link { &self.untaken_ends } else { &self.untaken_exits };
+                let receipt = Some(receipt.clone());
                 to.signal(Signal::Exit { from: self.far(from), reason, link, receipt });
             }
             Delivery::Down { monitor, from, to, reason } => {
@@ -349,8 +358,8 @@ impl Shared {
             }
             Delivery::Demonitor { monitor, to } => {
                 let watch = self.lock().watches.remove(&monitor);
-                if let Some((watch, reference)) = watch {
-                    to.signal(Signal::Demonitor { from: watch, monitor: reference });
+                if let Some((_, reference)) = watch {
+                    to.signal(Signal::Demonitor { monitor: reference });
                 }
             }
             Delivery::Message { to, message } => {
@@ -398,21 +407,30 @@ impl Shared {
     /// Makes `owner` the process with which this session ends; `None` for a task that is no process.
     pub(crate) fn own(&self, owner: Option<Pid>, linked: bool) {
         let Some(me) = self.me.upgrade() else { return };
+        let refused = owner.as_ref().and_then(|owner| owner.own(me).err());
+        self.owned_by(owner, linked);
+        if let Some(reason) = refused {
+            self.let_go(reason);
+        }
+    }
+
+    /// The same for a process that has the session among what it owns already: once more than before.
+    pub(crate) fn owned_by(&self, owner: Option<Pid>, linked: bool) {
+        let Some(me) = self.me.upgrade() else { return };
         let me: Arc<dyn Owned> = me;
         let before = self.with(|inner| {
             inner.session.set_owner(owner.clone(), linked);
             let next = owner.clone().filter(|_| inner.session.over().is_none());
             std::mem::replace(&mut inner.owner, next)
         });
-        if let Some(before) = before.filter(|before| Some(before) != owner.as_ref()) {
+        // It may be the same process, which then has it twice.
+        if let Some(before) = before {
             before.disown(&me);
         }
-        let Some(owner) = owner else { return };
-        if let Err(reason) = owner.own(Arc::clone(&me)) {
-            self.let_go(reason);
-        }
         // A session that ended in the meantime has told its end to the owner before.
-        if self.lock().session.over().is_some() {
+        if let Some(owner) = owner
+            && self.lock().session.over().is_some()
+        {
             owner.disown(&me);
         }
     }
@@ -514,12 +532,14 @@ impl Shared {
     pub(crate) fn let_go(&self, reason: ExitReason) {
         let taken = self.taken.fetch_or(CLOSED, Ordering::AcqRel) & !CLOSED;
         let deadline = now() + self.limits.close_timeout;
-        self.with(|inner| {
+        // The outlet holds the session, and nothing comes through it any more. Dropped after unlocking.
+        let _outlet = self.with(|inner| {
             if inner.session.over().is_none() && !inner.session.has_let_go() {
                 inner.let_go_for = Some(reason.clone());
             }
             inner.session.end(reason, taken, Some(deadline));
             inner.session.give_up_receiving();
+            inner.outlet.take()
         });
     }
 
@@ -546,18 +566,43 @@ impl Shared {
     /// What ended the session, at whichever end.
     pub(super) fn cause(&self) -> ExitReason {
         let inner = self.lock();
-        inner.let_go_for.as_ref().or(inner.session.over()).cloned().unwrap_or(ExitReason::NoConnection)
+        inner
+            .let_go_for
+            .as_ref()
+            .or_else(|| inner.session.over())
+            .cloned()
+            .unwrap_or(ExitReason::NoConnection)
     }
 
-    /// Why the session ended, when it has.
-    pub(crate) fn poll_over(&self, cx: &Context<'_>) -> Poll<ExitReason> {
-        self.with(|inner| match inner.session.over() {
+    /// Waits until the session has ended, and says why.
+    pub(crate) fn ended(self: &Arc<Self>) -> Ended {
+        Ended { shared: Arc::clone(self), place: 0 }
+    }
+}
+
+/// The wait for the end of a session. Dropped, it leaves nothing behind: a session may outlive very many of them.
+pub(crate) struct Ended {
+    shared: Arc<Shared>,
+    place: u64,
+}
+
+impl Ended {
+    pub(crate) fn poll(&mut self, cx: &Context<'_>) -> Poll<ExitReason> {
+        let place = &mut self.place;
+        self.shared.with(|inner| match inner.session.over() {
             Some(reason) => Poll::Ready(reason.clone()),
             None => {
-                inner.watch(cx);
+                inner.watch(place, cx);
                 Poll::Pending
             }
         })
+    }
+}
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let waker = self.shared.lock().watchers.remove(&self.place);
+        drop(waker);
     }
 }
 

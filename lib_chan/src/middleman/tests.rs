@@ -1,5 +1,7 @@
 //! Both ends over an in-memory stream: real middlemen, real processes, a paused clock.
 
+mod leaks;
+
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -230,7 +232,7 @@ async fn echo_calls(mut channel: Channel<Blob, Blob>) {
 struct Blob(Vec<u8>);
 
 impl Call for Blob {
-    type Reply = Blob;
+    type Reply = Self;
 }
 
 /// Opens a session between two ends that both answer calls, and gives the two remotes.
@@ -430,9 +432,11 @@ async fn two_processes()
     (here, there, far, near, channel)
 }
 
+type Todo = Box<dyn FnOnce(&mut Process<Order>) -> Result<(), ExitReason> + Send>;
+
 enum Order {
     Note(String),
-    Do(Box<dyn FnOnce(&mut Process<Order>) -> Result<(), ExitReason> + Send>),
+    Do(Todo),
     Show(crate::Reply<Vec<String>>),
 }
 

@@ -81,8 +81,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 pub use error::PayloadError;
 use guard::{Exceeded, Level, Seed};
-pub use opaque::Opaque;
-pub(crate) use opaque::{decode_message, encode_message};
+pub use opaque::{Opaque, decode_message, encode_message};
 use sink::Sink;
 
 /// How payloads of a session are encoded. Stated by the client in its `Start`; the service says which it accepts.

@@ -28,7 +28,10 @@ impl<'de> Deserialize<'de> for Opaque {
 }
 
 /// Appends a message to `out`, as [`encode_within`] does, or as it is if it is opaque.
-pub(crate) fn encode_message<T: Serialize + 'static>(
+///
+/// # Errors
+/// Those of [`encode_within`].
+pub fn encode_message<T: Serialize + 'static>(
     codec: Codec,
     message: &T,
     max: usize,
@@ -44,11 +47,11 @@ pub(crate) fn encode_message<T: Serialize + 'static>(
     }
 }
 
-/// The message that all of `bytes` are.
-pub(crate) fn decode_message<T: DeserializeOwned + 'static>(
-    codec: Codec,
-    bytes: &Bytes,
-) -> Result<T, PayloadError> {
+/// The message that all of `bytes` are: decoded, or as they are if it is opaque.
+///
+/// # Errors
+/// Those of [`decode`].
+pub fn decode_message<T: DeserializeOwned + 'static>(codec: Codec, bytes: &Bytes) -> Result<T, PayloadError> {
     let mut message: Option<T> = None;
     if let Some(opaque) = (&mut message as &mut dyn Any).downcast_mut() {
         *opaque = Some(Opaque(bytes.clone()));

@@ -293,7 +293,7 @@ impl<M: Send + 'static> Cell<M> {
             watcher.signal(Signal::Down { from: me.clone(), monitor, reason: reason.clone() });
         }
         for (monitor, watched) in parting.watched {
-            watched.signal(Signal::Demonitor { from: me.clone(), monitor });
+            watched.signal(Signal::Demonitor { monitor });
         }
     }
 
@@ -415,7 +415,7 @@ impl<M: Send + 'static> Target for Cell<M> {
                 self.with_links(|links| links.handle_unlink_ack(&from, id));
             }
             Signal::Monitor { from, monitor } => self.handle_monitor(from, monitor),
-            Signal::Demonitor { monitor, .. } => {
+            Signal::Demonitor { monitor } => {
                 self.with_links(|links| links.handle_demonitor(monitor));
             }
             Signal::Exit { from, reason, link, receipt } => self.handle_exit(from, reason, link, receipt),

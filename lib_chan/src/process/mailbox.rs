@@ -74,7 +74,11 @@ pub(super) struct Batch<M> {
 /// A signal that became a message.
 pub(super) enum Told {
     /// With the receipt of whoever counts those that were not taken.
-    Exit(Pid, ExitReason, Option<Receipt>),
+    Exit(
+        Pid,
+        ExitReason,
+        #[expect(dead_code, reason = "what matters is that it is dropped")] Option<Receipt>,
+    ),
     Down(MonitorRef, Pid, ExitReason),
 }
 

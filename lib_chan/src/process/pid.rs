@@ -65,7 +65,7 @@ pub(crate) enum Signal {
     /// `from` wants a `Down` when the receiver ends.
     Monitor { from: Pid, monitor: MonitorRef },
     /// `from` does not want it any more.
-    Demonitor { from: Pid, monitor: MonitorRef },
+    Demonitor { monitor: MonitorRef },
     /// An exit signal; `link` is set where it was caused by a link.
     Exit { from: Pid, reason: ExitReason, link: bool, receipt: Option<Receipt> },
     /// `from`, which the receiver monitors, has ended.
@@ -215,7 +215,6 @@ pub(crate) fn answer_for_nobody(nobody: &Pid, signal: Signal) {
 struct Watch {
     watched: Pid,
     monitor: MonitorRef,
-    watcher: Pid,
     seen: Arc<Watcher>,
 }
 
@@ -234,10 +233,10 @@ impl Watch {
         let watcher = Pid::far(Arc::clone(&seen) as Arc<dyn Target>);
         let monitor = next_monitor();
         match watched.local() {
-            Some(local) => local.watch(watcher.clone(), monitor),
-            None => watched.signal(Signal::Monitor { from: watcher.clone(), monitor }),
+            Some(local) => local.watch(watcher, monitor),
+            None => watched.signal(Signal::Monitor { from: watcher, monitor }),
         }
-        Self { watched, monitor, watcher, seen }
+        Self { watched, monitor, seen }
     }
 }
 
@@ -262,7 +261,7 @@ impl Drop for Watch {
     fn drop(&mut self) {
         let over = self.seen.0.lock().unwrap_or_else(PoisonError::into_inner).reason.is_some();
         if !over {
-            self.watched.signal(Signal::Demonitor { from: self.watcher.clone(), monitor: self.monitor });
+            self.watched.signal(Signal::Demonitor { monitor: self.monitor });
         }
     }
 }

@@ -174,7 +174,7 @@ impl<M: Send + 'static> Process<M> {
         let Some(pid) = self.cell.with_links(|links| links.demonitor(monitor)).flatten() else {
             return false;
         };
-        pid.signal(Signal::Demonitor { from: self.pid(), monitor });
+        pid.signal(Signal::Demonitor { monitor });
         true
     }
 

@@ -380,6 +380,11 @@ impl<P: Clone + Ord> Border<P> {
         process.map_or(Crossing::Drop, |to| Crossing::Deliver(Delivery::UnlinkAck { from, to, unlink }))
     }
 
+    /// Whether there is a link between these that the peer has set.
+    pub(super) fn is_set_by_peer(&self, from: u64, to: u64) -> bool {
+        self.links.get(&(to, from)).is_some_and(|link| link.set_by_peer)
+    }
+
     pub(super) fn handle_exit(
         &mut self,
         from: u64,

@@ -197,6 +197,13 @@ struct Waiting<W> {
     waiter: Option<W>,
 }
 
+/// A wait until the peer has acknowledged all that was sent before it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Flush {
+    number: u64,
+    ticket: u64,
+}
+
 /// What a waiting message is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Sort {
@@ -256,9 +263,14 @@ pub struct Session<H: Host> {
     pairs: Budget,
     /// Exit signals that the peer sent explicitly, and that no process has taken.
     untaken_exits: usize,
+    /// Ends of links that the peer had set, and that no process has taken.
+    untaken_ends: usize,
     owing: Owing<H::Waiter>,
     border: Border<H::Process>,
-    flushing: Vec<(u64, H::Waiter)>,
+    flushing: BTreeMap<Flush, H::Waiter>,
+    last_flush: Flush,
+    /// How far the last ping for a flush asks; until that is acknowledged no other goes.
+    flush_pinged: u64,
 
     last_heard: Instant,
     pinged: bool,
@@ -312,9 +324,12 @@ impl<H: Host> Session<H> {
             cancels: Budget::new(limits.max_pairs_per_second / 10, limits.max_pairs_burst / 2),
             pairs: Budget::new(limits.max_pairs_per_second, limits.max_pairs_burst),
             untaken_exits: 0,
+            untaken_ends: 0,
             owing: Owing::default(),
             border: Border::new(own_window),
-            flushing: Vec::new(),
+            flushing: BTreeMap::new(),
+            last_flush: Flush::default(),
+            flush_pinged: 0,
             last_heard: now,
             pinged: false,
             deadline: (side == Side::Server).then(|| now + limits.login_timeout),
@@ -448,7 +463,7 @@ impl<H: Host> Session<H> {
         if self.receiver == Receiver::HandedOver {
             self.deliveries.push(Delivery::Over(reason.clone()));
         }
-        self.woken.extend(self.flushing.drain(..).map(|(_, waiter)| waiter));
+        self.woken.extend(std::mem::take(&mut self.flushing).into_values());
         self.partial = Vec::new();
         self.deadline = None;
         self.over = Some(reason);

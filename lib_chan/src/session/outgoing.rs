@@ -9,7 +9,7 @@ pub(super) const OWNED_LEN: usize = 16 * 1024;
 /// A buffer above this is not kept for later.
 const KEPT_CAPACITY: usize = 64 * 1024;
 
-/// Bytes on their way to the socket, oldest first; the driver's side of [`Outgoing`].
+/// Bytes on their way to the socket, oldest first; as the driver holds them.
 ///
 /// Empty pieces do not occur.
 #[derive(Debug, Default)]

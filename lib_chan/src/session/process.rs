@@ -60,10 +60,11 @@ impl<H: Host> Session<H> {
         self.put_border(frame);
     }
 
-    /// How many exit signals that the peer sent explicitly no process has taken or ended with yet. Said before bytes
-    /// are handled.
-    pub const fn set_untaken_exits(&mut self, untaken: usize) {
-        self.untaken_exits = untaken;
+    /// How many exit signals no process has taken or ended with yet: those that the peer sent explicitly, and those of
+    /// links. Said before bytes are handled.
+    pub const fn set_untaken_exits(&mut self, explicit: usize, of_links: usize) {
+        self.untaken_exits = explicit;
+        self.untaken_ends = of_links;
     }
 
     /// `process` sends an exit signal to `far`: over a link when `taken` says what it took last.

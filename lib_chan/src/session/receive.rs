@@ -8,7 +8,8 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    Delivery, Host, Inbound, InboundKind, MAX_CALL_TIME, Phase, Receiver, Request, Session, StartRefused,
+    Delivery, Flush, Host, Inbound, InboundKind, MAX_CALL_TIME, Phase, Receiver, Request, Session,
+    StartRefused,
     border::{Breach, Crossing, OWNER},
     call::Outcome,
     credit::Balance,
@@ -222,10 +223,14 @@ impl<H: Host> Session<H> {
             }
             Frame::Refuse { call, code, text } => self.handle_reply(call, Err(self.refusal(code, text)))?,
             Frame::Exit { from, to, taken, reason } => {
+                let peers_link = taken.is_some() && self.border.is_set_by_peer(from, to);
                 let crossing = self.border.handle_exit(from, to, taken.is_some(), reason);
-                if let Crossing::Deliver(Delivery::Exit { link: false, .. }) = crossing {
-                    self.untaken_exits += 1;
-                    if self.untaken_exits > self.limits.max_untaken_exits {
+                if let Crossing::Deliver(Delivery::Exit { link, .. }) = crossing {
+                    self.untaken_exits += usize::from(!link);
+                    // A link that ends leaves its place to another at once, but its exit signal may lie untaken.
+                    self.untaken_ends += usize::from(peers_link);
+                    let too_many_ends = peers_link && self.untaken_ends > self.limits.max_links as usize;
+                    if self.untaken_exits > self.limits.max_untaken_exits || too_many_ends {
                         return Err(Fault::Overload);
                     }
                 }
@@ -266,7 +271,10 @@ impl<H: Host> Session<H> {
                     balance.grant(total);
                 }
             }
-            Frame::Ack { number } => self.handle_ack(number)?,
+            Frame::Ack { number } => {
+                self.handle_ack(number)?;
+                self.ping_for_flush();
+            }
             Frame::Ping { token } => {
                 self.ack_due = true;
                 if self.can_put() {
@@ -410,9 +418,8 @@ impl<H: Host> Session<H> {
             return Err(Fault::Protocol);
         }
         self.acked = self.acked.max(number);
-        let acked = self.acked;
-        self.woken
-            .extend(self.flushing.extract_if(.., |(number, _)| *number <= acked).map(|(_, waiter)| waiter));
+        let later = self.flushing.split_off(&Flush { number: self.acked + 1, ticket: 0 });
+        self.woken.extend(std::mem::replace(&mut self.flushing, later).into_values());
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::{
-    Host, MAX_CALL_TIME, Outcome, Phase, Session, Sort, Unsendable, Waiting,
+    Flush, Host, MAX_CALL_TIME, Outcome, Phase, Session, Sort, Unsendable, Waiting,
     border::OWNER,
     credit::{Balance, cost},
     public,
@@ -161,31 +161,44 @@ impl<H: Host> Session<H> {
         self.owing.poll_cancelled(call, waiter)
     }
 
-    /// Asks the peer to acknowledge all that was sent: the number to [`poll_flushed`](Self::poll_flushed) with.
-    /// Messages in the queue are not sent yet, and are not waited for.
-    pub fn flush(&mut self) -> u64 {
-        if self.can_put() && self.acked < self.outgoing.number {
-            self.outgoing.put(&Frame::Ping { token: self.outgoing.number });
-        }
-        self.outgoing.number
+    /// Asks the peer to acknowledge all that was sent: what to [`poll_flushed`](Self::poll_flushed) with. Messages in
+    /// the queue are not sent yet, and are not waited for.
+    pub fn flush(&mut self) -> Flush {
+        self.last_flush = Flush { number: self.outgoing.number, ticket: self.last_flush.ticket + 1 };
+        self.ping_for_flush();
+        self.last_flush
     }
 
-    /// Whether the peer has acknowledged all frames up to `number`; else keeps a waiter.
+    /// One ping at a time, however many flush: their answers are reflections, of which the peer has a bound.
+    pub(super) fn ping_for_flush(&mut self) {
+        let wanted = self.acked < self.last_flush.number && self.flush_pinged <= self.acked;
+        if wanted && self.can_put() {
+            self.flush_pinged = self.outgoing.number;
+            self.outgoing.put(&Frame::Ping { token: self.outgoing.number });
+        }
+    }
+
+    /// Nobody waits for this any more.
+    pub fn forget_flush(&mut self, flush: Flush) {
+        self.flushing.remove(&flush);
+    }
+
+    /// Whether the peer has acknowledged all that was sent before; else keeps a waiter.
     ///
     /// # Errors
     /// The session's end, when it came first.
     pub fn poll_flushed(
         &mut self,
-        number: u64,
+        flush: Flush,
         waiter: impl FnOnce() -> H::Waiter,
     ) -> Option<Result<(), ExitReason>> {
-        if self.acked >= number {
+        if self.acked >= flush.number {
             return Some(Ok(()));
         }
         if self.heard_all {
             return Some(Err(self.over_reason()));
         }
-        self.flushing.push((number, waiter()));
+        self.flushing.insert(flush, waiter());
         None
     }
 

@@ -1,4 +1,13 @@
 //! The three crates together, with the real programs.
 
+#![allow(clippy::disallowed_methods, reason = "tests measure time themselves")]
+
+mod attacks;
+mod differential;
 mod endings;
+mod exit_codes;
 mod main_job;
+mod pages;
+mod python;
+mod relay;
+mod trust;

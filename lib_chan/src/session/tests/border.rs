@@ -231,7 +231,7 @@ fn exits_that_nobody_takes_end_overload() {
     let signal = Frame::Exit { from: 5, to: 0, taken: None, reason: ExitReason::Normal };
     for _ in 0..3 * most {
         lone.feed(&signal);
-        lone.session.set_untaken_exits(0);
+        lone.session.set_untaken_exits(0, 0);
     }
     for _ in 0..most {
         lone.feed(&signal);
@@ -614,4 +614,24 @@ fn both_sides_agree_about_every_link_whatever_crossed_on_the_way() {
             assert_eq!(end.session.entries(), links, "seed {seed}");
         }
     }
+}
+
+#[test]
+fn ends_of_links_that_nobody_takes_end_overload() {
+    let most = Limits::default().max_links as usize;
+    let mut lone = Lone::open(Side::Server);
+    let cycle = |lone: &mut Lone| {
+        lone.feed(&Frame::Link { from: 5, to: 0 });
+        lone.feed(&Frame::Exit { from: 5, to: 0, taken: Some(0), reason: ExitReason::Normal });
+    };
+    for _ in 0..3 * most {
+        cycle(&mut lone);
+        lone.session.set_untaken_exits(0, 0);
+    }
+    for _ in 0..most {
+        cycle(&mut lone);
+    }
+    assert_eq!(lone.ended(), None);
+    cycle(&mut lone);
+    assert_eq!(lone.ended(), Some(&ExitReason::Overload));
 }

@@ -185,3 +185,25 @@ fn answers_that_are_not_taken_end_overload_at_sixteen_mebibytes_and_a_frame() {
     }
     assert_eq!(lone.ended(), Some(&ExitReason::Overload));
 }
+
+#[test]
+fn very_many_that_flush_at_once_are_no_flood() {
+    let mut pair = Pair::open(5);
+    let now = pair.now;
+    let flushes: Vec<_> = (0..3 * Limits::default().max_reflections)
+        .map(|_| {
+            pair.client.session.cast(now, &mut vec![]).unwrap();
+            pair.client.session.flush()
+        })
+        .collect();
+    for &flush in &flushes {
+        assert_eq!(pair.client.session.poll_flushed(flush, || 9), None);
+    }
+    pair.settle();
+    pair.server.take();
+    pair.settle();
+    assert_eq!((pair.client.session.over(), pair.server.session.over()), (None, None));
+    for flush in flushes {
+        assert_eq!(pair.client.session.poll_flushed(flush, || 9), Some(Ok(())));
+    }
+}

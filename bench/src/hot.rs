@@ -1,0 +1,217 @@
+//! The hot paths, on one thread and without TLS: for profilers, and for a count of allocations that is the same on
+//! every machine.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use bytes::Bytes;
+use clap::ValueEnum;
+use lib_chan::handshake::{SessionParameters, pair_in_memory};
+use lib_chan::middleman::{open, serve};
+use lib_chan::payload::Codec;
+use lib_chan::{Address, Call, Channel, Event, Limits, Message, Process, Remote, Reply, spawn};
+use serde::{Deserialize, Serialize};
+use tokio::io::BufReader;
+
+/// What is done again and again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Path {
+    /// A message of 64 bytes over a session.
+    Cast,
+    /// A call of 64 bytes over a session, one at a time.
+    Call,
+    /// Sixteen such calls at a time.
+    Calls,
+    /// A message from one process to another.
+    Send,
+    /// A call from one process to another.
+    LocalCall,
+    /// A process that ends as soon as it runs.
+    Spawn,
+}
+
+/// The ends of what is done, set up once.
+pub struct Hot {
+    remote: Remote<Request>,
+    process: Address<Local>,
+    body: Bytes,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Echo(Bytes);
+
+impl Call for Echo {
+    type Reply = Bytes;
+}
+
+#[derive(Serialize, Deserialize)]
+enum Request {
+    Echo(Echo),
+    Note(Bytes),
+}
+
+impl From<Echo> for Request {
+    fn from(echo: Echo) -> Self {
+        Self::Echo(echo)
+    }
+}
+
+enum Local {
+    Note(u64),
+    Echo(u64, Reply<u64>),
+}
+
+impl Hot {
+    /// A session over a stream in memory, with an echo at its far end; and a process.
+    pub async fn new() -> Result<Self> {
+        const STREAM_LEN: usize = 64 * 1024;
+        const READ_LEN: usize = 16 * 1024;
+        let limits = Limits::default();
+        let (client, server) = pair_in_memory(SessionParameters::from_limits(&limits)?, [7; 32])?;
+        let (near, far) = tokio::io::duplex(STREAM_LEN);
+        let buffered = |stream| BufReader::with_capacity(READ_LEN, stream);
+        let far = buffered(far);
+        tokio::spawn(async move {
+            serve(far, &server, &Limits::default(), |opening| {
+                spawn(async move |_me: Process| echo(opening.accept()).await);
+            })
+            .await
+        });
+        let channel: Channel<(), Request> =
+            open(buffered(near), &client, &limits, Codec::Bincode, b"", false).await.context("open")?;
+        let process = spawn(async move |mut me: Process<Local>| {
+            let mut sum = 0;
+            loop {
+                match me.recv().await {
+                    Event::Message(Local::Note(number)) => sum += number,
+                    Event::Message(Local::Echo(number, reply)) => reply.send(number),
+                    _ => return Err(lib_chan::ExitReason::failed(sum.to_string())),
+                }
+            }
+        });
+        Ok(Self { remote: channel.into_remote(), process, body: Bytes::from(vec![7; 64]) })
+    }
+
+    /// Does it so often.
+    pub async fn run(&self, path: Path, count: u64) -> Result<()> {
+        match path {
+            Path::Cast => {
+                for _ in 0..count {
+                    self.remote.cast(Request::Note(self.body.clone())).await?;
+                }
+                self.echo().await
+            }
+            Path::Call => {
+                for _ in 0..count {
+                    self.echo().await?;
+                }
+                Ok(())
+            }
+            Path::Calls => {
+                for _ in 0..count / 16 {
+                    futures::future::try_join_all((0..16).map(|_| self.echo())).await?;
+                }
+                Ok(())
+            }
+            Path::Send => {
+                for number in 0..count {
+                    self.process.send(Local::Note(number)).await.map_err(|error| error.reason)?;
+                }
+                self.echo_locally(count).await
+            }
+            Path::LocalCall => {
+                for number in 0..count {
+                    self.echo_locally(number).await?;
+                }
+                Ok(())
+            }
+            Path::Spawn => {
+                for number in 0..count {
+                    let process = spawn(async move |_me: Process| Ok(()));
+                    if number % 1000 == 999 {
+                        process.pid().ended().await;
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+
+    async fn echo(&self) -> Result<()> {
+        let answer = self.remote.call(Echo(self.body.clone())).await?;
+        anyhow::ensure!(answer == self.body, "another answer");
+        Ok(())
+    }
+
+    async fn echo_locally(&self, number: u64) -> Result<()> {
+        let within = Duration::from_secs(60);
+        let answer = self.process.call(within, |reply| Local::Echo(number, reply)).await?;
+        anyhow::ensure!(answer == number, "another answer");
+        Ok(())
+    }
+}
+
+async fn echo(mut channel: Channel<Request, ()>) -> Result<(), lib_chan::ExitReason> {
+    while let Some(message) = channel.recv().await {
+        if let Message::Call(Request::Echo(echo), reply) = message {
+            reply.to(&echo).send(echo.0);
+        }
+    }
+    Ok(())
+}
+
+/// Does it so often, on one thread.
+pub fn run(path: Path, count: u64) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+    runtime.block_on(async { Hot::new().await?.run(path, count).await })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Allocations for one of many, at most, once all buffers have their size.
+    fn assert_allocates(path: Path, most: f64) {
+        const COUNT: u64 = 20_000;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let hot = runtime.block_on(Hot::new()).unwrap();
+        runtime.block_on(hot.run(path, COUNT)).unwrap();
+        let counted = allocation_counter::measure(|| runtime.block_on(hot.run(path, COUNT)).unwrap());
+        let each = counted.count_total as f64 / COUNT as f64;
+        println!("{path:?}: {each:.3} allocations, {} bytes each", counted.bytes_total / COUNT);
+        assert!(each <= most, "{path:?}: {each:.3} allocations each, more than {most}");
+        assert!(counted.count_current.abs() < 100, "{path:?} leaves {} behind", counted.count_current);
+    }
+
+    // A `Bytes` that is decoded is an allocation of the message's own: one a cast, two a call, there and back.
+
+    #[test]
+    fn a_cast_allocates_what_its_message_needs() {
+        assert_allocates(Path::Cast, 1.1);
+    }
+
+    #[test]
+    fn a_call_allocates_little() {
+        assert_allocates(Path::Call, 7.1);
+    }
+
+    #[test]
+    fn calls_at_a_time_allocate_little() {
+        assert_allocates(Path::Calls, 2.6);
+    }
+
+    #[test]
+    fn a_local_message_allocates_nothing() {
+        assert_allocates(Path::Send, 0.01);
+    }
+
+    #[test]
+    fn a_local_call_allocates_its_place_for_the_answer() {
+        assert_allocates(Path::LocalCall, 2.1);
+    }
+
+    #[test]
+    fn a_spawn_allocates_little() {
+        assert_allocates(Path::Spawn, 2.1);
+    }
+}

@@ -1,0 +1,88 @@
+//! What lib_chan's speed is measured with. `README.md` says what is measured, how, and how to read it.
+
+mod hot;
+mod local;
+mod net;
+mod sample;
+mod table;
+
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Measures lib_chan against its peers.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Measures everything and prints a row each. The other commands are what it starts.
+    Table(table::Options),
+    /// Measures processes inside this program; prints the result as JSON.
+    Local {
+        system: local::System,
+        work: local::Work,
+        #[command(flatten)]
+        length: Length,
+    },
+    /// Does one thing many times, on one thread and without TLS: for profilers.
+    Hot {
+        path: hot::Path,
+        #[arg(long, default_value_t = 100_000)]
+        count: u64,
+    },
+    /// Serves clients until standard input ends. The first line it prints says where.
+    Serve { peer: net::Peer, work: net::Work },
+    /// Measures as the client of such a server; prints the result as JSON.
+    Client {
+        peer: net::Peer,
+        work: net::Work,
+        /// The first line of the server.
+        server: String,
+        /// Bytes of a message.
+        #[arg(long, default_value_t = 64)]
+        len: usize,
+        #[command(flatten)]
+        length: Length,
+    },
+}
+
+#[derive(clap::Args)]
+struct Length {
+    /// How long to measure, in milliseconds.
+    #[arg(long, default_value_t = 1000)]
+    millis: u64,
+}
+
+impl Length {
+    const fn duration(&self) -> Duration {
+        Duration::from_millis(self.millis)
+    }
+}
+
+fn main() -> Result<()> {
+    match Arguments::parse().command {
+        Command::Hot { path, count } => hot::run(path, count),
+        other => tokio::runtime::Runtime::new()?.block_on(run(other)),
+    }
+}
+
+async fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Hot { .. } => Ok(()),
+        Command::Table(options) => table::run(options).await,
+        Command::Local { system, work, length } => {
+            net::say(&local::measure(system, work, length.duration()).await?)
+        }
+        Command::Serve { peer, work } => net::serve(peer, work).await,
+        Command::Client { peer, work, server, len, length } => {
+            let server = serde_json::from_str(&server)?;
+            net::say(&net::measure(peer, work, &server, length.duration(), len).await?)
+        }
+    }
+}

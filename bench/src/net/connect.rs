@@ -1,0 +1,165 @@
+//! Connections that are made and closed: a TLS handshake alone, and one with a login.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Result;
+use lib_chan::auth::{
+    Account, AccountVerifier, Argon2Params, ClientId, Directory, NameKey, PasswordVerifier, ServiceName,
+};
+use lib_chan::handshake::{Authenticated, SessionParameters};
+use lib_chan::login::{ClientLogin, Credential, login_server};
+use lib_chan::secret::{Password, PrivateKey, Secret, Target};
+use lib_chan::{Limits, tls};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::{client, server};
+
+use super::CONNECTORS;
+use super::secure::{Client, Server};
+use crate::sample::{Clock, Sample};
+
+/// The secrets of a benchmark are none.
+const PASSWORD: &str = "correct horse battery staple";
+const KEY: [u8; 32] = [7; 32];
+
+/// Who may log in.
+pub(super) struct Accounts {
+    directory: Directory,
+    parameters: SessionParameters,
+}
+
+impl Accounts {
+    /// One account, with a key.
+    pub(super) fn with_key() -> Result<Self> {
+        Self::new(|_| Ok(AccountVerifier::Key(key()?.public_key())))
+    }
+
+    /// One account, with a password, which takes a moment.
+    fn with_password() -> Result<Self> {
+        Self::new(|name_key| {
+            let salt = name_key.salt(&service()?, &nobody()?);
+            let verifier = PasswordVerifier::derive(&Password::new(PASSWORD)?, &salt, Argon2Params::DEFAULT)?;
+            Ok(AccountVerifier::Password(verifier))
+        })
+    }
+
+    fn new(verifier: impl FnOnce(&NameKey) -> Result<AccountVerifier>) -> Result<Self> {
+        let name_key = NameKey::new(Secret::new([1; 32]));
+        let verifier = verifier(&name_key)?;
+        let account = Account { service: service()?, client: nobody()?, verifier, enabled: true, index: 0 };
+        let (directory, _) = Directory::new(name_key, Secret::new([2; 32]), [account])?;
+        Ok(Self { directory, parameters: SessionParameters::from_limits(&Limits::default())? })
+    }
+
+    /// Lets a client in.
+    pub(super) async fn log_in(&self, stream: &mut server::TlsStream<TcpStream>) -> Result<Authenticated> {
+        let exporter = tls::exporter(stream.get_ref().1)?;
+        Ok(login_server(stream, exporter, &self.directory, self.parameters, |_| true).await?)
+    }
+}
+
+/// Logs in with the account's key.
+pub(super) async fn log_in_with_key(stream: &mut client::TlsStream<TcpStream>) -> Result<Authenticated> {
+    log_in(stream, Credential::Key(&key()?)).await
+}
+
+async fn log_in(
+    stream: &mut client::TlsStream<TcpStream>,
+    credential: Credential<'_>,
+) -> Result<Authenticated> {
+    let exporter = tls::exporter(stream.get_ref().1)?;
+    let target = Target { host: "localhost".into(), service: service()?, client: nobody()? };
+    Ok(ClientLogin::prepare(target, credential).await.run(stream, exporter).await?)
+}
+
+fn service() -> Result<ServiceName> {
+    Ok(ServiceName::new("bench")?)
+}
+
+fn nobody() -> Result<ClientId> {
+    Ok(ClientId::new("")?)
+}
+
+fn key() -> Result<PrivateKey> {
+    Ok(PrivateKey::from_seed(Secret::new(KEY))?)
+}
+
+pub(super) async fn serve_handshakes(server: Server) -> Result<()> {
+    server.accept_all(until_closed).await
+}
+
+pub(super) async fn serve_logins(server: Server) -> Result<()> {
+    let accounts = Arc::new(Accounts::with_password()?);
+    server
+        .accept_all(move |mut stream| {
+            let accounts = Arc::clone(&accounts);
+            async move {
+                accounts.log_in(&mut stream).await?;
+                until_closed(stream).await
+            }
+        })
+        .await
+}
+
+async fn until_closed(mut stream: server::TlsStream<TcpStream>) -> Result<()> {
+    stream.read(&mut [0]).await?;
+    Ok(())
+}
+
+/// What is done again and again.
+pub(super) trait Attempt: Clone + Send + Sync + 'static {
+    fn make(&self) -> impl Future<Output = Result<client::TlsStream<TcpStream>>> + Send;
+}
+
+/// A TLS handshake.
+#[derive(Clone)]
+pub(super) struct Handshake(pub(super) Client);
+
+impl Attempt for Handshake {
+    async fn make(&self) -> Result<client::TlsStream<TcpStream>> {
+        self.0.connect().await
+    }
+}
+
+/// A TLS handshake and a login, with a password whose key has been derived once.
+#[derive(Clone)]
+pub(super) struct Login {
+    client: Client,
+    password: Password,
+}
+
+impl Login {
+    pub(super) fn new(client: Client) -> Result<Self> {
+        Ok(Self { client, password: Password::new(PASSWORD)? })
+    }
+}
+
+impl Attempt for Login {
+    async fn make(&self) -> Result<client::TlsStream<TcpStream>> {
+        let mut stream = self.client.connect().await?;
+        log_in(&mut stream, Credential::Password(&self.password)).await?;
+        Ok(stream)
+    }
+}
+
+pub(super) async fn measure(attempt: impl Attempt, length: Duration) -> Result<Sample> {
+    attempt.make().await?.shutdown().await?;
+    let clock = Clock::start(length);
+    let attempting: Vec<_> =
+        (0..CONNECTORS).map(|_| tokio::spawn(make_until_over(attempt.clone(), clock))).collect();
+    let mut made = 0;
+    for attempting in attempting {
+        made += attempting.await??;
+    }
+    Ok(clock.sample(made))
+}
+
+async fn make_until_over(attempt: impl Attempt, clock: Clock) -> Result<u64> {
+    let mut made = 0;
+    while !clock.is_over() {
+        attempt.make().await?.shutdown().await?;
+        made += 1;
+    }
+    Ok(made)
+}

@@ -1,0 +1,278 @@
+//! Two programs, one TLS connection.
+//!
+//! Every peer does the same work over the same TLS: the same certificate, provider, version, groups and ciphers, no
+//! resumption, `TCP_NODELAY` on both sides. Every message is checked by whoever receives it.
+
+mod chan;
+mod connect;
+mod raw;
+mod secure;
+mod tarpc;
+pub mod tonic;
+
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail, ensure};
+use bytes::Bytes;
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt, BufReader, stdin};
+
+use crate::sample::{Clock, Sample, cpu_seconds, with_times};
+
+/// Who speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Peer {
+    /// lib_chan, with messages of a Rust type in bincode.
+    Chan,
+    /// lib_chan, with messages that are bytes as they are.
+    ChanBytes,
+    /// tokio-rustls and nothing else.
+    Raw,
+    Tarpc,
+    Tonic,
+    /// tonic, its client stream fed through a channel, as from a task that has other things to do.
+    TonicFed,
+}
+
+/// What is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Work {
+    /// One caller, one call at a time.
+    Latency,
+    /// 64 callers, each one call at a time.
+    Calls,
+    /// Messages that want no answer.
+    OneWay,
+    /// Connections: connect, log in (what has a login), close.
+    Connect,
+    /// Connections that do nothing.
+    Idle,
+}
+
+/// Callers at a time in [`Work::Calls`].
+const CALLERS: usize = 64;
+/// Connections that are being made at a time in [`Work::Connect`].
+const CONNECTORS: usize = 4;
+/// Idle connections: those that a server has before its memory is looked at, and those that are measured.
+pub const IDLE: (usize, usize) = (200, 2000);
+
+/// Where a server is, and how it is known. It prints this as its first line.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Listening {
+    pub address: std::net::SocketAddr,
+    pub pin: String,
+}
+
+/// Serves one peer until standard input ends, then tells how many connections ended well, and the processor time.
+pub async fn serve(peer: Peer, work: Work) -> Result<()> {
+    let server = secure::Server::bind(peer).await?;
+    say(&server.listening()?)?;
+    let counters = server.counters();
+    let serving = tokio::spawn(async move {
+        match (peer, work) {
+            (Peer::Chan | Peer::ChanBytes, Work::Connect) => connect::serve_logins(server).await,
+            (Peer::Raw, Work::Connect) => connect::serve_handshakes(server).await,
+            (Peer::Chan | Peer::ChanBytes, _) => chan::serve(server).await,
+            (Peer::Raw, Work::OneWay) => raw::serve_stream(server).await,
+            (Peer::Raw, _) => raw::serve_echo(server).await,
+            (Peer::Tarpc, _) => tarpc::serve(server).await,
+            (Peer::Tonic | Peer::TonicFed, _) => tonic::serve(server).await,
+        }
+    });
+    let start = cpu_seconds();
+    let mut input = BufReader::new(stdin()).lines();
+    while input.next_line().await?.is_some() {}
+    if serving.is_finished() {
+        serving.await??;
+    }
+    let cpu_seconds = cpu_seconds() - start;
+    say(&Sample { count: counters.all_served().await, cpu_seconds, ..Sample::default() })
+}
+
+/// Does the work of one peer as the client, for about `length`.
+pub async fn measure(
+    peer: Peer,
+    work: Work,
+    server: &Listening,
+    length: Duration,
+    len: usize,
+) -> Result<Sample> {
+    let client = secure::Client::new(peer, server)?;
+    // In a task: the thread that a runtime is entered on is none of its workers.
+    tokio::spawn(async move {
+        match (work, peer) {
+            (Work::Connect, Peer::Chan) => connect::measure(connect::Login::new(client)?, length).await,
+            (Work::Connect, _) => connect::measure(connect::Handshake(client), length).await,
+            (Work::Idle, Peer::Chan) => idle::<chan::Chan>(&client).await,
+            (Work::Idle, _) => idle::<raw::Echo>(&client).await,
+            (Work::OneWay, Peer::Chan) => chan::one_way(&client, len, length).await,
+            (Work::OneWay, Peer::ChanBytes) => chan::one_way_bytes(&client, len, length).await,
+            (Work::OneWay, Peer::Raw) => raw::one_way(&client, len, length).await,
+            (Work::OneWay, Peer::Tonic) => tonic::one_way(&client, len, length).await,
+            (Work::OneWay, Peer::TonicFed) => tonic::one_way_fed(&client, len, length).await,
+            (Work::OneWay, Peer::Tarpc) => bail!("every call of tarpc has an answer"),
+            (Work::Calls, Peer::Raw) => bail!("a stream has no calls at a time"),
+            (_, Peer::Chan) => calls::<chan::Chan>(work, &client, len, length).await,
+            (_, Peer::ChanBytes) => calls::<chan::ChanBytes>(work, &client, len, length).await,
+            (_, Peer::Raw) => calls::<raw::Echo>(work, &client, len, length).await,
+            (_, Peer::Tarpc) => calls::<tarpc::Tarpc>(work, &client, len, length).await,
+            (_, Peer::Tonic | Peer::TonicFed) => calls::<tonic::Tonic>(work, &client, len, length).await,
+        }
+    })
+    .await?
+}
+
+/// A connection over which calls are made.
+trait Caller: Clone + Send + Sync + 'static {
+    fn connect(client: &secure::Client) -> impl Future<Output = Result<Self>> + Send;
+
+    /// Sends these bytes there and back.
+    fn call(&self, body: Bytes) -> impl Future<Output = Result<Bytes>> + Send;
+}
+
+async fn calls<C: Caller>(
+    work: Work,
+    client: &secure::Client,
+    len: usize,
+    length: Duration,
+) -> Result<Sample> {
+    let caller = C::connect(client).await?;
+    let callers = if work == Work::Latency { 1 } else { CALLERS };
+    let body = Body::new(len);
+    for number in 0..1000 {
+        checked_call(&caller, &body, number).await?;
+    }
+    let clock = Clock::start(length);
+    let calling: Vec<_> =
+        (0..callers).map(|_| tokio::spawn(call_on(caller.clone(), body.clone(), clock))).collect();
+    let mut times = Vec::new();
+    for calling in calling {
+        times.append(&mut calling.await??);
+    }
+    Ok(with_times(clock.sample(times.len() as u64), times))
+}
+
+/// Calls until the time is over; how long each took, in nanoseconds.
+async fn call_on(caller: impl Caller, body: Body, clock: Clock) -> Result<Vec<u64>> {
+    let mut times = Vec::with_capacity(100_000);
+    while !clock.is_over() {
+        let start = Instant::now();
+        checked_call(&caller, &body, times.len() as u64).await?;
+        times.push(start.elapsed().as_nanos() as u64);
+    }
+    Ok(times)
+}
+
+async fn checked_call(caller: &impl Caller, body: &Body, number: u64) -> Result<()> {
+    let sent = body.numbered(number);
+    let came = caller.call(sent.clone()).await?;
+    ensure!(came == sent, "another answer than was sent");
+    Ok(())
+}
+
+/// Opens connections, each used once, and holds them while the other program looks at the server's memory. It says a
+/// line when they stand, and reads one before it goes on.
+async fn idle<C: Caller>(client: &secure::Client) -> Result<Sample> {
+    let mut input = BufReader::new(stdin()).lines();
+    let body = Body::new(64);
+    let mut held = Vec::new();
+    let clock = Clock::start(Duration::ZERO);
+    for count in [IDLE.0, IDLE.1] {
+        for number in 0..count {
+            let caller = C::connect(client).await?;
+            checked_call(&caller, &body, number as u64).await?;
+            held.push(caller);
+        }
+        say(&clock.sample(count as u64))?;
+        input.next_line().await?;
+    }
+    Ok(clock.sample(held.len() as u64))
+}
+
+/// What messages are made of: a number, and bytes that are always the same.
+#[derive(Clone, Debug)]
+struct Body {
+    pattern: Bytes,
+}
+
+impl Body {
+    const NUMBER_LEN: usize = 8;
+
+    fn new(len: usize) -> Self {
+        Self { pattern: (0..len).map(|at| (at * 31 + 7) as u8).collect() }
+    }
+
+    /// The message with this number.
+    fn numbered(&self, number: u64) -> Bytes {
+        let mut body = Vec::with_capacity(self.pattern.len());
+        body.extend_from_slice(&number.to_be_bytes());
+        body.extend_from_slice(&self.pattern[Self::NUMBER_LEN..]);
+        body.into()
+    }
+}
+
+/// What a receiver of one-way messages has counted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Tally {
+    arrived: u64,
+    /// Not the number that was due, or not the bytes.
+    wrong: u64,
+}
+
+impl Tally {
+    /// What must have arrived when all is well.
+    const fn all(sent: u64) -> Self {
+        Self { arrived: sent, wrong: 0 }
+    }
+
+    fn check(&self, sent: u64) -> Result<()> {
+        ensure!(*self == Self::all(sent), "{sent} sent, {} arrived, {} wrong", self.arrived, self.wrong);
+        Ok(())
+    }
+
+    fn to_bytes(&self) -> [u8; 16] {
+        (u128::from(self.arrived) << 64 | u128::from(self.wrong)).to_be_bytes()
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        let both = u128::from_be_bytes(bytes.try_into()?);
+        Ok(Self { arrived: (both >> 64) as u64, wrong: both as u64 })
+    }
+}
+
+/// Checks one-way messages as they come.
+#[derive(Debug)]
+struct Checker {
+    body: Body,
+    tally: Tally,
+}
+
+impl Checker {
+    /// For messages as long as the first.
+    fn new() -> Self {
+        Self { body: Body::new(0), tally: Tally::all(0) }
+    }
+
+    fn check(&mut self, message: &[u8]) {
+        if self.body.pattern.len() != message.len() {
+            self.body = Body::new(message.len());
+        }
+        let right = message.split_at_checked(Body::NUMBER_LEN).is_some_and(|(number, rest)| {
+            number == self.tally.arrived.to_be_bytes() && rest == &self.body.pattern[Body::NUMBER_LEN..]
+        });
+        self.tally.arrived += 1;
+        self.tally.wrong += u64::from(!right);
+    }
+}
+
+/// Prints a line for the program that started this one.
+pub fn say(value: &impl Serialize) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    serde_json::to_writer(&mut out, value)?;
+    writeln!(out)?;
+    Ok(out.flush()?)
+}

@@ -1,0 +1,126 @@
+//! TLS, the same for all peers.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, Result};
+use lib_chan::tls::{self, CheckedKey, PinVerifier, ReloadableKey};
+use rustls::pki_types::{PrivateKeyDer, ServerName};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
+
+use super::{Listening, Peer};
+
+/// Accepts connections.
+pub(super) struct Server {
+    listener: TcpListener,
+    acceptor: TlsAcceptor,
+    pin: String,
+    counters: Arc<Counters>,
+}
+
+/// Connections accepted, and those that ended well.
+#[derive(Default)]
+pub(super) struct Counters {
+    accepted: AtomicU64,
+    served: AtomicU64,
+    failed: AtomicU64,
+}
+
+impl Counters {
+    /// How many ended well, once none is left. The client has gone before this is asked.
+    pub(super) async fn all_served(&self) -> u64 {
+        loop {
+            let served = self.served.load(Ordering::SeqCst);
+            let ended = served + self.failed.load(Ordering::SeqCst);
+            if ended >= self.accepted.load(Ordering::SeqCst) {
+                return served;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+}
+
+impl Server {
+    /// Listens on a free port, with a new key of the kind that chan-server makes for itself.
+    pub(super) async fn bind(peer: Peer) -> Result<Self> {
+        let made = rcgen::generate_simple_self_signed(["localhost".into()])?;
+        let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).map_err(anyhow::Error::msg)?;
+        let key = CheckedKey::new(vec![made.cert.der().clone()], key, SystemTime::now())?;
+        let pin = key.pin()?.to_string();
+        let mut config = (*tls::server_config(Arc::new(ReloadableKey::new(key)))?).clone();
+        set_protocol(&mut config.alpn_protocols, peer);
+        let socket = TcpSocket::new_v4()?;
+        socket.bind((Ipv4Addr::LOCALHOST, 0).into())?;
+        let listener = socket.listen(1024)?;
+        Ok(Self { listener, acceptor: Arc::new(config).into(), pin, counters: Arc::default() })
+    }
+
+    pub(super) fn counters(&self) -> Arc<Counters> {
+        Arc::clone(&self.counters)
+    }
+
+    pub(super) fn listening(&self) -> Result<Listening> {
+        Ok(Listening { address: self.listener.local_addr()?, pin: self.pin.clone() })
+    }
+
+    /// Accepts for ever: every connection that has done its TLS handshake is served in a task of its own.
+    pub(super) async fn accept_all<F>(
+        self,
+        serve: impl Fn(server::TlsStream<TcpStream>) -> F + Clone + Send + 'static,
+    ) -> Result<()>
+    where
+        F: Future<Output = Result<()>> + Send,
+    {
+        loop {
+            let (stream, _) = self.listener.accept().await?;
+            stream.set_nodelay(true)?;
+            self.counters.accepted.fetch_add(1, Ordering::SeqCst);
+            let (counters, serve) = (self.counters(), serve.clone());
+            let accepting = self.acceptor.accept(stream);
+            tokio::spawn(async move {
+                let served = match accepting.await {
+                    Ok(stream) => serve(stream).await,
+                    Err(error) => Err(error.into()),
+                };
+                let counter = if served.is_ok() { &counters.served } else { &counters.failed };
+                counter.fetch_add(1, Ordering::SeqCst);
+                if let Err(error) = served {
+                    eprintln!("a connection failed: {error:#}");
+                }
+            });
+        }
+    }
+}
+
+/// Makes connections.
+#[derive(Clone)]
+pub(super) struct Client {
+    connector: TlsConnector,
+    server: Listening,
+}
+
+impl Client {
+    pub(super) fn new(peer: Peer, server: &Listening) -> Result<Self> {
+        let verifier = PinVerifier::new([server.pin.parse()?]);
+        let mut config = (*tls::client_config(Arc::new(verifier))?).clone();
+        set_protocol(&mut config.alpn_protocols, peer);
+        Ok(Self { connector: Arc::new(config).into(), server: server.clone() })
+    }
+
+    pub(super) async fn connect(&self) -> Result<client::TlsStream<TcpStream>> {
+        let stream = TcpStream::connect(self.server.address).await?;
+        stream.set_nodelay(true)?;
+        let name = ServerName::try_from("localhost")?;
+        self.connector.connect(name, stream).await.context("TLS")
+    }
+}
+
+/// gRPC insists on its own; all others keep ours.
+fn set_protocol(protocols: &mut Vec<Vec<u8>>, peer: Peer) {
+    if matches!(peer, Peer::Tonic | Peer::TonicFed) {
+        *protocols = vec![b"h2".to_vec()];
+    }
+}

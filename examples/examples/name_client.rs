@@ -1,0 +1,31 @@
+//! A client of the name server: `name_client URL PASSWORD_FILE KEY` looks up, `… KEY VALUE` stores.
+#![expect(clippy::print_stdout, reason = "the answer goes there")]
+
+use std::path::Path;
+
+use anyhow::bail;
+use chan_client::{connect, read_secret_file};
+use chan_examples::names::{Lookup, Request, Store};
+use lib_chan::{Channel, secret::Password};
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    let [url, password_file, rest @ ..] = arguments.as_slice() else {
+        bail!("usage: name_client URL PASSWORD_FILE KEY [VALUE]");
+    };
+    let password = Password::from_file_contents(&read_secret_file(Path::new(password_file))?)?;
+    // Nothing comes but answers, so the type of what comes in is `()`.
+    let chan: Channel<(), Request> = connect(url.as_str()).password(&password).open().await?;
+    match rest {
+        [key] => match chan.remote().call(Lookup { key: key.clone() }).await? {
+            Some(value) => println!("{value}"),
+            None => bail!("nobody has stored {key}"),
+        },
+        [key, value] => chan.remote().cast(Store { key: key.clone(), value: value.clone() }).await?,
+        _ => bail!("a key, or a key and a value"),
+    }
+    // A cast is on its way when `cast` returns. It has arrived when `close` does.
+    chan.close().await?;
+    Ok(())
+}

@@ -1,0 +1,68 @@
+//! The programs on the pages are the examples, so they compile; and what the pages name exists.
+
+use std::{fs, path::Path};
+
+/// The blocks of this language in a page.
+fn blocks<'p>(page: &'p str, language: &str) -> Vec<&'p str> {
+    let opening = format!("```{language}\n");
+    let blocks = page.split(opening.as_str()).skip(1);
+    blocks.map(|rest| rest.split("```").next().unwrap_or_default()).collect()
+}
+
+/// An example without what concerns this workspace alone: its first line and its lint.
+fn shown(example: &str) -> &str {
+    example.splitn(5, '\n').last().unwrap_or_default()
+}
+
+#[test]
+fn the_programs_of_the_readme_are_examples() {
+    let programs = blocks(include_str!("../../README.md"), "rust");
+    assert_eq!(programs.len(), 2);
+    assert_eq!(programs[0], shown(include_str!("../examples/own_service.rs")));
+    assert_eq!(programs[1], shown(include_str!("../examples/own_client.rs")));
+}
+
+#[test]
+fn the_programs_of_the_page_on_processes_are_examples() {
+    let programs = blocks(include_str!("../../docs/processes.md"), "rust");
+    assert_eq!(programs.len(), 2);
+    assert_eq!(programs[0], shown(include_str!("../examples/counter.rs")));
+    assert_eq!(programs[1], shown(include_str!("../examples/counter_without.rs")));
+}
+
+/// All Rust sources of the workspace's members.
+fn sources() -> String {
+    fn collect(folder: &Path, text: &mut String) {
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                collect(&path, text);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                text.push_str(&fs::read_to_string(&path).unwrap_or_default());
+            }
+        }
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut text = String::new();
+    for member in ["lib_chan/src", "chan-server", "chan-client", "tests"] {
+        collect(&root.join(member), &mut text);
+    }
+    text
+}
+
+#[test]
+fn the_table_of_endings_names_tests_that_exist() {
+    let page = include_str!("../../ARCHITECTURE.md");
+    let table = page.split("| what happens | client |").nth(1).unwrap();
+    let rows: Vec<&str> = table.lines().skip(2).take_while(|line| line.starts_with('|')).collect();
+    let sources = sources();
+    let mut missing = Vec::new();
+    for row in &rows {
+        let tests = row.trim_end_matches(" |").rsplit(" | ").next().unwrap();
+        let names: Vec<&str> = tests.split('`').skip(1).step_by(2).collect();
+        assert!(!names.is_empty(), "a row without a test: {row}");
+        missing.extend(names.into_iter().filter(|name| !sources.contains(&format!("fn {name}("))));
+    }
+    assert!(rows.len() > 30);
+    assert!(missing.is_empty(), "{missing:#?}");
+}

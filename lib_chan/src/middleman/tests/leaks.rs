@@ -1,0 +1,147 @@
+//! What a peer can make this end keep.
+
+use std::{
+    future::poll_fn,
+    sync::{Arc, Weak},
+    task::{Context, Poll, Wake, Waker},
+};
+
+use super::*;
+use crate::middleman::Shared;
+
+/// A waker that only counts who holds it.
+struct Counted;
+
+impl Wake for Counted {
+    fn wake(self: Arc<Self>) {}
+}
+
+/// Polls a future once, as a task of its own would that then gives up: how many hold on to its waker before and after.
+fn held_by(future: impl Future) -> (usize, usize) {
+    let counted = Arc::new(Counted);
+    let waker = Waker::from(Arc::clone(&counted));
+    let mut future = Box::pin(future);
+    for _ in 0..10 {
+        assert!(future.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    }
+    drop(waker);
+    let waiting = Arc::strong_count(&counted) - 1;
+    drop(future);
+    (waiting, Arc::strong_count(&counted) - 1)
+}
+
+/// Lets everything run until the session is gone, or for a long time.
+async fn is_gone(session: &Weak<Shared>) -> bool {
+    for _ in 0..1000 {
+        if session.strong_count() == 0 {
+            return true;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    false
+}
+
+/// A service that gives its channel to `group` and ends; the session is told.
+fn gives_to(
+    group: &crate::Address<Incoming<Request>>,
+) -> (impl FnOnce(Opening) + Send + 'static, oneshot::Receiver<Weak<Shared>>) {
+    let (tell, told) = oneshot::channel();
+    let group = group.clone();
+    let start = move |opening: Opening| {
+        spawn(async move |_me: Process| {
+            let channel: Channel<Request, String> = opening.accept();
+            let _ = tell.send(Arc::downgrade(channel.shared()));
+            channel.give_to(&group, |incoming| incoming).map_err(|_| ExitReason::NoProc)
+        });
+    };
+    (start, told)
+}
+
+/// Takes what comes, until it is told to fail.
+async fn group(mut me: Process<Incoming<Request>>) -> Result<(), ExitReason> {
+    loop {
+        if let Event::Message(Incoming::Message(Message::Cast(Request::Fail(text)))) = me.recv().await {
+            return Err(ExitReason::failed(text));
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_keeps_nothing_of_a_session_that_was_given_to_it_and_ended() {
+    let group = spawn(group);
+    let (start, told) = gives_to(&group);
+    let (channel, served) = session(&Limits::default(), false, start).await;
+    channel.close().await.unwrap();
+    served.await.unwrap();
+    assert!(is_gone(&told.await.unwrap()).await);
+    drop(group);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_left_of_a_session_whose_process_ended() {
+    let group = spawn(group);
+    let (start, told) = gives_to(&group);
+    let (channel, served) = session(&Limits::default(), false, start).await;
+    channel.remote().cast(Request::Fail("boom".into())).await.unwrap();
+    assert_eq!(channel.remote().ended().await, ExitReason::failed("boom"));
+    drop(channel);
+    served.await.unwrap();
+    assert!(is_gone(&told.await.unwrap()).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_stops_waiting_for_the_end_or_an_ack_is_forgotten() {
+    let (channel, _far) = with_silent_server().await;
+    let remote = channel.remote();
+    assert_eq!(held_by(remote.ended()), (1, 0));
+    remote.cast(Blob(vec![1])).await.unwrap();
+    let flush = remote.flush();
+    assert_eq!(held_by(flush), (1, 0));
+    // One that goes on waiting is woken.
+    let mut ended = Box::pin(remote.ended());
+    let pending = poll_fn(|cx| Poll::Ready(ended.as_mut().poll(cx).is_pending())).await;
+    assert!(pending);
+    channel.shared().shut_down(ExitReason::Shutdown);
+    assert_eq!(ended.await, ExitReason::Shutdown);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_links_and_ends_over_and_over_fills_no_mailbox() {
+    use tokio::io::AsyncWriteExt;
+    let parameters = SessionParameters::from_limits(&Limits::default()).unwrap();
+    let (_, server) = pair_in_memory(parameters, [7; 32]).unwrap();
+    let (mut near, far) = tokio::io::duplex(64 * 1024);
+    let served = tokio::spawn(async move {
+        serve(BufReader::new(far), &server, &Limits::default(), |opening| {
+            spawn(async move |me: Process| {
+                me.trap_exit(true);
+                let _channel: Channel<Request, String> = opening.accept();
+                // It traps exits, and is busy.
+                std::future::pending().await
+            });
+        })
+        .await
+    });
+    let mut bytes = Vec::new();
+    let terms = crate::wire::Terms { max_calls: 1, max_links: 1 };
+    let start = crate::wire::Frame::Start {
+        codec: Codec::Bincode as u8,
+        terms,
+        max_frame_len: 1024,
+        window_len: 65_536,
+        args: &[],
+    };
+    start.put(&mut bytes);
+    near.write_all(&bytes).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    bytes.clear();
+    crate::wire::Frame::Link { from: 1, to: 0 }.put(&mut bytes);
+    crate::wire::Frame::Exit { from: 1, to: 0, taken: Some(0), reason: ExitReason::Normal }.put(&mut bytes);
+    for _ in 0..100_000 {
+        if near.write_all(&bytes).await.is_err() {
+            break;
+        }
+    }
+    let ended = tokio::time::timeout(Duration::from_secs(10), served).await;
+    assert_eq!(ended.expect("the session ends").unwrap(), ExitReason::Overload);
+}

@@ -1,0 +1,671 @@
+"""A client of lib_chan's protocol, version 1, written from PROTOCOL.md alone.
+
+It exists to show that the page is enough. It shares no code with the Rust implementation, and it is as strict as the
+page allows it to be: whatever the server does that the page does not say is a `Fault`.
+
+One thread, one session: the session works while one of its methods waits. A program that has nothing to wait for has
+to call `receive` at least once a heartbeat.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import os
+import select
+import socket
+import struct
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from argon2.low_level import Type, hash_secret_raw
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from OpenSSL import SSL
+
+ALPN = b"lib-chan/1"
+WINDOW = 256 * 1024
+MAX_FRAME = 1024 * 1024
+MESSAGE_COST = 64
+
+REASONS = (
+    "normal", "shutdown", "kill", "killed", "noproc", "noconnection",
+    "panic", "failed", "overload", "revoked", "going away", "protocol",
+)  # fmt: skip
+PROTOCOL, FAILED, OVERLOAD = 11, 7, 8
+
+
+class Misbehaved(Exception):
+    """The server is not the expected one, or broke the login. Nothing was executed."""
+
+
+class LoginRefused(Exception):
+    """Refused; it is never said whether for the password, the service or the client."""
+
+
+class StartRefused(Exception):
+    """The login succeeded, and the service was not started."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(f"{text} (code {code})")
+        self.code, self.text = code, text
+
+
+class CallRefused(Exception):
+    """The answer to a call, where it is none of the service's."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(f"{text} (code {code})")
+        self.code, self.text = code, text
+        self.executed: bool | None = {5: None, 6: True, 7: True}.get(code, False)
+
+
+class SessionEnded(Exception):
+    """The other end has ended the session, or the connection is lost."""
+
+    def __init__(self, reason: int, text: str = "", executed: bool | None = None) -> None:
+        super().__init__(f"{REASONS[reason]} {text}".rstrip())
+        self.reason, self.text, self.executed = REASONS[reason], text, executed
+
+
+class Fault(Exception):
+    """The server broke the protocol within the session."""
+
+
+# --- The connection ---------------------------------------------------------------------------------------------------
+
+
+class Lost(Exception):
+    """The connection has ended without `close_notify`."""
+
+
+class Closed(Exception):
+    """`close_notify` has come."""
+
+
+WAITS = (SSL.WantReadError, SSL.WantWriteError)
+
+
+class Connection:
+    """Bytes over TLS 1.3, with an end to every wait. Whatever arrives while it writes is kept."""
+
+    def __init__(self, host: str, port: int, deadline: float) -> None:
+        self.socket = socket.create_connection((host, port), timeout=max(0.001, deadline - time.monotonic()))
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.socket.setblocking(False)
+        context = SSL.Context(SSL.TLS_CLIENT_METHOD)
+        context.set_min_proto_version(SSL.TLS1_3_VERSION)
+        context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
+        # The pin decides, not an authority. OpenSSL checks the signature of the handshake all the same.
+        context.set_verify(SSL.VERIFY_NONE, lambda *_: True)
+        context.set_alpn_protos([ALPN])
+        self.tls = SSL.Connection(context, self.socket)
+        self.tls.set_connect_state()
+        self.heard = time.monotonic()
+        self._in = bytearray()
+        self._end: Exception | None = None
+        while True:
+            try:
+                self.tls.do_handshake()
+                return
+            except WAITS:
+                if not self._select(deadline):
+                    raise TimeoutError("TLS") from None
+            except SSL.Error as error:
+                raise Misbehaved(f"TLS: {error}") from error
+
+    def pin(self) -> str:
+        certificate = self.tls.get_peer_certificate(as_cryptography=True)
+        if certificate is None:
+            raise Misbehaved("the server has no certificate")
+        spki = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        return "sha256:" + unpadded(hashlib.sha256(spki).digest())
+
+    def exporter(self) -> bytes:
+        return self.tls.export_keying_material(b"EXPORTER-Channel-Binding", 32, b"")
+
+    def send(self, data: bytes, deadline: float) -> None:
+        view = memoryview(data)
+        while view:
+            try:
+                view = view[self.tls.send(view[:65536]) :]
+            except WAITS:
+                self._read()
+                if not self._select(deadline, write=True):
+                    raise TimeoutError("sending") from None
+
+    def peek(self, count: int) -> bytes | None:
+        """The next bytes, which stay, if as many are here."""
+        return bytes(self._in[:count]) if len(self._in) >= count else None
+
+    def take(self, count: int) -> bytes:
+        taken = bytes(self._in[:count])
+        del self._in[:count]
+        return taken
+
+    def fill(self, deadline: float) -> bool:
+        """Waits for more bytes. False when the time is over."""
+        while not self._read():
+            if self._end:
+                raise self._end
+            if not self._select(deadline):
+                return False
+        return True
+
+    def receive(self, count: int, deadline: float) -> bytes:
+        while len(self._in) < count:
+            if not self.fill(deadline):
+                raise TimeoutError("receiving")
+        return self.take(count)
+
+    def finish(self, patience: float = 2.0) -> bool:
+        """Says `close_notify` and discards until end of file. Whether the server said it too."""
+        deadline = time.monotonic() + patience
+        try:
+            self.tls.shutdown()
+            self.socket.shutdown(socket.SHUT_WR)
+            while self.fill(deadline):
+                pass
+        except (Closed, Lost, SSL.Error, OSError):
+            pass  # What counts is said by `self._end`.
+        try:
+            while self._select(deadline) and self.socket.recv(65536):
+                pass
+        except OSError:
+            pass
+        self.socket.close()
+        return isinstance(self._end, Closed)
+
+    def _read(self) -> bool:
+        """Takes in what can be read without waiting."""
+        before = len(self._in)
+        try:
+            while self._end is None:
+                self._in += self.tls.recv(65536)
+        except WAITS:
+            pass
+        except SSL.ZeroReturnError:
+            self._end = Closed()
+        except (SSL.Error, OSError) as error:
+            self._end = Lost(str(error))
+        if len(self._in) == before:
+            return False
+        self.heard = time.monotonic()
+        return True
+
+    def _select(self, deadline: float, write: bool = False) -> bool:
+        left = max(0.0, deadline - time.monotonic())
+        readable, writable, _ = select.select([self.socket], [self.socket] if write else [], [], left)
+        return bool(readable or writable)
+
+
+# --- The login --------------------------------------------------------------------------------------------------------
+
+
+def unpadded(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def from_unpadded(text: str) -> bytes:
+    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+
+
+@dataclass(frozen=True)
+class Password:
+    """What a client logs in with: the password's bytes."""
+
+    password: bytes
+    mechanism = 1
+
+    @staticmethod
+    def from_file(path: str) -> Password:
+        with open(path, "rb") as file:
+            return Password(file.read().removesuffix(b"\n"))
+
+    def keys(self, m2: bytes, ekm: bytes) -> tuple[Ed25519PrivateKey, bytes]:
+        """The client key and the server key."""
+        if len(m2) != 60 or m2[34] != 0x13:
+            raise Misbehaved("M2")
+        memory, passes, lanes = struct.unpack_from(">IIB", m2, 35)
+        salt = m2[44:]
+        allowed = 19_456 <= memory <= 262_144 and 2 <= passes <= 10 and 1 <= lanes <= 4
+        if not allowed or memory * passes > 1_048_576:
+            raise Misbehaved("M2: the parameters of Argon2")
+        prk = hash_secret_raw(self.password, salt, passes, memory, lanes, 32, Type.ID, 0x13)
+        seed = HKDFExpand(hashes.SHA256(), 32, b"chan-auth-v1 client key").derive(prk)
+        server = HKDFExpand(hashes.SHA256(), 32, b"chan-auth-v1 server key").derive(prk)
+        return Ed25519PrivateKey.from_private_bytes(seed), server
+
+
+@dataclass(frozen=True)
+class Key:
+    """What a client logs in with: an Ed25519 key of its own."""
+
+    seed: bytes
+    mechanism = 2
+
+    @staticmethod
+    def from_file(path: str) -> Key:
+        with open(path, encoding="ascii") as file:
+            kind, _, seed = file.read().strip().partition(":")
+        if kind != "chan-key-v1":
+            raise ValueError("not a key file of version 1")
+        return Key(from_unpadded(seed))
+
+    def keys(self, m2: bytes, ekm: bytes) -> tuple[Ed25519PrivateKey, bytes]:
+        if len(m2) != 34:
+            raise Misbehaved("M2")
+        return Ed25519PrivateKey.from_private_bytes(self.seed), ekm
+
+
+Credential = Password | Key
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What the server said in M4."""
+
+    max_frame: int
+    window: int
+    heartbeat_ms: int
+
+
+def hello(mechanism: int, service: str, client: str, nonce: bytes) -> bytes:
+    """M1."""
+    names = b"".join(bytes([len(name)]) + name.encode("ascii") for name in (service, client))
+    return b"chan" + bytes([1, mechanism]) + names + nonce
+
+
+def prove(credential: Credential, ekm: bytes, m1: bytes, m2: bytes) -> tuple[bytes, Callable[[bytes], Bounds]]:
+    """M3, and the check of the M4 that answers it."""
+    if m2[:2] != bytes([1, credential.mechanism]):
+        raise Misbehaved("M2: version and mechanism")
+    client_key, server_key = credential.keys(m2, ekm)
+    transcript = hashlib.sha256(b"chan-auth-v1\0" + ekm + prefixed(m1) + prefixed(m2)).digest()
+    m3 = client_key.sign(b"chan-auth-v1 client proof\0" + transcript)
+
+    def check(m4: bytes) -> Bounds:
+        if m4 == b"\x01":
+            raise LoginRefused("refused: the password, the service or the client")
+        if len(m4) != 45 or m4[0] != 0:
+            raise Misbehaved("M4")
+        signed = b"chan-auth-v1 server proof\0" + transcript + m3 + m4[:1] + m4[33:]
+        if not hmac.compare_digest(hmac.digest(server_key, signed, "sha256"), m4[1:33]):
+            raise Misbehaved("M4: the server does not know the key")
+        bounds = Bounds(*struct.unpack(">III", m4[33:]))
+        if not (
+            1024 <= bounds.max_frame <= 16_777_216
+            and bounds.window >= 65_536
+            and 1000 <= bounds.heartbeat_ms <= 300_000
+        ):
+            raise Misbehaved("M4: the parameters")
+        return bounds
+
+    return m3, check
+
+
+def prefixed(body: bytes) -> bytes:
+    return struct.pack(">H", len(body)) + body
+
+
+@dataclass(frozen=True)
+class Url:
+    """A service's address, with pins for trust: the only kind that this client knows."""
+
+    host: str
+    port: int
+    service: str
+    client: str
+    pins: tuple[str, ...]
+
+    @staticmethod
+    def parse(url: str) -> Url:
+        parts = urlsplit(url)
+        trust, _, pins = parts.query.partition("=")
+        if parts.scheme != "chan" or trust != "pin" or not parts.hostname or not parts.port:
+            raise ValueError("chan://[client@]host:port/service?pin=PIN[,PIN]")
+        return Url(parts.hostname, parts.port, parts.path[1:], parts.username or "", tuple(pins.split(",")))
+
+
+def log_in(url: Url, credential: Credential, deadline: float) -> tuple[Connection, Bounds]:
+    """Connects and proves who is who. The next byte in each direction belongs to the session."""
+    connection = Connection(url.host, url.port, deadline)
+
+    def receive(most: int) -> bytes:
+        (length,) = struct.unpack(">H", connection.receive(2, deadline))
+        if length > most:
+            raise Misbehaved("a message of the login is too long")
+        return connection.receive(length, deadline)
+
+    try:
+        if connection.tls.get_alpn_proto_negotiated() != ALPN:
+            raise Misbehaved("ALPN")
+        if connection.pin() not in url.pins:
+            raise Misbehaved(f"the server's key is {connection.pin()}")
+        m1 = hello(credential.mechanism, url.service, url.client, os.urandom(32))
+        connection.send(prefixed(m1), deadline)
+        m3, check = prove(credential, connection.exporter(), m1, receive(60 if credential.mechanism == 1 else 34))
+        connection.send(prefixed(m3), deadline)
+        return connection, check(receive(45))
+    except (Closed, Lost) as error:
+        connection.finish()
+        raise Misbehaved("the connection ended during the login") from error
+    except BaseException:
+        connection.finish()
+        raise
+
+
+# --- The session ------------------------------------------------------------------------------------------------------
+
+START, STARTED, CAST, CALL, CANCEL, REPLY, REFUSE, EXIT, ENDED = range(0x01, 0x0A)
+LINK, UNLINK, UNLINK_ACK, MONITOR, DEMONITOR, DOWN, GO_AWAY = range(0x0A, 0x11)
+CREDIT, ACK, PING, PONG = range(0x40, 0x44)
+
+# The number of fields of each kind of frame, and what the rest of it is.
+LAYOUT = {
+    START: (5, "payload"), STARTED: (2, ""), CAST: (1, "payload"), CALL: (3, "payload"), CANCEL: (1, ""),
+    REPLY: (1, "payload"), REFUSE: (2, "text"), EXIT: (5, "text"), ENDED: (2, "text"), LINK: (2, ""), UNLINK: (3, ""),
+    UNLINK_ACK: (3, ""), MONITOR: (2, ""), DEMONITOR: (1, ""), DOWN: (3, "text"), GO_AWAY: (0, ""), CREDIT: (2, ""),
+    ACK: (1, ""), PING: (1, ""), PONG: (1, ""),
+}  # fmt: skip
+
+
+def varint(number: int) -> bytes:
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+def frame(kind: int, *fields: int, rest: bytes = b"") -> bytes:
+    body = bytes([kind]) + b"".join(map(varint, fields)) + rest
+    return struct.pack(">I", len(body)) + body
+
+
+def parse(body: bytes) -> tuple[int, list[int], bytes]:
+    """Kind, fields and rest of what follows the length."""
+    kind, at = body[0], 1
+    if kind not in LAYOUT:
+        raise Fault(f"kind {kind:02x}")
+    count, rest = LAYOUT[kind]
+    fields = []
+    for _ in range(count):
+        number = shift = 0
+        while True:
+            if at >= len(body):
+                raise Fault("a number is cut off")
+            byte = body[at]
+            number |= (byte & 0x7F) << shift
+            at, shift = at + 1, shift + 7
+            if byte < 0x80:
+                break
+        if number >> 64 or (byte == 0 and shift > 7):
+            raise Fault("a number is too large or not in its shortest form")
+        fields.append(number)
+    if not rest and at < len(body):
+        raise Fault("bytes after the end")
+    if rest == "text":
+        try:
+            body[at:].decode()
+        except UnicodeDecodeError as error:
+            raise Fault("a text is not UTF-8") from error
+        reason = fields[-1] if kind != REFUSE else FAILED
+        if len(body) - at > 256 or reason >= len(REASONS) or (reason != FAILED and at < len(body)):
+            raise Fault("a reason or its text")
+        if kind == REFUSE and not 1 <= fields[1] <= 7:
+            raise Fault("the code of a refusal")
+    return kind, fields, body[at:]
+
+
+class Call:
+    """A call that was sent. It is answered exactly once, or the session ends."""
+
+    def __init__(self, session: Session, id: int, number: int, deadline: float) -> None:
+        self.id, self.number = id, number
+        self._session, self._deadline = session, deadline
+        self._answer: bytes | Exception | None = None
+
+    def result(self) -> Any:
+        self._session.work(lambda: self._answer is not None, self._deadline)
+        if isinstance(self._answer, Exception):
+            raise self._answer
+        assert self._answer is not None
+        return json.loads(self._answer)
+
+    def cancel(self) -> None:
+        """Says that nobody waits any more. The answer comes all the same, and can still be had."""
+        self._session._send(CANCEL, self.id)
+
+
+class Session:
+    """A session with a service, in JSON."""
+
+    def __init__(
+        self,
+        url: str,
+        credential: Credential,
+        arguments: Any = None,
+        window: int = WINDOW,
+        timeout: float = 15.0,
+        codec: int = 2,
+    ) -> None:
+        deadline = time.monotonic() + timeout
+        self.connection, self.bounds = log_in(Url.parse(url), credential, deadline)
+        # Towards the server.
+        self.sent = self.acked = 0
+        self.granted, self.spent = self.bounds.window, 0
+        self.max_calls: int | None = None
+        self.last_call = 0
+        self.calls: dict[int, Call] = {}
+        # Towards us.
+        self.received = self.taken = 0
+        self.window, self.own_granted, self.own_spent, self.own_returned = window, window, 0, 0
+        self.queue: deque[tuple[int, bytes]] = deque()
+        # Both.
+        self.pongs: set[int] = set()
+        self.beats = 0
+        self.last_ping = 0
+        self.said_ended = False
+        self.end: SessionEnded | None = None
+        self.clean = False
+        self._refused: StartRefused | None = None
+        self._heartbeat = self.bounds.heartbeat_ms / 1000
+        self._pinged = False
+
+        self._send(START, codec, 0, 0, MAX_FRAME, window, rest=encoded(arguments))
+        self.work(lambda: self.max_calls is not None, deadline)
+
+    def write(self, data: bytes) -> None:
+        """Sends any bytes, for tests. Up to nine ordered frames may be among them."""
+        self.sent += 9
+        self.connection.send(data, time.monotonic() + 60)
+
+    def call(self, message: Any, timeout: float = 30.0) -> Call:
+        """Sends a call as soon as the server has room for it."""
+        payload, deadline = encoded(message), time.monotonic() + timeout
+        self.work(lambda: self.spent < self.granted and len(self.calls) < (self.max_calls or 0), deadline)
+        self.spent += MESSAGE_COST + len(payload)
+        self.last_call += 1
+        left = max(0, int((deadline - time.monotonic()) * 1000))
+        call = Call(self, self.last_call, self.sent + 1, deadline)
+        self.calls[call.id] = call
+        self._send(CALL, 0, call.id, left, rest=payload)
+        return call
+
+    def cast(self, message: Any, timeout: float = 30.0) -> None:
+        """Sends a message without an answer as soon as the server has room for it."""
+        payload = encoded(message)
+        self.work(lambda: self.spent < self.granted, time.monotonic() + timeout)
+        self.spent += MESSAGE_COST + len(payload)
+        self._send(CAST, 0, rest=payload)
+
+    def receive(self, timeout: float = 30.0) -> Any:
+        """Takes the next message that the service has sent by itself."""
+        self.work(lambda: bool(self.queue), time.monotonic() + timeout)
+        self.taken, payload = self.queue.popleft()
+        self._took(payload)
+        return json.loads(payload)
+
+    def sync(self, timeout: float = 30.0) -> None:
+        """Waits until the server has received all that was sent."""
+        self.last_ping += 1
+        token, before = self.last_ping, self.sent
+        self._send(PING, token)
+        self.work(lambda: token in self.pongs, time.monotonic() + timeout)
+        if self.acked < before:
+            raise Fault("a pong without the ack that has to come before")
+
+    def close(self, timeout: float = 10.0) -> SessionEnded:
+        """Ends the session, and waits until the server has done so too."""
+        if self.end is None:
+            self._say_ended(self.taken, 0)
+            try:
+                self.work(lambda: False, time.monotonic() + timeout)
+            except SessionEnded:
+                pass
+            except TimeoutError:
+                self._over(SessionEnded(5))
+        assert self.end is not None
+        return self.end
+
+    def wait(self, timeout: float = 30.0) -> SessionEnded:
+        """Waits for the server to end the session."""
+        try:
+            self.work(lambda: False, time.monotonic() + timeout)
+        except SessionEnded as end:
+            return end
+        raise AssertionError("unreachable")
+
+    def work(self, done: Callable[[], bool], deadline: float) -> None:
+        """Handles what comes until `done` says yes, or raises how the session ended."""
+        while not done():
+            if self._refused and self.end:
+                raise self._refused
+            if self.end:
+                raise self.end
+            try:
+                body = self._next(deadline)
+            except (Closed, Lost):
+                self._over(SessionEnded(5))
+                continue
+            try:
+                self._handle(*parse(body))
+            except Fault:
+                self._say_ended(self.received, PROTOCOL)
+                self._over(SessionEnded(PROTOCOL))
+                raise
+
+    def _next(self, deadline: float) -> bytes:
+        """The next frame, without its length."""
+        while True:
+            head = self.connection.peek(4)
+            if head:
+                (length,) = struct.unpack(">I", head)
+                if not 1 <= length <= MAX_FRAME:
+                    raise Fault("the length of a frame")
+                if self.connection.peek(4 + length):
+                    return self.connection.take(4 + length)[4:]
+            quiet = self.connection.heard + self._heartbeat * (3 if self._pinged else 1)
+            if self.connection.fill(min(deadline, quiet)):
+                self._pinged = False
+            elif time.monotonic() >= deadline:
+                raise TimeoutError("the time is over")
+            elif self._pinged:
+                raise Lost("silence")
+            else:
+                self._pinged = True
+                self._send(PING, 0)
+
+    def _handle(self, kind: int, fields: list[int], rest: bytes) -> None:
+        if kind < 0x40:
+            self.received += 1
+        if self.max_calls is None and kind not in (STARTED, REFUSE, ENDED, ACK, PING, PONG):
+            raise Fault("before Started")
+        if kind == STARTED:
+            if self.max_calls is not None:
+                raise Fault("a second Started")
+            self.max_calls = fields[0]
+        elif kind == CAST:
+            if self.own_spent >= self.own_granted:
+                raise Fault("a message without credit")
+            self.own_spent += MESSAGE_COST + len(rest)
+            if fields[0] == 0:
+                self.queue.append((self.received, rest))
+        elif kind in (REPLY, REFUSE):
+            if kind == REFUSE and fields[0] == 0 and self.max_calls is None:
+                self._refused = StartRefused(fields[1], rest.decode())
+                return
+            call = self.calls.pop(fields[0], None)
+            if call is None:
+                raise Fault("an answer to a call that does not wait for one")
+            call._answer = rest if kind == REPLY else CallRefused(fields[1], rest.decode())
+        elif kind == ENDED:
+            taken, reason = fields
+            self._say_ended(self.received, 0)
+            for call in self.calls.values():
+                call._answer = SessionEnded(reason, rest.decode(), None if call.number <= taken else False)
+            self.calls.clear()
+            self._over(SessionEnded(reason, rest.decode()))
+        elif kind == CREDIT:
+            if fields[0] == 0:
+                self.granted = max(self.granted, fields[1])
+        elif kind == ACK:
+            if fields[0] > self.sent:
+                raise Fault("an ack of what was not sent")
+            self.acked = max(self.acked, fields[0])
+        elif kind == PING:
+            self.beats += 1
+            self._send(ACK, self.received)
+            self._send(PONG, fields[0])
+        elif kind == PONG:
+            self.beats += fields[0] == 0
+            self.pongs.add(fields[0])
+        elif kind not in (EXIT, GO_AWAY):
+            # We have allowed no calls, links and monitors, and made none.
+            raise Fault(f"kind {kind:02x} out of place")
+
+    def _took(self, payload: bytes) -> None:
+        self.own_returned += MESSAGE_COST + len(payload)
+        total = self.own_returned + self.window
+        if total - self.own_granted >= self.window // 2:
+            self.own_granted = total
+            self._send(CREDIT, 0, total)
+
+    def _say_ended(self, taken: int, reason: int) -> None:
+        if not self.said_ended:
+            try:
+                self._send(ENDED, taken, reason)
+            except (SSL.Error, OSError):
+                pass  # An end that was ended at once may have closed already.
+            self.said_ended = True
+
+    def _send(self, kind: int, *fields: int, rest: bytes = b"") -> None:
+        if self.said_ended or self.end:
+            return  # Ended is the last frame of its direction, of any kind.
+        data = frame(kind, *fields, rest=rest)
+        if len(data) - 4 > self.bounds.max_frame:
+            raise ValueError("too long for the server")
+        if kind < 0x40:
+            self.sent += 1
+        self.connection.send(data, time.monotonic() + 60)
+
+    def _over(self, end: SessionEnded) -> None:
+        for call in self.calls.values():
+            call._answer = end
+        self.calls.clear()
+        self.end = end
+        self.clean = self.connection.finish()
+
+
+def encoded(message: Any) -> bytes:
+    return json.dumps(message, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()

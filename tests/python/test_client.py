@@ -1,0 +1,293 @@
+"""What a client that was written from PROTOCOL.md alone can do with the real server.
+
+Run by tests/tests/all/python.rs, which starts the server and says where it is in the environment variable `CHAN_TEST`.
+`Vectors` needs no server: `python test_client.py Vectors`.
+"""
+
+import hashlib
+import hmac
+import json
+import os
+import re
+import time
+import unittest
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+import chan
+from chan import Key, Password, Session, Url, frame
+
+HERE = Path(__file__).resolve().parent
+SERVER = json.loads(os.environ.get("CHAN_TEST", "{}"))
+
+
+def password() -> Password:
+    return Password.from_file(SERVER["password_file"])
+
+
+def key() -> Key:
+    return Key.from_file(SERVER["key_file"])
+
+
+@contextmanager
+def echo(window: int = chan.WINDOW) -> Iterator[Session]:
+    """A session with the echo, which sends back what it gets. It has to end in order."""
+    session = Session(SERVER["echo"], key(), window=window)
+    yield session
+    end = session.close()
+    assert end.reason == "normal" and session.clean, f"{end!r}, close_notify: {session.clean}"
+
+
+class Vectors(unittest.TestCase):
+    """The vectors of the page and its login, without a server."""
+
+    def test_a_login_gives_the_bytes_of_the_vectors(self) -> None:
+        vectors = json.loads((HERE.parent / "vectors" / "auth.json").read_text())
+        for vector in vectors["password"] + vectors["key"]:
+            with self.subTest(service=vector["service"], client=vector["client"]):
+                message = {name: bytes.fromhex(vector[name])[2:] for name in ("m1", "m2", "m3", "m4")}
+                credential: chan.Credential
+                if "password" in vector:
+                    credential = Password(vector["password"].encode())
+                else:
+                    credential = Key(chan.from_unpadded(vector["key_file"].removeprefix("chan-key-v1:")))
+                nonce = bytes.fromhex(vector["client_nonce"])
+                m1 = chan.hello(credential.mechanism, vector["service"], vector["client"], nonce)
+                self.assertEqual(m1, message["m1"])
+                m3, check = chan.prove(credential, bytes.fromhex(vector["ekm"]), m1, message["m2"])
+                self.assertEqual(m3, message["m3"])
+                self.assertEqual(check(message["m4"]), chan.Bounds(*vector["parameters"]))
+                for at in range(1, 45):
+                    changed = bytearray(message["m4"])
+                    changed[at] ^= 1
+                    self.assertRaises(chan.Misbehaved, check, bytes(changed))
+
+    def test_verifiers_key_lines_and_salts_are_written_as_in_the_vectors(self) -> None:
+        vectors = json.loads((HERE.parent / "vectors" / "auth.json").read_text())
+        for vector in vectors["password"]:
+            m2 = bytes.fromhex(vector["m2"])[2:]
+            client_key, server_key = Password(vector["password"].encode()).keys(m2, b"")
+            memory, passes, lanes = int.from_bytes(m2[35:39]), int.from_bytes(m2[39:43]), m2[43]
+            public = client_key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+            texts = "$".join(map(chan.unpadded, (m2[44:], public, server_key)))
+            self.assertEqual(vector["verifier"], f"$chan$argon2id$v=19$m={memory},t={passes},p={lanes}${texts}")
+            if "name_key" in vector:
+                named = b"salt\0" + vector["service"].encode() + b"\0" + vector["client"].encode()
+                salt = hmac.digest(bytes.fromhex(vector["name_key"]), named, "sha256")[:16]
+                self.assertEqual(salt.hex(), vector["salt"])
+        for vector in vectors["key"]:
+            seed = chan.from_unpadded(vector["key_file"].removeprefix("chan-key-v1:"))
+            public_key = Ed25519PrivateKey.from_private_bytes(seed).public_key()
+            raw = public_key.public_bytes(Encoding.Raw, PublicFormat.Raw)
+            self.assertEqual(vector["key_line"], "ed25519:" + chan.unpadded(raw))
+
+    def test_every_frame_on_the_page_is_parsed_and_written_alike(self) -> None:
+        page = (HERE.parent.parent / "PROTOCOL.md").read_text()
+        frames = re.findall(r"^(?:[A-Z]\w*|C|S) +((?:[0-9a-f]{8})(?: [0-9a-f]+)+)(?:  |$)", page, re.MULTILINE)
+        self.assertGreater(len(frames), 30)
+        for text in frames:
+            with self.subTest(frame=text):
+                data = bytes.fromhex(text)
+                kind, fields, rest = chan.parse(data[4:])
+                self.assertEqual(frame(kind, *fields, rest=rest), data)
+
+
+class Sessions(unittest.TestCase):
+    """What is done with services."""
+
+    def test_names_are_stored_and_looked_up_with_a_password(self) -> None:
+        session = Session(SERVER["name_server"], password())
+        session.cast({"Store": {"key": "joe", "value": "writing a book"}})
+        self.assertEqual(session.call({"Lookup": {"key": "joe"}}).result(), "writing a book")
+        self.assertIsNone(session.call({"Lookup": {"key": "robert"}}).result())
+        self.assertEqual(session.close().reason, "normal")
+        self.assertTrue(session.clean)
+
+    def test_a_request_that_does_not_decode_is_refused_and_a_cast_ends_the_session(self) -> None:
+        session = Session(SERVER["name_server"], password())
+        with self.assertRaises(chan.CallRefused) as refused:
+            session.call({"Burn": {}}).result()
+        self.assertEqual((refused.exception.code, refused.exception.executed), (2, False))
+        session.cast({"Burn": {}})
+        self.assertEqual(session.wait().reason, "protocol")
+        self.assertTrue(session.clean)
+
+    def test_a_key_opens_the_echo_which_sends_everything_back(self) -> None:
+        with echo() as session:
+            for value in (None, "ünïcödé", [1, {"a": 0.5}], {"joe": "writing a book"}):
+                self.assertEqual(session.call(value).result(), value)
+                session.cast(value)
+                self.assertEqual(session.receive(), value)
+
+    def test_six_hundred_calls_in_flight_get_their_own_answers(self) -> None:
+        with echo() as session:
+            calls = [session.call(n) for n in range(600)]
+            self.assertEqual(len(session.calls), 600)
+            for n, call in reversed(list(enumerate(calls))):
+                self.assertEqual(call.result(), n)
+
+    def test_more_calls_than_allowed_wait_for_room(self) -> None:
+        with echo() as session:
+            assert session.max_calls is not None
+            calls = [session.call(n) for n in range(3 * session.max_calls)]
+            self.assertEqual([call.result() for call in calls], list(range(len(calls))))
+
+    def test_messages_of_200_kib_go_both_ways_through_credit(self) -> None:
+        with echo(window=65_536) as session:
+            texts = [str(n) * 200 * 1024 for n in range(8)]
+            session.cast(texts[0])
+            for n, text in enumerate(texts):
+                if n + 1 < len(texts):
+                    session.cast(texts[n + 1])
+                self.assertEqual(session.receive(), text)
+            self.assertGreater(session.granted, 6 * 200 * 1024)
+            self.assertGreater(session.own_granted, 6 * 200 * 1024)
+            self.assertEqual(session.call(texts[0]).result(), texts[0])
+
+    def test_the_server_sends_nothing_without_credit(self) -> None:
+        with echo(window=65_536) as session:
+            session.cast("a" * 70_000)
+            session.cast("b")
+            session.work(lambda: bool(session.queue), time.monotonic() + 30)
+            session.sync()
+            session.sync()
+            self.assertEqual(len(session.queue), 1)
+            self.assertEqual(session.receive(), "a" * 70_000)
+            self.assertEqual(session.receive(), "b")
+
+    def test_an_ack_says_that_all_has_been_received(self) -> None:
+        with echo() as session:
+            for n in range(10):
+                session.cast(n)
+            session.sync()
+            self.assertEqual(session.acked, 11)
+
+    def test_a_cancelled_call_is_answered_all_the_same(self) -> None:
+        with echo() as session:
+            call = session.call("never mind")
+            call.cancel()
+            try:
+                self.assertEqual(call.result(), "never mind")
+            except chan.CallRefused as refused:
+                self.assertEqual(refused.code, 1)
+            call.cancel()
+            session.sync()
+
+    def test_a_process_that_does_not_exist_refuses_and_is_reported(self) -> None:
+        with echo() as session:
+            seen: list[tuple[int, list[int]]] = []
+            handle = session._handle
+
+            def watch(kind: int, fields: list[int], rest: bytes) -> None:
+                if kind in (chan.EXIT, chan.DOWN, chan.UNLINK_ACK):
+                    session.received += 1
+                    seen.append((kind, fields))
+                else:
+                    handle(kind, fields, rest)
+
+            session._handle = watch  # type: ignore[method-assign]
+            session._send(chan.LINK, 1, 5)
+            session._send(chan.MONITOR, 1, 5)
+            session._send(chan.UNLINK, 1, 5, 1)
+            session.sync()
+            session._handle = handle  # type: ignore[method-assign]
+            noproc = chan.REASONS.index("noproc")
+            expected = [(chan.EXIT, [5, 1, 1, 0, noproc]), (chan.DOWN, [1, 0, noproc]), (chan.UNLINK_ACK, [5, 1, 1])]
+            self.assertEqual(seen, expected)
+
+    def test_a_start_with_the_wrong_codec_or_arguments_is_refused(self) -> None:
+        for codec, arguments in ((9, None), (2, {"an": "argument"})):
+            with self.subTest(codec=codec), self.assertRaises(chan.StartRefused) as refused:
+                Session(SERVER["echo"], key(), arguments, codec=codec)
+            self.assertEqual(refused.exception.code, 2)
+
+    def test_whatever_breaks_the_protocol_ends_the_session_with_protocol(self) -> None:
+        faults = {
+            "no kind": bytes(4),
+            "a frame too long": bytes.fromhex("00100001"),
+            "an unknown kind": bytes.fromhex("00000001 44"),
+            "a number that is not in its shortest form": bytes.fromhex("00000003 42 8000"),
+            "a number of 65 bits": bytes.fromhex("0000000b 42 ffffffffffffffffff02"),
+            "a number that is cut off": bytes.fromhex("00000002 42 80"),
+            "bytes after the end": bytes.fromhex("00000003 42 0101"),
+            "an unknown reason": frame(chan.ENDED, 0, 12),
+            "a text without failed": frame(chan.ENDED, 0, 0, rest=b"why"),
+            "a text too long": frame(chan.ENDED, 0, 7, rest=b"x" * 257),
+            "a text that is not UTF-8": frame(chan.ENDED, 0, 7, rest=b"\xff"),
+            "a second Start": frame(chan.START, 2, 0, 0, chan.MAX_FRAME, chan.WINDOW, rest=b"null"),
+            "a Started of the client": frame(chan.STARTED, 0, 0),
+            "call 0": frame(chan.CALL, 0, 0, 1000, rest=b"1"),
+            "a call id twice": frame(chan.CALL, 0, 1, 1000, rest=b"1") * 2,
+            "a cancel of what never was": frame(chan.CANCEL, 1),
+            "an answer to what never was": frame(chan.REPLY, 1, rest=b"1"),
+            "a monitor 0": frame(chan.MONITOR, 0, 5),
+            "a demonitor of what never was": frame(chan.DEMONITOR, 1),
+            "an ack of what was not sent": frame(chan.ACK, 1000),
+            "an exit signal with a taken": frame(chan.EXIT, 1, 0, 0, 1, 1),
+        }
+        for what, data in faults.items():
+            with self.subTest(what):
+                session = Session(SERVER["echo"], key())
+                # An answer to the first call of two may come before the end.
+                session.calls[1] = chan.Call(session, 1, 2, 0)
+                session.write(data)
+                self.assertEqual(session.wait().reason, "protocol")
+                self.assertTrue(session.clean)
+
+    def test_a_message_without_credit_ends_the_session_with_overload(self) -> None:
+        session = Session(SERVER["echo"], key())
+        # The echo can take no more than one window and the two messages that exceed one, as nobody takes its own.
+        session.write(6 * frame(chan.CAST, 0, rest=b"1" * 300_000))
+        self.assertEqual(session.wait().reason, "overload")
+        self.assertTrue(session.clean)
+
+    def test_an_idle_session_outlives_three_heartbeats(self) -> None:
+        with echo() as session:
+            h = session.bounds.heartbeat_ms / 1000
+            self.assertEqual(h, 1.0)
+            start = time.monotonic()
+            while time.monotonic() < start + 3.5 * h:
+                session.beats = 0
+                session.work(lambda: session.beats > 0, start + 5 * h)
+            self.assertEqual(session.call("still here").result(), "still here")
+
+
+class Refusals(unittest.TestCase):
+    """Who may not come in. The server turns a source away that fails often, so these have a server of their own."""
+
+    def test_a_wrong_password_and_an_unknown_service_get_the_one_refusal(self) -> None:
+        url = SERVER["name_server"]
+        with self.assertRaises(chan.LoginRefused) as wrong:
+            Session(url, Password(b"incorrect horse"))
+        with self.assertRaises(chan.LoginRefused) as unknown:
+            Session(url.replace("/name_server?", "/phone_book?"), password())
+        self.assertEqual(str(wrong.exception), str(unknown.exception))
+
+    def test_a_server_with_another_pin_is_refused_before_anything_is_sent(self) -> None:
+        url = Url.parse(SERVER["name_server"])
+        other = "sha256:" + chan.unpadded(hashlib.sha256(b"another").digest())
+        self.assertEqual(len(other), len(url.pins[0]))
+        text = f"chan://{url.host}:{url.port}/{url.service}?pin={other}"
+        self.assertEqual(Url.parse(text), replace(url, pins=(other,)))
+        with self.assertRaisesRegex(chan.Misbehaved, "the server's key is sha256:"):
+            Session(text, password())
+        Session(f"{text},{url.pins[0]}", password()).close()
+
+
+class ServerEnds(unittest.TestCase):
+    """The test that started this stops the server when it reads `open`."""
+
+    def test_the_end_of_the_server_is_answered_in_order(self) -> None:
+        session = Session(SERVER["echo"], key())
+        print("open", flush=True)
+        self.assertEqual(session.wait().reason, "shutdown")
+        self.assertTrue(session.clean)
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,266 @@
+//! Makes random programs: by running them, so that each step is one of a process that is alive, about processes that
+//! mostly are.
+//!
+//! A step is made so that Erlang says what comes of it. What it leaves open is kept out:
+//!
+//! * Two ends with two causes in one step: which one a third process hears of first is open. So a step that may end
+//!   another process does nothing more but to that one.
+//! * `link` to a process that has been told to end: that raises or sends a signal, as it happens.
+//! * `demonitor` right after the monitor of a process that is not there: the signal may be in the mailbox already.
+//! * Anything after a `spawn` in the same step: the driver has to know the process first.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::ours::World;
+use super::program::{
+    Life, Monitor, Name, OUTSIDE, Op, Program, Reason, Slot, SpawnHow, Step, monitor_of_child,
+};
+use super::random::Random;
+use super::trace::Trace;
+
+/// More are not spawned in one program.
+const MAX_PROCESSES: Slot = 24;
+
+/// The program of this seed, with what our processes did. `steps` that are not left out, then a last look: everybody
+/// reads its mailbox, and is then killed, one after the other, which shows the links and monitors that there were.
+pub async fn generate(seed: u64, steps: usize) -> (Program, Trace) {
+    let mut writer = Writer::new(seed);
+    let mut world = World::new();
+    let mut program = Program::default();
+    let mut run = async |step: Step| {
+        world.step(&step).await;
+        program.0.push(step);
+        world.alive().collect::<Vec<_>>()
+    };
+    let mut alive = run(writer.first()).await;
+    for _ in 0..steps {
+        alive = run(writer.step(&alive)).await;
+    }
+    for actor in std::mem::take(&mut writer.held) {
+        if alive.contains(&actor) {
+            alive = run(Step { actor, ops: vec![Op::Release] }).await;
+        }
+    }
+    while let Some(last) = alive.last() {
+        alive = run(Step { actor: OUTSIDE, ops: vec![Op::ExitTo(*last, Reason::Kill)] }).await;
+    }
+    (program, world.finish().await)
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Crash,
+    Demonitor,
+    DemonitorFlush,
+    Exit,
+    ExitTo,
+    Link,
+    Monitor,
+    MonitorName,
+    Register,
+    Return,
+    Send,
+    SendName,
+    Spawn,
+    TrapExit,
+    Unlink,
+    Unregister,
+    WhereIs,
+}
+
+const KINDS: [(usize, Kind); 17] = [
+    (2, Kind::Crash),
+    (6, Kind::Demonitor),
+    (6, Kind::DemonitorFlush),
+    (3, Kind::Exit),
+    (10, Kind::ExitTo),
+    (20, Kind::Link),
+    (12, Kind::Monitor),
+    (3, Kind::MonitorName),
+    (6, Kind::Register),
+    (1, Kind::Return),
+    (14, Kind::Send),
+    (3, Kind::SendName),
+    (9, Kind::Spawn),
+    (9, Kind::TrapExit),
+    (8, Kind::Unlink),
+    (2, Kind::Unregister),
+    (3, Kind::WhereIs),
+];
+
+struct Writer {
+    random: Random,
+    spawned: Slot,
+    monitors: Monitor,
+    /// Messages are numbered, so that each is known.
+    messages: u8,
+    made: BTreeMap<Slot, Vec<Monitor>>,
+    /// Monitors made in this step of processes that are not there.
+    vain: BTreeSet<Monitor>,
+    held: BTreeSet<Slot>,
+}
+
+impl Writer {
+    const fn new(seed: u64) -> Self {
+        Self {
+            random: Random::new(seed),
+            spawned: 0,
+            monitors: 0,
+            messages: 0,
+            made: BTreeMap::new(),
+            vain: BTreeSet::new(),
+            held: BTreeSet::new(),
+        }
+    }
+
+    fn first(&mut self) -> Step {
+        let ops = (0..3).filter_map(|_| self.spawn(SpawnHow::Plain, Life::Serve)).collect();
+        Step { actor: OUTSIDE, ops }
+    }
+
+    fn step(&mut self, alive: &[Slot]) -> Step {
+        let Some(actor) = self.random.pick(alive).filter(|_| !self.random.percent(8)) else {
+            return self.outside(alive);
+        };
+        if self.held.contains(&actor) && self.random.percent(30) {
+            self.held.remove(&actor);
+            return Step { actor, ops: vec![Op::Release] };
+        }
+        if self.random.percent(5) && self.held.insert(actor) {
+            return Step { actor, ops: vec![Op::Hold] };
+        }
+        if alive.len() < 4
+            && self.random.percent(40)
+            && let Some(spawn) = self.any_spawn()
+        {
+            return Step { actor, ops: vec![spawn] };
+        }
+        let len = if self.random.percent(55) { 1 } else { 2 + self.random.below(4) };
+        self.vain.clear();
+        let mut ops = Vec::new();
+        while ops.len() < len {
+            let Some(op) = self.op(actor, alive) else { continue };
+            ops.push(op);
+            if op.ends(actor) || matches!(op, Op::Spawn(..)) {
+                break;
+            }
+            if let Op::ExitTo(to, _) = op {
+                self.after_exit_to(to, len, &mut ops);
+                break;
+            }
+        }
+        Step { actor, ops }
+    }
+
+    /// Only to the same one: all that arrives there arrives in order.
+    fn after_exit_to(&mut self, to: Slot, len: usize, ops: &mut Vec<Op>) {
+        while ops.len() < len {
+            let number = self.message();
+            let reason = self.reason();
+            ops.push(self.random.weighted(&[(2, Op::Send(to, number)), (1, Op::ExitTo(to, reason))]));
+        }
+    }
+
+    fn outside(&mut self, alive: &[Slot]) -> Step {
+        let to = self.random.pick(alive).filter(|_| self.random.percent(60));
+        let op = match to {
+            Some(to) if self.random.percent(50) => Some(Op::ExitTo(to, self.reason())),
+            Some(to) => Some(Op::Send(to, self.message())),
+            None => self.spawn(SpawnHow::Plain, Life::Serve),
+        };
+        Step { actor: OUTSIDE, ops: op.into_iter().collect() }
+    }
+
+    fn op(&mut self, actor: Slot, alive: &[Slot]) -> Option<Op> {
+        let to = self.target(alive);
+        Some(match self.random.weighted(&KINDS) {
+            Kind::Crash => Op::Crash,
+            Kind::Demonitor => Op::Demonitor(self.made_by(actor)?),
+            Kind::DemonitorFlush => Op::DemonitorFlush(self.made_by(actor)?),
+            Kind::Exit => Op::Exit(self.reason()),
+            Kind::ExitTo => Op::ExitTo(to, self.reason()),
+            Kind::Link => Op::Link(to),
+            Kind::Monitor => {
+                let monitor = self.monitor(actor)?;
+                if !alive.contains(&to) {
+                    self.vain.insert(monitor);
+                }
+                Op::Monitor(to, monitor)
+            }
+            Kind::MonitorName => Op::MonitorName(self.name(), self.monitor(actor)?),
+            Kind::Register => Op::Register(self.name(), to),
+            Kind::Return => Op::Return,
+            Kind::Send => Op::Send(to, self.message()),
+            Kind::SendName => Op::SendName(self.name(), self.message()),
+            Kind::Spawn => {
+                let spawn = self.any_spawn()?;
+                if let Op::Spawn(child, SpawnHow::Monitored, _) = spawn {
+                    self.made.entry(actor).or_default().push(monitor_of_child(child));
+                }
+                spawn
+            }
+            Kind::TrapExit => Op::TrapExit(self.random.percent(65)),
+            Kind::Unlink => Op::Unlink(to),
+            Kind::Unregister => Op::Unregister(self.name()),
+            Kind::WhereIs => Op::WhereIs(self.name()),
+        })
+    }
+
+    /// Mostly one that is alive, the actor itself among them.
+    fn target(&mut self, alive: &[Slot]) -> Slot {
+        if self.random.percent(88)
+            && let Some(slot) = self.random.pick(alive)
+        {
+            return slot;
+        }
+        u8::try_from(self.random.below(usize::from(self.spawned))).unwrap_or(0)
+    }
+
+    fn any_spawn(&mut self) -> Option<Op> {
+        let how =
+            self.random.weighted(&[(1, SpawnHow::Plain), (2, SpawnHow::Linked), (2, SpawnHow::Monitored)]);
+        let reason = self.reason();
+        let life = self.random.weighted(&[
+            (12, Life::Serve),
+            (1, Life::Return),
+            (1, Life::Crash),
+            (2, Life::Exit(reason)),
+        ]);
+        self.spawn(how, life)
+    }
+
+    fn spawn(&mut self, how: SpawnHow, life: Life) -> Option<Op> {
+        let child = self.spawned;
+        (child < MAX_PROCESSES).then(|| {
+            self.spawned += 1;
+            Op::Spawn(child, how, life)
+        })
+    }
+
+    fn monitor(&mut self, actor: Slot) -> Option<Monitor> {
+        let monitor = self.monitors;
+        (monitor < monitor_of_child(0)).then(|| {
+            self.monitors += 1;
+            self.made.entry(actor).or_default().push(monitor);
+            monitor
+        })
+    }
+
+    fn made_by(&mut self, actor: Slot) -> Option<Monitor> {
+        let made = self.made.get(&actor).and_then(|made| self.random.pick(made));
+        made.filter(|monitor| !self.vain.contains(monitor))
+    }
+
+    fn message(&mut self) -> u8 {
+        self.messages = self.messages.wrapping_add(1);
+        self.messages
+    }
+
+    fn name(&mut self) -> Name {
+        u8::try_from(self.random.below(3)).unwrap_or(0)
+    }
+
+    fn reason(&mut self) -> Reason {
+        self.random.pick(&Reason::SENT).unwrap_or(Reason::Boom)
+    }
+}

@@ -1,0 +1,190 @@
+//! A server inside the test, for services that the standard modules cannot be.
+
+use std::{io::Write, path::Path, process::Command, sync::Arc};
+
+use chan_client::{connect, trust::Trust, url::ChanUrl};
+use chan_server::{
+    Server,
+    audit::{Audit, Format},
+    config::Config,
+    identity::StateDir,
+    modules::Modules,
+};
+use lib_chan::{
+    Channel, Limits,
+    handshake::Authenticated,
+    login::{ClientLogin, Credential, LoginError},
+    secret::{PrivateKey, Secret, Target},
+    tls::{PinVerifier, client_config, exporter},
+};
+use tokio::{net::TcpStream, runtime::Runtime};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+use crate::{Folder, Lines, program};
+
+/// A server of the library, on a runtime of its own, so that a test may block. Its client `joe` logs in with a key.
+#[derive(Debug)]
+pub struct Embedded {
+    runtime: Option<Runtime>,
+    server: Option<Server>,
+    /// Holds its state, and the client's key.
+    pub folder: Folder,
+    /// Its log, one JSON object a line.
+    pub log: Lines,
+    key: PrivateKey,
+}
+
+/// The key with which `joe` logs in.
+///
+/// # Panics
+/// Never: any seed makes a key.
+pub fn client_key() -> PrivateKey {
+    PrivateKey::from_seed(Secret::new([7; 32])).expect("a seed makes a key")
+}
+
+impl Embedded {
+    /// Starts one whose services are functions of the module `test`, each under its own name, with these lines of
+    /// `[limits]`.
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub fn start(modules: Modules, functions: &[&str], limits: &str) -> Self {
+        Self::serve(modules, "test", functions, limits)
+    }
+
+    /// The same for the functions of another module.
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub fn serve(modules: Modules, module: &str, functions: &[&str], limits: &str) -> Self {
+        let folder = Folder::new();
+        let key = client_key();
+        folder.write("key", &key.to_file_contents());
+        let mut text = String::from("listen = ['127.0.0.1:0']\n");
+        for function in functions {
+            let line = key.public_key();
+            text += &format!(
+                "[[service]]\nname = '{function}'\nmfa = ['{module}', '{function}']\n\
+                 [[service.client]]\nname = 'joe'\nkey = '{line}'\n"
+            );
+        }
+        text += &format!("[limits]\n{limits}\n");
+        let config = Config::parse(&text, Path::new("test"), &modules).expect("a configuration");
+        let state = StateDir::at(folder.path().join("state"));
+        let log = Lines::default();
+        let audit = Audit::to(LineWriter { lines: log.clone(), part: Vec::new() }, Format::Json);
+        let runtime = Runtime::new().expect("a runtime");
+        let server = std::thread::scope(|scope| {
+            let start = || runtime.block_on(Server::bind(config, &state, audit));
+            scope.spawn(start).join().expect("no panic").expect("the server starts")
+        });
+        Self { runtime: Some(runtime), server: Some(server), folder, log, key }
+    }
+
+    /// The URL of a service.
+    ///
+    /// # Panics
+    /// If there is no such service.
+    pub fn url(&self, service: &str) -> String {
+        let mut urls = self.server.iter().flat_map(Server::urls);
+        urls.find(|url| url.service == service).expect("a service of this server").url.clone()
+    }
+
+    /// The key that `joe` logs in with.
+    pub fn key(&self) -> &PrivateKey {
+        &self.key
+    }
+
+    /// Opens a session at this URL.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub async fn open_at<In, Out>(&self, url: &str, limits: Limits, linked: bool) -> Channel<In, Out> {
+        let connect = connect(url).key(&self.key).limits(limits);
+        let connect = if linked { connect.linked() } else { connect };
+        connect.open().await.expect("a session")
+    }
+
+    /// Opens a session with a service.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub async fn open<In, Out>(&self, service: &str) -> Channel<In, Out> {
+        self.open_at(&self.url(service), Limits::default(), false).await
+    }
+
+    /// Logs in, and hands out the stream as it is before the session.
+    ///
+    /// # Errors
+    /// When there is no TLS, or no login.
+    ///
+    /// # Panics
+    /// If the URL is none.
+    pub async fn login(&self, service: &str) -> Result<(TlsStream<TcpStream>, Authenticated), LoginError> {
+        let url: ChanUrl = self.url(service).parse().expect("a URL");
+        let Trust::Pin(pins) = url.trust().clone() else { panic!("it pins") };
+        let tcp = TcpStream::connect(("127.0.0.1", url.port())).await?;
+        let config = client_config(Arc::new(PinVerifier::new(pins))).expect("a configuration");
+        let mut stream = TlsConnector::from(config).connect(url.host().clone(), tcp).await?;
+        let exporter = exporter(stream.get_ref().1).expect("TLS is done");
+        let target = Target {
+            host: "127.0.0.1".into(),
+            service: service.parse().expect("a name"),
+            client: "joe".parse().expect("a name"),
+        };
+        let login = ClientLogin::prepare(target, Credential::Key(&self.key)).await;
+        let authenticated = login.run(&mut stream, exporter).await?;
+        Ok((stream, authenticated))
+    }
+
+    /// The program `chan-client`, with the right key.
+    pub fn client(&self, command: &str, service: &str) -> Command {
+        self.client_at(command, &self.url(service))
+    }
+
+    /// The same with any URL.
+    pub fn client_at(&self, command: &str, url: &str) -> Command {
+        let mut client = Command::new(program("chan-client"));
+        client.arg(command).arg(url).arg("--key-file").arg(self.folder.path().join("key"));
+        client.env("HOME", self.folder.path()).stdin(std::process::Stdio::null());
+        client
+    }
+
+    /// Takes the server out, to shut it down on its own runtime.
+    ///
+    /// # Panics
+    /// If it was shut down before.
+    pub fn shutdown(&mut self) -> tokio::task::JoinHandle<()> {
+        let server = self.server.take().expect("a server");
+        self.runtime.as_ref().expect("a runtime").spawn(server.shutdown())
+    }
+}
+
+impl Drop for Embedded {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// Makes lines of what is written.
+struct LineWriter {
+    lines: Lines,
+    part: Vec<u8>,
+}
+
+impl Write for LineWriter {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.part.extend_from_slice(bytes);
+        while let Some(end) = self.part.iter().position(|&byte| byte == b'\n') {
+            let line = self.part.drain(..=end).collect::<Vec<_>>();
+            self.lines.push(String::from_utf8_lossy(&line).trim_end().to_owned());
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,121 @@
+//! A network that fails when it is told to.
+
+use std::{
+    io::{Read, Write},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    sync::{
+        Arc, Condvar, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+};
+
+/// Carries TCP connections to an address, until it cuts them or lets everything vanish.
+#[derive(Clone, Debug)]
+pub struct Proxy {
+    port: u16,
+    target: Arc<Mutex<SocketAddr>>,
+    streams: Arc<Mutex<Vec<TcpStream>>>,
+    swallows: Arc<AtomicBool>,
+    /// Whether nothing is carried to the clients for the time being.
+    held: Arc<(Mutex<bool>, Condvar)>,
+}
+
+impl Proxy {
+    /// Starts one in front of the server in this URL.
+    ///
+    /// # Panics
+    /// If the system has no port for it, or the URL no port.
+    pub fn before(url: &str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        let target = Arc::new(Mutex::new(address_of(url)));
+        let proxy =
+            Self { port, target, streams: Arc::default(), swallows: Arc::default(), held: Arc::default() };
+        let carrier = proxy.clone();
+        thread::spawn(move || {
+            for near in listener.incoming().map_while(Result::ok) {
+                let target = *carrier.target.lock().unwrap_or_else(PoisonError::into_inner);
+                let Ok(far) = TcpStream::connect(target) else { continue };
+                carrier.carry(&near, &far, false);
+                carrier.carry(&far, &near, true);
+                carrier.streams.lock().unwrap_or_else(PoisonError::into_inner).extend([near, far]);
+            }
+        });
+        proxy
+    }
+
+    fn carry(&self, from: &TcpStream, to: &TcpStream, holds: bool) {
+        let (mut from, mut to) = (from.try_clone().expect("a socket"), to.try_clone().expect("a socket"));
+        let (swallows, held) = (Arc::clone(&self.swallows), Arc::clone(&self.held));
+        thread::spawn(move || {
+            let mut buffer = [0; 16 * 1024];
+            while let Ok(len @ 1..) = from.read(&mut buffer) {
+                if holds {
+                    let guard = held.0.lock().unwrap_or_else(PoisonError::into_inner);
+                    drop(held.1.wait_while(guard, |held| *held));
+                }
+                if !swallows.load(Ordering::Relaxed) && to.write_all(&buffer[..len]).is_err() {
+                    return;
+                }
+            }
+            if !swallows.load(Ordering::Relaxed) {
+                // It may be closed already.
+                let _ = to.shutdown(Shutdown::Write);
+            }
+        });
+    }
+
+    /// The same URL, by way of this proxy.
+    ///
+    /// # Panics
+    /// If the URL has no port.
+    pub fn url(&self, url: &str) -> String {
+        url.replacen(&format!(":{}/", port_of(url)), &format!(":{}/", self.port), 1)
+    }
+
+    /// Carries new connections to the server in another URL.
+    ///
+    /// # Panics
+    /// If the URL has no port.
+    pub fn redirect(&self, url: &str) {
+        *self.target.lock().unwrap_or_else(PoisonError::into_inner) = address_of(url);
+    }
+
+    /// Ends every connection, at both ends, in the middle of what it carries.
+    pub fn cut(&self) {
+        for stream in self.streams.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            // It may be closed already.
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// Takes nothing more from the server, as a client that does not read.
+    pub fn hold(&self) {
+        *self.held.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
+    }
+
+    /// Goes on after [`hold`](Self::hold).
+    pub fn release(&self) {
+        *self.held.0.lock().unwrap_or_else(PoisonError::into_inner) = false;
+        self.held.1.notify_all();
+    }
+
+    /// From now on nothing arrives, and no end is told: as if the cable were out.
+    pub fn swallow(&self) {
+        self.swallows.store(true, Ordering::Relaxed);
+    }
+}
+
+fn address_of(url: &str) -> SocketAddr {
+    ([127, 0, 0, 1], port_of(url)).into()
+}
+
+/// The port in a URL.
+///
+/// # Panics
+/// If it has none.
+pub fn port_of(url: &str) -> u16 {
+    let port = url.split('/').nth(2).and_then(|authority| authority.rsplit(':').next());
+    port.and_then(|port| port.parse().ok()).expect("a URL with a port")
+}

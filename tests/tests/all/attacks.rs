@@ -1,0 +1,399 @@
+//! What strangers and members try, over real TCP. Attackers come from 127.0.0.2, honest clients from 127.0.0.1.
+
+use std::{
+    collections::HashSet,
+    fs,
+    io::Write as _,
+    net::{SocketAddr, TcpListener},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use chan_server::modules::{Modules, echo};
+use chan_tests::{Embedded, PATIENCE, Proxy, Running, Server, available, client_key, port_of, program, run};
+use lib_chan::{
+    Call, CallFailure, Channel, Executed, Limits, Message, Opaque, Process,
+    payload::Codec,
+    tls::{PinVerifier, client_config},
+    wire::{Frame, Terms},
+};
+use rustls::pki_types::ServerName;
+use serde::{Deserialize, Serialize};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpSocket, TcpStream},
+    task::JoinSet,
+    time::{interval, timeout},
+};
+use tokio_rustls::TlsConnector;
+
+fn echo_with(limits: &str) -> Embedded {
+    let any = &[Codec::Bincode, Codec::Json, Codec::Raw];
+    let modules =
+        Modules::new().function_for(any, "test", "echo", |me, chan, (): (), (): ()| echo::start(me, chan));
+    Embedded::start(modules, &["echo"], limits)
+}
+
+/// A connection from the source of the attackers.
+async fn attack(server: &Embedded) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let address = SocketAddr::from(([127, 0, 0, 1], port_of(&server.url("echo"))));
+    socket.connect(address).await.unwrap()
+}
+
+/// Reads until the server closes: what it sent.
+async fn rest(stream: &mut (impl AsyncReadExt + Unpin)) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    // A reset is an end as well.
+    let _ = timeout(PATIENCE, stream.read_to_end(&mut bytes)).await.expect("the server closes");
+    bytes
+}
+
+async fn honest_client_is_served(server: &Embedded) {
+    let chan: Channel<Opaque> = server.open("echo").await;
+    let hello = Opaque(Bytes::from_static(b"hello"));
+    assert_eq!(chan.remote().call(hello.clone()).await, Ok(hello));
+    chan.close().await.unwrap();
+}
+
+fn failures(server: &Embedded) -> usize {
+    server.log.all().iter().filter(|line| line.contains("login_failed")).count()
+}
+
+#[tokio::test]
+async fn a_login_that_drips_is_cut_at_its_deadline_and_keeps_nobody_out() {
+    let server = echo_with("tls_timeout = '500 ms'\nlogin_timeout = '700 ms'");
+    let mut dripping = JoinSet::new();
+    for _ in 0..10 {
+        let mut stream = attack(&server).await;
+        dripping.spawn(async move {
+            let mut drip = interval(Duration::from_millis(50));
+            // The header of a TLS record of 512 bytes, and then one byte after the other.
+            let hello = [22, 3, 1, 2, 0].into_iter().chain(std::iter::repeat(1));
+            for byte in hello.take(512) {
+                drip.tick().await;
+                if stream.write_all(&[byte]).await.is_err() {
+                    return true;
+                }
+            }
+            false
+        });
+    }
+    honest_client_is_served(&server).await;
+    while let Some(cut) = dripping.join_next().await {
+        assert!(cut.unwrap(), "nobody cut it");
+    }
+    assert_eq!(failures(&server), 10);
+    // By now that source has its penalty; others have none.
+    assert!(rest(&mut attack(&server).await).await.is_empty());
+    server.log.wait("the penalty", |line| line.contains("turned") && line.contains("127.0.0.2"));
+    honest_client_is_served(&server).await;
+}
+
+#[tokio::test]
+async fn the_seventeenth_login_of_a_source_is_turned_away_and_other_sources_get_in() {
+    let server = echo_with("");
+    let mut silent = Vec::new();
+    for _ in 0..16 {
+        silent.push(attack(&server).await);
+    }
+    assert!(rest(&mut attack(&server).await).await.is_empty());
+    server.log.wait("the cause", |line| line.contains("too many logins at once from this source"));
+    honest_client_is_served(&server).await;
+}
+
+#[tokio::test]
+async fn garbage_gets_no_answer_that_tells_anything() {
+    let server = echo_with("");
+    let noise: Vec<u8> = (0..4096_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    // Fewer than would be penalised.
+    for garbage in [b"GET / HTTP/1.1\r\n\r\n".as_slice(), &noise, b"\x16\x03\x01\x00\x02\x01\x00", b"\x00"] {
+        let mut stream = attack(&server).await;
+        stream.write_all(garbage).await.unwrap();
+        stream.shutdown().await.unwrap();
+        let answer = rest(&mut stream).await;
+        // At most a TLS alert.
+        assert!(answer.is_empty() || (answer[0] == 21 && answer.len() <= 16), "{answer:?}");
+    }
+    server.log.wait_for("four failures", |lines| {
+        lines.iter().filter(|line| line.contains("login_failed") && line.contains("TLS")).count() == 4
+    });
+    honest_client_is_served(&server).await;
+}
+
+/// TLS with the server, and these protocols offered.
+async fn tls(
+    server: &Embedded,
+    protocols: &[&[u8]],
+) -> std::io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
+    let url: chan_client::url::ChanUrl = server.url("echo").parse().unwrap();
+    let chan_client::trust::Trust::Pin(pins) = url.trust().clone() else { panic!("it pins") };
+    let mut config = Arc::unwrap_or_clone(client_config(Arc::new(PinVerifier::new(pins))).unwrap());
+    config.alpn_protocols = protocols.iter().map(|&protocol| protocol.into()).collect();
+    let name = ServerName::try_from("localhost").unwrap();
+    TlsConnector::from(Arc::new(config)).connect(name, attack(server).await).await
+}
+
+#[tokio::test]
+async fn tls_without_our_protocol_gets_no_login() {
+    let server = echo_with("");
+    // rustls lets a client without any protocol through, so that is for the server to look at.
+    let mut stream = tls(&server, &[]).await.unwrap();
+    assert!(rest(&mut stream).await.is_empty());
+    let other = match tls(&server, &[b"h2"]).await {
+        Ok(mut stream) => stream.write_all(b"PRI * HTTP/2.0\r\n\r\n").await.err(),
+        Err(error) => Some(error),
+    };
+    assert!(other.is_some(), "the handshake fails");
+    server.log.wait_for("two failures", |lines| {
+        lines.iter().filter(|line| line.contains("login_failed") && line.contains("TLS")).count() == 2
+    });
+    honest_client_is_served(&server).await;
+}
+
+#[tokio::test]
+async fn a_login_of_garbage_inside_tls_is_closed_without_a_byte() {
+    let server = echo_with("");
+    // Three failures would be penalised.
+    for garbage in [[0xff; 200].as_slice(), b"\x00\x04chan"] {
+        let mut stream = tls(&server, &[b"lib-chan/1"]).await.unwrap();
+        stream.write_all(garbage).await.unwrap();
+        stream.shutdown().await.unwrap();
+        assert!(rest(&mut stream).await.is_empty());
+    }
+    honest_client_is_served(&server).await;
+}
+
+#[test]
+fn tls_1_2_is_refused() {
+    if !available("openssl") {
+        return;
+    }
+    let server = echo_with("");
+    let address = format!("127.0.0.1:{}", port_of(&server.url("echo")));
+    let handshake = |version: &str| {
+        let mut openssl = std::process::Command::new("openssl");
+        openssl.args(["s_client", "-connect", &address, "-alpn", "lib-chan/1", version]);
+        run(openssl.stdin(std::process::Stdio::null())).1
+    };
+    assert!(handshake("-tls1_3").contains("New, TLSv1.3"), "the way there is right");
+    let refused = handshake("-tls1_2");
+    assert!(refused.contains("Cipher is (NONE)"), "{refused}");
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Blob(Vec<u8>);
+
+impl Call for Blob {
+    type Reply = Self;
+}
+
+#[tokio::test]
+async fn ten_megabytes_where_one_is_the_limit_are_refused_by_name_and_the_session_goes_on() {
+    let server = echo_with("");
+    let chan: Channel<Blob> = server.open("echo").await;
+    let remote = chan.remote();
+    let error = remote.call(Blob(vec![0; 10 << 20])).await.unwrap_err();
+    assert_eq!(error.executed, Executed::No);
+    assert!(matches!(error.reason, CallFailure::TooLong { max } if max <= 1 << 20), "{error}");
+    let cast = remote.cast(Blob(vec![0; 10 << 20])).await.unwrap_err();
+    assert!(cast.reason.to_string().contains("longer"), "{cast}");
+    // What fits just so goes both ways.
+    let large = Blob(vec![7; (1 << 20) - 100]);
+    assert_eq!(remote.call(large.clone()).await, Ok(large));
+    chan.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_member_that_announces_a_frame_over_the_limit_is_shown_out() {
+    let server = echo_with("");
+    for garbage in [&u32::to_be_bytes(10 << 20)[..], &[0, 0, 0, 1, 0x3f], &[0, 0, 0, 0], &[0xff; 64]] {
+        let (mut stream, _proof) = server.login("echo").await.unwrap();
+        stream.write_all(garbage).await.unwrap();
+        let last_words = rest(&mut stream).await;
+        // `Ended protocol`, and nothing of any service.
+        assert!(last_words.len() < 64, "{last_words:?}");
+    }
+    server.log.wait_for("four ends", |lines| {
+        lines.iter().filter(|line| line.contains("\"reason\":\"protocol\"")).count() == 4
+    });
+    assert!(!server.log.all().iter().any(|line| line.contains("session_started")));
+    honest_client_is_served(&server).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_hundred_and_fifty_six_calls_of_sixty_four_tasks_get_each_its_own_answer() {
+    let server = echo_with("");
+    let chan: Channel<Blob> = server.open("echo").await;
+    let mut tasks = JoinSet::new();
+    for task in 0..64_u8 {
+        for call in 0..4_u8 {
+            let remote = chan.remote();
+            tasks.spawn(async move {
+                let blob = Blob([task, call].repeat(1 + usize::from(task) * 40));
+                assert_eq!(remote.call(blob.clone()).await, Ok(blob));
+                (task, call)
+            });
+        }
+    }
+    let done: HashSet<_> = tasks.join_all().await.into_iter().collect();
+    assert_eq!(done.len(), 256);
+    chan.close().await.unwrap();
+}
+
+/// A server whose service never reads.
+fn stuck() -> Embedded {
+    let modules = Modules::new().function_for(
+        &[Codec::Bincode, Codec::Raw],
+        "test",
+        "stuck",
+        |mut me: Process, chan: Channel<Opaque>, (): (), (): ()| async move {
+            me.recv().await;
+            drop(chan);
+            Ok(())
+        },
+    );
+    Embedded::start(modules, &["stuck"], "")
+}
+
+#[tokio::test]
+async fn a_client_waits_where_its_credit_ends() {
+    let server = stuck();
+    let chan: Channel<Opaque> = server.open("stuck").await;
+    let piece = Opaque(Bytes::from(vec![0; 10_000]));
+    let mut sent = 0;
+    while timeout(Duration::from_millis(500), chan.remote().cast(piece.clone())).await.is_ok() {
+        sent += 10_000;
+        assert!(sent < 300_000, "more than the window went");
+    }
+    assert!(sent > 200_000, "{sent}");
+}
+
+#[tokio::test]
+async fn a_member_that_sends_more_than_its_credit_is_ended_as_overload() {
+    let server = stuck();
+    let (mut stream, _proof) = server.login("stuck").await.unwrap();
+    let mut frames = Vec::new();
+    let terms = Terms { max_calls: 1024, max_links: 1024 };
+    let (max_frame_len, window_len) = (1 << 20, 256 * 1024);
+    Frame::Start { codec: Codec::Raw as u8, terms, max_frame_len, window_len, args: b"" }.put(&mut frames);
+    stream.write_all(&frames).await.unwrap();
+    // `Started`.
+    assert!(stream.read(&mut [0; 64]).await.unwrap() > 0);
+    frames.clear();
+    for _ in 0..30 {
+        Frame::Cast { to: 0, payload: &[0; 10_000] }.put(&mut frames);
+    }
+    stream.write_all(&frames).await.unwrap();
+    rest(&mut stream).await;
+    server
+        .log
+        .wait("the end", |line| line.contains("session_ended") && line.contains("\"reason\":\"overload\""));
+}
+
+/// The memory that a process uses now, in KiB.
+fn resident(id: u32) -> usize {
+    let status = fs::read_to_string(format!("/proc/{id}/status")).expect("it runs");
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("a line about memory");
+    line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).expect("a number")
+}
+
+#[test]
+fn peers_that_are_stopped_cost_the_server_no_more_than_their_windows() {
+    const CLIENTS: usize = 8;
+    // Behind the service somebody who never stops talking, and says when nobody takes it any more.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (tell, told) = std::sync::mpsc::channel();
+    let total = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&total);
+    thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let (tell, counted) = (tell.clone(), Arc::clone(&counted));
+            stream.set_write_timeout(Some(Duration::from_secs(2))).unwrap();
+            thread::spawn(move || {
+                while let Ok(len) = stream.write(&[0; 64 * 1024]) {
+                    counted.fetch_add(len, Ordering::Relaxed);
+                }
+                let _ = tell.send(());
+                // The connection stays.
+                let _ = std::io::Read::read(&mut stream, &mut [0]);
+            });
+        }
+    });
+    let server = Server::start(&format!(
+        "[[service]]\nname = 's'\nmfa = ['tcp', 'connect', '127.0.0.1:{port}']\n\
+         [[service.client]]\nname = 'joe'\nkey = '{}'",
+        client_key().public_key()
+    ));
+    let key = server.folder.write("key", &client_key().to_file_contents());
+    let before = resident(server.id());
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|_| {
+            let mut client = std::process::Command::new(program("chan-client"));
+            client.args(["pipe", server.url("s for joe"), "--key-file"]).arg(&key);
+            Running::start_unread(client)
+        })
+        .collect();
+    server.log.wait_for("all sessions", |lines| {
+        lines.iter().filter(|line| line.contains("session_started")).count() == CLIENTS
+    });
+    for client in &clients {
+        client.signal("STOP");
+    }
+    for _ in 0..CLIENTS {
+        told.recv_timeout(PATIENCE).expect("everything is full at last");
+    }
+    let used = resident(server.id()).saturating_sub(before);
+    // A window, a read buffer, a TLS record on its way and the tasks: under 1 MiB each, whatever was sent.
+    assert!(used < CLIENTS * 1024 + 4096, "{used} KiB for {CLIENTS} stopped peers");
+    assert!(total.load(Ordering::Relaxed) > CLIENTS * 256 * 1024, "the windows were filled");
+    assert!(!server.log.all().iter().any(|line| line.contains("session_ended")), "they were all still there");
+}
+
+#[tokio::test]
+async fn answers_that_nobody_reads_stop_the_calls_that_make_them() {
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let large = Opaque(Bytes::from(vec![0; 100_000]));
+    let modules = Modules::new().function("test", "large", move |_me: Process, chan, (): (), (): ()| {
+        let (tell, large) = (tell.clone(), large.clone());
+        async move {
+            let mut chan: Channel<Opaque> = chan;
+            let mut answered = 0;
+            while let Some(Message::Call(ask, reply)) = chan.recv().await {
+                reply.to(&ask).send(large.clone());
+                answered += 1;
+                let _ = tell.send(answered);
+            }
+            Ok(())
+        }
+    });
+    let server = Embedded::start(modules, &["large"], "");
+    let proxy = Proxy::before(&server.url("large"));
+    let url = proxy.url(&server.url("large"));
+    let chan: Channel<Opaque> = server.open_at(&url, Limits::default(), false).await;
+    proxy.hold();
+    let mut asking = JoinSet::new();
+    for _ in 0..1000 {
+        let remote = chan.remote();
+        asking.spawn(async move { remote.call(Opaque::default()).await.map(|_| ()) });
+    }
+    let mut answered = 0;
+    // Until no more comes.
+    while let Ok(Some(count)) = timeout(Duration::from_secs(2), told.recv()).await {
+        answered = count;
+    }
+    // Of 100 MB, what the pause allows and what the system and the proxy keep on the way.
+    assert!(answered > 0 && answered < 300, "{answered} answers of 100 kB");
+    proxy.release();
+    while let Some(answer) = asking.join_next().await {
+        assert_eq!(answer.unwrap(), Ok(()));
+    }
+    assert_eq!(timeout(PATIENCE, chan.close()).await.unwrap(), Ok(()));
+}

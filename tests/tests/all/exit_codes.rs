@@ -1,0 +1,260 @@
+//! The truth about calls, as a shell script sees it: one exit code for each kind of failure, and words that say whether
+//! it was executed.
+
+use std::{fs, io::Write, net::TcpListener, process::Stdio, thread};
+
+use bytes::Bytes;
+use chan_server::modules::Modules;
+use chan_tests::{Embedded, PATIENCE, Proxy, Running, Server, port_of, run};
+use lib_chan::{Call, Channel, ExitReason, Message, Opaque, Process};
+use serde::{Deserialize, Serialize};
+
+const NAME_SERVER: &str = r#"
+[[service]]
+name = "name_server"
+password_file = "password"
+mfa = ["name_server", "start_me_up"]
+"#;
+
+const LOOKUP: &str = r#"{"Lookup":{"key":"joe"}}"#;
+
+/// What a service is asked for that fails in every way there is.
+#[derive(Debug, Serialize, Deserialize)]
+enum Ask {
+    Fail,
+    Panic,
+    Drop,
+    Hang,
+    Long(usize),
+    Garbage,
+}
+
+impl Call for Ask {
+    type Reply = String;
+}
+
+async fn answers(mut chan: Channel<Ask, ()>) -> Result<(), ExitReason> {
+    let mut kept = Vec::new();
+    while let Some(message) = chan.recv().await {
+        let Message::Call(ask, reply) = message else { continue };
+        let reply = reply.to(&ask);
+        match ask {
+            Ask::Fail => return Err(ExitReason::failed("out of order")),
+            Ask::Panic => panic!("as told"),
+            Ask::Drop => drop(reply),
+            Ask::Hang => kept.push(reply),
+            Ask::Long(len) => reply.send("x".repeat(len)),
+            Ask::Garbage => reply.refuse("only the other service does that"),
+        }
+    }
+    Ok(())
+}
+
+fn embedded(limits: &str) -> Embedded {
+    let modules = Modules::new()
+        .function("test", "answers", |_me: Process, chan, (): (), (): ()| answers(chan))
+        .function("test", "garbage", |_me: Process, mut chan: Channel<Opaque>, (): (), (): ()| async move {
+            while let Some(message) = chan.recv().await {
+                if let Message::Call(request, reply) = message {
+                    reply.to(&request).send(Opaque(Bytes::from_static(b"\xffno JSON")));
+                }
+            }
+            Ok(())
+        })
+        .function("test", "ends", |_me: Process, chan: Channel<Opaque>, (): (), (): ()| async move {
+            drop(chan);
+            Err(ExitReason::failed("closed on Mondays"))
+        });
+    Embedded::start(modules, &["answers", "garbage", "ends"], limits)
+}
+
+/// Calls, and checks exit code and words; a call that fails prints nothing.
+#[track_caller]
+fn fails(server: &Embedded, service: &str, message: &str, more: &[&str], code: i32, words: &[&str]) {
+    let (found, out, complaint) = run(server.client("call", service).arg(message).args(more));
+    assert_eq!((found, out.as_str()), (Some(code), ""), "{complaint}");
+    assert_eq!(complaint.lines().count(), 1, "{complaint}");
+    for word in words {
+        assert!(complaint.contains(word), "no {word} in {complaint}");
+    }
+}
+
+#[test]
+fn usage_is_2_and_nothing_was_sent() {
+    let server = embedded("");
+    fails(&server, "answers", "{Long: 1}", &[], 2, &["not JSON", "nothing was sent"]);
+    let unusable = [
+        ("http://h:1/s?tofu", "URL"),
+        ("chan://h:1/s", "pin"),
+        ("chan://h:1/s?ca=/nowhere/ca.pem", "/nowhere/ca.pem"),
+        ("@nowhere", "nowhere"),
+    ];
+    for (url, word) in unusable {
+        let (code, _, complaint) = run(&mut server.client_at("ping", url));
+        assert_eq!(code, Some(2), "{url}: {complaint}");
+        assert!(complaint.contains(word), "{url}: {complaint}");
+    }
+    let shared = server.folder.write("shared", "a password for everybody");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+    fs::set_permissions(&shared, mode).unwrap();
+    let mut client = std::process::Command::new(chan_tests::program("chan-client"));
+    let (code, _, complaint) =
+        run(client.args(["ping", &server.url("answers"), "--password-file"]).arg(&shared));
+    assert_eq!(code, Some(2));
+    assert!(complaint.contains("chmod 600"), "{complaint}");
+}
+
+#[test]
+fn what_cannot_be_connected_to_is_3_and_nothing_was_executed() {
+    let server = embedded("");
+    let unused = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let url = |port: u16| {
+        let url = server.url("answers");
+        url.replacen(&format!(":{}/", port_of(&url)), &format!(":{port}/"), 1)
+    };
+    let (code, _, complaint) = run(server.client_at("call", &url(unused)).arg("\"Drop\""));
+    assert_eq!(code, Some(3), "{complaint}");
+    assert!(complaint.contains("refused") && complaint.contains("not executed"), "{complaint}");
+
+    let other = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = other.local_addr().unwrap().port();
+    let greeter = thread::spawn(move || {
+        let (mut stream, _) = other.accept().unwrap();
+        stream.write_all(b"220 mail.example.net ESMTP\r\n").unwrap();
+        // Until the client has seen it.
+        drop(std::io::copy(&mut stream, &mut std::io::sink()));
+    });
+    let (code, _, complaint) = run(server.client_at("call", &url(port)).arg("\"Drop\""));
+    assert_eq!(code, Some(3), "{complaint}");
+    assert!(complaint.contains("does not speak TLS") && complaint.contains("not executed"), "{complaint}");
+    greeter.join().unwrap();
+}
+
+#[test]
+fn another_server_than_the_expected_one_is_4() {
+    let (server, other) = (embedded(""), embedded(""));
+    let url = server.url("answers");
+    let url =
+        url.replacen(&format!(":{}/", port_of(&url)), &format!(":{}/", port_of(&other.url("answers"))), 1);
+    let (code, _, complaint) = run(server.client_at("call", &url).arg("\"Drop\""));
+    assert_eq!(code, Some(4), "{complaint}");
+    for word in ["not one that the URL pins", "ask the operator", "not executed"] {
+        assert!(complaint.contains(word), "{complaint}");
+    }
+}
+
+#[test]
+fn a_refused_login_is_5() {
+    let server = Server::start(NAME_SERVER);
+    let wrong = server.folder.write("wrong", "a wrong password, long enough");
+    let (code, _, complaint) = run(server.client_at("call", server.url("name_server"), &wrong).arg(LOOKUP));
+    assert_eq!(code, Some(5));
+    assert!(complaint.contains("refused") && complaint.contains("not executed"), "{complaint}");
+}
+
+#[test]
+fn a_codec_that_the_service_does_not_speak_is_6() {
+    let server = Server::start(
+        "[[service]]\nname = 'bytes'\npassword_file = 'password'\nmfa = ['tcp', 'connect', '127.0.0.1:9']",
+    );
+    let (code, _, complaint) = run(server.client("call", "bytes").arg(LOOKUP));
+    assert_eq!(code, Some(6), "{complaint}");
+    assert!(complaint.contains("raw, not json") && complaint.contains("not executed"), "{complaint}");
+}
+
+#[test]
+fn a_refused_call_and_one_that_does_not_decode_and_one_too_long_are_6() {
+    let server = Server::start(&format!("{NAME_SERVER}\n[limits]\nmax_frame_len = '1 KiB'"));
+    let long = format!(r#"{{"Lookup":{{"key":"{}"}}}}"#, "k".repeat(2000));
+    let cases = [
+        (r#"{"Store":{"key":"joe","value":"x"}}"#, "store is a cast"),
+        (r#"{"Forget":{"key":"joe"}}"#, "Forget"),
+        (&long, "longer than"),
+    ];
+    for (message, words) in cases {
+        let (code, _, complaint) = run(server.client("call", "name_server").arg(message));
+        assert_eq!(code, Some(6), "{complaint}");
+        assert!(complaint.contains(words) && complaint.contains("not executed"), "{complaint}");
+    }
+}
+
+#[test]
+fn one_session_too_many_is_6_by_name() {
+    let server = Server::start(&format!("{NAME_SERVER}\n[limits]\nmax_sessions_per_client = 1"));
+    let first = Running::start(server.client("receive", "name_server"));
+    server.event("session_started");
+    let (code, _, complaint) = run(server.client("call", "name_server").arg(LOOKUP));
+    assert_eq!(code, Some(6), "{complaint}");
+    assert!(complaint.contains("too many sessions") && complaint.contains("not executed"), "{complaint}");
+    first.signal("INT");
+    assert_eq!(first.code(), Some(0));
+}
+
+#[test]
+fn a_service_that_ends_or_gives_no_answer_is_7() {
+    let server = embedded("");
+    fails(&server, "answers", "\"Fail\"", &[], 7, &["out of order", "perhaps executed"]);
+    fails(&server, "answers", "\"Panic\"", &[], 7, &["panic", "perhaps executed"]);
+    fails(&server, "answers", "\"Drop\"", &[], 7, &["no answer", "perhaps executed"]);
+    fails(&server, "ends", "\"Drop\"", &[], 7, &["closed on Mondays", "not executed"]);
+}
+
+#[test]
+fn a_deadline_is_8_and_unknown_once_the_call_was_sent() {
+    let server = embedded("");
+    fails(&server, "answers", "\"Hang\"", &["--timeout", "1s"], 8, &["in time", "perhaps executed"]);
+}
+
+#[test]
+fn a_lost_connection_is_9_and_unknown_once_the_call_was_sent() {
+    let (tell, told) = std::sync::mpsc::channel();
+    let modules = Modules::new().function(
+        "test",
+        "keeps",
+        move |_me: Process, mut chan: Channel<Opaque>, (): (), (): ()| {
+            let tell = tell.clone();
+            async move {
+                let _kept = chan.recv().await;
+                let _ = tell.send(());
+                while chan.recv().await.is_some() {}
+                Ok(())
+            }
+        },
+    );
+    let server = Embedded::start(modules, &["keeps"], "");
+    let proxy = Proxy::before(&server.url("keeps"));
+    let mut client = server.client_at("call", &proxy.url(&server.url("keeps")));
+    client.arg("1");
+    let client = Running::start(client);
+    told.recv_timeout(PATIENCE).unwrap();
+    proxy.cut();
+    client.err.wait("lost and unknown", |line| line.contains("lost") && line.contains("perhaps executed"));
+    assert_eq!(client.code(), Some(9));
+}
+
+#[test]
+fn an_answer_that_is_too_long_or_no_json_is_10_and_was_executed() {
+    let server = embedded("");
+    fails(&server, "answers", r#"{"Long":2000000}"#, &[], 10, &["longer than", "(executed"]);
+    fails(&server, "garbage", "1", &[], 10, &["not UTF-8", "(executed"]);
+}
+
+#[test]
+fn an_answer_that_cannot_be_printed_is_1_and_was_executed() {
+    let server = embedded("");
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let mut client = server.client("call", "answers");
+    let output = client.arg(r#"{"Long":1}"#).stdout(full).stderr(Stdio::piped()).output();
+    // `output` leaves what was set as it is.
+    let output = output.unwrap();
+    let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{complaint}");
+    assert!(complaint.contains("executed: do not send it again"), "{complaint}");
+}
+
+#[test]
+fn success_is_0_and_the_answer_alone_is_printed() {
+    let server = embedded("");
+    let found = run(server.client("call", "answers").arg(r#"{"Long":3}"#));
+    assert_eq!(found, (Some(0), "\"xxx\"\n".into(), String::new()));
+}

@@ -1,0 +1,112 @@
+//! A client in Python that was written from PROTOCOL.md alone (`tests/python`), against the real server.
+
+use std::{
+    env,
+    ffi::OsString,
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use chan_tests::{Running, Server, program, run};
+
+/// The interpreter, if it has what the client needs. Otherwise it says why not, or fails where nothing may be skipped.
+fn python() -> Option<OsString> {
+    let why = match env::var_os("CHAN_TEST_PYTHON") {
+        None => {
+            "CHAN_TEST_PYTHON names no interpreter with tests/python/requirements.txt installed".to_owned()
+        }
+        Some(python) => {
+            let mut probe = Command::new(&python);
+            probe.args(["-c", "import OpenSSL, argon2, cryptography"]).stdin(Stdio::null());
+            match probe.output() {
+                Ok(output) if output.status.success() => return Some(python),
+                Ok(output) => String::from_utf8_lossy(&output.stderr).into_owned(),
+                Err(error) => error.to_string(),
+            }
+        }
+    };
+    assert!(
+        env::var_os("CHAN_TEST_SKIP").is_none(),
+        "the Python client cannot run, and nothing may be skipped: {why}"
+    );
+    eprintln!("skipped: {why}");
+    None
+}
+
+/// A server with a password for the name server and a client with a key for the echo.
+fn server() -> Server {
+    let keys = chan_tests::Folder::new();
+    let file = keys.path().join("key");
+    let (code, line, complaint) = run(Command::new(program("chan-client")).arg("keygen").arg(&file));
+    assert_eq!(code, Some(0), "{complaint}");
+    let key =
+        line.split_whitespace().find(|word| word.starts_with("ed25519:")).expect("the line for the server");
+    let server = Server::start(&format!(
+        r#"
+        [[service]]
+        name = "name_server"
+        password_file = "password"
+        mfa = ["name_server", "start_me_up"]
+        [[service]]
+        name = "echo"
+        mfa = ["echo", "start"]
+        [[service.client]]
+        name = "joe"
+        key = "{key}"
+        [limits]
+        heartbeat_interval = "1 s"
+        "#
+    ));
+    let seed = std::fs::read_to_string(file).expect("the key that was made");
+    server.folder.write("key", &seed);
+    server
+}
+
+/// The tests of a class, with what they have to know of the server.
+fn client(python: OsString, server: &Server, class: &str) -> Command {
+    let known = serde_json::json!({
+        "name_server": server.url("name_server"),
+        "echo": server.url("echo for joe"),
+        "password_file": server.folder.path().join("password"),
+        "key_file": server.folder.path().join("key"),
+    });
+    let mut client = Command::new(python);
+    client.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("python/test_client.py")).args(["-v", class]);
+    client.env("CHAN_TEST", known.to_string()).env("PYTHONDONTWRITEBYTECODE", "1").stdin(Stdio::null());
+    client
+}
+
+fn passes(class: &str) {
+    let Some(python) = python() else { return };
+    let (code, out, complaints) = run(&mut client(python, &server(), class));
+    assert_eq!(code, Some(0), "{out}\n{complaints}");
+    assert!(!complaints.contains("Ran 0 tests"), "{complaints}");
+}
+
+#[test]
+fn the_vectors_come_out_in_python_as_they_are_written() {
+    passes("Vectors");
+}
+
+#[test]
+fn a_client_written_from_the_protocol_alone_uses_services() {
+    passes("Sessions");
+}
+
+#[test]
+fn a_client_written_from_the_protocol_alone_is_refused_and_refuses() {
+    passes("Refusals");
+}
+
+#[test]
+fn a_client_written_from_the_protocol_alone_answers_the_end_of_the_server() {
+    let Some(python) = python() else { return };
+    let mut server = server();
+    let client = Running::start(client(python, &server, "ServerEnds"));
+    client.out.wait("open", |line| line == "open");
+    server.signal("TERM");
+    let complaints = client.err.clone();
+    assert_eq!(client.code(), Some(0), "{}", complaints.all().join("\n"));
+    assert!(server.wait().success());
+    assert_eq!(server.event("session_ended")["reason"], "shutdown");
+}
