@@ -219,7 +219,7 @@ impl<H: Host> Session<H> {
             Frame::Reply { call, payload } => self.handle_reply(call, Ok(run.slice_ref(payload)))?,
             Frame::Refuse { call: 0, code, text } => {
                 self.refused = Some(StartRefused { code, text: text.into() });
-                self.finish(ExitReason::Normal, None);
+                self.finish(ExitReason::Normal, None, self.outgoing.appended);
             }
             Frame::Refuse { call, code, text } => self.handle_reply(call, Err(self.refusal(code, text)))?,
             Frame::Exit { from, to, taken, reason } => {
@@ -409,7 +409,7 @@ impl<H: Host> Session<H> {
             // What came before may still be taken: the owner ends later, if at all.
             self.outgoing.put(&Frame::Ended { taken: self.received, reason: ExitReason::Normal });
         }
-        self.finish(reason, Some(taken));
+        self.finish(reason, Some(taken), self.outgoing.appended);
         Ok(())
     }
 

@@ -12,7 +12,7 @@ use crate::{
     log::{Answer, At, Pid, Proc, Signal, Tapped, Token, What, token},
     login::Login,
     net::Wrote,
-    process::{Doing, Letter, Owed},
+    process::{Doing, Letter, Owed, Receipt},
     world::{Violation, World},
 };
 
@@ -72,7 +72,8 @@ pub(crate) struct End {
     watchers: Vec<u32>,
     pub(crate) lives_by_remotes: bool,
     watches: Vec<(u64, u64)>,
-    untaken_exits: usize,
+    /// Exits of the peer that no process has taken: sent explicitly, and over links.
+    untaken: [usize; 2],
     // What is listened to.
     tap: Vec<u8>,
     tapped: u64,
@@ -118,7 +119,7 @@ impl End {
             watchers: Vec::new(),
             lives_by_remotes: false,
             watches: Vec::new(),
-            untaken_exits: 0,
+            untaken: [0; 2],
             tap: Vec::new(),
             tapped: 0,
             read: 0,
@@ -307,9 +308,9 @@ impl World {
         self.session(at, |session, _| session.down(monitor, 0, reason));
     }
 
-    pub(crate) fn exit_taken(&mut self, explicit: Option<At>) {
-        if let Some(at) = explicit {
-            self.end(at).untaken_exits -= 1;
+    pub(crate) fn exit_taken(&mut self, receipt: Receipt) {
+        if let Some((at, link)) = receipt {
+            self.end(at).untaken[usize::from(link)] -= 1;
         }
     }
 
@@ -356,23 +357,25 @@ impl World {
         }
         let Some(delivery) = end.late.pop_front() else { return false };
         let far = |id| Pid::Far { conn: at.conn, id };
-        let mut tell = |to, from, signal, explicit: bool| {
+        let mut tell = |to, from, signal, exit: Option<bool>| {
             if let Pid::Local(proc) = to {
-                self.end(at).untaken_exits += usize::from(explicit);
-                self.handle_signal(proc, from, signal, explicit.then_some(at));
+                if let Some(link) = exit {
+                    self.end(at).untaken[usize::from(link)] += 1;
+                }
+                self.handle_signal(proc, from, signal, exit.map(|link| (at, link)));
             }
         };
         match delivery {
-            Delivery::Link { from, to } => tell(to, far(from), Signal::Link, false),
-            Delivery::Unlink { from, to, unlink } => tell(to, far(from), Signal::Unlink { id: unlink }, false),
+            Delivery::Link { from, to } => tell(to, far(from), Signal::Link, None),
+            Delivery::Unlink { from, to, unlink } => tell(to, far(from), Signal::Unlink { id: unlink }, None),
             Delivery::UnlinkAck { from, to, unlink } => {
-                tell(to, far(from), Signal::UnlinkAck { id: unlink }, false);
+                tell(to, far(from), Signal::UnlinkAck { id: unlink }, None);
             }
             Delivery::Exit { from, to, reason, link } => {
-                tell(to, far(from), Signal::Exit { reason, link }, !link);
+                tell(to, far(from), Signal::Exit { reason, link }, Some(link));
             }
             Delivery::Down { monitor, from, to, reason } => {
-                tell(to, far(from), Signal::Down { monitor, reason }, false);
+                tell(to, far(from), Signal::Down { monitor, reason }, None);
             }
             Delivery::Monitor { monitor, to } => {
                 self.last_monitor += 1;
@@ -807,10 +810,10 @@ impl World {
         end.read += len as u64;
         end.last_heard = now;
         let upto = end.read;
-        let untaken = end.untaken_exits;
+        let [explicit, of_links] = end.untaken;
         self.note(What::Read { at, upto });
         self.session(at, |session, now| {
-            session.set_untaken_exits(untaken);
+            session.set_untaken_exits(explicit, of_links);
             if !session.has_heard_all() {
                 session.handle_bytes(now, &piece);
             }
@@ -830,7 +833,14 @@ impl World {
         if self.end(at).last_call.is_some_and(|due| due <= now) {
             return self.finish_driver(at);
         }
-        self.session(at, |session, now| session.handle_timeout(now));
+        let lost = self.session(at, |session, now| {
+            session.handle_timeout(now);
+            session.is_lost()
+        });
+        if lost == Some(true) {
+            self.end(at).batch = Batch::default();
+            self.stop_writing(at);
+        }
         let due = self.end(at).session.as_ref().and_then(Session::poll_timeout);
         if due.is_some_and(|due| due <= now) {
             self.violations.push(Violation::new("a time-out that is handled and still due", format!("{at:?}")));

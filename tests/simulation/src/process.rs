@@ -67,14 +67,17 @@ pub(crate) struct Owed {
 
 #[derive(Debug)]
 pub(crate) enum Letter {
-    /// An exit signal became a message; explicitly sent by the peer of this session.
-    Exit { explicit: Option<At> },
+    /// An exit signal became a message.
+    Exit { receipt: Receipt },
     Down,
     Fed { at: At, message: Inbound },
     Ended { at: At, reason: ExitReason },
     /// A cast to this process itself.
     Direct { at: At, message: Inbound },
 }
+
+/// An exit that came from the peer of this session, over a link or not: it counts until it is taken.
+pub(crate) type Receipt = Option<(At, bool)>;
 
 /// What one thread does after another could have done something.
 #[derive(Clone, Debug)]
@@ -236,7 +239,7 @@ impl World {
             let signal = Signal::Exit { reason: ExitReason::NoProc, link: true };
             self.note(What::Signal { proc, from: to, signal, seen: true });
             if self.process(proc).trap_exit {
-                self.process(proc).mailbox.push_back(Letter::Exit { explicit: None });
+                self.process(proc).mailbox.push_back(Letter::Exit { receipt: None });
             } else {
                 self.decide(proc, ExitReason::NoProc);
             }
@@ -264,8 +267,8 @@ impl World {
         }
     }
 
-    /// `explicit`: an exit that the peer of this session sent of its own will, and that counts until it is taken.
-    pub(crate) fn handle_signal(&mut self, proc: Proc, from: Pid, signal: Signal, explicit: Option<At>) {
+    /// `receipt`: where it is an exit that a peer can cause any number of.
+    pub(crate) fn handle_signal(&mut self, proc: Proc, from: Pid, signal: Signal, receipt: Receipt) {
         let me = Pid::Local(proc);
         if self.process(proc).life == Life::Lost {
             return;
@@ -282,7 +285,7 @@ impl World {
                 }
                 _ => {}
             }
-            self.exit_taken(explicit);
+            self.exit_taken(receipt);
             return;
         }
         let there = self.process(proc);
@@ -316,7 +319,7 @@ impl World {
                 seen = there.links.handle_demonitor(MonitorRef::new(*monitor)).is_some();
             }
             Signal::Exit { reason, link } => {
-                return self.handle_exit(proc, from, reason.clone(), *link, explicit);
+                return self.handle_exit(proc, from, reason.clone(), *link, receipt);
             }
             Signal::Down { monitor, .. } => {
                 seen = there.links.handle_down(MonitorRef::new(*monitor)).is_some() && alive;
@@ -346,7 +349,7 @@ impl World {
         }
     }
 
-    fn handle_exit(&mut self, proc: Proc, from: Pid, reason: ExitReason, link: bool, explicit: Option<At>) {
+    fn handle_exit(&mut self, proc: Proc, from: Pid, reason: ExitReason, link: bool, receipt: Receipt) {
         let there = self.process(proc);
         let (trap_exit, alive) = (there.trap_exit, there.is_alive());
         let own = from == Pid::Local(proc);
@@ -355,10 +358,10 @@ impl World {
         let seen = alive && verdict != Verdict::Drop;
         self.note(What::Signal { proc, from, signal: Signal::Exit { reason, link }, seen });
         match verdict {
-            Verdict::Deliver if alive => self.process(proc).mailbox.push_back(Letter::Exit { explicit }),
-            Verdict::Drop | Verdict::Deliver => self.exit_taken(explicit),
+            Verdict::Deliver if alive => self.process(proc).mailbox.push_back(Letter::Exit { receipt }),
+            Verdict::Drop | Verdict::Deliver => self.exit_taken(receipt),
             Verdict::End(reason) => {
-                self.exit_taken(explicit);
+                self.exit_taken(receipt);
                 self.decide(proc, reason);
             }
         }
@@ -422,7 +425,7 @@ impl World {
         }
         for letter in std::mem::take(&mut self.process(proc).mailbox) {
             match letter {
-                Letter::Exit { explicit } => self.exit_taken(explicit),
+                Letter::Exit { receipt } => self.exit_taken(receipt),
                 Letter::Direct { at, message } => self.discard_direct(proc, at, &message),
                 _ => {}
             }

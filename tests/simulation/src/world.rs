@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::{Duration, Instant}};
 
-use lib_chan::{ExitReason, session::{Session, Unsendable}};
+use lib_chan::{ExitReason, session::{Flush, Session, Unsendable}};
 
 use crate::{
     end::{Drive, End},
@@ -49,7 +49,7 @@ pub(crate) struct Op {
 pub(crate) enum Kind {
     Cast { ticket: u64, token: Token },
     Call { call: u64, token: Token },
-    Flush { number: u64 },
+    Flush(Flush),
     Open,
     Close,
     /// Of a call that it has taken.
@@ -295,8 +295,8 @@ impl World {
                     true
                 })
             }
-            Kind::Flush { number } => {
-                let polled = self.session(at, |session, _| session.poll_flushed(number, || op)).flatten();
+            Kind::Flush(flush) => {
+                let polled = self.session(at, |session, _| session.poll_flushed(flush, || op)).flatten();
                 polled.is_some_and(|result| {
                     self.note(What::FlushEnd { op, result });
                     true
@@ -366,7 +366,10 @@ impl World {
                 self.note(What::CallGivenUp { token });
                 self.session(at, |session, now| session.cancel_call(now, call));
             }
-            Kind::Flush { .. } => self.note(What::FlushGivenUp { op }),
+            Kind::Flush(flush) => {
+                self.note(What::FlushGivenUp { op });
+                self.session(at, |session, _| session.forget_flush(flush));
+            }
             Kind::Open => self.let_go(at, reason.clone()),
             Kind::Close | Kind::Cancelled { .. } => {}
         }
@@ -504,7 +507,7 @@ impl World {
         }
         if let Some(letter) = self.process(proc).mailbox.pop_front() {
             return match letter {
-                Letter::Exit { explicit } => self.exit_taken(explicit),
+                Letter::Exit { receipt } => self.exit_taken(receipt),
                 Letter::Down => {}
                 Letter::Fed { at, message } => self.receive_letter(proc, at, message),
                 Letter::Direct { at, message } => self.receive_direct(proc, at, &message),
@@ -584,8 +587,8 @@ impl World {
         }
         if self.rng.once_in(8) {
             let flushed = self.session(at, |session, _| session.flush());
-            let Some(number) = flushed else { return };
-            let op = self.op(proc, at, Kind::Flush { number });
+            let Some(flush) = flushed else { return };
+            let op = self.op(proc, at, Kind::Flush(flush));
             self.note(What::Flush { at, op });
             self.poll_op(op);
             return;

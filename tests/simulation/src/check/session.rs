@@ -54,6 +54,7 @@ impl Sessions {
         let may_overload = [0, 1].map(|side| {
             let limits = &plan.limits[side];
             limits.max_reflections < 100 || limits.max_untaken_exits < 10 || limits.max_unsent < 100_000
+                || limits.max_links < 1000
         });
         Self {
             ends: BTreeMap::new(),

@@ -33,6 +33,8 @@ enum Link {
     Active,
     /// Taken back at this side; the other may not know.
     Unlinking,
+    /// Taken back by both.
+    BothUnlinking,
     /// Taken back by the other side.
     Unlinked,
 }
@@ -139,13 +141,17 @@ impl Signals {
                 }
             }
             Signal::Unlink { .. } => {
-                if self.links.get(&(proc, from)) == Some(&Link::Active) {
-                    self.links.insert((proc, from), Link::Unlinked);
+                match self.links.get_mut(&(proc, from)) {
+                    Some(link @ Link::Active) => *link = Link::Unlinked,
+                    Some(link @ Link::Unlinking) => *link = Link::BothUnlinking,
+                    _ => {}
                 }
             }
             Signal::UnlinkAck { .. } => {
-                if self.links.get(&(proc, from)) == Some(&Link::Unlinking) {
-                    self.links.remove(&(proc, from));
+                match self.links.get_mut(&(proc, from)) {
+                    Some(Link::Unlinking) => drop(self.links.remove(&(proc, from))),
+                    Some(link @ Link::BothUnlinking) => *link = Link::Unlinked,
+                    _ => {}
                 }
             }
             Signal::Exit { reason, link: true } => {
@@ -153,14 +159,15 @@ impl Signals {
                 if gone {
                     return;
                 }
-                // The link that is the session's own may have been taken back with one of the same name; and one of
+                // A link that this end refused may have been there still, under way to its end. The link that is the
+                // session's own may have been taken back with one of the same name; and one of
                 // this program may have begun to tell its end when the unlink came.
                 let own = match from {
                     Pid::Far { id: 0, .. } => !seen,
                     // An owner that is linked under both its names is told twice, and sees it once.
                     Pid::Far { conn, .. } => {
                         let here = sessions.of(at(conn, side));
-                        !seen && here.is_some_and(|end| end.owners.contains(&proc))
+                        !seen && (self.few_links || here.is_some_and(|end| end.owners.contains(&proc)))
                     }
                     _ => !seen,
                 };
@@ -278,9 +285,19 @@ impl Signals {
         for ((proc, to), link) in &self.links {
             if *link == Link::Active {
                 self.is_there(*proc, *to, sessions, "every link has an ending", broken);
-            } else if let (Link::Unlinking, Pid::Local(_)) = (link, to) {
-                let there = self.lives.get(proc).is_some_and(|life| !life.lost && life.decided.is_none());
-                broken.unless(!there, "every unlink is acknowledged", || format!("{proc} {to:?}"));
+            } else if *link != Link::Unlinked {
+                let waits = self.lives.get(proc).is_some_and(|life| {
+                    let far_waits = |conn| {
+                        let here = sessions.of(at(conn, life.side));
+                        sessions.is_healthy(conn) && here.is_some_and(|end| end.over.is_none())
+                    };
+                    let reachable = match to {
+                        Pid::Far { conn, .. } => far_waits(*conn),
+                        _ => true,
+                    };
+                    !life.lost && life.decided.is_none() && reachable
+                });
+                broken.unless(!waits, "every unlink is acknowledged", || format!("{proc} {to:?}"));
             }
         }
     }
