@@ -225,16 +225,19 @@ impl<H: Host> Session<H> {
             Frame::Exit { from, to, taken, reason } => {
                 let peers_link = taken.is_some() && self.border.is_set_by_peer(from, to);
                 let crossing = self.border.handle_exit(from, to, taken.is_some(), reason);
+                let mut too_many = false;
                 if let Crossing::Deliver(Delivery::Exit { link, .. }) = crossing {
                     self.untaken_exits += usize::from(!link);
                     // A link that ends leaves its place to another at once, but its exit signal may lie untaken.
                     self.untaken_ends += usize::from(peers_link);
-                    let too_many_ends = peers_link && self.untaken_ends > self.limits.max_links as usize;
-                    if self.untaken_exits > self.limits.max_untaken_exits || too_many_ends {
-                        return Err(Fault::Overload);
-                    }
+                    too_many = self.untaken_exits > self.limits.max_untaken_exits
+                        || peers_link && self.untaken_ends > self.limits.max_links as usize;
                 }
+                // The one too many is delivered all the same: it is the one ending of a link.
                 self.cross(crossing);
+                if too_many {
+                    return Err(Fault::Overload);
+                }
             }
             Frame::Ended { taken, reason } => self.handle_ended(taken, reason)?,
             Frame::Link { from, to } => {

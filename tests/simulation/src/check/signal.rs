@@ -171,7 +171,7 @@ impl Signals {
                     }
                     _ => !seen,
                 };
-                broken.unless(link.is_some() || own, "a link has one ending", || format!("{proc} {from:?} {reason:?}"));
+                broken.unless(link.is_some() || own || !alive, "a link has one ending", || format!("{proc} {from:?} {reason:?}"));
                 let taken_back = link.is_some_and(|link| link != Link::Active);
                 broken.unless(!(taken_back && seen), "a link that was taken back has no effect", || {
                     format!("{proc} {from:?} {reason:?}")
