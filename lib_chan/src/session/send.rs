@@ -243,7 +243,8 @@ impl<H: Host> Session<H> {
 
     fn put_call(&mut self, now: Instant, call: u64, payload: &mut Vec<u8>) {
         let Some(deadline) = self.asking.deadline(call) else { return };
-        let left = deadline.saturating_duration_since(now).as_millis() as u64;
+        // Rounded up: the callee must not give up before the caller does.
+        let left = deadline.saturating_duration_since(now).as_nanos().div_ceil(1_000_000) as u64;
         if deadline <= now {
             let late = CallError::new(Executed::No, CallFailure::Deadline);
             return self.asking.fail(call, late, &mut self.woken);
