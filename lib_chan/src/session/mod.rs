@@ -624,6 +624,11 @@ impl<H: Host> Session<H> {
         std::mem::take(&mut self.deliveries)
     }
 
+    /// Whether several calls are under way, of either end.
+    pub fn is_busy(&self) -> bool {
+        self.asking.in_flight() + self.owing.slots() > 1
+    }
+
     /// Whether something must be told to processes.
     pub fn has_deliveries(&self) -> bool {
         !self.deliveries.is_empty()
