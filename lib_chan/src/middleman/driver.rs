@@ -205,7 +205,13 @@ impl<S: AsyncBufRead + AsyncWrite + Unpin> Driver<S> {
         }
         self.armed = None;
         let now = now();
-        self.shared.session(|session| session.handle_timeout(now));
+        let lost = self.shared.session(|session| {
+            session.handle_timeout(now);
+            session.is_lost()
+        });
+        if lost {
+            self.stop_writing();
+        }
         true
     }
 

@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll, Waker},
     time::Instant,
@@ -92,9 +92,28 @@ pub(super) struct Inner {
     owner: Option<Pid>,
     /// The reason with which this end ended the session, if it did so first.
     let_go_for: Option<ExitReason>,
+    /// What this session has added to [`UNSENT_IN_ALL`].
+    counted: usize,
 }
 
+/// Unsent bytes of all sessions of the program.
+static UNSENT_IN_ALL: AtomicUsize = AtomicUsize::new(0);
+/// A session counts in steps of this length, so that a small message does not cost a word that all cores share.
+const COUNTED_STEP: usize = 64 * 1024;
+
 impl Inner {
+    /// Counts what is unsent now: how much it is in all sessions together.
+    fn count_unsent(&mut self) -> usize {
+        let unsent = if self.driver_gone { 0 } else { self.session.unsent() };
+        let steps = unsent - unsent % COUNTED_STEP;
+        let before = std::mem::replace(&mut self.counted, steps);
+        match steps.checked_sub(before) {
+            Some(0) => UNSENT_IN_ALL.load(Ordering::Relaxed),
+            Some(more) => UNSENT_IN_ALL.fetch_add(more, Ordering::Relaxed) + more,
+            None => UNSENT_IN_ALL.fetch_sub(before - steps, Ordering::Relaxed) - (before - steps),
+        }
+    }
+
     /// What must be told to processes; first the places of held messages, unless they are still to be held.
     pub(super) fn take_deliveries(&mut self, paused: bool) -> Vec<Delivery<Pid>> {
         let deliveries = self.session.take_deliveries();
@@ -115,6 +134,12 @@ impl Inner {
         }
         let waker = keep(cx)(self.watchers.remove(place));
         self.watchers.insert(*place, waker);
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        UNSENT_IN_ALL.fetch_sub(self.counted, Ordering::Relaxed);
     }
 }
 
@@ -166,6 +191,7 @@ impl Shared {
                 handed_out: BTreeMap::new(),
                 owner: None,
                 let_go_for: None,
+                counted: 0,
             }),
             taken: AtomicU64::new(0),
             paused: AtomicBool::new(false),
@@ -222,9 +248,14 @@ impl Shared {
     }
 
     fn effects(&self, inner: &mut Inner) -> Effects {
+        let crowded = inner.count_unsent() > self.limits.max_unsent_in_all;
         let session = &mut inner.session;
+        let share = self.limits.max_unsent_before_pause;
+        if crowded && session.unsent() > share + session.max_payload_len() {
+            session.break_off(ExitReason::Overload);
+        }
         let mut effects = Effects { woken: session.take_woken(), ..Effects::default() };
-        let paused = session.over().is_none() && session.unsent() > self.limits.max_unsent_before_pause;
+        let paused = session.over().is_none() && session.unsent() > if crowded { 0 } else { share };
         let resumed = self.paused.swap(paused, Ordering::Relaxed) && !paused;
         let over = session.over().is_some() && !std::mem::replace(&mut inner.end_told, true);
         if over || session.is_open() && !std::mem::replace(&mut inner.open_told, true) {

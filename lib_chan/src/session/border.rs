@@ -159,7 +159,9 @@ impl<P: Clone + Ord> Border<P> {
         }
         let link_of = |linked, process: &Option<P>| process.clone().filter(|_| linked);
         if moved || self.linked != linked {
-            if let Some(to) = link_of(self.linked, &self.owner) {
+            // One that has linked by itself as well keeps that link.
+            let old = link_of(self.linked, &self.owner).filter(|owner| !self.has_linked_to_owner(owner));
+            if let Some(to) = old {
                 deliveries.push(Delivery::Unlink { from: OWNER, to, unlink: NO_UNLINK });
             }
             if let Some(to) = link_of(linked, &owner) {
@@ -488,6 +490,11 @@ impl<P: Clone + Ord> Border<P> {
         } else {
             self.known.get(&id).map_or(Rights::NONE, |known| known.rights)
         }
+    }
+
+    /// Whether `process` has a link of its own to the far owner.
+    fn has_linked_to_owner(&self, process: &P) -> bool {
+        self.ids.get(process).and_then(|&id| self.links.get(&(id, OWNER))).is_some_and(Link::is_up)
     }
 
     /// The id under which `process` is linked to `far`.

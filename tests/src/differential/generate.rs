@@ -119,14 +119,15 @@ impl Writer {
     }
 
     fn step(&mut self, alive: &[Slot]) -> Step {
+        self.vain.clear();
         let Some(actor) = self.random.pick(alive).filter(|_| !self.random.percent(8)) else {
             return self.outside(alive);
         };
-        if self.held.contains(&actor) && self.random.percent(30) {
-            self.held.remove(&actor);
-            return Step { actor, ops: vec![Op::Release] };
+        if self.held.contains(&actor) {
+            return self.step_of_held(actor, alive);
         }
-        if self.random.percent(5) && self.held.insert(actor) {
+        if self.random.percent(8) {
+            self.held.insert(actor);
             return Step { actor, ops: vec![Op::Hold] };
         }
         if alive.len() < 4
@@ -135,8 +136,29 @@ impl Writer {
         {
             return Step { actor, ops: vec![spawn] };
         }
+        self.burst(actor, alive)
+    }
+
+    /// One that leaves its mailbox alone: mostly what may meet what waits in it.
+    fn step_of_held(&mut self, actor: Slot, alive: &[Slot]) -> Step {
+        let monitor = self.made_by(actor);
+        let to = self.target(alive);
+        let op = match self.random.below(8) {
+            0 | 1 => {
+                self.held.remove(&actor);
+                Some(Op::Release)
+            }
+            2 => monitor.map(Op::Demonitor),
+            3 | 4 => monitor.map(Op::DemonitorFlush),
+            5 => Some(Op::Unlink(to)),
+            6 => Some(Op::TrapExit(self.random.percent(50))),
+            _ => None,
+        };
+        op.map_or_else(|| self.burst(actor, alive), |op| Step { actor, ops: vec![op] })
+    }
+
+    fn burst(&mut self, actor: Slot, alive: &[Slot]) -> Step {
         let len = if self.random.percent(55) { 1 } else { 2 + self.random.below(4) };
-        self.vain.clear();
         let mut ops = Vec::new();
         while ops.len() < len {
             let Some(op) = self.op(actor, alive) else { continue };
@@ -247,7 +269,9 @@ impl Writer {
     }
 
     fn made_by(&mut self, actor: Slot) -> Option<Monitor> {
-        let made = self.made.get(&actor).and_then(|made| self.random.pick(made));
+        let made = self.made.get(&actor)?;
+        let last = made.last().filter(|_| self.random.percent(50)).copied();
+        let made = last.or_else(|| self.random.pick(made));
         made.filter(|monitor| !self.vain.contains(monitor))
     }
 

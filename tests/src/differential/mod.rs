@@ -3,6 +3,12 @@
 //!
 //! A program is a list of steps. In each, one process does a few things without a rest; then all come to rest: every
 //! process is asked whether it has seen anything, again and again, until nobody has. Nothing waits for time to pass.
+//!
+//! A campaign is a command, which also runs one program again by its seed:
+//!
+//! ```console
+//! $ cargo run -p chan-tests --bin differential -- --programs 20000 --steps 25 --first 0
+//! ```
 
 pub mod erlang;
 pub mod generate;

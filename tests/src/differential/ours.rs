@@ -99,6 +99,9 @@ impl World {
     }
 
     /// Runs a step, and lets all come to rest.
+    ///
+    /// # Panics
+    /// If a process does not answer the driver as it should.
     pub async fn step(&mut self, step: &Step) {
         if step.actor == OUTSIDE {
             let values = step.ops.iter().map(|op| self.shared.outside(*op)).collect();
@@ -116,6 +119,9 @@ impl World {
     }
 
     /// Ends what is left, and gives what was seen.
+    ///
+    /// # Panics
+    /// Never: every process that is alive was spawned.
     pub async fn finish(mut self) -> Trace {
         for slot in &self.alive {
             self.shared.entrance(*slot).expect("it was spawned").address.pid().exit(ExitReason::Kill);

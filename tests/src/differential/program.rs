@@ -86,7 +86,10 @@ impl Reason {
         }
     }
 
-    /// What was said here. A reason that no program sends is told apart from all that are.
+    /// What was said here.
+    ///
+    /// # Panics
+    /// For a reason that no program sends.
     pub fn of_ours(reason: &ExitReason) -> Self {
         match reason {
             ExitReason::Normal => Self::Normal,

@@ -119,6 +119,22 @@ async fn s76_s78_unless_it_is_flushed() {
 }
 
 #[tokio::test]
+async fn s78_also_when_it_came_out_of_the_mailbox_along_with_another() {
+    let watch = spawn(|mut me: Process| async move {
+        let (first, one) = me.spawn_monitor(|_: Process| async { Err(boom()) });
+        first.pid().ended().await;
+        let (second, two) = me.spawn_monitor(|_: Process| async { Err(boom()) });
+        second.pid().ended().await;
+        // The mailbox gives all it has at a time.
+        assert_eq!(me.recv().await, Event::Down(one, first.pid(), boom()));
+        assert!(!me.demonitor_flush(two));
+        assert_eq!(now(me.recv()).await, None);
+        Ok(())
+    });
+    assert_eq!(watch.pid().ended().await, Normal);
+}
+
+#[tokio::test]
 async fn s79_it_is_given_up_once() {
     let (a, _b, r) = pair().await;
     assert_eq!(a.does(move |me| [me.demonitor(r), me.demonitor(r)]).await, [true, false]);
