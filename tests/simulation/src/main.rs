@@ -13,6 +13,7 @@ use chan_simulation::{Counts, run};
 fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
     let (mut seeds, mut left_out, mut log, mut threads) = (0..10_000, BTreeSet::new(), false, 1);
+    let mut first_only = false;
     while let Some(arg) = args.next() {
         let mut value = || args.next().unwrap_or_default();
         match arg.as_str() {
@@ -28,17 +29,18 @@ fn main() -> ExitCode {
             "--without" => left_out = value().split(',').filter_map(|step| step.parse().ok()).collect(),
             "--threads" => threads = value().parse().unwrap_or(1),
             "--log" => log = true,
+            "--first" => first_only = true,
             other => {
                 println!("unknown: {other}");
                 return ExitCode::from(2);
             }
         }
     }
-    campaign(seeds, &left_out, log, threads)
+    campaign(seeds, &left_out, log, threads, if first_only { 1 } else { 40 })
 }
 
 #[expect(clippy::disallowed_methods, reason = "the rate is real")]
-fn campaign(seeds: std::ops::Range<u64>, left_out: &BTreeSet<u64>, log: bool, threads: usize) -> ExitCode {
+fn campaign(seeds: std::ops::Range<u64>, left_out: &BTreeSet<u64>, log: bool, threads: usize, most: u64) -> ExitCode {
     let start = Instant::now();
     let next = AtomicU64::new(seeds.start);
     let failed = AtomicU64::new(0);
@@ -50,7 +52,7 @@ fn campaign(seeds: std::ops::Range<u64>, left_out: &BTreeSet<u64>, log: bool, th
                 let mut runs = 0;
                 loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= seeds.end || failed.load(Ordering::Relaxed) >= 40 {
+                    if seed >= seeds.end || failed.load(Ordering::Relaxed) >= most {
                         break;
                     }
                     let result = run(seed, left_out);

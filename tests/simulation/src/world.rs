@@ -815,7 +815,9 @@ impl World {
                 }
             }
             _ => {
-                if self.rng.once_in(8) {
+                // A session that is not open yet is nobody's, and would wait for a process that is stuck.
+                let opens = self.ops.iter().any(|op| op.proc == proc && !op.over && op.kind == Kind::Open);
+                if self.rng.once_in(8) && !opens {
                     self.process(proc).stuck = true;
                 }
             }

@@ -1,6 +1,6 @@
 //! Links, monitors and exits: each has one ending, with the right reason.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use lib_chan::ExitReason;
 
@@ -47,6 +47,8 @@ pub(super) struct Signals {
     /// Exits sent and not come, by sender.
     exits: Vec<(Proc, Pid, ExitReason)>,
     few_links: bool,
+    /// Links made again while the one before was under way to its end: the end of the session may come to both.
+    made_anew: BTreeSet<(Proc, Pid)>,
 }
 
 impl Signals {
@@ -56,6 +58,7 @@ impl Signals {
             links: BTreeMap::new(),
             monitors: BTreeMap::new(),
             exits: Vec::new(),
+            made_anew: BTreeSet::new(),
             few_links: plan.limits.iter().any(|limits| limits.max_links < 1000),
         }
     }
@@ -96,6 +99,9 @@ impl Signals {
             }
             What::LinkOp { proc, to, fresh } => {
                 let before = self.links.insert((*proc, *to), Link::Active);
+                if before.is_some_and(|before| before != Link::Active) {
+                    self.made_anew.insert((*proc, *to));
+                }
                 let same = (before != Some(Link::Active)) == *fresh;
                 broken.unless(same, "a process knows its links", || format!("{proc} {to:?} {before:?}"));
             }
@@ -167,7 +173,9 @@ impl Signals {
                     // An owner that is linked under both its names is told twice, and sees it once.
                     Pid::Far { conn, .. } => {
                         let here = sessions.of(at(conn, side));
-                        !seen && (self.few_links || here.is_some_and(|end| end.owners.contains(&proc)))
+                        !seen
+                            && (self.few_links || self.made_anew.contains(&(proc, from))
+                                || here.is_some_and(|end| end.owners.contains(&proc)))
                     }
                     _ => !seen,
                 };
