@@ -61,7 +61,7 @@ impl Seen {
 
     /// Whether it may come in any order with others of the kind from the same sender.
     const fn is_unordered(self) -> bool {
-        matches!(self, Self::Down(..) | Self::Exit(_, Reason::NoProc))
+        matches!(self, Self::Down(..) | Self::Exit(_, Reason::NoProc | Reason::NoConnection))
     }
 }
 
@@ -102,7 +102,8 @@ impl Trace {
     /// Leaves only what both worlds must agree on, in an order that both must agree on:
     ///
     /// * Between two rests a process sees what one other sent in order, and nothing is said about several others.
-    /// * Several monitors of one process fire in any order, and of one that was not there links and monitors do.
+    /// * Several monitors of one process fire in any order, and of one that was not there, or is out of reach,
+    ///   links and monitors do.
     /// * What a process saw in the step in which it ended is its secret: it may have ended before it looked.
     /// * A process that ended in the step that spawned it may have ended before the observer knew it.
     #[must_use]
