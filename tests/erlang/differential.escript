@@ -195,11 +195,12 @@ rest(Least, #world{round = Round, alive = Alive, slots = Slots} = World) ->
     end.
 
 answers(Awaited, Loud, World) when map_size(Awaited) =:= 0 -> {Loud, World};
-answers(Awaited, Loud, #world{numbers = Numbers} = World) ->
+answers(Awaited, Loud, #world{numbers = Numbers, slots = Slots} = World) ->
     receive
         {'$quiet', Slot, []} -> answers(maps:remove(Slot, Awaited), Loud, World);
         {'$quiet', Slot, Events} ->
-            Said = lists:foldl(fun(Event, W) -> see(Slot, event(Event, Numbers), W) end, World, Events),
+            Node = node(maps:get(Slot, Slots)),
+            Said = lists:foldl(fun(Event, W) -> see(Slot, event(Event, Node, Numbers), W) end, World, Events),
             answers(maps:remove(Slot, Awaited), true, Said);
         {'DOWN', _, process, Pid, Reason} ->
             Slot = maps:get(Pid, Numbers),
@@ -210,11 +211,17 @@ ended(Slot, Reason, #world{alive = Alive, born = Born, step = Step} = World) ->
     Known = case Born of #{Slot := Step} -> 9; #{} -> reason(Reason) end,
     see(Slot, <<5, Known, 0, 0>>, World#world{alive = maps:remove(Slot, Alive)}).
 
-event({message, From, Number}, _) -> <<2, From, Number, 0>>;
-event({exit, Pid, Reason}, Numbers) -> <<3, (maps:get(Pid, Numbers, ?OUTSIDE)), (reason(Reason)), 0>>;
-event({down, Monitor, {_Name, _Node}, Reason}, _) -> <<4, Monitor, ?OUTSIDE, (reason(Reason))>>;
-event({down, Monitor, Pid, Reason}, Numbers) ->
+event({message, From, Number}, _, _) -> <<2, From, Number, 0>>;
+event({exit, Pid, Reason}, Node, Numbers) ->
+    Slot = maps:get(Pid, Numbers, ?OUTSIDE),
+    Known = case hidden(Slot, Pid, Node) of true -> ?OUTSIDE; false -> Slot end,
+    <<3, Known, (reason(Reason)), 0>>;
+event({down, Monitor, {_Name, _Node}, Reason}, _, _) -> <<4, Monitor, ?OUTSIDE, (reason(Reason))>>;
+event({down, Monitor, Pid, Reason}, _, Numbers) ->
     <<4, Monitor, (maps:get(Pid, Numbers, ?OUTSIDE)), (reason(Reason))>>.
+
+%% Whether this process is not known at the other end.
+hidden(Slot, Pid, Node) -> Slot rem 5 =:= 2 andalso node(Pid) =/= Node.
 
 outside([], World, Results) -> {lists:reverse(Results), World};
 outside([{1, Child, _, Life} | Ops], #world{ends = Ends, slots = Slots} = World, Results) ->
@@ -289,10 +296,10 @@ op({2, To, _, _}, Actor) ->
     {to(To, Actor, fun(Pid) -> try link(Pid), 1 catch error:noproc -> 3 end end), Actor};
 op({3, From, _, _}, Actor) ->
     {to(From, Actor, fun(Pid) -> unlink(Pid), 0 end), Actor};
-op({4, Of, Monitor, _}, #actor{slots = Slots} = Actor) ->
-    case Slots of
-        #{Of := Pid} -> {0, monitored(Monitor, monitor(process, Pid), Actor)};
-        #{} -> {4, Actor}
+op({4, Of, Monitor, _}, Actor) ->
+    case to(Of, Actor, fun(Pid) -> monitor(process, Pid) end) of
+        4 -> {4, Actor};
+        Ref -> {0, monitored(Monitor, Ref, Actor)}
     end;
 op({5, Name, Monitor, _}, Actor) ->
     case whereis(name(Name)) of
@@ -331,7 +338,8 @@ demonitor_with(Monitor, Options, #actor{monitors = Monitors}) ->
         #{} -> 4
     end.
 
-to(Slot, #actor{slots = Slots}, F) -> with(Slot, Slots, F).
+to(Slot, #actor{slots = Slots}, F) ->
+    with(Slot, Slots, fun(Pid) -> case hidden(Slot, Pid, node()) of true -> 4; false -> F(Pid) end end).
 
 with(Slot, Slots, F) ->
     case Slots of

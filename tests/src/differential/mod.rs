@@ -26,7 +26,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use erlang::Erlang;
 use ours::World;
-use program::{Ends, Op, Program};
+use program::{Ends, Op, Program, Step};
 use trace::{Difference, Seen, Trace};
 
 /// What a campaign has done.
@@ -145,7 +145,9 @@ impl Campaign {
         format!(
             "seed {seed} with {} steps differs; at its shortest:\n{difference}run it again with\n  \
              cargo run -p chan-tests --bin differential -- --first {seed} --programs 1 --steps {} --ends {}\n",
-            self.steps, self.steps, self.ends as u8 + 1
+            self.steps,
+            self.steps,
+            self.ends as u8 + 1
         )
     }
 
@@ -168,18 +170,27 @@ impl Campaign {
     }
 }
 
+/// What was done at the same time as the step is then done alone.
 fn without_step(program: &Program, step: usize) -> Program {
     let mut smaller = program.clone();
     smaller.0.remove(step);
+    if let Some(before) = step.checked_sub(1).and_then(|before| smaller.0.get_mut(before)) {
+        before.meanwhile = false;
+    }
     smaller
 }
 
+/// Of steps at the same time all links stay: with others it could be open what comes of them.
 fn without_ops(program: &Program, step: usize) -> Vec<Program> {
-    let ops = program.0.get(step).map_or(0, |step| step.ops.len());
+    let Some(Step { ops, meanwhile, .. }) = program.0.get(step) else { return Vec::new() };
+    let before = step.checked_sub(1).and_then(|before| program.0.get(before));
+    let paired = *meanwhile || before.is_some_and(|before| before.meanwhile);
+    let stays = |op: &Op| paired && matches!(op, Op::Link(_) | Op::Unlink(_));
     let without = |op: usize| {
         let mut smaller = program.clone();
         smaller.0[step].ops.remove(op);
         smaller
     };
-    if ops > 1 { (0..ops).map(without).collect() } else { Vec::new() }
+    let len = ops.len();
+    (0..len).filter(|op| len > 1 && !stays(&ops[*op])).map(without).collect()
 }

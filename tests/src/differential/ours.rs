@@ -57,7 +57,7 @@ struct Table {
 struct Entrance {
     end: usize,
     address: Address<Note>,
-    /// As the other end knows it.
+    /// As the other end knows it, if there is one and it does.
     far: Option<Arc<Handed<Note>>>,
     commands: UnboundedSender<Command>,
 }
@@ -323,13 +323,14 @@ impl Shared {
     /// Does something with a process as this end knows it.
     fn with(&self, end: usize, slot: Slot, f: impl FnOnce(&Reached) -> Value) -> Value {
         let Some(entrance) = self.entrance(slot) else { return Value::Absent };
-        f(&match entrance.far {
-            Some(far) if entrance.end != end => Reached::Far(far),
-            _ => Reached::Near(entrance.address),
-        })
+        match entrance.far {
+            _ if entrance.end == end => f(&Reached::Near(entrance.address)),
+            Some(far) => f(&Reached::Far(far)),
+            None => Value::Absent,
+        }
     }
 
-    /// Spawns a process in the way that is given, hands it to the other end, and enters it.
+    /// Spawns a process in the way that is given, hands it to the other end unless it is hidden, and enters it.
     fn bear(
         self: &Arc<Self>,
         end: usize,
@@ -340,7 +341,8 @@ impl Shared {
         let (sender, commands) = unbounded_channel();
         let shared = Arc::clone(self);
         let address = spawn(Box::new(move |me| Box::pin(live(me, life, (end, child), shared, commands))));
-        let far = self.remotes.as_ref().map(|remotes| {
+        let remotes = self.remotes.as_ref().filter(|_| !self.ends.hides(child));
+        let far = remotes.map(|remotes| {
             let id = remotes[end].hand_out(&address, |note: Note| note);
             Arc::new(remotes[1 - end].handed::<Note>(id))
         });
@@ -523,9 +525,9 @@ impl Actor {
             }),
             Op::Unregister(name) if shared.names[self.end].unregister(text(name)) => Value::True,
             Op::Unregister(_) => Value::Failed,
-            Op::WhereIs(name) => {
-                shared.named(self.end, name).map_or(Value::Failed, |it| Value::Process(shared.number(&it.pid())))
-            }
+            Op::WhereIs(name) => shared
+                .named(self.end, name)
+                .map_or(Value::Failed, |it| Value::Process(shared.number(&it.pid()))),
             Op::ExitTo(to, reason) => shared.with(self.end, to, |it| exit(&it.pid(), reason)),
             Op::Hold | Op::Release => {
                 self.held = op == Op::Hold;

@@ -15,7 +15,9 @@ fn random_programs_are_seen_alike_in_erlang_and_here() {
     if !available("escript") {
         return;
     }
-    let figures = Campaign::start(25, 1, Ends::One).run(0..PROGRAMS).unwrap_or_else(|difference| panic!("{difference}"));
+    let figures = Campaign::start(25, 1, Ends::One)
+        .run(0..PROGRAMS)
+        .unwrap_or_else(|difference| panic!("{difference}"));
     assert_eq!(figures.programs, PROGRAMS);
     assert!(figures.steps >= 20 * PROGRAMS, "{figures:?}");
     // Without these it would compare silence with silence.
