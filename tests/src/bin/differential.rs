@@ -1,15 +1,15 @@
 //! Runs random programs on a real Erlang and on our processes, and says where they differ. See
 //! `chan_tests::differential`.
 //!
-//! `differential [--programs 20000] [--steps 25] [--first 0] [--threads 1]`
+//! `differential [--programs 20000] [--steps 25] [--first 0] [--threads 1] [--ends 1]`
 #![expect(clippy::print_stdout, reason = "it is a program")]
 
 use std::process::ExitCode;
 
-use chan_tests::differential::Campaign;
+use chan_tests::differential::{Campaign, program::Ends};
 
 fn main() -> ExitCode {
-    let mut options = Options { programs: 20_000, steps: 25, first: 0, threads: 1 };
+    let mut options = Options { programs: 20_000, steps: 25, first: 0, threads: 1, ends: Ends::One };
     if let Err(complaint) = options.read(std::env::args().skip(1)) {
         eprintln!("{complaint}");
         return ExitCode::from(2);
@@ -18,7 +18,7 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let started = tokio::time::Instant::now();
-    let mut campaign = Campaign::start(options.steps, options.threads);
+    let mut campaign = Campaign::start(options.steps, options.threads, options.ends);
     match campaign.run(options.first..options.first + options.programs) {
         Ok(figures) => {
             println!("{figures:?} in {:?}, no difference", started.elapsed());
@@ -36,6 +36,7 @@ struct Options {
     steps: usize,
     first: u64,
     threads: usize,
+    ends: Ends,
 }
 
 impl Options {
@@ -49,7 +50,11 @@ impl Options {
                 "--steps" => self.steps = small?,
                 "--first" => self.first = value,
                 "--threads" => self.threads = small?.max(1),
-                _ => return Err(format!("{name} is no option: --programs, --steps, --first, --threads are")),
+                "--ends" => self.ends = if value == 2 { Ends::Two } else { Ends::One },
+                _ => {
+                    let known = "--programs, --steps, --first, --threads, --ends";
+                    return Err(format!("{name} is no option: {known} are"));
+                }
             }
         }
         Ok(())

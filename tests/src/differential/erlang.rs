@@ -4,7 +4,7 @@ use std::io::{self, Read, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-use super::program::Program;
+use super::program::{Ends, Program};
 use super::trace::Trace;
 
 /// One Erlang, started once and given many programs.
@@ -16,14 +16,18 @@ pub struct Erlang {
 }
 
 impl Erlang {
-    /// Starts one.
+    /// Starts one; for two ends, with the two nodes that are the ends.
     ///
     /// # Panics
     /// If `escript` cannot be started; look for it first.
-    pub fn start() -> Self {
+    pub fn start(ends: Ends) -> Self {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("erlang/differential.escript");
         let mut command = Command::new("escript");
-        command.arg(script).stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.arg(script).arg(match ends {
+            Ends::One => "one",
+            Ends::Two => "two",
+        });
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().expect("escript is installed");
         let input = child.stdin.take().expect("it is piped");
         let output = child.stdout.take().expect("it is piped");

@@ -8,12 +8,16 @@
 //! * `link` to a process that has been told to end: that raises or sends a signal, as it happens.
 //! * `demonitor` right after the monitor of a process that is not there: the signal may be in the mailbox already.
 //! * Anything after a `spawn` in the same step: the driver has to know the process first.
+//! * More than what is about the same process after a `link` to a far one that is not there: its exit signal comes at
+//!   any time later, and may end the actor. When the connection is lost it may be there at once.
+//! * What two do to each other at the same time, unless it comes to the same in whichever order it arrives: messages,
+//!   monitors, and links that both of them leave as they want them to be: there or not.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::ours::World;
 use super::program::{
-    Life, Monitor, Name, OUTSIDE, Op, Program, Reason, Slot, SpawnHow, Step, monitor_of_child,
+    Ends, Life, Monitor, Name, OUTSIDE, Op, Program, Reason, Slot, SpawnHow, Step, monitor_of_child,
 };
 use super::random::Random;
 use super::trace::Trace;
@@ -23,26 +27,37 @@ const MAX_PROCESSES: Slot = 24;
 
 /// The program of this seed, with what our processes did. `steps` that are not left out, then a last look: everybody
 /// reads its mailbox, and is then killed, one after the other, which shows the links and monitors that there were.
-pub async fn generate(seed: u64, steps: usize) -> (Program, Trace) {
-    let mut writer = Writer::new(seed);
-    let mut world = World::new();
+pub async fn generate(seed: u64, steps: usize, ends: Ends) -> (Program, Trace) {
+    let mut writer = Writer::new(seed, ends);
+    let mut world = World::start(ends).await;
     let mut program = Program::default();
-    let mut run = async |step: Step| {
-        world.step(&step).await;
-        program.0.push(step);
+    let mut run = async |steps: Vec<Step>| {
+        for step in steps {
+            world.step(&step).await;
+            program.0.push(step);
+        }
         world.alive().collect::<Vec<_>>()
     };
-    let mut alive = run(writer.first()).await;
-    for _ in 0..steps {
-        alive = run(writer.step(&alive)).await;
+    let cut_before = writer.cut_before(steps);
+    let mut alive = run(vec![writer.first()]).await;
+    let mut done = 0;
+    while done < steps {
+        if cut_before.is_some_and(|step| step <= done)
+            && let Some(cut) = writer.cut()
+        {
+            alive = run(vec![cut]).await;
+        }
+        let next = writer.next(&alive);
+        done += next.len();
+        alive = run(next).await;
     }
     for actor in std::mem::take(&mut writer.held) {
         if alive.contains(&actor) {
-            alive = run(Step { actor, ops: vec![Op::Release] }).await;
+            alive = run(vec![Step::new(actor, vec![Op::Release])]).await;
         }
     }
     while let Some(last) = alive.last() {
-        alive = run(Step { actor: OUTSIDE, ops: vec![Op::ExitTo(*last, Reason::Kill)] }).await;
+        alive = run(vec![Step::new(OUTSIDE, vec![Op::ExitTo(*last, Reason::Kill)])]).await;
     }
     (program, world.finish().await)
 }
@@ -90,7 +105,12 @@ const KINDS: [(usize, Kind); 17] = [
 
 struct Writer {
     random: Random,
+    ends: Ends,
+    /// The connection between the ends is lost.
+    cut: bool,
     spawned: Slot,
+    /// At which end each process is.
+    places: BTreeMap<Slot, usize>,
     monitors: Monitor,
     /// Messages are numbered, so that each is known.
     messages: u8,
@@ -101,10 +121,13 @@ struct Writer {
 }
 
 impl Writer {
-    const fn new(seed: u64) -> Self {
+    const fn new(seed: u64, ends: Ends) -> Self {
         Self {
             random: Random::new(seed),
+            ends,
+            cut: false,
             spawned: 0,
+            places: BTreeMap::new(),
             monitors: 0,
             messages: 0,
             made: BTreeMap::new(),
@@ -114,8 +137,78 @@ impl Writer {
     }
 
     fn first(&mut self) -> Step {
-        let ops = (0..3).filter_map(|_| self.spawn(SpawnHow::Plain, Life::Serve)).collect();
-        Step { actor: OUTSIDE, ops }
+        let count = match self.ends {
+            Ends::One => 3,
+            Ends::Two => 4,
+        };
+        let ops = (0..count).filter_map(|_| self.spawn(OUTSIDE, SpawnHow::Plain, Life::Serve)).collect();
+        Step::new(OUTSIDE, ops)
+    }
+
+    /// Whether and when the connection is lost: in a quarter of the programs.
+    fn cut_before(&mut self, steps: usize) -> Option<usize> {
+        (self.ends == Ends::Two && self.random.percent(25)).then(|| self.random.below(steps))
+    }
+
+    fn cut(&mut self) -> Option<Step> {
+        let first = u8::from(self.random.percent(50));
+        (!std::mem::replace(&mut self.cut, true)).then(|| Step::new(OUTSIDE, vec![Op::Cut(first)]))
+    }
+
+    fn next(&mut self, alive: &[Slot]) -> Vec<Step> {
+        let crossing = self.ends == Ends::Two && !self.cut && self.random.percent(25);
+        let pair = if crossing { self.random.pick(alive).zip(self.random.pick(alive)) } else { None };
+        match pair.filter(|(one, other)| one != other) {
+            Some((one, other)) => self.crossing(one, other, alive),
+            None => vec![self.step(alive)],
+        }
+    }
+
+    /// Two at the same time, mostly about each other.
+    fn crossing(&mut self, one: Slot, other: Slot, alive: &[Slot]) -> Vec<Step> {
+        self.vain.clear();
+        // Both want the same in the end, or only the first has to do with their link.
+        let linked = self.random.percent(50);
+        let last = |to| if linked { Op::Link(to) } else { Op::Unlink(to) };
+        let both = self.random.percent(70);
+        let mut first = self.peaceful(one, other, true, alive);
+        let mut second = self.peaceful(other, one, both, alive);
+        if both {
+            first.insert(self.random.below(first.len() + 1), last(other));
+            second.insert(self.random.below(second.len() + 1), last(one));
+            settle(&mut first, last(other));
+            settle(&mut second, last(one));
+        }
+        vec![Step { actor: one, ops: first, meanwhile: true }, Step::new(other, second)]
+    }
+
+    /// A burst that ends nobody, to be done while `other` does one.
+    fn peaceful(&mut self, actor: Slot, other: Slot, links: bool, alive: &[Slot]) -> Vec<Op> {
+        let mut ops = Vec::new();
+        for _ in 0..1 + self.random.below(4) {
+            let to = if self.random.percent(75) { other } else { self.random.pick(alive).unwrap_or(other) };
+            let may_link = links || to != other;
+            let op = match self.random.below(9) {
+                0..=2 if may_link => Some(Op::Link(to)),
+                3 | 4 if may_link => Some(Op::Unlink(to)),
+                5 => self.monitor(actor).map(|monitor| Op::Monitor(to, monitor)),
+                6 => self.made_by(actor).map(Op::Demonitor),
+                7 => self.made_by(actor).map(Op::DemonitorFlush),
+                _ => Some(Op::Send(to, self.message())),
+            };
+            ops.extend(op);
+        }
+        ops
+    }
+
+    /// At the other end than this one.
+    fn is_far(&self, actor: Slot, to: Slot) -> bool {
+        self.places.get(&actor) != self.places.get(&to)
+    }
+
+    /// Not alive, or out of reach.
+    fn is_vain(&self, actor: Slot, to: Slot, alive: &[Slot]) -> bool {
+        !alive.contains(&to) || self.cut && self.is_far(actor, to)
     }
 
     fn step(&mut self, alive: &[Slot]) -> Step {
@@ -128,13 +221,13 @@ impl Writer {
         }
         if self.random.percent(8) {
             self.held.insert(actor);
-            return Step { actor, ops: vec![Op::Hold] };
+            return Step::new(actor, vec![Op::Hold]);
         }
         if alive.len() < 4
             && self.random.percent(40)
-            && let Some(spawn) = self.any_spawn()
+            && let Some(spawn) = self.any_spawn(actor)
         {
-            return Step { actor, ops: vec![spawn] };
+            return Step::new(actor, vec![spawn]);
         }
         self.burst(actor, alive)
     }
@@ -154,7 +247,7 @@ impl Writer {
             6 => Some(Op::TrapExit(self.random.percent(50))),
             _ => None,
         };
-        op.map_or_else(|| self.burst(actor, alive), |op| Step { actor, ops: vec![op] })
+        op.map_or_else(|| self.burst(actor, alive), |op| Step::new(actor, vec![op]))
     }
 
     fn burst(&mut self, actor: Slot, alive: &[Slot]) -> Step {
@@ -170,8 +263,24 @@ impl Writer {
                 self.after_exit_to(to, len, &mut ops);
                 break;
             }
+            if let Op::Link(to) = op
+                && self.is_far(actor, to)
+                && self.is_vain(actor, to, alive)
+            {
+                self.after_vain_link(to, len, &mut ops);
+                break;
+            }
         }
-        Step { actor, ops }
+        Step::new(actor, ops)
+    }
+
+    /// The same one again.
+    fn after_vain_link(&mut self, to: Slot, len: usize, ops: &mut Vec<Op>) {
+        while ops.len() < len && !self.cut {
+            let number = self.message();
+            let again = [(2, Op::Unlink(to)), (2, Op::Link(to)), (1, Op::Send(to, number))];
+            ops.push(self.random.weighted(&again));
+        }
     }
 
     /// Only to the same one: all that arrives there arrives in order.
@@ -188,9 +297,9 @@ impl Writer {
         let op = match to {
             Some(to) if self.random.percent(50) => Some(Op::ExitTo(to, self.reason())),
             Some(to) => Some(Op::Send(to, self.message())),
-            None => self.spawn(SpawnHow::Plain, Life::Serve),
+            None => self.spawn(OUTSIDE, SpawnHow::Plain, Life::Serve),
         };
-        Step { actor: OUTSIDE, ops: op.into_iter().collect() }
+        Step::new(OUTSIDE, op.into_iter().collect())
     }
 
     fn op(&mut self, actor: Slot, alive: &[Slot]) -> Option<Op> {
@@ -204,7 +313,7 @@ impl Writer {
             Kind::Link => Op::Link(to),
             Kind::Monitor => {
                 let monitor = self.monitor(actor)?;
-                if !alive.contains(&to) {
+                if self.is_vain(actor, to, alive) {
                     self.vain.insert(monitor);
                 }
                 Op::Monitor(to, monitor)
@@ -215,7 +324,7 @@ impl Writer {
             Kind::Send => Op::Send(to, self.message()),
             Kind::SendName => Op::SendName(self.name(), self.message()),
             Kind::Spawn => {
-                let spawn = self.any_spawn()?;
+                let spawn = self.any_spawn(actor)?;
                 if let Op::Spawn(child, SpawnHow::Monitored, _) = spawn {
                     self.made.entry(actor).or_default().push(monitor_of_child(child));
                 }
@@ -238,7 +347,7 @@ impl Writer {
         u8::try_from(self.random.below(usize::from(self.spawned))).unwrap_or(0)
     }
 
-    fn any_spawn(&mut self) -> Option<Op> {
+    fn any_spawn(&mut self, parent: Slot) -> Option<Op> {
         let how =
             self.random.weighted(&[(1, SpawnHow::Plain), (2, SpawnHow::Linked), (2, SpawnHow::Monitored)]);
         let reason = self.reason();
@@ -248,13 +357,15 @@ impl Writer {
             (1, Life::Crash),
             (2, Life::Exit(reason)),
         ]);
-        self.spawn(how, life)
+        self.spawn(parent, how, life)
     }
 
-    fn spawn(&mut self, how: SpawnHow, life: Life) -> Option<Op> {
+    fn spawn(&mut self, parent: Slot, how: SpawnHow, life: Life) -> Option<Op> {
         let child = self.spawned;
         (child < MAX_PROCESSES).then(|| {
             self.spawned += 1;
+            let place = self.places.get(&parent).copied().unwrap_or_else(|| self.ends.of(child));
+            self.places.insert(child, place);
             Op::Spawn(child, how, life)
         })
     }
@@ -286,5 +397,18 @@ impl Writer {
 
     fn reason(&mut self) -> Reason {
         self.random.pick(&Reason::SENT).unwrap_or(Reason::Boom)
+    }
+}
+
+/// Leaves of what is done about one link only that which makes its last state this one's.
+fn settle(ops: &mut Vec<Op>, last: Op) {
+    let about = |op: &Op| match (*op, last) {
+        (Op::Link(to) | Op::Unlink(to), Op::Link(of) | Op::Unlink(of)) => to == of,
+        _ => false,
+    };
+    if let Some(place) = ops.iter().rposition(about)
+        && let Some(op) = ops.get_mut(place)
+    {
+        *op = last;
     }
 }

@@ -4,10 +4,14 @@
 //! A program is a list of steps. In each, one process does a few things without a rest; then all come to rest: every
 //! process is asked whether it has seen anything, again and again, until nobody has. Nothing waits for time to pass.
 //!
+//! The processes are in one place, or spread over the two ends of a session: in Erlang, over two nodes. Then two of
+//! them may do something at the same time, and the connection may be lost.
+//!
 //! A campaign is a command, which also runs one program again by its seed:
 //!
 //! ```console
-//! $ cargo run -p chan-tests --bin differential -- --programs 20000 --steps 25 --first 0
+//! $ cargo run -p chan-tests --bin differential -- --programs 20000 --steps 25 --first 0 --ends 1
+//! $ cargo run -p chan-tests --bin differential -- --programs 10000 --steps 25 --first 0 --ends 2
 //! ```
 
 pub mod erlang;
@@ -15,13 +19,14 @@ pub mod generate;
 pub mod ours;
 pub mod program;
 pub mod random;
+mod session;
 pub mod trace;
 
 use tokio::runtime::{Builder, Runtime};
 
 use erlang::Erlang;
 use ours::World;
-use program::Program;
+use program::{Ends, Op, Program, Step};
 use trace::{Difference, Seen, Trace};
 
 /// What a campaign has done.
@@ -41,11 +46,18 @@ pub struct Figures {
     pub downs: u64,
     /// Processes ended.
     pub ends: u64,
+    /// Programs in which the connection was lost.
+    pub cut: u64,
+    /// Steps done at the same time as another.
+    pub meanwhile: u64,
 }
 
 impl Figures {
-    fn count(&mut self, trace: &Trace) {
+    fn count(&mut self, program: &Program, trace: &Trace) {
+        let cut = program.0.iter().any(|step| matches!(step.ops.first(), Some(Op::Cut(_))));
         self.programs += 1;
+        self.cut += u64::from(cut);
+        self.meanwhile += program.0.iter().map(|step| u64::from(step.meanwhile)).sum::<u64>();
         self.steps += u64::from(trace.steps());
         for entry in &trace.0 {
             *match entry.seen {
@@ -65,6 +77,7 @@ pub struct Campaign {
     erlang: Erlang,
     runtime: Runtime,
     steps: usize,
+    ends: Ends,
 }
 
 /// Programs in one packet.
@@ -76,11 +89,11 @@ impl Campaign {
     ///
     /// # Panics
     /// If there is no Erlang.
-    pub fn start(steps: usize, threads: usize) -> Self {
+    pub fn start(steps: usize, threads: usize, ends: Ends) -> Self {
         let mut builder =
             if threads > 1 { Builder::new_multi_thread() } else { Builder::new_current_thread() };
-        let runtime = builder.worker_threads(threads).build().expect("a runtime");
-        Self { erlang: Erlang::start(), runtime, steps }
+        let runtime = builder.worker_threads(threads).enable_time().build().expect("a runtime");
+        Self { erlang: Erlang::start(ends), runtime, steps, ends }
     }
 
     /// Compares the programs of these seeds.
@@ -103,7 +116,7 @@ impl Campaign {
             assert_eq!(theirs.len(), batch.len(), "each program has a trace");
             for (seed, ((program, ours), theirs)) in (start..).zip(batch.into_iter().zip(theirs)) {
                 let theirs = theirs.comparable();
-                figures.count(&theirs);
+                figures.count(&program, &theirs);
                 if ours.comparable() != theirs {
                     return Err(self.explain(seed, program));
                 }
@@ -115,12 +128,13 @@ impl Campaign {
     }
 
     fn generate(&self, seeds: std::ops::Range<u64>) -> Vec<(Program, Trace)> {
-        seeds.map(|seed| self.runtime.block_on(generate::generate(seed, self.steps))).collect()
+        let generate = |seed| generate::generate(seed, self.steps, self.ends);
+        seeds.map(|seed| self.runtime.block_on(generate(seed))).collect()
     }
 
     /// Both traces of a program, in the form in which they are compared.
     fn traces(&mut self, program: &Program) -> (Trace, Trace) {
-        let ours = self.runtime.block_on(World::run(program));
+        let ours = self.runtime.block_on(World::run(program, self.ends));
         (ours.comparable(), self.erlang.run(program).comparable())
     }
 
@@ -130,8 +144,10 @@ impl Campaign {
         let difference = Difference { program: &program, ours: &ours, theirs: &theirs };
         format!(
             "seed {seed} with {} steps differs; at its shortest:\n{difference}run it again with\n  \
-             cargo run -p chan-tests --bin differential -- --first {seed} --programs 1 --steps {}\n",
-            self.steps, self.steps
+             cargo run -p chan-tests --bin differential -- --first {seed} --programs 1 --steps {} --ends {}\n",
+            self.steps,
+            self.steps,
+            self.ends as u8 + 1
         )
     }
 
@@ -154,18 +170,27 @@ impl Campaign {
     }
 }
 
+/// What was done at the same time as the step is then done alone.
 fn without_step(program: &Program, step: usize) -> Program {
     let mut smaller = program.clone();
     smaller.0.remove(step);
+    if let Some(before) = step.checked_sub(1).and_then(|before| smaller.0.get_mut(before)) {
+        before.meanwhile = false;
+    }
     smaller
 }
 
+/// Of steps at the same time all links stay: with others it could be open what comes of them.
 fn without_ops(program: &Program, step: usize) -> Vec<Program> {
-    let ops = program.0.get(step).map_or(0, |step| step.ops.len());
+    let Some(Step { ops, meanwhile, .. }) = program.0.get(step) else { return Vec::new() };
+    let before = step.checked_sub(1).and_then(|before| program.0.get(before));
+    let paired = *meanwhile || before.is_some_and(|before| before.meanwhile);
+    let stays = |op: &Op| paired && matches!(op, Op::Link(_) | Op::Unlink(_));
     let without = |op: usize| {
         let mut smaller = program.clone();
         smaller.0[step].ops.remove(op);
         smaller
     };
-    if ops > 1 { (0..ops).map(without).collect() } else { Vec::new() }
+    let len = ops.len();
+    (0..len).filter(|op| len > 1 && !stays(&ops[*op])).map(without).collect()
 }

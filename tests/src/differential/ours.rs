@@ -5,13 +5,15 @@ use std::ops::ControlFlow;
 use std::panic::resume_unwind;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use lib_chan::{Address, Event, ExitReason, MonitorRef, Names, Pid, Process, spawn};
+use lib_chan::{Address, Event, ExitReason, Handed, MonitorRef, Names, Pid, Process, Remote, spawn};
+use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::yield_now;
 
 use super::program::{
-    Life, Monitor, Name, OUTSIDE, Op, Program, Reason, Slot, SpawnHow, Step, monitor_of_child,
+    Ends, Life, Monitor, Name, OUTSIDE, Op, Program, Reason, Slot, SpawnHow, Step, monitor_of_child,
 };
+use super::session::Session;
 use super::trace::{Entry, Seen, Trace, Value};
 
 const NAMES: [&str; 3] = ["first", "second", "third"];
@@ -19,7 +21,10 @@ const NAMES: [&str; 3] = ["first", "second", "third"];
 /// A program while it runs: the driver, who tells the processes what to do and lets them come to rest.
 pub struct World {
     shared: Arc<Shared>,
+    session: Option<Session>,
     reports: UnboundedReceiver<Report>,
+    /// Who has been told to do something and has not said that it is done.
+    acting: Vec<Slot>,
     alive: BTreeSet<Slot>,
     born: BTreeMap<Slot, u8>,
     step: u8,
@@ -29,14 +34,19 @@ pub struct World {
 
 /// What the processes of one program share.
 struct Shared {
+    ends: Ends,
     table: Mutex<Table>,
-    names: Names<Note>,
+    /// Those of each end.
+    names: [Names<Note>; 2],
+    /// By which each end reaches the other.
+    remotes: Option<[Remote<Note>; 2]>,
     reports: UnboundedSender<Report>,
 }
 
 #[derive(Default)]
 struct Table {
     slots: BTreeMap<Slot, Entrance>,
+    /// A process has a pid at each end.
     numbers: HashMap<Pid, Slot>,
     /// Spawned, and not yet known to the driver.
     new: Vec<Slot>,
@@ -45,12 +55,22 @@ struct Table {
 /// How to reach a process.
 #[derive(Clone)]
 struct Entrance {
+    end: usize,
     address: Address<Note>,
+    /// As the other end knows it, if there is one and it does.
+    far: Option<Arc<Handed<Note>>>,
     commands: UnboundedSender<Command>,
 }
 
+/// A process as it is reached from one of the ends.
+enum Reached {
+    Near(Address<Note>),
+    Far(Arc<Handed<Note>>),
+}
+
 /// A message from one process to another.
-struct Note {
+#[derive(Serialize, Deserialize)]
+pub(super) struct Note {
     from: Slot,
     number: u8,
 }
@@ -69,13 +89,24 @@ enum Report {
 
 impl World {
     /// One without processes. Needs a tokio runtime.
-    #[expect(clippy::new_without_default, reason = "it is no value")]
-    pub fn new() -> Self {
+    pub async fn start(ends: Ends) -> Self {
         let (sender, reports) = unbounded_channel();
-        let shared = Shared { table: Mutex::default(), names: Names::new(), reports: sender };
+        let session = match ends {
+            Ends::One => None,
+            Ends::Two => Some(Session::open().await),
+        };
+        let shared = Shared {
+            ends,
+            table: Mutex::default(),
+            names: [Names::new(), Names::new()],
+            remotes: session.as_ref().map(Session::remotes),
+            reports: sender,
+        };
         Self {
             shared: Arc::new(shared),
+            session,
             reports,
+            acting: Vec::new(),
             alive: BTreeSet::new(),
             born: BTreeMap::new(),
             step: 0,
@@ -85,8 +116,8 @@ impl World {
     }
 
     /// Runs a whole program.
-    pub async fn run(program: &Program) -> Trace {
-        let mut world = Self::new();
+    pub async fn run(program: &Program, ends: Ends) -> Trace {
+        let mut world = Self::start(ends).await;
         for step in &program.0 {
             world.step(step).await;
         }
@@ -98,24 +129,55 @@ impl World {
         self.alive.iter().copied()
     }
 
-    /// Runs a step, and lets all come to rest.
+    /// Runs a step, and lets all come to rest, unless another is to be done meanwhile.
     ///
     /// # Panics
     /// If a process does not answer the driver as it should.
     pub async fn step(&mut self, step: &Step) {
         if step.actor == OUTSIDE {
-            let values = step.ops.iter().map(|op| self.shared.outside(*op)).collect();
+            let mut values = Vec::new();
+            for op in &step.ops {
+                values.push(self.outside(*op).await);
+            }
             self.record_values(OUTSIDE, values);
-            self.rest().await;
         } else if self.alive.contains(&step.actor) {
             self.tell(step.actor, Command::Do(step.ops.clone()));
-            match self.report().await {
-                Report::Done(actor, values) => self.record_values(actor, values),
-                Report::Quiet(..) | Report::Ended(..) => panic!("{step} did not say that it is done"),
-            }
+            self.acting.push(step.actor);
+        } else if self.acting.is_empty() {
+            self.step += 1;
+            return;
+        }
+        if !step.meanwhile {
+            self.all_done().await;
             self.rest().await;
         }
         self.step += 1;
+    }
+
+    /// What a third party can do.
+    async fn outside(&mut self, op: Op) -> Value {
+        match (op, &mut self.session) {
+            (Op::Cut(end), Some(session)) => {
+                session.cut(usize::from(end)).await;
+                Value::Done
+            }
+            _ => self.shared.outside(op),
+        }
+    }
+
+    /// Waits until everybody has done what it was told.
+    async fn all_done(&mut self) {
+        while !self.acting.is_empty() {
+            match self.report().await {
+                Report::Done(actor, values) => {
+                    let place = self.acting.iter().position(|acting| *acting == actor);
+                    self.acting.swap_remove(place.expect("it was told to do something"));
+                    self.record_values(actor, values);
+                }
+                Report::Ended(slot, reason) => self.end(slot, &reason),
+                Report::Quiet(slot, ..) => panic!("nobody has asked process {slot}"),
+            }
+        }
     }
 
     /// Ends what is left, and gives what was seen.
@@ -131,6 +193,9 @@ impl World {
                 self.alive.remove(&slot);
             }
         }
+        if let Some(mut session) = self.session {
+            session.cut(0).await;
+        }
         Trace(self.entries)
     }
 
@@ -139,6 +204,10 @@ impl World {
         let mut rounds = 0;
         loop {
             self.learn();
+            // What one end has sent to the other has arrived, and what that was answered too.
+            if let Some(session) = &self.session {
+                session.flush().await;
+            }
             rounds += 1;
             if !self.ask_all().await && rounds > 1 {
                 return;
@@ -164,16 +233,21 @@ impl World {
                 }
                 Report::Ended(slot, reason) => {
                     awaited.remove(&slot);
-                    self.alive.remove(&slot);
                     loud = true;
-                    let known = self.born.get(&slot) != Some(&self.step);
-                    let reason = if known { Reason::of_ours(&reason) } else { Reason::Any };
-                    self.record(slot, [Seen::Ended(reason)]);
+                    self.end(slot, &reason);
                 }
                 Report::Done(slot, _) => panic!("process {slot} did what it was not told"),
             }
         }
         loud
+    }
+
+    fn end(&mut self, slot: Slot, reason: &ExitReason) {
+        self.alive.remove(&slot);
+        self.acting.retain(|acting| *acting != slot);
+        let known = self.born.get(&slot) != Some(&self.step);
+        let reason = if known { Reason::of_ours(reason) } else { Reason::Any };
+        self.record(slot, [Seen::Ended(reason)]);
     }
 
     /// Watches those that were spawned since the last time.
@@ -221,70 +295,100 @@ impl Shared {
         self.table().slots.get(&slot).cloned()
     }
 
-    fn named(&self, name: Name) -> Option<Address<Note>> {
-        self.names.whereis(text(name))
+    fn named(&self, end: usize, name: Name) -> Option<Address<Note>> {
+        self.names[end].whereis(text(name))
     }
 
     fn number(&self, pid: &Pid) -> Slot {
         self.table().numbers.get(pid).copied().unwrap_or(OUTSIDE)
     }
 
-    /// What a third party can do.
+    /// What a third party can do, at the end where the process is.
     fn outside(self: &Arc<Self>, op: Op) -> Value {
         match op {
             Op::Spawn(child, SpawnHow::Plain, life) => {
-                self.bear(child, life, spawn);
+                self.bear(self.ends.of(child), child, life, spawn);
                 Value::Done
             }
-            Op::Send(to, number) => self.with(to, |it| send(it, OUTSIDE, number)),
-            Op::ExitTo(to, reason) => self.with(to, |it| exit(it, reason)),
+            Op::Send(to, number) => self.at_home(to, |it| send(&Reached::Near(it), OUTSIDE, number)),
+            Op::ExitTo(to, reason) => self.at_home(to, |it| exit(&it.pid(), reason)),
             _ => panic!("{op:?} is done by processes only"),
         }
     }
 
-    fn with(&self, slot: Slot, f: impl FnOnce(&Address<Note>) -> Value) -> Value {
-        self.entrance(slot).map_or(Value::Absent, |entrance| f(&entrance.address))
+    fn at_home(&self, slot: Slot, f: impl FnOnce(Address<Note>) -> Value) -> Value {
+        self.entrance(slot).map_or(Value::Absent, |entrance| f(entrance.address))
     }
 
-    /// Spawns a process in the way that is given, and enters it.
+    /// Does something with a process as this end knows it.
+    fn with(&self, end: usize, slot: Slot, f: impl FnOnce(&Reached) -> Value) -> Value {
+        let Some(entrance) = self.entrance(slot) else { return Value::Absent };
+        match entrance.far {
+            _ if entrance.end == end => f(&Reached::Near(entrance.address)),
+            Some(far) => f(&Reached::Far(far)),
+            None => Value::Absent,
+        }
+    }
+
+    /// Spawns a process in the way that is given, hands it to the other end unless it is hidden, and enters it.
     fn bear(
         self: &Arc<Self>,
+        end: usize,
         child: Slot,
         life: Life,
         spawn: impl FnOnce(Box<dyn FnOnce(Process<Note>) -> Body + Send>) -> Address<Note>,
     ) {
         let (sender, commands) = unbounded_channel();
         let shared = Arc::clone(self);
-        let address = spawn(Box::new(move |me| Box::pin(live(me, life, child, shared, commands))));
+        let address = spawn(Box::new(move |me| Box::pin(live(me, life, (end, child), shared, commands))));
+        let remotes = self.remotes.as_ref().filter(|_| !self.ends.hides(child));
+        let far = remotes.map(|remotes| {
+            let id = remotes[end].hand_out(&address, |note: Note| note);
+            Arc::new(remotes[1 - end].handed::<Note>(id))
+        });
         let mut table = self.table();
         table.numbers.insert(address.pid(), child);
-        table.slots.insert(child, Entrance { address, commands: sender });
+        table.numbers.extend(far.as_ref().map(|far| (far.pid(), child)));
+        table.slots.insert(child, Entrance { end, address, far, commands: sender });
         table.new.push(child);
+    }
+}
+
+impl Reached {
+    fn pid(&self) -> Pid {
+        match self {
+            Self::Near(address) => address.pid(),
+            Self::Far(handed) => handed.pid(),
+        }
     }
 }
 
 type Body = std::pin::Pin<Box<dyn Future<Output = Result<(), ExitReason>> + Send>>;
 
-fn send(to: &Address<Note>, from: Slot, number: u8) -> Value {
-    // Whether it arrives is seen by the receiver. Mailboxes have room for more than a program sends.
-    let _ = to.try_send(Note { from, number });
+fn send(to: &Reached, from: Slot, number: u8) -> Value {
+    let note = Note { from, number };
+    // Whether it arrives is seen by the receiver. Mailboxes and windows have room for more than a program sends.
+    match to {
+        Reached::Near(address) => drop(address.try_send(note)),
+        Reached::Far(handed) => drop(handed.try_cast(&note)),
+    }
     Value::Done
 }
 
-fn exit(to: &Address<Note>, reason: Reason) -> Value {
-    to.pid().exit(reason.ours());
+fn exit(to: &Pid, reason: Reason) -> Value {
+    to.exit(reason.ours());
     Value::Done
 }
 
 async fn live(
     me: Process<Note>,
     life: Life,
-    slot: Slot,
+    (end, slot): (usize, Slot),
     shared: Arc<Shared>,
     commands: UnboundedReceiver<Command>,
 ) -> Result<(), ExitReason> {
     match life {
-        Life::Serve => Actor::new(me, slot, shared).serve(commands).await,
+        Life::Serve => Actor::new(me, end, slot, shared).serve(commands).await,
         Life::Return => Ok(()),
         Life::Crash => crash(),
         Life::Exit(reason) => Err(reason.ours()),
@@ -299,6 +403,7 @@ fn crash() -> ! {
 /// A process of the program.
 struct Actor {
     me: Process<Note>,
+    end: usize,
     slot: Slot,
     shared: Arc<Shared>,
     held: bool,
@@ -308,9 +413,10 @@ struct Actor {
 }
 
 impl Actor {
-    const fn new(me: Process<Note>, slot: Slot, shared: Arc<Shared>) -> Self {
+    const fn new(me: Process<Note>, end: usize, slot: Slot, shared: Arc<Shared>) -> Self {
         Self {
             me,
+            end,
             slot,
             shared,
             held: false,
@@ -357,7 +463,7 @@ impl Actor {
             if op.ends(self.slot) {
                 values.push(Value::Done);
                 self.tell(Report::Done(self.slot, values));
-                return self.end(*op);
+                return self.finish(*op);
             }
             values.push(self.handle(*op));
         }
@@ -365,7 +471,7 @@ impl Actor {
         ControlFlow::Continue(())
     }
 
-    fn end(&self, op: Op) -> ControlFlow<Result<(), ExitReason>> {
+    fn finish(&self, op: Op) -> ControlFlow<Result<(), ExitReason>> {
         match op {
             Op::Exit(reason) => ControlFlow::Break(Err(reason.ours())),
             Op::Crash => crash(),
@@ -381,22 +487,22 @@ impl Actor {
         let shared = Arc::clone(&self.shared);
         match op {
             Op::Spawn(child, how, life) => self.spawn(child, how, life),
-            Op::Link(to) => shared.with(to, |it| match self.me.link(it.pid()) {
+            Op::Link(to) => shared.with(self.end, to, |it| match self.me.link(it.pid()) {
                 Ok(()) => Value::True,
                 Err(reason) => {
                     assert_eq!(reason, ExitReason::NoProc);
                     Value::Failed
                 }
             }),
-            Op::Unlink(from) => shared.with(from, |it| {
+            Op::Unlink(from) => shared.with(self.end, from, |it| {
                 self.me.unlink(it.pid());
                 Value::Done
             }),
-            Op::Monitor(of, monitor) => shared.with(of, |it| {
+            Op::Monitor(of, monitor) => shared.with(self.end, of, |it| {
                 self.monitors.insert(monitor, self.me.monitor(it.pid()));
                 Value::Done
             }),
-            Op::MonitorName(name, monitor) => shared.named(name).map_or(Value::Failed, |it| {
+            Op::MonitorName(name, monitor) => shared.named(self.end, name).map_or(Value::Failed, |it| {
                 self.by_name.insert(monitor);
                 self.monitors.insert(monitor, self.me.monitor(it.pid()));
                 Value::True
@@ -408,31 +514,32 @@ impl Actor {
                 self.monitors.get(&monitor).map_or(Value::Absent, |it| answer(self.me.demonitor_flush(*it)))
             }
             Op::TrapExit(trap) => answer(self.me.trap_exit(trap)),
-            Op::Send(to, number) => shared.with(to, |it| send(it, self.slot, number)),
-            Op::SendName(name, number) => shared.named(name).map_or(Value::Failed, |it| {
-                send(&it, self.slot, number);
+            Op::Send(to, number) => shared.with(self.end, to, |it| send(it, self.slot, number)),
+            Op::SendName(name, number) => shared.named(self.end, name).map_or(Value::Failed, |it| {
+                send(&Reached::Near(it), self.slot, number);
                 Value::True
             }),
-            Op::Register(name, process) => shared.with(process, |it| {
-                shared.names.register(text(name), it).map_or(Value::Failed, |()| Value::True)
+            Op::Register(name, process) => shared.with(self.end, process, |it| match it {
+                Reached::Near(it) if shared.names[self.end].register(text(name), it).is_ok() => Value::True,
+                Reached::Near(_) | Reached::Far(_) => Value::Failed,
             }),
-            Op::Unregister(name) if shared.names.unregister(text(name)) => Value::True,
+            Op::Unregister(name) if shared.names[self.end].unregister(text(name)) => Value::True,
             Op::Unregister(_) => Value::Failed,
-            Op::WhereIs(name) => {
-                shared.named(name).map_or(Value::Failed, |it| Value::Process(shared.number(&it.pid())))
-            }
-            Op::ExitTo(to, reason) => shared.with(to, |it| exit(it, reason)),
+            Op::WhereIs(name) => shared
+                .named(self.end, name)
+                .map_or(Value::Failed, |it| Value::Process(shared.number(&it.pid()))),
+            Op::ExitTo(to, reason) => shared.with(self.end, to, |it| exit(&it.pid(), reason)),
             Op::Hold | Op::Release => {
                 self.held = op == Op::Hold;
                 Value::Done
             }
-            Op::Exit(_) | Op::Return | Op::Crash => unreachable!("these are for the end"),
+            Op::Exit(_) | Op::Return | Op::Crash | Op::Cut(_) => unreachable!("these are done elsewhere"),
         }
     }
 
     fn spawn(&mut self, child: Slot, how: SpawnHow, life: Life) -> Value {
         let shared = Arc::clone(&self.shared);
-        shared.bear(child, life, |f| match how {
+        shared.bear(self.end, child, life, |f| match how {
             SpawnHow::Plain => spawn(f),
             SpawnHow::Linked => self.me.spawn_link(f),
             SpawnHow::Monitored => {

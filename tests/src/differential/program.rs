@@ -16,6 +16,31 @@ pub type Name = u8;
 /// The actor that is no process of the program: the driver, who spawns the first and does to them what a third party can.
 pub const OUTSIDE: Slot = 255;
 
+/// Where the processes of a program are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ends {
+    /// In one place.
+    One,
+    /// At the two ends of a session; in Erlang, on two nodes. A process is where the one that spawned it is.
+    Two,
+}
+
+impl Ends {
+    /// The end at which the driver spawns this process.
+    pub fn of(self, child: Slot) -> usize {
+        match self {
+            Self::One => 0,
+            Self::Two => usize::from(child % 2),
+        }
+    }
+
+    /// Whether this process is never handed to the other end, which can do nothing to it, and knows it by nothing but
+    /// the exit signals of links that it has made itself.
+    pub fn hides(self, slot: Slot) -> bool {
+        self == Self::Two && slot % 5 == 2
+    }
+}
+
 /// The monitor that a `SpawnHow::Monitored` makes for this child.
 pub const fn monitor_of_child(child: Slot) -> Monitor {
     child + 128
@@ -159,6 +184,8 @@ pub enum Op {
     Hold,
     /// Reads it again.
     Release,
+    /// The connection between the two ends is lost, which this one notices first.
+    Cut(u8),
 }
 
 impl Op {
@@ -192,6 +219,7 @@ impl Op {
             Self::Crash => [17, 0, 0, 0],
             Self::Hold => [18, 0, 0, 0],
             Self::Release => [19, 0, 0, 0],
+            Self::Cut(end) => [20, end, 0, 0],
         }
     }
 
@@ -212,17 +240,30 @@ pub struct Step {
     pub actor: Slot,
     /// What.
     pub ops: Vec<Op>,
+    /// All come to rest only after the next step, which is done at the same time.
+    pub meanwhile: bool,
+}
+
+impl Step {
+    /// One with a rest after it.
+    pub const fn new(actor: Slot, ops: Vec<Op>) -> Self {
+        Self { actor, ops, meanwhile: false }
+    }
 }
 
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.actor == OUTSIDE {
-            write!(f, "outside {:?}", self.ops)
+            write!(f, "outside {:?}", self.ops)?;
         } else {
-            write!(f, "{:>7} {:?}", self.actor, self.ops)
+            write!(f, "{:>7} {:?}", self.actor, self.ops)?;
         }
+        if self.meanwhile { write!(f, " and meanwhile") } else { Ok(()) }
     }
 }
+
+/// Marks in a step's length that the next one is done at the same time.
+const MEANWHILE: u8 = 0x80;
 
 /// What both worlds run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -232,12 +273,13 @@ impl Program {
     /// Appends the bytes that the other world reads.
     ///
     /// # Panics
-    /// For programs of more than 255 steps, or steps of more than 255 things to do.
+    /// For programs of more than 255 steps, or steps of more than 127 things to do.
     pub fn encode(&self, bytes: &mut Vec<u8>) {
         bytes.push(u8::try_from(self.0.len()).expect("programs are short"));
         for step in &self.0 {
             bytes.push(step.actor);
-            bytes.push(u8::try_from(step.ops.len()).expect("steps are short"));
+            let len = u8::try_from(step.ops.len()).ok().filter(|len| *len < MEANWHILE);
+            bytes.push(len.expect("steps are short") | if step.meanwhile { MEANWHILE } else { 0 });
             bytes.extend(step.ops.iter().flat_map(|op| op.encode()));
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use super::program::{Monitor, Program, Reason, Slot};
+use super::program::{Monitor, OUTSIDE, Program, Reason, Slot};
 
 /// What an operation returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -42,7 +42,7 @@ pub enum Seen {
     Returned(u8, Value),
     /// A message: from whom, and its number.
     Message(Slot, u8),
-    /// An exit signal that was trapped.
+    /// An exit signal that was trapped; from `OUTSIDE` if it came from a process that is not known at this end.
     Exit(Slot, Reason),
     /// A monitor that fired; of whom, unless it was made by name.
     Down(Monitor, Slot, Reason),
@@ -61,7 +61,10 @@ impl Seen {
 
     /// Whether it may come in any order with others of the kind from the same sender.
     const fn is_unordered(self) -> bool {
-        matches!(self, Self::Down(..) | Self::Exit(_, Reason::NoProc))
+        matches!(
+            self,
+            Self::Down(..) | Self::Exit(_, Reason::NoProc | Reason::NoConnection) | Self::Exit(OUTSIDE, _)
+        )
     }
 }
 
@@ -102,7 +105,9 @@ impl Trace {
     /// Leaves only what both worlds must agree on, in an order that both must agree on:
     ///
     /// * Between two rests a process sees what one other sent in order, and nothing is said about several others.
-    /// * Several monitors of one process fire in any order, and of one that was not there links and monitors do.
+    /// * Several monitors of one process fire in any order, and of one that was not there, or is out of reach,
+    ///   links and monitors do.
+    /// * Processes that an end does not know look alike to it.
     /// * What a process saw in the step in which it ended is its secret: it may have ended before it looked.
     /// * A process that ended in the step that spawned it may have ended before the observer knew it.
     #[must_use]

@@ -5,7 +5,7 @@ use chan_tests::available;
 use chan_tests::differential::Campaign;
 use chan_tests::differential::erlang::Erlang;
 use chan_tests::differential::ours::World;
-use chan_tests::differential::program::{Life, OUTSIDE, Op, Program, Reason, SpawnHow, Step};
+use chan_tests::differential::program::{Ends, Life, OUTSIDE, Op, Program, Reason, SpawnHow, Step};
 
 /// So that a run of the tests takes no more than seconds.
 const PROGRAMS: u64 = 300;
@@ -15,7 +15,9 @@ fn random_programs_are_seen_alike_in_erlang_and_here() {
     if !available("escript") {
         return;
     }
-    let figures = Campaign::start(25, 1).run(0..PROGRAMS).unwrap_or_else(|difference| panic!("{difference}"));
+    let figures = Campaign::start(25, 1, Ends::One)
+        .run(0..PROGRAMS)
+        .unwrap_or_else(|difference| panic!("{difference}"));
     assert_eq!(figures.programs, PROGRAMS);
     assert!(figures.steps >= 20 * PROGRAMS, "{figures:?}");
     // Without these it would compare silence with silence.
@@ -28,14 +30,30 @@ fn random_programs_are_seen_alike_on_two_threads() {
     if !available("escript") {
         return;
     }
-    let mut campaign = Campaign::start(25, 2);
+    let mut campaign = Campaign::start(25, 2, Ends::One);
     let figures = campaign.run(PROGRAMS..PROGRAMS + 100).unwrap_or_else(|difference| panic!("{difference}"));
     assert_eq!(figures.programs, 100);
 }
 
+/// Each takes some twenty times as long.
+const PROGRAMS_OF_TWO_ENDS: u64 = 60;
+
+#[test]
+fn random_programs_over_a_session_are_seen_alike_in_erlang_and_here() {
+    if !available("escript") {
+        return;
+    }
+    let mut campaign = Campaign::start(25, 1, Ends::Two);
+    let figures = campaign.run(0..PROGRAMS_OF_TWO_ENDS).unwrap_or_else(|difference| panic!("{difference}"));
+    assert_eq!(figures.programs, PROGRAMS_OF_TWO_ENDS);
+    assert!(figures.cut > PROGRAMS_OF_TWO_ENDS / 8, "{figures:?}");
+    let seen = [figures.messages, figures.exits, figures.downs, figures.ends, figures.meanwhile];
+    assert!(seen.iter().all(|seen| *seen > PROGRAMS_OF_TWO_ENDS), "{figures:?}");
+}
+
 /// Two processes linked, of which the second may trap exits; then the first exits.
 fn linked(trap: bool, reason: Reason) -> Program {
-    let step = |actor, ops: &[Op]| Step { actor, ops: ops.to_vec() };
+    let step = |actor, ops: &[Op]| Step::new(actor, ops.to_vec());
     let spawn = |slot| Op::Spawn(slot, SpawnHow::Plain, Life::Serve);
     Program(vec![
         step(OUTSIDE, &[spawn(0), spawn(1)]),
@@ -45,12 +63,22 @@ fn linked(trap: bool, reason: Reason) -> Program {
     ])
 }
 
+/// The first two are at different ends, where there are two.
+async fn assert_told_apart(ends: Ends, programs: &[Program]) {
+    let mut erlang = Erlang::start(ends);
+    for (here, program) in programs.iter().enumerate() {
+        let ours = World::run(program, ends).await.comparable();
+        for (there, program) in programs.iter().enumerate() {
+            assert_eq!(ours == erlang.run(program).comparable(), here == there, "{here} and {there}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn programs_that_erlang_would_run_otherwise_are_told_apart() {
     if !available("escript") {
         return;
     }
-    let mut erlang = Erlang::start();
     let programs = [
         linked(true, Reason::Boom),
         linked(false, Reason::Boom),
@@ -59,10 +87,9 @@ async fn programs_that_erlang_would_run_otherwise_are_told_apart() {
         linked(false, Reason::Normal),
         linked(true, Reason::Kill),
     ];
-    for (here, program) in programs.iter().enumerate() {
-        let ours = World::run(program).await.comparable();
-        for (there, program) in programs.iter().enumerate() {
-            assert_eq!(ours == erlang.run(program).comparable(), here == there, "{here} and {there}");
-        }
-    }
+    assert_told_apart(Ends::One, &programs).await;
+    let mut cut = linked(true, Reason::Boom);
+    cut.0.insert(3, Step::new(OUTSIDE, vec![Op::Cut(0)]));
+    let programs: Vec<_> = programs.into_iter().chain([cut]).collect();
+    assert_told_apart(Ends::Two, &programs).await;
 }

@@ -1,0 +1,124 @@
+//! The session between the two ends of a program: over a stream in memory that can be cut at either end.
+
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use lib_chan::handshake::{SessionParameters, pair_in_memory};
+use lib_chan::middleman::{open, serve};
+use lib_chan::payload::Codec;
+use lib_chan::{Channel, Limits, Remote};
+use tokio::io::{AsyncRead, AsyncWrite, BufReader, DuplexStream, ReadBuf};
+use tokio::sync::oneshot;
+
+use super::ours::Note;
+
+/// Less than one step of a program may send, so that frames arrive in pieces and have to wait for each other.
+const STREAM_LEN: usize = 60;
+
+/// Both ends of a session. Each is owned by no process: what is compared is what the processes are to each other.
+pub(super) struct Session {
+    ends: [End; 2],
+    cut: bool,
+}
+
+struct End {
+    channel: Channel<Note>,
+    cut: Option<oneshot::Sender<()>>,
+    /// The middleman has let go of the stream.
+    gone: oneshot::Receiver<Infallible>,
+}
+
+impl Session {
+    /// Opens one. Needs a tokio runtime with a clock.
+    pub(super) async fn open() -> Self {
+        let limits = Limits::default();
+        let parameters = SessionParameters::from_limits(&limits).expect("the defaults are valid");
+        let (client, server) = pair_in_memory(parameters, [7; 32]).expect("a session in memory");
+        let (near, far) = tokio::io::duplex(STREAM_LEN);
+        let (near, cut_near, near_gone) = Line::new(near);
+        let (far, cut_far, far_gone) = Line::new(far);
+        let (tell, told) = oneshot::channel();
+        let start = |opening: lib_chan::middleman::Opening| drop(tell.send(opening.accept()));
+        let server_limits = limits.clone();
+        tokio::spawn(async move { serve(BufReader::new(far), &server, &server_limits, start).await });
+        let near = open(BufReader::new(near), &client, &limits, Codec::Bincode, b"", false).await;
+        let near = near.expect("the session opens");
+        let far = told.await.expect("it is served");
+        let end = |channel, cut, gone| End { channel, cut: Some(cut), gone };
+        Self { ends: [end(near, cut_near, near_gone), end(far, cut_far, far_gone)], cut: false }
+    }
+
+    pub(super) fn remotes(&self) -> [Remote<Note>; 2] {
+        [self.ends[0].channel.remote(), self.ends[1].channel.remote()]
+    }
+
+    /// Waits until what each end has sent has been told to the processes of the other, unless it is cut.
+    pub(super) async fn flush(&self) {
+        if !self.cut {
+            for end in &self.ends {
+                end.channel.remote().flush().await.expect("nobody has ended the session");
+            }
+        }
+    }
+
+    /// Loses the connection, and waits until all that follows from it has been told to the processes of both ends.
+    pub(super) async fn cut(&mut self, first: usize) {
+        if !std::mem::replace(&mut self.cut, true) {
+            let cut = self.ends[first].cut.take().expect("it is cut once");
+            cut.send(()).expect("the middleman is there");
+            for end in &mut self.ends {
+                poll_fn(|cx| Pin::new(&mut end.gone).poll(cx)).await.expect_err("nothing is sent");
+            }
+        }
+    }
+}
+
+/// A stream that breaks when it is told to, and says when it is dropped. A middleman drops it last of all.
+struct Line {
+    stream: DuplexStream,
+    cut: oneshot::Receiver<()>,
+    _gone: oneshot::Sender<Infallible>,
+}
+
+impl Line {
+    fn new(stream: DuplexStream) -> (Self, oneshot::Sender<()>, oneshot::Receiver<Infallible>) {
+        let (cut, told) = oneshot::channel();
+        let (tell, gone) = oneshot::channel();
+        (Self { stream, cut: told, _gone: tell }, cut, gone)
+    }
+
+    fn poll_cut(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if self.cut.is_terminated() || Pin::new(&mut self.cut).poll(cx).is_ready() {
+            return Err(io::ErrorKind::ConnectionReset.into());
+        }
+        Ok(())
+    }
+}
+
+impl AsyncRead for Line {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.poll_cut(cx)?;
+        Pin::new(&mut self.stream).poll_read(cx, into)
+    }
+}
+
+impl AsyncWrite for Line {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
