@@ -223,7 +223,12 @@ impl<P: Clone + Ord> Border<P> {
 
     /// `process` links to the far process. The frame to send, if any, or the reason of the exit signal to give it at
     /// once.
-    pub(super) fn link(&mut self, process: &P, far: u64, max: u64) -> Result<Option<Frame<'static>>, ExitReason> {
+    pub(super) fn link(
+        &mut self,
+        process: &P,
+        far: u64,
+        max: u64,
+    ) -> Result<Option<Frame<'static>>, ExitReason> {
         // It does not know yet that the link went with the role, and will take it for this one.
         if self.moved.contains(&(process.clone(), far)) {
             return Ok(None);

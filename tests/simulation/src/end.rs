@@ -1,6 +1,9 @@
 //! One end of a connection: the real session, and a model of what drives it and of the channel upon it.
 
-use std::{collections::VecDeque, time::{Duration, Instant}};
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
 
 use lib_chan::{
     ExitReason, Limits,
@@ -195,7 +198,8 @@ impl World {
         // One frame beyond the bound may be there before the session is asked again.
         let bound = end.limits.max_unsent + 2 * (1 << 20) + 512 * 1024;
         if unsent > bound {
-            self.violations.push(Violation::new("unsent bytes beyond their bound", format!("{at:?} {unsent}")));
+            self.violations
+                .push(Violation::new("unsent bytes beyond their bound", format!("{at:?} {unsent}")));
         }
         let disowned = if is_over { end.owner.take() } else { None };
         if end.gone {
@@ -563,10 +567,14 @@ impl World {
                 });
             }
             Answer::Refused => {
-                self.session(at, |session, _| session.refuse(call, RefuseCode::Refused, "as the process says"));
+                self.session(at, |session, _| {
+                    session.refuse(call, RefuseCode::Refused, "as the process says")
+                });
             }
             Answer::Dropped => {
-                self.session(at, |session, _| session.refuse(call, RefuseCode::NoAnswer, "the call was dropped"));
+                self.session(at, |session, _| {
+                    session.refuse(call, RefuseCode::NoAnswer, "the call was dropped")
+                });
             }
         }
     }
@@ -660,7 +668,8 @@ impl World {
         } else if !end.at_end && (inn.arrived(self.now) > 0 || inn.is_at_end(self.now)) {
             into.push((at, Drive::Read));
         }
-        let may_write = end.writing == Writing::Open && (end.asked || end.at.side == crate::log::Side::Client);
+        let may_write =
+            end.writing == Writing::Open && (end.asked || end.at.side == crate::log::Side::Client);
         if may_write {
             let has = !end.batch.chunk().is_empty();
             if (has && out.is_writable()) || (!has && (session.has_output() || session.has_let_go())) {
@@ -843,7 +852,8 @@ impl World {
         }
         let due = self.end(at).session.as_ref().and_then(Session::poll_timeout);
         if due.is_some_and(|due| due <= now) {
-            self.violations.push(Violation::new("a time-out that is handled and still due", format!("{at:?}")));
+            self.violations
+                .push(Violation::new("a time-out that is handled and still due", format!("{at:?}")));
         }
         if self.end(at).is_over() {
             self.end(at).asked = true;

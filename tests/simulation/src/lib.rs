@@ -13,7 +13,12 @@ mod process;
 mod seeded;
 mod world;
 
-use std::{collections::BTreeSet, fmt::Write, sync::OnceLock, time::{Duration, Instant}};
+use std::{
+    collections::BTreeSet,
+    fmt::Write,
+    sync::OnceLock,
+    time::{Duration, Instant},
+};
 
 pub use world::{Counts, Violation};
 

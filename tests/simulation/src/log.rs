@@ -88,22 +88,72 @@ pub(crate) enum Answer {
 /// A frame, as far as the checker wants to know it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Tapped {
-    Start { window: u64, max_calls: u64, max_links: u64 },
-    Started { max_calls: u64, max_links: u64 },
-    Message { to: u64, call: Option<(u64, u64)>, token: Token, len: usize },
-    Cancel { call: u64 },
-    Answer { call: u64, code: u8, token: Token },
-    Exit { from: u64, to: u64, link: bool, reason: ExitReason },
-    Ended { taken: u64, reason: ExitReason },
-    Link { from: u64, to: u64 },
-    Unlink { from: u64, to: u64, unlink: u64 },
-    UnlinkAck { from: u64, to: u64, unlink: u64 },
-    Monitor { monitor: u64, to: u64 },
-    Demonitor { monitor: u64 },
-    Down { monitor: u64, reason: ExitReason },
+    Start {
+        window: u64,
+        max_calls: u64,
+        max_links: u64,
+    },
+    Started {
+        max_calls: u64,
+        max_links: u64,
+    },
+    Message {
+        to: u64,
+        call: Option<(u64, u64)>,
+        token: Token,
+        len: usize,
+    },
+    Cancel {
+        call: u64,
+    },
+    Answer {
+        call: u64,
+        code: u8,
+        token: Token,
+    },
+    Exit {
+        from: u64,
+        to: u64,
+        link: bool,
+        reason: ExitReason,
+    },
+    Ended {
+        taken: u64,
+        reason: ExitReason,
+    },
+    Link {
+        from: u64,
+        to: u64,
+    },
+    Unlink {
+        from: u64,
+        to: u64,
+        unlink: u64,
+    },
+    UnlinkAck {
+        from: u64,
+        to: u64,
+        unlink: u64,
+    },
+    Monitor {
+        monitor: u64,
+        to: u64,
+    },
+    Demonitor {
+        monitor: u64,
+    },
+    Down {
+        monitor: u64,
+        reason: ExitReason,
+    },
     GoAway,
-    Credit { id: u64, total: u64 },
-    Ack { number: u64 },
+    Credit {
+        id: u64,
+        total: u64,
+    },
+    Ack {
+        number: u64,
+    },
     Ping,
     Pong,
     /// Bytes that are no frame.
@@ -151,10 +201,7 @@ impl Tapped {
 
     /// Whether it counts in the ordered stream.
     pub(crate) const fn is_ordered(&self) -> bool {
-        !matches!(
-            self,
-            Self::Credit { .. } | Self::Ack { .. } | Self::Ping | Self::Pong | Self::Garbage
-        )
+        !matches!(self, Self::Credit { .. } | Self::Ack { .. } | Self::Ping | Self::Pong | Self::Garbage)
     }
 }
 
@@ -185,67 +232,215 @@ pub(crate) enum CastEnd {
 #[derive(Clone, Debug)]
 pub(crate) enum What {
     // Processes.
-    Born { proc: Proc, side: Side, task: bool },
-    Decided { proc: Proc, reason: ExitReason },
-    Gone { proc: Proc },
+    Born {
+        proc: Proc,
+        side: Side,
+        task: bool,
+    },
+    Decided {
+        proc: Proc,
+        reason: ExitReason,
+    },
+    Gone {
+        proc: Proc,
+    },
     /// It never came to an await again, and its end was decided.
-    Stuck { proc: Proc },
-    ProgramDied { side: Side },
+    Stuck {
+        proc: Proc,
+    },
+    ProgramDied {
+        side: Side,
+    },
     // What one does, and the signal as it is sent.
-    LinkOp { proc: Proc, to: Pid, fresh: bool },
-    UnlinkOp { proc: Proc, to: Pid, was: bool },
-    MonitorOp { proc: Proc, monitor: u64, to: Pid },
-    DemonitorOp { proc: Proc, monitor: u64, was: bool },
-    ExitOp { proc: Proc, to: Pid, reason: ExitReason },
-    Parted { proc: Proc, to: Pid },
+    LinkOp {
+        proc: Proc,
+        to: Pid,
+        fresh: bool,
+    },
+    UnlinkOp {
+        proc: Proc,
+        to: Pid,
+        was: bool,
+    },
+    MonitorOp {
+        proc: Proc,
+        monitor: u64,
+        to: Pid,
+    },
+    DemonitorOp {
+        proc: Proc,
+        monitor: u64,
+        was: bool,
+    },
+    ExitOp {
+        proc: Proc,
+        to: Pid,
+        reason: ExitReason,
+    },
+    Parted {
+        proc: Proc,
+        to: Pid,
+    },
     /// A signal reaches a process; `seen` is whether it had an effect that the process or others can see.
-    Signal { proc: Proc, from: Pid, signal: Signal, seen: bool },
+    Signal {
+        proc: Proc,
+        from: Pid,
+        signal: Signal,
+        seen: bool,
+    },
     /// A frame for this process was appended: the next `Link` of this direction is of this process.
-    LinkPut { at: At, proc: Proc },
+    LinkPut {
+        at: At,
+        proc: Proc,
+    },
     // Messages.
-    Cast { at: At, proc: Proc, token: Token, end: CastEnd },
-    CastEnd { token: Token, end: CastEnd },
-    Call { at: At, proc: Proc, token: Token, deadline: Duration },
-    CallWoken { token: Token },
-    CallEnd { token: Token, outcome: Result<Token, CallError> },
-    CallGivenUp { token: Token },
-    Took { at: At, number: u64, token: Token, call: bool },
+    Cast {
+        at: At,
+        proc: Proc,
+        token: Token,
+        end: CastEnd,
+    },
+    CastEnd {
+        token: Token,
+        end: CastEnd,
+    },
+    Call {
+        at: At,
+        proc: Proc,
+        token: Token,
+        deadline: Duration,
+    },
+    CallWoken {
+        token: Token,
+    },
+    CallEnd {
+        token: Token,
+        outcome: Result<Token, CallError>,
+    },
+    CallGivenUp {
+        token: Token,
+    },
+    Took {
+        at: At,
+        number: u64,
+        token: Token,
+        call: bool,
+    },
     /// A process that was handed out took what was sent to it.
-    TookDirect { at: At, proc: Proc, number: u64, token: Token },
+    TookDirect {
+        at: At,
+        proc: Proc,
+        number: u64,
+        token: Token,
+    },
     /// A call whose caller had stopped waiting came to its turn and was refused.
-    Skipped { at: At, number: u64 },
-    Answered { at: At, token: Token, answer: Answer, token_back: Token },
-    Cancelled { at: At, token: Token },
-    Flush { at: At, op: u32 },
-    FlushEnd { op: u32, result: Result<(), ExitReason> },
-    FlushGivenUp { op: u32 },
+    Skipped {
+        at: At,
+        number: u64,
+    },
+    Answered {
+        at: At,
+        token: Token,
+        answer: Answer,
+        token_back: Token,
+    },
+    Cancelled {
+        at: At,
+        token: Token,
+    },
+    Flush {
+        at: At,
+        op: u32,
+    },
+    FlushEnd {
+        op: u32,
+        result: Result<(), ExitReason>,
+    },
+    FlushGivenUp {
+        op: u32,
+    },
     // Sessions.
     /// A login that must fail at this end.
-    WrongLogin { at: At },
-    LoggedIn { at: At },
-    LoginFailed { at: At, wrong: bool },
-    Opened { at: At },
-    NotOpened { at: At, refused: bool },
-    HandedOut { at: At, id: u64, proc: Proc, link: bool, exit: bool, kill: bool, monitor: bool },
-    Owner { at: At, proc: Option<Proc> },
+    WrongLogin {
+        at: At,
+    },
+    LoggedIn {
+        at: At,
+    },
+    LoginFailed {
+        at: At,
+        wrong: bool,
+    },
+    Opened {
+        at: At,
+    },
+    NotOpened {
+        at: At,
+        refused: bool,
+    },
+    HandedOut {
+        at: At,
+        id: u64,
+        proc: Proc,
+        link: bool,
+        exit: bool,
+        kill: bool,
+        monitor: bool,
+    },
+    Owner {
+        at: At,
+        proc: Option<Proc>,
+    },
     /// The owner ended or let go: nothing is taken from here on.
-    LetGo { at: At, reason: ExitReason, close_by: Duration },
-    GaveUpReceiving { at: At },
-    BrokeOff { at: At, reason: ExitReason },
+    LetGo {
+        at: At,
+        reason: ExitReason,
+        close_by: Duration,
+    },
+    GaveUpReceiving {
+        at: At,
+    },
+    BrokeOff {
+        at: At,
+        reason: ExitReason,
+    },
     /// The session is over for this end.
-    Over { at: At, reason: ExitReason },
+    Over {
+        at: At,
+        reason: ExitReason,
+    },
     /// The reader of the channel saw its end.
-    EndSeen { at: At, reason: ExitReason },
-    CloseEnd { at: At, reason: ExitReason },
-    DriverGone { at: At },
+    EndSeen {
+        at: At,
+        reason: ExitReason,
+    },
+    CloseEnd {
+        at: At,
+        reason: ExitReason,
+    },
+    DriverGone {
+        at: At,
+    },
     // The network.
-    Frame { at: At, end: u64, frame: Tapped },
-    Read { at: At, upto: u64 },
+    Frame {
+        at: At,
+        end: u64,
+        frame: Tapped,
+    },
+    Read {
+        at: At,
+        upto: u64,
+    },
     /// Everybody has come to rest: what waits is only what may wait.
     Rest,
     /// A reader found the end of the stream.
-    EndOfStream { at: At },
-    Fault { conn: u8, fault: Fault },
+    EndOfStream {
+        at: At,
+    },
+    Fault {
+        conn: u8,
+        fault: Fault,
+    },
 }
 
 /// What goes wrong on purpose.

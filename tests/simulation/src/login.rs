@@ -1,7 +1,13 @@
 //! The login, by the real machines over the simulated network; or one made before, where a schedule is about what
 //! comes after it.
 
-use std::{cell::RefCell, collections::BTreeMap, rc::Rc, sync::OnceLock, time::{Duration, Instant}};
+use std::{
+    cell::RefCell,
+    collections::BTreeMap,
+    rc::Rc,
+    sync::OnceLock,
+    time::{Duration, Instant},
+};
 
 use lib_chan::{
     Limits,

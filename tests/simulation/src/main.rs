@@ -40,7 +40,13 @@ fn main() -> ExitCode {
 }
 
 #[expect(clippy::disallowed_methods, reason = "the rate is real")]
-fn campaign(seeds: std::ops::Range<u64>, left_out: &BTreeSet<u64>, log: bool, threads: usize, most: u64) -> ExitCode {
+fn campaign(
+    seeds: std::ops::Range<u64>,
+    left_out: &BTreeSet<u64>,
+    log: bool,
+    threads: usize,
+    most: u64,
+) -> ExitCode {
     let start = Instant::now();
     let next = AtomicU64::new(seeds.start);
     let failed = AtomicU64::new(0);

@@ -1,7 +1,10 @@
 //! The processes of both programs: a model with real link tables, in which each step that two threads could do at the
 //! same time is a step of its own.
 
-use std::{collections::VecDeque, time::{Duration, Instant}};
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
 
 use lib_chan::{
     ExitReason,
@@ -52,7 +55,10 @@ pub(crate) struct Process {
 pub(crate) enum Life {
     Alive,
     /// The end is decided; `parting` once its future was dropped.
-    Ending { reason: ExitReason, parting: bool },
+    Ending {
+        reason: ExitReason,
+        parting: bool,
+    },
     Gone,
     /// Its program is dead.
     Lost,
@@ -68,12 +74,23 @@ pub(crate) struct Owed {
 #[derive(Debug)]
 pub(crate) enum Letter {
     /// An exit signal became a message.
-    Exit { receipt: Receipt },
+    Exit {
+        receipt: Receipt,
+    },
     Down,
-    Fed { at: At, message: Inbound },
-    Ended { at: At, reason: ExitReason },
+    Fed {
+        at: At,
+        message: Inbound,
+    },
+    Ended {
+        at: At,
+        reason: ExitReason,
+    },
     /// A cast to this process itself.
-    Direct { at: At, message: Inbound },
+    Direct {
+        at: At,
+        message: Inbound,
+    },
 }
 
 /// An exit that came from the peer of this session, over a link or not: it counts until it is taken.

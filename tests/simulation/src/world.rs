@@ -1,8 +1,14 @@
 //! Two programs, the connections between them, and the time.
 
-use std::{collections::BTreeSet, time::{Duration, Instant}};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
-use lib_chan::{ExitReason, session::{Flush, Session, Unsendable}};
+use lib_chan::{
+    ExitReason,
+    session::{Flush, Session, Unsendable},
+};
 
 use crate::{
     end::{Drive, End},
@@ -47,13 +53,22 @@ pub(crate) struct Op {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    Cast { ticket: u64, token: Token },
-    Call { call: u64, token: Token },
+    Cast {
+        ticket: u64,
+        token: Token,
+    },
+    Call {
+        call: u64,
+        token: Token,
+    },
     Flush(Flush),
     Open,
     Close,
     /// Of a call that it has taken.
-    Cancelled { call: u64, token: Token },
+    Cancelled {
+        call: u64,
+        token: Token,
+    },
 }
 
 /// How often what was done to a schedule.
@@ -474,7 +489,8 @@ impl World {
 
     fn holding(&self, proc: Proc) -> Option<At> {
         self.ats().find(|at| {
-            self.conns[usize::from(at.conn)].ends[at.side as usize].given() == Some(proc) && self.has_held(*at)
+            self.conns[usize::from(at.conn)].ends[at.side as usize].given() == Some(proc)
+                && self.has_held(*at)
         })
     }
 
@@ -720,7 +736,8 @@ impl World {
         }
         let there = self.end(here.far());
         let named = there.names.iter().rev().find(|(name, _)| *name == id).map(|(_, proc)| *proc);
-        named.is_some() && named == there.owner || self.end(here).owner == Some(proc) && self.named_by_link(here.far(), id)
+        named.is_some() && named == there.owner
+            || self.end(here).owner == Some(proc) && self.named_by_link(here.far(), id)
     }
 
     fn named_by_link(&self, at: At, id: u64) -> bool {
@@ -955,7 +972,10 @@ impl World {
             self.rng = Seeded::of_step(seed, (phase << 32) + step);
             if step > 200_000 {
                 let next: Vec<_> = self.ats().map(|at| self.next_time(at)).collect();
-                self.violations.push(Violation::new("it never comes to rest", format!("{:?} {next:?} {:?}", self.now, self.drives)));
+                self.violations.push(Violation::new(
+                    "it never comes to rest",
+                    format!("{:?} {next:?} {:?}", self.now, self.drives),
+                ));
                 return;
             }
             if self.act() {
@@ -975,7 +995,9 @@ impl World {
                 let conn = &self.conns[usize::from(at.conn)];
                 let end = &conn.ends[at.side as usize];
                 !end.gone
-                    && (end.is_over() || end.login.is_some() || conn.pipes.iter().any(Pipe::has_unread)
+                    && (end.is_over()
+                        || end.login.is_some()
+                        || conn.pipes.iter().any(Pipe::has_unread)
                         || end.session.as_ref().is_some_and(|session| {
                             !session.is_open() || session.has_let_go() || session.unsent() > 0
                         }))
@@ -1017,8 +1039,10 @@ impl World {
 
     /// Every link that a process of `here` sees is one that the other sees too.
     fn check_links(&mut self, here: At, there: At) {
-        let (ours, theirs) =
-            (&self.conns[usize::from(here.conn)].ends[here.side as usize], &self.conns[usize::from(here.conn)].ends[there.side as usize]);
+        let (ours, theirs) = (
+            &self.conns[usize::from(here.conn)].ends[here.side as usize],
+            &self.conns[usize::from(here.conn)].ends[there.side as usize],
+        );
         let named = |end: &End, id: u64| match id {
             0 => end.owner,
             id => end.names.iter().rev().find(|(name, _)| *name == id).map(|(_, proc)| *proc),
@@ -1033,12 +1057,15 @@ impl World {
                 if conn != here.conn {
                     continue;
                 }
-                let by_the_end = ours.session.as_ref().is_some_and(Session::is_linked) && ours.owner == Some(proc);
+                let by_the_end =
+                    ours.session.as_ref().is_some_and(Session::is_linked) && ours.owner == Some(proc);
                 if id == 0 && (by_the_end || theirs.owner.is_none()) {
                     continue;
                 }
                 let other = named(theirs, id);
-                if other.is_some_and(|other| self.has_two_names(here, proc, other) || self.has_two_names(there, other, proc)) {
+                if other.is_some_and(|other| {
+                    self.has_two_names(here, proc, other) || self.has_two_names(there, other, proc)
+                }) {
                     continue;
                 }
                 let agrees = other.is_some_and(|other| {
@@ -1105,9 +1132,11 @@ impl World {
             let deliveries = session.has_deliveries();
             let gone = end.gone;
             if over.is_none() || !gone {
-                self.violations.push(Violation::new("a session never ended", format!("{at:?} {over:?} {gone}")));
+                self.violations
+                    .push(Violation::new("a session never ended", format!("{at:?} {over:?} {gone}")));
             } else if entries > 0 {
-                self.violations.push(Violation::new("a table keeps an entry of the dead", format!("{at:?} {entries}")));
+                self.violations
+                    .push(Violation::new("a table keeps an entry of the dead", format!("{at:?} {entries}")));
             } else if deliveries || !idle {
                 self.violations.push(Violation::new("a delivery was never made", format!("{at:?}")));
             }

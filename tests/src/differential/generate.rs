@@ -401,7 +401,7 @@ impl Writer {
 }
 
 /// Leaves of what is done about one link only that which makes its last state this one's.
-fn settle(ops: &mut Vec<Op>, last: Op) {
+fn settle(ops: &mut [Op], last: Op) {
     let about = |op: &Op| match (*op, last) {
         (Op::Link(to) | Op::Unlink(to), Op::Link(of) | Op::Unlink(of)) => to == of,
         _ => false,

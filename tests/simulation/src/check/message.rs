@@ -61,7 +61,9 @@ impl Messages {
             }
             What::CallWoken { token } => {
                 if let Some(call) = self.calls.get_mut(token) {
-                    broken.unless(now <= call.deadline, "a call ends within its time", || format!("{call:?} {now:?}"));
+                    broken.unless(now <= call.deadline, "a call ends within its time", || {
+                        format!("{call:?} {now:?}")
+                    });
                     call.woken.get_or_insert(now);
                 }
             }
@@ -94,7 +96,9 @@ impl Messages {
                 let over = sessions.of(*at).is_some_and(|end| end.over.is_some());
                 let call = self.calls.get(token);
                 let fine = over || call.is_none_or(|call| call.given_up || call.deadline <= now);
-                broken.unless(fine, "only a call that nobody waits for is cancelled", || format!("{at:?} {token}"));
+                broken.unless(fine, "only a call that nobody waits for is cancelled", || {
+                    format!("{at:?} {token}")
+                });
             }
             What::Flush { at, op } => {
                 let upto = self.sent.get(at).copied().unwrap_or(0);
@@ -127,9 +131,10 @@ impl Messages {
         *over = true;
         if result.is_ok() && *upto > 0 {
             let has_come = wire.written(*at).is_some_and(|direction| {
-                direction.messages.iter().any(|message| {
-                    message.token >= *upto && message.end <= direction.read
-                })
+                direction
+                    .messages
+                    .iter()
+                    .any(|message| message.token >= *upto && message.end <= direction.read)
             });
             broken.unless(has_come, "what is flushed has come", || format!("{at:?} {upto}"));
         }
@@ -178,7 +183,9 @@ impl Messages {
         let Some(direction) = wire.written(at.far()) else { return };
         let place = direction.messages.iter().position(|message| message.number == number);
         let Some(message) = place.map(|place| direction.messages[place]) else { return };
-        broken.unless(message.token == token, "what is taken is what was sent", || format!("{at:?} {token} {message:?}"));
+        broken.unless(message.token == token, "what is taken is what was sent", || {
+            format!("{at:?} {token} {message:?}")
+        });
         let same = message.call.is_some() == call;
         broken.unless(same, "a call is a call at both sides", || format!("{at:?} {token}"));
         if let Some((_, left)) = message.call {
@@ -189,11 +196,14 @@ impl Messages {
         if let Some((id, _)) = message.call {
             let over = sessions.of(at).is_some_and(|end| end.over.is_some());
             let cancelled = !over && wire.heard_cancel(at, id);
-            broken.unless(!cancelled, "a call that was cancelled is not executed", || format!("{at:?} {token}"));
+            broken.unless(!cancelled, "a call that was cancelled is not executed", || {
+                format!("{at:?} {token}")
+            });
         }
         if let Some(asked) = self.calls.get(&token) {
             let said_no = matches!(&asked.outcome, Some(Err(error)) if error.executed == Executed::No);
-            broken.unless(!said_no, "what was said not to be executed is not", || format!("{token} {asked:?}"));
+            broken
+                .unless(!said_no, "what was said not to be executed is not", || format!("{token} {asked:?}"));
         }
     }
 
@@ -212,14 +222,17 @@ impl Messages {
         broken.unless(once, "a call has one ending", || format!("{token} {call:?}"));
         call.outcome = Some(outcome.clone());
         let direction = wire.written(call.at);
-        let sent = direction.and_then(|written| written.messages.iter().find(|message| message.token == token));
+        let sent =
+            direction.and_then(|written| written.messages.iter().find(|message| message.token == token));
         let fine = match outcome {
             Ok(back) => fate.taken && fate.answered == Some((Answer::Reply, *back)),
             Err(error) => {
                 // What a process refuses in its own words counts as not executed.
                 let refused = matches!(fate.answered, Some((Answer::Refused, _)));
                 let false_no = error.executed == Executed::No && fate.taken && !refused;
-                broken.unless(!false_no, "what was said not to be executed is not", || format!("{token} {call:?}"));
+                broken.unless(!false_no, "what was said not to be executed is not", || {
+                    format!("{token} {call:?}")
+                });
                 let false_yes = error.executed == Executed::Yes && fate.answered.is_none();
                 broken.unless(!false_yes, "what was said to be executed is", || format!("{token} {call:?}"));
                 match &error.reason {
@@ -239,10 +252,13 @@ impl Messages {
                         let over = end.and_then(|end| end.over.as_ref()).map(|(_, reason)| reason);
                         let let_go = end.is_some_and(|end| end.let_go.is_some());
                         let known = over == Some(reason) || (let_go && *reason == ExitReason::Normal);
-                        let lost = end.is_some_and(|end| end.broke_off.is_none()) && *reason == ExitReason::NoConnection;
+                        let lost = end.is_some_and(|end| end.broke_off.is_none())
+                            && *reason == ExitReason::NoConnection;
                         let executed = match (sent, end.and_then(|end| end.heard_taken)) {
                             (None, Some(_)) => error.executed == Executed::No,
-                            (Some(sent), Some(taken)) => (error.executed == Executed::No) == (sent.number > taken),
+                            (Some(sent), Some(taken)) => {
+                                (error.executed == Executed::No) == (sent.number > taken)
+                            }
                             // Nothing more is written to what is lost.
                             (None, None) => error.executed == Executed::No || !lost,
                             (Some(_), None) => error.executed == Executed::Unknown,
@@ -264,11 +280,14 @@ impl Messages {
         for (token, call) in &self.calls {
             let fine = call.outcome.is_some() || call.given_up || signals.is_lost(call.proc);
             broken.unless(fine, "every call has an ending", || format!("{token} {call:?}"));
-            if let Some(Err(CallError { executed: Executed::No, reason: CallFailure::Exit(_) })) = &call.outcome {
+            if let Some(Err(CallError { executed: Executed::No, reason: CallFailure::Exit(_) })) =
+                &call.outcome
+            {
                 let heard = sessions.of(call.at).is_some_and(|end| end.heard_taken.is_some());
-                let never = heard || wire.written(call.at).is_none_or(|written| {
-                    written.messages.iter().all(|message| message.token != *token)
-                });
+                let never = heard
+                    || wire
+                        .written(call.at)
+                        .is_none_or(|written| written.messages.iter().all(|message| message.token != *token));
                 broken.unless(never, "what was said never to be sent is not", || format!("{token} {call:?}"));
             }
         }

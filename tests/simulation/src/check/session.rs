@@ -53,7 +53,9 @@ impl Sessions {
     pub(super) fn new(plan: &Plan) -> Self {
         let may_overload = [0, 1].map(|side| {
             let limits = &plan.limits[side];
-            limits.max_reflections < 100 || limits.max_untaken_exits < 10 || limits.max_unsent < 100_000
+            limits.max_reflections < 100
+                || limits.max_untaken_exits < 10
+                || limits.max_unsent < 100_000
                 || limits.max_links < 1000
         });
         Self {

@@ -4,7 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use lib_chan::ExitReason;
 
-use super::{Broken, session::{Sessions, at}};
+use super::{
+    Broken,
+    session::{Sessions, at},
+};
 use crate::{
     log::{At, Entry, Pid, Proc, Side, Signal, What},
     plan::Plan,
@@ -129,12 +132,22 @@ impl Signals {
                 }
             }
             What::ExitOp { proc, to, reason } => self.exits.push((*proc, *to, reason.clone())),
-            What::Signal { proc, from, signal, seen } => self.signal(*proc, *from, signal, *seen, sessions, broken),
+            What::Signal { proc, from, signal, seen } => {
+                self.signal(*proc, *from, signal, *seen, sessions, broken)
+            }
             _ => {}
         }
     }
 
-    fn signal(&mut self, proc: Proc, from: Pid, signal: &Signal, seen: bool, sessions: &Sessions, broken: &mut Broken) {
+    fn signal(
+        &mut self,
+        proc: Proc,
+        from: Pid,
+        signal: &Signal,
+        seen: bool,
+        sessions: &Sessions,
+        broken: &mut Broken,
+    ) {
         let Some(life) = self.lives.get(&proc) else { return };
         let (alive, gone, side) = (life.decided.is_none() && !life.task, life.gone || life.task, life.side);
         match signal {
@@ -146,20 +159,16 @@ impl Signals {
                     }
                 }
             }
-            Signal::Unlink { .. } => {
-                match self.links.get_mut(&(proc, from)) {
-                    Some(link @ Link::Active) => *link = Link::Unlinked,
-                    Some(link @ Link::Unlinking) => *link = Link::BothUnlinking,
-                    _ => {}
-                }
-            }
-            Signal::UnlinkAck { .. } => {
-                match self.links.get_mut(&(proc, from)) {
-                    Some(Link::Unlinking) => drop(self.links.remove(&(proc, from))),
-                    Some(link @ Link::BothUnlinking) => *link = Link::Unlinked,
-                    _ => {}
-                }
-            }
+            Signal::Unlink { .. } => match self.links.get_mut(&(proc, from)) {
+                Some(link @ Link::Active) => *link = Link::Unlinked,
+                Some(link @ Link::Unlinking) => *link = Link::BothUnlinking,
+                _ => {}
+            },
+            Signal::UnlinkAck { .. } => match self.links.get_mut(&(proc, from)) {
+                Some(Link::Unlinking) => drop(self.links.remove(&(proc, from))),
+                Some(link @ Link::BothUnlinking) => *link = Link::Unlinked,
+                _ => {}
+            },
             Signal::Exit { reason, link: true } => {
                 let link = self.links.remove(&(proc, from));
                 if gone {
@@ -174,19 +183,23 @@ impl Signals {
                     Pid::Far { conn, .. } => {
                         let here = sessions.of(at(conn, side));
                         !seen
-                            && (self.few_links || self.made_anew.contains(&(proc, from))
+                            && (self.few_links
+                                || self.made_anew.contains(&(proc, from))
                                 || here.is_some_and(|end| end.owners.contains(&proc)))
                     }
                     _ => !seen,
                 };
-                broken.unless(link.is_some() || own || !alive, "a link has one ending", || format!("{proc} {from:?} {reason:?}"));
+                broken.unless(link.is_some() || own || !alive, "a link has one ending", || {
+                    format!("{proc} {from:?} {reason:?}")
+                });
                 let taken_back = link.is_some_and(|link| link != Link::Active);
                 broken.unless(!(taken_back && seen), "a link that was taken back has no effect", || {
                     format!("{proc} {from:?} {reason:?}")
                 });
                 if link == Some(Link::Active) {
                     let fine = seen || !alive || *reason == ExitReason::Normal;
-                    broken.unless(fine, "the end of a link is seen", || format!("{proc} {from:?} {reason:?}"));
+                    broken
+                        .unless(fine, "the end of a link is seen", || format!("{proc} {from:?} {reason:?}"));
                     self.reason(side, from, reason, true, sessions, broken);
                 }
             }
@@ -198,7 +211,9 @@ impl Signals {
                 let once = !std::mem::replace(&mut monitor.ended, true);
                 broken.unless(once, "a monitor has one ending", || format!("{monitor:?}"));
                 let fine = seen == (alive && !monitor.demonitored);
-                broken.unless(fine, "a Down is seen unless the monitor was given up", || format!("{monitor:?}"));
+                broken.unless(fine, "a Down is seen unless the monitor was given up", || {
+                    format!("{monitor:?}")
+                });
                 let same = monitor.proc == proc && monitor.to == from;
                 broken.unless(same, "a Down is of whom was monitored", || format!("{monitor:?} {from:?}"));
                 let to = monitor.to;
@@ -209,21 +224,30 @@ impl Signals {
     }
 
     /// Whether a link to or monitor on `of` may end with this reason now, at a process of `side`.
-    fn reason(&self, side: Side, of: Pid, reason: &ExitReason, link: bool, sessions: &Sessions, broken: &mut Broken) {
+    fn reason(
+        &self,
+        side: Side,
+        of: Pid,
+        reason: &ExitReason,
+        link: bool,
+        sessions: &Sessions,
+        broken: &mut Broken,
+    ) {
         let decided = |proc: Proc| self.lives.get(&proc).and_then(|life| life.decided.as_ref());
         let fine = match of {
             Pid::Local(proc) => {
                 let task = self.lives.get(&proc).is_some_and(|life| life.task);
-                decided(proc) == Some(reason) || *reason == ExitReason::NoProc && (task || decided(proc).is_some())
+                decided(proc) == Some(reason)
+                    || *reason == ExitReason::NoProc && (task || decided(proc).is_some())
             }
             Pid::Far { conn, id } => {
-                let over = sessions.of(at(conn, side)).and_then(|end| end.over.as_ref()).map(|(_, over)| over);
+                let over =
+                    sessions.of(at(conn, side)).and_then(|end| end.over.as_ref()).map(|(_, over)| over);
                 let there = sessions.of(at(conn, side.other()));
                 let handed = there.and_then(|end| end.handed.get(&id));
                 let owner_reason = id == 0 && over == Some(reason);
                 let own_reason = self.named(at(conn, side.other()), id, sessions).any(|proc| {
-                    decided(proc) == Some(reason)
-                        || *reason == ExitReason::NoProc && decided(proc).is_some()
+                    decided(proc) == Some(reason) || *reason == ExitReason::NoProc && decided(proc).is_some()
                 });
                 let had_none = there.is_some_and(|end| end.named_before.contains(&id));
                 let no_right =
@@ -244,7 +268,9 @@ impl Signals {
         let handed = sessions.of(there).and_then(|end| end.handed.get(&id)).map(|handed| handed.proc);
         self.lives
             .iter()
-            .filter(move |(proc, life)| life.side == there.side && handed.is_none_or(|handed| handed == **proc))
+            .filter(move |(proc, life)| {
+                life.side == there.side && handed.is_none_or(|handed| handed == **proc)
+            })
             .map(|(proc, _)| *proc)
     }
 
@@ -311,14 +337,17 @@ impl Signals {
     }
 
     fn is_there(&self, proc: Proc, of: Pid, sessions: &Sessions, rule: &'static str, broken: &mut Broken) {
-        let Some(life) = self.lives.get(&proc).filter(|life| !life.lost && life.decided.is_none()) else { return };
+        let Some(life) = self.lives.get(&proc).filter(|life| !life.lost && life.decided.is_none()) else {
+            return;
+        };
         let there = match of {
             Pid::Local(other) => self.lives.get(&other).is_some_and(|other| !other.gone && !other.task),
             Pid::Far { conn, id } => {
                 let (here, far) = (at(conn, life.side), at(conn, life.side.other()));
                 let over = sessions.of(here).is_some_and(|end| end.over.is_some());
                 let handed = sessions.of(far).and_then(|end| end.handed.get(&id));
-                let ended = handed.and_then(|handed| self.lives.get(&handed.proc)).is_some_and(|other| other.gone);
+                let ended =
+                    handed.and_then(|handed| self.lives.get(&handed.proc)).is_some_and(|other| other.gone);
                 !over && !(ended && sessions.is_healthy(conn))
             }
             Pid::Watch { .. } => true,

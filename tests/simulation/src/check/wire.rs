@@ -95,7 +95,11 @@ impl Wire {
     /// Whether the peer's cancel of this call of its own was read by `at`.
     pub(super) fn heard_cancel(&self, at: At, call: u64) -> bool {
         self.written(at.far()).is_some_and(|direction| {
-            direction.calls.get(&call).and_then(|call| call.cancelled).is_some_and(|end| end <= direction.read)
+            direction
+                .calls
+                .get(&call)
+                .and_then(|call| call.cancelled)
+                .is_some_and(|end| end <= direction.read)
         })
     }
 
@@ -105,7 +109,11 @@ impl Wire {
             What::Read { at, upto } => {
                 let direction = self.of(at.far());
                 direction.read = *upto;
-                while direction.messages.get(direction.arrived.len()).is_some_and(|message| message.end <= *upto) {
+                while direction
+                    .messages
+                    .get(direction.arrived.len())
+                    .is_some_and(|message| message.end <= *upto)
+                {
                     direction.arrived.push(entry.at);
                 }
             }
@@ -138,7 +146,9 @@ impl Wire {
             }
             Tapped::Cancel { call } => {
                 let call = ours.calls.get_mut(call).filter(|call| call.cancelled.is_none());
-                broken.unless(call.is_some(), "a cancel is of a call, and comes once", || format!("{at:?} {frame:?}"));
+                broken.unless(call.is_some(), "a cancel is of a call, and comes once", || {
+                    format!("{at:?} {frame:?}")
+                });
                 if let Some(call) = call {
                     call.cancelled = Some(end);
                 }
@@ -154,7 +164,9 @@ impl Wire {
                 }
             }
             Tapped::Ended { taken, reason } => {
-                broken.unless(*taken <= theirs_number, "only what was sent is taken", || format!("{at:?} {frame:?}"));
+                broken.unless(*taken <= theirs_number, "only what was sent is taken", || {
+                    format!("{at:?} {frame:?}")
+                });
                 ours.ended = Some(Ended { end, taken: *taken, reason: reason.clone() });
             }
             Tapped::Monitor { monitor, .. } => {
