@@ -67,9 +67,9 @@ fn linked(trap: bool, reason: Reason) -> Program {
 async fn assert_told_apart(ends: Ends, programs: &[Program]) {
     let mut erlang = Erlang::start(ends);
     for (here, program) in programs.iter().enumerate() {
-        let ours = World::run(program, ends).await.comparable();
+        let ours = World::run(program, ends).await.comparable(program);
         for (there, program) in programs.iter().enumerate() {
-            assert_eq!(ours == erlang.run(program).comparable(), here == there, "{here} and {there}");
+            assert_eq!(ours == erlang.run(program).comparable(program), here == there, "{here} and {there}");
         }
     }
 }
