@@ -16,7 +16,7 @@ pub(crate) fn compact(text: &str) -> Result<String, serde_json::Error> {
             _ => {}
         }
         escaped = in_string && c == '\\' && !escaped;
-        match c.is_control() {
+        match is_obeyed(c) {
             // Valid JSON has them inside strings only, and none beyond the basic plane.
             true => out.push_str(&format!("\\u{:04x}", u32::from(c))),
             false => out.push(c),
@@ -25,9 +25,19 @@ pub(crate) fn compact(text: &str) -> Result<String, serde_json::Error> {
     Ok(out)
 }
 
+/// Whether a terminal does something for this character besides showing it: moves, colours, or turns around what is
+/// beside it.
+fn is_obeyed(c: char) -> bool {
+    let turns = ['\u{61c}', '\u{200e}', '\u{200f}'];
+    c.is_control()
+        || turns.contains(&c)
+        || ('\u{202a}'..='\u{202e}').contains(&c)
+        || ('\u{2066}'..='\u{2069}').contains(&c)
+}
+
 /// A text from elsewhere as part of one line on a terminal.
 pub(crate) fn one_line(text: &str) -> String {
-    let shown = |c: char| match c.is_control() {
+    let shown = |c: char| match is_obeyed(c) {
         true => c.escape_default().to_string(),
         false => c.to_string(),
     };
@@ -61,5 +71,11 @@ mod tests {
     fn nothing_that_a_terminal_obeys_is_left() {
         assert_eq!(compact("\"\u{9b}31m\u{7f}ö\"").unwrap(), "\"\\u009b31m\\u007fö\"");
         assert_eq!(one_line("a\x1b[31m\nö"), "a\\u{1b}[31m\\nö");
+    }
+
+    #[test]
+    fn text_from_elsewhere_cannot_turn_itself_around() {
+        assert_eq!(one_line("a\u{202e}b\u{2066}\u{9b}é"), "a\\u{202e}b\\u{2066}\\u{9b}é");
+        assert_eq!(compact("\"\u{202e}\"").unwrap(), "\"\\u202e\"");
     }
 }

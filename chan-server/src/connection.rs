@@ -44,10 +44,7 @@ impl Connection {
             () = stopped(&mut stop) => return permit.settle(LoginEnd::Good),
         };
         match login {
-            Ok((stream, client)) => {
-                permit.settle(LoginEnd::Good);
-                self.session(stream, &client, &traffic, stop).await;
-            }
+            Ok((stream, client)) => self.session(stream, &client, &traffic, permit, stop).await,
             Err(failed) => {
                 permit.settle(failed.end());
                 self.log_failure(&failed);
@@ -99,12 +96,20 @@ impl Connection {
         stream: Stream,
         client: &Authenticated,
         traffic: &Traffic,
+        login: LoginPermit,
         mut stop: watch::Receiver<bool>,
     ) {
         let who = Who::of(client);
         self.write(|connection, peer| Event::LoginOk { connection, peer, who, ms: self.age() });
-        let permit = self.permit(client);
-        let crowded = permit.as_ref().err().copied();
+        // Whoever finds no place for a session keeps the one of its login: else there would be no bound to them.
+        let place = match self.permit(client) {
+            Ok(place) => {
+                login.settle(LoginEnd::Good);
+                Ok(place)
+            }
+            Err(crowded) => Err((crowded, login)),
+        };
+        let crowded = place.as_ref().err().map(|(crowded, _)| *crowded);
         let started = OnceLock::new();
         let start = |opening: Opening| self.start(opening, client, crowded, &started);
         let mut serving = pin!(serve(stream, client, &self.core.limits, start));
@@ -140,6 +145,9 @@ impl Connection {
             bytes_out,
             ms: self.age(),
         });
+        if let Err((_, login)) = place {
+            login.settle(LoginEnd::Good);
+        }
     }
 
     /// Starts the service, or refuses by name: the client has proved itself.
@@ -168,7 +176,11 @@ impl Connection {
                 let _ = started.set(control);
                 self.write(|connection, peer| Event::SessionStarted { connection, peer, who });
             }
-            Err(why) => self.write(|connection, peer| Event::SessionRefused { connection, peer, who, why }),
+            Err(why) => {
+                // A codec may quote what the client said.
+                let why = escaped(&why);
+                self.write(|connection, peer| Event::SessionRefused { connection, peer, who, why });
+            }
         }
     }
 

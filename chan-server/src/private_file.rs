@@ -29,7 +29,7 @@ pub enum PrivateFileError {
         max: usize,
     },
     /// The system said no.
-    #[error("{}: {error}", .path.display())]
+    #[error("{}: {}", .path.display(), told(.error))]
     Io {
         /// The file or directory.
         path: PathBuf,
@@ -44,6 +44,14 @@ impl PrivateFileError {
         match self {
             Self::NotPrivate { path, .. } | Self::TooLong { path, .. } | Self::Io { path, .. } => path,
         }
+    }
+}
+
+/// What the system said; where a new file has no room, what to do.
+fn told(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::AlreadyExists => "it exists already and is not overwritten; name another file".into(),
+        _ => error.to_string(),
     }
 }
 

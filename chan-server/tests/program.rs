@@ -163,7 +163,10 @@ fn a_generated_password_goes_into_a_new_file_of_its_owner() {
     );
     let password = fs::read_to_string(home.path("echo.password")).unwrap();
     assert_eq!((password.len(), mode(&home.path("echo.password"))), (23, 0o600));
-    assert!(complained(&home.run(&arguments), 1).contains("echo.password: File exists"));
+    assert!(
+        complained(&home.run(&arguments), 1)
+            .contains("echo.password: it exists already and is not overwritten")
+    );
     assert_eq!(fs::read_to_string(home.path("echo.password")).unwrap(), password);
     let both = ["passwd", "echo", "--password-file", "echo.password", "--verifier-file", "echo.verifier"];
     printed(&home.run(&both));

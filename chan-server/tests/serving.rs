@@ -281,6 +281,22 @@ async fn who_proves_himself_and_asks_for_nothing_is_cut_off_too() {
 }
 
 #[tokio::test]
+async fn those_without_a_place_for_a_session_are_bounded_as_those_who_log_in() {
+    let running = serve(&echo(), "max_sessions_per_client = 1\nmax_logins_per_source = 2").await;
+    let _first: Channel<Opaque> = running.open("echo", Codec::Raw, b"").await.unwrap();
+    // They have proved themselves, and ask for nothing.
+    let mut waiting = Vec::new();
+    let turned = loop {
+        match running.login("echo", "joe", Credential::Key(&key(1))).await {
+            Ok(stream) => waiting.push(stream),
+            Err(_) => break running.log.first("turned").await,
+        }
+        assert!(waiting.len() < 10, "never turned away");
+    };
+    assert_eq!(turned["why"], "too many logins at once from this source");
+}
+
+#[tokio::test]
 async fn one_session_too_many_is_refused_by_name_and_its_place_is_free_after_an_end() {
     let running = serve(&echo(), "max_sessions_per_client = 1").await;
     let first: Channel<Opaque> = running.open("echo", Codec::Raw, b"").await.unwrap();
@@ -314,6 +330,27 @@ async fn a_codec_or_arguments_that_do_not_fit_are_refused_by_name() {
     let wrong = text(running.open("ns", Codec::Json, b"[1]").await);
     assert!(wrong.starts_with("the arguments: "), "{wrong}");
     running.log.first("session_refused").await;
+}
+
+#[tokio::test]
+async fn arguments_reach_the_log_cut_and_escaped() {
+    #[derive(Clone, serde::Deserialize)]
+    enum Only {
+        This,
+    }
+    let modules = Modules::new().function(
+        "test",
+        "only",
+        |_me: Process, _chan: Channel<()>, Only::This: Only, (): ()| async { Ok(()) },
+    );
+    let running = serve_with(&modules, &service("only", "['test', 'only']", 1), "").await;
+    let args = format!("\"\u{9b}31m\u{202e}{}\"", "x".repeat(900_000));
+    let refused = running.open::<Opaque, Opaque>("only", Codec::Json, args.as_bytes()).await;
+    assert!(matches!(refused, Err(OpenError::Refused(_))), "{refused:?}");
+    let line = running.log.first("session_refused").await;
+    let why = line["why"].as_str().unwrap();
+    assert!(why.contains("\\u{9b}31m\\u{202e}xxx"), "{why}");
+    assert!(why.len() < 1000, "{} bytes", why.len());
 }
 
 #[tokio::test]

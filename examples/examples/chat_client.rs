@@ -31,7 +31,7 @@ async fn main() -> anyhow::Result<()> {
     // The editor blocks, so it has a thread. Both threads talk through queues, not through the terminal.
     let mut show = printer(&mut editor);
     let (typed, mut lines) = mpsc::channel(1);
-    thread::spawn(move || {
+    let typing = thread::spawn(move || {
         while let Ok(line) = editor.readline(&format!("{nick}> ")) {
             if typed.blocking_send(line).is_err() {
                 return;
@@ -47,8 +47,12 @@ async fn main() -> anyhow::Result<()> {
         tokio::select! {
             line = lines.recv() => match line.as_deref().map(str::trim) {
                 Some("") => {}
-                Some("/who") => show(format!("* {}", remote.call(Who).await?.join(", "))),
-                Some(text) => remote.cast(Say::Relay(text.into())).await?,
+                Some("/who") => match remote.call(Who).await {
+                    Ok(nicks) => show(format!("* {}", nicks.join(", "))),
+                    Err(error) => show(format!("* {error}")),
+                },
+                // If it cannot be sent the session has ended, which is what `recv` says next.
+                Some(text) => drop(remote.cast(Say::Relay(text.into())).await),
                 None => break,
             },
             told = chan.recv() => match told {
@@ -59,7 +63,9 @@ async fn main() -> anyhow::Result<()> {
                 None => {
                     // The server stopped, the group was ended, the cable was pulled: the reason says which.
                     show(format!("* the chat is over ({}); Enter leaves", remote.ended().await));
-                    lines.recv().await;
+                    // The editor leaves the terminal as it was when it returns, and not when the program ends around it.
+                    lines.close();
+                    let _ = tokio::task::spawn_blocking(|| typing.join()).await?;
                     bail!("the chat was over");
                 }
             },

@@ -152,10 +152,18 @@ impl Start {
 
 /// Checks what the user typed before anything is sent.
 pub(super) fn json(what: &str, text: &str) -> Result<Box<str>, Failure> {
-    let advice =
-        "strings and field names stand in double quotes, and the whole in single quotes for the shell";
+    json_quoted(what, text, ", and the whole in single quotes for the shell")
+}
+
+/// The same where the user types it into this program, and no shell takes quotes away.
+pub(super) fn typed_json(what: &str, text: &str) -> Result<Box<str>, Failure> {
+    json_quoted(what, text, "")
+}
+
+fn json_quoted(what: &str, text: &str, whole: &str) -> Result<Box<str>, Failure> {
+    let advice = "strings and field names stand in double quotes";
     compact(text).map(String::into_boxed_str).map_err(|error| {
-        Failure::usage(format_args!("{what} is not JSON: {error}; {advice} (nothing was sent)"))
+        Failure::usage(format_args!("{what} is not JSON: {error}; {advice}{whole} (nothing was sent)"))
     })
 }
 

@@ -36,7 +36,7 @@ pub(super) enum Command {
         #[command(flatten)]
         start: Start,
     },
-    /// Send a message that has no answer, and wait until it has arrived
+    /// Send a message that has no answer, and wait until it has arrived; that it could be read, only a call tells
     Cast {
         #[command(flatten)]
         access: Access,
@@ -57,7 +57,7 @@ pub(super) enum Command {
         #[command(flatten)]
         start: Start,
     },
-    /// Send messages line by line; what arrives is shown as it arrives
+    /// Send messages line by line (`?` tells how); what arrives is shown as it arrives
     Repl {
         #[command(flatten)]
         access: Access,

@@ -11,7 +11,7 @@ use rustyline::error::ReadlineError;
 use rustyline::{DefaultEditor, ExternalPrinter};
 use tokio::sync::mpsc;
 
-use super::access::json;
+use super::access::typed_json;
 use super::arguments::{Access, Start};
 use super::exchange::{NO_CALLS, opaque, open, readable, shown};
 use super::failure::Failure;
@@ -132,8 +132,8 @@ fn parse(line: &str) -> Result<Line, Failure> {
         "" => Ok(Line::Empty),
         "?" | "help" => Ok(Line::Help),
         text => match text.strip_prefix('!') {
-            Some(message) => Ok(Line::Cast(json("the message", message)?)),
-            None => Ok(Line::Call(json("the message", text)?)),
+            Some(message) => Ok(Line::Cast(typed_json("the message", message)?)),
+            None => Ok(Line::Call(typed_json("the message", text)?)),
         },
     }
 }
@@ -249,7 +249,9 @@ mod tests {
         assert_eq!(parse("!\"!\"").unwrap(), Line::Cast("\"!\"".into()));
         assert_eq!(parse("  ").unwrap(), Line::Empty);
         assert_eq!(parse("?").unwrap(), Line::Help);
-        assert_eq!(parse("Lookup").unwrap_err().exit_code(), 2);
+        let wrong = parse("Lookup").unwrap_err();
+        assert_eq!(wrong.exit_code(), 2);
+        assert!(!wrong.to_string().contains("shell"), "{wrong}");
         assert_eq!(parse("!").unwrap_err().exit_code(), 2);
     }
 }

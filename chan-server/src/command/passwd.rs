@@ -1,6 +1,6 @@
 //! `chan-server passwd`: from a password to what a server stores of it.
 
-use std::io::{IsTerminal, Read, stdin};
+use std::io::{IsTerminal, Read, stdin, stdout};
 use std::path::PathBuf;
 
 use base64::Engine;
@@ -104,7 +104,12 @@ impl Passwd {
 
     fn write_verifier(&self, verifier: &PasswordVerifier) -> Result<(), Failure> {
         let mut line = verifier.to_line();
-        let Some(file) = &self.verifier_file else { return print_line(&line) };
+        let Some(file) = &self.verifier_file else {
+            if stdout().is_terminal() {
+                eprintln!("in the configuration: verifier = \"…\", which is");
+            }
+            return print_line(&line);
+        };
         line.push('\n');
         private_file::create(file, line.as_bytes())?;
         print_line(&format!("made {}; in the configuration: verifier_file = {file:?}", file.display()))

@@ -155,7 +155,7 @@ impl fmt::Debug for Modules {
 /// Why there is no such function for an `mfa`.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum MfaError {
-    #[error("there is no module {0}")]
+    #[error("this program has no module {0}")]
     Module(String),
     #[error("module \"{module}\" has no function {unknown}")]
     Function { module: String, unknown: String },

@@ -36,6 +36,8 @@ pub(super) struct Driver<S> {
     writing: Writing,
     timer: Pin<Box<Sleep>>,
     armed: Option<Instant>,
+    /// It has let others go first since it last wrote.
+    yielded: bool,
     /// When the last words must have been said.
     last_call: Option<Instant>,
 }
@@ -85,6 +87,7 @@ impl<S: AsyncBufRead + AsyncWrite + Unpin> Driver<S> {
             writing: Writing::Open,
             timer: Box::pin(sleep_until(tokio::time::Instant::now())),
             armed: None,
+            yielded: false,
             last_call: None,
         }
     }
@@ -93,14 +96,10 @@ impl<S: AsyncBufRead + AsyncWrite + Unpin> Driver<S> {
     fn poll_round(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         let wrote = self.poll_write(cx);
         let read = self.poll_read(cx);
-        let deliveries = self.shared.take_deliveries();
-        let delivered = !deliveries.is_empty();
-        self.shared.deliver(deliveries);
         if self.is_done() {
             return Poll::Ready(false);
         }
-        let timed = self.poll_timer(cx);
-        if wrote || read || delivered || timed { Poll::Ready(true) } else { Poll::Pending }
+        if wrote || read || self.poll_timer(cx) { Poll::Ready(true) } else { Poll::Pending }
     }
 
     /// Writes as much as the stream takes.
@@ -109,13 +108,7 @@ impl<S: AsyncBufRead + AsyncWrite + Unpin> Driver<S> {
         let mut accepted = 0;
         while self.writing == Writing::Open {
             if self.batch.chunk().is_empty() {
-                let now = now();
-                let accepted = std::mem::take(&mut accepted);
-                let all = self.shared.with(|inner| {
-                    inner.session.handle_accepted(now, accepted);
-                    inner.session.transmit(now, &mut self.batch);
-                    inner.session.has_let_go()
-                });
+                let all = self.shared.transmit(std::mem::take(&mut accepted), &mut self.batch);
                 if self.batch.chunk().is_empty() {
                     if all {
                         self.writing = Writing::Closing;
@@ -189,23 +182,28 @@ impl<S: AsyncBufRead + AsyncWrite + Unpin> Driver<S> {
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> bool {
         // What was appended since the writing stopped for want of it has woken nobody.
         let hungry = self.writing == Writing::Open && self.batch.chunk().is_empty();
-        let Some(wanted) = self.shared.sleep(cx, hungry) else { return true };
+        let Some(wanted) = self.shared.sleep(cx, hungry, self.armed) else { return true };
         if wanted.is_none() {
             self.set_last_call();
         }
+        // A timer that comes too early costs one look. To set it anew whenever something was heard would cost more.
         let wanted = [wanted, self.last_call].into_iter().flatten().min();
-        if self.armed != wanted {
-            self.armed = wanted;
-            if let Some(at) = wanted {
-                self.timer.as_mut().reset(at.into());
-            }
+        if let Some(at) = wanted.filter(|&at| self.armed.is_none_or(|armed| at < armed)) {
+            self.armed = Some(at);
+            self.timer.as_mut().reset(at.into());
         }
         if self.armed.is_none() || self.timer.as_mut().poll(cx).is_pending() {
             return false;
         }
         self.armed = None;
         let now = now();
-        self.shared.session(|session| session.handle_timeout(now));
+        let lost = self.shared.session(|session| {
+            session.handle_timeout(now);
+            session.is_lost()
+        });
+        if lost {
+            self.stop_writing();
+        }
         true
     }
 
@@ -224,7 +222,12 @@ impl<S: AsyncBufRead + AsyncWrite + Unpin> Future for Driver<S> {
     type Output = ExitReason;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<ExitReason> {
-        self.shared.rise();
+        // One turn for the others: what they are about to append goes out in the same write.
+        if self.shared.rise() && !std::mem::replace(&mut self.yielded, true) {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        self.yielded = false;
         for _ in 0..MAX_ROUNDS {
             let again = ready!(self.poll_round(cx));
             if !again {

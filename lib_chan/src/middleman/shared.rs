@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll, Waker},
     time::Instant,
@@ -18,7 +18,7 @@ use crate::{
     handshake::Authenticated,
     payload::{self, Codec, PayloadError},
     process::{Fed, Owned, Receipt, Signal, next_monitor},
-    session::{Delivery, Host, Inbound, InboundKind, Rights, Session, Unsendable},
+    session::{Batch, Delivery, Host, Inbound, InboundKind, Rights, Session, Unsendable},
 };
 
 /// The id of the role "owner" at the far end.
@@ -92,9 +92,28 @@ pub(super) struct Inner {
     owner: Option<Pid>,
     /// The reason with which this end ended the session, if it did so first.
     let_go_for: Option<ExitReason>,
+    /// What this session has added to [`UNSENT_IN_ALL`].
+    counted: usize,
 }
 
+/// Unsent bytes of all sessions of the program.
+static UNSENT_IN_ALL: AtomicUsize = AtomicUsize::new(0);
+/// A session counts in steps of this length, so that a small message does not cost a word that all cores share.
+const COUNTED_STEP: usize = 64 * 1024;
+
 impl Inner {
+    /// Counts what is unsent now: how much it is in all sessions together.
+    fn count_unsent(&mut self) -> usize {
+        let unsent = if self.driver_gone { 0 } else { self.session.unsent() };
+        let steps = unsent - unsent % COUNTED_STEP;
+        let before = std::mem::replace(&mut self.counted, steps);
+        match steps.checked_sub(before) {
+            Some(0) => UNSENT_IN_ALL.load(Ordering::Relaxed),
+            Some(more) => UNSENT_IN_ALL.fetch_add(more, Ordering::Relaxed) + more,
+            None => UNSENT_IN_ALL.fetch_sub(before - steps, Ordering::Relaxed) - (before - steps),
+        }
+    }
+
     /// What must be told to processes; first the places of held messages, unless they are still to be held.
     pub(super) fn take_deliveries(&mut self, paused: bool) -> Vec<Delivery<Pid>> {
         let deliveries = self.session.take_deliveries();
@@ -118,6 +137,12 @@ impl Inner {
     }
 }
 
+impl Drop for Inner {
+    fn drop(&mut self) {
+        UNSENT_IN_ALL.fetch_sub(self.counted, Ordering::Relaxed);
+    }
+}
+
 /// Where the messages of a channel go that was given to a process.
 pub(crate) trait Outlet: Send + Sync {
     /// Puts these into the mailbox of the process.
@@ -130,9 +155,14 @@ struct Effects {
     woken: Vec<Waker>,
     driver: Option<Waker>,
     receiver: Option<Waker>,
+    rare: Option<Box<Rare>>,
+}
+
+/// What only the end of a session brings, or the time after it.
+struct Rare {
     disown: Option<Pid>,
     /// Dropped with the rest.
-    handed_out: BTreeMap<Pid, Arc<dyn Outlet>>,
+    _handed_out: BTreeMap<Pid, Arc<dyn Outlet>>,
     deliveries: Vec<Delivery<Pid>>,
 }
 
@@ -166,6 +196,7 @@ impl Shared {
                 handed_out: BTreeMap::new(),
                 owner: None,
                 let_go_for: None,
+                counted: 0,
             }),
             taken: AtomicU64::new(0),
             paused: AtomicBool::new(false),
@@ -222,24 +253,30 @@ impl Shared {
     }
 
     fn effects(&self, inner: &mut Inner) -> Effects {
+        let crowded = inner.count_unsent() > self.limits.max_unsent_in_all;
         let session = &mut inner.session;
+        let share = self.limits.max_unsent_before_pause;
+        if crowded && session.unsent() > share + session.max_payload_len() {
+            session.break_off(ExitReason::Overload);
+        }
         let mut effects = Effects { woken: session.take_woken(), ..Effects::default() };
-        let paused = session.over().is_none() && session.unsent() > self.limits.max_unsent_before_pause;
+        let paused = session.over().is_none() && session.unsent() > if crowded { 0 } else { share };
         let resumed = self.paused.swap(paused, Ordering::Relaxed) && !paused;
         let over = session.over().is_some() && !std::mem::replace(&mut inner.end_told, true);
         if over || session.is_open() && !std::mem::replace(&mut inner.open_told, true) {
             effects.woken.extend(std::mem::take(&mut inner.watchers).into_values());
         }
-        if over {
-            effects.disown = inner.owner.take();
-            effects.handed_out = std::mem::take(&mut inner.handed_out);
-        }
         if resumed || over || session.has_inbox() {
             effects.receiver = inner.receiver.take();
         }
-        if inner.driver_gone {
-            effects.deliveries = inner.take_deliveries(paused);
-        } else if inner.driver.is_some()
+        if over || inner.driver_gone {
+            let deliveries = if inner.driver_gone { inner.take_deliveries(paused) } else { Vec::new() };
+            let (disown, _handed_out) = (inner.owner.take(), std::mem::take(&mut inner.handed_out));
+            effects.rare = Some(Box::new(Rare { disown, _handed_out, deliveries }));
+        }
+        let session = &inner.session;
+        if !inner.driver_gone
+            && inner.driver.is_some()
             && (over
                 || (!paused && inner.owed_places > 0)
                 || resumed
@@ -254,46 +291,78 @@ impl Shared {
     }
 
     fn perform(&self, effects: Effects) {
-        for waker in effects.woken.into_iter().chain(effects.receiver).chain(effects.driver) {
+        let Effects { woken, driver, receiver, rare } = effects;
+        for waker in woken {
             waker.wake();
         }
-        if let (Some(owner), Some(me)) = (effects.disown, self.me.upgrade()) {
+        if let Some(receiver) = receiver {
+            receiver.wake();
+        }
+        if let Some(driver) = driver {
+            driver.wake();
+        }
+        let Some(rare) = rare else { return };
+        if let (Some(owner), Some(me)) = (rare.disown, self.me.upgrade()) {
             owner.disown(&(me as Arc<dyn Owned>));
         }
-        self.deliver(effects.deliveries);
+        self.deliver(rare.deliveries);
     }
 
-    /// Takes what was read from the stream.
+    /// Takes what was read from the stream, and tells processes what is in it for them.
     pub(super) fn handle_bytes(&self, bytes: &[u8]) {
         let (explicit, of_links) = (self.untaken_exits.outstanding(), self.untaken_ends.outstanding());
-        self.session(|session| {
-            session.set_untaken_exits(explicit, of_links);
-            session.handle_bytes(now(), bytes);
+        let deliveries = self.with(|inner| {
+            inner.session.set_untaken_exits(explicit, of_links);
+            inner.session.handle_bytes(now(), bytes);
+            inner.take_deliveries(self.is_paused())
         });
+        self.deliver(deliveries);
     }
 
-    /// What the driver must tell to processes.
-    pub(super) fn take_deliveries(&self) -> Vec<Delivery<Pid>> {
-        self.with(|inner| inner.take_deliveries(self.is_paused()))
+    /// The stream took `accepted` bytes of a batch that has been written: fetches the next one, and tells processes what
+    /// there is for them. Whether this end appends nothing more.
+    pub(super) fn transmit(&self, accepted: usize, batch: &mut Batch) -> bool {
+        let now = now();
+        let (let_go, deliveries) = self.with(|inner| {
+            inner.session.handle_accepted(now, accepted);
+            inner.session.transmit(now, batch);
+            (inner.session.has_let_go(), inner.take_deliveries(self.is_paused()))
+        });
+        self.deliver(deliveries);
+        let_go
     }
 
-    /// The driver sleeps until it is woken, or until the time given. Nothing if there is something to do: to tell
-    /// somebody, or, for a `hungry` driver, to write.
-    pub(super) fn sleep(&self, cx: &Context<'_>, hungry: bool) -> Option<Option<Instant>> {
+    /// The driver sleeps until it is woken, or until the time given; not later than `armed`, if its timer is set to that.
+    /// Nothing if there was something to do: to tell somebody, which is done here, or, for a `hungry` driver, to write.
+    pub(super) fn sleep(
+        &self,
+        cx: &Context<'_>,
+        hungry: bool,
+        armed: Option<Instant>,
+    ) -> Option<Option<Instant>> {
         let mut inner = self.lock();
         let session = &inner.session;
-        if session.has_deliveries() || (hungry && (session.has_output() || session.has_let_go())) {
+        if session.has_deliveries() {
+            let deliveries = inner.take_deliveries(self.is_paused());
+            drop(inner);
+            self.deliver(deliveries);
+            return None;
+        }
+        if hungry && (session.has_output() || session.has_let_go()) {
             return None;
         }
         let until = session.poll_timeout();
-        inner.armed = until;
+        inner.armed = until.map(|until| armed.map_or(until, |armed| armed.min(until)));
         inner.driver = Some(cx.waker().clone());
         Some(until)
     }
 
-    /// The driver is awake: it needs no waking.
-    pub(super) fn rise(&self) {
-        self.lock().driver = None;
+    /// The driver is awake, and needs no waking. Whether it does well to let others go first: there is something to
+    /// write, and there will soon be more, because several calls are under way.
+    pub(super) fn rise(&self) -> bool {
+        let mut inner = self.lock();
+        inner.driver = None;
+        inner.session.has_output() && inner.session.is_busy()
     }
 
     // Processes.

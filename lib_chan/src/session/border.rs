@@ -3,7 +3,7 @@
 //! The processes' own tables run the link protocol, end to end. This table names the two ends of each link and
 //! monitor on the wire, refuses what the peer has no right to, and knows at the end of the session who must be told.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Delivery, credit::Grant};
 use crate::{ExitReason, wire::Frame};
@@ -110,6 +110,8 @@ pub(super) struct Border<P> {
     ids: BTreeMap<P, u64>,
     last_id: u64,
     links: BTreeMap<(u64, u64), Link>,
+    /// Links that went with the role, and whose former owners have not acknowledged that.
+    moved: BTreeSet<(P, u64)>,
     watching: BTreeMap<u64, Watching<P>>,
     /// The names on the wire of our monitors, by what their processes call them.
     references: BTreeMap<u64, u64>,
@@ -132,6 +134,7 @@ impl<P: Clone + Ord> Border<P> {
             ids: BTreeMap::new(),
             last_id: OWNER,
             links: BTreeMap::new(),
+            moved: BTreeSet::new(),
             watching: BTreeMap::new(),
             references: BTreeMap::new(),
             last_watching: 0,
@@ -150,7 +153,10 @@ impl<P: Clone + Ord> Border<P> {
                 deliveries.push(match link.unlinking {
                     // The acknowledgement will come when somebody else is the owner.
                     Some(unlink) => Delivery::UnlinkAck { from: far, to, unlink },
-                    None => Delivery::Unlink { from: far, to, unlink: NO_UNLINK },
+                    None => {
+                        self.moved.insert((to.clone(), far));
+                        Delivery::Unlink { from: far, to, unlink: NO_UNLINK }
+                    }
                 });
             }
             if let Some(to) = owner.clone().filter(|_| link.is_up()) {
@@ -159,7 +165,10 @@ impl<P: Clone + Ord> Border<P> {
         }
         let link_of = |linked, process: &Option<P>| process.clone().filter(|_| linked);
         if moved || self.linked != linked {
-            if let Some(to) = link_of(self.linked, &self.owner) {
+            // One that has linked by itself as well keeps that link.
+            let old = link_of(self.linked, &self.owner).filter(|owner| !self.has_linked_to_owner(owner));
+            if let Some(to) = old {
+                self.moved.insert((to.clone(), OWNER));
                 deliveries.push(Delivery::Unlink { from: OWNER, to, unlink: NO_UNLINK });
             }
             if let Some(to) = link_of(linked, &owner) {
@@ -204,6 +213,7 @@ impl<P: Clone + Ord> Border<P> {
     /// How many entries there are of any kind.
     pub(super) fn len(&self) -> usize {
         self.links.len()
+            + self.moved.len()
             + self.watching.len()
             + self.watched.len()
             + self.known.values().filter(|k| !k.handed_out).count()
@@ -211,8 +221,18 @@ impl<P: Clone + Ord> Border<P> {
 
     // What this end's processes do.
 
-    /// `process` links to the far process. The frame to send, or the reason of the exit signal to give it at once.
-    pub(super) fn link(&mut self, process: &P, far: u64, max: u64) -> Result<Frame<'static>, ExitReason> {
+    /// `process` links to the far process. The frame to send, if any, or the reason of the exit signal to give it at
+    /// once.
+    pub(super) fn link(
+        &mut self,
+        process: &P,
+        far: u64,
+        max: u64,
+    ) -> Result<Option<Frame<'static>>, ExitReason> {
+        // It does not know yet that the link went with the role, and will take it for this one.
+        if self.moved.contains(&(process.clone(), far)) {
+            return Ok(None);
+        }
         let own = self.ids.get(process).copied();
         let existing = own.and_then(|id| self.links.get(&(id, far)));
         // One that is made anew counts as one that this end has set.
@@ -231,7 +251,7 @@ impl<P: Clone + Ord> Border<P> {
         } else {
             self.add_link(id, far, false);
         }
-        Ok(Frame::Link { from: id, to: far })
+        Ok(Some(Frame::Link { from: id, to: far }))
     }
 
     /// `process` unlinks. `None`: there is nothing to tell the peer, the process has its acknowledgement at once.
@@ -246,6 +266,9 @@ impl<P: Clone + Ord> Border<P> {
 
     /// `process` acknowledges an unlink of the peer's. It may do so twice, and after the peer has linked again.
     pub(super) fn unlink_ack(&mut self, process: &P, far: u64, unlink: u64) -> Option<Frame<'static>> {
+        if unlink == NO_UNLINK && self.moved.remove(&(process.clone(), far)) {
+            return None;
+        }
         // The role's link may have another owner by now.
         let awaits = |&id: &u64| self.links.get(&(id, far)).is_some_and(|link| link.unlinked == Some(unlink));
         let awaiting = self.ids.get(process).copied().into_iter().chain([OWNER]).find(awaits);
@@ -488,6 +511,11 @@ impl<P: Clone + Ord> Border<P> {
         } else {
             self.known.get(&id).map_or(Rights::NONE, |known| known.rights)
         }
+    }
+
+    /// Whether `process` has a link of its own to the far owner.
+    fn has_linked_to_owner(&self, process: &P) -> bool {
+        self.ids.get(process).and_then(|&id| self.links.get(&(id, OWNER))).is_some_and(Link::is_up)
     }
 
     /// The id under which `process` is linked to `far`.

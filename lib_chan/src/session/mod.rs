@@ -278,6 +278,7 @@ pub struct Session<H: Host> {
     deadline: Option<Instant>,
     /// This end sent its `Ended`.
     let_go: bool,
+    lost: bool,
     /// Why the session ended for this end's processes, once it has.
     over: Option<ExitReason>,
     /// The peer's `Ended` came, or nothing can come any more.
@@ -334,6 +335,7 @@ impl<H: Host> Session<H> {
             pinged: false,
             deadline: (side == Side::Server).then(|| now + limits.login_timeout),
             let_go: false,
+            lost: false,
             over: None,
             heard_all: false,
             peer_drains: false,
@@ -421,7 +423,7 @@ impl<H: Host> Session<H> {
             self.deadline = deadline;
             self.fail_waiting(&ExitReason::Normal);
             if self.phase != Phase::Open {
-                self.finish(ExitReason::Normal, None);
+                self.finish(ExitReason::Normal, None, self.outgoing.appended);
             }
         }
     }
@@ -435,26 +437,32 @@ impl<H: Host> Session<H> {
         if !std::mem::replace(&mut self.let_go, true) {
             self.outgoing.put(&Frame::Ended { taken: self.received, reason: reason.clone() });
         }
-        self.finish(reason, None);
+        // All that was appended still goes out, in front of the `Ended`.
+        self.finish(reason, None, self.outgoing.appended);
     }
 
-    /// The connection is gone, or must be taken for gone: nothing more comes or goes.
+    /// The connection is gone, or must be taken for gone: nothing more comes or goes. A driver that could still write
+    /// must not: what was not accepted is reported never to have been sent ([`is_lost`](Self::is_lost)).
     pub fn handle_loss(&mut self) {
-        self.finish(ExitReason::NoConnection, None);
+        if self.over.is_none() {
+            self.outgoing.clear();
+            self.lost = true;
+        }
+        self.finish(ExitReason::NoConnection, None, self.outgoing.accepted);
     }
 
     /// Everything that waits gets its one ending. `taken`: what the far owner took, when it said so.
-    fn finish(&mut self, reason: ExitReason, taken: Option<u64>) {
+    /// `sent`: how many bytes may have reached it.
+    fn finish(&mut self, reason: ExitReason, taken: Option<u64>, sent: u64) {
         if self.over.is_some() {
             return;
         }
         self.heard_all = true;
         self.let_go = true;
         self.fail_waiting(&reason);
-        let accepted = self.outgoing.accepted;
         let executed = |number: u64, end: u64| match taken {
             Some(taken) if number > taken => Executed::No,
-            None if end > accepted => Executed::No,
+            None if end > sent => Executed::No,
             _ => Executed::Unknown,
         };
         self.asking.end(&reason, executed, &mut self.woken);
@@ -498,6 +506,11 @@ impl<H: Host> Session<H> {
     /// Whether nothing that comes in matters any more.
     pub const fn has_heard_all(&self) -> bool {
         self.heard_all
+    }
+
+    /// Whether the session ended because the connection did, so that nothing may be written any more.
+    pub const fn is_lost(&self) -> bool {
+        self.lost
     }
 
     /// Whether this end will append nothing more of its own.
@@ -609,6 +622,11 @@ impl<H: Host> Session<H> {
     /// What must be told to processes, in order.
     pub fn take_deliveries(&mut self) -> Vec<Delivery<H::Process>> {
         std::mem::take(&mut self.deliveries)
+    }
+
+    /// Whether several calls are under way, of either end.
+    pub fn is_busy(&self) -> bool {
+        self.asking.in_flight() + self.owing.slots() > 1
     }
 
     /// Whether something must be told to processes.

@@ -111,6 +111,12 @@ impl Outgoing {
         self.reflections.0 + self.reflections.1
     }
 
+    /// Lets go of all that was not fetched.
+    pub(super) fn clear(&mut self) {
+        self.pieces = VecDeque::new();
+        self.open = false;
+    }
+
     /// Bytes that the stream has not taken.
     pub(super) fn unsent(&self) -> usize {
         (self.appended - self.accepted) as usize

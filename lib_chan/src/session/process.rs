@@ -39,7 +39,7 @@ impl<H: Host> Session<H> {
             None => self.border.link(&process, far, self.far_terms.max_links),
         };
         match frame {
-            Ok(frame) => self.put_border(Some(frame)),
+            Ok(frame) => self.put_border(frame),
             Err(reason) => {
                 self.deliveries.push(Delivery::Exit { from: far, to: process, reason, link: true })
             }

@@ -219,22 +219,25 @@ impl<H: Host> Session<H> {
             Frame::Reply { call, payload } => self.handle_reply(call, Ok(run.slice_ref(payload)))?,
             Frame::Refuse { call: 0, code, text } => {
                 self.refused = Some(StartRefused { code, text: text.into() });
-                self.finish(ExitReason::Normal, None);
+                self.finish(ExitReason::Normal, None, self.outgoing.appended);
             }
             Frame::Refuse { call, code, text } => self.handle_reply(call, Err(self.refusal(code, text)))?,
             Frame::Exit { from, to, taken, reason } => {
                 let peers_link = taken.is_some() && self.border.is_set_by_peer(from, to);
                 let crossing = self.border.handle_exit(from, to, taken.is_some(), reason);
+                let mut too_many = false;
                 if let Crossing::Deliver(Delivery::Exit { link, .. }) = crossing {
                     self.untaken_exits += usize::from(!link);
                     // A link that ends leaves its place to another at once, but its exit signal may lie untaken.
                     self.untaken_ends += usize::from(peers_link);
-                    let too_many_ends = peers_link && self.untaken_ends > self.limits.max_links as usize;
-                    if self.untaken_exits > self.limits.max_untaken_exits || too_many_ends {
-                        return Err(Fault::Overload);
-                    }
+                    too_many = self.untaken_exits > self.limits.max_untaken_exits
+                        || peers_link && self.untaken_ends > self.limits.max_links as usize;
                 }
+                // The one too many is delivered all the same: it is the one ending of a link.
                 self.cross(crossing);
+                if too_many {
+                    return Err(Fault::Overload);
+                }
             }
             Frame::Ended { taken, reason } => self.handle_ended(taken, reason)?,
             Frame::Link { from, to } => {
@@ -409,7 +412,7 @@ impl<H: Host> Session<H> {
             // What came before may still be taken: the owner ends later, if at all.
             self.outgoing.put(&Frame::Ended { taken: self.received, reason: ExitReason::Normal });
         }
-        self.finish(reason, Some(taken));
+        self.finish(reason, Some(taken), self.outgoing.appended);
         Ok(())
     }
 

@@ -15,6 +15,8 @@ use crate::{
 
 /// Messages wait for room while this much is unsent: so one that is given up has not been sent.
 const MAX_UNSENT_BEFORE_WAIT: usize = 256 * 1024;
+/// However many calls the peer allows: it may leave them unanswered, and each keeps its place here until the end.
+const MAX_CALLS_IN_FLIGHT: u64 = 65_536;
 
 impl<H: Host> Session<H> {
     /// The most bytes that a payload to the peer may have.
@@ -231,7 +233,7 @@ impl<H: Host> Session<H> {
     }
 
     fn has_slot(&self) -> bool {
-        self.asking.in_flight() < self.far_terms.max_calls
+        self.asking.in_flight() < self.far_terms.max_calls.min(MAX_CALLS_IN_FLIGHT)
     }
 
     fn put_cast(&mut self, payload: &mut Vec<u8>) {
@@ -241,7 +243,8 @@ impl<H: Host> Session<H> {
 
     fn put_call(&mut self, now: Instant, call: u64, payload: &mut Vec<u8>) {
         let Some(deadline) = self.asking.deadline(call) else { return };
-        let left = deadline.saturating_duration_since(now).as_millis() as u64;
+        // Rounded up: the callee must not give up before the caller does.
+        let left = deadline.saturating_duration_since(now).as_nanos().div_ceil(1_000_000) as u64;
         if deadline <= now {
             let late = CallError::new(Executed::No, CallFailure::Deadline);
             return self.asking.fail(call, late, &mut self.woken);

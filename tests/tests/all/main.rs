@@ -6,6 +6,7 @@ mod attacks;
 mod differential;
 mod endings;
 mod exit_codes;
+mod hostile;
 mod main_job;
 mod pages;
 mod python;

@@ -41,6 +41,7 @@ const PORTS: &[&str] = &[":1234", ":1235", ":6379"];
 const NOT_RUN: &[(&str, &str)] = &[
     ("cargo test --workspace", "it runs this test"),
     (".ci/run", "it installs packages, and runs this test"),
+    ("bench/run", "it builds a workspace of its own, and measures for long"),
     ("cargo install cargo-fuzz", "it installs a program"),
     (
         "cargo fuzz run --sanitizer none payload -- -max_total_time=60 -rss_limit_mb=512 -max_len=65536",
@@ -140,22 +141,30 @@ fn the_tables_of_this_test_are_about_what_is_on_the_pages() {
     assert!(["a…b", "…d", "b…", "ab…bc", "ab", ""].iter().all(|pattern| !is_like(pattern, "abc")));
 }
 
-/// Every page that shows a command or a configuration.
+/// Every page that shows a command or a configuration, wherever it is.
 fn pages() -> Vec<String> {
     let mut pages = Vec::new();
-    for folder in ["", "docs/", "fuzz/", "bench/", "tests/", "examples/"] {
-        for entry in fs::read_dir(root().join(folder)).expect("a folder of the project") {
-            let name = entry.expect("a file of the project").file_name();
-            let page = format!("{folder}{}", name.to_string_lossy());
-            let shows =
-                |page: &str| blocks(page).iter().any(|(language, _)| ["console", "toml"].contains(language));
-            if page.ends_with(".md") && shows(&text_of(&page)) {
-                pages.push(page);
+    let mut folders = vec![String::new()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(root().join(&folder)).expect("a folder of the project") {
+            let entry = entry.expect("a file of the project");
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let path = format!("{folder}{name}");
+            if entry.file_type().expect("its type").is_dir() {
+                if !name.starts_with('.') && name != "target" {
+                    folders.push(path + "/");
+                }
+            } else if path.ends_with(".md") && shows_something(&text_of(&path)) {
+                pages.push(path);
             }
         }
     }
     pages.sort();
     pages
+}
+
+fn shows_something(page: &str) -> bool {
+    blocks(page).iter().any(|(language, _)| ["console", "toml"].contains(language))
 }
 
 fn root() -> PathBuf {

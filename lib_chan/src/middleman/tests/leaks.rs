@@ -145,3 +145,51 @@ async fn a_peer_that_links_and_ends_over_and_over_fills_no_mailbox() {
     let ended = tokio::time::timeout(Duration::from_secs(10), served).await;
     assert_eq!(ended.expect("the session ends").unwrap(), ExitReason::Overload);
 }
+
+/// Asks for much, many times, before the first answer, and reads none: how that session ended, if it has.
+async fn asks_for_much_and_reads_nothing(limits: &Limits) -> Option<ExitReason> {
+    use tokio::io::AsyncWriteExt;
+    const CALLS: u64 = 40;
+    let parameters = SessionParameters::from_limits(limits).unwrap();
+    let (_, server) = pair_in_memory(parameters, [7; 32]).unwrap();
+    let (mut near, far) = tokio::io::duplex(64 * 1024);
+    let limits = limits.clone();
+    let (tell, told) = oneshot::channel();
+    let served = tokio::spawn(async move {
+        serve(BufReader::new(far), &server, &limits, |opening| {
+            spawn(async move |_me: Process| {
+                let mut channel: Channel<Blob> = opening.accept();
+                let mut replies = Vec::new();
+                while let Some(Message::Call(blob, reply)) = channel.recv().await {
+                    replies.push(reply.to(&blob));
+                    if replies.len() as u64 == CALLS {
+                        replies.drain(..).for_each(|reply| reply.send(Blob(vec![7; 100_000])));
+                        let _ = tell.send(());
+                        return std::future::pending().await;
+                    }
+                }
+                Ok(())
+            });
+        })
+        .await
+    });
+    let mut bytes = Vec::new();
+    let terms = crate::wire::Terms { max_calls: 1, max_links: 1 };
+    let (codec, max_frame_len) = (Codec::Bincode as u8, 1 << 20);
+    crate::wire::Frame::Start { codec, terms, max_frame_len, window_len: 65_536, args: &[] }.put(&mut bytes);
+    near.write_all(&std::mem::take(&mut bytes)).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    for call in 1..=CALLS {
+        crate::wire::Frame::Call { to: 0, call, left: 60_000, payload: &[0] }.put(&mut bytes);
+    }
+    near.write_all(&bytes).await.unwrap();
+    told.await.unwrap();
+    tokio::time::timeout(Duration::from_secs(5), served).await.ok().map(Result::unwrap)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_reads_nothing_is_shown_out_where_memory_is_short() {
+    assert_eq!(asks_for_much_and_reads_nothing(&Limits::default()).await, None);
+    let short = Limits { max_unsent_in_all: 1 << 20, ..Limits::default() };
+    assert_eq!(asks_for_much_and_reads_nothing(&short).await, Some(ExitReason::Overload));
+}

@@ -7,8 +7,9 @@ use super::{
 use crate::{
     CallError, CallFailure, Executed, ExitReason, Limits,
     handshake::Side,
+    payload::Codec,
     session::{InboundKind, Unsendable},
-    wire::{Frame, RefuseCode},
+    wire::{Frame, RefuseCode, Terms},
 };
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -375,4 +376,20 @@ fn a_call_waits_no_longer_than_a_month() {
     feed_call(&mut lone, 1);
     lone.feed(&Frame::Call { to: 0, call: 2, left: u64::MAX, payload: b"" });
     assert_eq!(lone.ended(), None);
+}
+
+#[test]
+fn a_peer_that_allows_any_number_of_calls_and_answers_none_fills_no_memory() {
+    let mut lone = Lone::new(Side::Client, &Limits::default());
+    lone.session.start(Codec::Raw, b"").unwrap();
+    lone.feed(&Frame::Started { terms: Terms { max_calls: u64::MAX, max_links: 0 } });
+    lone.feed(&Frame::Credit { id: 0, total: u64::MAX });
+    let deadline = lone.now + Duration::from_secs(1);
+    for _ in 0..70_000 {
+        let call = lone.session.call(lone.now, deadline, &mut vec![]).unwrap();
+        lone.session.cancel_call(lone.now, call);
+        let len = lone.fetch().len();
+        lone.session.handle_accepted(lone.now, len);
+    }
+    assert_eq!(lone.session.entries(), 65_536);
 }

@@ -1,0 +1,173 @@
+//! How sessions begin and end.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use lib_chan::ExitReason;
+
+use super::{Broken, wire::Wire};
+use crate::{
+    log::{At, Entry, Proc, Side, What},
+    plan::Plan,
+};
+
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+#[derive(Debug, Default)]
+pub(super) struct End {
+    wrong_login: bool,
+    pub(super) let_go: Option<(Duration, Duration)>,
+    pub(super) over: Option<(Duration, ExitReason)>,
+    pub(super) broke_off: Option<ExitReason>,
+    pub(super) gave_up: bool,
+    end_seen: bool,
+    pub(super) gone: bool,
+    /// Processes by the ids that the peer knows, and their rights.
+    pub(super) handed: BTreeMap<u64, Handed>,
+    /// Ids that named a link before they were handed out, and had no right then.
+    pub(super) named_before: Vec<u64>,
+    /// Who has held id 0.
+    pub(super) owners: Vec<Proc>,
+    /// It was over because the peer's `Ended` came, which said this.
+    pub(super) heard_taken: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Handed {
+    pub(super) proc: Proc,
+    pub(super) link: bool,
+    pub(super) exit: bool,
+    pub(super) kill: bool,
+    pub(super) monitor: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Sessions {
+    ends: BTreeMap<At, End>,
+    faulty: Vec<u8>,
+    pub(super) dead: [bool; 2],
+    calm_network: bool,
+    may_overload: [bool; 2],
+}
+
+impl Sessions {
+    pub(super) fn new(plan: &Plan) -> Self {
+        let may_overload = [0, 1].map(|side| {
+            let limits = &plan.limits[side];
+            limits.max_reflections < 100
+                || limits.max_untaken_exits < 10
+                || limits.max_unsent < 100_000
+                || limits.max_links < 1000
+        });
+        Self {
+            ends: BTreeMap::new(),
+            faulty: Vec::new(),
+            dead: [false; 2],
+            calm_network: plan.latency == 0 || plan.latency <= 300 && plan.capacity >= 100_000,
+            may_overload,
+        }
+    }
+
+    pub(super) fn of(&self, at: At) -> Option<&End> {
+        self.ends.get(&at)
+    }
+
+    /// Whether nothing was done to this connection on purpose.
+    pub(super) fn is_healthy(&self, conn: u8) -> bool {
+        self.calm_network && !self.faulty.contains(&conn) && self.dead == [false; 2]
+    }
+
+    pub(super) fn see(&mut self, entry: &Entry, wire: &Wire, broken: &mut Broken) {
+        let now = entry.at;
+        match &entry.what {
+            What::Fault { conn, fault } => {
+                if *fault != crate::log::Fault::Kill {
+                    self.faulty.push(*conn);
+                }
+            }
+            What::ProgramDied { side } => self.dead[*side as usize] = true,
+            What::WrongLogin { at } => {
+                self.end(*at).wrong_login = true;
+                self.faulty.push(at.conn);
+            }
+            What::Frame { at, frame: crate::log::Tapped::Link { from, .. }, .. } => {
+                let end = self.end(*at);
+                if !end.handed.contains_key(from) {
+                    end.named_before.push(*from);
+                }
+            }
+            What::LoggedIn { at } => {
+                let wrong = self.end(*at).wrong_login;
+                broken.unless(!wrong, "nobody logs in with a wrong proof", || format!("{at:?}"));
+            }
+            What::LoginFailed { at, wrong } => {
+                let fine = *wrong || self.end(at.far()).wrong_login || !self.is_healthy(at.conn);
+                broken.unless(fine, "a login with the right proof succeeds", || format!("{at:?}"));
+            }
+            What::HandedOut { at, id, proc, link, exit, kill, monitor } => {
+                let handed = Handed { proc: *proc, link: *link, exit: *exit, kill: *kill, monitor: *monitor };
+                self.end(*at).handed.insert(*id, handed);
+            }
+            What::Owner { at, proc } => self.end(*at).owners.extend(proc),
+            What::LetGo { at, close_by, .. } => {
+                self.end(*at).let_go = Some((now, *close_by));
+            }
+            What::GaveUpReceiving { at } => self.end(*at).gave_up = true,
+            What::BrokeOff { at, reason } => self.end(*at).broke_off = Some(reason.clone()),
+            What::Over { at, reason } => self.over(*at, now, reason, wire, broken),
+            What::EndSeen { at, reason } => {
+                let end = self.end(*at);
+                let once = !std::mem::replace(&mut end.end_seen, true);
+                broken.unless(once, "an owner sees one end", || format!("{at:?}"));
+                let same = end.over.as_ref().is_some_and(|(_, over)| over == reason);
+                broken.unless(same, "the end has one reason", || format!("{at:?} {reason:?}"));
+            }
+            What::CloseEnd { at, reason } => {
+                let same = self.end(*at).over.as_ref().is_some_and(|(_, over)| over == reason);
+                broken.unless(same, "the end has one reason", || format!("{at:?} {reason:?}"));
+            }
+            What::DriverGone { at } => {
+                let end = self.end(*at);
+                end.gone = true;
+                let fine = end.over.as_ref().is_some_and(|(over, _)| now <= *over + LAST_WORDS);
+                broken.unless(fine, "last words are bounded in time", || format!("{at:?}"));
+            }
+            _ => {}
+        }
+    }
+
+    fn end(&mut self, at: At) -> &mut End {
+        self.ends.entry(at).or_default()
+    }
+
+    fn over(&mut self, at: At, now: Duration, reason: &ExitReason, wire: &Wire, broken: &mut Broken) {
+        let (healthy, may_overload) = (self.is_healthy(at.conn), self.may_overload[at.side as usize]);
+        let end = self.end(at);
+        broken.unless(end.over.is_none(), "a session ends once", || format!("{at:?}"));
+        end.over = Some((now, reason.clone()));
+        if let Some((_, close_by)) = end.let_go {
+            broken.unless(now <= close_by, "a close is bounded in time", || format!("{at:?} {now:?}"));
+        }
+        let heard = wire.heard(at).map(|ended| &ended.reason);
+        if end.broke_off.is_none() {
+            end.heard_taken = wire.heard(at).filter(|ended| ended.reason == *reason).map(|ended| ended.taken);
+        }
+        let fine = match (&end.broke_off, heard, reason) {
+            (_, _, ExitReason::Protocol) => false,
+            (Some(broke_off), _, reason) if broke_off == reason => true,
+            (_, Some(heard), reason) if heard == reason => true,
+            (_, _, ExitReason::Overload) => may_overload,
+            // It ended before it was open, or was refused.
+            (_, None, ExitReason::Normal) => true,
+            (_, None, ExitReason::NoConnection) => !healthy,
+            _ => false,
+        };
+        broken.unless(fine, "a session ends with the right reason", || {
+            format!("{at:?} {reason:?}, heard {heard:?}, broke off {:?}", end.broke_off)
+        });
+    }
+}
+
+/// The end of `side` at a connection.
+pub(super) const fn at(conn: u8, side: Side) -> At {
+    At { conn, side }
+}

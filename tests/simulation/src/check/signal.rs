@@ -1,0 +1,357 @@
+//! Links, monitors and exits: each has one ending, with the right reason.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use lib_chan::ExitReason;
+
+use super::{
+    Broken,
+    session::{Sessions, at},
+};
+use crate::{
+    log::{At, Entry, Pid, Proc, Side, Signal, What},
+    plan::Plan,
+};
+
+#[derive(Debug)]
+struct Life {
+    side: Side,
+    task: bool,
+    decided: Option<ExitReason>,
+    gone: bool,
+    stuck: bool,
+    lost: bool,
+}
+
+#[derive(Debug)]
+struct Monitor {
+    proc: Proc,
+    to: Pid,
+    ended: bool,
+    demonitored: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Link {
+    Active,
+    /// Taken back at this side; the other may not know.
+    Unlinking,
+    /// Taken back by both.
+    BothUnlinking,
+    /// Taken back by the other side.
+    Unlinked,
+}
+
+#[derive(Debug)]
+pub(super) struct Signals {
+    lives: BTreeMap<Proc, Life>,
+    links: BTreeMap<(Proc, Pid), Link>,
+    monitors: BTreeMap<u64, Monitor>,
+    /// Exits sent and not come, by sender.
+    exits: Vec<(Proc, Pid, ExitReason)>,
+    few_links: bool,
+    /// Links made again while the one before was under way to its end: the end of the session may come to both.
+    made_anew: BTreeSet<(Proc, Pid)>,
+}
+
+impl Signals {
+    pub(super) fn new(plan: &Plan) -> Self {
+        Self {
+            lives: BTreeMap::new(),
+            links: BTreeMap::new(),
+            monitors: BTreeMap::new(),
+            exits: Vec::new(),
+            made_anew: BTreeSet::new(),
+            few_links: plan.limits.iter().any(|limits| limits.max_links < 1000),
+        }
+    }
+
+    /// Whether its program died, so that nobody hears of it any more.
+    pub(super) fn is_lost(&self, proc: Proc) -> bool {
+        self.lives.get(&proc).is_none_or(|life| life.lost)
+    }
+
+    pub(super) fn see(&mut self, entry: &Entry, sessions: &Sessions, broken: &mut Broken) {
+        match &entry.what {
+            What::Born { proc, side, task } => {
+                let (side, task) = (*side, *task);
+                let life = Life { side, task, decided: None, gone: false, stuck: false, lost: false };
+                self.lives.insert(*proc, life);
+            }
+            What::Decided { proc, reason } => {
+                if let Some(life) = self.lives.get_mut(proc) {
+                    broken.unless(life.decided.is_none(), "a process ends once", || format!("{proc}"));
+                    life.decided = Some(reason.clone());
+                }
+            }
+            What::Gone { proc } => {
+                if let Some(life) = self.lives.get_mut(proc) {
+                    life.gone = true;
+                }
+                self.links.retain(|(of, _), _| of != proc);
+            }
+            What::Stuck { proc } => {
+                if let Some(life) = self.lives.get_mut(proc) {
+                    life.stuck = true;
+                }
+            }
+            What::ProgramDied { side } => {
+                for life in self.lives.values_mut().filter(|life| life.side == *side) {
+                    life.lost = true;
+                }
+            }
+            What::LinkOp { proc, to, fresh } => {
+                let before = self.links.insert((*proc, *to), Link::Active);
+                if before.is_some_and(|before| before != Link::Active) {
+                    self.made_anew.insert((*proc, *to));
+                }
+                let same = (before != Some(Link::Active)) == *fresh;
+                broken.unless(same, "a process knows its links", || format!("{proc} {to:?} {before:?}"));
+            }
+            What::UnlinkOp { proc, to, was } => {
+                let link = self.links.get_mut(&(*proc, *to));
+                let same = link.as_deref().is_some_and(|link| *link == Link::Active) == *was;
+                broken.unless(same, "a process knows its links", || format!("{proc} {to:?} {link:?}"));
+                if let Some(link) = link.filter(|_| *was) {
+                    *link = Link::Unlinking;
+                }
+            }
+            What::Parted { proc, to } => {
+                let active = self.links.get(&(*proc, *to)) == Some(&Link::Active);
+                broken.unless(active, "only the linked are told of an end", || format!("{proc} {to:?}"));
+            }
+            What::MonitorOp { proc, monitor, to } => {
+                let (proc, to) = (*proc, *to);
+                self.monitors.insert(*monitor, Monitor { proc, to, ended: false, demonitored: false });
+            }
+            What::DemonitorOp { monitor, was, .. } => {
+                if let Some(monitor) = self.monitors.get_mut(monitor) {
+                    let same = *was == (!monitor.ended && !monitor.demonitored);
+                    broken.unless(same, "a process knows its monitors", || format!("{monitor:?}"));
+                    monitor.demonitored |= *was;
+                }
+            }
+            What::ExitOp { proc, to, reason } => self.exits.push((*proc, *to, reason.clone())),
+            What::Signal { proc, from, signal, seen } => {
+                self.signal(*proc, *from, signal, *seen, sessions, broken)
+            }
+            _ => {}
+        }
+    }
+
+    fn signal(
+        &mut self,
+        proc: Proc,
+        from: Pid,
+        signal: &Signal,
+        seen: bool,
+        sessions: &Sessions,
+        broken: &mut Broken,
+    ) {
+        let Some(life) = self.lives.get(&proc) else { return };
+        let (alive, gone, side) = (life.decided.is_none() && !life.task, life.gone || life.task, life.side);
+        match signal {
+            Signal::Link => {
+                if alive {
+                    let link = self.links.entry((proc, from)).or_insert(Link::Active);
+                    if *link == Link::Unlinked {
+                        *link = Link::Active;
+                    }
+                }
+            }
+            Signal::Unlink { .. } => match self.links.get_mut(&(proc, from)) {
+                Some(link @ Link::Active) => *link = Link::Unlinked,
+                Some(link @ Link::Unlinking) => *link = Link::BothUnlinking,
+                _ => {}
+            },
+            Signal::UnlinkAck { .. } => match self.links.get_mut(&(proc, from)) {
+                Some(Link::Unlinking) => drop(self.links.remove(&(proc, from))),
+                Some(link @ Link::BothUnlinking) => *link = Link::Unlinked,
+                _ => {}
+            },
+            Signal::Exit { reason, link: true } => {
+                let link = self.links.remove(&(proc, from));
+                if gone {
+                    return;
+                }
+                // A link that this end refused may have been there still, under way to its end. The link that is the
+                // session's own may have been taken back with one of the same name; and one of
+                // this program may have begun to tell its end when the unlink came.
+                let own = match from {
+                    Pid::Far { id: 0, .. } => !seen,
+                    // An owner that is linked under both its names is told twice, and sees it once.
+                    Pid::Far { conn, .. } => {
+                        let here = sessions.of(at(conn, side));
+                        !seen
+                            && (self.few_links
+                                || self.made_anew.contains(&(proc, from))
+                                || here.is_some_and(|end| end.owners.contains(&proc)))
+                    }
+                    _ => !seen,
+                };
+                broken.unless(link.is_some() || own || !alive, "a link has one ending", || {
+                    format!("{proc} {from:?} {reason:?}")
+                });
+                let taken_back = link.is_some_and(|link| link != Link::Active);
+                broken.unless(!(taken_back && seen), "a link that was taken back has no effect", || {
+                    format!("{proc} {from:?} {reason:?}")
+                });
+                if link == Some(Link::Active) {
+                    let fine = seen || !alive || *reason == ExitReason::Normal;
+                    broken
+                        .unless(fine, "the end of a link is seen", || format!("{proc} {from:?} {reason:?}"));
+                    self.reason(side, from, reason, true, sessions, broken);
+                }
+            }
+            Signal::Exit { reason, link: false } => self.explicit(proc, side, from, reason, sessions, broken),
+            Signal::Down { monitor, reason } => {
+                let Some(monitor) = self.monitors.get_mut(monitor) else {
+                    return broken.unless(false, "a Down is of a monitor", || format!("{proc} {monitor}"));
+                };
+                let once = !std::mem::replace(&mut monitor.ended, true);
+                broken.unless(once, "a monitor has one ending", || format!("{monitor:?}"));
+                let fine = seen == (alive && !monitor.demonitored);
+                broken.unless(fine, "a Down is seen unless the monitor was given up", || {
+                    format!("{monitor:?}")
+                });
+                let same = monitor.proc == proc && monitor.to == from;
+                broken.unless(same, "a Down is of whom was monitored", || format!("{monitor:?} {from:?}"));
+                let to = monitor.to;
+                self.reason(side, to, reason, false, sessions, broken);
+            }
+            Signal::Monitor { .. } | Signal::Demonitor { .. } => {}
+        }
+    }
+
+    /// Whether a link to or monitor on `of` may end with this reason now, at a process of `side`.
+    fn reason(
+        &self,
+        side: Side,
+        of: Pid,
+        reason: &ExitReason,
+        link: bool,
+        sessions: &Sessions,
+        broken: &mut Broken,
+    ) {
+        let decided = |proc: Proc| self.lives.get(&proc).and_then(|life| life.decided.as_ref());
+        let fine = match of {
+            Pid::Local(proc) => {
+                let task = self.lives.get(&proc).is_some_and(|life| life.task);
+                decided(proc) == Some(reason)
+                    || *reason == ExitReason::NoProc && (task || decided(proc).is_some())
+            }
+            Pid::Far { conn, id } => {
+                let over =
+                    sessions.of(at(conn, side)).and_then(|end| end.over.as_ref()).map(|(_, over)| over);
+                let there = sessions.of(at(conn, side.other()));
+                let handed = there.and_then(|end| end.handed.get(&id));
+                let owner_reason = id == 0 && over == Some(reason);
+                let own_reason = self.named(at(conn, side.other()), id, sessions).any(|proc| {
+                    decided(proc) == Some(reason) || *reason == ExitReason::NoProc && decided(proc).is_some()
+                });
+                let had_none = there.is_some_and(|end| end.named_before.contains(&id));
+                let no_right =
+                    had_none || handed.is_none_or(|handed| if link { !handed.link } else { !handed.monitor });
+                owner_reason
+                    || own_reason
+                    || *reason == ExitReason::NoProc && id != 0 && no_right
+                    || *reason == ExitReason::NoConnection && over.is_some()
+                    || *reason == ExitReason::Overload && self.few_links
+            }
+            Pid::Watch { .. } => false,
+        };
+        broken.unless(fine, "the ending has the right reason", || format!("{of:?} {reason:?} at {side:?}"));
+    }
+
+    /// Who may be meant by an id. That of a link is not known here, so anybody of that end may be.
+    fn named<'a>(&'a self, there: At, id: u64, sessions: &'a Sessions) -> impl Iterator<Item = Proc> + 'a {
+        let handed = sessions.of(there).and_then(|end| end.handed.get(&id)).map(|handed| handed.proc);
+        self.lives
+            .iter()
+            .filter(move |(proc, life)| {
+                life.side == there.side && handed.is_none_or(|handed| handed == **proc)
+            })
+            .map(|(proc, _)| *proc)
+    }
+
+    /// An exit that somebody sent of his own will.
+    fn explicit(
+        &mut self,
+        proc: Proc,
+        side: Side,
+        from: Pid,
+        reason: &ExitReason,
+        sessions: &Sessions,
+        broken: &mut Broken,
+    ) {
+        let place = self.exits.iter().position(|(sender, to, sent)| match (from, to) {
+            (Pid::Local(from), to) => *sender == from && *to == Pid::Local(proc) && sent == reason,
+            (Pid::Far { conn, .. }, Pid::Far { conn: by, id }) => {
+                let there = sessions.of(at(conn, side));
+                let other_side = self.lives.get(sender).is_some_and(|life| life.side != side);
+                let handed = there.and_then(|end| end.handed.get(id));
+                let (exit, kill) = match handed {
+                    _ if *id == 0 => (true, false),
+                    Some(handed) => (handed.exit && handed.proc == proc, handed.kill),
+                    None => (false, false),
+                };
+                let arrives = if *sent == ExitReason::Kill && !kill { &ExitReason::Killed } else { sent };
+                conn == *by && other_side && exit && arrives == reason
+            }
+            _ => false,
+        });
+        broken.unless(place.is_some(), "an exit comes once, and with the right to it", || {
+            format!("{proc} from {from:?} {reason:?}")
+        });
+        if let Some(place) = place {
+            self.exits.remove(place);
+        }
+    }
+
+    /// Nobody has anything to do: what is linked or monitored is there.
+    pub(super) fn rest(&self, sessions: &Sessions, broken: &mut Broken) {
+        for (monitor, state) in &self.monitors {
+            if !state.ended && !state.demonitored {
+                self.is_there(state.proc, state.to, sessions, "every monitor has an ending", broken);
+            }
+            let _ = monitor;
+        }
+        for ((proc, to), link) in &self.links {
+            if *link == Link::Active {
+                self.is_there(*proc, *to, sessions, "every link has an ending", broken);
+            } else if *link != Link::Unlinked {
+                let waits = self.lives.get(proc).is_some_and(|life| {
+                    let far_waits = |conn| {
+                        let here = sessions.of(at(conn, life.side));
+                        sessions.is_healthy(conn) && here.is_some_and(|end| end.over.is_none())
+                    };
+                    let reachable = match to {
+                        Pid::Far { conn, .. } => far_waits(*conn),
+                        _ => true,
+                    };
+                    !life.lost && life.decided.is_none() && reachable
+                });
+                broken.unless(!waits, "every unlink is acknowledged", || format!("{proc} {to:?}"));
+            }
+        }
+    }
+
+    fn is_there(&self, proc: Proc, of: Pid, sessions: &Sessions, rule: &'static str, broken: &mut Broken) {
+        let Some(life) = self.lives.get(&proc).filter(|life| !life.lost && life.decided.is_none()) else {
+            return;
+        };
+        let there = match of {
+            Pid::Local(other) => self.lives.get(&other).is_some_and(|other| !other.gone && !other.task),
+            Pid::Far { conn, id } => {
+                let (here, far) = (at(conn, life.side), at(conn, life.side.other()));
+                let over = sessions.of(here).is_some_and(|end| end.over.is_some());
+                let handed = sessions.of(far).and_then(|end| end.handed.get(&id));
+                let ended =
+                    handed.and_then(|handed| self.lives.get(&handed.proc)).is_some_and(|other| other.gone);
+                !over && !(ended && sessions.is_healthy(conn))
+            }
+            Pid::Watch { .. } => true,
+        };
+        broken.unless(there, rule, || format!("{proc} and {of:?}"));
+    }
+}

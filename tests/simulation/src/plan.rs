@@ -1,0 +1,89 @@
+//! What a seed decides before the first step.
+
+use std::time::Duration;
+
+use lib_chan::Limits;
+
+use crate::seeded::Seeded;
+
+/// The circumstances of one schedule.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) steps: u64,
+    /// Connections at the beginning.
+    pub(crate) conns: usize,
+    /// The client's and the server's.
+    pub(crate) limits: [Limits; 2],
+    /// Bytes that may be under way in each direction.
+    pub(crate) capacity: usize,
+    /// The longest that bytes take, in microseconds.
+    pub(crate) latency: usize,
+    /// The longest payload.
+    pub(crate) payload: usize,
+    /// A fault comes once in so many steps; 0 is never.
+    pub(crate) faults: usize,
+    /// The longest that a process thinks before it goes on, in microseconds.
+    pub(crate) think: usize,
+    /// What processes like to do.
+    pub(crate) taste: Taste,
+    /// Whether the login travels too.
+    pub(crate) login: bool,
+}
+
+/// What processes like to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Taste {
+    Anything,
+    Calls,
+    Flood,
+    Links,
+    Endings,
+}
+
+impl Plan {
+    pub(crate) fn new(seed: u64) -> Self {
+        let mut seeded = Seeded::of_step(seed, u64::MAX);
+        let taste = seeded.pick(&[
+            Taste::Anything,
+            Taste::Anything,
+            Taste::Calls,
+            Taste::Flood,
+            Taste::Links,
+            Taste::Endings,
+        ]);
+        // What the server says holds for both: there are few kinds, so that logins can be kept.
+        let max_frame_len = seeded.pick(&[1024, 64 * 1024, 1024 * 1024]);
+        let heartbeat_interval = Duration::from_secs(seeded.pick(&[1, 15]));
+        let limits = [(); 2].map(|()| limits(&mut seeded, max_frame_len, heartbeat_interval));
+        let longest = max_frame_len - 64;
+        Self {
+            steps: 150 + seeded.below(250) as u64,
+            conns: 1 + usize::from(seeded.once_in(4)),
+            limits,
+            capacity: seeded.pick(&[300, 5_000, 100_000, 4_000_000]),
+            latency: seeded.pick(&[0, 0, 300, 50_000, 2_000_000]),
+            payload: match taste {
+                Taste::Flood => longest.min(90_000),
+                _ => longest.min(seeded.pick(&[40, 40, 400, 20_000])),
+            },
+            faults: seeded.pick(&[0, 50, 100, 200]),
+            think: seeded.pick(&[0, 1_000, 100_000, 10_000_000]),
+            taste,
+            login: seeded.once_in(16),
+        }
+    }
+}
+
+fn limits(seeded: &mut Seeded, max_frame_len: usize, heartbeat_interval: Duration) -> Limits {
+    let mut limits = Limits::default();
+    limits.max_frame_len = max_frame_len;
+    limits.heartbeat_interval = heartbeat_interval;
+    limits.window_len = 64 * 1024;
+    limits.max_calls = seeded.pick(&[1, 2, 3, 1024]);
+    limits.max_links = seeded.pick(&[1, 2, 4, 1024, 1024]);
+    limits.max_untaken_exits = seeded.pick(&[2, 64]);
+    limits.max_reflections = seeded.pick(&[6, 1024]);
+    limits.max_unsent_before_pause = seeded.pick(&[500, 256 * 1024]);
+    limits.max_unsent = seeded.pick(&[2_000, 16 * 1024 * 1024]);
+    limits
+}

@@ -1,0 +1,1152 @@
+//! Two programs, the connections between them, and the time.
+
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
+
+use lib_chan::{
+    ExitReason,
+    session::{Flush, Session, Unsendable},
+};
+
+use crate::{
+    end::{Drive, End},
+    log::{Answer, At, CastEnd, Entry, Fault, Pid, Proc, Side, Token, What, token},
+    login,
+    net::Pipe,
+    plan::{Plan, Taste},
+    process::{Letter, Life, Process},
+    seeded::Seeded,
+};
+
+/// Something that may not happen.
+#[derive(Clone, Debug)]
+pub struct Violation {
+    /// Which promise is broken: the same words for the same kind.
+    pub rule: &'static str,
+    /// Where and how.
+    pub detail: String,
+}
+
+impl Violation {
+    pub(crate) const fn new(rule: &'static str, detail: String) -> Self {
+        Self { rule, detail }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Conn {
+    pub(crate) ends: [End; 2],
+    /// By who writes.
+    pub(crate) pipes: [Pipe; 2],
+}
+
+/// Something that a process awaits.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Op {
+    pub(crate) proc: Proc,
+    pub(crate) at: At,
+    pub(crate) kind: Kind,
+    pub(crate) over: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Cast {
+        ticket: u64,
+        token: Token,
+    },
+    Call {
+        call: u64,
+        token: Token,
+    },
+    Flush(Flush),
+    Open,
+    Close,
+    /// Of a call that it has taken.
+    Cancelled {
+        call: u64,
+        token: Token,
+    },
+}
+
+/// How often what was done to a schedule.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Steps of anybody.
+    pub steps: u64,
+    /// Sessions that opened, counted at one end.
+    pub sessions: u64,
+    /// Calls made.
+    pub calls: u64,
+    /// Connections cut, at any byte.
+    pub cuts: u64,
+    /// Connections reset.
+    pub resets: u64,
+    /// Directions in which everything vanishes from some byte on.
+    pub half_opens: u64,
+    /// Processes and programs killed or stopped.
+    pub kills: u64,
+    /// Directions that stood still for a while.
+    pub stalls: u64,
+    /// Pieces in which bytes arrived late or split: the everyday.
+    pub pieces: u64,
+}
+
+impl Counts {
+    /// Faults, without the everyday.
+    pub const fn faults(&self) -> u64 {
+        self.cuts + self.resets + self.half_opens + self.kills + self.stalls
+    }
+
+    /// Adds those of another run.
+    pub const fn add(&mut self, other: &Self) {
+        self.steps += other.steps;
+        self.sessions += other.sessions;
+        self.calls += other.calls;
+        self.cuts += other.cuts;
+        self.resets += other.resets;
+        self.half_opens += other.half_opens;
+        self.kills += other.kills;
+        self.stalls += other.stalls;
+        self.pieces += other.pieces;
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct World {
+    pub(crate) rng: Seeded,
+    pub(crate) base: Instant,
+    pub(crate) now: Instant,
+    pub(crate) plan: Plan,
+    pub(crate) procs: Vec<Process>,
+    pub(crate) conns: Vec<Conn>,
+    dead: [bool; 2],
+    ops: Vec<Op>,
+    pub(crate) last_monitor: u64,
+    last_token: Token,
+    /// Nobody begins anything new.
+    calm: bool,
+    pub(crate) log: Vec<Entry>,
+    pub(crate) violations: Vec<Violation>,
+    /// Who has linked to whom under which name.
+    pub(crate) link_ops: BTreeSet<(Proc, Pid)>,
+    pub(crate) counts: Counts,
+    pub(crate) scratch: Vec<u8>,
+    drives: Vec<(At, Drive)>,
+    runnable: Vec<Proc>,
+}
+
+/// No run has more connections, or processes.
+const MAX_CONNS: usize = 4;
+const MAX_PROCS: usize = 24;
+
+impl World {
+    pub(crate) fn new(seed: u64, base: Instant) -> Self {
+        let plan = Plan::new(seed);
+        let mut world = Self {
+            rng: Seeded::of_step(seed, u64::MAX - 1),
+            base,
+            now: base,
+            plan,
+            procs: Vec::with_capacity(12),
+            conns: Vec::new(),
+            dead: [false; 2],
+            ops: Vec::new(),
+            last_monitor: 0,
+            last_token: 0,
+            calm: false,
+            log: Vec::with_capacity(512),
+            violations: Vec::new(),
+            link_ops: BTreeSet::new(),
+            counts: Counts::default(),
+            scratch: Vec::new(),
+            drives: Vec::new(),
+            runnable: Vec::new(),
+        };
+        for side in Side::BOTH {
+            for _ in 0..2 {
+                world.spawn(side, false);
+            }
+        }
+        for _ in 0..world.plan.conns {
+            let task = world.rng.once_in(4);
+            let owner = world.spawn(Side::Client, task);
+            world.connect(owner);
+        }
+        world
+    }
+
+    pub(crate) fn note(&mut self, what: What) {
+        self.log.push(Entry { at: self.now.duration_since(self.base), what });
+    }
+
+    pub(crate) fn fresh_token(&mut self) -> Token {
+        self.last_token += 1;
+        self.last_token
+    }
+
+    pub(crate) fn plan_once(&mut self, of: usize) -> bool {
+        self.rng.once_in(of)
+    }
+
+    fn ats(&self) -> impl Iterator<Item = At> + use<> {
+        (0..self.conns.len() as u8).flat_map(|conn| Side::BOTH.map(|side| At { conn, side }))
+    }
+
+    fn connect(&mut self, proc: Proc) {
+        if self.conns.len() >= MAX_CONNS || self.dead[1] {
+            return;
+        }
+        let conn = self.conns.len() as u8;
+        let (now, capacity) = (self.now, self.plan.capacity);
+        let logins = if self.plan.login {
+            let [client, server] = login::begin(&mut self.rng, &self.plan.limits[1], now);
+            [Some(client), Some(server)]
+        } else {
+            [None, None]
+        };
+        let [client, server] = logins;
+        let wrong = [&client, &server].map(|login| login.as_ref().is_some_and(|login| login.wrong));
+        for side in Side::BOTH {
+            if wrong[side as usize] {
+                self.note(What::WrongLogin { at: At { conn, side } });
+            }
+        }
+        let at = |side| At { conn, side };
+        let limits = &self.plan.limits;
+        self.conns.push(Conn {
+            ends: [
+                End::new(at(Side::Client), &limits[0], client, now),
+                End::new(at(Side::Server), &limits[1], server, now),
+            ],
+            pipes: [Pipe::new(now, capacity), Pipe::new(now, capacity)],
+        });
+        if !self.plan.login {
+            let both = login::done(&self.plan.limits[1]);
+            for (side, authenticated) in [(Side::Client, &both.0), (Side::Server, &both.1)] {
+                let session = self.new_session(at(side), authenticated);
+                self.begin(at(side), session);
+            }
+        }
+        let op = self.op(proc, at(Side::Client), Kind::Open);
+        self.watch_end(at(Side::Client), op);
+    }
+
+    /// Lets the peer reach some processes of this end.
+    pub(crate) fn hand_out(&mut self, at: At) {
+        let first = match at.side {
+            Side::Client => 0,
+            Side::Server => 2,
+        };
+        for proc in first..first + 2 {
+            if self.process(proc).is_gone() || self.rng.once_in(4) {
+                continue;
+            }
+            let rights = lib_chan::session::Rights {
+                send: true,
+                monitor: !self.rng.once_in(4),
+                link: !self.rng.once_in(4),
+                exit: self.rng.once_in(2),
+                kill: self.rng.once_in(4),
+            };
+            let Some(id) = self.session(at, |session, _| session.hand_out(Pid::Local(proc), rights)) else {
+                return;
+            };
+            self.end(at).names.push((id, proc));
+            let lib_chan::session::Rights { link, exit, kill, monitor, .. } = rights;
+            self.note(What::HandedOut { at, id, proc, link, exit, kill, monitor });
+        }
+    }
+
+    // What is awaited.
+
+    fn op(&mut self, proc: Proc, at: At, kind: Kind) -> u32 {
+        let op = self.ops.len() as u32;
+        self.ops.push(Op { proc, at, kind, over: false });
+        self.process(proc).ops.push(op);
+        op
+    }
+
+    pub(crate) fn wake(&mut self, op: u32) {
+        let Op { proc, kind, over, .. } = self.ops[op as usize];
+        if over {
+            return;
+        }
+        if let Kind::Call { token, .. } = kind {
+            self.note(What::CallWoken { token });
+        }
+        let process = self.process(proc);
+        if !process.woken.contains(&op) {
+            process.woken.push(op);
+        }
+    }
+
+    /// Looks at something awaited: whether it is over.
+    fn poll_op(&mut self, op: u32) -> bool {
+        let Op { proc, at, kind, over } = self.ops[op as usize];
+        if over {
+            return true;
+        }
+        let over = match kind {
+            Kind::Cast { ticket, token } => {
+                let polled = self.session(at, |session, _| session.poll_cast(ticket, |_| op)).flatten();
+                polled.is_some_and(|result| {
+                    let end = match result {
+                        Ok(()) => CastEnd::Sent,
+                        Err(Unsendable::Ended(reason)) => CastEnd::Ended(reason),
+                        Err(_) => CastEnd::Refused,
+                    };
+                    self.note(What::CastEnd { token, end });
+                    true
+                })
+            }
+            Kind::Call { call, token: asked } => {
+                let polled = self.session(at, |session, _| session.poll_call(call, |_| op)).flatten();
+                polled.is_some_and(|outcome| {
+                    let outcome = outcome.map(|payload| token(&payload));
+                    self.note(What::CallEnd { token: asked, outcome });
+                    true
+                })
+            }
+            Kind::Flush(flush) => {
+                let polled = self.session(at, |session, _| session.poll_flushed(flush, || op)).flatten();
+                polled.is_some_and(|result| {
+                    self.note(What::FlushEnd { op, result });
+                    true
+                })
+            }
+            Kind::Open => {
+                if self.end(at).session.is_none() {
+                    self.end(at).gone
+                } else {
+                    let polled = self.session(at, |session, _| session.poll_open()).flatten();
+                    if polled.is_none() {
+                        self.watch_end(at, op);
+                    }
+                    polled.is_some_and(|result| {
+                        self.opened(proc, at, &result);
+                        true
+                    })
+                }
+            }
+            Kind::Close => {
+                let reason = self.session(at, |session, _| session.over().cloned()).flatten();
+                if reason.is_none() {
+                    self.watch_end(at, op);
+                }
+                reason.is_some_and(|reason| {
+                    self.note(What::CloseEnd { at, reason });
+                    true
+                })
+            }
+            Kind::Cancelled { call, token } => {
+                let cancelled = self.session(at, |session, _| session.poll_cancelled(call, |_| op));
+                cancelled == Some(true) && {
+                    self.note(What::Cancelled { at, token });
+                    true
+                }
+            }
+        };
+        if over {
+            self.ops[op as usize].over = true;
+            self.process(proc).ops.retain(|other| *other != op);
+        }
+        over
+    }
+
+    pub(crate) fn drop_cancelled(&mut self, asked: Token) {
+        let waits = |op: &Op| !op.over && matches!(op.kind, Kind::Cancelled { token, .. } if token == asked);
+        while let Some(op) = self.ops.iter().position(waits) {
+            self.drop_op(op as u32, &ExitReason::Normal);
+        }
+    }
+
+    /// A future is dropped.
+    pub(crate) fn drop_op(&mut self, op: u32, reason: &ExitReason) {
+        let Op { proc, at, kind, over } = self.ops[op as usize];
+        if over {
+            return;
+        }
+        self.ops[op as usize].over = true;
+        self.process(proc).ops.retain(|other| *other != op);
+        self.process(proc).woken.retain(|other| *other != op);
+        match kind {
+            Kind::Cast { ticket, token } => {
+                self.note(What::CastEnd { token, end: CastEnd::Withdrawn });
+                self.session(at, |session, now| session.withdraw_cast(now, ticket));
+            }
+            Kind::Call { call, token } => {
+                self.note(What::CallGivenUp { token });
+                self.session(at, |session, now| session.cancel_call(now, call));
+            }
+            Kind::Flush(flush) => {
+                self.note(What::FlushGivenUp { op });
+                self.session(at, |session, _| session.forget_flush(flush));
+            }
+            Kind::Open => self.let_go(at, reason.clone()),
+            Kind::Close | Kind::Cancelled { .. } => {}
+        }
+    }
+
+    // A schedule.
+
+    /// One step of somebody.
+    pub(crate) fn step(&mut self, rng: Seeded) {
+        self.rng = rng;
+        self.counts.steps += 1;
+        if self.plan.faults > 0 && self.rng.once_in(self.plan.faults) {
+            return self.fault();
+        }
+        if !self.act() && !self.pass_time(None) {
+            // All have come to an end; somebody begins again.
+            let side = Side::BOTH[self.rng.below(2)];
+            if !self.dead[side as usize] && self.procs.len() < MAX_PROCS {
+                let proc = self.spawn(side, false);
+                if side == Side::Client {
+                    self.connect(proc);
+                }
+            }
+        }
+    }
+
+    /// Somebody who can do something does it.
+    fn act(&mut self) -> bool {
+        let mut drives = std::mem::take(&mut self.drives);
+        let mut runnable = std::mem::take(&mut self.runnable);
+        drives.clear();
+        runnable.clear();
+        for at in self.ats() {
+            self.could(at, &mut drives);
+        }
+        runnable.extend((0..self.procs.len() as Proc).filter(|proc| self.is_runnable(*proc)));
+        let all = drives.len() + runnable.len();
+        if all > 0 {
+            let chosen = self.rng.below(all);
+            match drives.get(chosen) {
+                Some(&(at, drive)) => {
+                    self.counts.pieces += u64::from(matches!(drive, Drive::Read));
+                    self.drive(at, drive);
+                }
+                None => self.run(runnable[chosen - drives.len()]),
+            }
+        }
+        self.drives = drives;
+        self.runnable = runnable;
+        all > 0
+    }
+
+    /// Nobody has anything to do at this moment: the next one. `until`: and no later than this.
+    fn pass_time(&mut self, until: Option<Instant>) -> bool {
+        let mut next = self.ats().filter_map(|at| self.next_time(at)).min();
+        for process in self.procs.iter().filter(|process| process.is_alive()) {
+            let act = (!self.calm).then_some(process.next_at);
+            for at in [act, process.deaf_until].into_iter().flatten() {
+                if at > self.now {
+                    next = Some(next.map_or(at, |next| next.min(at)));
+                }
+            }
+        }
+        let Some(next) = next.filter(|next| until.is_none_or(|until| *next <= until)) else { return false };
+        self.now = self.now.max(next);
+        self.look_at_the_clock();
+        true
+    }
+
+    /// What must have happened by now has happened.
+    fn look_at_the_clock(&mut self) {
+        let now = self.now;
+        for at in self.ats() {
+            let heartbeat = 3 * self.plan.limits[1].heartbeat_interval;
+            let end = self.end(at);
+            if !end.gone && !end.is_over() && now > end.last_heard + heartbeat {
+                let detail = format!("{at:?}");
+                self.violations.push(Violation::new("a silent connection was not given up in time", detail));
+            }
+        }
+    }
+
+    fn is_runnable(&self, proc: Proc) -> bool {
+        let process = &self.procs[usize::from(proc)];
+        match process.life {
+            Life::Gone | Life::Lost => return false,
+            _ if !process.doing.is_empty() => return true,
+            Life::Ending { .. } => return !process.stuck,
+            Life::Alive => {}
+        }
+        if process.deaf_until.is_some_and(|until| self.now < until) {
+            return false;
+        }
+        !process.woken.is_empty()
+            || !process.mailbox.is_empty()
+            || process.reads.iter().any(|at| self.may_receive(*at))
+            || process.opening.is_some()
+            || (self.calm && !process.owed.is_empty())
+            || (!self.calm && process.next_at <= self.now)
+            || self.holding(proc).is_some()
+    }
+
+    fn holding(&self, proc: Proc) -> Option<At> {
+        self.ats().find(|at| {
+            self.conns[usize::from(at.conn)].ends[at.side as usize].given() == Some(proc)
+                && self.has_held(*at)
+        })
+    }
+
+    fn run(&mut self, proc: Proc) {
+        if !self.process(proc).doing.is_empty() {
+            return self.go_on(proc);
+        }
+        if !self.process(proc).is_alive() {
+            return self.end_step(proc);
+        }
+        let process = &self.procs[usize::from(proc)];
+        let wants_to_act =
+            !self.calm && process.next_at <= self.now && process.opening.is_none() && self.rng.once_in(2);
+        if wants_to_act {
+            self.think(proc);
+            return self.do_something(proc);
+        }
+        let process = &self.procs[usize::from(proc)];
+        if let Some(at) = process.opening {
+            return self.accept(proc, at);
+        }
+        if !process.woken.is_empty() {
+            let place = self.rng.below(process.woken.len());
+            let op = self.process(proc).woken.swap_remove(place);
+            self.poll_op(op);
+            return;
+        }
+        if let Some(at) = self.holding(proc) {
+            return self.receive_held(proc, at);
+        }
+        if let Some(letter) = self.process(proc).mailbox.pop_front() {
+            return match letter {
+                Letter::Exit { receipt } => self.exit_taken(receipt),
+                Letter::Down => {}
+                Letter::Fed { at, message } => self.receive_letter(proc, at, message),
+                Letter::Direct { at, message } => self.receive_direct(proc, at, &message),
+                Letter::Ended { at, reason } => self.note(What::EndSeen { at, reason }),
+            };
+        }
+        let process = &self.procs[usize::from(proc)];
+        if let Some(at) = process.reads.iter().copied().find(|at| self.may_receive(*at)) {
+            return self.receive(proc, at);
+        }
+        if let Some(owed) = self.process(proc).owed.pop() {
+            return self.reply(owed, Answer::Reply);
+        }
+        if !self.calm {
+            self.think(proc);
+            self.do_something(proc);
+        }
+    }
+
+    // What processes do.
+
+    fn do_something(&mut self, proc: Proc) {
+        let many = |taste, here: usize| if self.plan.taste == taste { 6 * here } else { here };
+        let weights = [
+            (many(Taste::Flood, 5), 0),
+            (many(Taste::Calls, 5), 1),
+            (many(Taste::Calls, 5), 2),
+            (many(Taste::Links, 4), 3),
+            (many(Taste::Links, 3), 4),
+            (many(Taste::Endings, 1), 5),
+            (2, 6),
+            (2, 7),
+        ];
+        let mut chosen = self.rng.below(weights.iter().map(|(weight, _)| weight).sum());
+        for (weight, what) in weights {
+            if chosen < weight {
+                return match what {
+                    0 | 1 => self.say_something(proc, what == 1),
+                    2 => self.answer_something(proc),
+                    3 => self.link_something(proc),
+                    4 => self.monitor_something(proc),
+                    5 => self.end_something(proc),
+                    6 => self.give_something_up(proc),
+                    _ => self.rest(proc),
+                };
+            }
+            chosen -= weight;
+        }
+    }
+
+    /// An end at which this process could say something: its own, or one of which it has a remote.
+    fn an_end(&mut self, proc: Proc) -> Option<At> {
+        let side = self.process(proc).side;
+        if self.conns.is_empty() {
+            return None;
+        }
+        let conn = self.rng.below(self.conns.len()) as u8;
+        let at = At { conn, side };
+        self.end(at).is_open().then_some(at)
+    }
+
+    fn say_something(&mut self, proc: Proc, call: bool) {
+        let Some(at) = self.an_end(proc) else { return };
+        let token = self.fresh_token();
+        let mut payload = self.payload(token);
+        if call {
+            let millis = self.rng.pick(&[0, 1, 40, 1000, 60_000, 60_000]);
+            let deadline = self.now + Duration::from_millis(millis);
+            let made = self.session(at, |session, now| session.call(now, deadline, &mut payload));
+            let Some(Ok(call)) = made else { return };
+            self.counts.calls += 1;
+            let by = deadline.duration_since(self.base);
+            self.note(What::Call { at, proc, token, deadline: by });
+            let op = self.op(proc, at, Kind::Call { call, token });
+            self.poll_op(op);
+            return;
+        }
+        if self.rng.once_in(8) {
+            let flushed = self.session(at, |session, _| session.flush());
+            let Some(flush) = flushed else { return };
+            let op = self.op(proc, at, Kind::Flush(flush));
+            self.note(What::Flush { at, op });
+            self.poll_op(op);
+            return;
+        }
+        let made = if self.rng.once_in(4) {
+            self.session(at, |session, _| session.try_cast(&mut payload).map(|()| None))
+        } else if self.rng.once_in(6)
+            && let Pid::Far { conn, id } = self.a_pid(proc)
+            && conn == at.conn
+            && id != 0
+        {
+            self.session(at, |session, _| session.try_cast_to(id, &mut payload).map(|()| None))
+        } else {
+            self.session(at, |session, now| session.cast(now, &mut payload))
+        };
+        let (end, ticket) = match made {
+            None => return,
+            Some(Ok(None)) => (CastEnd::Sent, None),
+            Some(Ok(ticket)) => (CastEnd::Queued, ticket),
+            Some(Err(Unsendable::Ended(reason))) => (CastEnd::Ended(reason), None),
+            Some(Err(_)) => (CastEnd::Refused, None),
+        };
+        self.note(What::Cast { at, proc, token, end });
+        if let Some(ticket) = ticket {
+            let op = self.op(proc, at, Kind::Cast { ticket, token });
+            self.poll_op(op);
+        }
+    }
+
+    fn answer_something(&mut self, proc: Proc) {
+        let len = self.process(proc).owed.len();
+        if len == 0 {
+            return;
+        }
+        let place = self.rng.below(len);
+        let owed = self.process(proc).owed[place];
+        if self.rng.once_in(6) {
+            let op = self.op(proc, owed.at, Kind::Cancelled { call: owed.call, token: owed.token });
+            self.poll_op(op);
+            return;
+        }
+        self.process(proc).owed.swap_remove(place);
+        let answer = self.rng.pick(&[
+            Answer::Reply,
+            Answer::Reply,
+            Answer::Reply,
+            Answer::Reply,
+            Answer::Refused,
+            Answer::Dropped,
+            Answer::TooLong,
+        ]);
+        self.reply(owed, answer);
+    }
+
+    /// A process that this one may know.
+    fn a_pid(&mut self, proc: Proc) -> Pid {
+        let side = self.process(proc).side;
+        if self.conns.is_empty() || self.rng.once_in(4) {
+            let local = self.rng.below(self.procs.len()) as Proc;
+            if self.process(local).side == side {
+                return Pid::Local(local);
+            }
+        }
+        let conn = self.rng.below(self.conns.len().max(1)) as u8;
+        if usize::from(conn) >= self.conns.len() {
+            return Pid::Local(proc);
+        }
+        let names = &self.conns[usize::from(conn)].ends[side.other() as usize].names;
+        let id = match self.rng.below(8) {
+            0..3 => 0,
+            3 => 99,
+            _ if names.is_empty() => 0,
+            _ => names[self.rng.below(names.len())].0,
+        };
+        Pid::Far { conn, id }
+    }
+
+    /// One that it was linked to before, most of the time.
+    fn a_peer(&mut self, proc: Proc) -> Pid {
+        let peers: Vec<Pid> = self.process(proc).links.links().copied().collect();
+        if peers.is_empty() || self.rng.once_in(4) {
+            return self.a_pid(proc);
+        }
+        peers[self.rng.below(peers.len())]
+    }
+
+    fn can_name(&mut self, proc: Proc, pid: Pid) -> bool {
+        let side = self.process(proc).side;
+        match pid {
+            Pid::Far { conn, .. } => self.end(At { conn, side }).is_open(),
+            Pid::Local(_) => true,
+            Pid::Watch { .. } => false,
+        }
+    }
+
+    fn link_something(&mut self, proc: Proc) {
+        if self.process(proc).task {
+            return;
+        }
+        let unlink = self.rng.once_in(2);
+        let to = if unlink { self.a_peer(proc) } else { self.a_pid(proc) };
+        if !self.can_name(proc, to) || (!unlink && self.is_doubtful(proc, to)) {
+            return;
+        }
+        if unlink {
+            self.unlink(proc, to);
+        } else {
+            self.link(proc, to);
+        }
+    }
+
+    /// Whether `other` has linked to `proc` as the owner of `at`, and `proc` to `other` under a name of its own.
+    fn has_two_names(&self, at: At, proc: Proc, other: Proc) -> bool {
+        let by_role = Pid::Far { conn: at.conn, id: 0 };
+        let names = &self.conns[usize::from(at.conn)].ends[at.side.other() as usize].names;
+        self.link_ops.contains(&(other, by_role))
+            && names.iter().any(|(id, named)| {
+                *named == other && self.link_ops.contains(&(proc, Pid::Far { conn: at.conn, id: *id }))
+            })
+    }
+
+    /// An owner has two names, its role and the one that a link of its own gave it. The peer cannot know that they are
+    /// one, so what holds between them is not that of one link.
+    fn is_doubtful(&mut self, proc: Proc, to: Pid) -> bool {
+        let Pid::Far { conn, id } = to else { return false };
+        let here = At { conn, side: self.process(proc).side };
+        if id == 0 {
+            return false;
+        }
+        let there = self.end(here.far());
+        let named = there.names.iter().rev().find(|(name, _)| *name == id).map(|(_, proc)| *proc);
+        named.is_some() && named == there.owner
+            || self.end(here).owner == Some(proc) && self.named_by_link(here.far(), id)
+    }
+
+    fn named_by_link(&self, at: At, id: u64) -> bool {
+        let end = &self.conns[usize::from(at.conn)].ends[at.side as usize];
+        end.linked_names.contains(&id)
+    }
+
+    fn monitor_something(&mut self, proc: Proc) {
+        if self.process(proc).task {
+            return;
+        }
+        let monitors = self.process(proc).monitors.len();
+        if monitors > 0 && self.rng.once_in(3) {
+            let place = self.rng.below(monitors);
+            let monitor = self.process(proc).monitors[place];
+            return self.demonitor(proc, monitor);
+        }
+        let to = self.a_pid(proc);
+        if self.can_name(proc, to) {
+            self.monitor(proc, to);
+        }
+    }
+
+    pub(crate) fn a_reason(&mut self) -> ExitReason {
+        self.rng.pick(&[0, 0, 1, 2, 3, 4]).try_into().map_or(ExitReason::Normal, |kind: u8| match kind {
+            0 => ExitReason::Normal,
+            1 => ExitReason::Shutdown,
+            2 => ExitReason::failed("simulated"),
+            3 => ExitReason::Panic,
+            _ => ExitReason::Kill,
+        })
+    }
+
+    fn end_something(&mut self, proc: Proc) {
+        let reason = self.a_reason();
+        let reads = self.process(proc).reads.clone();
+        match self.rng.below(16) {
+            0..3 => self.decide(proc, reason),
+            3..6 => {
+                let to = self.a_pid(proc);
+                if self.can_name(proc, to) && !self.process(proc).task {
+                    self.send_exit(proc, to, reason);
+                }
+            }
+            6 | 7 if !reads.is_empty() => {
+                let at = reads[self.rng.below(reads.len())];
+                self.process(proc).reads.retain(|read| *read != at);
+                self.let_go(at, ExitReason::Normal);
+                if self.rng.once_in(2) {
+                    let op = self.op(proc, at, Kind::Close);
+                    self.poll_op(op);
+                }
+            }
+            8 if !reads.is_empty() => self.into_remote(proc, reads[0]),
+            9 if !reads.is_empty() => {
+                let to = self.rng.below(self.procs.len()) as Proc;
+                let others = to >= 4 && to != proc;
+                let side = self.process(proc).side;
+                if others && self.process(to).side == side {
+                    self.give_to(proc, reads[0], to);
+                }
+            }
+            10 => {
+                let Some(at) = self.an_end(proc) else { return };
+                if self.end(at).lives_by_remotes {
+                    self.let_go(at, ExitReason::Normal);
+                }
+            }
+            11 => {
+                if let Some(at) = self.an_end(proc).filter(|at| at.side == Side::Server)
+                    && self.rng.once_in(4)
+                {
+                    self.break_off(at, ExitReason::Revoked);
+                }
+            }
+            12 => {
+                if self.procs.len() < MAX_PROCS {
+                    let (side, task) = (self.process(proc).side, self.rng.once_in(4));
+                    let child = self.spawn(side, task);
+                    if side == Side::Client && self.rng.once_in(2) {
+                        self.connect(child);
+                    }
+                }
+            }
+            13 => {
+                let trap_exit = self.process(proc).trap_exit;
+                self.process(proc).trap_exit = !trap_exit;
+            }
+            14 => {
+                if let Some(at) = self.an_end(proc) {
+                    self.session(at, |session, _| session.go_away());
+                }
+            }
+            _ => {
+                // A session that is not open yet is nobody's, and would wait for a process that is stuck.
+                let opens = self.ops.iter().any(|op| op.proc == proc && !op.over && op.kind == Kind::Open);
+                if self.rng.once_in(8) && !opens {
+                    self.process(proc).stuck = true;
+                }
+            }
+        }
+    }
+
+    fn give_something_up(&mut self, proc: Proc) {
+        let len = self.process(proc).ops.len();
+        if len > 0 {
+            let place = self.rng.below(len);
+            let op = self.process(proc).ops[place];
+            if self.ops[op as usize].kind != Kind::Open {
+                self.drop_op(op, &ExitReason::Normal);
+            }
+        }
+    }
+
+    fn rest(&mut self, proc: Proc) {
+        if self.rng.once_in(3) {
+            let micros = self.rng.pick(&[1_000, 500_000, 20_000_000, 200_000_000]);
+            self.process(proc).deaf_until = Some(self.now + Duration::from_micros(micros));
+        }
+    }
+
+    // What goes wrong.
+
+    pub(crate) fn cut(&mut self, conn: u8) {
+        let latency = self.latency();
+        let at = self.now + latency;
+        for pipe in &mut self.conns[usize::from(conn)].pipes {
+            pipe.finish(at);
+            pipe.break_off();
+        }
+    }
+
+    fn fault(&mut self) {
+        if self.conns.is_empty() {
+            return;
+        }
+        let conn = self.rng.below(self.conns.len()) as u8;
+        let side = self.rng.below(2);
+        let after = self.rng.pick(&[0, 0, 3, 20, 200]);
+        let after = self.rng.below(after + 1);
+        let now = self.now;
+        let fault = match self.rng.below(16) {
+            0 => {
+                self.counts.cuts += 1;
+                self.cut(conn);
+                Fault::Cut
+            }
+            1 | 2 => {
+                self.counts.cuts += 1;
+                self.conns[usize::from(conn)].pipes[side].cut_after(after);
+                Fault::Cut
+            }
+            3 => {
+                self.counts.resets += 1;
+                self.conns[usize::from(conn)].pipes.iter_mut().for_each(|pipe| pipe.reset(now));
+                Fault::Reset
+            }
+            4 | 5 => {
+                self.counts.half_opens += 1;
+                let pipes = &mut self.conns[usize::from(conn)].pipes;
+                pipes[side].open_hole(after);
+                if self.rng.once_in(2) {
+                    self.conns[usize::from(conn)].pipes[1 - side].open_hole(0);
+                }
+                Fault::HalfOpen
+            }
+            6..10 => {
+                self.counts.stalls += 1;
+                let millis = self.rng.pick(&[10, 1000, 10_000, 70_000]);
+                let until = now + Duration::from_millis(millis);
+                self.conns[usize::from(conn)].pipes[side].freeze(until);
+                Fault::Stall
+            }
+            10..15 => {
+                self.counts.kills += 1;
+                let proc = self.rng.below(self.procs.len()) as Proc;
+                self.decide(proc, ExitReason::Killed);
+                Fault::Kill
+            }
+            _ => {
+                self.counts.kills += 1;
+                let quietly = self.rng.once_in(2);
+                self.program_dies(Side::BOTH[side], quietly);
+                Fault::Kill
+            }
+        };
+        self.note(What::Fault { conn, fault });
+    }
+
+    /// A program dies: nobody in it says anything any more. `quietly`: its machine does not either.
+    fn program_dies(&mut self, side: Side, quietly: bool) {
+        if std::mem::replace(&mut self.dead[side as usize], true) {
+            return;
+        }
+        self.note(What::ProgramDied { side });
+        for at in self.ats().filter(|at| at.side == side) {
+            self.end(at).session = None;
+            if std::mem::replace(&mut self.end(at).gone, true) {
+                continue;
+            }
+            self.end(at).login = None;
+            if quietly {
+                let pipes = &mut self.conns[usize::from(at.conn)].pipes;
+                pipes[side as usize].open_hole(0);
+                pipes[side.other() as usize].open_hole(0);
+            } else {
+                self.close_socket(at);
+            }
+        }
+        for proc in 0..self.procs.len() as Proc {
+            if self.process(proc).side == side {
+                self.lose(proc);
+            }
+        }
+        for op in &mut self.ops {
+            op.over |= self.procs[usize::from(op.proc)].life == Life::Lost;
+        }
+    }
+
+    // How a run ends.
+
+    /// Nobody begins anything, everybody listens: until all that waits has its end.
+    pub(crate) fn settle(&mut self, seed: u64, phase: u64, patience: Duration) {
+        self.calm = true;
+        for process in &mut self.procs {
+            process.deaf_until = None;
+        }
+        let until = self.now + patience;
+        let mut step = 0;
+        loop {
+            step += 1;
+            self.rng = Seeded::of_step(seed, (phase << 32) + step);
+            if step > 200_000 {
+                let next: Vec<_> = self.ats().map(|at| self.next_time(at)).collect();
+                self.violations.push(Violation::new(
+                    "it never comes to rest",
+                    format!("{:?} {next:?} {:?}", self.now, self.drives),
+                ));
+                return;
+            }
+            if self.act() {
+                continue;
+            }
+            if !self.is_waiting() || !self.pass_time(Some(until)) {
+                return;
+            }
+        }
+    }
+
+    /// Whether anything is under way.
+    fn is_waiting(&self) -> bool {
+        let waits = |op: &Op| !op.over && !matches!(op.kind, Kind::Cancelled { .. });
+        self.ops.iter().any(waits)
+            || self.ats().any(|at| {
+                let conn = &self.conns[usize::from(at.conn)];
+                let end = &conn.ends[at.side as usize];
+                !end.gone
+                    && (end.is_over()
+                        || end.login.is_some()
+                        || conn.pipes.iter().any(Pipe::has_unread)
+                        || end.session.as_ref().is_some_and(|session| {
+                            !session.is_open() || session.has_let_go() || session.unsent() > 0
+                        }))
+            })
+    }
+
+    /// After a rest: nobody waits for what is there already, and both sides know the same of every link.
+    pub(crate) fn check_rest(&mut self) {
+        for op in 0..self.ops.len() as u32 {
+            let Op { proc, kind, over, .. } = self.ops[op as usize];
+            if over || !self.process(proc).is_alive() {
+                continue;
+            }
+            if self.poll_op(op) {
+                self.violations.push(Violation::new("nobody was woken", format!("{kind:?} of {proc}")));
+            } else if !matches!(kind, Kind::Cancelled { .. }) {
+                self.violations.push(Violation::new("it waits for ever", format!("{kind:?} of {proc}")));
+            }
+        }
+        self.check_agreement();
+        self.note(What::Rest);
+    }
+
+    fn check_agreement(&mut self) {
+        for conn in 0..self.conns.len() as u8 {
+            let [client, server] = Side::BOTH.map(|side| At { conn, side });
+            let both_open = [client, server].iter().all(|at| {
+                let end = &self.conns[usize::from(conn)].ends[at.side as usize];
+                end.is_open() && !end.is_over() && end.is_idle()
+            });
+            if !both_open || self.conns[usize::from(conn)].pipes.iter().any(Pipe::has_hole) {
+                continue;
+            }
+            for (here, there) in [(client, server), (server, client)] {
+                self.check_links(here, there);
+            }
+        }
+    }
+
+    /// Every link that a process of `here` sees is one that the other sees too.
+    fn check_links(&mut self, here: At, there: At) {
+        let (ours, theirs) = (
+            &self.conns[usize::from(here.conn)].ends[here.side as usize],
+            &self.conns[usize::from(here.conn)].ends[there.side as usize],
+        );
+        let named = |end: &End, id: u64| match id {
+            0 => end.owner,
+            id => end.names.iter().rev().find(|(name, _)| *name == id).map(|(_, proc)| *proc),
+        };
+        let mut wrong = Vec::new();
+        for (proc, process) in (0..).zip(&self.procs) {
+            if process.side != here.side || !process.is_alive() {
+                continue;
+            }
+            for link in process.links.links() {
+                let Pid::Far { conn, id } = *link else { continue };
+                if conn != here.conn {
+                    continue;
+                }
+                let by_the_end =
+                    ours.session.as_ref().is_some_and(Session::is_linked) && ours.owner == Some(proc);
+                if id == 0 && (by_the_end || theirs.owner.is_none()) {
+                    continue;
+                }
+                let other = named(theirs, id);
+                if other.is_some_and(|other| {
+                    self.has_two_names(here, proc, other) || self.has_two_names(there, other, proc)
+                }) {
+                    continue;
+                }
+                let agrees = other.is_some_and(|other| {
+                    let other = &self.procs[usize::from(other)];
+                    // One that is stuck says nothing, and sees nothing.
+                    !other.is_alive() && other.stuck
+                        || other.links.links().any(|back| {
+                            matches!(*back, Pid::Far { conn: back_conn, id } if back_conn == conn && named(ours, id) == Some(proc))
+                        })
+                });
+                if !agrees {
+                    wrong.push(format!("{here:?}: {proc} is linked to {id}"));
+                }
+            }
+        }
+        for detail in wrong {
+            self.violations.push(Violation::new("one side of a link knows nothing of it", detail));
+        }
+    }
+
+    /// Everything ends, one way or another.
+    pub(crate) fn finish(&mut self) {
+        match self.rng.below(4) {
+            0 => {
+                for side in Side::BOTH {
+                    if self.rng.once_in(2) {
+                        let quietly = self.rng.once_in(2);
+                        self.counts.kills += 1;
+                        self.program_dies(side, quietly);
+                    }
+                }
+            }
+            1 => {
+                for conn in 0..self.conns.len() as u8 {
+                    self.counts.cuts += 1;
+                    self.cut(conn);
+                    self.note(What::Fault { conn, fault: Fault::Cut });
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Ends every process that is left.
+    pub(crate) fn end_all(&mut self) {
+        for proc in 0..self.procs.len() as Proc {
+            let reason = self.a_reason();
+            self.process(proc).stuck = false;
+            self.decide(proc, reason);
+        }
+        for at in self.ats() {
+            // The last remote of a channel that is no process's.
+            self.let_go(at, ExitReason::Normal);
+        }
+    }
+
+    /// At the very end nothing is left of anything.
+    pub(crate) fn check_leavings(&mut self) {
+        for at in self.ats() {
+            let end = self.end(at);
+            let idle = end.is_idle();
+            let Some(session) = &mut end.session else { continue };
+            let (entries, over) = (session.entries(), session.over().cloned());
+            let deliveries = session.has_deliveries();
+            let gone = end.gone;
+            if over.is_none() || !gone {
+                self.violations
+                    .push(Violation::new("a session never ended", format!("{at:?} {over:?} {gone}")));
+            } else if entries > 0 {
+                self.violations
+                    .push(Violation::new("a table keeps an entry of the dead", format!("{at:?} {entries}")));
+            } else if deliveries || !idle {
+                self.violations.push(Violation::new("a delivery was never made", format!("{at:?}")));
+            }
+        }
+        for proc in 0..self.procs.len() as Proc {
+            let process = self.process(proc);
+            if !process.is_gone() || !process.links.is_empty() {
+                let detail = format!("{proc} {:?} {:?}", process.life, process.links);
+                self.violations.push(Violation::new("a process never ended", detail));
+            }
+        }
+    }
+}
