@@ -12,6 +12,8 @@
 //!   any time later, and may end the actor. When the connection is lost it may be there at once.
 //! * What two do to each other at the same time, unless it comes to the same in whichever order it arrives: messages,
 //!   monitors, and links that both of them leave as they want them to be: there or not.
+//! * What one sees in a step in which another ends at the same time. It happens all the same, to one that survives it
+//!   because it traps exits; only what it sees then is not compared ([`Program::open`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -118,6 +120,7 @@ struct Writer {
     /// Monitors made in this step of processes that are not there.
     vain: BTreeSet<Monitor>,
     held: BTreeSet<Slot>,
+    trapping: BTreeSet<Slot>,
 }
 
 impl Writer {
@@ -133,6 +136,7 @@ impl Writer {
             made: BTreeMap::new(),
             vain: BTreeSet::new(),
             held: BTreeSet::new(),
+            trapping: BTreeSet::new(),
         }
     }
 
@@ -158,15 +162,32 @@ impl Writer {
     fn next(&mut self, alive: &[Slot]) -> Vec<Step> {
         let crossing = self.ends == Ends::Two && !self.cut && self.random.percent(25);
         let pair = if crossing { self.random.pick(alive).zip(self.random.pick(alive)) } else { None };
-        match pair.filter(|(one, other)| one != other) {
+        let steps = match pair.filter(|(one, other)| one != other) {
             Some((one, other)) => self.crossing(one, other, alive),
             None => vec![self.step(alive)],
+        };
+        for step in &steps {
+            for op in &step.ops {
+                match op {
+                    Op::TrapExit(true) => drop(self.trapping.insert(step.actor)),
+                    Op::TrapExit(false) => drop(self.trapping.remove(&step.actor)),
+                    _ => {}
+                }
+            }
         }
+        steps
     }
 
     /// Two at the same time, mostly about each other.
     fn crossing(&mut self, one: Slot, other: Slot, alive: &[Slot]) -> Vec<Step> {
         self.vain.clear();
+        if self.trapping.contains(&other) && !self.held.contains(&other) && self.random.percent(40) {
+            let mut first = self.peaceful(one, other, true, alive);
+            let reason = self.reason();
+            first.push(self.random.weighted(&[(1, Op::Return), (1, Op::Crash), (4, Op::Exit(reason))]));
+            let second = self.peaceful(other, one, true, alive);
+            return vec![Step { actor: one, ops: first, meanwhile: true }, Step::new(other, second)];
+        }
         // Both want the same in the end, or only the first has to do with their link.
         let linked = self.random.percent(50);
         let last = |to| if linked { Op::Link(to) } else { Op::Unlink(to) };

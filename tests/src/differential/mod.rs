@@ -115,9 +115,9 @@ impl Campaign {
             let theirs = self.erlang.receive().expect("Erlang answers");
             assert_eq!(theirs.len(), batch.len(), "each program has a trace");
             for (seed, ((program, ours), theirs)) in (start..).zip(batch.into_iter().zip(theirs)) {
-                let theirs = theirs.comparable();
+                let theirs = theirs.comparable(&program);
                 figures.count(&program, &theirs);
-                if ours.comparable() != theirs {
+                if ours.comparable(&program) != theirs {
                     return Err(self.explain(seed, program));
                 }
             }
@@ -135,7 +135,7 @@ impl Campaign {
     /// Both traces of a program, in the form in which they are compared.
     fn traces(&mut self, program: &Program) -> (Trace, Trace) {
         let ours = self.runtime.block_on(World::run(program, self.ends));
-        (ours.comparable(), self.erlang.run(program).comparable())
+        (ours.comparable(program), self.erlang.run(program).comparable(program))
     }
 
     fn explain(&mut self, seed: u64, program: Program) -> String {
@@ -180,12 +180,12 @@ fn without_step(program: &Program, step: usize) -> Program {
     smaller
 }
 
-/// Of steps at the same time all links stay: with others it could be open what comes of them.
+/// Of steps at the same time all links and ends stay: with others it could be open what comes of them.
 fn without_ops(program: &Program, step: usize) -> Vec<Program> {
-    let Some(Step { ops, meanwhile, .. }) = program.0.get(step) else { return Vec::new() };
+    let Some(Step { actor, ops, meanwhile }) = program.0.get(step) else { return Vec::new() };
     let before = step.checked_sub(1).and_then(|before| program.0.get(before));
     let paired = *meanwhile || before.is_some_and(|before| before.meanwhile);
-    let stays = |op: &Op| paired && matches!(op, Op::Link(_) | Op::Unlink(_));
+    let stays = |op: &Op| paired && (matches!(op, Op::Link(_) | Op::Unlink(_)) || op.ends(*actor));
     let without = |op: usize| {
         let mut smaller = program.clone();
         smaller.0[step].ops.remove(op);

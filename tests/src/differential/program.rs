@@ -270,6 +270,17 @@ const MEANWHILE: u8 = 0x80;
 pub struct Program(pub Vec<Step>);
 
 impl Program {
+    /// The steps, and the actors in them, for whom it is open what they see: those that do something while another
+    /// ends.
+    pub fn open(&self) -> impl Iterator<Item = (u8, Slot)> {
+        (1..).zip(self.0.windows(2)).filter_map(|(number, pair)| match pair {
+            [one, other] if one.meanwhile && one.ops.last().is_some_and(|op| op.ends(one.actor)) => {
+                Some((number, other.actor))
+            }
+            _ => None,
+        })
+    }
+
     /// Appends the bytes that the other world reads.
     ///
     /// # Panics

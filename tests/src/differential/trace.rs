@@ -109,13 +109,18 @@ impl Trace {
     ///   links and monitors do.
     /// * Processes that an end does not know look alike to it.
     /// * What a process saw in the step in which it ended is its secret: it may have ended before it looked.
+    /// * What a process saw in a step in which another ended while it did something is open.
     /// * A process that ended in the step that spawned it may have ended before the observer knew it.
     #[must_use]
-    pub fn comparable(mut self) -> Self {
+    pub fn comparable(mut self, program: &Program) -> Self {
+        let open: BTreeSet<_> = program.open().collect();
         let ended: Vec<_> =
             self.0.iter().filter(|entry| matches!(entry.seen, Seen::Ended(_))).copied().collect();
         let ends = |entry: &Entry| ended.iter().any(|end| (end.step, end.actor) == (entry.step, entry.actor));
         self.0.retain(|entry| entry.seen.sender().is_none() || !ends(entry));
+        self.0.retain(|entry| {
+            matches!(entry.seen, Seen::Ended(_)) || !open.contains(&(entry.step, entry.actor))
+        });
         self.0.sort_by_key(|entry| (entry.step, entry.actor, entry.seen.sender(), rank(entry.seen)));
         let together = |a: &Entry, b: &Entry| {
             let place = |entry: &Entry| (entry.step, entry.actor, entry.seen.sender());

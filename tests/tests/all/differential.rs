@@ -35,7 +35,7 @@ fn random_programs_are_seen_alike_on_two_threads() {
     assert_eq!(figures.programs, 100);
 }
 
-/// Each takes some twenty times as long.
+/// Each takes several times as long: a rest goes through the network.
 const PROGRAMS_OF_TWO_ENDS: u64 = 60;
 
 #[test]
@@ -48,7 +48,7 @@ fn random_programs_over_a_session_are_seen_alike_in_erlang_and_here() {
     assert_eq!(figures.programs, PROGRAMS_OF_TWO_ENDS);
     assert!(figures.cut > PROGRAMS_OF_TWO_ENDS / 8, "{figures:?}");
     let seen = [figures.messages, figures.exits, figures.downs, figures.ends, figures.meanwhile];
-    assert!(seen.iter().all(|seen| *seen > PROGRAMS_OF_TWO_ENDS), "{figures:?}");
+    assert!(seen.iter().all(|seen| *seen > PROGRAMS_OF_TWO_ENDS / 2), "{figures:?}");
 }
 
 /// Two processes linked, of which the second may trap exits; then the first exits.
@@ -67,9 +67,9 @@ fn linked(trap: bool, reason: Reason) -> Program {
 async fn assert_told_apart(ends: Ends, programs: &[Program]) {
     let mut erlang = Erlang::start(ends);
     for (here, program) in programs.iter().enumerate() {
-        let ours = World::run(program, ends).await.comparable();
+        let ours = World::run(program, ends).await.comparable(program);
         for (there, program) in programs.iter().enumerate() {
-            assert_eq!(ours == erlang.run(program).comparable(), here == there, "{here} and {there}");
+            assert_eq!(ours == erlang.run(program).comparable(program), here == there, "{here} and {there}");
         }
     }
 }
