@@ -376,3 +376,11 @@ fn a_call_waits_no_longer_than_a_month() {
     lone.feed(&Frame::Call { to: 0, call: 2, left: u64::MAX, payload: b"" });
     assert_eq!(lone.ended(), None);
 }
+
+#[test]
+fn the_callee_does_not_give_up_before_the_caller() {
+    let mut lone = Lone::open(Side::Client);
+    lone.session.call(lone.now, lone.now + Duration::from_micros(1500), &mut Vec::new()).unwrap();
+    let [Frame::Call { left, .. }] = lone.frames()[..] else { panic!() };
+    assert_eq!(left, 2);
+}
