@@ -199,7 +199,7 @@ impl Player {
         assert_eq!(ball, self.expected, "the ball came out of turn");
         self.expected += 2;
         let rounds = ball / 2;
-        if rounds % 64 == 0
+        if rounds.is_multiple_of(64)
             && self.clock.is_some_and(|clock| clock.is_over())
             && let Some(done) = self.done.take()
         {

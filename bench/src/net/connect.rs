@@ -103,7 +103,8 @@ pub(super) async fn serve_logins(server: Server) -> Result<()> {
 }
 
 async fn until_closed(mut stream: server::TlsStream<TcpStream>) -> Result<()> {
-    stream.read(&mut [0]).await?;
+    let read = stream.read(&mut [0]).await?;
+    anyhow::ensure!(read == 0, "a connection that should be closed brought a byte");
     Ok(())
 }
 

@@ -16,7 +16,7 @@ use super::secure::{Client, Server};
 use super::{Body, Caller, Checker, Tally as Counted};
 use crate::sample::{Clock, Sample};
 
-#[expect(clippy::all, reason = "generated")]
+#[allow(clippy::all, reason = "generated")]
 mod generated {
     include!(concat!(env!("OUT_DIR"), "/bench.Bench.rs"));
 }

@@ -68,6 +68,6 @@ fn draw(path: &Path, rows: &[RowReport]) -> Result<(), Box<dyn std::error::Error
 fn place(better: f64) -> i32 {
     let from = f64::log2(0.25);
     let to = -f64::log2(LEAST);
-    let part = (better.max(0.25).min(1.0 / LEAST).log2() - from) / (to - from);
+    let part = (better.clamp(0.25, 1.0 / LEAST).log2() - from) / (to - from);
     (LABELS + part * (f64::from(WIDTH) - LABELS - 24.0)) as i32
 }

@@ -2,6 +2,20 @@
 //! virtual time, over a network that does everything a network can do. A seed decides all of it.
 //!
 //! After a run a checker that knows nothing but the log of what everybody did and saw tests what was promised.
+#![allow(
+    unreachable_pub,
+    clippy::collapsible_match,
+    clippy::large_enum_variant,
+    clippy::nonminimal_bool,
+    clippy::type_complexity,
+    clippy::wrong_self_convention,
+    reason = "a model under work, which nothing but its own program uses"
+)]
+#![allow(dead_code, reason = "the log is kept whole, to be printed with a failing seed")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the instant that virtual time counts from, and how long a run takes"
+)]
 
 mod check;
 mod end;
@@ -14,7 +28,6 @@ mod seeded;
 mod world;
 
 use std::{
-    collections::BTreeSet,
     fmt::Write,
     sync::OnceLock,
     time::{Duration, Instant},
@@ -46,35 +59,64 @@ impl Run {
     }
 }
 
-/// Runs the schedule of `seed` without the steps in `left_out`.
-pub fn run(seed: u64, left_out: &BTreeSet<u64>) -> Run {
+/// Runs the schedule of `seed`.
+pub fn run(seed: u64) -> Run {
+    run_some(seed, |_| true)
+}
+
+/// Runs those steps of the schedule of `seed` that are `chosen`. What is left out changes none of the choices that the
+/// others make, only the circumstances in which they make them. The last of the [`steps`] is the rest in the middle.
+pub fn run_some(seed: u64, chosen: impl Fn(u64) -> bool) -> Run {
     let mut world = World::new(seed, beginning());
-    for step in 0..world.plan.steps {
-        if !left_out.contains(&step) {
-            world.step(Seeded::of_step(seed, step));
-        }
+    let steps = world.plan.steps;
+    for step in (0..steps).filter(|step| chosen(*step)) {
+        world.step(Seeded::of_step(seed, step));
     }
-    let rest = left_out.contains(&world.plan.steps);
-    if !rest {
-        world.settle(seed, 1, Duration::from_secs(600));
+    if chosen(steps) {
+        world.settle(seed, 1, PATIENCE);
         world.check_rest();
     }
     world.rng = Seeded::of_step(seed, u64::MAX - 2);
     world.finish();
-    world.settle(seed, 2, Duration::from_secs(600));
+    world.settle(seed, 2, PATIENCE);
     world.check_rest();
     world.end_all();
-    world.settle(seed, 3, Duration::from_secs(600));
+    world.settle(seed, 3, PATIENCE);
     world.check_leavings();
     let mut violations = world.violations;
     violations.extend(check::check(&world.log, &world.plan));
     Run { violations, counts: world.counts, log: world.log }
 }
 
-/// The steps of a schedule, before it comes to rest.
+/// How many steps the schedule of `seed` has.
 pub fn steps(seed: u64) -> u64 {
-    plan::Plan::new(seed).steps
+    plan::Plan::new(seed).steps + 1
 }
+
+/// The few steps of a schedule that break the same promise as all of them do; nothing if they break none.
+pub fn shrink(seed: u64) -> Option<Vec<u64>> {
+    let rule = run(seed).violations.first()?.rule;
+    let mut kept: Vec<u64> = (0..steps(seed)).collect();
+    let mut len = kept.len() / 2;
+    while len > 0 {
+        let mut start = 0;
+        while start < kept.len() {
+            let end = (start + len).min(kept.len());
+            let fewer: Vec<u64> = [&kept[..start], &kept[end..]].concat();
+            let broken = run_some(seed, |step| fewer.binary_search(&step).is_ok()).violations;
+            if broken.first().is_some_and(|first| first.rule == rule) {
+                kept = fewer;
+            } else {
+                start = end;
+            }
+        }
+        len /= 2;
+    }
+    Some(kept)
+}
+
+/// How long a rest may take, in virtual time: longer than anything that is bounded.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// When the time of every run begins. It is asked for once, and no run depends on it.
 #[expect(clippy::disallowed_methods, reason = "the only way to have an instant at all")]

@@ -422,6 +422,8 @@ fn an_unlink_under_way_when_the_owner_changes_is_acknowledged_all_the_same() {
     assert!(at_server.contains(&Delivery::UnlinkAck { from: 2, to: 2, unlink: 7 }), "{at_server:?}");
     assert!(!at_server.iter().any(|delivery| matches!(delivery, Delivery::Link { .. })), "{at_server:?}");
     pair.server.session.unlink_ack(&2, 1, 4);
+    // And that the link has gone with the role.
+    pair.server.session.unlink_ack(&2, 1, 0);
     pair.client.session.unlink_ack(&11, 0, 7);
     pair.settle();
     assert!(pair.client.deliveries().contains(&Delivery::UnlinkAck { from: 0, to: 10, unlink: 4 }));
@@ -442,6 +444,56 @@ fn an_owner_that_is_no_process_can_be_linked_to() {
     pair.settle();
     assert_eq!(pair.client.deliveries(), [exit(0, 10, ExitReason::Normal)]);
     assert_eq!((pair.client.session.entries(), pair.server.session.entries()), (0, 0));
+}
+
+#[test]
+fn the_exit_that_is_one_too_many_is_delivered_too() {
+    let limits = Limits { max_links: 1, ..Limits::default() };
+    let mut lone = Lone::open_with(Side::Server, &limits);
+    for from in 1..=2 {
+        lone.feed(&Frame::Link { from, to: 0 });
+        lone.feed(&Frame::Exit { from, to: 0, taken: Some(0), reason: ExitReason::Panic });
+    }
+    assert_eq!(lone.ended(), Some(&ExitReason::Overload));
+    let seen = lone.session.take_deliveries();
+    let link = |from| Delivery::Link { from, to: 1 };
+    assert_eq!(seen, [link(1), exit(1, 1, ExitReason::Panic), link(2), exit(2, 1, ExitReason::Panic)]);
+}
+
+#[test]
+fn a_link_of_ones_own_to_the_far_owner_outlives_that_of_the_session() {
+    let mut pair = pair();
+    pair.server.session.set_owner(Some(2), true);
+    pair.server.session.link(2, 0);
+    pair.settle();
+    pair.server.deliveries();
+    pair.server.session.set_owner(None, false);
+    pair.settle();
+    assert_eq!(pair.server.deliveries(), []);
+    pair.client.session.end(ExitReason::Panic, 0, Some(pair.now));
+    pair.settle();
+    assert_eq!(pair.server.deliveries(), [exit(0, 2, ExitReason::Panic)]);
+    assert_eq!((pair.client.session.entries(), pair.server.session.entries()), (0, 0));
+}
+
+#[test]
+fn a_former_owner_is_linked_again_once_it_knows_that_its_link_has_moved() {
+    let mut pair = pair();
+    pair.server.session.set_owner(Some(2), true);
+    pair.server.session.set_owner(None, false);
+    pair.settle();
+    let told = [Delivery::Link { from: 0, to: 2 }, Delivery::Unlink { from: 0, to: 2, unlink: 0 }];
+    assert_eq!(pair.server.deliveries(), told);
+    // The process unlinks and links in the meantime: to its table the `Unlink` is of this link.
+    pair.server.session.link(2, 0);
+    pair.settle();
+    assert_eq!(pair.client.deliveries(), []);
+    pair.server.session.unlink_ack(&2, 0, 0);
+    pair.server.session.link(2, 0);
+    pair.settle();
+    assert_eq!(pair.client.deliveries(), [Delivery::Link { from: 2, to: 1 }]);
+    // The name that the link gave it counts too.
+    assert_eq!((pair.client.session.entries(), pair.server.session.entries()), (1, 2));
 }
 
 /// The processes of one end, each with a real table of links. What a process does takes two steps, first its table, then

@@ -393,3 +393,11 @@ fn a_peer_that_allows_any_number_of_calls_and_answers_none_fills_no_memory() {
     }
     assert_eq!(lone.session.entries(), 65_536);
 }
+
+#[test]
+fn the_callee_does_not_give_up_before_the_caller() {
+    let mut lone = Lone::open(Side::Client);
+    lone.session.call(lone.now, lone.now + Duration::from_micros(1500), &mut Vec::new()).unwrap();
+    let [Frame::Call { left, .. }] = lone.frames()[..] else { panic!() };
+    assert_eq!(left, 2);
+}

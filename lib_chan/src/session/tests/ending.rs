@@ -276,3 +276,33 @@ fn every_ending_leaves_empty_tables_once_everybody_has_looked() {
         }
     }
 }
+
+#[test]
+fn a_call_that_still_goes_out_in_front_of_the_last_word_is_not_said_to_be_unsent() {
+    let mut pair = Pair::open(1);
+    let call = call(&mut pair, b"on its way");
+    pair.client.session.break_off(ExitReason::Revoked);
+    assert_eq!(pair.client.outcome(call), gone(Executed::Unknown, ExitReason::Revoked));
+    pair.settle();
+    assert_eq!(pair.server.take().len(), 1);
+}
+
+#[test]
+fn a_session_that_took_the_connection_for_dead_writes_nothing_more() {
+    let mut pair = Pair::open(1);
+    pair.client.room = 10;
+    let fetched = call(&mut pair, b"only a part of it goes before the silence");
+    pair.settle();
+    let waits = call(&mut pair, b"not even fetched");
+    pair.cut = true;
+    pair.advance(MINUTE);
+    for call in [fetched, waits] {
+        assert_eq!(pair.client.outcome(call), gone(Executed::No, ExitReason::NoConnection));
+    }
+    assert!(pair.client.session.is_lost());
+    // The way is free again, too late.
+    (pair.cut, pair.client.room) = (false, usize::MAX);
+    pair.settle();
+    assert!(pair.server.take().is_empty());
+    assert_eq!(pair.client.session.over(), Some(&ExitReason::NoConnection));
+}

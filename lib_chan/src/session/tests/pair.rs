@@ -94,6 +94,10 @@ impl End {
         loop {
             self.deliveries.extend(self.session.take_deliveries());
             self.woken.extend(self.session.take_woken());
+            if self.session.is_lost() {
+                self.batch = Batch::default();
+                return progress;
+            }
             if self.batch.chunk().is_empty() {
                 self.session.transmit(now, &mut self.batch);
             }
