@@ -38,6 +38,18 @@ impl From<Add> for Request {
     }
 }
 
+/// A call that is answered by nobody.
+#[derive(Serialize, Deserialize)]
+struct Hang(Add);
+impl Call for Hang {
+    type Reply = u32;
+}
+impl From<Hang> for Request {
+    fn from(hang: Hang) -> Self {
+        Self::Hang(hang.0)
+    }
+}
+
 /// Serves one session with `start` and opens it: the client's channel, and the task that serves.
 async fn session(
     limits: &Limits,
@@ -155,16 +167,6 @@ async fn a_dropped_channel_ends_the_service_after_it_has_read_what_was_queued() 
 #[tokio::test(start_paused = true)]
 async fn a_call_past_its_deadline_fails_and_is_seen_as_cancelled() {
     let (channel, _served) = session(&Limits::default(), false, service).await;
-    #[derive(Serialize, Deserialize)]
-    struct Hang(Add);
-    impl Call for Hang {
-        type Reply = u32;
-    }
-    impl From<Hang> for Request {
-        fn from(hang: Hang) -> Self {
-            Self::Hang(hang.0)
-        }
-    }
     let failed = channel.remote().call_within(Duration::from_secs(3), Hang(Add(1, 2))).await;
     assert_eq!(failed, Err(CallError::new(Executed::Unknown, CallFailure::Deadline)));
     // The service waited for that, and goes on.
@@ -587,4 +589,182 @@ async fn s131_s132_a_pid_held_after_its_session_is_out_of_reach() {
     })
     .await;
     assert_eq!(seen(&here, 2).await, ["exit noconnection", "down noconnection"]);
+}
+
+// S133 to S136 and S139: there are no names and no spawn at the far end yet; `connect` to a dead address, which the
+// client's tests make, stands for them. S140: a session's beginning is what `open` returns with.
+
+#[tokio::test(start_paused = true)]
+async fn s120_s121_s123_a_lost_session_is_noconnection_and_the_far_process_lives() {
+    let (here, there, far, _near, channel) = two_processes().await;
+    let bystander = spawn(actor);
+    let (a, b) = (far.clone(), far);
+    tell(&here, move |me| {
+        me.trap_exit(true);
+        me.link(a.clone())?;
+        me.monitor(a);
+        Ok(())
+    })
+    .await;
+    tell(&bystander, move |me| me.link(b)).await;
+    channel.remote().flush().await.unwrap();
+    tell(&there, |me| {
+        me.trap_exit(true);
+        Ok(())
+    })
+    .await;
+    drop(channel);
+    assert_eq!(seen(&here, 2).await, ["exit noconnection", "down noconnection"]);
+    assert_eq!(bystander.pid().ended().await, ExitReason::NoConnection);
+    // Both of its links are told, and it lives on.
+    assert_eq!(seen(&there, 2).await, ["exit noconnection", "exit noconnection"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn s125_a_new_session_restores_nothing_of_an_old_one() {
+    let (here, there, far, _near, channel) = two_processes().await;
+    tell(&here, move |me| {
+        me.trap_exit(true);
+        me.link(far)
+    })
+    .await;
+    tell(&there, |me| {
+        me.trap_exit(true);
+        Ok(())
+    })
+    .await;
+    channel.remote().flush().await.unwrap();
+    drop(channel);
+    assert_eq!(seen(&here, 1).await, ["exit noconnection"]);
+    assert_eq!(seen(&there, 1).await, ["exit noconnection"]);
+    let (_again, _served) = session(&Limits::default(), false, service).await;
+    tell(&there, |_| Err(ExitReason::failed("boom"))).await;
+    there.pid().ended().await;
+    assert_eq!(seen(&here, 1).await, ["exit noconnection"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn s127_s147_a_normal_end_and_a_normal_exit_across_the_session_harm_nobody() {
+    let (here, there, far, near, channel) = two_processes().await;
+    let linked = far.clone();
+    tell(&here, move |me| me.link(linked)).await;
+    channel.remote().flush().await.unwrap();
+    tell(&there, move |_| {
+        near.exit(ExitReason::Normal);
+        Err(ExitReason::Normal)
+    })
+    .await;
+    there.pid().ended().await;
+    assert_eq!(far.ended().await, ExitReason::NoProc);
+    assert!(seen(&here, 0).await.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn s129_a_link_to_a_dead_far_process_returns_and_then_ends_one_that_does_not_trap() {
+    let (here, there, far, _near, _channel) = two_processes().await;
+    tell(&there, |_| Err(ExitReason::failed("boom"))).await;
+    there.pid().ended().await;
+    tell(&here, move |me| {
+        assert_eq!(me.link(far), Ok(()));
+        Ok(())
+    })
+    .await;
+    assert_eq!(here.pid().ended().await, ExitReason::NoProc);
+}
+
+#[tokio::test(start_paused = true)]
+async fn s137_s138_s141_the_end_of_a_session_is_told_to_each_who_waits_and_after_what_it_caused() {
+    let (here, _there, far, _near, channel) = two_processes().await;
+    tell(&here, move |me| {
+        me.trap_exit(true);
+        me.link(far.clone())?;
+        me.monitor(far);
+        Ok(())
+    })
+    .await;
+    let remote = channel.remote();
+    remote.flush().await.unwrap();
+    let (first, given_up) = (remote.ended(), remote.ended());
+    drop(given_up);
+    let both = async { (first.await, remote.ended().await) };
+    drop(channel);
+    assert_eq!(both.await, (ExitReason::Normal, ExitReason::Normal));
+    assert_eq!(seen(&here, 2).await, ["exit noconnection", "down noconnection"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn s142_s143_a_cast_after_the_end_is_an_error_and_a_call_under_way_ends() {
+    let (channel, served) = session(&Limits::default(), false, service).await;
+    let remote = channel.remote();
+    let asked = tokio::spawn({
+        let remote = remote.clone();
+        async move { remote.call(Hang(Add(1, 1))).await }
+    });
+    // Behind the call: when it has been answered, the call has come.
+    remote.flush().await.unwrap();
+    served.abort();
+    assert_eq!(
+        asked.await.unwrap(),
+        Err(CallError::new(Executed::Unknown, CallFailure::Exit(ExitReason::NoConnection)))
+    );
+    let error = remote.cast(Request::Note("late".into())).await.unwrap_err();
+    assert_eq!(error.reason, ExitReason::NoConnection);
+}
+
+#[tokio::test(start_paused = true)]
+async fn s146_all_messages_of_a_far_process_come_before_its_down() {
+    let (tell_test, told) = oneshot::channel();
+    let (channel, _served) = session(&Limits::default(), false, move |opening| {
+        spawn(async move |mut me: Process| {
+            let channel: Channel<Request, String> = opening.accept();
+            let _ = tell_test.send(channel.remote());
+            let _held = channel;
+            loop {
+                me.recv().await;
+            }
+        });
+    })
+    .await;
+    let there_remote = told.await.unwrap();
+    let here = spawn(actor);
+    let to_here = channel.remote().hand_out(&here, Order::Note);
+    let there = spawn(actor);
+    let far = channel.remote().handed::<String>(there_remote.hand_out(&there, Order::Note)).pid();
+    tell(&here, move |me| {
+        me.monitor(far);
+        Ok(())
+    })
+    .await;
+    channel.remote().flush().await.unwrap();
+    tell(&there, move |_| {
+        let near = there_remote.handed::<String>(to_here);
+        for n in 0..1000 {
+            near.try_cast(&n.to_string())?;
+        }
+        Err(ExitReason::failed("boom"))
+    })
+    .await;
+    let mut expected: Vec<_> = (0..1000).map(|n| n.to_string()).collect();
+    expected.push("down failed: boom".into());
+    assert_eq!(seen(&here, 1001).await, expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn s148_a_link_within_one_end_is_untouched_by_the_loss_of_the_session() {
+    let (here, there, far, _near, channel) = two_processes().await;
+    let (a, b) = (there.clone(), spawn(actor));
+    let peer = b.pid();
+    tell(&a, move |me| me.link(peer)).await;
+    tell(&here, move |me| {
+        me.trap_exit(true);
+        me.monitor(far);
+        Ok(())
+    })
+    .await;
+    channel.remote().flush().await.unwrap();
+    drop(channel);
+    assert_eq!(seen(&here, 1).await, ["down noconnection"]);
+    assert!(seen(&a, 0).await.is_empty() && seen(&b, 0).await.is_empty());
+    tell(&a, |_| Err(ExitReason::failed("boom"))).await;
+    assert_eq!(b.pid().ended().await, ExitReason::failed("boom"));
 }
