@@ -604,7 +604,7 @@ impl World {
     }
 
     /// The channel is gone, its remotes live on.
-    pub(crate) fn into_remote(&mut self, proc: Proc, at: At) {
+    pub(crate) fn give_up_channel(&mut self, proc: Proc, at: At) {
         self.process(proc).reads.retain(|read| *read != at);
         let end = self.end(at);
         let cost = std::mem::take(&mut end.cost);

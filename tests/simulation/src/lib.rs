@@ -2,20 +2,6 @@
 //! virtual time, over a network that does everything a network can do. A seed decides all of it.
 //!
 //! After a run a checker that knows nothing but the log of what everybody did and saw tests what was promised.
-#![allow(
-    unreachable_pub,
-    clippy::collapsible_match,
-    clippy::large_enum_variant,
-    clippy::nonminimal_bool,
-    clippy::type_complexity,
-    clippy::wrong_self_convention,
-    reason = "a model under work, which nothing but its own program uses"
-)]
-#![allow(dead_code, reason = "the log is kept whole, to be printed with a failing seed")]
-#![allow(
-    clippy::disallowed_methods,
-    reason = "the instant that virtual time counts from, and how long a run takes"
-)]
 
 mod check;
 mod end;

@@ -9,14 +9,14 @@ pub(crate) type Proc = u16;
 
 /// One end of a session: which connection, and whose end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct At {
+pub(crate) struct At {
     pub(crate) conn: u8,
     pub(crate) side: Side,
 }
 
 /// Which of the two programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Side {
+pub(crate) enum Side {
     /// The one that connects.
     Client,
     /// The one that accepts.
@@ -46,7 +46,7 @@ impl At {
 
 /// A process, as another one names it. A far one is meant from the end at which the name is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Pid {
+pub(crate) enum Pid {
     /// One of the same program.
     Local(Proc),
     /// One at the other end.
@@ -67,7 +67,7 @@ pub enum Pid {
 
 /// One line.
 #[derive(Clone, Debug)]
-pub struct Entry {
+pub(crate) struct Entry {
     /// When, counted from the beginning of the run.
     pub(crate) at: Duration,
     pub(crate) what: What,
@@ -230,6 +230,7 @@ pub(crate) enum CastEnd {
 }
 
 #[derive(Clone, Debug)]
+#[expect(dead_code, reason = "some of it is for whoever reads the log")]
 pub(crate) enum What {
     // Processes.
     Born {
@@ -370,6 +371,10 @@ pub(crate) enum What {
     LoginFailed {
         at: At,
         wrong: bool,
+    },
+    /// Whoever waited for it is gone.
+    LoginGivenUp {
+        at: At,
     },
     Opened {
         at: At,

@@ -48,10 +48,10 @@ pub(crate) struct Login {
 
 #[derive(Debug)]
 enum State {
-    ExpectChallenge(ExpectKeyChallenge<'static>),
-    ExpectAccept(ExpectAccept),
-    ExpectHello(ExpectHello<'static>),
-    ExpectProof(ExpectProof<'static>),
+    ExpectChallenge(Box<ExpectKeyChallenge<'static>>),
+    ExpectAccept(Box<ExpectAccept>),
+    ExpectHello(Box<ExpectHello<'static>>),
+    ExpectProof(Box<ExpectProof<'static>>),
     /// Once all is written.
     Done(Option<Box<Authenticated>>),
 }
@@ -101,10 +101,13 @@ fn bytes(seeded: &mut Seeded) -> [u8; 32] {
     bytes
 }
 
+/// Both ends of a login.
+type Pair = Rc<(Authenticated, Authenticated)>;
+
 /// Both ends of a login that has been done.
-pub(crate) fn done(limits: &Limits) -> Rc<(Authenticated, Authenticated)> {
+pub(crate) fn done(limits: &Limits) -> Pair {
     thread_local! {
-        static DONE: RefCell<BTreeMap<(usize, usize, Duration), Rc<(Authenticated, Authenticated)>>> =
+        static DONE: RefCell<BTreeMap<(usize, usize, Duration), Pair>> =
             const { RefCell::new(BTreeMap::new()) };
     }
     let key = (limits.max_frame_len, limits.window_len, limits.heartbeat_interval);
@@ -138,8 +141,8 @@ pub(crate) fn begin(seeded: &mut Seeded, limits: &Limits, now: Instant) -> [Logi
     let deadline = now + limits.login_timeout;
     let login = |state, send, tamper, wrong| Login { deadline, state, came: Vec::new(), send, tamper, wrong };
     [
-        login(State::ExpectChallenge(next), send, false, wrong[0]),
-        login(State::ExpectHello(hello), Vec::new(), tamper, wrong[1]),
+        login(State::ExpectChallenge(Box::new(next)), send, false, wrong[0]),
+        login(State::ExpectHello(Box::new(hello)), Vec::new(), tamper, wrong[1]),
     ]
 }
 
@@ -207,10 +210,10 @@ impl World {
         let body = &came[2..];
         let stepped = match login.state {
             State::ExpectChallenge(state) => {
-                state.handle(body).ok().map(|Step { next, send }| (State::ExpectAccept(next), send))
+                state.handle(body).ok().map(|Step { next, send }| (State::ExpectAccept(Box::new(next)), send))
             }
             State::ExpectHello(state) => {
-                state.handle(body).ok().map(|Step { next, send }| (State::ExpectProof(next), send))
+                state.handle(body).ok().map(|Step { next, send }| (State::ExpectProof(Box::new(next)), send))
             }
             State::ExpectProof(state) => state.handle(body, |_| true).ok().map(|Step { next, send }| {
                 let authenticated = match next {
@@ -251,6 +254,14 @@ impl World {
             session.start(Codec::Raw, b"arguments").expect("short arguments");
         }
         session
+    }
+
+    /// Whoever waited for the login is gone, and the connection with it.
+    pub(crate) fn abandon_login(&mut self, at: At) {
+        if let Some(login) = self.end(at).login.take() {
+            self.note(What::LoginGivenUp { at });
+            self.fail_login(at, &login);
+        }
     }
 
     fn fail_login(&mut self, at: At, login: &Login) {

@@ -385,7 +385,10 @@ impl World {
                 self.note(What::FlushGivenUp { op });
                 self.session(at, |session, _| session.forget_flush(flush));
             }
-            Kind::Open => self.let_go(at, reason.clone()),
+            Kind::Open => {
+                self.abandon_login(at);
+                self.let_go(at, reason.clone());
+            }
             Kind::Close | Kind::Cancelled { .. } => {}
         }
     }
@@ -791,7 +794,7 @@ impl World {
                     self.poll_op(op);
                 }
             }
-            8 if !reads.is_empty() => self.into_remote(proc, reads[0]),
+            8 if !reads.is_empty() => self.give_up_channel(proc, reads[0]),
             9 if !reads.is_empty() => {
                 let to = self.rng.below(self.procs.len()) as Proc;
                 let others = to >= 4 && to != proc;

@@ -6,7 +6,7 @@ use lib_chan::ExitReason;
 
 use super::{Broken, wire::Wire};
 use crate::{
-    log::{At, Entry, Proc, Side, What},
+    log::{At, Entry, Fault, Proc, Side, Tapped, What},
     plan::Plan,
 };
 
@@ -15,7 +15,7 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 #[derive(Debug, Default)]
 pub(super) struct End {
     wrong_login: bool,
-    pub(super) let_go: Option<(Duration, Duration)>,
+    pub(super) let_go: Option<(ExitReason, Duration)>,
     pub(super) over: Option<(Duration, ExitReason)>,
     pub(super) broke_off: Option<ExitReason>,
     pub(super) gave_up: bool,
@@ -80,16 +80,15 @@ impl Sessions {
         let now = entry.at;
         match &entry.what {
             What::Fault { conn, fault } => {
-                if *fault != crate::log::Fault::Kill {
-                    self.faulty.push(*conn);
-                }
+                self.faulty.extend(Some(*conn).filter(|_| *fault != Fault::Kill));
             }
             What::ProgramDied { side } => self.dead[*side as usize] = true,
+            What::LoginGivenUp { at } => self.faulty.push(at.conn),
             What::WrongLogin { at } => {
                 self.end(*at).wrong_login = true;
                 self.faulty.push(at.conn);
             }
-            What::Frame { at, frame: crate::log::Tapped::Link { from, .. }, .. } => {
+            What::Frame { at, frame: Tapped::Link { from, .. }, .. } => {
                 let end = self.end(*at);
                 if !end.handed.contains_key(from) {
                     end.named_before.push(*from);
@@ -100,7 +99,8 @@ impl Sessions {
                 broken.unless(!wrong, "nobody logs in with a wrong proof", || format!("{at:?}"));
             }
             What::LoginFailed { at, wrong } => {
-                let fine = *wrong || self.end(at.far()).wrong_login || !self.is_healthy(at.conn);
+                let fine = *wrong || !self.is_healthy(at.conn);
+                self.faulty.push(at.conn);
                 broken.unless(fine, "a login with the right proof succeeds", || format!("{at:?}"));
             }
             What::HandedOut { at, id, proc, link, exit, kill, monitor } => {
@@ -108,8 +108,17 @@ impl Sessions {
                 self.end(*at).handed.insert(*id, handed);
             }
             What::Owner { at, proc } => self.end(*at).owners.extend(proc),
-            What::LetGo { at, close_by, .. } => {
-                self.end(*at).let_go = Some((now, *close_by));
+            What::LetGo { at, close_by, reason } => {
+                self.end(*at).let_go = Some((reason.clone(), *close_by));
+            }
+            What::Frame { at, frame: Tapped::Ended { reason, .. }, .. } => {
+                // Its own, or the answer to the other's, or that of a fault.
+                let (may_overload, end) = (self.may_overload[at.side as usize], self.end(*at));
+                let fine = end.let_go.as_ref().is_some_and(|(own, _)| own == reason)
+                    || end.broke_off.as_ref() == Some(reason)
+                    || (*reason == ExitReason::Normal && end.let_go.is_none())
+                    || (*reason == ExitReason::Overload && may_overload);
+                broken.unless(fine, "the last word is the owner's", || format!("{at:?} {reason:?}"));
             }
             What::GaveUpReceiving { at } => self.end(*at).gave_up = true,
             What::BrokeOff { at, reason } => self.end(*at).broke_off = Some(reason.clone()),
@@ -144,7 +153,7 @@ impl Sessions {
         let end = self.end(at);
         broken.unless(end.over.is_none(), "a session ends once", || format!("{at:?}"));
         end.over = Some((now, reason.clone()));
-        if let Some((_, close_by)) = end.let_go {
+        if let Some(close_by) = end.let_go.as_ref().map(|(_, close_by)| *close_by) {
             broken.unless(now <= close_by, "a close is bounded in time", || format!("{at:?} {now:?}"));
         }
         let heard = wire.heard(at).map(|ended| &ended.reason);

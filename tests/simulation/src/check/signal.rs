@@ -348,7 +348,7 @@ impl Signals {
                 let handed = sessions.of(far).and_then(|end| end.handed.get(&id));
                 let ended =
                     handed.and_then(|handed| self.lives.get(&handed.proc)).is_some_and(|other| other.gone);
-                !over && !(ended && sessions.is_healthy(conn))
+                !(over || ended && sessions.is_healthy(conn))
             }
             Pid::Watch { .. } => true,
         };

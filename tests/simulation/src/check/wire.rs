@@ -6,7 +6,7 @@ use lib_chan::ExitReason;
 
 use super::Broken;
 use crate::{
-    log::{At, Entry, Proc, Tapped, Token, What},
+    log::{At, Entry, Tapped, Token, What},
     plan::Plan,
 };
 
@@ -65,13 +65,11 @@ struct Call {
 pub(super) struct Wire {
     directions: Vec<Direction>,
     window: u64,
-    /// Who linked under which id, per writer.
-    pub(super) linkers: BTreeMap<(At, u64), Proc>,
 }
 
 impl Wire {
     pub(super) fn new(plan: &Plan) -> Self {
-        Self { directions: Vec::new(), window: plan.limits[1].window_len as u64, linkers: BTreeMap::new() }
+        Self { directions: Vec::new(), window: plan.limits[1].window_len as u64 }
     }
 
     pub(super) fn of(&mut self, at: At) -> &mut Direction {
