@@ -50,8 +50,8 @@ impl From<Count> for Request {
     }
 }
 
-pub(super) async fn serve(server: Server) -> Result<()> {
-    let accounts = Arc::new(Accounts::with_key()?);
+pub(super) async fn serve(server: Server, accounts: Accounts) -> Result<()> {
+    let accounts = Arc::new(accounts);
     server
         .accept_all(move |mut stream| {
             let accounts = Arc::clone(&accounts);

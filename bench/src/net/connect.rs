@@ -36,7 +36,7 @@ impl Accounts {
     }
 
     /// One account, with a password, which takes a moment.
-    fn with_password() -> Result<Self> {
+    pub(super) fn with_password() -> Result<Self> {
         Self::new(|name_key| {
             let salt = name_key.salt(&service()?, &nobody()?);
             let verifier = PasswordVerifier::derive(&Password::new(PASSWORD)?, &salt, Argon2Params::DEFAULT)?;
@@ -89,8 +89,8 @@ pub(super) async fn serve_handshakes(server: Server) -> Result<()> {
     server.accept_all(until_closed).await
 }
 
-pub(super) async fn serve_logins(server: Server) -> Result<()> {
-    let accounts = Arc::new(Accounts::with_password()?);
+pub(super) async fn serve_logins(server: Server, accounts: Accounts) -> Result<()> {
+    let accounts = Arc::new(accounts);
     server
         .accept_all(move |mut stream| {
             let accounts = Arc::clone(&accounts);

@@ -70,13 +70,18 @@ pub struct Listening {
 /// Serves one peer until standard input ends, then tells how many connections ended well, and the processor time.
 pub async fn serve(peer: Peer, work: Work) -> Result<()> {
     let server = secure::Server::bind(peer).await?;
+    // Deriving a key takes its time, which is not part of what is measured.
+    let accounts = match work {
+        Work::Connect => connect::Accounts::with_password()?,
+        _ => connect::Accounts::with_key()?,
+    };
     say(&server.listening()?)?;
     let counters = server.counters();
     let serving = tokio::spawn(async move {
         match (peer, work) {
-            (Peer::Chan | Peer::ChanBytes, Work::Connect) => connect::serve_logins(server).await,
+            (Peer::Chan | Peer::ChanBytes, Work::Connect) => connect::serve_logins(server, accounts).await,
             (Peer::Raw, Work::Connect) => connect::serve_handshakes(server).await,
-            (Peer::Chan | Peer::ChanBytes, _) => chan::serve(server).await,
+            (Peer::Chan | Peer::ChanBytes, _) => chan::serve(server, accounts).await,
             (Peer::Raw, Work::OneWay) => raw::serve_stream(server).await,
             (Peer::Raw, _) => raw::serve_echo(server).await,
             (Peer::Tarpc, _) => tarpc::serve(server).await,
