@@ -28,8 +28,9 @@ impl Session {
         let name = ptsname(&keyboard, Vec::new()).unwrap();
         let terminal = File::from(open(&*name, OFlags::RDWR | OFlags::NOCTTY, Mode::empty()).unwrap());
         let end = || terminal.try_clone().unwrap();
+        // A program that waits for ever fails its test, and does not keep the others from running.
         let program = Command::new("setsid")
-            .args(["--ctty", "--wait", env!("CARGO_BIN_EXE_chan-client")])
+            .args(["--ctty", "--wait", "timeout", "--foreground", "60", env!("CARGO_BIN_EXE_chan-client")])
             .args(arguments)
             .env("TERM", "xterm")
             .stdin(end())
@@ -131,6 +132,7 @@ async fn a_conversation_is_held_and_left() {
         session.see_prompt();
         session.type_keys("\x03");
         session.see("cancelled (perhaps executed");
+        session.see_prompt();
         session.type_keys("\x04");
         assert_eq!(session.ended(), 0);
     };
