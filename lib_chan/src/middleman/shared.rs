@@ -266,7 +266,8 @@ impl Shared {
         if over || session.is_open() && !std::mem::replace(&mut inner.open_told, true) {
             effects.woken.extend(std::mem::take(&mut inner.watchers).into_values());
         }
-        if resumed || over || session.has_inbox() {
+        // A paused receiver takes nothing: woken for it, it would only ask again.
+        if resumed || over || (!paused && session.has_inbox()) {
             effects.receiver = inner.receiver.take();
         }
         if over || inner.driver_gone {

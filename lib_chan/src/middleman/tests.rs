@@ -1,6 +1,7 @@
 //! Both ends over an in-memory stream: real middlemen, real processes, a paused clock.
 
 mod leaks;
+mod waking;
 
 use std::time::Duration;
 
