@@ -342,13 +342,15 @@ impl Shared {
         armed: Option<Instant>,
     ) -> Option<Option<Instant>> {
         let mut inner = self.lock();
-        let session = &inner.session;
-        if session.has_deliveries() {
-            let deliveries = inner.take_deliveries(self.is_paused());
+        let paused = self.is_paused();
+        // The pause may have ended with what was accepted last, behind the back of whoever took deliveries before it.
+        if inner.session.has_deliveries() || (!paused && inner.owed_places > 0) {
+            let deliveries = inner.take_deliveries(paused);
             drop(inner);
             self.deliver(deliveries);
             return None;
         }
+        let session = &inner.session;
         if hungry && (session.has_output() || session.has_let_go()) {
             return None;
         }

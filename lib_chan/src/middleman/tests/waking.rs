@@ -74,3 +74,33 @@ async fn a_receiver_that_is_paused_sleeps_until_the_output_has_drained() {
     let message = poll_fn(|_| Poll::Ready(recv.as_mut().poll(&mut Context::from_waker(&waker)))).await;
     assert!(matches!(message, Poll::Ready(Some(Message::Cast(Blob(_))))), "{message:?}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_a_channel_was_given_to_goes_on_as_soon_as_little_enough_is_unsent() {
+    let (channel, mut near) = with_raw_client(Limits::default()).await;
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let group = spawn(async move |mut me: Process<Incoming<Blob>>| {
+        loop {
+            match me.recv().await {
+                Event::Message(Incoming::Message(Message::Call(blob, reply))) => {
+                    reply.to(&blob).send(Blob(vec![7; 400_000]));
+                }
+                Event::Message(Incoming::Message(Message::Cast(blob))) => tell.send(blob).unwrap(),
+                _ => return Ok(()),
+            }
+        }
+    });
+    let shared = Arc::clone(channel.shared());
+    channel.give_to(&group, |incoming| incoming).unwrap();
+    let mut bytes = Vec::new();
+    Frame::Call { to: 0, call: 1, left: 60_000, payload: &[0] }.put(&mut bytes);
+    Frame::Cast { to: 0, payload: &[0] }.put(&mut bytes);
+    near.write_all(&bytes).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    assert!(shared.is_paused() && told.try_recv().is_err());
+    // Some of the answer is read, and then nothing more: the rest fills the stream.
+    near.read_exact(&mut vec![0; 200_000]).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    assert!(!shared.is_paused());
+    assert_eq!(told.try_recv(), Ok(Blob(vec![])));
+}
