@@ -126,6 +126,20 @@ impl Inner {
         places.chain(deliveries).collect()
     }
 
+    /// How many entries all tables hold, those of the session and those beside it.
+    #[cfg(test)]
+    pub(super) fn entries(&self) -> usize {
+        self.session.entries()
+            + self.watchers.len()
+            + self.held.len()
+            + self.owed_places
+            + self.far.len()
+            + self.watches.len()
+            + self.handed_out.len()
+            + usize::from(self.outlet.is_some())
+            + usize::from(self.owner.is_some())
+    }
+
     /// Wakes this task when the session has opened or ended. `place` is its own from the first time on, 0 before.
     pub(super) fn watch(&mut self, place: &mut u64, cx: &Context<'_>) {
         if *place == 0 {

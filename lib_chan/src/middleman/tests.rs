@@ -1,5 +1,6 @@
 //! Both ends over an in-memory stream: real middlemen, real processes, a paused clock.
 
+mod cuts;
 mod leaks;
 mod waking;
 
