@@ -126,6 +126,20 @@ impl Inner {
         places.chain(deliveries).collect()
     }
 
+    /// How many entries all tables hold, those of the session and those beside it.
+    #[cfg(test)]
+    pub(super) fn entries(&self) -> usize {
+        self.session.entries()
+            + self.watchers.len()
+            + self.held.len()
+            + self.owed_places
+            + self.far.len()
+            + self.watches.len()
+            + self.handed_out.len()
+            + usize::from(self.outlet.is_some())
+            + usize::from(self.owner.is_some())
+    }
+
     /// Wakes this task when the session has opened or ended. `place` is its own from the first time on, 0 before.
     pub(super) fn watch(&mut self, place: &mut u64, cx: &Context<'_>) {
         if *place == 0 {
@@ -266,7 +280,8 @@ impl Shared {
         if over || session.is_open() && !std::mem::replace(&mut inner.open_told, true) {
             effects.woken.extend(std::mem::take(&mut inner.watchers).into_values());
         }
-        if resumed || over || session.has_inbox() {
+        // A paused receiver takes nothing: woken for it, it would only ask again.
+        if resumed || over || (!paused && session.has_inbox()) {
             effects.receiver = inner.receiver.take();
         }
         if over || inner.driver_gone {
@@ -341,13 +356,15 @@ impl Shared {
         armed: Option<Instant>,
     ) -> Option<Option<Instant>> {
         let mut inner = self.lock();
-        let session = &inner.session;
-        if session.has_deliveries() {
-            let deliveries = inner.take_deliveries(self.is_paused());
+        let paused = self.is_paused();
+        // The pause may have ended with what was accepted last, behind the back of whoever took deliveries before it.
+        if inner.session.has_deliveries() || (!paused && inner.owed_places > 0) {
+            let deliveries = inner.take_deliveries(paused);
             drop(inner);
             self.deliver(deliveries);
             return None;
         }
+        let session = &inner.session;
         if hungry && (session.has_output() || session.has_let_go()) {
             return None;
         }

@@ -1,6 +1,8 @@
 //! Both ends over an in-memory stream: real middlemen, real processes, a paused clock.
 
+mod cuts;
 mod leaks;
+mod waking;
 
 use std::time::Duration;
 

@@ -1,13 +1,18 @@
 //! What processes of this end do to those of the far end.
 
-use super::{Delivery, Host, Rights, Session};
+use super::{Delivery, Host, Rights, Session, border::OWNER};
 use crate::{ExitReason, wire::Frame};
 
 impl<H: Host> Session<H> {
-    /// Makes `owner` the holder of id 0, linked to the far owner or not.
+    /// Makes `owner` the holder of id 0, linked to the far owner or not. Once the session is over nobody holds it any
+    /// more, and a link to the far owner ends as it is made.
     pub fn set_owner(&mut self, owner: Option<H::Process>, linked: bool) {
-        if self.over.is_none() {
-            self.border.set_owner(owner, linked, &mut self.deliveries);
+        let Some(reason) = self.over.clone() else {
+            return self.border.set_owner(owner, linked, &mut self.deliveries);
+        };
+        if let Some(to) = owner.filter(|_| linked) {
+            self.deliveries.push(Delivery::Link { from: OWNER, to: to.clone() });
+            self.deliveries.push(Delivery::Exit { from: OWNER, to, reason, link: true });
         }
     }
 

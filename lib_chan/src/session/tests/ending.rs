@@ -7,7 +7,7 @@ use super::{
 use crate::{
     CallError, CallFailure, Executed, ExitReason, Limits,
     handshake::Side,
-    session::{InboundKind, Outcome, Unsendable},
+    session::{Delivery, InboundKind, Outcome, Unsendable},
     wire::Frame,
 };
 
@@ -209,6 +209,21 @@ fn an_end_from_outside_reaches_both_owners() {
         assert_eq!(end.session.over(), Some(&ExitReason::Revoked));
     }
     assert_eq!(pair.client.outcome(asked), gone(Executed::Unknown, ExitReason::Revoked));
+}
+
+#[test]
+fn an_owner_that_links_when_the_session_is_over_is_told_why() {
+    let mut pair = Pair::open(7);
+    pair.server.session.break_off(ExitReason::Revoked);
+    pair.settle();
+    let client = &mut pair.client.session;
+    client.take_deliveries();
+    client.set_owner(Some(1), false);
+    assert_eq!(client.take_deliveries(), []);
+    client.set_owner(Some(1), true);
+    let exit = Delivery::Exit { from: 0, to: 1, reason: ExitReason::Revoked, link: true };
+    assert_eq!(client.take_deliveries(), [Delivery::Link { from: 0, to: 1 }, exit]);
+    assert_eq!(client.entries(), 0);
 }
 
 #[test]

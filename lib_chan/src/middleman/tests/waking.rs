@@ -1,0 +1,106 @@
+//! Who is woken, and for what.
+
+use std::{
+    future::poll_fn,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker},
+};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::*;
+use crate::wire::{Frame, Terms};
+
+/// A waker that counts how often it is used.
+#[derive(Default)]
+struct Wakes(AtomicUsize);
+
+impl Wake for Wakes {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// A server's channel, and the client's end of its stream with nobody at it.
+async fn with_raw_client(limits: Limits) -> (Channel<Blob>, tokio::io::DuplexStream) {
+    let parameters = SessionParameters::from_limits(&limits).unwrap();
+    let (_, server) = pair_in_memory(parameters, [7; 32]).unwrap();
+    let (mut near, far) = tokio::io::duplex(64 * 1024);
+    let (tell, told) = oneshot::channel();
+    tokio::spawn(async move {
+        let start = |opening: Opening| {
+            let _ = tell.send(opening.accept());
+        };
+        serve(BufReader::new(far), &server, &limits, start).await
+    });
+    let mut bytes = Vec::new();
+    let terms = Terms { max_calls: 1, max_links: 1 };
+    let (codec, max_frame_len) = (Codec::Bincode as u8, 1 << 20);
+    Frame::Start { codec, terms, max_frame_len, window_len: 65_536, args: &[] }.put(&mut bytes);
+    near.write_all(&bytes).await.unwrap();
+    (told.await.unwrap(), near)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_receiver_that_is_paused_sleeps_until_the_output_has_drained() {
+    let (mut channel, mut near) = with_raw_client(Limits::default()).await;
+    let mut bytes = Vec::new();
+    Frame::Call { to: 0, call: 1, left: 60_000, payload: &[0] }.put(&mut bytes);
+    near.write_all(&bytes).await.unwrap();
+    let Some(Message::Call(blob, reply)) = channel.recv().await else { panic!("a call") };
+    reply.to(&blob).send(Blob(vec![7; 400_000]));
+    assert!(channel.shared().is_paused());
+    bytes.clear();
+    Frame::Cast { to: 0, payload: &[0] }.put(&mut bytes);
+    near.write_all(&bytes).await.unwrap();
+    // Until the message waits in the inbox.
+    tokio::time::sleep(Duration::from_millis(1)).await;
+
+    let wakes = Arc::new(Wakes::default());
+    let waker = Waker::from(Arc::clone(&wakes));
+    let mut recv = Box::pin(channel.recv());
+    assert!(recv.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    assert_eq!(wakes.0.load(Ordering::Relaxed), 0, "nothing has changed");
+
+    let mut read = 0;
+    while wakes.0.load(Ordering::Relaxed) == 0 {
+        read += near.read(&mut [0; 10_000]).await.unwrap();
+        assert!(read < 400_000, "it is woken before all is gone");
+    }
+    let message = poll_fn(|_| Poll::Ready(recv.as_mut().poll(&mut Context::from_waker(&waker)))).await;
+    assert!(matches!(message, Poll::Ready(Some(Message::Cast(Blob(_))))), "{message:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_a_channel_was_given_to_goes_on_as_soon_as_little_enough_is_unsent() {
+    let (channel, mut near) = with_raw_client(Limits::default()).await;
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let group = spawn(async move |mut me: Process<Incoming<Blob>>| {
+        loop {
+            match me.recv().await {
+                Event::Message(Incoming::Message(Message::Call(blob, reply))) => {
+                    reply.to(&blob).send(Blob(vec![7; 400_000]));
+                }
+                Event::Message(Incoming::Message(Message::Cast(blob))) => tell.send(blob).unwrap(),
+                _ => return Ok(()),
+            }
+        }
+    });
+    let shared = Arc::clone(channel.shared());
+    channel.give_to(&group, |incoming| incoming).unwrap();
+    let mut bytes = Vec::new();
+    Frame::Call { to: 0, call: 1, left: 60_000, payload: &[0] }.put(&mut bytes);
+    Frame::Cast { to: 0, payload: &[0] }.put(&mut bytes);
+    near.write_all(&bytes).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    assert!(shared.is_paused() && told.try_recv().is_err());
+    // Some of the answer is read, and then nothing more: the rest fills the stream.
+    near.read_exact(&mut vec![0; 200_000]).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    assert!(!shared.is_paused());
+    assert_eq!(told.try_recv(), Ok(Blob(vec![])));
+}
