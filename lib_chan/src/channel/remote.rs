@@ -57,6 +57,11 @@ impl<Out> Remote<Out> {
         self.shared().remote().clone()
     }
 
+    /// The most bytes that a message to the far end may have when it is encoded: for who cuts something into messages.
+    pub fn max_payload_len(&self) -> usize {
+        self.shared().session(|session| session.max_payload_len())
+    }
+
     /// Waits for the end of the session: the far owner's reason, or `NoConnection`. Ready at once afterwards.
     pub fn ended(&self) -> impl Future<Output = ExitReason> + Send + use<Out> {
         let mut ended = self.shared().ended();
