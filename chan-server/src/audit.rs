@@ -248,7 +248,15 @@ fn write_lines(mut writer: impl Write, queue: &Receiver<String>) {
 /// A text from a peer as the log may hold it: what does not print is escaped, so it cannot look like another line or
 /// move the cursor of whoever reads it.
 pub(crate) fn escaped(text: &str) -> String {
-    text.chars().flat_map(char::escape_debug).collect()
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            // They mean nothing to whoever reads, and the format that needs them escaped does so itself.
+            '\'' | '"' => escaped.push(c),
+            c => escaped.extend(c.escape_debug()),
+        }
+    }
+    escaped
 }
 
 /// A bucket of tokens that fills with time.
@@ -375,5 +383,6 @@ mod tests {
     #[test]
     fn a_text_from_a_peer_cannot_leave_its_line() {
         assert_eq!(escaped("a\nb\u{1b}[2J\u{202e}\u{85}\u{7f}é"), "a\\nb\\u{1b}[2J\\u{202e}\\u{85}\\u{7f}é");
+        assert_eq!(escaped(r#"it's "\""#), r#"it's "\\""#);
     }
 }

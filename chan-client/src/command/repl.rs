@@ -8,7 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use lib_chan::{Channel, Message, Opaque, Remote};
+use lib_chan::{Channel, Limits, Message, Opaque, Remote};
 use rustix::process::{Signal, getpid, kill_process};
 use rustyline::completion::Completer;
 use rustyline::error::ReadlineError;
@@ -18,6 +18,7 @@ use rustyline::history::MemHistory;
 use rustyline::validate::Validator;
 use rustyline::{Config, Editor, ExternalPrinter, Helper};
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 
 use super::access::typed_json;
 use super::arguments::{Access, Start};
@@ -41,6 +42,11 @@ pub(super) fn repl(access: &Access, start: &Start, notice: &Notice) -> Result<()
         let left = converse(&mut chan, &mut console).await;
         console.finish(left.is_err()).await;
         left?;
+        // A cast that cannot be read shows when it is taken, which the end of the session would overtake.
+        let remote = chan.remote();
+        if let Ok(taken) = timeout(Limits::default().close_timeout, remote.taken()).await {
+            taken.map_err(|reason| Failure::cast(&reason))?;
+        }
         chan.close().await.map_err(|reason| Failure::cast(&reason))
     })
 }

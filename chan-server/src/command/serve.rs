@@ -4,13 +4,14 @@ use std::fmt::Write;
 use std::io::ErrorKind::AddrInUse;
 use std::path::{Path, PathBuf};
 
+use lib_chan::private::quoted;
+
 use super::arguments::Choice;
 use super::{Failure, block_on, found, print_line, searched};
 use crate::audit::Audit;
 use crate::config::Config;
-use crate::identity::{Identity, StateDir};
+use crate::identity::{Identity, StateDir, create_or_keep};
 use crate::modules::Modules;
-use crate::private_file::{self, PrivateFileError, quoted};
 use crate::server::{Server, ServiceUrl, StartError, urls};
 
 /// `chan-server serve`.
@@ -71,10 +72,7 @@ async fn begin(state: &StateDir) -> Result<(), Failure> {
     let signals = Signals::new()?;
     state.create()?;
     let password_file = state.file("password");
-    match private_file::create(&password_file, super::passwd::generate()?.as_bytes()) {
-        Err(PrivateFileError::Io { .. }) if password_file.exists() => {}
-        created => created?,
-    }
+    create_or_keep(&password_file, super::passwd::generate()?.as_bytes())?;
     let server = match bind_beginning(state, 1234).await {
         // Somebody else has the usual port; any other does as well, since it is printed.
         Err(StartError::Bind(error)) if error.error.kind() == AddrInUse => bind_beginning(state, 0).await?,
