@@ -261,7 +261,7 @@ pub(crate) enum What {
     UnlinkOp {
         proc: Proc,
         to: Pid,
-        was: bool,
+        id: Option<u64>,
     },
     MonitorOp {
         proc: Proc,

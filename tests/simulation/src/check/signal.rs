@@ -29,15 +29,16 @@ struct Monitor {
     to: Pid,
     ended: bool,
     demonitored: bool,
+    line: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Link {
     Active,
     /// Taken back at this side; the other may not know.
-    Unlinking,
+    Unlinking(u64),
     /// Taken back by both.
-    BothUnlinking,
+    BothUnlinking(u64),
     /// Taken back by the other side.
     Unlinked,
 }
@@ -49,7 +50,13 @@ pub(super) struct Signals {
     monitors: BTreeMap<u64, Monitor>,
     /// Exits sent and not come, by sender.
     exits: Vec<(Proc, Pid, ExitReason)>,
+    max_links: [usize; 2],
     few_links: bool,
+    /// When, by line, links and monitors across a connection have ended, and at which end of it.
+    freed: Vec<(usize, At)>,
+    /// When the last link was made.
+    link_lines: BTreeMap<(Proc, Pid), usize>,
+    line: usize,
     /// Links made again while the one before was under way to its end: the end of the session may come to both.
     made_anew: BTreeSet<(Proc, Pid)>,
 }
@@ -62,6 +69,10 @@ impl Signals {
             monitors: BTreeMap::new(),
             exits: Vec::new(),
             made_anew: BTreeSet::new(),
+            max_links: [0, 1].map(|side| plan.limits[side].max_links as usize),
+            freed: Vec::new(),
+            link_lines: BTreeMap::new(),
+            line: 0,
             few_links: plan.limits.iter().any(|limits| limits.max_links < 1000),
         }
     }
@@ -72,6 +83,7 @@ impl Signals {
     }
 
     pub(super) fn see(&mut self, entry: &Entry, sessions: &Sessions, broken: &mut Broken) {
+        self.line = broken.line;
         match &entry.what {
             What::Born { proc, side, task } => {
                 let (side, task) = (*side, *task);
@@ -88,7 +100,17 @@ impl Signals {
                 if let Some(life) = self.lives.get_mut(proc) {
                     life.gone = true;
                 }
-                self.links.retain(|(of, _), _| of != proc);
+                // What it has taken back keeps its place until that is acknowledged.
+                let waits = |link: &Link| matches!(link, Link::Unlinking(_) | Link::BothUnlinking(_));
+                let gone: Vec<_> = self
+                    .links
+                    .iter()
+                    .filter(|((of, _), link)| of == proc && !waits(link))
+                    .map(|(key, _)| *key)
+                    .collect();
+                for key in gone {
+                    self.remove(key);
+                }
             }
             What::Stuck { proc } => {
                 if let Some(life) = self.lives.get_mut(proc) {
@@ -102,18 +124,19 @@ impl Signals {
             }
             What::LinkOp { proc, to, fresh } => {
                 let before = self.links.insert((*proc, *to), Link::Active);
+                self.link_lines.insert((*proc, *to), broken.line);
                 if before.is_some_and(|before| before != Link::Active) {
                     self.made_anew.insert((*proc, *to));
                 }
                 let same = (before != Some(Link::Active)) == *fresh;
                 broken.unless(same, "a process knows its links", || format!("{proc} {to:?} {before:?}"));
             }
-            What::UnlinkOp { proc, to, was } => {
+            What::UnlinkOp { proc, to, id } => {
                 let link = self.links.get_mut(&(*proc, *to));
-                let same = link.as_deref().is_some_and(|link| *link == Link::Active) == *was;
+                let same = link.as_deref().is_some_and(|link| *link == Link::Active) == id.is_some();
                 broken.unless(same, "a process knows its links", || format!("{proc} {to:?} {link:?}"));
-                if let Some(link) = link.filter(|_| *was) {
-                    *link = Link::Unlinking;
+                if let (Some(link), Some(number)) = (link, id) {
+                    *link = Link::Unlinking(*number);
                 }
             }
             What::Parted { proc, to } => {
@@ -122,13 +145,20 @@ impl Signals {
             }
             What::MonitorOp { proc, monitor, to } => {
                 let (proc, to) = (*proc, *to);
-                self.monitors.insert(*monitor, Monitor { proc, to, ended: false, demonitored: false });
+                self.monitors.insert(
+                    *monitor,
+                    Monitor { proc, to, ended: false, demonitored: false, line: broken.line },
+                );
             }
             What::DemonitorOp { monitor, was, .. } => {
                 if let Some(monitor) = self.monitors.get_mut(monitor) {
                     let same = *was == (!monitor.ended && !monitor.demonitored);
                     broken.unless(same, "a process knows its monitors", || format!("{monitor:?}"));
                     monitor.demonitored |= *was;
+                    let (proc, to) = (monitor.proc, monitor.to);
+                    if let Some(side) = self.lives.get(&proc).map(|life| life.side).filter(|_| *was) {
+                        self.free(side, to);
+                    }
                 }
             }
             What::ExitOp { proc, to, reason } => self.exits.push((*proc, *to, reason.clone())),
@@ -161,16 +191,25 @@ impl Signals {
             }
             Signal::Unlink { .. } => match self.links.get_mut(&(proc, from)) {
                 Some(link @ Link::Active) => *link = Link::Unlinked,
-                Some(link @ Link::Unlinking) => *link = Link::BothUnlinking,
+                Some(link @ Link::Unlinking(_)) => {
+                    if let Link::Unlinking(number) = *link {
+                        *link = Link::BothUnlinking(number);
+                    }
+                }
                 _ => {}
             },
-            Signal::UnlinkAck { .. } => match self.links.get_mut(&(proc, from)) {
-                Some(Link::Unlinking) => drop(self.links.remove(&(proc, from))),
-                Some(link @ Link::BothUnlinking) => *link = Link::Unlinked,
+            Signal::UnlinkAck { id } => match self.links.get_mut(&(proc, from)) {
+                Some(Link::Unlinking(number)) if number == id => drop(self.remove((proc, from))),
+                Some(link @ Link::BothUnlinking(_)) => {
+                    if *link == Link::BothUnlinking(*id) {
+                        *link = Link::Unlinked;
+                    }
+                }
                 _ => {}
             },
             Signal::Exit { reason, link: true } => {
-                let link = self.links.remove(&(proc, from));
+                let made = self.link_lines.get(&(proc, from)).copied().unwrap_or(0);
+                let link = self.remove((proc, from));
                 if gone {
                     return;
                 }
@@ -200,7 +239,7 @@ impl Signals {
                     let fine = seen || !alive || *reason == ExitReason::Normal;
                     broken
                         .unless(fine, "the end of a link is seen", || format!("{proc} {from:?} {reason:?}"));
-                    self.reason(side, from, reason, true, sessions, broken);
+                    self.reason(side, from, reason, (true, made), sessions, broken);
                 }
             }
             Signal::Exit { reason, link: false } => self.explicit(proc, side, from, reason, sessions, broken),
@@ -216,11 +255,40 @@ impl Signals {
                 });
                 let same = monitor.proc == proc && monitor.to == from;
                 broken.unless(same, "a Down is of whom was monitored", || format!("{monitor:?} {from:?}"));
-                let to = monitor.to;
-                self.reason(side, to, reason, false, sessions, broken);
+                let (to, line) = (monitor.to, monitor.line);
+                self.free(side, to);
+                self.reason(side, to, reason, (false, line), sessions, broken);
             }
             Signal::Monitor { .. } | Signal::Demonitor { .. } => {}
         }
+    }
+
+    fn remove(&mut self, key: (Proc, Pid)) -> Option<Link> {
+        let link = self.links.remove(&key)?;
+        if let Some(side) = self.lives.get(&key.0).map(|life| life.side) {
+            self.free(side, key.1);
+        }
+        Some(link)
+    }
+
+    fn free(&mut self, side: Side, of: Pid) {
+        if let Pid::Far { conn, .. } = of {
+            self.freed.push((self.line, at(conn, side)));
+        }
+    }
+
+    /// Whether all places for links and monitors may have been taken at some time after this line.
+    fn is_full(&self, here: At, since: usize) -> bool {
+        let is_here = |proc: &Proc, of: Pid| {
+            let side = self.lives.get(proc).map(|life| life.side);
+            matches!(of, Pid::Far { conn, .. } if conn == here.conn) && side == Some(here.side)
+        };
+        let links = self.links.keys().filter(|(proc, of)| is_here(proc, *of)).count();
+        let open = |monitor: &&Monitor| !monitor.ended && !monitor.demonitored;
+        let monitors = self.monitors.values().filter(open).filter(|one| is_here(&one.proc, one.to)).count();
+        let freed = self.freed.iter().filter(|(line, at)| *line > since && *at == here).count();
+        // The one in question is among them.
+        links + monitors + freed > self.max_links[here.side.other() as usize]
     }
 
     /// Whether a link to or monitor on `of` may end with this reason now, at a process of `side`.
@@ -229,7 +297,7 @@ impl Signals {
         side: Side,
         of: Pid,
         reason: &ExitReason,
-        link: bool,
+        (link, since): (bool, usize),
         sessions: &Sessions,
         broken: &mut Broken,
     ) {
@@ -256,7 +324,7 @@ impl Signals {
                     || own_reason
                     || *reason == ExitReason::NoProc && id != 0 && no_right
                     || *reason == ExitReason::NoConnection && over.is_some()
-                    || *reason == ExitReason::Overload && self.few_links
+                    || *reason == ExitReason::Overload && self.is_full(at(conn, side), since)
             }
             Pid::Watch { .. } => false,
         };
