@@ -17,9 +17,12 @@ pub(super) struct End {
     wrong_login: bool,
     pub(super) let_go: Option<(ExitReason, Duration)>,
     pub(super) over: Option<(Duration, ExitReason)>,
+    /// By line.
+    pub(super) over_since: usize,
     pub(super) broke_off: Option<ExitReason>,
     pub(super) gave_up: bool,
-    end_seen: bool,
+    pub(super) end_seen: bool,
+    pub(super) reader: Option<Proc>,
     pub(super) gone: bool,
     /// Processes by the ids that the peer knows, and their rights.
     pub(super) handed: BTreeMap<u64, Handed>,
@@ -62,6 +65,10 @@ impl Sessions {
 
     pub(super) fn of(&self, at: At) -> Option<&End> {
         self.ends.get(&at)
+    }
+
+    pub(super) fn all(&self) -> impl Iterator<Item = (At, &End)> {
+        self.ends.iter().map(|(at, end)| (*at, end))
     }
 
     /// Whether nothing was done to this connection on purpose.
@@ -114,6 +121,7 @@ impl Sessions {
                 broken.unless(fine, "the last word is the owner's", || format!("{at:?} {reason:?}"));
             }
             What::GaveUpReceiving { at } => self.end(*at).gave_up = true,
+            What::Reads { at, proc } => self.end(*at).reader = Some(*proc),
             What::BrokeOff { at, reason } => self.end(*at).broke_off = Some(reason.clone()),
             What::Over { at, reason } => self.over(*at, now, reason, wire, broken),
             What::EndSeen { at, reason } => {
@@ -157,6 +165,7 @@ impl Sessions {
         let end = self.end(at);
         broken.unless(end.over.is_none(), "a session ends once", || format!("{at:?}"));
         end.over = Some((now, reason.clone()));
+        end.over_since = broken.line;
         if let Some(close_by) = end.let_go.as_ref().map(|(_, close_by)| *close_by) {
             broken.unless(now <= close_by, "a close is bounded in time", || format!("{at:?} {now:?}"));
         }

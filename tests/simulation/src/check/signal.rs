@@ -122,9 +122,9 @@ impl Signals {
                     life.lost = true;
                 }
             }
+            What::Said { at, proc, far, signal } => self.said(*at, *proc, *far, signal),
             What::LinkOp { proc, to, fresh } => {
                 let before = self.links.insert((*proc, *to), Link::Active);
-                self.link_lines.insert((*proc, *to), broken.line);
                 if before.is_some_and(|before| before != Link::Active) {
                     self.made_anew.insert((*proc, *to));
                 }
@@ -155,10 +155,6 @@ impl Signals {
                     let same = *was == (!monitor.ended && !monitor.demonitored);
                     broken.unless(same, "a process knows its monitors", || format!("{monitor:?}"));
                     monitor.demonitored |= *was;
-                    let (proc, to) = (monitor.proc, monitor.to);
-                    if let Some(side) = self.lives.get(&proc).map(|life| life.side).filter(|_| *was) {
-                        self.free(side, to);
-                    }
                 }
             }
             What::ExitOp { proc, to, reason } => self.exits.push((*proc, *to, reason.clone())),
@@ -263,6 +259,21 @@ impl Signals {
         }
     }
 
+    /// The session hears of it now, which may be later than when the process did it.
+    fn said(&mut self, here: At, proc: Proc, far: u64, signal: &Signal) {
+        let of = Pid::Far { conn: here.conn, id: far };
+        match signal {
+            Signal::Link => drop(self.link_lines.insert((proc, of), self.line)),
+            Signal::Monitor { monitor } => {
+                if let Some(monitor) = self.monitors.get_mut(monitor) {
+                    monitor.line = self.line;
+                }
+            }
+            Signal::Demonitor { .. } => self.free(here.side, of),
+            _ => {}
+        }
+    }
+
     fn remove(&mut self, key: (Proc, Pid)) -> Option<Link> {
         let link = self.links.remove(&key)?;
         if let Some(side) = self.lives.get(&key.0).map(|life| life.side) {
@@ -313,6 +324,7 @@ impl Signals {
                     sessions.of(at(conn, side)).and_then(|end| end.over.as_ref()).map(|(_, over)| over);
                 let there = sessions.of(at(conn, side.other()));
                 let handed = there.and_then(|end| end.handed.get(&id));
+                let late = sessions.of(at(conn, side)).is_some_and(|end| end.over_since < since);
                 let owner_reason = id == 0 && over == Some(reason);
                 let own_reason = self.named(at(conn, side.other()), id, sessions).any(|proc| {
                     decided(proc) == Some(reason) || *reason == ExitReason::NoProc && decided(proc).is_some()
@@ -323,7 +335,7 @@ impl Signals {
                 owner_reason
                     || own_reason
                     || *reason == ExitReason::NoProc && id != 0 && no_right
-                    || *reason == ExitReason::NoConnection && over.is_some()
+                    || *reason == ExitReason::NoConnection && over.is_some() && (id != 0 || late)
                     || *reason == ExitReason::Overload && self.is_full(at(conn, side), since)
             }
             Pid::Watch { .. } => false,
@@ -378,11 +390,11 @@ impl Signals {
 
     /// Nobody has anything to do: what is linked or monitored is there.
     pub(super) fn rest(&self, sessions: &Sessions, broken: &mut Broken) {
-        for (monitor, state) in &self.monitors {
+        self.readers(sessions, broken);
+        for state in self.monitors.values() {
             if !state.ended && !state.demonitored {
                 self.is_there(state.proc, state.to, sessions, "every monitor has an ending", broken);
             }
-            let _ = monitor;
         }
         for ((proc, to), link) in &self.links {
             if *link == Link::Active {
@@ -401,6 +413,16 @@ impl Signals {
                 });
                 broken.unless(!waits, "every unlink is acknowledged", || format!("{proc} {to:?}"));
             }
+        }
+    }
+
+    /// Whoever reads a channel sees its end.
+    fn readers(&self, sessions: &Sessions, broken: &mut Broken) {
+        for (at, end) in sessions.all() {
+            let reader = end.reader.and_then(|reader| self.lives.get(&reader));
+            let waits = reader.is_some_and(|reader| !reader.lost && reader.decided.is_none());
+            let fine = !waits || end.over.is_none() || end.gave_up || end.end_seen;
+            broken.unless(fine, "who reads a channel sees its end", || format!("{at:?}"));
         }
     }
 
