@@ -1074,8 +1074,11 @@ impl World {
             let ops = self.ops.iter().filter(waits).count();
             let owed =
                 self.procs.iter().flat_map(|process| &process.owed).filter(|owed| owed.at == at).count();
+            // What the other end never answers is kept until the session ends.
+            let hole = self.conns[usize::from(at.conn)].pipes.iter().any(Pipe::has_hole);
             let end = self.end(at);
-            let Some(session) = end.session.as_ref().filter(|_| end.is_idle()) else { continue };
+            let idle = end.is_idle() && (!hole || end.is_over());
+            let Some(session) = end.session.as_ref().filter(|_| idle) else { continue };
             let entries = session.entries();
             if entries > 2 * records + ops + owed {
                 let detail = format!("{at:?}: {entries}, and {records} records, {ops} waits, {owed} calls");

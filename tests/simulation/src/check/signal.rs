@@ -29,6 +29,8 @@ struct Monitor {
     to: Pid,
     ended: bool,
     demonitored: bool,
+    /// And the session has heard of it.
+    taken_back: bool,
     line: usize,
 }
 
@@ -147,7 +149,14 @@ impl Signals {
                 let (proc, to) = (*proc, *to);
                 self.monitors.insert(
                     *monitor,
-                    Monitor { proc, to, ended: false, demonitored: false, line: broken.line },
+                    Monitor {
+                        proc,
+                        to,
+                        ended: false,
+                        demonitored: false,
+                        taken_back: false,
+                        line: broken.line,
+                    },
                 );
             }
             What::DemonitorOp { monitor, was, .. } => {
@@ -269,7 +278,12 @@ impl Signals {
                     monitor.line = self.line;
                 }
             }
-            Signal::Demonitor { .. } => self.free(here.side, of),
+            Signal::Demonitor { monitor } => {
+                if let Some(monitor) = self.monitors.get_mut(monitor) {
+                    monitor.taken_back = true;
+                }
+                self.free(here.side, of);
+            }
             _ => {}
         }
     }
@@ -295,7 +309,7 @@ impl Signals {
             matches!(of, Pid::Far { conn, .. } if conn == here.conn) && side == Some(here.side)
         };
         let links = self.links.keys().filter(|(proc, of)| is_here(proc, *of)).count();
-        let open = |monitor: &&Monitor| !monitor.ended && !monitor.demonitored;
+        let open = |monitor: &&Monitor| !monitor.ended && !monitor.taken_back;
         let monitors = self.monitors.values().filter(open).filter(|one| is_here(&one.proc, one.to)).count();
         let freed = self.freed.iter().filter(|(line, at)| *line > since && *at == here).count();
         // The one in question is among them.
