@@ -631,11 +631,14 @@ impl World {
         self.process(proc).reads.retain(|read| *read != at);
         let end = self.end(at);
         let cost = std::mem::take(&mut end.cost);
-        end.fetched.clear();
+        let fetched = std::mem::take(&mut end.fetched);
         end.lives_by_remotes = true;
         self.session(at, |session, _| session.give_back(cost));
         self.own(at, None, false);
-        self.session(at, |session, _| session.give_up_receiving());
+        self.session(at, |session, _| {
+            session.give_up_receiving();
+            fetched.iter().for_each(|message| session.discard(message));
+        });
         self.note(What::GaveUpReceiving { at });
     }
 

@@ -680,6 +680,8 @@ impl World {
         let place = self.rng.below(len);
         let owed = self.process(proc).owed[place];
         if self.rng.once_in(6) {
+            // One at a time waits for that.
+            self.drop_cancelled(owed.token);
             let op = self.op(proc, owed.at, Kind::Cancelled { call: owed.call, token: owed.token });
             self.poll_op(op);
             return;
@@ -1076,8 +1078,9 @@ impl World {
                 self.procs.iter().flat_map(|process| &process.owed).filter(|owed| owed.at == at).count();
             // What the other end never answers is kept until the session ends.
             let hole = self.conns[usize::from(at.conn)].pipes.iter().any(Pipe::has_hole);
+            let far_over = self.end(at.far()).is_over();
             let end = self.end(at);
-            let idle = end.is_idle() && (!hole || end.is_over());
+            let idle = end.is_idle() && (!hole && !far_over || end.is_over());
             let Some(session) = end.session.as_ref().filter(|_| idle) else { continue };
             let entries = session.entries();
             if entries > 2 * records + ops + owed {
