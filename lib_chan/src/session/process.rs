@@ -34,16 +34,12 @@ impl<H: Host> Session<H> {
 
     /// `process` links to the far process `far`.
     pub fn link(&mut self, process: H::Process, far: u64) {
-        let frame = match &self.over {
-            Some(_) => Err(ExitReason::NoConnection),
-            None => self.border.link(&process, far, self.far_terms.max_links),
-        };
-        match frame {
-            Ok(frame) => self.put_border(frame),
-            Err(reason) => {
-                self.deliveries.push(Delivery::Exit { from: far, to: process, reason, link: true })
-            }
+        if self.over.is_some() {
+            let reason = ExitReason::NoConnection;
+            return self.deliveries.push(Delivery::Exit { from: far, to: process, reason, link: true });
         }
+        let frame = self.border.link(&process, far, self.far_terms.max_links, &mut self.deliveries);
+        self.put_border(frame);
     }
 
     /// `process` unlinks from the far process `far`, with this number.
@@ -69,11 +65,16 @@ impl<H: Host> Session<H> {
 
     /// `process` sends an exit signal to `far`: over a link when `taken` says what it took last.
     pub fn exit(&mut self, process: &H::Process, far: u64, taken: Option<u64>, reason: ExitReason) {
-        let frame = match taken {
-            Some(taken) => self.border.exit_link(process, far, taken, reason),
-            None => Some(self.border.exit(process, far, reason)),
-        };
-        self.put_border(frame);
+        match taken {
+            Some(taken) => {
+                let frames = self.border.exit_link(process, far, taken, reason);
+                frames.into_iter().for_each(|frame| self.put_border(frame));
+            }
+            None => {
+                let frame = self.border.exit(process, far, reason);
+                self.put_border(Some(frame));
+            }
+        }
     }
 
     /// `process` monitors the far process `far`, and calls the monitor `reference`.

@@ -224,7 +224,13 @@ impl<H: Host> Session<H> {
             Frame::Refuse { call, code, text } => self.handle_reply(call, Err(self.refusal(code, text)))?,
             Frame::Exit { from, to, taken, reason } => {
                 let peers_link = taken.is_some() && self.border.is_set_by_peer(from, to);
-                let crossing = self.border.handle_exit(from, to, taken.is_some(), reason);
+                let crossing = match taken {
+                    Some(_) => {
+                        let max_links = u64::from(self.limits.max_links);
+                        self.border.handle_exit_link(from, to, reason, max_links)?
+                    }
+                    None => self.border.handle_exit(from, to, reason),
+                };
                 let mut too_many = false;
                 if let Crossing::Deliver(Delivery::Exit { link, .. }) = crossing {
                     self.untaken_exits += usize::from(!link);

@@ -34,15 +34,31 @@ struct Monitor {
     line: usize,
 }
 
+/// A link, as its process knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Link {
+struct Link {
+    standing: Standing,
+    /// The last unlink of the process, until it is acknowledged: an ending before that is of the link before.
+    awaits: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
     Active,
     /// Taken back at this side; the other may not know.
-    Unlinking(u64),
+    TakenBack,
     /// Taken back by both.
-    BothUnlinking(u64),
-    /// Taken back by the other side.
+    TakenBackByBoth,
+    /// Taken back by the other side, which may not know that this one knows.
     Unlinked,
+}
+
+impl Link {
+    const ACTIVE: Self = Self { standing: Standing::Active, awaits: None };
+
+    fn is_active(&self) -> bool {
+        self.standing == Standing::Active
+    }
 }
 
 #[derive(Debug)]
@@ -103,7 +119,7 @@ impl Signals {
                     life.gone = true;
                 }
                 // What it has taken back keeps its place until that is acknowledged.
-                let waits = |link: &Link| matches!(link, Link::Unlinking(_) | Link::BothUnlinking(_));
+                let waits = |link: &Link| link.awaits.is_some();
                 let gone: Vec<_> = self
                     .links
                     .iter()
@@ -126,23 +142,25 @@ impl Signals {
             }
             What::Said { at, proc, far, signal } => self.said(*at, *proc, *far, signal),
             What::LinkOp { proc, to, fresh } => {
-                let before = self.links.insert((*proc, *to), Link::Active);
-                if before.is_some_and(|before| before != Link::Active) {
+                let before = self.links.get(&(*proc, *to)).copied();
+                let link = self.links.entry((*proc, *to)).or_insert(Link::ACTIVE);
+                link.standing = Standing::Active;
+                if before.is_some_and(|before| !before.is_active()) {
                     self.made_anew.insert((*proc, *to));
                 }
-                let same = (before != Some(Link::Active)) == *fresh;
+                let same = before.is_none_or(|before| !before.is_active()) == *fresh;
                 broken.unless(same, "a process knows its links", || format!("{proc} {to:?} {before:?}"));
             }
             What::UnlinkOp { proc, to, id } => {
                 let link = self.links.get_mut(&(*proc, *to));
-                let same = link.as_deref().is_some_and(|link| *link == Link::Active) == id.is_some();
+                let same = link.as_deref().is_some_and(Link::is_active) == id.is_some();
                 broken.unless(same, "a process knows its links", || format!("{proc} {to:?} {link:?}"));
                 if let (Some(link), Some(number)) = (link, id) {
-                    *link = Link::Unlinking(*number);
+                    *link = Link { standing: Standing::TakenBack, awaits: Some(*number) };
                 }
             }
             What::Parted { proc, to } => {
-                let active = self.links.get(&(*proc, *to)) == Some(&Link::Active);
+                let active = self.links.get(&(*proc, *to)).is_some_and(Link::is_active);
                 broken.unless(active, "only the linked are told of an end", || format!("{proc} {to:?}"));
             }
             What::MonitorOp { proc, monitor, to } => {
@@ -188,32 +206,38 @@ impl Signals {
         match signal {
             Signal::Link => {
                 if alive {
-                    let link = self.links.entry((proc, from)).or_insert(Link::Active);
-                    if *link == Link::Unlinked {
-                        *link = Link::Active;
+                    let link = self.links.entry((proc, from)).or_insert(Link::ACTIVE);
+                    if link.standing == Standing::Unlinked {
+                        link.standing = Standing::Active;
                     }
                 }
             }
-            Signal::Unlink { .. } => match self.links.get_mut(&(proc, from)) {
-                Some(link @ Link::Active) => *link = Link::Unlinked,
-                Some(link @ Link::Unlinking(_)) => {
-                    if let Link::Unlinking(number) = *link {
-                        *link = Link::BothUnlinking(number);
-                    }
+            Signal::Unlink { .. } => {
+                if let Some(link) = self.links.get_mut(&(proc, from)) {
+                    link.standing = match link.standing {
+                        Standing::Active => Standing::Unlinked,
+                        Standing::TakenBack => Standing::TakenBackByBoth,
+                        other => other,
+                    };
                 }
-                _ => {}
-            },
-            Signal::UnlinkAck { id } => match self.links.get_mut(&(proc, from)) {
-                Some(Link::Unlinking(number)) if number == id => drop(self.remove((proc, from))),
-                Some(link @ Link::BothUnlinking(_)) => {
-                    if *link == Link::BothUnlinking(*id) {
-                        *link = Link::Unlinked;
-                    }
+            }
+            Signal::UnlinkAck { id } => {
+                let link = self.links.get_mut(&(proc, from)).filter(|link| link.awaits == Some(*id));
+                let Some(link) = link else { return };
+                link.awaits = None;
+                match link.standing {
+                    Standing::TakenBack => drop(self.remove((proc, from))),
+                    Standing::TakenBackByBoth => link.standing = Standing::Unlinked,
+                    Standing::Active | Standing::Unlinked => {}
                 }
-                _ => {}
-            },
+            }
             Signal::Exit { reason, link: true } => {
                 let made = self.link_lines.get(&(proc, from)).copied().unwrap_or(0);
+                if self.links.get(&(proc, from)).is_some_and(|link| link.awaits.is_some()) {
+                    return broken.unless(!seen, "a link that was taken back has no effect", || {
+                        format!("{proc} {from:?} {reason:?}")
+                    });
+                }
                 let link = self.remove((proc, from));
                 if gone {
                     return;
@@ -236,11 +260,11 @@ impl Signals {
                 broken.unless(link.is_some() || own || !alive, "a link has one ending", || {
                     format!("{proc} {from:?} {reason:?}")
                 });
-                let taken_back = link.is_some_and(|link| link != Link::Active);
+                let taken_back = link.is_some_and(|link| !link.is_active());
                 broken.unless(!(taken_back && seen), "a link that was taken back has no effect", || {
                     format!("{proc} {from:?} {reason:?}")
                 });
-                if link == Some(Link::Active) {
+                if link.is_some_and(|link| link.is_active()) {
                     let fine = seen || !alive || *reason == ExitReason::Normal;
                     broken
                         .unless(fine, "the end of a link is seen", || format!("{proc} {from:?} {reason:?}"));
@@ -411,13 +435,14 @@ impl Signals {
             }
         }
         for ((proc, to), link) in &self.links {
-            if *link == Link::Active {
+            if link.is_active() {
                 self.is_there(*proc, *to, sessions, "every link has an ending", broken);
-            } else if *link != Link::Unlinked {
+            }
+            if link.awaits.is_some() {
                 let waits = self.lives.get(proc).is_some_and(|life| {
                     let far_waits = |conn| {
                         let here = sessions.of(at(conn, life.side));
-                        sessions.is_healthy(conn) && here.is_some_and(|end| end.over.is_none())
+                        sessions.is_healthy(conn) || here.is_some_and(|end| end.over.is_some())
                     };
                     let reachable = match to {
                         Pid::Far { conn, .. } => far_waits(*conn),
