@@ -283,7 +283,13 @@ impl<P: Clone + Ord> Border<P> {
             // Behind the acknowledgement, or it would be taken for the end of the link before.
             deliveries.extend(existing.and_then(|link| link.awaits).map(acked));
             let reason = ExitReason::Overload;
-            deliveries.push(Delivery::Exit { from: far, to: process.clone(), reason, link: true });
+            deliveries.push(Delivery::Exit {
+                from: far,
+                to: process.clone(),
+                reason,
+                link: true,
+                provoked: false,
+            });
             return None;
         }
         let id = self.id_of(process);
@@ -457,11 +463,6 @@ impl<P: Clone + Ord> Border<P> {
         process.map_or(Crossing::Drop, |to| Crossing::Deliver(Delivery::UnlinkAck { from, to, unlink }))
     }
 
-    /// Whether there is a link between these that the peer has set.
-    pub(super) fn is_set_by_peer(&self, from: u64, to: u64) -> bool {
-        self.links.get(&(to, from)).is_some_and(|link| link.theirs)
-    }
-
     /// An exit over a link.
     pub(super) fn handle_exit_link(
         &mut self,
@@ -478,9 +479,9 @@ impl<P: Clone + Ord> Border<P> {
             return if self.links.len() as u64 > most { Err(Breach::TooMany) } else { Ok(Crossing::Drop) };
         }
         let process = self.process(to);
-        let there = self.remove_link(to, from).and(process);
-        Ok(there.map_or(Crossing::Drop, |to| {
-            Crossing::Deliver(Delivery::Exit { from, to, reason, link: true })
+        let Some(link) = self.remove_link(to, from) else { return Ok(Crossing::Drop) };
+        Ok(process.map_or(Crossing::Drop, |to| {
+            Crossing::Deliver(Delivery::Exit { from, to, reason, link: true, provoked: link.theirs })
         }))
     }
 
@@ -492,7 +493,7 @@ impl<P: Clone + Ord> Border<P> {
         }
         let process = self.process(to).filter(|_| rights.exit);
         process.map_or(Crossing::Drop, |to| {
-            Crossing::Deliver(Delivery::Exit { from, to, reason, link: false })
+            Crossing::Deliver(Delivery::Exit { from, to, reason, link: false, provoked: true })
         })
     }
 
@@ -543,11 +544,13 @@ impl<P: Clone + Ord> Border<P> {
             if link.is_active() {
                 // An owner that has set a link of its own as well is told once.
                 owner.take_if(|owner| far == OWNER && *owner == to);
-                deliveries.push(Delivery::Exit { from: far, to, reason: reason(far), link: true });
+                let (reason, link) = (reason(far), true);
+                deliveries.push(Delivery::Exit { from: far, to, reason, link, provoked: false });
             }
         }
         if let Some(to) = owner {
-            deliveries.push(Delivery::Exit { from: OWNER, to, reason: reason(OWNER), link: true });
+            let (reason, link) = (reason(OWNER), true);
+            deliveries.push(Delivery::Exit { from: OWNER, to, reason, link, provoked: false });
         }
         for watching in std::mem::take(&mut self.watching).into_values() {
             let reason = reason(watching.far);

@@ -35,8 +35,14 @@ impl<H: Host> Session<H> {
     /// `process` links to the far process `far`.
     pub fn link(&mut self, process: H::Process, far: u64) {
         if self.over.is_some() {
-            let reason = ExitReason::NoConnection;
-            return self.deliveries.push(Delivery::Exit { from: far, to: process, reason, link: true });
+            let (reason, link) = (ExitReason::NoConnection, true);
+            return self.deliveries.push(Delivery::Exit {
+                from: far,
+                to: process,
+                reason,
+                link,
+                provoked: false,
+            });
         }
         let frame = self.border.link(&process, far, self.far_terms.max_links, &mut self.deliveries);
         self.put_border(frame);
@@ -56,8 +62,8 @@ impl<H: Host> Session<H> {
         self.put_border(frame);
     }
 
-    /// How many exit signals no process has taken or ended with yet: those that the peer sent explicitly, and those of
-    /// links. Said before bytes are handled.
+    /// How many exit signals that the peer [provoked](Delivery::Exit::provoked) no process has taken or ended with yet:
+    /// those that it sent explicitly, and those of links. Said before bytes are handled.
     pub const fn set_untaken_exits(&mut self, explicit: usize, of_links: usize) {
         self.untaken_exits = explicit;
         self.untaken_ends = of_links;

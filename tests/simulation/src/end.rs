@@ -386,8 +386,8 @@ impl World {
             Delivery::UnlinkAck { from, to, unlink } => {
                 tell(to, far(from), Signal::UnlinkAck { id: unlink }, None);
             }
-            Delivery::Exit { from, to, reason, link } => {
-                tell(to, far(from), Signal::Exit { reason, link }, Some(link));
+            Delivery::Exit { from, to, reason, link, provoked } => {
+                tell(to, far(from), Signal::Exit { reason, link }, provoked.then_some(link));
             }
             Delivery::Down { monitor, from, to, reason } => {
                 tell(to, far(from), Signal::Down { monitor, reason }, None);
@@ -562,6 +562,7 @@ impl World {
         self.drop_cancelled(token);
         let token_back = self.fresh_token();
         self.note(What::Answered { at, token, answer, token_back });
+        let before = self.end(at).session.as_ref().map_or(0, Session::unsent);
         match answer {
             Answer::Reply => {
                 let mut payload = self.payload(token_back);
@@ -588,15 +589,17 @@ impl World {
                 });
             }
         }
-        self.check_answered(at);
+        self.check_answered(at, before);
     }
 
-    /// Whoever asks for much and takes nothing has its session ended.
-    fn check_answered(&mut self, at: At) {
+    /// Whoever asks for much and takes nothing has its session ended, by the answer that is too much. An answer that
+    /// nobody waits for any more is none.
+    fn check_answered(&mut self, at: At, before: usize) {
         let max_frame_len = self.plan.limits[at.side.other() as usize].max_frame_len;
         let end = self.end(at);
         let Some(session) = &end.session else { return };
-        if session.over().is_none() && session.unsent() > end.limits.max_unsent + max_frame_len {
+        let answered = session.over().is_none() && session.unsent() > before;
+        if answered && session.unsent() > end.limits.max_unsent + max_frame_len {
             let detail = format!("{at:?} {}", session.unsent());
             self.violations.push(Violation::new("unsent answers have a bound", detail));
         }

@@ -75,6 +75,9 @@ pub(super) struct Signals {
     /// When the last link was made.
     link_lines: BTreeMap<(Proc, Pid), usize>,
     line: usize,
+    /// Links of an owner by a name of its own: where the peer has linked to the role too, the process knows of one link,
+    /// and it takes two places.
+    by_second_name: Vec<At>,
     /// Links made again while the one before was under way to its end: the end of the session may come to both.
     made_anew: BTreeSet<(Proc, Pid)>,
 }
@@ -87,6 +90,7 @@ impl Signals {
             monitors: BTreeMap::new(),
             exits: Vec::new(),
             made_anew: BTreeSet::new(),
+            by_second_name: Vec::new(),
             max_links: [0, 1].map(|side| plan.limits[side].max_links as usize),
             freed: Vec::new(),
             link_lines: BTreeMap::new(),
@@ -140,7 +144,13 @@ impl Signals {
                     life.lost = true;
                 }
             }
-            What::Said { at, proc, far, signal } => self.said(*at, *proc, *far, signal),
+            What::Said { at, proc, far, signal } => {
+                self.said(*at, *proc, *far, signal);
+                let owned = sessions.of(*at).is_some_and(|end| end.owners.contains(proc));
+                if *signal == Signal::Link && owned {
+                    self.by_second_name.push(*at);
+                }
+            }
             What::LinkOp { proc, to, fresh } => {
                 let before = self.links.get(&(*proc, *to)).copied();
                 let link = self.links.entry((*proc, *to)).or_insert(Link::ACTIVE);
@@ -336,8 +346,9 @@ impl Signals {
         let open = |monitor: &&Monitor| !monitor.ended && !monitor.taken_back;
         let monitors = self.monitors.values().filter(open).filter(|one| is_here(&one.proc, one.to)).count();
         let freed = self.freed.iter().filter(|(line, at)| *line > since && *at == here).count();
+        let twice = self.by_second_name.iter().filter(|at| **at == here).count();
         // The one in question is among them.
-        links + monitors + freed > self.max_links[here.side.other() as usize]
+        links + monitors + freed + twice > self.max_links[here.side.other() as usize]
     }
 
     /// Whether a link to or monitor on `of` may end with this reason now, at a process of `side`.
