@@ -427,10 +427,9 @@ impl Shared {
             Delivery::UnlinkAck { from, to, unlink } => {
                 to.signal(Signal::UnlinkAck { from: self.far(from), id: unlink });
             }
-            Delivery::Exit { from, to, reason, link } => {
-                // The peer can cause any number of them: they are counted until a process has taken them.
+            Delivery::Exit { from, to, reason, link, provoked } => {
                 let receipt = if link { &self.untaken_ends } else { &self.untaken_exits };
-                let receipt = Some(receipt.clone());
+                let receipt = provoked.then(|| receipt.clone());
                 to.signal(Signal::Exit { from: self.far(from), reason, link, receipt });
             }
             Delivery::Down { monitor, from, to, reason } => {

@@ -55,19 +55,54 @@ struct Known<P> {
     grant: Grant,
 }
 
+/// How a link stands for our process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    Active,
+    /// The process has unlinked: a `Link` of the peer's is older than that.
+    TakenBack,
+    /// There is no link.
+    Absent,
+}
+
 /// A link. The entry is here as long as either side still has to say something about it.
+///
+/// What it counts for follows one rule: this end gives its own place free no earlier than the peer knows that, and the
+/// peer's no later than the peer gives it free itself. So neither finds the other beyond its number.
 #[derive(Debug)]
 struct Link {
-    set_by_peer: bool,
-    /// The number of our `Unlink` that is not acknowledged.
-    unlinking: Option<u64>,
+    /// As of what our process said last, before it has seen an `Unlink` of the peer's that it has not acknowledged.
+    standing: Standing,
+    /// This end has sent a `Link`: it takes one of the places that the peer allows, as long as the entry is here.
+    ours: bool,
+    /// The peer has, and it takes one of the places that this end allows.
+    theirs: bool,
+    /// The number of our last `Unlink`, until it is acknowledged: what the peer says before is about the link before.
+    awaits: Option<u64>,
     /// The number of the peer's `Unlink` that our process has not acknowledged.
     unlinked: Option<u64>,
+    /// And the peer has linked again behind that one.
+    relinked: bool,
 }
 
 impl Link {
-    const fn is_up(&self) -> bool {
-        self.unlinking.is_none() && self.unlinked.is_none()
+    /// How it will stand when the process has seen all that is on its way to it.
+    const fn settled(&self) -> Standing {
+        match self.standing {
+            // The acknowledgement is on its way to the process, behind the peer's `Unlink`.
+            Standing::TakenBack if self.awaits.is_none() => Standing::Absent,
+            Standing::Active | Standing::Absent if self.relinked => Standing::Active,
+            Standing::Active if self.unlinked.is_some() => Standing::Absent,
+            standing => standing,
+        }
+    }
+
+    const fn is_active(&self) -> bool {
+        matches!(self.settled(), Standing::Active)
+    }
+
+    const fn is_over(&self) -> bool {
+        matches!(self.standing, Standing::Absent) && self.awaits.is_none() && self.unlinked.is_none()
     }
 }
 
@@ -150,7 +185,7 @@ impl<P: Clone + Ord> Border<P> {
         let moved = self.owner != owner;
         for (&(_, far), link) in self.links.range((OWNER, 0)..=(OWNER, u64::MAX)).filter(|_| moved) {
             if let Some(to) = self.owner.clone() {
-                deliveries.push(match link.unlinking {
+                deliveries.push(match link.awaits {
                     // The acknowledgement will come when somebody else is the owner.
                     Some(unlink) => Delivery::UnlinkAck { from: far, to, unlink },
                     None => {
@@ -159,7 +194,7 @@ impl<P: Clone + Ord> Border<P> {
                     }
                 });
             }
-            if let Some(to) = owner.clone().filter(|_| link.is_up()) {
+            if let Some(to) = owner.clone().filter(|_| link.is_active()) {
                 deliveries.push(Delivery::Link { from: far, to });
             }
         }
@@ -221,37 +256,50 @@ impl<P: Clone + Ord> Border<P> {
 
     // What this end's processes do.
 
-    /// `process` links to the far process. The frame to send, if any, or the reason of the exit signal to give it at
-    /// once.
+    /// `process` links to the far process. The frame to send, if any; or an exit signal for it in `deliveries`.
     pub(super) fn link(
         &mut self,
         process: &P,
         far: u64,
         max: u64,
-    ) -> Result<Option<Frame<'static>>, ExitReason> {
+        deliveries: &mut Vec<Delivery<P>>,
+    ) -> Option<Frame<'static>> {
         // It does not know yet that the link went with the role, and will take it for this one.
         if self.moved.contains(&(process.clone(), far)) {
-            return Ok(None);
+            return None;
         }
+        // What the role has unlinked is not waited for under another name.
+        let role = self.links.get(&(OWNER, far)).filter(|_| self.owner.as_ref() == Some(process));
+        let by_role = role.and_then(|link| link.awaits);
+        let acked = |unlink| Delivery::UnlinkAck { from: far, to: process.clone(), unlink };
+        deliveries.extend(by_role.map(acked));
         let own = self.ids.get(process).copied();
         let existing = own.and_then(|id| self.links.get(&(id, far)));
-        // One that is made anew counts as one that this end has set.
-        let adds = existing.is_none_or(|link| link.set_by_peer && !link.is_up());
-        if adds && self.set_by_us >= max {
-            return Err(ExitReason::Overload);
+        // The peer has linked, and the process has yet to see that.
+        if existing.is_some_and(|link| link.standing == Standing::Active) {
+            return None;
+        }
+        if existing.is_none_or(|link| !link.ours) && self.set_by_us >= max {
+            // Behind the acknowledgement, or it would be taken for the end of the link before.
+            deliveries.extend(existing.and_then(|link| link.awaits).map(acked));
+            let reason = ExitReason::Overload;
+            deliveries.push(Delivery::Exit {
+                from: far,
+                to: process.clone(),
+                reason,
+                link: true,
+                provoked: false,
+            });
+            return None;
         }
         let id = self.id_of(process);
-        if let Some(link) = self.links.get_mut(&(id, far)) {
-            link.unlinking = None;
-            if adds {
-                link.set_by_peer = false;
-                self.set_by_peer -= 1;
-                self.set_by_us += 1;
-            }
-        } else {
-            self.add_link(id, far, false);
-        }
-        Ok(Some(Frame::Link { from: id, to: far }))
+        let Some(link) = self.links.get_mut(&(id, far)) else {
+            self.add_link(id, far, true);
+            return Some(Frame::Link { from: id, to: far });
+        };
+        self.set_by_us += u64::from(!std::mem::replace(&mut link.ours, true));
+        link.standing = Standing::Active;
+        Some(Frame::Link { from: id, to: far })
     }
 
     /// `process` unlinks. `None`: there is nothing to tell the peer, the process has its acknowledgement at once.
@@ -260,7 +308,9 @@ impl<P: Clone + Ord> Border<P> {
             self.linked = false;
         }
         let id = self.linked_id(process, far)?;
-        self.links.get_mut(&(id, far))?.unlinking = Some(unlink);
+        let link = self.links.get_mut(&(id, far))?;
+        link.standing = Standing::TakenBack;
+        link.awaits = Some(unlink);
         Some(Frame::Unlink { from: id, to: far, unlink })
     }
 
@@ -280,25 +330,31 @@ impl<P: Clone + Ord> Border<P> {
         if awaiting.is_some()
             && let Some(link) = self.links.get_mut(&(id, far))
         {
-            link.unlinked = None;
-            if link.unlinking.is_none() {
-                self.remove_link(id, far);
+            link.standing = link.settled();
+            (link.unlinked, link.relinked) = (None, false);
+            if !link.is_active() {
+                self.set_by_peer -= u64::from(std::mem::take(&mut link.theirs));
             }
+            self.tidy(id, far);
         }
         Some(Frame::UnlinkAck { from: id, to: far, unlink })
     }
 
-    /// `process` ended, and was linked.
+    /// `process` ended, and was linked. In front of the exit goes the acknowledgement that it owes.
     pub(super) fn exit_link(
         &mut self,
         process: &P,
         far: u64,
         taken: u64,
         reason: ExitReason,
-    ) -> Option<Frame<'static>> {
-        let id = self.linked_id(process, far)?;
-        self.remove_link(id, far);
-        Some(Frame::Exit { from: id, to: far, taken: Some(taken), reason })
+    ) -> [Option<Frame<'static>>; 2] {
+        let id = self.linked_id(process, far);
+        let Some(id) = id.filter(|&id| self.links.get(&(id, far)).is_some_and(Link::is_active)) else {
+            return [None, None];
+        };
+        let owed = self.remove_link(id, far).and_then(|link| link.unlinked);
+        let ack = owed.map(|unlink| Frame::UnlinkAck { from: id, to: far, unlink });
+        [ack, Some(Frame::Exit { from: id, to: far, taken: Some(taken), reason })]
     }
 
     /// `process` sends an exit signal. One that the peer does not know has a name that it will never know.
@@ -350,14 +406,15 @@ impl<P: Clone + Ord> Border<P> {
 
     pub(super) fn handle_link(&mut self, from: u64, to: u64, max: u64) -> Result<Crossing<P>, Breach> {
         if let Some(link) = self.links.get_mut(&(to, from)) {
-            if link.unlinked.take().is_none() {
+            // The peer has unlinked and links again, and our process has still to hear of both, in that order.
+            let again = link.unlinked.is_some() && !link.relinked;
+            if link.settled() == Standing::Absent {
+                link.standing = Standing::Active;
+            } else if !again {
                 return Ok(Crossing::Drop);
             }
-            // The peer has unlinked and links again, and our process has still to hear of both, in that order.
-            if !std::mem::replace(&mut link.set_by_peer, true) {
-                self.set_by_us -= 1;
-                self.set_by_peer += 1;
-            }
+            link.relinked = link.unlinked.is_some();
+            self.set_by_peer += u64::from(!std::mem::replace(&mut link.theirs, true));
             if self.set_by_peer > max {
                 return Err(Breach::TooMany);
             }
@@ -375,7 +432,7 @@ impl<P: Clone + Ord> Border<P> {
         if self.set_by_peer >= max {
             return Err(Breach::TooMany);
         }
-        self.add_link(to, from, true);
+        self.add_link(to, from, false);
         Ok(process.map_or(Crossing::Drop, |to| Crossing::Deliver(Delivery::Link { from, to })))
     }
 
@@ -384,7 +441,7 @@ impl<P: Clone + Ord> Border<P> {
         if let Some(link) = self.links.get_mut(&(to, from))
             && let Some(to) = process
         {
-            link.unlinked = Some(unlink);
+            (link.unlinked, link.relinked) = (Some(unlink), false);
             return Crossing::Deliver(Delivery::Unlink { from, to, unlink });
         }
         self.remove_link(to, from);
@@ -393,40 +450,51 @@ impl<P: Clone + Ord> Border<P> {
 
     pub(super) fn handle_unlink_ack(&mut self, from: u64, to: u64, unlink: u64) -> Crossing<P> {
         let process = self.process(to);
-        let Some(link) = self.links.get_mut(&(to, from)).filter(|link| link.unlinking == Some(unlink)) else {
+        let Some(link) = self.links.get_mut(&(to, from)).filter(|link| link.awaits == Some(unlink)) else {
             return Crossing::Drop;
         };
-        link.unlinking = None;
+        link.awaits = None;
+        // All that the peer had sent before is gone with the link; what is there now is ours.
+        self.set_by_peer -= u64::from(std::mem::take(&mut link.theirs));
         if link.unlinked.is_none() {
-            self.remove_link(to, from);
+            link.standing = link.settled();
         }
+        self.tidy(to, from);
         process.map_or(Crossing::Drop, |to| Crossing::Deliver(Delivery::UnlinkAck { from, to, unlink }))
     }
 
-    /// Whether there is a link between these that the peer has set.
-    pub(super) fn is_set_by_peer(&self, from: u64, to: u64) -> bool {
-        self.links.get(&(to, from)).is_some_and(|link| link.set_by_peer)
-    }
-
-    pub(super) fn handle_exit(
+    /// An exit over a link.
+    pub(super) fn handle_exit_link(
         &mut self,
         from: u64,
         to: u64,
-        link: bool,
-        mut reason: ExitReason,
-    ) -> Crossing<P> {
-        let process = if link {
-            let process = self.process(to).filter(|_| self.links.contains_key(&(to, from)));
-            self.remove_link(to, from);
-            process
-        } else {
-            let rights = self.rights(to);
-            if reason == ExitReason::Kill && !rights.kill {
-                reason = ExitReason::Killed;
-            }
-            self.process(to).filter(|_| rights.exit)
-        };
-        process.map_or(Crossing::Drop, |to| Crossing::Deliver(Delivery::Exit { from, to, reason, link }))
+        reason: ExitReason,
+        max: u64,
+    ) -> Result<Crossing<P>, Breach> {
+        if let Some(link) = self.links.get_mut(&(to, from)).filter(|link| link.awaits.is_some()) {
+            // It is older than our `Unlink`, whose acknowledgement is waited for. A peer that never sends it has its
+            // bound.
+            self.set_by_peer -= u64::from(std::mem::take(&mut link.theirs));
+            let most = self.set_by_us.saturating_add(max.saturating_mul(2));
+            return if self.links.len() as u64 > most { Err(Breach::TooMany) } else { Ok(Crossing::Drop) };
+        }
+        let process = self.process(to);
+        let Some(link) = self.remove_link(to, from) else { return Ok(Crossing::Drop) };
+        Ok(process.map_or(Crossing::Drop, |to| {
+            Crossing::Deliver(Delivery::Exit { from, to, reason, link: true, provoked: link.theirs })
+        }))
+    }
+
+    /// An exit that a process of the peer sent of its own will.
+    pub(super) fn handle_exit(&self, from: u64, to: u64, mut reason: ExitReason) -> Crossing<P> {
+        let rights = self.rights(to);
+        if reason == ExitReason::Kill && !rights.kill {
+            reason = ExitReason::Killed;
+        }
+        let process = self.process(to).filter(|_| rights.exit);
+        process.map_or(Crossing::Drop, |to| {
+            Crossing::Deliver(Delivery::Exit { from, to, reason, link: false, provoked: true })
+        })
     }
 
     pub(super) fn handle_monitor(&mut self, monitor: u64, to: u64, max: u64) -> Result<Crossing<P>, Breach> {
@@ -468,15 +536,21 @@ impl<P: Clone + Ord> Border<P> {
     pub(super) fn end(&mut self, owner_reason: &ExitReason, deliveries: &mut Vec<Delivery<P>>) {
         let reason = |far| if far == OWNER { owner_reason.clone() } else { ExitReason::NoConnection };
         let mut owner = self.owner.clone().filter(|_| self.linked);
-        for (local, far) in std::mem::take(&mut self.links).into_keys() {
-            if let Some(to) = self.process(local) {
+        for ((local, far), link) in std::mem::take(&mut self.links) {
+            let Some(to) = self.process(local) else { continue };
+            if let Some(unlink) = link.awaits {
+                deliveries.push(Delivery::UnlinkAck { from: far, to: to.clone(), unlink });
+            }
+            if link.is_active() {
                 // An owner that has set a link of its own as well is told once.
                 owner.take_if(|owner| far == OWNER && *owner == to);
-                deliveries.push(Delivery::Exit { from: far, to, reason: reason(far), link: true });
+                let (reason, link) = (reason(far), true);
+                deliveries.push(Delivery::Exit { from: far, to, reason, link, provoked: false });
             }
         }
         if let Some(to) = owner {
-            deliveries.push(Delivery::Exit { from: OWNER, to, reason: reason(OWNER), link: true });
+            let (reason, link) = (reason(OWNER), true);
+            deliveries.push(Delivery::Exit { from: OWNER, to, reason, link, provoked: false });
         }
         for watching in std::mem::take(&mut self.watching).into_values() {
             let reason = reason(watching.far);
@@ -515,7 +589,7 @@ impl<P: Clone + Ord> Border<P> {
 
     /// Whether `process` has a link of its own to the far owner.
     fn has_linked_to_owner(&self, process: &P) -> bool {
-        self.ids.get(process).and_then(|&id| self.links.get(&(id, OWNER))).is_some_and(Link::is_up)
+        self.ids.get(process).and_then(|&id| self.links.get(&(id, OWNER))).is_some_and(Link::is_active)
     }
 
     /// The id under which `process` is linked to `far`.
@@ -547,31 +621,39 @@ impl<P: Clone + Ord> Border<P> {
         self.last_id
     }
 
-    fn add_link(&mut self, local: u64, far: u64, set_by_peer: bool) {
-        self.links.insert((local, far), Link { set_by_peer, unlinking: None, unlinked: None });
+    fn add_link(&mut self, local: u64, far: u64, ours: bool) {
+        let standing = Standing::Active;
+        let link = Link { standing, ours, theirs: !ours, awaits: None, unlinked: None, relinked: false };
+        self.links.insert((local, far), link);
         if let Some(known) = self.known.get_mut(&local) {
             known.links += 1;
         }
-        if set_by_peer {
-            self.set_by_peer += 1;
-        } else {
+        if ours {
             self.set_by_us += 1;
+        } else {
+            self.set_by_peer += 1;
         }
     }
 
-    fn remove_link(&mut self, local: u64, far: u64) {
-        let Some(link) = self.links.remove(&(local, far)) else { return };
-        if link.set_by_peer {
-            self.set_by_peer -= 1;
-        } else {
-            self.set_by_us -= 1;
+    /// Lets an entry go about which nobody has anything to say.
+    fn tidy(&mut self, local: u64, far: u64) {
+        if self.links.get(&(local, far)).is_some_and(Link::is_over) {
+            self.remove_link(local, far);
         }
-        let Some(known) = self.known.get_mut(&local) else { return };
-        known.links -= 1;
-        if known.links == 0 && !known.handed_out {
-            self.ids.remove(&known.process);
-            self.known.remove(&local);
+    }
+
+    fn remove_link(&mut self, local: u64, far: u64) -> Option<Link> {
+        let link = self.links.remove(&(local, far))?;
+        self.set_by_peer -= u64::from(link.theirs);
+        self.set_by_us -= u64::from(link.ours);
+        if let Some(known) = self.known.get_mut(&local) {
+            known.links -= 1;
+            if known.links == 0 && !known.handed_out {
+                self.ids.remove(&known.process);
+                self.known.remove(&local);
+            }
         }
+        Some(link)
     }
 
     fn unwatch(&mut self, monitor: u64) -> Option<u64> {

@@ -114,6 +114,9 @@ pub enum Delivery<P> {
         to: P,
         reason: ExitReason,
         link: bool,
+        /// The peer can cause any number of these: it counts until a process has taken it, or ended with it
+        /// ([`set_untaken_exits`](Session::set_untaken_exits)). Not so the end of a link that this end has set.
+        provoked: bool,
     },
     Monitor {
         monitor: u64,

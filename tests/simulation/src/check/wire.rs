@@ -33,6 +33,9 @@ pub(super) struct Direction {
     last_call: u64,
     monitors: BTreeMap<u64, bool>,
     acked: u64,
+    /// Exits sent explicitly, exits over links, and frames that want an answer.
+    pub(super) exits: [usize; 2],
+    pub(super) provoking: usize,
     pings: u64,
     pongs: u64,
     pub(super) last_token: Token,
@@ -128,6 +131,13 @@ impl Wire {
         broken.unless(ours.ended.is_none(), "nothing follows an Ended", || format!("{at:?} {frame:?}"));
         ours.number += u64::from(frame.is_ordered());
         let number = ours.number;
+        match frame {
+            Tapped::Exit { link, .. } => ours.exits[usize::from(*link)] += 1,
+            Tapped::Ping | Tapped::Link { .. } | Tapped::Unlink { .. } | Tapped::Monitor { .. } => {
+                ours.provoking += 1;
+            }
+            _ => {}
+        }
         match frame {
             Tapped::Garbage => broken.unless(false, "only frames are written", || format!("{at:?}")),
             Tapped::Start { window, max_calls, max_links } => {
