@@ -15,7 +15,7 @@ use crate::{
     Call, CallError, CallFailure, Executed, ExitReason, Pid, SendError,
     middleman::{NotSent, Shared, keep, now},
     payload::{self, PayloadError},
-    process::{poll_proceed, settle},
+    process::{poll_proceed, poll_proceed_shortly, settle},
     session::{Flush, Unsendable},
 };
 
@@ -138,7 +138,11 @@ impl<Out: Serialize + 'static> Remote<Out> {
     pub async fn cast(&self, message: impl Into<Out>) -> Result<(), SendError<()>> {
         let shared = self.shared();
         let ticket = shared
-            .send(&message.into(), |session, payload| session.cast(now(), payload))
+            .send(&message.into(), |session, payload| match session.try_cast(payload) {
+                // The clock is asked only where there is something to wait for.
+                Err(Unsendable::WouldWait) => session.cast(now(), payload),
+                sent => sent.map(|()| None),
+            })
             .map_err(not_sent)?;
         let Some(ticket) = ticket else { return cooperate().await };
         Casting { shared, ticket: Some(ticket) }
@@ -192,7 +196,7 @@ impl<Out: Serialize + 'static> Remote<Out> {
 /// Lets other tasks run now and then, and a kill land, where nothing has to be waited for.
 async fn cooperate() -> Result<(), SendError<()>> {
     poll_fn(|cx| {
-        ready!(poll_proceed(cx)).made_progress();
+        ready!(poll_proceed_shortly(cx));
         Poll::Ready(Ok(()))
     })
     .await

@@ -52,6 +52,8 @@ pub(crate) struct Shared {
     /// Messages are held (`Inner::held`).
     holding: AtomicBool,
     codec: Codec,
+    /// The longest payload that the far end takes.
+    max_payload_len: usize,
     client: Box<str>,
     service: Box<str>,
     limits: Limits,
@@ -191,6 +193,7 @@ impl Shared {
     pub(super) fn new(opened: Opened, authenticated: &Authenticated) -> Arc<Self> {
         let Opened { session, codec, limits } = opened;
         Arc::new_cyclic(|me| Self {
+            max_payload_len: session.max_payload_len(),
             inner: Mutex::new(Inner {
                 session,
                 driver: None,
@@ -544,7 +547,7 @@ impl Shared {
         value: &U,
         f: impl FnOnce(&mut Session<Tokio>, &mut Vec<u8>) -> Result<T, Unsendable>,
     ) -> Result<T, NotSent> {
-        let max = self.lock().session.max_payload_len();
+        let max = self.max_payload_len;
         with_scratch(|scratch| {
             payload::encode_message(self.codec, value, max, scratch).map_err(NotSent::Payload)?;
             self.session(|session| f(session, scratch)).map_err(NotSent::Session)
