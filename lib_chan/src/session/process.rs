@@ -12,7 +12,7 @@ impl<H: Host> Session<H> {
         };
         if let Some(to) = owner.filter(|_| linked) {
             self.deliveries.push(Delivery::Link { from: OWNER, to: to.clone() });
-            self.deliveries.push(Delivery::Exit { from: OWNER, to, reason, link: true });
+            self.deliveries.push(Delivery::Exit { from: OWNER, to, reason, link: true, provoked: false });
         }
     }
 

@@ -221,7 +221,7 @@ fn an_owner_that_links_when_the_session_is_over_is_told_why() {
     client.set_owner(Some(1), false);
     assert_eq!(client.take_deliveries(), []);
     client.set_owner(Some(1), true);
-    let exit = Delivery::Exit { from: 0, to: 1, reason: ExitReason::Revoked, link: true };
+    let exit = Delivery::Exit { from: 0, to: 1, reason: ExitReason::Revoked, link: true, provoked: false };
     assert_eq!(client.take_deliveries(), [Delivery::Link { from: 0, to: 1 }, exit]);
     assert_eq!(client.entries(), 0);
 }
