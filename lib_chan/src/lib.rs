@@ -27,6 +27,8 @@ pub mod middleman;
 #[cfg(feature = "io")]
 mod process;
 #[cfg(feature = "io")]
+mod sync;
+#[cfg(feature = "io")]
 pub mod tls;
 
 pub use exit::{CallError, CallFailure, Executed, ExitReason, SendError};
