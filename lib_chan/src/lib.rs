@@ -29,6 +29,8 @@ pub mod private;
 #[cfg(feature = "io")]
 mod process;
 #[cfg(feature = "io")]
+mod sync;
+#[cfg(feature = "io")]
 pub mod tls;
 
 pub use exit::{CallError, CallFailure, Executed, ExitReason, SendError};

@@ -2,6 +2,7 @@
 #![allow(clippy::missing_panics_doc, reason = "what fails here fails a test")]
 
 pub mod differential;
+pub mod soak;
 
 use std::{
     collections::BTreeMap,

@@ -19,6 +19,7 @@ use crate::{
     payload::{self, Codec, PayloadError},
     process::current,
     session::{NotOpened, Request, Session, Unsendable},
+    sync,
     wire::RefuseCode,
 };
 
@@ -63,7 +64,7 @@ where
     })?;
     let shared = Shared::new(Opened { session, codec, limits: limits.clone() }, authenticated);
     let channel = Channel::new(Arc::clone(&shared));
-    tokio::spawn(Driver::new(stream, Arc::clone(&shared)));
+    sync::spawn(Driver::new(stream, Arc::clone(&shared)));
     let mut place = 0;
     poll_fn(|cx| {
         shared.with(|inner| match inner.session.poll_open() {

@@ -3,8 +3,8 @@
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        Arc, PoisonError, Weak,
+        atomic::{AtomicUsize, Ordering},
     },
     task::{Context, Poll, Waker},
     time::Instant,
@@ -19,6 +19,7 @@ use crate::{
     payload::{self, Codec, PayloadError},
     process::{Fed, Owned, Receipt, Signal, next_monitor},
     session::{Batch, Delivery, Host, Inbound, InboundKind, Rights, Session, Unsendable},
+    sync::{AtomicBool, AtomicU64, Mutex, MutexGuard, thread_local},
 };
 
 /// The id of the role "owner" at the far end.

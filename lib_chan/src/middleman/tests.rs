@@ -1,6 +1,8 @@
 //! Both ends over an in-memory stream: real middlemen, real processes, a paused clock.
 
 mod cuts;
+#[cfg(chan_shuttle)]
+mod interleavings;
 mod leaks;
 mod waking;
 

@@ -4,8 +4,8 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 
 use super::SpawnOptions;
@@ -13,6 +13,7 @@ use super::current::is_current;
 use super::mailbox::{Batch, Fed, Feed, Item, Letter, Mailbox, Taken, Told};
 use super::pid::{Local, Pid, Receipt, Signal, Target, answer_for_nobody, next_id};
 use crate::links::{ExitSignal, Links, MonitorRef, Parting, Verdict};
+use crate::sync::{AtomicBool, Mutex, MutexGuard, thread_local};
 use crate::{ExitReason, SendError};
 
 /// Something that ends with the process that owns it: a session, a registered name.

@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::task::coop;
 
 use super::pid::{Local, Pid, Target};
-use crate::ExitReason;
+use crate::{ExitReason, sync::thread_local};
 
 /// What a `Drop` leaves with the process in whose poll it ran.
 type Note = Box<dyn FnOnce(Option<&ExitReason>) + Send>;

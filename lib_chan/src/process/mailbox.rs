@@ -14,13 +14,14 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::mem;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::task::{Context, Waker};
 
 use super::pid::{Pid, Receipt};
 use crate::ExitReason;
 use crate::links::MonitorRef;
 use crate::session::Inbound;
+use crate::sync::AtomicU64;
 
 /// Turns what a session received into the messages of the process it was given to.
 pub(crate) trait Feed<M>: Send + Sync + 'static {

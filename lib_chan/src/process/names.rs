@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, PoisonError, Weak};
 
 use super::cell::Owned;
 use super::{Address, Pid};
 use crate::ExitReason;
+use crate::sync::{Mutex, MutexGuard};
 
 /// A table of names for processes that take messages of type `M`.
 ///

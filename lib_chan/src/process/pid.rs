@@ -5,13 +5,14 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::pin::Pin;
 use std::sync::atomic::{self, AtomicU64};
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use super::cell::Owned;
 use super::current;
 use crate::ExitReason;
 use crate::links::MonitorRef;
+use crate::sync::Mutex;
 
 /// Names one process, here or at the far end of a session. Never used again for another.
 ///

@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::fmt;
 use std::future::poll_fn;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 
 use serde::Serialize;
@@ -13,6 +13,7 @@ use super::current::{poll_proceed, settle};
 use super::mailbox::Ticket;
 use crate::channel::FarReply;
 use crate::payload::{self, Codec, PayloadError};
+use crate::sync::{Mutex, MutexGuard};
 use crate::{CallError, CallFailure, Executed, ExitReason};
 
 /// A request that is answered with a value of one type.

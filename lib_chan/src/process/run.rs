@@ -12,7 +12,7 @@ use super::cell::Cell;
 use super::current::Frame;
 use super::pid::Local;
 use super::{Address, Process};
-use crate::{ExitReason, Limits};
+use crate::{ExitReason, Limits, sync};
 
 /// How a process is spawned.
 #[derive(Clone, Debug)]
@@ -71,7 +71,7 @@ where
     let cell = Cell::new(&options);
     let address = Address::new(Arc::clone(&cell));
     let done = before(&address);
-    tokio::spawn(Run::new(cell, f));
+    sync::spawn(Run::new(cell, f));
     (address, done)
 }
 

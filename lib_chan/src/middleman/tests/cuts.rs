@@ -291,8 +291,9 @@ impl Campaign {
                 let ranks: Vec<_> = runs.collect();
                 count += ranks.len();
                 let place = format!("{:?} {:?} {side:?} {way:?} {how:?}", self.layers, self.finale);
-                assert!(ranks.is_sorted_by(|a, b| a[0] <= b[0] && a[1] <= b[1]), "{place}: {ranks:?}");
-                // Whoever got everything knows everything. In a handshake of TLS some lengths vary by a byte or two.
+                let mut pairs = ranks.iter().zip(ranks.iter().skip(self.slack()));
+                assert!(pairs.all(|(a, b)| a[0] <= b[0] && a[1] <= b[1]), "{place}: {ranks:?}");
+                // Whoever got everything knows everything.
                 if self.until >= len && self.layers != Layers::Tls {
                     let reader = usize::from((side == Side::Client) == (way == Way::Written));
                     assert_eq!(ranks.last().map(|ranks| ranks[reader]), Some(2), "{place}");
@@ -311,6 +312,12 @@ impl Campaign {
         let inside = &whole.client.written[self.inside(whole.client.written.len())];
         assert!(self.layers == Layers::Tls || inside.iter().all(|&byte| byte == 0));
         whole
+    }
+
+    /// How much later what one run saw must be seen by the others: in a handshake of TLS some lengths vary by a byte or
+    /// two.
+    fn slack(&self) -> usize {
+        if self.layers == Layers::Tls { 4 } else { 1 }
     }
 
     /// Where nothing but the inside of the message that fills the window is.

@@ -5,6 +5,8 @@
 mod calls;
 mod endings;
 mod exits;
+#[cfg(chan_shuttle)]
+mod interleavings;
 mod links;
 mod mailboxes;
 mod monitors;
