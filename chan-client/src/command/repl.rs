@@ -5,11 +5,12 @@ use std::io::{BufRead, IsTerminal, stdin, stdout};
 use std::pin::Pin;
 use std::thread;
 
-use lib_chan::{Channel, Message, Opaque, Remote};
+use lib_chan::{Channel, Limits, Message, Opaque, Remote};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use rustyline::error::ReadlineError;
 use rustyline::{DefaultEditor, ExternalPrinter};
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 
 use super::access::typed_json;
 use super::arguments::{Access, Start};
@@ -33,6 +34,11 @@ pub(super) fn repl(access: &Access, start: &Start, notice: &Notice) -> Result<()
         let left = converse(&mut chan, &mut console).await;
         console.finish(left.is_err()).await;
         left?;
+        // A cast that cannot be read shows when it is taken, which the end of the session would overtake.
+        let remote = chan.remote();
+        if let Ok(taken) = timeout(Limits::default().close_timeout, remote.taken()).await {
+            taken.map_err(|reason| Failure::cast(&reason))?;
+        }
         chan.close().await.map_err(|reason| Failure::cast(&reason))
     })
 }

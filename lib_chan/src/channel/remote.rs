@@ -94,6 +94,27 @@ impl<Out> Remote<Out> {
     }
 }
 
+impl<Out> Remote<Out> {
+    /// Waits until the far process has taken all that was sent before, or has discarded it where it receives no more. One
+    /// round trip at least; as long as the far process takes its time. What it *did* with it, only an answer says.
+    ///
+    /// Messages that cannot be read are found when they are taken, so this is how the sender of a cast learns of it.
+    ///
+    /// # Errors
+    /// The reason of the session's end, if that came first: `Protocol` after a cast that could not be read.
+    pub async fn taken(&self) -> Result<(), ExitReason> {
+        let shared = self.shared();
+        let call = shared
+            .session(|session| session.mark(now()))
+            .map_err(|error| ExitReason::from(NotSent::Session(error)))?;
+        match (Calling { shared, call: Some(call) }).answer().await {
+            Err(CallError { reason: CallFailure::Exit(reason), .. }) => Err(reason),
+            // It is never executed: any answer says that its turn has come.
+            _ => Ok(()),
+        }
+    }
+}
+
 /// A wait for an acknowledgement. Dropped, it is forgotten.
 struct Flushing<'a> {
     shared: &'a Arc<Shared>,

@@ -209,6 +209,8 @@ pub struct Flush {
 enum Sort {
     Cast,
     Call,
+    /// A call whose time is over when it comes: see [`Session::mark`].
+    Mark,
 }
 
 /// What becomes of messages that come in for the owner.
@@ -481,7 +483,7 @@ impl<H: Host> Session<H> {
     fn fail_waiting(&mut self, reason: &ExitReason) {
         for waiting in self.waiting.drain(..) {
             self.woken.extend(waiting.waiter);
-            if waiting.sort == Sort::Call {
+            if waiting.sort != Sort::Cast {
                 self.asking.fail(
                     waiting.ticket,
                     CallError::new(Executed::No, CallFailure::Exit(reason.clone())),
