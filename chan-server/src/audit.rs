@@ -119,6 +119,8 @@ pub(crate) enum Event<'e> {
     },
     /// The server's own code panicked over a connection.
     Crashed,
+    /// The server takes nothing new any more, and waits for these to end.
+    Draining { sessions: usize, ms: u64 },
     /// The server stops.
     Stopped,
 }
@@ -139,7 +141,11 @@ impl Event<'_> {
             | Self::SessionRefused { who, .. }
             | Self::SessionStarted { who, .. }
             | Self::SessionEnded { who, .. } => Cause::Member(*who),
-            Self::Listening { .. } | Self::Warning { .. } | Self::Crashed | Self::Stopped => Cause::Server,
+            Self::Listening { .. }
+            | Self::Warning { .. }
+            | Self::Crashed
+            | Self::Draining { .. }
+            | Self::Stopped => Cause::Server,
         }
     }
 }

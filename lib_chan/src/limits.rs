@@ -67,7 +67,8 @@ pub struct Limits {
     pub max_pairs_per_second: u32,
     /// Pairs that may come at once. Default 1 000.
     pub max_pairs_burst: u32,
-    /// How long a drain waits before it ends what is left with `shutdown`. Default 30 s.
+    /// How long a server that is told to stop waits for its sessions to end by themselves, before it ends what is left
+    /// with `shutdown`; 0 for not at all. Default 30 s.
     pub drain_timeout: Duration,
 }
 

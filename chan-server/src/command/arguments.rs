@@ -28,7 +28,7 @@ pub struct Arguments {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Serve, until Ctrl-C or SIGTERM; both end every session with `shutdown`
+    /// Serve, until Ctrl-C or SIGTERM: then wait for the sessions to end, and end what is left with `shutdown`
     Serve {
         #[command(flatten)]
         choice: Choice,
