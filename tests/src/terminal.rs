@@ -81,18 +81,6 @@ impl Terminal {
         self.keyboard.write_all(keys.as_bytes()).expect("the terminal takes it");
     }
 
-    /// Types as a person does, each key after the one before was shown: of several at once, the line editor takes only
-    /// the first until there are more (rustyline issue 976).
-    ///
-    /// # Panics
-    /// If one is not shown in time.
-    pub fn type_seen(&mut self, keys: &str) {
-        for key in keys.split("").filter(|key| !key.is_empty()) {
-            self.type_keys(key);
-            self.see(key);
-        }
-    }
-
     /// Whether the terminal shows what is typed.
     ///
     /// # Panics

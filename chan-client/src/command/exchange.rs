@@ -57,7 +57,7 @@ pub(super) fn cast(access: &Access, message: &str, start: &Start, notice: &Notic
             // Only when it is taken it shows whether it can be read, and the end of the session would overtake that.
             remote.taken().await.map_err(|reason| Failure::cast(&reason))
         };
-        let time = way.time_left(began).unwrap_or(Limits::default().call_timeout);
+        let time = way.time_left(began).unwrap_or_else(|| Limits::default().call_timeout);
         let taken = tokio::select! {
             sent = timeout(time, sending) => sent.unwrap_or_else(|_| {
                 let late = "the service did not take the message in time; give it longer with --timeout";

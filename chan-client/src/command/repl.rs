@@ -86,7 +86,7 @@ async fn converse(chan: &mut Channel<Opaque>, console: &mut Console) -> Result<(
                 room.send(unshown.pop_front().unwrap_or_default());
             }
             input = console.inputs.recv(), if more_input && typed.len() < MAX_TYPED => match input {
-                Some(Input::Line(line)) => typed.push_back(line),
+                Some(Input::Line(text)) => typed.extend(lines(text)),
                 Some(Input::Interrupt) => {
                     typed.clear();
                     unshown.push_back(interrupted(work.take().is_some()).into());
@@ -141,6 +141,14 @@ enum Line {
     Help,
 }
 
+/// What was given at once: one message, that may be of several lines, or a message on each line, as they are pasted.
+fn lines(text: String) -> Vec<String> {
+    match text.contains('\n') && parse(&text).is_err() {
+        true => text.lines().map(str::to_owned).collect(),
+        false => vec![text],
+    }
+}
+
 fn parse(line: &str) -> Result<Line, Failure> {
     match line.trim() {
         "" => Ok(Line::Empty),
@@ -176,8 +184,7 @@ impl Console {
             let showing = thread::spawn(move || show_plainly(to_show));
             return Ok(Self { inputs, show, showing, prompt: None });
         }
-        // The history is kept in memory alone; what is typed here may be secret. What comes in is shown late while an
-        // input method hands over several characters at once (rustyline issue 976).
+        // The history is kept in memory alone; what is typed here may be secret.
         let mut editor =
             Editor::with_history(Config::default(), MemHistory::new()).map_err(Failure::local)?;
         let prompt = Arc::new(Prompt::default());
@@ -338,6 +345,15 @@ fn show_plainly(mut lines: mpsc::Receiver<String>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pasted_lines_are_a_message_each_unless_they_are_one_together() {
+        let pasted = |text: &str| lines(text.into());
+        assert_eq!(pasted("1"), ["1"]);
+        assert_eq!(pasted("[1,\n2]"), ["[1,\n2]"]);
+        assert_eq!(pasted("! {\"a\":\n1}\n"), ["! {\"a\":\n1}\n"]);
+        assert_eq!(pasted("1\n! 2\n\n{wrong\n"), ["1", "! 2", "", "{wrong"]);
+    }
 
     #[test]
     fn a_line_is_a_call_or_with_a_bang_a_cast() {

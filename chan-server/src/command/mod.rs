@@ -16,7 +16,6 @@ use arguments::Command;
 pub use failure::Failure;
 
 use crate::config::Config;
-use crate::identity::StateDir;
 use crate::modules::Modules;
 
 /// Runs the command that this program was started with.
@@ -27,14 +26,13 @@ use crate::modules::Modules;
 /// wish for help, end the program here.
 pub fn run() -> Result<(), Failure> {
     forbid_core_dumps()?;
-    let Arguments { command, state } = Arguments::parse();
-    let state = || state.map_or_else(StateDir::standard, |path| Ok(StateDir::at(path)));
+    let Arguments { command, place } = Arguments::parse();
     match command {
-        None => serve::serve_or_begin(&state()?),
-        Some(Command::Serve { choice }) => serve::serve(&choice, &state()?),
+        None => serve::serve_or_begin(&place.state()?),
+        Some(Command::Serve { choice, place }) => serve::serve(&choice, &place.state()?),
         Some(Command::Check { config }) => check(config.as_deref()),
-        Some(Command::Identity { choice }) => serve::identity(&choice, &state()?),
-        Some(Command::Passwd(passwd)) => passwd.run(&state()?),
+        Some(Command::Identity { choice, place }) => serve::identity(&choice, &place.state()?),
+        Some(Command::Passwd(passwd)) => passwd.run(),
         Some(Command::Completions { shell }) => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Arguments::command(), "chan-server", &mut script);

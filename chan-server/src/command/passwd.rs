@@ -11,9 +11,9 @@ use lib_chan::private;
 use lib_chan::secret::Password;
 use zeroize::Zeroizing;
 
+use super::arguments::Place;
 use super::{Failure, print_line};
 use crate::config::MIN_CHARS;
-use crate::identity::StateDir;
 
 #[derive(Debug, Args)]
 pub(super) struct Passwd {
@@ -35,10 +35,12 @@ pub(super) struct Passwd {
     /// Take a typed password of fewer than 12 characters
     #[arg(long, conflicts_with = "generate")]
     weak: bool,
+    #[command(flatten)]
+    place: Place,
 }
 
 impl Passwd {
-    pub(super) fn run(&self, state: &StateDir) -> Result<(), Failure> {
+    pub(super) fn run(&self) -> Result<(), Failure> {
         let password = self.password()?;
         if password.chars() < MIN_CHARS && !self.weak {
             return Err(Failure::usage(format_args!(
@@ -52,7 +54,7 @@ impl Passwd {
                 "made {}; in the configuration: password_file = {file:?}",
                 file.display()
             )),
-            _ => self.write_verifier(&self.verifier(&password, state)?),
+            _ => self.write_verifier(&self.verifier(&password)?),
         }
     }
 
@@ -81,12 +83,12 @@ impl Passwd {
         Ok(Zeroizing::new(line.as_bytes().to_vec()))
     }
 
-    fn verifier(&self, password: &Password, state: &StateDir) -> Result<PasswordVerifier, Failure> {
+    fn verifier(&self, password: &Password) -> Result<PasswordVerifier, Failure> {
         let client = match &self.client {
             Some(client) => ClientId::new(client.as_str()).map_err(Failure::usage)?,
             None => ClientId::default(),
         };
-        let salt = match state.known_name_key()? {
+        let salt = match self.place.state()?.known_name_key()? {
             Some(name_key) => name_key.salt(&self.service, &client),
             // Away from the server any salt will do: it stays as long as the verifier does.
             None => {

@@ -30,6 +30,7 @@ const GIB: usize = 1024 * MIB;
 const MANY: usize = 1_000_000;
 
 const FIELDS: &[(&str, Field)] = &[
+    ("dial_timeout", Field::Time(|l| &mut l.dial_timeout, 100..=HOUR)),
     ("tls_timeout", Field::Time(|l| &mut l.tls_timeout, 100..=HOUR)),
     ("login_timeout", Field::Time(|l| &mut l.login_timeout, 100..=HOUR)),
     ("max_logins_before_drop", Field::Count(|l| &mut l.max_logins_before_drop, 1..=MANY)),

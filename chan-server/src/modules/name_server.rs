@@ -7,7 +7,6 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::time::Duration;
 
 use lib_chan::{Address, Call, Channel, Event, ExitReason, Message, Process, Reply};
 use serde::de::{Error, SeqAccess, Visitor};
@@ -153,7 +152,7 @@ pub(super) async fn start_me_up(
     while let Some(message) = chan.recv().await {
         match message {
             Message::Cast(Request::Store(store)) => {
-                kvs.call(ANSWER_TIMEOUT, |reply| Ask::Store(store, max_len, reply)).await??;
+                kvs.call(chan.limits().call_timeout, |reply| Ask::Store(store, max_len, reply)).await??;
             }
             Message::Call(Request::Lookup(lookup), reply) => {
                 let reply = reply.to(&lookup);
@@ -165,9 +164,6 @@ pub(super) async fn start_me_up(
     }
     Ok(())
 }
-
-/// Far more than the process that knows the names takes for an answer.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
 mod tests {

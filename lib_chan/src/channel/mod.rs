@@ -22,7 +22,7 @@ pub use self::remote::Remote;
 pub(crate) use self::reply::FarReply;
 use self::{given::Given, remote::Handle};
 use crate::{
-    Address, ExitReason, Incoming, Message, Reply,
+    Address, ExitReason, Incoming, Limits, Message, Reply,
     middleman::{Shared, now},
     payload,
     process::{Owned, current, current_id, poll_proceed, poll_proceed_shortly, settle},
@@ -78,6 +78,11 @@ impl<In, Out> Channel<In, Out> {
     /// The service that this session is with.
     pub fn service(&self) -> &str {
         self.shared().service()
+    }
+
+    /// What this end allows, and how long it waits.
+    pub fn limits(&self) -> &Limits {
+        self.shared().limits()
     }
 
     /// The sending half; as many as are wanted.

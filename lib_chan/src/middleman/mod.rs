@@ -197,11 +197,16 @@ impl Drop for Opening {
     }
 }
 
-/// Ends a session from outside of its processes: a server that shuts down or revokes a right.
+/// Acts on a session from outside of its processes: for a server that drains, shuts down or revokes a right.
 #[derive(Clone, Debug)]
 pub struct Control(Arc<Shared>);
 
 impl Control {
+    /// Tells the far end that this one will end the session soon. Ends nothing by itself.
+    pub fn go_away(&self) {
+        self.0.session(|session| session.go_away());
+    }
+
     /// Ends the session for both ends with this reason.
     pub fn end(&self, reason: ExitReason) {
         self.0.shut_down(reason);

@@ -103,18 +103,60 @@ fn a_conversation_is_held_and_left() {
     let server = Server::start(SERVICES);
     let mut terminal = logged_in(&server, "repl", "names", &[]);
     terminal.see_prompt();
-    terminal.type_seen(r#"{"Lookup":{"key":"joe"}}"#);
-    terminal.type_keys("\r");
+    terminal.type_keys("{\"Lookup\":{\"key\":\"joe\"}}\r");
     terminal.see("null");
     terminal.see_prompt();
     server.signal("STOP");
-    terminal.type_seen(r#"{"Lookup":{"key":"mike"}}"#);
-    terminal.type_keys("\r");
+    terminal.type_keys("{\"Lookup\":{\"key\":\"mike\"}}\r");
     terminal.see_prompt();
     terminal.type_keys("\x03");
     terminal.see("cancelled (perhaps executed");
     terminal.see_prompt();
     server.signal("CONT");
+    terminal.type_keys("\x04");
+    assert_eq!(terminal.ended(), 0);
+}
+
+/// Sees each of these twice, typed and answered, in whichever order.
+fn see_all_twice(terminal: &mut Terminal, messages: &[String]) {
+    let mut seen = String::new();
+    let twice = |seen: &str| messages.iter().all(|message| seen.matches(message).count() >= 2);
+    while !twice(&seen) {
+        // The line editor says so whenever it has drawn something.
+        seen += &terminal.see("\x1b[?2026l");
+    }
+}
+
+#[test]
+fn what_comes_in_a_burst_is_shown_at_once_and_no_line_is_lost() {
+    let server = Server::start(SERVICES);
+    let mut terminal = logged_in(&server, "repl", "echo", &[]);
+    terminal.see_prompt();
+    let messages: Vec<_> = (0..20).map(|number| format!("{{\"n\":[{number}]}}")).collect();
+    terminal.type_keys(&messages.iter().map(|message| format!("{message}\r")).collect::<String>());
+    see_all_twice(&mut terminal, &messages);
+    // Without the end of the line.
+    terminal.type_keys("[\"part of a line\"");
+    terminal.see("[\"part of a line\"");
+    terminal.type_keys("\x03");
+    terminal.see("Ctrl-D leaves");
+    terminal.type_keys("\x04");
+    assert_eq!(terminal.ended(), 0);
+}
+
+#[test]
+fn pasted_lines_are_a_message_each() {
+    let server = Server::start(SERVICES);
+    let mut terminal = logged_in(&server, "repl", "echo", &[]);
+    terminal.see_prompt();
+    let messages: Vec<_> = (0..20).map(|number| format!("{{\"n\":[{number}]}}")).collect();
+    // As a terminal hands over what is pasted.
+    terminal.type_keys(&format!("\x1b[200~{}\x1b[201~", messages.join("\r")));
+    terminal.see("19");
+    terminal.type_keys("\r");
+    for message in &messages {
+        terminal.see(message);
+    }
     terminal.type_keys("\x04");
     assert_eq!(terminal.ended(), 0);
 }
