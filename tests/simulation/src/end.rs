@@ -809,11 +809,14 @@ impl World {
             let end = self.end(at);
             end.tapped += (wire::LEN_LEN + len) as u64;
             let end_offset = end.tapped;
-            if let Tapped::Link { from, .. } = frame
+            if let Tapped::Link { from, to } = frame
                 && let Some(proc) = end.linkers.pop_front()
             {
-                if !end.names.contains(&(from, proc)) {
+                let named = end.names.contains(&(from, proc));
+                if !named {
                     end.names.push((from, proc));
+                }
+                if !named || to == 0 {
                     end.linked_names.push(from);
                 }
             }

@@ -775,11 +775,32 @@ fn a_link_that_is_refused_behind_an_unlink_ends_behind_its_acknowledgement() {
     lone.session.unlink(7, 5, 1);
     lone.session.take_deliveries();
     lone.session.link(7, 5);
-    let ack = Delivery::UnlinkAck { from: 5, to: 7, unlink: 1 };
-    assert_eq!(lone.session.take_deliveries(), [ack, exit(5, 7, ExitReason::Overload)]);
-    // The entry waits for the peer's all the same.
+    // The peer sent this before the unlink came.
     lone.feed(&Frame::Link { from: 5, to: 1 });
     assert_eq!(lone.session.take_deliveries(), []);
+    lone.feed(&Frame::UnlinkAck { from: 5, to: 1, unlink: 1 });
+    let ack = Delivery::UnlinkAck { from: 5, to: 7, unlink: 1 };
+    assert_eq!(lone.session.take_deliveries(), [ack, exit(5, 7, ExitReason::Overload)]);
+    lone.feed(&Frame::Link { from: 5, to: 1 });
+    assert_eq!(lone.session.take_deliveries(), [Delivery::Link { from: 5, to: 7 }], "and this one is new");
+}
+
+#[test]
+fn who_takes_over_the_role_hears_nothing_of_a_link_that_the_one_before_took_back() {
+    let mut lone = Lone::open(Side::Server);
+    lone.feed(&Frame::Link { from: 5, to: 0 });
+    lone.session.unlink(1, 5, 1);
+    lone.session.take_deliveries();
+    lone.session.set_owner(Some(2), false);
+    assert_eq!(lone.session.take_deliveries(), [Delivery::UnlinkAck { from: 5, to: 1, unlink: 1 }]);
+    // The peer has not seen the unlink yet.
+    lone.feed(&Frame::Unlink { from: 5, to: 0, unlink: 1 });
+    lone.feed(&Frame::Link { from: 5, to: 0 });
+    assert_eq!(lone.session.take_deliveries(), [Delivery::Unlink { from: 5, to: 2, unlink: 1 }]);
+    lone.session.unlink_ack(&2, 5, 1);
+    lone.feed(&Frame::UnlinkAck { from: 5, to: 0, unlink: 1 });
+    assert_eq!(lone.session.take_deliveries(), []);
+    assert_eq!(lone.session.entries(), 0);
 }
 
 #[test]
