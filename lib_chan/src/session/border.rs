@@ -159,6 +159,8 @@ pub(super) struct Border<P> {
     /// Links that went with the role, and whose former owners have not acknowledged that.
     moved: BTreeSet<(P, u64)>,
     watching: BTreeMap<u64, Watching<P>>,
+    /// Monitors that their processes have taken back, and the peer does not know: by the far process, and their names.
+    given_up: BTreeSet<(u64, u64)>,
     /// The names on the wire of our monitors, by what their processes call them.
     references: BTreeMap<u64, u64>,
     last_watching: u64,
@@ -182,6 +184,7 @@ impl<P: Clone + Ord> Border<P> {
             links: BTreeMap::new(),
             moved: BTreeSet::new(),
             watching: BTreeMap::new(),
+            given_up: BTreeSet::new(),
             references: BTreeMap::new(),
             last_watching: 0,
             watched: BTreeMap::new(),
@@ -383,6 +386,14 @@ impl<P: Clone + Ord> Border<P> {
         far: u64,
         max: u64,
     ) -> Result<Option<Frame<'static>>, ExitReason> {
+        // One that was given up is there still, and serves again.
+        let again = self.given_up.range((far, 0)..=(far, u64::MAX)).next().copied();
+        if let Some((far, monitor)) = again {
+            self.given_up.remove(&(far, monitor));
+            self.watching.insert(monitor, Watching { process, reference, far });
+            self.references.insert(reference, monitor);
+            return Ok(None);
+        }
         if far != OWNER && self.set_by_us >= max {
             return Err(ExitReason::Overload);
         }
@@ -397,13 +408,27 @@ impl<P: Clone + Ord> Border<P> {
         Ok(Some(Frame::Monitor { monitor, to: far }))
     }
 
-    /// Takes a monitor back, found by what its process calls it.
-    pub(super) fn demonitor(&mut self, reference: u64) -> Option<Frame<'static>> {
-        let monitor = self.references.remove(&reference)?;
-        let far = self.watching.remove(&monitor)?.far;
-        if far == OWNER {
-            return None;
+    /// Takes a monitor back, found by what its process calls it. The peer is told by [`demonitor_one`].
+    ///
+    /// [`demonitor_one`]: Self::demonitor_one
+    pub(super) fn demonitor(&mut self, reference: u64) {
+        let Some(monitor) = self.references.remove(&reference) else { return };
+        match self.watching.get(&monitor).map(|watching| watching.far) {
+            Some(OWNER) => drop(self.watching.remove(&monitor)),
+            Some(far) => drop(self.given_up.insert((far, monitor))),
+            None => {}
         }
+    }
+
+    /// Whether the peer has yet to be told that a monitor was taken back.
+    pub(super) fn has_given_up(&self) -> bool {
+        !self.given_up.is_empty()
+    }
+
+    /// Tells the peer of one.
+    pub(super) fn demonitor_one(&mut self) -> Option<Frame<'static>> {
+        let (_, monitor) = self.given_up.pop_first()?;
+        self.watching.remove(&monitor);
         self.set_by_us -= 1;
         Some(Frame::Demonitor { monitor })
     }
@@ -558,8 +583,11 @@ impl<P: Clone + Ord> Border<P> {
 
     pub(super) fn handle_down(&mut self, monitor: u64, reason: ExitReason) -> Crossing<P> {
         let Some(watching) = self.watching.remove(&monitor) else { return Crossing::Drop };
-        self.references.remove(&watching.reference);
         self.set_by_us -= u64::from(watching.far != OWNER);
+        if self.given_up.remove(&(watching.far, monitor)) {
+            return Crossing::Drop;
+        }
+        self.references.remove(&watching.reference);
         Crossing::Deliver(watching.down(reason))
     }
 
@@ -583,6 +611,9 @@ impl<P: Clone + Ord> Border<P> {
         if let Some(to) = owner {
             let (reason, link) = (reason(OWNER), true);
             deliveries.push(Delivery::Exit { from: OWNER, to, reason, link, provoked: false });
+        }
+        for (_, monitor) in std::mem::take(&mut self.given_up) {
+            self.watching.remove(&monitor);
         }
         for watching in std::mem::take(&mut self.watching).into_values() {
             let reason = reason(watching.far);
