@@ -61,6 +61,10 @@ enum Standing {
     Active,
     /// The process has unlinked: a `Link` of the peer's is older than that.
     TakenBack,
+    /// And has linked again, for which there was no room: it is told behind the acknowledgement of the first.
+    Refused,
+    /// It has given the role away since, and has its acknowledgement. Who has the role now knows nothing of it.
+    Orphaned,
     /// There is no link.
     Absent,
 }
@@ -90,7 +94,9 @@ impl Link {
     const fn settled(&self) -> Standing {
         match self.standing {
             // The acknowledgement is on its way to the process, behind the peer's `Unlink`.
-            Standing::TakenBack if self.awaits.is_none() => Standing::Absent,
+            Standing::TakenBack | Standing::Refused | Standing::Orphaned if self.awaits.is_none() => {
+                Standing::Absent
+            }
             Standing::Active | Standing::Absent if self.relinked => Standing::Active,
             Standing::Active if self.unlinked.is_some() => Standing::Absent,
             standing => standing,
@@ -99,6 +105,11 @@ impl Link {
 
     const fn is_active(&self) -> bool {
         matches!(self.settled(), Standing::Active)
+    }
+
+    /// Whether the process takes it for active, or will before it hears of anything else.
+    const fn can_be_taken_back(&self) -> bool {
+        matches!(self.standing, Standing::Active | Standing::Refused)
     }
 
     const fn is_over(&self) -> bool {
@@ -148,6 +159,8 @@ pub(super) struct Border<P> {
     /// Links that went with the role, and whose former owners have not acknowledged that.
     moved: BTreeSet<(P, u64)>,
     watching: BTreeMap<u64, Watching<P>>,
+    /// Monitors that their processes have taken back, and the peer does not know: by the far process, and their names.
+    given_up: BTreeSet<(u64, u64)>,
     /// The names on the wire of our monitors, by what their processes call them.
     references: BTreeMap<u64, u64>,
     last_watching: u64,
@@ -171,6 +184,7 @@ impl<P: Clone + Ord> Border<P> {
             links: BTreeMap::new(),
             moved: BTreeSet::new(),
             watching: BTreeMap::new(),
+            given_up: BTreeSet::new(),
             references: BTreeMap::new(),
             last_watching: 0,
             watched: BTreeMap::new(),
@@ -183,16 +197,18 @@ impl<P: Clone + Ord> Border<P> {
     /// Makes `owner` the holder of id 0. Links that the peer has to the role follow it, told in `deliveries`.
     pub(super) fn set_owner(&mut self, owner: Option<P>, linked: bool, deliveries: &mut Vec<Delivery<P>>) {
         let moved = self.owner != owner;
-        for (&(_, far), link) in self.links.range((OWNER, 0)..=(OWNER, u64::MAX)).filter(|_| moved) {
+        for (&(_, far), link) in self.links.range_mut((OWNER, 0)..=(OWNER, u64::MAX)).filter(|_| moved) {
             if let Some(to) = self.owner.clone() {
-                deliveries.push(match link.awaits {
-                    // The acknowledgement will come when somebody else is the owner.
-                    Some(unlink) => Delivery::UnlinkAck { from: far, to, unlink },
-                    None => {
-                        self.moved.insert((to.clone(), far));
-                        Delivery::Unlink { from: far, to, unlink: NO_UNLINK }
-                    }
-                });
+                if let Some(unlink) = link.awaits {
+                    // That will come when somebody else is the owner.
+                    let refused = link.standing == Standing::Refused;
+                    deliveries.push(Delivery::UnlinkAck { from: far, to: to.clone(), unlink });
+                    deliveries.extend(refused.then(|| overload(far, to)));
+                    link.standing = Standing::Orphaned;
+                } else {
+                    self.moved.insert((to.clone(), far));
+                    deliveries.push(Delivery::Unlink { from: far, to, unlink: NO_UNLINK });
+                }
             }
             if let Some(to) = owner.clone().filter(|_| link.is_active()) {
                 deliveries.push(Delivery::Link { from: far, to });
@@ -268,11 +284,6 @@ impl<P: Clone + Ord> Border<P> {
         if self.moved.contains(&(process.clone(), far)) {
             return None;
         }
-        // What the role has unlinked is not waited for under another name.
-        let role = self.links.get(&(OWNER, far)).filter(|_| self.owner.as_ref() == Some(process));
-        let by_role = role.and_then(|link| link.awaits);
-        let acked = |unlink| Delivery::UnlinkAck { from: far, to: process.clone(), unlink };
-        deliveries.extend(by_role.map(acked));
         let own = self.ids.get(process).copied();
         let existing = own.and_then(|id| self.links.get(&(id, far)));
         // The peer has linked, and the process has yet to see that.
@@ -280,16 +291,7 @@ impl<P: Clone + Ord> Border<P> {
             return None;
         }
         if existing.is_none_or(|link| !link.ours) && self.set_by_us >= max {
-            // Behind the acknowledgement, or it would be taken for the end of the link before.
-            deliveries.extend(existing.and_then(|link| link.awaits).map(acked));
-            let reason = ExitReason::Overload;
-            deliveries.push(Delivery::Exit {
-                from: far,
-                to: process.clone(),
-                reason,
-                link: true,
-                provoked: false,
-            });
+            self.refuse_link(process, far, deliveries);
             return None;
         }
         let id = self.id_of(process);
@@ -302,12 +304,27 @@ impl<P: Clone + Ord> Border<P> {
         Some(Frame::Link { from: id, to: far })
     }
 
+    /// There is no room for a link. An end that came in front of an acknowledgement would be taken for that of the link
+    /// before, so it waits for that.
+    fn refuse_link(&mut self, process: &P, far: u64, deliveries: &mut Vec<Delivery<P>>) {
+        let waits = |link: &Link| {
+            link.awaits.is_some() && matches!(link.standing, Standing::TakenBack | Standing::Refused)
+        };
+        let is_there = |id: &u64| self.links.get(&(*id, far)).is_some_and(waits);
+        let waiting = self.names_of(process).find(is_there).and_then(|id| self.links.get_mut(&(id, far)));
+        match waiting {
+            Some(link) => link.standing = Standing::Refused,
+            None => deliveries.push(overload(far, process.clone())),
+        }
+    }
+
     /// `process` unlinks. `None`: there is nothing to tell the peer, the process has its acknowledgement at once.
     pub(super) fn unlink(&mut self, process: &P, far: u64, unlink: u64) -> Option<Frame<'static>> {
         if far == OWNER && self.owner.as_ref() == Some(process) {
             self.linked = false;
         }
-        let id = self.linked_id(process, far)?;
+        let is_there = |id: &u64| self.links.get(&(*id, far)).is_some_and(Link::can_be_taken_back);
+        let id = self.names_of(process).find(is_there)?;
         let link = self.links.get_mut(&(id, far))?;
         link.standing = Standing::TakenBack;
         link.awaits = Some(unlink);
@@ -348,10 +365,8 @@ impl<P: Clone + Ord> Border<P> {
         taken: u64,
         reason: ExitReason,
     ) -> [Option<Frame<'static>>; 2] {
-        let id = self.linked_id(process, far);
-        let Some(id) = id.filter(|&id| self.links.get(&(id, far)).is_some_and(Link::is_active)) else {
-            return [None, None];
-        };
+        let is_active = |id: &u64| self.links.get(&(*id, far)).is_some_and(Link::is_active);
+        let Some(id) = self.names_of(process).find(is_active) else { return [None, None] };
         let owed = self.remove_link(id, far).and_then(|link| link.unlinked);
         let ack = owed.map(|unlink| Frame::UnlinkAck { from: id, to: far, unlink });
         [ack, Some(Frame::Exit { from: id, to: far, taken: Some(taken), reason })]
@@ -371,6 +386,14 @@ impl<P: Clone + Ord> Border<P> {
         far: u64,
         max: u64,
     ) -> Result<Option<Frame<'static>>, ExitReason> {
+        // One that was given up is there still, and serves again.
+        let again = self.given_up.range((far, 0)..=(far, u64::MAX)).next().copied();
+        if let Some((far, monitor)) = again {
+            self.given_up.remove(&(far, monitor));
+            self.watching.insert(monitor, Watching { process, reference, far });
+            self.references.insert(reference, monitor);
+            return Ok(None);
+        }
         if far != OWNER && self.set_by_us >= max {
             return Err(ExitReason::Overload);
         }
@@ -385,13 +408,27 @@ impl<P: Clone + Ord> Border<P> {
         Ok(Some(Frame::Monitor { monitor, to: far }))
     }
 
-    /// Takes a monitor back, found by what its process calls it.
-    pub(super) fn demonitor(&mut self, reference: u64) -> Option<Frame<'static>> {
-        let monitor = self.references.remove(&reference)?;
-        let far = self.watching.remove(&monitor)?.far;
-        if far == OWNER {
-            return None;
+    /// Takes a monitor back, found by what its process calls it. The peer is told by [`demonitor_one`].
+    ///
+    /// [`demonitor_one`]: Self::demonitor_one
+    pub(super) fn demonitor(&mut self, reference: u64) {
+        let Some(monitor) = self.references.remove(&reference) else { return };
+        match self.watching.get(&monitor).map(|watching| watching.far) {
+            Some(OWNER) => drop(self.watching.remove(&monitor)),
+            Some(far) => drop(self.given_up.insert((far, monitor))),
+            None => {}
         }
+    }
+
+    /// Whether the peer has yet to be told that a monitor was taken back.
+    pub(super) fn has_given_up(&self) -> bool {
+        !self.given_up.is_empty()
+    }
+
+    /// Tells the peer of one.
+    pub(super) fn demonitor_one(&mut self) -> Option<Frame<'static>> {
+        let (_, monitor) = self.given_up.pop_first()?;
+        self.watching.remove(&monitor);
         self.set_by_us -= 1;
         Some(Frame::Demonitor { monitor })
     }
@@ -410,7 +447,7 @@ impl<P: Clone + Ord> Border<P> {
             let again = link.unlinked.is_some() && !link.relinked;
             if link.settled() == Standing::Absent {
                 link.standing = Standing::Active;
-            } else if !again {
+            } else if !again || link.standing == Standing::Orphaned {
                 return Ok(Crossing::Drop);
             }
             link.relinked = link.unlinked.is_some();
@@ -448,19 +485,41 @@ impl<P: Clone + Ord> Border<P> {
         Crossing::Answer(Frame::UnlinkAck { from: to, to: from, unlink })
     }
 
-    pub(super) fn handle_unlink_ack(&mut self, from: u64, to: u64, unlink: u64) -> Crossing<P> {
+    /// What to tell is put into `deliveries`.
+    pub(super) fn handle_unlink_ack(
+        &mut self,
+        from: u64,
+        to: u64,
+        unlink: u64,
+        max: u64,
+        deliveries: &mut Vec<Delivery<P>>,
+    ) -> Result<(), Breach> {
         let process = self.process(to);
-        let Some(link) = self.links.get_mut(&(to, from)).filter(|link| link.awaits == Some(unlink)) else {
-            return Crossing::Drop;
+        let Some(link) = self.links.get_mut(&(to, from)).filter(|link| link.awaits.is_some()) else {
+            return Ok(());
         };
-        link.awaits = None;
-        // All that the peer had sent before is gone with the link; what is there now is ours.
+        // All that the peer had sent before is gone with the link; also where another unlink is under way.
         self.set_by_peer -= u64::from(std::mem::take(&mut link.theirs));
+        if link.awaits != Some(unlink) {
+            return self.check_kept(max);
+        }
+        link.awaits = None;
+        let standing = link.standing;
         if link.unlinked.is_none() {
             link.standing = link.settled();
         }
         self.tidy(to, from);
-        process.map_or(Crossing::Drop, |to| Crossing::Deliver(Delivery::UnlinkAck { from, to, unlink }))
+        if let Some(to) = process.filter(|_| standing != Standing::Orphaned) {
+            deliveries.push(Delivery::UnlinkAck { from, to: to.clone(), unlink });
+            deliveries.extend((standing == Standing::Refused).then(|| overload(from, to)));
+        }
+        Ok(())
+    }
+
+    /// Entries that are kept for an acknowledgement take no place of the peer's, which may never send it.
+    fn check_kept(&self, max: u64) -> Result<(), Breach> {
+        let most = self.set_by_us.saturating_add(max.saturating_mul(2));
+        if self.links.len() as u64 > most { Err(Breach::TooMany) } else { Ok(()) }
     }
 
     /// An exit over a link.
@@ -472,11 +531,9 @@ impl<P: Clone + Ord> Border<P> {
         max: u64,
     ) -> Result<Crossing<P>, Breach> {
         if let Some(link) = self.links.get_mut(&(to, from)).filter(|link| link.awaits.is_some()) {
-            // It is older than our `Unlink`, whose acknowledgement is waited for. A peer that never sends it has its
-            // bound.
+            // It is older than our `Unlink`, whose acknowledgement is waited for.
             self.set_by_peer -= u64::from(std::mem::take(&mut link.theirs));
-            let most = self.set_by_us.saturating_add(max.saturating_mul(2));
-            return if self.links.len() as u64 > most { Err(Breach::TooMany) } else { Ok(Crossing::Drop) };
+            return self.check_kept(max).map(|()| Crossing::Drop);
         }
         let process = self.process(to);
         let Some(link) = self.remove_link(to, from) else { return Ok(Crossing::Drop) };
@@ -526,8 +583,11 @@ impl<P: Clone + Ord> Border<P> {
 
     pub(super) fn handle_down(&mut self, monitor: u64, reason: ExitReason) -> Crossing<P> {
         let Some(watching) = self.watching.remove(&monitor) else { return Crossing::Drop };
-        self.references.remove(&watching.reference);
         self.set_by_us -= u64::from(watching.far != OWNER);
+        if self.given_up.remove(&(watching.far, monitor)) {
+            return Crossing::Drop;
+        }
+        self.references.remove(&watching.reference);
         Crossing::Deliver(watching.down(reason))
     }
 
@@ -538,10 +598,10 @@ impl<P: Clone + Ord> Border<P> {
         let mut owner = self.owner.clone().filter(|_| self.linked);
         for ((local, far), link) in std::mem::take(&mut self.links) {
             let Some(to) = self.process(local) else { continue };
-            if let Some(unlink) = link.awaits {
+            if let Some(unlink) = link.awaits.filter(|_| link.standing != Standing::Orphaned) {
                 deliveries.push(Delivery::UnlinkAck { from: far, to: to.clone(), unlink });
             }
-            if link.is_active() {
+            if link.is_active() || link.standing == Standing::Refused {
                 // An owner that has set a link of its own as well is told once.
                 owner.take_if(|owner| far == OWNER && *owner == to);
                 let (reason, link) = (reason(far), true);
@@ -551,6 +611,9 @@ impl<P: Clone + Ord> Border<P> {
         if let Some(to) = owner {
             let (reason, link) = (reason(OWNER), true);
             deliveries.push(Delivery::Exit { from: OWNER, to, reason, link, provoked: false });
+        }
+        for (_, monitor) in std::mem::take(&mut self.given_up) {
+            self.watching.remove(&monitor);
         }
         for watching in std::mem::take(&mut self.watching).into_values() {
             let reason = reason(watching.far);
@@ -592,11 +655,16 @@ impl<P: Clone + Ord> Border<P> {
         self.ids.get(process).and_then(|&id| self.links.get(&(id, OWNER))).is_some_and(Link::is_active)
     }
 
-    /// The id under which `process` is linked to `far`.
+    /// The id under which `process` has an entry with `far`.
     fn linked_id(&self, process: &P, far: u64) -> Option<u64> {
+        self.names_of(process).find(|&id| self.links.contains_key(&(id, far)))
+    }
+
+    /// The ids that `process` has: its own, and the role.
+    fn names_of(&self, process: &P) -> impl Iterator<Item = u64> + use<P> {
         let own = self.ids.get(process).copied();
         let role = (self.owner.as_ref() == Some(process)).then_some(OWNER);
-        own.into_iter().chain(role).find(|&id| self.links.contains_key(&(id, far)))
+        own.into_iter().chain(role)
     }
 
     fn id_of(&mut self, process: &P) -> u64 {
@@ -661,6 +729,11 @@ impl<P: Clone + Ord> Border<P> {
         self.set_by_peer -= 1;
         Some(to)
     }
+}
+
+/// The end of a link for which there is no room.
+const fn overload<P>(from: u64, to: P) -> Delivery<P> {
+    Delivery::Exit { from, to, reason: ExitReason::Overload, link: true, provoked: false }
 }
 
 impl<P> Watching<P> {

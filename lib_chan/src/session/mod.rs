@@ -261,9 +261,9 @@ pub struct Session<H: Host> {
     last_ticket: u64,
     sent_tickets: HashSet<u64, FxBuildHasher>,
     asking: Asking<H::Waiter>,
-    /// What this end spends on cancels: well below what it allows the peer, because what goes out over a time may arrive
-    /// at once.
-    cancels: Budget,
+    /// What this end spends on cancels and on taking monitors back: well below what it allows the peer, because what goes
+    /// out over a time may arrive at once.
+    taking_back: Budget,
     /// What the peer spends on taking back.
     pairs: Budget,
     /// Exit signals that the peer sent explicitly, and that no process has taken.
@@ -327,7 +327,7 @@ impl<H: Host> Session<H> {
             last_ticket: 0,
             sent_tickets: HashSet::default(),
             asking: Asking::default(),
-            cancels: Budget::new(limits.max_pairs_per_second / 10, limits.max_pairs_burst / 2),
+            taking_back: Budget::new(limits.max_pairs_per_second / 10, limits.max_pairs_burst / 2),
             pairs: Budget::new(limits.max_pairs_per_second, limits.max_pairs_burst),
             untaken_exits: 0,
             untaken_ends: 0,
@@ -621,6 +621,7 @@ impl<H: Host> Session<H> {
                 self.outgoing.put(&Frame::Ping { token: 0 });
             }
         }
+        self.tell_given_up(now);
         self.pump(now);
     }
 

@@ -1,5 +1,7 @@
 //! What processes of this end do to those of the far end.
 
+use std::time::Instant;
+
 use super::{Delivery, Host, Rights, Session, border::OWNER};
 use crate::{ExitReason, wire::Frame};
 
@@ -102,10 +104,19 @@ impl<H: Host> Session<H> {
         }
     }
 
-    /// A process takes the monitor back that it calls `reference`.
-    pub fn demonitor(&mut self, reference: u64) {
-        let frame = self.border.demonitor(reference);
-        self.put_border(frame);
+    /// A process takes the monitor back that it calls `reference`: it hears nothing of it any more. Of very many taken
+    /// back at once the peer learns bit by bit; meanwhile they serve those who monitor the same again.
+    pub fn demonitor(&mut self, now: Instant, reference: u64) {
+        self.border.demonitor(reference);
+        self.tell_given_up(now);
+    }
+
+    /// Tells the peer of monitors that were taken back, as fast as it may be told.
+    pub(super) fn tell_given_up(&mut self, now: Instant) {
+        while self.border.has_given_up() && self.taking_back.spend(now) {
+            let frame = self.border.demonitor_one();
+            self.put_border(frame);
+        }
     }
 
     /// The process on which the peer set `monitor` ended.

@@ -255,8 +255,8 @@ impl<H: Host> Session<H> {
                 self.cross(crossing);
             }
             Frame::UnlinkAck { from, to, unlink } => {
-                let crossing = self.border.handle_unlink_ack(from, to, unlink);
-                self.cross(crossing);
+                let max_links = u64::from(self.limits.max_links);
+                self.border.handle_unlink_ack(from, to, unlink, max_links, &mut self.deliveries)?;
             }
             Frame::Monitor { monitor, to } => {
                 let crossing = self.border.handle_monitor(monitor, to, u64::from(self.limits.max_links))?;

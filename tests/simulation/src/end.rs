@@ -298,7 +298,7 @@ impl World {
     // Processes.
 
     pub(crate) fn signal_far(&mut self, at: At, proc: Proc, far: u64, signal: Signal) {
-        let me = Pid::Local(proc);
+        let (me, now) = (Pid::Local(proc), self.now);
         let before = self.end(at).session.as_ref().map_or(0, Session::unsent);
         let is_link = signal == Signal::Link;
         self.note(What::Said { at, proc, far, signal: signal.clone() });
@@ -309,7 +309,7 @@ impl World {
             Signal::UnlinkAck { id } => session.unlink_ack(&me, far, id),
             Signal::Exit { reason, link } => session.exit(&me, far, link.then_some(0), reason),
             Signal::Monitor { monitor } => session.monitor(me, monitor, far),
-            Signal::Demonitor { monitor } => session.demonitor(monitor),
+            Signal::Demonitor { monitor } => session.demonitor(now, monitor),
             Signal::Down { .. } => {}
         }
         if is_link && session.unsent() > before {
@@ -809,11 +809,14 @@ impl World {
             let end = self.end(at);
             end.tapped += (wire::LEN_LEN + len) as u64;
             let end_offset = end.tapped;
-            if let Tapped::Link { from, .. } = frame
+            if let Tapped::Link { from, to } = frame
                 && let Some(proc) = end.linkers.pop_front()
             {
-                if !end.names.contains(&(from, proc)) {
+                let named = end.names.contains(&(from, proc));
+                if !named {
                     end.names.push((from, proc));
+                }
+                if !named || to == 0 {
                     end.linked_names.push(from);
                 }
             }

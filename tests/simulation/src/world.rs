@@ -910,6 +910,11 @@ impl World {
         }
     }
 
+    /// Whether this connection can still be hurt.
+    fn is_there(&self, conn: u8) -> bool {
+        self.conns[usize::from(conn)].ends.iter().any(|end| !end.gone)
+    }
+
     fn fault(&mut self) {
         if self.conns.is_empty() {
             return;
@@ -919,24 +924,26 @@ impl World {
         let after = self.rng.pick(&[0, 0, 3, 20, 200]);
         let after = self.rng.below(after + 1);
         let now = self.now;
+        // What hits nothing is not counted.
+        let there = u64::from(self.is_there(conn));
         let fault = match self.rng.below(16) {
             0 => {
-                self.counts.cuts += 1;
+                self.counts.cuts += there;
                 self.cut(conn);
                 Fault::Cut
             }
             1 | 2 => {
-                self.counts.cuts += 1;
+                self.counts.cuts += there;
                 self.conns[usize::from(conn)].pipes[side].cut_after(after);
                 Fault::Cut
             }
             3 => {
-                self.counts.resets += 1;
+                self.counts.resets += there;
                 self.conns[usize::from(conn)].pipes.iter_mut().for_each(|pipe| pipe.reset(now));
                 Fault::Reset
             }
             4 | 5 => {
-                self.counts.half_opens += 1;
+                self.counts.half_opens += there;
                 let pipes = &mut self.conns[usize::from(conn)].pipes;
                 pipes[side].open_hole(after);
                 if self.rng.once_in(2) {
@@ -945,26 +952,26 @@ impl World {
                 Fault::HalfOpen
             }
             6 => {
-                self.counts.stalls += 1;
+                self.counts.stalls += there;
                 let seconds = self.rng.pick(&[30, 200]);
                 self.conns[usize::from(conn)].pipes[side].trickle(now + Duration::from_secs(seconds));
                 Fault::Stall
             }
             7..10 => {
-                self.counts.stalls += 1;
+                self.counts.stalls += there;
                 let millis = self.rng.pick(&[10, 1000, 10_000, 70_000]);
                 let until = now + Duration::from_millis(millis);
                 self.conns[usize::from(conn)].pipes[side].freeze(until);
                 Fault::Stall
             }
             10..15 => {
-                self.counts.kills += 1;
                 let proc = self.rng.below(self.procs.len()) as Proc;
+                self.counts.kills += u64::from(self.process(proc).is_alive());
                 self.decide(proc, ExitReason::Killed);
                 Fault::Kill
             }
             _ => {
-                self.counts.kills += 1;
+                self.counts.kills += u64::from(!self.dead[side]);
                 let quietly = self.rng.once_in(2);
                 self.program_dies(Side::BOTH[side], quietly);
                 Fault::Kill
@@ -1162,14 +1169,14 @@ impl World {
                 for side in Side::BOTH {
                     if self.rng.once_in(2) {
                         let quietly = self.rng.once_in(2);
-                        self.counts.kills += 1;
+                        self.counts.kills += u64::from(!self.dead[side as usize]);
                         self.program_dies(side, quietly);
                     }
                 }
             }
             1 => {
                 for conn in 0..self.conns.len() as u8 {
-                    self.counts.cuts += 1;
+                    self.counts.cuts += u64::from(self.is_there(conn));
                     self.cut(conn);
                     self.note(What::Fault { conn, fault: Fault::Cut });
                 }

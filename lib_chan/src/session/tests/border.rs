@@ -181,9 +181,9 @@ fn a_monitor_reports_once_and_not_after_it_was_taken_back() {
     pair.settle();
     let set: Vec<_> = (1..=3).map(|monitor| Delivery::Monitor { monitor, to: 20 }).collect();
     assert_eq!(pair.server.deliveries(), set);
-    pair.client.session.demonitor(200);
-    pair.client.session.demonitor(200);
-    pair.client.session.demonitor(999);
+    for reference in [200, 200, 999] {
+        pair.client.session.demonitor(pair.now, reference);
+    }
     // Crosses the end of the process.
     for monitor in 1..=3 {
         pair.server.session.down(monitor, 0, ExitReason::Panic);
@@ -775,11 +775,32 @@ fn a_link_that_is_refused_behind_an_unlink_ends_behind_its_acknowledgement() {
     lone.session.unlink(7, 5, 1);
     lone.session.take_deliveries();
     lone.session.link(7, 5);
-    let ack = Delivery::UnlinkAck { from: 5, to: 7, unlink: 1 };
-    assert_eq!(lone.session.take_deliveries(), [ack, exit(5, 7, ExitReason::Overload)]);
-    // The entry waits for the peer's all the same.
+    // The peer sent this before the unlink came.
     lone.feed(&Frame::Link { from: 5, to: 1 });
     assert_eq!(lone.session.take_deliveries(), []);
+    lone.feed(&Frame::UnlinkAck { from: 5, to: 1, unlink: 1 });
+    let ack = Delivery::UnlinkAck { from: 5, to: 7, unlink: 1 };
+    assert_eq!(lone.session.take_deliveries(), [ack, exit(5, 7, ExitReason::Overload)]);
+    lone.feed(&Frame::Link { from: 5, to: 1 });
+    assert_eq!(lone.session.take_deliveries(), [Delivery::Link { from: 5, to: 7 }], "and this one is new");
+}
+
+#[test]
+fn who_takes_over_the_role_hears_nothing_of_a_link_that_the_one_before_took_back() {
+    let mut lone = Lone::open(Side::Server);
+    lone.feed(&Frame::Link { from: 5, to: 0 });
+    lone.session.unlink(1, 5, 1);
+    lone.session.take_deliveries();
+    lone.session.set_owner(Some(2), false);
+    assert_eq!(lone.session.take_deliveries(), [Delivery::UnlinkAck { from: 5, to: 1, unlink: 1 }]);
+    // The peer has not seen the unlink yet.
+    lone.feed(&Frame::Unlink { from: 5, to: 0, unlink: 1 });
+    lone.feed(&Frame::Link { from: 5, to: 0 });
+    assert_eq!(lone.session.take_deliveries(), [Delivery::Unlink { from: 5, to: 2, unlink: 1 }]);
+    lone.session.unlink_ack(&2, 5, 1);
+    lone.feed(&Frame::UnlinkAck { from: 5, to: 0, unlink: 1 });
+    assert_eq!(lone.session.take_deliveries(), []);
+    assert_eq!(lone.session.entries(), 0);
 }
 
 #[test]
@@ -832,4 +853,51 @@ fn a_link_that_both_have_made_again_takes_a_place_at_both() {
     pair.client.session.exit(&10, 1, Some(0), ExitReason::Normal);
     pair.settle();
     assert_eq!((pair.client.session.entries(), pair.server.session.entries()), (0, 0));
+}
+
+#[test]
+fn monitors_taken_back_over_and_over_harm_nobody() {
+    let mut pair = pair();
+    let many = u64::from(3 * Limits::default().max_pairs_burst);
+    for reference in 1..=many {
+        pair.client.session.monitor(10, reference, 1);
+        pair.client.session.demonitor(pair.now, reference);
+        pair.settle();
+    }
+    assert_eq!((pair.client.session.over(), pair.server.session.over()), (None, None));
+    // One that the peer still thinks is there serves again, and tells only who set it last.
+    pair.client.session.monitor(11, many + 1, 1);
+    pair.settle();
+    let last = pair.server.deliveries().into_iter().rev().find_map(|delivery| match delivery {
+        Delivery::Monitor { monitor, .. } => Some(monitor),
+        _ => None,
+    });
+    pair.server.session.down(last.unwrap(), 0, ExitReason::Panic);
+    pair.settle();
+    assert_eq!(pair.client.deliveries(), [down(many + 1, 1, 11, ExitReason::Panic)]);
+    assert_eq!((pair.client.session.entries(), pair.server.session.entries()), (0, 0));
+}
+
+#[test]
+fn of_monitors_that_many_took_back_at_once_the_peer_learns_in_time_and_their_processes_hear_nothing() {
+    let mut pair = pair();
+    let many = u64::from(Limits::default().max_links);
+    for reference in 1..=many {
+        pair.client.session.monitor(10, reference, 1);
+    }
+    pair.settle();
+    for reference in 1..=many {
+        pair.client.session.demonitor(pair.now, reference);
+    }
+    pair.settle();
+    assert_eq!(pair.server.session.over(), None);
+    let left = pair.server.session.entries();
+    assert!(left > 100, "{left}");
+    for _ in 0..10 {
+        pair.advance(Duration::from_secs(15));
+        pair.settle();
+    }
+    assert_eq!((pair.client.session.entries(), pair.server.session.entries()), (0, 0));
+    assert_eq!((pair.client.session.over(), pair.server.session.over()), (None, None));
+    assert_eq!(pair.client.deliveries(), []);
 }

@@ -157,7 +157,7 @@ fn nothing_follows_the_last_word() {
     lone.session.unlink(7, 0, 1);
     lone.session.unlink_ack(&1, 1, 1);
     lone.session.monitor(8, 1, 5);
-    lone.session.demonitor(1);
+    lone.session.demonitor(lone.now, 1);
     lone.session.exit(&8, 0, None, ExitReason::Kill);
     lone.session.go_away();
     lone.session.flush();

@@ -75,9 +75,11 @@ pub(super) struct Signals {
     /// When the last link was made.
     link_lines: BTreeMap<(Proc, Pid), usize>,
     line: usize,
-    /// Links of an owner by a name of its own: where the peer has linked to the role too, the process knows of one link,
-    /// and it takes two places.
-    by_second_name: Vec<At>,
+    /// Links that were said to a session. Those of an owner are links by a second name: where the peer has linked to the
+    /// role too, the process knows of one link, and it takes two places.
+    said: Vec<(At, Proc)>,
+    /// Of which the session heard when they had their ending already: they have another, which nobody sees.
+    late: BTreeSet<(Proc, Pid)>,
     /// Links made again while the one before was under way to its end: the end of the session may come to both.
     made_anew: BTreeSet<(Proc, Pid)>,
 }
@@ -90,7 +92,8 @@ impl Signals {
             monitors: BTreeMap::new(),
             exits: Vec::new(),
             made_anew: BTreeSet::new(),
-            by_second_name: Vec::new(),
+            said: Vec::new(),
+            late: BTreeSet::new(),
             max_links: [0, 1].map(|side| plan.limits[side].max_links as usize),
             freed: Vec::new(),
             link_lines: BTreeMap::new(),
@@ -146,10 +149,6 @@ impl Signals {
             }
             What::Said { at, proc, far, signal } => {
                 self.said(*at, *proc, *far, signal);
-                let owned = sessions.of(*at).is_some_and(|end| end.owners.contains(proc));
-                if *signal == Signal::Link && owned {
-                    self.by_second_name.push(*at);
-                }
             }
             What::LinkOp { proc, to, fresh } => {
                 let before = self.links.get(&(*proc, *to)).copied();
@@ -261,7 +260,8 @@ impl Signals {
                     Pid::Far { conn, .. } => {
                         let here = sessions.of(at(conn, side));
                         !seen
-                            && (self.few_links
+                            && (self.late.remove(&(proc, from))
+                                || self.few_links
                                 || self.made_anew.contains(&(proc, from))
                                 || here.is_some_and(|end| end.owners.contains(&proc)))
                     }
@@ -306,7 +306,13 @@ impl Signals {
     fn said(&mut self, here: At, proc: Proc, far: u64, signal: &Signal) {
         let of = Pid::Far { conn: here.conn, id: far };
         match signal {
-            Signal::Link => drop(self.link_lines.insert((proc, of), self.line)),
+            Signal::Link => {
+                self.link_lines.insert((proc, of), self.line);
+                self.said.push((here, proc));
+                if !self.links.contains_key(&(proc, of)) {
+                    self.late.insert((proc, of));
+                }
+            }
             Signal::Monitor { monitor } => {
                 if let Some(monitor) = self.monitors.get_mut(monitor) {
                     monitor.line = self.line;
@@ -337,7 +343,7 @@ impl Signals {
     }
 
     /// Whether all places for links and monitors may have been taken at some time after this line.
-    fn is_full(&self, here: At, since: usize) -> bool {
+    fn is_full(&self, here: At, since: usize, sessions: &Sessions) -> bool {
         let is_here = |proc: &Proc, of: Pid| {
             let side = self.lives.get(proc).map(|life| life.side);
             matches!(of, Pid::Far { conn, .. } if conn == here.conn) && side == Some(here.side)
@@ -346,7 +352,8 @@ impl Signals {
         let open = |monitor: &&Monitor| !monitor.ended && !monitor.taken_back;
         let monitors = self.monitors.values().filter(open).filter(|one| is_here(&one.proc, one.to)).count();
         let freed = self.freed.iter().filter(|(line, at)| *line > since && *at == here).count();
-        let twice = self.by_second_name.iter().filter(|at| **at == here).count();
+        let owned = |proc: &Proc| sessions.of(here).is_some_and(|end| end.owners.contains(proc));
+        let twice = self.said.iter().filter(|(at, proc)| *at == here && owned(proc)).count();
         // The one in question is among them.
         links + monitors + freed + twice > self.max_links[here.side.other() as usize]
     }
@@ -385,7 +392,7 @@ impl Signals {
                     || own_reason
                     || *reason == ExitReason::NoProc && id != 0 && no_right
                     || *reason == ExitReason::NoConnection && over.is_some() && (id != 0 || late)
-                    || *reason == ExitReason::Overload && self.is_full(at(conn, side), since)
+                    || *reason == ExitReason::Overload && self.is_full(at(conn, side), since, sessions)
             }
             Pid::Watch { .. } => false,
         };
