@@ -62,7 +62,7 @@ where
         Unsendable::Ended(reason) => OpenError::Ended(reason),
         Unsendable::WouldWait => OpenError::Ended(ExitReason::Overload),
     })?;
-    let shared = Shared::new(Opened { session, codec, limits: limits.clone() }, authenticated);
+    let shared = Shared::new(Opened { session, codec }, authenticated);
     let channel = Channel::new(Arc::clone(&shared));
     sync::spawn(Driver::new(stream, Arc::clone(&shared)));
     let mut place = 0;
@@ -108,7 +108,7 @@ where
         let codec = request.as_ref().map_or(Codec::Raw, |request| request.codec);
         let opened = {
             let session = session;
-            Opened { session: *session, codec, limits: limits.clone() }
+            Opened { session: *session, codec }
         };
         let shared = Shared::new(opened, authenticated);
         let driver = Driver::new(stream, Arc::clone(&shared));

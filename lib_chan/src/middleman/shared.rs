@@ -57,7 +57,7 @@ pub(crate) struct Shared {
     max_payload_len: usize,
     client: Box<str>,
     service: Box<str>,
-    limits: Limits,
+    limits: Arc<Limits>,
     untaken_exits: Receipt,
     /// The same for exit signals of links.
     untaken_ends: Receipt,
@@ -187,12 +187,12 @@ struct Rare {
 pub(crate) struct Opened {
     pub(crate) session: Session<Tokio>,
     pub(crate) codec: Codec,
-    pub(crate) limits: Limits,
 }
 
 impl Shared {
     pub(super) fn new(opened: Opened, authenticated: &Authenticated) -> Arc<Self> {
-        let Opened { session, codec, limits } = opened;
+        let Opened { session, codec } = opened;
+        let limits = Arc::clone(session.limits());
         Arc::new_cyclic(|me| Self {
             max_payload_len: session.max_payload_len(),
             inner: Mutex::new(Inner {
@@ -234,7 +234,7 @@ impl Shared {
         self.codec
     }
 
-    pub(crate) const fn limits(&self) -> &Limits {
+    pub(crate) fn limits(&self) -> &Limits {
         &self.limits
     }
 

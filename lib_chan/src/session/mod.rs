@@ -26,6 +26,7 @@ mod send;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -232,7 +233,7 @@ enum Receiver {
 pub struct Session<H: Host> {
     side: Side,
     phase: Phase,
-    limits: Limits,
+    limits: Arc<Limits>,
     parameters: SessionParameters,
     /// What the far end takes; known from the login or from its `Start`.
     max_far_frame_len: usize,
@@ -346,8 +347,13 @@ impl<H: Host> Session<H> {
             peer_drains: false,
             deliveries: Vec::new(),
             woken: Vec::new(),
-            limits: limits.clone(),
+            limits: Arc::new(limits.clone()),
         }
+    }
+
+    /// This end's limits.
+    pub const fn limits(&self) -> &Arc<Limits> {
+        &self.limits
     }
 
     // Opening.

@@ -224,7 +224,7 @@ impl<H: Host> Session<H> {
         None
     }
 
-    pub(super) const fn own_terms(&self) -> Terms {
+    pub(super) fn own_terms(&self) -> Terms {
         Terms { max_calls: self.limits.max_calls as u64, max_links: self.limits.max_links as u64 }
     }
 
