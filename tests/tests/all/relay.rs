@@ -274,7 +274,9 @@ fn a_service_that_has_said_all_still_hears_the_rest() {
     });
     let folder = Folder::new();
     let input = folder.write("input", &"x".repeat(3_000_000));
-    let (code, out, complaint) = pipe(&in_front_of_port(port), &input);
+    // It lives on after the client, to say the rest.
+    let server = in_front_of_port(port);
+    let (code, out, complaint) = pipe(&server, &input);
     assert_eq!((code, out.as_slice()), (Some(0), &b"all I have to say"[..]), "{complaint}");
     assert_eq!(told.recv_timeout(chan_tests::PATIENCE).unwrap(), 3_000_000);
 }
