@@ -134,7 +134,7 @@ async fn service(
     let _live = live.enter(me.pid());
     let (mut ran, mut reading) = (counts.start("service"), counts.start("service's channel"));
     // Half of them end with the exit signal, the others read to the end and get it as a message.
-    me.trap_exit(seed % 2 == 0);
+    me.trap_exit(seed.is_multiple_of(2));
     let remote = chan.remote();
     tokio::spawn(push(remote.clone(), counts.clone(), seed));
     let mut link = counts.start("service's link");
