@@ -182,6 +182,41 @@ fn calls_that_race_with_the_end_have_one_outcome_each_and_it_is_true() {
 }
 
 #[test]
+fn a_call_that_was_said_not_to_be_executed_was_not_though_the_service_was_killed_meanwhile() {
+    explore(|| {
+        block_on(async {
+            let (near, mut far) = ends(&Limits::default(), 64 * 1024).await;
+            let taken = Arc::new(Mutex::new(Vec::new()));
+            let calling = [0, 1].map(|caller| {
+                let remote = near.remote();
+                task(async move { remote.call(numbered(caller, 0)).await })
+            });
+            let service = spawn({
+                let taken = Arc::clone(&taken);
+                async move |_me: Process| {
+                    while let Some(Message::Call(asked, reply)) = far.recv().await {
+                        taken.lock().unwrap().push(asked.0);
+                        reply.to(&asked).send(asked);
+                    }
+                    Ok(())
+                }
+            });
+            let pid = service.pid();
+            task(async move { pid.exit(ExitReason::Kill) });
+            for (caller, one) in (0..).zip(calling) {
+                let outcome = one.await.unwrap();
+                let was_taken = taken.lock().unwrap().contains(&caller);
+                match outcome {
+                    Ok(answer) => assert!(answer == numbered(caller, 0) && was_taken),
+                    Err(error) => assert!(error.executed != Executed::No || !was_taken, "{error:?}"),
+                }
+            }
+            assert_eq!(near.remote().ended().await, ExitReason::Killed);
+        });
+    });
+}
+
+#[test]
 fn a_call_given_up_while_it_is_answered_gives_its_slot_back() {
     explore(|| {
         block_on(async {
