@@ -5,6 +5,7 @@
 -define(BURST, 50000).
 -define(SPAWNED, 10000).
 -define(IDLE, 100000).
+-define(LINKED, 10000).
 
 main(Work, Millis) ->
     Start = erlang:monotonic_time(),
@@ -23,7 +24,11 @@ measure(idle, _) ->
     Before = erlang:memory(processes),
     _ = spawn_idle(?IDLE),
     Each = (erlang:memory(processes) - Before) / ?IDLE,
-    {?IDLE, io_lib:format(",\"bytes_each\":~f", [Each])}.
+    {?IDLE, io_lib:format(",\"bytes_each\":~f", [Each])};
+measure(Shape, Until) ->
+    Times = lists:sort(collapse_until(Shape, Until, [])),
+    Median = lists:nth(length(Times) div 2 + 1, Times),
+    {?LINKED * length(Times), io_lib:format(",\"median_ns\":~b", [Median])}.
 
 %% One way.
 
@@ -123,5 +128,36 @@ spawn_idle(Count) ->
     Pids = [spawn(fun() -> Me ! up, receive stop -> ok end end) || _ <- lists:seq(1, Count)],
     [receive up -> ok end || _ <- Pids],
     Pids.
+
+%% Processes that are linked, one of which fails.
+
+collapse_until(Shape, Until, Times) ->
+    case Times =/= [] andalso is_over(Until) of
+        true -> Times;
+        false -> collapse_until(Shape, Until, [collapse(Shape) | Times])
+    end.
+
+collapse(Shape) ->
+    [First | Rest] = Pids = [spawn(fun obey/0) || _ <- lists:seq(1, ?LINKED)],
+    _ = lists:foldl(fun(Pid, Last) -> link_to(Pid, case Shape of star -> First; _ -> Last end), Pid end, First, Rest),
+    _ = [link_to(First, lists:last(Rest)) || Shape =:= ring],
+    Monitors = [monitor(process, Pid) || Pid <- Pids],
+    Start = erlang:monotonic_time(),
+    First ! fail,
+    _ = [receive {'DOWN', _, process, _, boom} -> ok end || _ <- Monitors],
+    erlang:convert_time_unit(erlang:monotonic_time() - Start, native, nanosecond).
+
+link_to(Pid, Other) ->
+    Pid ! {link, Other, self()},
+    receive linked -> ok end.
+
+obey() ->
+    receive
+        {link, Other, From} ->
+            link(Other),
+            From ! linked,
+            obey();
+        fail -> exit(boom)
+    end.
 
 is_over(Until) -> erlang:monotonic_time() >= Until.

@@ -5,9 +5,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use lib_chan::private::quoted;
 use rustix::fs::{FlockOperation, flock};
-
-use crate::secret_file::quoted;
 
 /// A file of lines in the user's configuration directory, of mode 0600.
 ///

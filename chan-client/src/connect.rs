@@ -259,7 +259,7 @@ impl Connect<'_> {
 
         let login = ClientLogin::prepare(url.target(), credential).await;
         let found = |addresses: &[SocketAddr]| (self.on_step)(Step::Found(addresses.to_vec()));
-        let tcp = dial(&url.host().to_str(), url.port(), found)
+        let tcp = dial(&url.host().to_str(), url.port(), self.limits.dial_timeout, found)
             .await
             .map_err(|error| ConnectError::dial(url, &error))?;
         (self.on_step)(Step::Connected(tcp.peer_addr().map_err(ConnectError::local)?));

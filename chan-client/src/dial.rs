@@ -8,19 +8,16 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-/// Time for finding the host's addresses and connecting to one of them. What waits for a key to be derived waits
-/// for this too, so an address that never answers must not hold it up for long.
-const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// How long an address has before the next is tried beside it (RFC 8305 section 8).
 const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
 
-/// Connects to the first address of `host` that answers, without delaying small segments.
+/// Connects `within` this time to the first address of `host` that answers, without delaying small segments.
 ///
 /// Dropping the future gives up all attempts.
 pub(crate) async fn dial(
     host: &str,
     port: u16,
+    within: Duration,
     found: impl FnOnce(&[SocketAddr]),
 ) -> Result<TcpStream, DialError> {
     let dialling = async {
@@ -30,7 +27,7 @@ pub(crate) async fn dial(
         stream.set_nodelay(true).map_err(DialError::Socket)?;
         Ok(stream)
     };
-    timeout(DIAL_TIMEOUT, dialling).await.unwrap_or(Err(DialError::Silent))
+    timeout(within, dialling).await.unwrap_or(Err(DialError::Silent(within)))
 }
 
 /// Tries one address after the other, the next as soon as one fails or has kept silent for a while.
@@ -83,8 +80,8 @@ pub(crate) enum DialError {
     Lookup(io::Error),
     #[error("{}", list(.0))]
     NoAddress(Vec<(SocketAddr, io::Error)>),
-    #[error("no address of it answered within {} s", DIAL_TIMEOUT.as_secs())]
-    Silent,
+    #[error("no address of it answered within {}", humantime::format_duration(*.0))]
+    Silent(Duration),
     #[error("the socket cannot be set up: {0}")]
     Socket(io::Error),
 }
@@ -113,12 +110,14 @@ mod tests {
         text.parse().unwrap()
     }
 
+    const SECOND: Duration = Duration::from_secs(1);
+
     #[tokio::test]
     async fn connects_by_name_without_delay_for_small_segments() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let mut found = Vec::new();
-        let stream = dial("localhost", port, |addresses| found = addresses.to_vec()).await.unwrap();
+        let stream = dial("localhost", port, SECOND, |addresses| found = addresses.to_vec()).await.unwrap();
         assert!(stream.nodelay().unwrap());
         assert!(found.contains(&stream.peer_addr().unwrap()));
     }
@@ -128,13 +127,13 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         drop(listener);
-        let error = dial("127.0.0.1", port, |_| {}).await.unwrap_err();
+        let error = dial("127.0.0.1", port, SECOND, |_| {}).await.unwrap_err();
         assert!(error.to_string().contains("refused"), "{error}");
     }
 
     #[tokio::test]
     async fn a_name_without_an_address_is_told_as_such() {
-        let error = dial("nobody.invalid", 1, |_| {}).await.unwrap_err();
+        let error = dial("nobody.invalid", 1, SECOND * 10, |_| {}).await.unwrap_err();
         assert!(matches!(error, DialError::Lookup(_)), "{error}");
     }
 

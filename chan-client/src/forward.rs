@@ -4,11 +4,11 @@ use std::future::{pending, ready};
 use std::io;
 
 use bytes::BytesMut;
-use lib_chan::{Channel, ExitReason, Message, Opaque, Remote};
+use lib_chan::{Channel, ExitReason, Message, Opaque, Process, Remote, enter};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::oneshot;
 
-/// The most bytes of one message.
+/// The most bytes of one message; fewer where the service takes no more.
 const MAX_PIECE_LEN: usize = 16 * 1024;
 
 /// Carries what `reader` gives to the service, and what the service sends to `writer`, until both directions are at
@@ -18,12 +18,31 @@ const MAX_PIECE_LEN: usize = 16 * 1024;
 /// leaves the other direction as it is. A service that has closed its direction and then ends with `Normal` wants
 /// nothing more, so that ends the relay too.
 ///
-/// A dropped future ends the session, and loses what is on its way.
+/// It is a process while it runs. If the stream fails, the service is told so by the reason of the session's end.
+///
+/// A dropped future ends the session with `Killed`, and loses what is on its way.
 ///
 /// # Errors
 ///
 /// The stream failed, or the session ended before both directions did.
 pub async fn relay(
+    chan: Channel<Opaque>,
+    reader: impl AsyncRead + Unpin,
+    writer: impl AsyncWrite + Unpin,
+) -> Result<(), RelayError> {
+    let mut failed = None;
+    let ended = enter(async |_: Process| {
+        both_ways(chan, reader, writer).await.map_err(|error| {
+            let reason = error.reason();
+            failed = Some(error);
+            reason
+        })
+    });
+    let ended = ended.await;
+    ended.map_err(|reason| failed.unwrap_or(RelayError::Session(reason)))
+}
+
+async fn both_ways(
     mut chan: Channel<Opaque>,
     reader: impl AsyncRead + Unpin,
     writer: impl AsyncWrite + Unpin,
@@ -56,10 +75,11 @@ pub async fn relay(
 }
 
 async fn to_service(mut reader: impl AsyncRead + Unpin, remote: &Remote<Opaque>) -> Result<(), RelayError> {
+    let max_piece_len = remote.max_payload_len().min(MAX_PIECE_LEN);
     let mut buffer = BytesMut::new();
     loop {
-        buffer.reserve(MAX_PIECE_LEN);
-        let read = (&mut reader).take(MAX_PIECE_LEN as u64).read_buf(&mut buffer).await?;
+        buffer.reserve(max_piece_len);
+        let read = (&mut reader).take(max_piece_len as u64).read_buf(&mut buffer).await?;
         let piece = Opaque(buffer.split().freeze());
         if let Err(error) = remote.cast(piece).await {
             return tokio::select! {
@@ -103,4 +123,14 @@ pub enum RelayError {
     /// The session ended.
     #[error("the session ended: {0}")]
     Session(ExitReason),
+}
+
+impl RelayError {
+    /// What the service may know of it: of the system's errors the kind.
+    fn reason(&self) -> ExitReason {
+        match self {
+            Self::Stream(error) => ExitReason::failed(format!("the client's stream: {}", error.kind())),
+            Self::Session(reason) => reason.clone(),
+        }
+    }
 }

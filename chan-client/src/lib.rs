@@ -25,7 +25,6 @@ mod dial;
 pub mod forward;
 mod json;
 mod known_hosts;
-mod secret_file;
 pub mod trust;
 pub mod url;
 
@@ -33,4 +32,3 @@ pub use bookmark::{BookmarkError, Bookmarks};
 pub use config_file::FileError;
 pub use connect::connect;
 pub use known_hosts::{KnownHosts, KnownHostsError};
-pub use secret_file::{SecretFileError, create_secret_file, read_secret_file};

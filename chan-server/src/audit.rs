@@ -1,9 +1,11 @@
 //! The audit log: one line for each thing that happened at the door, with the true reason, which the peer never gets.
 //!
 //! Lines are written by a thread of their own, so that a reader that stalls never holds up the server: what finds no
-//! room is counted, and the next line says how many were lost. Events that a stranger can cause at will are limited to
-//! a few a second, and counted likewise.
+//! room is counted, and the next line says how many were lost. Events that strangers can cause at will are limited to a
+//! few a second, and those that a client can cause which has proved itself to more, for each of them apart, so that
+//! nobody hides what another does. What is left out is counted likewise.
 
+use std::collections::HashMap;
 use std::io::{self, IsTerminal, Write};
 use std::net::SocketAddr;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -16,9 +18,10 @@ use tokio::time::Instant;
 
 /// Lines that wait for the writer, at most. Cost: about 300 bytes each, when they wait.
 const QUEUE_CAPACITY: usize = 4096;
-/// Limited events that may come at once, and how many a second after that.
-const BURST: u32 = 100;
-const PER_SECOND: u32 = 20;
+/// For all strangers together.
+const STRANGERS: Rate = Rate { burst: 100, per_second: 20 };
+/// For each client that a configuration names, and for those together that share a password. A session is three events.
+const MEMBER: Rate = Rate { burst: 1000, per_second: 100 };
 /// How long the end of a program waits for its last lines to be read.
 const LAST_LINES_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -50,7 +53,9 @@ pub enum Format {
 
 #[derive(Debug)]
 struct State {
-    bucket: Bucket,
+    strangers: Bucket,
+    /// By service and client. As many as have credentials, since only who has proved to be one of them gets here.
+    members: HashMap<(Box<str>, Box<str>), Bucket>,
     /// Limited events that were not written.
     suppressed: u64,
     /// Lines that found no room.
@@ -114,6 +119,8 @@ pub(crate) enum Event<'e> {
     },
     /// The server's own code panicked over a connection.
     Crashed,
+    /// The server takes nothing new any more, and waits for these to end.
+    Draining { sessions: usize, ms: u64 },
     /// The server stops.
     Stopped,
 }
@@ -127,9 +134,40 @@ pub(crate) struct Who<'e> {
 }
 
 impl Event<'_> {
-    /// Whether a stranger can cause it at will.
-    fn limited(&self) -> bool {
-        matches!(self, Self::Turned { .. } | Self::LoginFailed { .. } | Self::AcceptFailed { .. })
+    fn cause(&self) -> Cause<'_> {
+        match self {
+            Self::Turned { .. } | Self::LoginFailed { .. } | Self::AcceptFailed { .. } => Cause::Stranger,
+            Self::LoginOk { who, .. }
+            | Self::SessionRefused { who, .. }
+            | Self::SessionStarted { who, .. }
+            | Self::SessionEnded { who, .. } => Cause::Member(*who),
+            Self::Listening { .. }
+            | Self::Warning { .. }
+            | Self::Crashed
+            | Self::Draining { .. }
+            | Self::Stopped => Cause::Server,
+        }
+    }
+}
+
+/// Who can cause an event at will.
+enum Cause<'e> {
+    Stranger,
+    Member(Who<'e>),
+    Server,
+}
+
+impl State {
+    /// Whether there is room for one more of this cause.
+    fn take(&mut self, cause: Cause<'_>, now: Instant) -> bool {
+        match cause {
+            Cause::Stranger => self.strangers.take(now),
+            Cause::Member(Who { service, client }) => {
+                let bucket = self.members.entry((service.into(), client.into()));
+                bucket.or_insert_with(|| Bucket::new(MEMBER)).take(now)
+            }
+            Cause::Server => true,
+        }
     }
 }
 
@@ -174,14 +212,15 @@ impl Audit {
     }
 
     fn with(writer: Option<Writer>) -> Self {
-        Self { writer, state: Mutex::new(State { bucket: Bucket::new(), suppressed: 0, lost: 0 }) }
+        let (strangers, members) = (Bucket::new(STRANGERS), HashMap::new());
+        Self { writer, state: Mutex::new(State { strangers, members, suppressed: 0, lost: 0 }) }
     }
 
     /// Writes an event down. Never waits.
     pub(crate) fn write(&self, event: &Event<'_>) {
         let Some(writer) = &self.writer else { return };
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if event.limited() && !state.bucket.take(Instant::now()) {
+        if !state.take(event.cause(), Instant::now()) {
             state.suppressed += 1;
             return;
         }
@@ -248,25 +287,42 @@ fn write_lines(mut writer: impl Write, queue: &Receiver<String>) {
 /// A text from a peer as the log may hold it: what does not print is escaped, so it cannot look like another line or
 /// move the cursor of whoever reads it.
 pub(crate) fn escaped(text: &str) -> String {
-    text.chars().flat_map(char::escape_debug).collect()
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            // They mean nothing to whoever reads, and the format that needs them escaped does so itself.
+            '\'' | '"' => escaped.push(c),
+            c => escaped.extend(c.escape_debug()),
+        }
+    }
+    escaped
+}
+
+/// How many events may come at once, and how many a second after that.
+#[derive(Clone, Copy, Debug)]
+struct Rate {
+    burst: u32,
+    per_second: u32,
 }
 
 /// A bucket of tokens that fills with time.
 #[derive(Debug)]
 struct Bucket {
+    rate: Rate,
     tokens: f64,
     filled: Option<Instant>,
 }
 
 impl Bucket {
-    fn new() -> Self {
-        Self { tokens: f64::from(BURST), filled: None }
+    fn new(rate: Rate) -> Self {
+        Self { rate, tokens: f64::from(rate.burst), filled: None }
     }
 
     fn take(&mut self, now: Instant) -> bool {
         let since = self.filled.map_or(Duration::ZERO, |filled| now.saturating_duration_since(filled));
         self.filled = Some(now);
-        self.tokens = (self.tokens + since.as_secs_f64() * f64::from(PER_SECOND)).min(f64::from(BURST));
+        let filled = self.tokens + since.as_secs_f64() * f64::from(self.rate.per_second);
+        self.tokens = filled.min(f64::from(self.rate.burst));
         let any = self.tokens >= 1.0;
         if any {
             self.tokens -= 1.0;
@@ -326,29 +382,39 @@ mod tests {
     }
 
     #[test]
-    fn what_strangers_cause_is_limited_and_counted_and_the_rest_is_not() {
-        let lines = written(Format::Json, |audit| {
-            (0..BURST * 2).for_each(|_| audit.write(&turned()));
-            audit.write(&Event::Stopped);
-        });
-        let last: serde_json::Value = serde_json::from_str(lines.last().unwrap()).unwrap();
-        assert_eq!(last["event"], "stopped");
-        let (written, suppressed) = (lines.len() as u64 - 1, last["suppressed"].as_u64().unwrap());
-        assert!(suppressed > 0 && written >= u64::from(BURST), "{written} and {suppressed}");
-        assert_eq!(written + suppressed, u64::from(BURST * 2));
+    fn what_others_cause_is_limited_for_each_and_counted_and_what_the_server_does_is_not() {
+        let started = |client| Event::SessionStarted {
+            connection: 1,
+            peer: ([10, 0, 0, 1], 4711).into(),
+            who: Who { service: "echo", client },
+        };
+        for (rate, event) in [(STRANGERS, turned()), (MEMBER, started("joe"))] {
+            let lines = written(Format::Json, |audit| {
+                (0..rate.burst * 2).for_each(|_| audit.write(&event));
+                audit.write(&started("mike"));
+                audit.write(&Event::Stopped);
+            });
+            let lines: Vec<serde_json::Value> =
+                lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+            let [limited @ .., mike, stopped] = &lines[..] else { panic!("{lines:?}") };
+            assert_eq!((&mike["client"], &stopped["event"]), (&"mike".into(), &"stopped".into()));
+            let (written, suppressed) = (limited.len() as u64, mike["suppressed"].as_u64().unwrap());
+            assert!(suppressed > 0 && written >= u64::from(rate.burst), "{written} and {suppressed}");
+            assert_eq!(written + suppressed, u64::from(rate.burst * 2));
+        }
     }
 
     #[test]
     fn a_bucket_gives_its_burst_and_then_so_many_a_second() {
-        let mut bucket = Bucket::new();
+        let mut bucket = Bucket::new(STRANGERS);
         let start = Instant::now();
         let mut taken = |seconds| {
             let now = start + Duration::from_secs(seconds);
             (0..1000).filter(|_| bucket.take(now)).count() as u32
         };
-        assert_eq!(taken(0), BURST);
-        assert_eq!(taken(1), PER_SECOND);
-        assert_eq!(taken(3600), BURST);
+        assert_eq!(taken(0), STRANGERS.burst);
+        assert_eq!(taken(1), STRANGERS.per_second);
+        assert_eq!(taken(3600), STRANGERS.burst);
     }
 
     #[test]
@@ -375,5 +441,6 @@ mod tests {
     #[test]
     fn a_text_from_a_peer_cannot_leave_its_line() {
         assert_eq!(escaped("a\nb\u{1b}[2J\u{202e}\u{85}\u{7f}é"), "a\\nb\\u{1b}[2J\\u{202e}\\u{85}\\u{7f}é");
+        assert_eq!(escaped(r#"it's "\""#), r#"it's "\\""#);
     }
 }

@@ -18,7 +18,7 @@ use tokio_rustls::server::TlsStream;
 
 use crate::audit::{Event, Who, escaped};
 use crate::gate::{Crowded, Holder, LoginEnd, LoginPermit, SessionPermit, Source};
-use crate::server::Core;
+use crate::server::{Core, Phase};
 use crate::traffic::{Counted, Traffic};
 
 /// A connection, as the log knows it.
@@ -33,18 +33,19 @@ pub(crate) struct Connection {
 type Stream = Box<TlsStream<Counted<TcpStream>>>;
 
 impl Connection {
-    /// Serves the connection to its end. When `stop` turns true, a login is cut off, and a session ends `shutdown`.
-    pub(crate) async fn run(self, tcp: TcpStream, permit: LoginPermit, mut stop: watch::Receiver<bool>) {
+    /// Serves the connection to its end. When the server drains, a login is cut off, and a session told; when it stops,
+    /// a session ends `shutdown`.
+    pub(crate) async fn run(self, tcp: TcpStream, permit: LoginPermit, mut phase: watch::Receiver<Phase>) {
         let tcp = Counted::new(tcp);
         let traffic = tcp.traffic();
         let login = tokio::select! {
             biased;
             // On the heap, so that an idle session does not keep the room of a login.
             login = Box::pin(self.login(tcp)) => login,
-            () = stopped(&mut stop) => return permit.settle(LoginEnd::Good),
+            _ = after(Phase::Serving, &mut phase) => return permit.settle(LoginEnd::Good),
         };
         match login {
-            Ok((stream, client)) => self.session(stream, &client, &traffic, permit, stop).await,
+            Ok((stream, client)) => self.session(stream, &client, &traffic, permit, phase).await,
             Err(failed) => {
                 permit.settle(failed.end());
                 self.log_failure(&failed);
@@ -97,7 +98,7 @@ impl Connection {
         client: &Authenticated,
         traffic: &Traffic,
         login: LoginPermit,
-        mut stop: watch::Receiver<bool>,
+        mut phase: watch::Receiver<Phase>,
     ) {
         let who = Who::of(client);
         self.write(|connection, peer| Event::LoginOk { connection, peer, who, ms: self.age() });
@@ -111,11 +112,20 @@ impl Connection {
         };
         let crowded = place.as_ref().err().map(|(crowded, _)| *crowded);
         let started = OnceLock::new();
-        let start = |opening: Opening| self.start(opening, client, crowded, &started);
+        let watched = phase.clone();
+        let start = |opening: Opening| {
+            let serving = *watched.borrow() == Phase::Serving;
+            if serving {
+                self.start(opening, client, crowded, &started);
+            } else {
+                opening.refuse(GOING_AWAY);
+                self.refused(client, GOING_AWAY);
+            }
+        };
         let mut serving = pin!(serve(stream, client, &self.core.limits, start));
         // Whoever has proved itself and then asks for nothing holds a place all the same.
         let mut patience = pin!(sleep(self.core.limits.login_timeout));
-        let (mut patient, mut stopping) = (true, false);
+        let (mut patient, mut seen) = (true, Phase::Serving);
         let reason = loop {
             tokio::select! {
                 reason = &mut serving => break reason,
@@ -125,11 +135,14 @@ impl Connection {
                         break ExitReason::NoConnection;
                     }
                 }
-                () = stopped(&mut stop), if !stopping => {
-                    stopping = true;
-                    match started.get() {
-                        Some(control) => control.end(ExitReason::Shutdown),
-                        None => break ExitReason::Shutdown,
+                next = after(seen, &mut phase) => {
+                    seen = next;
+                    match (seen, started.get()) {
+                        (Phase::Stopping, Some(control)) => control.end(ExitReason::Shutdown),
+                        (Phase::Stopping, None) => break ExitReason::Shutdown,
+                        (Phase::Draining, Some(control)) => control.go_away(),
+                        // One that is not open yet is refused when it asks for its service.
+                        (Phase::Draining, None) | (Phase::Serving, _) => {}
                     }
                 }
             }
@@ -176,12 +189,14 @@ impl Connection {
                 let _ = started.set(control);
                 self.write(|connection, peer| Event::SessionStarted { connection, peer, who });
             }
-            Err(why) => {
-                // A codec may quote what the client said.
-                let why = escaped(&why);
-                self.write(|connection, peer| Event::SessionRefused { connection, peer, who, why });
-            }
+            Err(why) => self.refused(client, &why),
         }
+    }
+
+    fn refused(&self, client: &Authenticated, why: &str) {
+        // A codec may quote what the client said.
+        let (who, why) = (Who::of(client), escaped(why));
+        self.write(|connection, peer| Event::SessionRefused { connection, peer, who, why });
     }
 
     fn write<'e>(&self, event: impl FnOnce(u64, SocketAddr) -> Event<'e>) {
@@ -202,10 +217,15 @@ impl Connection {
     }
 }
 
-/// Waits until the server is told to stop. One that is dropped without a word cuts its connections itself.
-pub(crate) async fn stopped(stop: &mut watch::Receiver<bool>) {
-    if stop.wait_for(|&stop| stop).await.is_err() {
-        std::future::pending().await
+/// What a client is told that comes too late.
+const GOING_AWAY: &str = "the server is going away";
+
+/// Waits until the server has come further than `seen`. One that is dropped without a word cuts its connections itself.
+pub(crate) async fn after(seen: Phase, phase: &mut watch::Receiver<Phase>) -> Phase {
+    let further = phase.wait_for(|&phase| phase > seen).await.map(|phase| *phase);
+    match further {
+        Ok(phase) => phase,
+        Err(_) => std::future::pending().await,
     }
 }
 

@@ -7,11 +7,10 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use lib_chan::auth::NameKey;
+use lib_chan::private::{self, PrivateFileError, quoted};
 use lib_chan::secret::Secret;
 use lib_chan::tls::{CheckedKey, Pin, TlsError};
 use zeroize::Zeroizing;
-
-use crate::private_file::{self, PrivateFileError, quoted};
 
 /// No key or certificate chain has more bytes.
 const MAX_PEM_LEN: usize = 256 * 1024;
@@ -88,7 +87,7 @@ impl StateDir {
     /// # Errors
     /// When it cannot be made, or others may enter it.
     pub fn create(&self) -> Result<(), IdentityError> {
-        Ok(private_file::create_directory(&self.0)?)
+        Ok(private::create_directory(&self.0)?)
     }
 
     /// The secret from which the salts of all passwords come; made on first use.
@@ -106,7 +105,7 @@ impl StateDir {
             aws_lc_rs::rand::fill(&mut *bytes).map_err(|_| IdentityError::Crypto("no randomness".into()))?;
             create_or_keep(&path, &*bytes)?;
         }
-        let bytes = private_file::read(&path, 32)?;
+        let bytes = private::read(&path, 32)?;
         let bytes = <[u8; 32]>::try_from(bytes.as_slice()).map_err(|_| IdentityError::Unusable {
             path,
             what: "is not a name key of 32 bytes; restore it, or remove it and make every verifier anew"
@@ -161,7 +160,7 @@ impl Identity {
     pub fn from_files(certificate: &Path, key: &Path) -> Result<Self, IdentityError> {
         let chain = fs::read(certificate)
             .map_err(|error| unusable(certificate, &format!("cannot be read: {error}")))?;
-        let private = private_file::read(key, MAX_PEM_LEN)?;
+        let private = private::read(key, MAX_PEM_LEN)?;
         #[expect(clippy::disallowed_methods, reason = "the dates in a certificate are those of the calendar")]
         let now = SystemTime::now();
         let checked = CheckedKey::from_pem(&chain, &private, now);
@@ -204,13 +203,9 @@ pub fn url(client: &str, host: &str, port: u16, service: &str, pin: Pin) -> Stri
 }
 
 /// Two servers that start at once may both find nothing: then the first to write wins, and the other reads that.
-fn create_or_keep(path: &Path, bytes: &[u8]) -> Result<(), PrivateFileError> {
-    match private_file::create(path, bytes) {
-        Err(PrivateFileError::Io { error, .. })
-            if error.kind() == io::ErrorKind::AlreadyExists && path.exists() =>
-        {
-            Ok(())
-        }
+pub(crate) fn create_or_keep(path: &Path, bytes: &[u8]) -> Result<(), PrivateFileError> {
+    match private::create(path, bytes) {
+        Err(PrivateFileError::Io { error, .. }) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         other => other,
     }
 }
@@ -224,7 +219,7 @@ fn self_signed(pair: &rcgen::KeyPair) -> Result<String, rcgen::Error> {
 }
 
 fn read_text(path: &Path) -> Result<Zeroizing<String>, IdentityError> {
-    let bytes = private_file::read(path, MAX_PEM_LEN)?;
+    let bytes = private::read(path, MAX_PEM_LEN)?;
     let text = str::from_utf8(&bytes).map_err(|_| not_a_key(path))?;
     Ok(Zeroizing::new(text.to_owned()))
 }
@@ -321,8 +316,8 @@ mod tests {
     fn broken_files_are_refused_and_not_replaced() {
         let (_directory, state) = state();
         state.create().unwrap();
-        private_file::create(&state.file("key.pem"), b"no key").unwrap();
-        private_file::create(&state.file("name.key"), b"short").unwrap();
+        private::create(&state.file("key.pem"), b"no key").unwrap();
+        private::create(&state.file("name.key"), b"short").unwrap();
         assert!(Identity::in_state(&state).unwrap_err().to_string().contains("holds no private key in PEM"));
         assert!(state.name_key().unwrap_err().to_string().contains("is not a name key of 32 bytes"));
         assert_eq!(fs::read(state.file("key.pem")).unwrap(), b"no key");

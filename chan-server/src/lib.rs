@@ -8,7 +8,6 @@ pub mod gate;
 pub mod identity;
 pub mod listener;
 pub mod modules;
-pub mod private_file;
 mod server;
 mod traffic;
 

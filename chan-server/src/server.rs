@@ -2,8 +2,9 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use lib_chan::Limits;
 use lib_chan::auth::{
@@ -22,7 +23,7 @@ use zeroize::Zeroizing;
 
 use crate::audit::{Audit, Event};
 use crate::config::{Client, Config, ConfigError, Credential, Service};
-use crate::connection::{Connection, stopped};
+use crate::connection::{Connection, after};
 use crate::gate::{Gate, LoginPermit, Sessions, Source};
 use crate::identity::{Identity, IdentityError, StateDir, url};
 use crate::listener::{self, BindError};
@@ -65,11 +66,20 @@ pub enum StartError {
 pub struct Server {
     addresses: Vec<SocketAddr>,
     urls: Vec<ServiceUrl>,
-    /// Turns true once.
-    stop: watch::Sender<bool>,
+    phase: watch::Sender<Phase>,
     /// One task for each address; it owns the tasks of its connections.
     acceptors: JoinSet<()>,
     core: Arc<Core>,
+}
+
+/// What a server is about; it only goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Phase {
+    Serving,
+    /// Nothing new begins.
+    Draining,
+    /// What there is ends.
+    Stopping,
 }
 
 /// How a client reaches a service.
@@ -139,12 +149,12 @@ impl Server {
             connections: AtomicU64::new(0),
             limits,
         });
-        let (stop, stopped) = watch::channel(false);
+        let (phase, watched) = watch::channel(Phase::Serving);
         let mut acceptors = JoinSet::new();
         for listener in listeners {
-            acceptors.spawn(Arc::clone(&core).accept(listener, stopped.clone()));
+            acceptors.spawn(Arc::clone(&core).accept(listener, watched.clone()));
         }
-        Ok(Self { addresses, urls, stop, acceptors, core })
+        Ok(Self { addresses, urls, phase, acceptors, core })
     }
 
     /// Where it listens, with the real ports.
@@ -163,10 +173,27 @@ impl Server {
         while self.acceptors.join_next().await.is_some() {}
     }
 
+    /// How many sessions there are now.
+    pub fn sessions(&self) -> usize {
+        self.core.sessions.lock().unwrap_or_else(PoisonError::into_inner).total()
+    }
+
+    /// Accepts nothing more, tells every client so, and waits for the sessions to end by themselves, at most
+    /// [`Limits::drain_timeout`]. What is left then goes on until the server is [shut down](Self::shutdown).
+    ///
+    /// Dropping the future ends the wait and nothing else.
+    pub async fn drain(&mut self) {
+        let wait = self.core.limits.drain_timeout;
+        let (sessions, ms) = (self.sessions(), u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
+        self.core.audit.write(&Event::Draining { sessions, ms });
+        self.phase.send_replace(Phase::Draining);
+        let _ = timeout(wait, self.run()).await;
+    }
+
     /// Accepts nothing more, ends every session with `shutdown`, and waits until their last words are said, but no
     /// longer than the limits for that. Dropping the future cuts what is left.
     pub async fn shutdown(mut self) {
-        self.stop.send_replace(true);
+        self.phase.send_replace(Phase::Stopping);
         self.run().await;
         self.core.audit.write(&Event::Stopped);
     }
@@ -186,29 +213,33 @@ impl Core {
     }
 
     /// Accepts until it is stopped, then waits for the connections that were accepted here.
-    async fn accept(self: Arc<Self>, listener: TcpListener, mut stop: watch::Receiver<bool>) {
+    async fn accept(self: Arc<Self>, listener: TcpListener, mut phase: watch::Receiver<Phase>) {
         let mut connections = JoinSet::new();
-        let signal = stop.clone();
+        let watched = phase.clone();
         let taken = |tcp, peer| {
             while let Some(ended) = connections.try_join_next() {
                 self.note(ended);
             }
-            self.admit(tcp, peer, &signal, &mut connections);
+            self.admit(tcp, peer, &watched, &mut connections);
         };
         let failed = |error: &std::io::Error| {
             self.audit.write(&Event::AcceptFailed { error: error.to_string() });
         };
         tokio::select! {
             biased;
-            () = stopped(&mut stop) => {}
+            _ = after(Phase::Serving, &mut phase) => {}
             () = listener::accept(&listener, taken, failed) => {}
         }
         drop(listener);
-        let all_ended = async {
+        let mut all_ended = pin!(async {
             while let Some(ended) = connections.join_next().await {
                 self.note(ended);
             }
-        };
+        });
+        tokio::select! {
+            () = &mut all_ended => return,
+            _ = after(Phase::Draining, &mut phase) => {}
+        }
         // What does not end in this time is cut off, with the set that owns it.
         let _ = timeout(self.limits.close_timeout + self.limits.last_words_timeout, all_ended).await;
     }
@@ -218,14 +249,14 @@ impl Core {
         self: &Arc<Self>,
         tcp: TcpStream,
         peer: SocketAddr,
-        stop: &watch::Receiver<bool>,
+        phase: &watch::Receiver<Phase>,
         connections: &mut JoinSet<()>,
     ) {
         match LoginPermit::take(&self.gate, Source::of(peer.ip())) {
             Ok(permit) => {
                 let id = self.connections.fetch_add(1, Ordering::Relaxed);
                 let connection = Connection { core: Arc::clone(self), id, peer, accepted: Instant::now() };
-                connections.spawn(connection.run(tcp, permit, stop.clone()));
+                connections.spawn(connection.run(tcp, permit, phase.clone()));
             }
             Err(turned) => self.audit.write(&Event::Turned { peer, why: turned.as_str() }),
         }

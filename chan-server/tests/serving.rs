@@ -178,6 +178,27 @@ async fn the_name_server_remembers_for_all_its_clients() {
 }
 
 #[tokio::test]
+async fn a_name_that_finds_no_room_ends_its_session_with_the_bound_and_nobody_elses() {
+    let service = service("name_server", "['name_server', 'start_me_up', '1 KiB']", 1);
+    let running = serve(&service, "").await;
+    let open = || running.open("name_server", Codec::Bincode, b"");
+    let (one, other): (Channel<(), Request>, Channel<(), Request>) =
+        (open().await.unwrap(), open().await.unwrap());
+    let store = |key: &str, len| Store { key: key.into(), value: "x".repeat(len) };
+    let lookup = |key: &str| Lookup { key: key.into() };
+    one.remote().cast(store("joe", 600)).await.unwrap();
+    one.remote().cast(store("mike", 600)).await.unwrap();
+    let ended = one.remote().ended().await;
+    assert_eq!(ended, ExitReason::failed("no room for this name: all together may have 1024 bytes"));
+    assert_eq!(other.remote().call(lookup("mike")).await.unwrap(), None);
+    assert_eq!(other.remote().call(lookup("joe")).await.unwrap().map(|value| value.len()), Some(600));
+    // Where there is room again, a name finds it.
+    other.remote().cast(store("joe", 0)).await.unwrap();
+    other.remote().cast(store("mike", 600)).await.unwrap();
+    assert_eq!(other.remote().call(lookup("mike")).await.unwrap().map(|value| value.len()), Some(600));
+}
+
+#[tokio::test]
 async fn a_shared_password_opens_the_service() {
     let text = "[[service]]\nname = 'echo'\npassword = 'correct horse battery'\nmfa = ['echo', 'start']";
     let running = serve(text, "").await;

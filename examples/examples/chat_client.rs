@@ -5,9 +5,9 @@
 use std::{path::Path, thread};
 
 use anyhow::bail;
-use chan_client::{connect, read_secret_file};
+use chan_client::connect;
 use chan_examples::chat::{Login, Say, Told, Who};
-use lib_chan::{Channel, Message, secret::Password};
+use lib_chan::{Channel, Message, private, secret::Password};
 use rustyline::{DefaultEditor, ExternalPrinter};
 use tokio::sync::mpsc;
 
@@ -23,7 +23,8 @@ async fn main() -> anyhow::Result<()> {
         _ => (editor.readline("group: ")?, editor.readline("your name: ")?),
     };
 
-    let password = Password::from_file_contents(&read_secret_file(Path::new(password_file))?)?;
+    let password =
+        Password::from_file_contents(&private::read(Path::new(password_file), Password::MAX_FILE_LEN)?)?;
     let mut chan: Channel<Told, Say> = connect(url.as_str()).password(&password).open().await?;
     let remote = chan.remote();
     let others = remote.call(Login { group: group.clone(), nick: nick.clone() }).await?;

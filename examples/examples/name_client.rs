@@ -4,9 +4,9 @@
 use std::path::Path;
 
 use anyhow::bail;
-use chan_client::{connect, read_secret_file};
+use chan_client::connect;
 use chan_examples::names::{Lookup, Request, Store};
-use lib_chan::{Channel, secret::Password};
+use lib_chan::{Channel, private, secret::Password};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
@@ -14,7 +14,8 @@ async fn main() -> anyhow::Result<()> {
     let [url, password_file, rest @ ..] = arguments.as_slice() else {
         bail!("usage: name_client URL PASSWORD_FILE KEY [VALUE]");
     };
-    let password = Password::from_file_contents(&read_secret_file(Path::new(password_file))?)?;
+    let password =
+        Password::from_file_contents(&private::read(Path::new(password_file), Password::MAX_FILE_LEN)?)?;
     // Nothing comes but answers, so the type of what comes in is `()`.
     let chan: Channel<(), Request> = connect(url.as_str()).password(&password).open().await?;
     match rest {

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
-use chan_server::{Server, audit::Audit, config::Config, identity::StateDir, modules::Modules, private_file};
+use chan_server::{Server, audit::Audit, config::Config, identity::StateDir, modules::Modules};
+use lib_chan::private;
 
 /// A directory that only its owner may enter. It holds the server's private key, by which clients know it again, and
 /// the password of its services.
@@ -31,7 +32,7 @@ impl Place {
             // 128 random bits: nobody guesses them, and nobody has to remember them.
             let mut bytes = [0; 16];
             aws_lc_rs::rand::fill(&mut bytes).context("the system gave no random bytes")?;
-            private_file::create(&place.password_file(), BASE64_URL_SAFE_NO_PAD.encode(bytes).as_bytes())?;
+            private::create(&place.password_file(), BASE64_URL_SAFE_NO_PAD.encode(bytes).as_bytes())?;
         }
         Ok(place)
     }
@@ -70,7 +71,7 @@ impl Place {
     #[expect(clippy::print_stdout, reason = "for the user, who pastes it into another terminal")]
     pub async fn serve(&self, mut server: Server, client: &str) -> anyhow::Result<()> {
         for url in server.urls() {
-            let password_file = private_file::quoted(&self.password_file());
+            let password_file = private::quoted(&self.password_file());
             println!("cargo run -p chan-examples --example {client} -- '{}' {password_file}", url.url);
         }
         tokio::select! {

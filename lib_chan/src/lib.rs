@@ -25,6 +25,8 @@ pub mod login;
 #[cfg(feature = "io")]
 pub mod middleman;
 #[cfg(feature = "io")]
+pub mod private;
+#[cfg(feature = "io")]
 mod process;
 #[cfg(feature = "io")]
 mod sync;

@@ -8,6 +8,10 @@ use std::time::Duration;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
+    /// Time for finding the addresses of a host and connecting to one of them: of a client to its server, of a `tcp`
+    /// service to what it stands in front of. What waits for a key to be derived waits for this too, so an address that
+    /// never answers must not hold it up for long. Default 10 s.
+    pub dial_timeout: Duration,
     /// Time for the TLS handshake. Default 5 s.
     pub tls_timeout: Duration,
     /// Time from accept to the end of the login, TLS included, absolute. Default 15 s.
@@ -67,7 +71,8 @@ pub struct Limits {
     pub max_pairs_per_second: u32,
     /// Pairs that may come at once. Default 1 000.
     pub max_pairs_burst: u32,
-    /// How long a drain waits before it ends what is left with `shutdown`. Default 30 s.
+    /// How long a server that is told to stop waits for its sessions to end by themselves, before it ends what is left
+    /// with `shutdown`; 0 for not at all. Default 30 s.
     pub drain_timeout: Duration,
 }
 
@@ -86,6 +91,7 @@ impl Default for Limits {
         const KIB: usize = 1024;
         const MIB: usize = 1024 * KIB;
         Self {
+            dial_timeout: Duration::from_secs(10),
             tls_timeout: Duration::from_secs(5),
             login_timeout: Duration::from_secs(15),
             max_logins_before_drop: 128,

@@ -4,8 +4,9 @@
 //! holds the table sends them, in that order, after it has let go of the lock around it.
 //!
 //! A record is kept on both sides of a link. `unlink` makes the record of its own side inactive at once, and the other
-//! side answers with an acknowledgement; only that removes the record. So a link exit that was under way is ignored,
-//! and both sides agree afterwards whatever crossed on the way.
+//! side answers with an acknowledgement; only that removes the record. So an exit over the link that was under way is
+//! ignored, also where the link was made again meanwhile: what comes before the acknowledgement is about the link that
+//! was taken back. Both sides agree afterwards whatever crossed on the way.
 //!
 //! That needs one order of `Link` and `UnlinkAck` from one process to the other, though a process sends the first
 //! itself and the second is sent for it, by whoever brought the `Unlink`. So the table remembers the acknowledgement
@@ -86,15 +87,17 @@ pub struct Parting<P> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum LinkState {
     Active,
-    /// This side has unlinked; the number waits for its acknowledgement.
-    Unlinking(u64),
-    /// There is no link; the record is here for the acknowledgement owed.
+    /// This side has unlinked, and the other may not know: a `Link` from there is older than that.
+    TakenBack,
+    /// There is no link; the record is here for an acknowledgement.
     Absent,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Link {
     state: LinkState,
+    /// The number of the last `Unlink` of this side, until that is acknowledged: an `Exit` before is older.
+    awaits: Option<u64>,
     /// The number of an `Unlink` that came in and whose acknowledgement may not have been delivered yet.
     owed: Option<u64>,
     /// A `Link` is on its way to the other side.
@@ -102,11 +105,11 @@ struct Link {
 }
 
 impl Link {
-    const ABSENT: Self = Self { state: LinkState::Absent, owed: None, sending: false };
+    const ABSENT: Self = Self { state: LinkState::Absent, awaits: None, owed: None, sending: false };
 
     /// Whether nothing would be lost with the record.
     fn is_over(&self) -> bool {
-        self.state == LinkState::Absent && self.owed.is_none() && !self.sending
+        self.state == LinkState::Absent && self.awaits.is_none() && self.owed.is_none() && !self.sending
     }
 }
 
@@ -169,7 +172,8 @@ impl<P: Ord + Clone> Links<P> {
     pub fn unlink(&mut self, to: &P) -> Option<u64> {
         let record = self.links.get_mut(to).filter(|record| record.state == LinkState::Active)?;
         self.last_unlink += 1;
-        record.state = LinkState::Unlinking(self.last_unlink);
+        record.state = LinkState::TakenBack;
+        record.awaits = Some(self.last_unlink);
         Some(self.last_unlink)
     }
 
@@ -194,10 +198,11 @@ impl<P: Ord + Clone> Links<P> {
 
     /// An `UnlinkAck` came in: lets the record go, unless the link was made anew since.
     pub fn handle_unlink_ack(&mut self, from: &P, id: u64) {
-        if let Some(record) =
-            self.links.get_mut(from).filter(|record| record.state == LinkState::Unlinking(id))
-        {
-            record.state = LinkState::Absent;
+        if let Some(record) = self.links.get_mut(from).filter(|record| record.awaits == Some(id)) {
+            record.awaits = None;
+            if record.state == LinkState::TakenBack {
+                record.state = LinkState::Absent;
+            }
             self.tidy(from);
         }
     }
@@ -210,17 +215,19 @@ impl<P: Ord + Clone> Links<P> {
 
     /// An `Exit` came in. The first rule that fits decides:
     ///
-    /// 1. it came over a link, and there is no active one: dropped;
+    /// 1. it came over a link, and there is no active one, or only one made again since: dropped;
     /// 2. it did not, and says `kill`: the end, as `killed`, and nothing helps against it;
     /// 3. the process traps exits: a message;
     /// 4. it says `normal`: dropped, except from the process itself;
     /// 5. the end, with the same reason.
     pub fn handle_exit(&mut self, signal: ExitSignal<'_, P>, trap_exit: bool) -> Verdict {
         if signal.link {
-            let record = self.links.remove(signal.from);
-            if record.is_none_or(|record| record.state != LinkState::Active) {
+            let is_current = |link: &&mut Link| link.state == LinkState::Active && link.awaits.is_none();
+            let Some(link) = self.links.get_mut(signal.from).filter(is_current) else {
                 return Verdict::Drop;
-            }
+            };
+            link.state = LinkState::Absent;
+            self.tidy(signal.from);
         } else if *signal.reason == ExitReason::Kill {
             return Verdict::End(ExitReason::Killed);
         }
@@ -315,8 +322,33 @@ mod tests {
             let mut links = linked();
             assert_eq!(links.unlink(&'b'), Some(1));
             assert_eq!(exit(&mut links, 'b', ExitReason::Shutdown, true, trap), Verdict::Drop);
+            links.handle_unlink_ack(&'b', 1);
             assert!(links.is_empty());
         }
+    }
+
+    #[test]
+    fn an_exit_that_unlink_ignores_does_not_open_the_door_to_a_link_sent_before_it() {
+        let mut links = linked();
+        assert_eq!(links.unlink(&'b'), Some(1));
+        assert_eq!(exit(&mut links, 'b', ExitReason::NoProc, true, true), Verdict::Drop);
+        links.handle_link('b');
+        assert!(!links.is_linked(&'b'), "the other side takes that one away when the unlink comes");
+        links.handle_unlink_ack(&'b', 1);
+        assert!(links.is_empty());
+    }
+
+    #[test]
+    fn an_exit_of_the_link_before_does_not_end_the_one_made_again() {
+        let mut links = linked();
+        assert_eq!(links.unlink(&'b'), Some(1));
+        assert!(links.link('b').link);
+        assert_eq!(links.link_sent(&'b'), None);
+        assert_eq!(exit(&mut links, 'b', ExitReason::Overload, true, true), Verdict::Drop);
+        assert!(links.is_linked(&'b'));
+        links.handle_unlink_ack(&'b', 1);
+        assert_eq!(exit(&mut links, 'b', ExitReason::NoProc, true, true), Verdict::Deliver);
+        assert!(links.is_empty());
     }
 
     #[test]

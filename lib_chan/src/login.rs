@@ -34,6 +34,17 @@ pub async fn login_server<S: AsyncRead + AsyncWrite + Unpin>(
     parameters: SessionParameters,
     allows_source: impl FnOnce(&Account) -> bool,
 ) -> Result<Authenticated, ServerLoginError> {
+    // Boxed, so that the task of an idle session does not keep the room of its login.
+    Box::pin(let_in(stream, exporter, directory, parameters, allows_source)).await
+}
+
+async fn let_in<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut S,
+    exporter: Exporter,
+    directory: &Directory,
+    parameters: SessionParameters,
+    allows_source: impl FnOnce(&Account) -> bool,
+) -> Result<Authenticated, ServerLoginError> {
     let nonce = random_nonce().ok_or(ServerLoginError::NoRandomness)?;
     let mut buffer = [0; ExpectHello::MAX_LEN];
 

@@ -71,6 +71,8 @@ struct KnownKeys {
 impl Password {
     /// The most bytes a password may have.
     pub const MAX_LEN: usize = 1024;
+    /// The most bytes a file with a password may have, its newline included.
+    pub const MAX_FILE_LEN: usize = Self::MAX_LEN + 2;
 
     /// The most hosts, services and clients whose keys one value remembers; the oldest goes first.
     const MAX_TARGETS: usize = 256;
@@ -210,6 +212,9 @@ pub struct PrivateKey {
 }
 
 impl PrivateKey {
+    /// The most bytes a key file may have, its newline included.
+    pub const MAX_FILE_LEN: usize = Self::FILE_PREFIX.len() + 43 + 2;
+
     const FILE_PREFIX: &'static str = "chan-key-v1:";
 
     /// The key made of these 32 bytes, which must have come from a secure random source.

@@ -150,6 +150,18 @@ impl Embedded {
         client
     }
 
+    /// Takes the server out, to drain it on its own runtime and shut it down after that.
+    ///
+    /// # Panics
+    /// If it was shut down before.
+    pub fn drain(&mut self) -> tokio::task::JoinHandle<()> {
+        let mut server = self.server.take().expect("a server");
+        self.runtime.as_ref().expect("a runtime").spawn(async move {
+            server.drain().await;
+            server.shutdown().await;
+        })
+    }
+
     /// Takes the server out, to shut it down on its own runtime.
     ///
     /// # Panics

@@ -20,9 +20,13 @@ use std::{
 
 mod embedded;
 mod proxy;
+#[cfg(target_os = "linux")]
+mod terminal;
 
 pub use embedded::{Embedded, client_key};
 pub use proxy::{Proxy, port_of};
+#[cfg(target_os = "linux")]
+pub use terminal::Terminal;
 
 /// How long a test waits for something that should come at once.
 pub const PATIENCE: Duration = Duration::from_secs(30);

@@ -5,6 +5,7 @@
 
 mod chan;
 mod kameo;
+mod linked;
 mod mpsc;
 mod ractor;
 
@@ -12,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use clap::ValueEnum;
 use serde::Serialize;
 use tokio::sync::{Notify, oneshot};
@@ -48,6 +49,12 @@ pub enum Work {
     Spawn,
     /// The memory of a process that waits.
     Idle,
+    /// The end of ten thousand processes, each linked to the next.
+    Chain,
+    /// The same, all linked to one.
+    Star,
+    /// The same as the chain, with the last linked to the first.
+    Ring,
 }
 
 /// Messages that a sender sends before it waits until they have been taken. Without that an unbounded mailbox would be
@@ -65,7 +72,10 @@ pub async fn measure(system: System, work: Work, length: Duration) -> Result<Sam
     // In a task: the thread that a runtime is entered on is none of its workers.
     tokio::spawn(async move {
         match system {
-            System::Chan => measure_with::<chan::Chan>(work, length).await,
+            System::Chan => match shape(work) {
+                Some(shape) => linked::measure(shape, length).await,
+                None => measure_with::<chan::Chan>(work, length).await,
+            },
             System::Mpsc => measure_with::<mpsc::Mpsc>(work, length).await,
             System::Ractor => measure_with::<ractor::Ractor>(work, length).await,
             System::Kameo => measure_with::<kameo::Kameo<CAPACITY>>(work, length).await,
@@ -120,6 +130,17 @@ async fn measure_with<P: Processes>(work: Work, length: Duration) -> Result<Samp
         }
         Work::Spawn => spawn::<P>(length).await,
         Work::Idle => idle::<P>().await,
+        Work::Chain | Work::Star | Work::Ring => bail!("only lib_chan and Erlang have links"),
+    }
+}
+
+/// How the processes are linked, if they are.
+const fn shape(work: Work) -> Option<linked::Shape> {
+    match work {
+        Work::Chain => Some(linked::Shape::Chain),
+        Work::Star => Some(linked::Shape::Star),
+        Work::Ring => Some(linked::Shape::Ring),
+        _ => None,
     }
 }
 

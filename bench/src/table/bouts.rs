@@ -75,7 +75,7 @@ pub(super) enum Target {
 
 pub(super) fn all() -> Vec<Bout> {
     use Target::{AtLeast, AtMost, Under};
-    use local::Work::{FourToOne, Idle, OneWay, PingPong, Spawn};
+    use local::Work::{Chain, FourToOne, Idle, OneWay, PingPong, Ring, Spawn, Star};
     use net::Peer::{Chan, ChanBytes, Raw, Tarpc, Tonic, TonicFed};
     let net = |peer, work, len| Contestant::Net(peer, work, len);
     let latency = |peer| net(peer, net::Work::Latency, 64);
@@ -91,6 +91,9 @@ pub(super) fn all() -> Vec<Bout> {
         processes("local: ping-pong", Unit::PerSecond("round trips"), PingPong, None, None),
         processes("local: spawn and end", Unit::PerSecond("processes"), Spawn, Some(AtLeast(4.0)), None),
         processes("local: an idle process", Unit::BytesEach, Idle, Some(Under(1536.0)), None),
+        linked("local: 10 000 in a chain end", Chain),
+        linked("local: 10 000 in a star end", Star),
+        linked("local: 10 000 in a ring end", Ring),
         Bout {
             name: "net: one caller, 64 B, latency",
             unit: Unit::MedianTime,
@@ -132,6 +135,17 @@ pub(super) fn all() -> Vec<Bout> {
 
 fn row<const N: usize>(against: [Contestant; N], target: Option<Target>) -> Row {
     Row { against: against.into(), target }
+}
+
+/// Processes that end with one of them: nobody else has links.
+fn linked(name: &'static str, work: local::Work) -> Bout {
+    let erlang = Contestant::Erlang(work);
+    Bout {
+        name,
+        unit: Unit::MedianTime,
+        contestants: vec![Contestant::Local(local::System::Chan, work), erlang],
+        rows: vec![row([erlang], None)],
+    }
 }
 
 /// A bout inside one program: against the actors, against tokio, and against Erlang.

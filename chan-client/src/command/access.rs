@@ -3,17 +3,16 @@
 use std::time::Duration;
 
 use lib_chan::login::Credential;
+use lib_chan::private::{self, quoted};
 use lib_chan::secret::{KeyError, Password, PasswordError, PrivateKey};
 use tokio::time::Instant;
 
 use super::arguments::{Access, Start};
 use super::failure::Failure;
 use super::notice::Notice;
-use super::prompt::ask_secret;
 use crate::bookmark::Bookmarks;
 use crate::connect::{Connect, Step, connect};
 use crate::json::compact;
-use crate::secret_file::{quoted, read_secret_file};
 use crate::url::ChanUrl;
 
 /// What the user proves with.
@@ -59,13 +58,13 @@ impl Access {
 
     fn secret(&self, url: &ChanUrl) -> Result<Secret, Failure> {
         if let Some(path) = &self.key_file {
-            let contents = read_secret_file(path).map_err(Failure::usage)?;
+            let contents = private::read(path, PrivateKey::MAX_FILE_LEN).map_err(Failure::usage)?;
             let named = |error: KeyError| Failure::usage(format_args!("{}: {error}", quoted(path)));
             return PrivateKey::from_file_contents(&contents).map(Secret::Key).map_err(named);
         }
         let password = match &self.password_file {
             Some(path) => {
-                let contents = read_secret_file(path).map_err(Failure::usage)?;
+                let contents = private::read(path, Password::MAX_FILE_LEN).map_err(Failure::usage)?;
                 let named = |error: PasswordError| Failure::usage(format_args!("{}: {error}", quoted(path)));
                 Password::from_file_contents(&contents).map_err(named)?
             }
@@ -81,7 +80,7 @@ fn ask(url: &ChanUrl) -> Result<Password, Failure> {
         name => format!("{name} of "),
     };
     let question = format!("Password for {client}{} at {}: ", url.service(), url.authority());
-    let typed = ask_secret(&question).map_err(|_| {
+    let typed = private::ask(&question).map_err(|_| {
         Failure::usage("there is no terminal to ask for the password; give --password-file or --key-file")
     })?;
     let typed = typed.ok_or_else(|| Failure::usage("no password was given"))?;
@@ -170,7 +169,6 @@ fn json_quoted(what: &str, text: &str, whole: &str) -> Result<Box<str>, Failure>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::secret_file::create_secret_file;
 
     fn access(url: &str) -> Access {
         Access { url: url.into(), password_file: None, key_file: None, accept_new: false, timeout: None }
@@ -184,10 +182,10 @@ mod tests {
     fn a_secret_is_read_from_its_file() {
         let directory = tempfile::tempdir().unwrap();
         let (password, key) = (directory.path().join("password"), directory.path().join("key"));
-        create_secret_file(&password, b"secret\n").unwrap();
+        private::create(&password, b"secret\n").unwrap();
         let seed = lib_chan::secret::Secret::new([7; 32]);
         let contents = PrivateKey::from_seed(seed).unwrap().to_file_contents();
-        create_secret_file(&key, contents.as_bytes()).unwrap();
+        private::create(&key, contents.as_bytes()).unwrap();
         let with_password = Access { password_file: Some(password.clone()), ..access("chan://h:1/s?tofu") };
         assert!(matches!(with_password.way().unwrap().secret, Secret::Password(_)));
         let with_key = Access { key_file: Some(key), ..access("chan://h:1/s?tofu") };

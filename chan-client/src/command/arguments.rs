@@ -36,7 +36,7 @@ pub(super) enum Command {
         #[command(flatten)]
         start: Start,
     },
-    /// Send a message that has no answer, and wait until it has arrived; that it could be read, only a call tells
+    /// Send a message that has no answer, and wait until the service has taken it
     Cast {
         #[command(flatten)]
         access: Access,
@@ -114,7 +114,7 @@ pub(super) struct Access {
     /// With ?tofu: accept the key of a server never seen before, and remember it
     #[arg(long)]
     pub(super) accept_new: bool,
-    /// Time until the answer is here (call, cast) or the session is open, such as 5s or 2m
+    /// Time until the answer is here (call), the message is taken (cast) or the session is open, such as 5s or 2m
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub(super) timeout: Option<Duration>,
 }

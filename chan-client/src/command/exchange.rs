@@ -5,7 +5,7 @@ use std::future::pending;
 
 use bytes::Bytes;
 use lib_chan::payload::Codec;
-use lib_chan::{CallError, Channel, ExitReason, Message, Opaque};
+use lib_chan::{CallError, Channel, ExitReason, Limits, Message, Opaque};
 use tokio::time::{Instant, timeout};
 
 use super::access::{Way, json};
@@ -48,21 +48,27 @@ pub(super) fn cast(access: &Access, message: &str, start: &Start, notice: &Notic
     let way = access.way()?;
     block_on(notice.during(async {
         let began = Instant::now();
-        let chan = open(&way, &args, notice).await?;
-        notice.wait_for("waiting until the message has arrived");
+        let mut chan = open(&way, &args, notice).await?;
+        notice.wait_for("waiting until the service takes the message");
+        let remote = chan.remote();
         let sending = async {
-            let sent = chan.remote().cast(message).await;
+            let sent = remote.cast(message).await;
             sent.map_err(|error| Failure::not_sent(&error.reason))?;
-            // Nothing but its acknowledgement says that a cast has arrived, and `close` waits for it.
-            chan.close().await.map_err(|reason| Failure::cast(&reason))
+            // Only when it is taken it shows whether it can be read, and the end of the session would overtake that.
+            remote.taken().await.map_err(|reason| Failure::cast(&reason))
         };
-        match way.time_left(began) {
-            Some(time) => timeout(time, sending).await.unwrap_or_else(|_| {
-                let late = "the time is over before the message was known to have arrived";
+        let time = way.time_left(began).unwrap_or_else(|| Limits::default().call_timeout);
+        let taken = tokio::select! {
+            sent = timeout(time, sending) => sent.unwrap_or_else(|_| {
+                let late = "the service did not take the message in time; give it longer with --timeout";
                 Err(Failure::new(Code::Deadline, format_args!("{late} ({MAYBE})")))
             }),
-            None => sending.await,
-        }
+            never = discard(&mut chan) => match never {},
+        };
+        // What became of the cast is known; how the session ends changes nothing about that.
+        notice.wait_for("closing the session");
+        drop(chan.close().await);
+        taken
     }))
 }
 

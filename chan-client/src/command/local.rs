@@ -4,6 +4,7 @@ use std::path::Path;
 
 use clap::CommandFactory;
 use clap_complete::Shell;
+use lib_chan::private;
 use lib_chan::secret::{PrivateKey, PublicKey, Secret};
 use zeroize::Zeroizing;
 
@@ -11,7 +12,6 @@ use super::arguments::Arguments;
 use super::failure::Failure;
 use super::print_line;
 use crate::bookmark::Bookmarks;
-use crate::secret_file::create_secret_file;
 use crate::url::ChanUrl;
 
 pub(super) fn keygen(file: &Path) -> Result<(), Failure> {
@@ -22,7 +22,7 @@ fn new_key(file: &Path) -> Result<PublicKey, Failure> {
     let mut seed = Zeroizing::new([0; 32]);
     aws_lc_rs::rand::fill(&mut *seed).map_err(|_| Failure::local("the system gave no random bytes"))?;
     let key = PrivateKey::from_seed(Secret::new(*seed)).map_err(Failure::local)?;
-    create_secret_file(file, key.to_file_contents().as_bytes()).map_err(Failure::usage)?;
+    private::create(file, key.to_file_contents().as_bytes()).map_err(Failure::usage)?;
     Ok(key.public_key())
 }
 
@@ -46,7 +46,6 @@ pub(super) fn man(directory: &Path) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::secret_file::read_secret_file;
 
     #[test]
     fn a_new_key_can_be_read_and_is_a_new_one_each_time() {
@@ -54,7 +53,9 @@ mod tests {
         let keys = ["a", "b"].map(|name| {
             let file = directory.path().join(name);
             let public = new_key(&file).unwrap();
-            let read = PrivateKey::from_file_contents(&read_secret_file(&file).unwrap()).unwrap();
+            let read =
+                PrivateKey::from_file_contents(&private::read(&file, PrivateKey::MAX_FILE_LEN).unwrap())
+                    .unwrap();
             assert_eq!(read.public_key(), public);
             public
         });
@@ -66,9 +67,9 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("key");
         new_key(&file).unwrap();
-        let contents = read_secret_file(&file).unwrap();
+        let contents = private::read(&file, PrivateKey::MAX_FILE_LEN).unwrap();
         assert_eq!(new_key(&file).unwrap_err().exit_code(), 2);
-        assert_eq!(read_secret_file(&file).unwrap(), contents);
+        assert_eq!(private::read(&file, PrivateKey::MAX_FILE_LEN).unwrap(), contents);
     }
 
     #[test]

@@ -6,14 +6,13 @@ mod exchange;
 mod failure;
 mod local;
 mod notice;
-mod prompt;
 mod repl;
 mod tunnel;
 
 use std::io::{Write, stdout};
 
 use clap::Parser;
-use rustix::process::{Resource, Rlimit, setrlimit};
+use lib_chan::private::forbid_core_dumps;
 
 pub use arguments::Arguments;
 use arguments::Command;
@@ -43,17 +42,6 @@ pub fn run() -> Result<(), Failure> {
         Command::Completions { shell } => local::completions(shell),
         Command::Man { directory } => local::man(&directory),
     }
-}
-
-/// A core dump would hold the password. The limit alone does not stop a system that pipes dumps to a program, so on
-/// Linux the process is also marked as one that is not dumped.
-fn forbid_core_dumps() -> Result<(), Failure> {
-    let none = Rlimit { current: Some(0), maximum: Some(0) };
-    setrlimit(Resource::Core, none).map_err(std::io::Error::from)?;
-    #[cfg(target_os = "linux")]
-    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
-        .map_err(std::io::Error::from)?;
-    Ok(())
 }
 
 /// Runs a command that talks to a server.

@@ -1,15 +1,24 @@
 //! Messages typed line by line.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::io::{BufRead, IsTerminal, stdin, stdout};
 use std::pin::Pin;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::Duration;
 
-use lib_chan::{Channel, Message, Opaque, Remote};
-use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
+use lib_chan::{Channel, Limits, Message, Opaque, Remote};
+use rustix::process::{Signal, getpid, kill_process};
+use rustyline::completion::Completer;
 use rustyline::error::ReadlineError;
-use rustyline::{DefaultEditor, ExternalPrinter};
+use rustyline::highlight::Highlighter;
+use rustyline::hint::Hinter;
+use rustyline::history::MemHistory;
+use rustyline::validate::Validator;
+use rustyline::{Config, Editor, ExternalPrinter, Helper};
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 
 use super::access::typed_json;
 use super::arguments::{Access, Start};
@@ -33,6 +42,11 @@ pub(super) fn repl(access: &Access, start: &Start, notice: &Notice) -> Result<()
         let left = converse(&mut chan, &mut console).await;
         console.finish(left.is_err()).await;
         left?;
+        // A cast that cannot be read shows when it is taken, which the end of the session would overtake.
+        let remote = chan.remote();
+        if let Ok(taken) = timeout(Limits::default().close_timeout, remote.taken()).await {
+            taken.map_err(|reason| Failure::cast(&reason))?;
+        }
         chan.close().await.map_err(|reason| Failure::cast(&reason))
     })
 }
@@ -72,7 +86,7 @@ async fn converse(chan: &mut Channel<Opaque>, console: &mut Console) -> Result<(
                 room.send(unshown.pop_front().unwrap_or_default());
             }
             input = console.inputs.recv(), if more_input && typed.len() < MAX_TYPED => match input {
-                Some(Input::Line(line)) => typed.push_back(line),
+                Some(Input::Line(text)) => typed.extend(lines(text)),
                 Some(Input::Interrupt) => {
                     typed.clear();
                     unshown.push_back(interrupted(work.take().is_some()).into());
@@ -127,6 +141,14 @@ enum Line {
     Help,
 }
 
+/// What was given at once: one message, that may be of several lines, or a message on each line, as they are pasted.
+fn lines(text: String) -> Vec<String> {
+    match text.contains('\n') && parse(&text).is_err() {
+        true => text.lines().map(str::to_owned).collect(),
+        false => vec![text],
+    }
+}
+
 fn parse(line: &str) -> Result<Line, Failure> {
     match line.trim() {
         "" => Ok(Line::Empty),
@@ -149,54 +171,136 @@ struct Console {
     inputs: mpsc::Receiver<Input>,
     show: mpsc::Sender<String>,
     showing: thread::JoinHandle<()>,
-    /// The terminal's own settings. The editor has changed them, and is still reading when the service ends.
-    settings: Option<Termios>,
+    /// Where the line editor is, if there is one.
+    prompt: Option<Arc<Prompt>>,
 }
 
 impl Console {
     fn start() -> Result<Self, Failure> {
         let (input, inputs) = mpsc::channel(1);
         let (show, to_show) = mpsc::channel(1);
-        let terminal = stdin().is_terminal() && stdout().is_terminal();
-        let (settings, showing) = match terminal {
-            true => {
-                let settings = tcgetattr(stdin()).map_err(std::io::Error::from)?;
-                // The history is kept in memory alone; what is typed here may be secret. What comes in is shown late
-                // while an input method hands over several characters at once (rustyline issue 976).
-                let mut editor = DefaultEditor::new().map_err(Failure::local)?;
-                let printer = editor.create_external_printer().map_err(Failure::local)?;
-                thread::spawn(move || edit(&mut editor, &input));
-                (Some(settings), thread::spawn(move || show_above(printer, to_show)))
-            }
-            false => {
-                thread::spawn(move || read(&input));
-                (None, thread::spawn(move || show_plainly(to_show)))
-            }
-        };
-        Ok(Self { inputs, show, showing, settings })
+        if !stdin().is_terminal() || !stdout().is_terminal() {
+            thread::spawn(move || read(&input));
+            let showing = thread::spawn(move || show_plainly(to_show));
+            return Ok(Self { inputs, show, showing, prompt: None });
+        }
+        // The history is kept in memory alone; what is typed here may be secret.
+        let mut editor =
+            Editor::with_history(Config::default(), MemHistory::new()).map_err(Failure::local)?;
+        let prompt = Arc::new(Prompt::default());
+        editor.set_helper(Some(Painter(Arc::clone(&prompt))));
+        let printer = editor.create_external_printer().map_err(Failure::local)?;
+        let (editing, showing) = (Arc::clone(&prompt), Arc::clone(&prompt));
+        thread::spawn(move || {
+            edit(editor, &editing, &input);
+            editing.becomes(Reading::Over);
+        });
+        let showing = thread::spawn(move || show_above(printer, &showing, to_show));
+        Ok(Self { inputs, show, showing, prompt: Some(prompt) })
     }
 
     /// Waits until everything is shown, and gives the terminal back as it was; if the user did not leave, with the
     /// prompt still in its last line.
     async fn finish(self, prompting: bool) {
-        let Self { show, showing, settings, inputs: _ } = self;
+        let Self { show, showing, prompt, inputs } = self;
         drop(show);
         // It ends when it has shown the last; a terminal that shows nothing more is nobody to wait for.
         let _ = tokio::task::spawn_blocking(|| showing.join()).await;
-        if let Some(settings) = settings {
-            // If the terminal is gone there is nothing to set.
-            let _ = tcsetattr(stdin(), OptionalActions::Now, &settings);
-            if prompting {
-                eprintln!();
-            }
+        drop(inputs);
+        let Some(prompt) = prompt else { return };
+        let _ = tokio::task::spawn_blocking(move || prompt.close()).await;
+        if prompting {
+            eprintln!();
         }
     }
 }
 
-/// Reads with line editing until the end of the input, or until nobody takes it.
-fn edit(editor: &mut DefaultEditor, inputs: &mpsc::Sender<Input>) {
+/// Where the line editor is, as it and whoever gives the terminal back must agree: a program that ends while the editor
+/// is on its way to change the terminal's settings, or to show a line, would leave it changed, or the line unseen.
+#[derive(Debug, Default)]
+struct Prompt {
+    reading: Mutex<Reading>,
+    moved: Condvar,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Reading {
+    /// It may be about to change the terminal's settings.
+    #[default]
+    Not,
+    /// It has changed them, and waits for keys.
+    Waits,
+    /// It reads no more, and the settings are as they were.
+    Over,
+}
+
+impl Prompt {
+    /// How long it is waited for the editor: on a terminal that cannot move its cursor it changes no settings, and
+    /// never says that it waits.
+    const PATIENCE: Duration = Duration::from_secs(1);
+
+    fn becomes(&self, next: Reading) {
+        *self.lock() = next;
+        self.moved.notify_all();
+    }
+
+    /// Waits until the editor reads, or reads no more.
+    fn wait(&self) {
+        self.wait_while(|reading| reading == Reading::Not);
+    }
+
+    /// Ends the editor where it reads.
+    fn close(&self) {
+        self.wait();
+        {
+            // Under the lock, so that the editor is there to take the signal, which would else end the program.
+            let reading = self.lock();
+            if *reading != Reading::Waits || kill_process(getpid(), Signal::INT).is_err() {
+                return;
+            }
+        }
+        self.wait_while(|reading| reading != Reading::Over);
+    }
+
+    fn wait_while(&self, condition: impl Fn(Reading) -> bool) {
+        let waited =
+            self.moved.wait_timeout_while(self.lock(), Self::PATIENCE, |reading| condition(*reading));
+        drop(waited);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Reading> {
+        self.reading.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Says when the prompt is drawn, which the editor does once it has changed the terminal's settings.
+struct Painter(Arc<Prompt>);
+
+impl Highlighter for Painter {
+    fn highlight_prompt<'b, 's: 'b, 'p: 'b>(&'s self, prompt: &'p str, _default: bool) -> Cow<'b, str> {
+        self.0.becomes(Reading::Waits);
+        prompt.into()
+    }
+}
+
+impl Helper for Painter {}
+
+impl Validator for Painter {}
+
+impl Completer for Painter {
+    type Candidate = String;
+}
+
+impl Hinter for Painter {
+    type Hint = String;
+}
+
+/// Reads with line editing until the end of the input, or until nobody takes it, or a signal.
+fn edit(mut editor: Editor<Painter, MemHistory>, prompt: &Prompt, inputs: &mpsc::Sender<Input>) {
     loop {
-        let input = match editor.readline("> ") {
+        let read = editor.readline("> ");
+        prompt.becomes(Reading::Not);
+        let input = match read {
             Ok(line) => {
                 // A line that cannot be kept in the history is still one to send.
                 let _ = editor.add_history_entry(&line);
@@ -219,12 +323,15 @@ fn read(inputs: &mpsc::Sender<Input>) {
     }
 }
 
-fn show_above(mut printer: impl ExternalPrinter, mut lines: mpsc::Receiver<String>) {
+fn show_above(mut printer: impl ExternalPrinter, prompt: &Prompt, mut lines: mpsc::Receiver<String>) {
     while let Some(line) = lines.blocking_recv() {
         if printer.print(line + "\n").is_err() {
             return;
         }
     }
+    // The printer keeps one line for the editor, and waits with a second until that is taken to be shown.
+    prompt.wait();
+    let _ = printer.print(String::new());
 }
 
 fn show_plainly(mut lines: mpsc::Receiver<String>) {
@@ -238,6 +345,15 @@ fn show_plainly(mut lines: mpsc::Receiver<String>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pasted_lines_are_a_message_each_unless_they_are_one_together() {
+        let pasted = |text: &str| lines(text.into());
+        assert_eq!(pasted("1"), ["1"]);
+        assert_eq!(pasted("[1,\n2]"), ["[1,\n2]"]);
+        assert_eq!(pasted("! {\"a\":\n1}\n"), ["! {\"a\":\n1}\n"]);
+        assert_eq!(pasted("1\n! 2\n\n{wrong\n"), ["1", "! 2", "", "{wrong"]);
+    }
 
     #[test]
     fn a_line_is_a_call_or_with_a_bang_a_cast() {

@@ -70,5 +70,6 @@ async fn a_stream_that_fails_ends_the_session() {
         matches!(&relayed, Err(RelayError::Stream(error)) if error.kind() == io::ErrorKind::BrokenPipe),
         "{relayed:?}"
     );
+    // The service has answered to that.
     assert_eq!(ended.ended().await, ExitReason::Normal);
 }

@@ -4,5 +4,3 @@ mod command;
 mod connect;
 mod forward;
 mod server;
-#[cfg(target_os = "linux")]
-mod terminal;

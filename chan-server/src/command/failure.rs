@@ -2,9 +2,10 @@
 
 use std::{fmt, io};
 
+use lib_chan::private::PrivateFileError;
+
 use crate::config::ConfigError;
 use crate::identity::IdentityError;
-use crate::private_file::PrivateFileError;
 use crate::server::StartError;
 
 /// What to tell the user, and the exit code.

@@ -9,13 +9,13 @@ use std::io::{Write, stdout};
 use std::path::{Path, PathBuf};
 
 use clap::{CommandFactory, Parser};
+use lib_chan::private::forbid_core_dumps;
 
 pub use arguments::Arguments;
 use arguments::Command;
 pub use failure::Failure;
 
 use crate::config::Config;
-use crate::identity::StateDir;
 use crate::modules::Modules;
 
 /// Runs the command that this program was started with.
@@ -26,14 +26,13 @@ use crate::modules::Modules;
 /// wish for help, end the program here.
 pub fn run() -> Result<(), Failure> {
     forbid_core_dumps()?;
-    let Arguments { command, state } = Arguments::parse();
-    let state = || state.map_or_else(StateDir::standard, |path| Ok(StateDir::at(path)));
+    let Arguments { command, place } = Arguments::parse();
     match command {
-        None => serve::serve_or_begin(&state()?),
-        Some(Command::Serve { choice }) => serve::serve(&choice, &state()?),
+        None => serve::serve_or_begin(&place.state()?),
+        Some(Command::Serve { choice, place }) => serve::serve(&choice, &place.state()?),
         Some(Command::Check { config }) => check(config.as_deref()),
-        Some(Command::Identity { choice }) => serve::identity(&choice, &state()?),
-        Some(Command::Passwd(passwd)) => passwd.run(&state()?),
+        Some(Command::Identity { choice, place }) => serve::identity(&choice, &place.state()?),
+        Some(Command::Passwd(passwd)) => passwd.run(),
         Some(Command::Completions { shell }) => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Arguments::command(), "chan-server", &mut script);
@@ -78,24 +77,6 @@ fn searched() -> Vec<PathBuf> {
     let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let own = absolute("XDG_CONFIG_HOME").or_else(|| absolute("HOME").map(|home| home.join(".config")));
     own.into_iter().chain(["/etc".into()]).map(|place| place.join("chan-server/chan-server.toml")).collect()
-}
-
-/// A core dump would hold verifiers and the private key. The limit alone does not stop a system that pipes dumps to a
-/// program, so on Linux the process is also marked as one that is not dumped.
-#[cfg(unix)]
-fn forbid_core_dumps() -> Result<(), Failure> {
-    use rustix::process::{Resource, Rlimit, setrlimit};
-    let none = Rlimit { current: Some(0), maximum: Some(0) };
-    setrlimit(Resource::Core, none).map_err(std::io::Error::from)?;
-    #[cfg(target_os = "linux")]
-    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
-        .map_err(std::io::Error::from)?;
-    Ok(())
-}
-
-#[cfg(not(unix))]
-fn forbid_core_dumps() -> Result<(), Failure> {
-    Ok(())
 }
 
 fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {

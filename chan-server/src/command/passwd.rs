@@ -7,16 +7,13 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use clap::Args;
 use lib_chan::auth::{Argon2Params, ClientId, PasswordVerifier, Salt, ServiceName};
+use lib_chan::private;
 use lib_chan::secret::Password;
 use zeroize::Zeroizing;
 
+use super::arguments::Place;
 use super::{Failure, print_line};
 use crate::config::MIN_CHARS;
-use crate::identity::StateDir;
-use crate::private_file;
-
-/// The most bytes of a password file, its newline included.
-const MAX_FILE_LEN: usize = Password::MAX_LEN + 2;
 
 #[derive(Debug, Args)]
 pub(super) struct Passwd {
@@ -38,10 +35,12 @@ pub(super) struct Passwd {
     /// Take a typed password of fewer than 12 characters
     #[arg(long, conflicts_with = "generate")]
     weak: bool,
+    #[command(flatten)]
+    place: Place,
 }
 
 impl Passwd {
-    pub(super) fn run(&self, state: &StateDir) -> Result<(), Failure> {
+    pub(super) fn run(&self) -> Result<(), Failure> {
         let password = self.password()?;
         if password.chars() < MIN_CHARS && !self.weak {
             return Err(Failure::usage(format_args!(
@@ -55,7 +54,7 @@ impl Passwd {
                 "made {}; in the configuration: password_file = {file:?}",
                 file.display()
             )),
-            _ => self.write_verifier(&self.verifier(&password, state)?),
+            _ => self.write_verifier(&self.verifier(&password)?),
         }
     }
 
@@ -63,11 +62,11 @@ impl Passwd {
     fn password(&self) -> Result<Password, Failure> {
         let contents = match &self.password_file {
             _ if self.generate => self.generated()?,
-            Some(file) => private_file::read(file, MAX_FILE_LEN)?,
+            Some(file) => private::read(file, Password::MAX_FILE_LEN)?,
             None if stdin().is_terminal() => asked()?,
             None => {
-                let mut contents = Zeroizing::new(Vec::with_capacity(MAX_FILE_LEN + 1));
-                stdin().take(MAX_FILE_LEN as u64 + 1).read_to_end(&mut contents)?;
+                let mut contents = Zeroizing::new(Vec::with_capacity(Password::MAX_FILE_LEN + 1));
+                stdin().take(Password::MAX_FILE_LEN as u64 + 1).read_to_end(&mut contents)?;
                 contents
             }
         };
@@ -77,19 +76,19 @@ impl Passwd {
     fn generated(&self) -> Result<Zeroizing<Vec<u8>>, Failure> {
         let line = generate()?;
         match &self.password_file {
-            Some(file) => private_file::create(file, line.as_bytes())?,
+            Some(file) => private::create(file, line.as_bytes())?,
             // Not to standard output, where the verifier goes.
             None => eprint!("password: {}", *line),
         }
         Ok(Zeroizing::new(line.as_bytes().to_vec()))
     }
 
-    fn verifier(&self, password: &Password, state: &StateDir) -> Result<PasswordVerifier, Failure> {
+    fn verifier(&self, password: &Password) -> Result<PasswordVerifier, Failure> {
         let client = match &self.client {
             Some(client) => ClientId::new(client.as_str()).map_err(Failure::usage)?,
             None => ClientId::default(),
         };
-        let salt = match state.known_name_key()? {
+        let salt = match self.place.state()?.known_name_key()? {
             Some(name_key) => name_key.salt(&self.service, &client),
             // Away from the server any salt will do: it stays as long as the verifier does.
             None => {
@@ -111,7 +110,7 @@ impl Passwd {
             return print_line(&line);
         };
         line.push('\n');
-        private_file::create(file, line.as_bytes())?;
+        private::create(file, line.as_bytes())?;
         print_line(&format!("made {}; in the configuration: verifier_file = {file:?}", file.display()))
     }
 }
@@ -128,10 +127,12 @@ pub(super) fn generate() -> Result<Zeroizing<String>, Failure> {
 
 /// Asks twice, since nobody sees what is typed.
 fn asked() -> Result<Zeroizing<Vec<u8>>, Failure> {
-    let first = Zeroizing::new(rpassword::prompt_password("Password: ")?);
-    let second = Zeroizing::new(rpassword::prompt_password("Once more: ")?);
-    if *first != *second {
+    let ask = |question| {
+        private::ask(question)?.ok_or_else(|| Failure::usage("no password was given; nothing was made"))
+    };
+    let (first, second) = (ask("Password: ")?, ask("Once more: ")?);
+    if first != second {
         return Err(Failure::usage("the two are not the same; nothing was made"));
     }
-    Ok(Zeroizing::new(first.as_bytes().to_vec()))
+    Ok(first)
 }

@@ -3,14 +3,18 @@
 use std::fmt::Write;
 use std::io::ErrorKind::AddrInUse;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use humantime::format_duration;
+use lib_chan::Limits;
+use lib_chan::private::quoted;
 
 use super::arguments::Choice;
 use super::{Failure, block_on, found, print_line, searched};
 use crate::audit::Audit;
 use crate::config::Config;
-use crate::identity::{Identity, StateDir};
+use crate::identity::{Identity, StateDir, create_or_keep};
 use crate::modules::Modules;
-use crate::private_file::{self, PrivateFileError, quoted};
 use crate::server::{Server, ServiceUrl, StartError, urls};
 
 /// `chan-server serve`.
@@ -20,6 +24,7 @@ pub(super) fn serve(choice: &Choice, state: &StateDir) -> Result<(), Failure> {
         // Before anything is printed: whoever reads it may say at once that it is enough.
         let signals = Signals::new()?;
         let config = choice.load()?;
+        let drain_timeout = config.limits().drain_timeout;
         let server = Server::bind(config, state, Audit::stderr()).await?;
         let mut text = listening(&server);
         for ServiceUrl { service, client, url, .. } in server.urls() {
@@ -27,7 +32,7 @@ pub(super) fn serve(choice: &Choice, state: &StateDir) -> Result<(), Failure> {
             let _ = write!(text, "\n{who}: {url}");
         }
         print_line(&text)?;
-        run(server, signals).await
+        run(server, signals, drain_timeout).await
     })
 }
 
@@ -71,17 +76,14 @@ async fn begin(state: &StateDir) -> Result<(), Failure> {
     let signals = Signals::new()?;
     state.create()?;
     let password_file = state.file("password");
-    match private_file::create(&password_file, super::passwd::generate()?.as_bytes()) {
-        Err(PrivateFileError::Io { .. }) if password_file.exists() => {}
-        created => created?,
-    }
+    create_or_keep(&password_file, super::passwd::generate()?.as_bytes())?;
     let server = match bind_beginning(state, 1234).await {
         // Somebody else has the usual port; any other does as well, since it is printed.
         Err(StartError::Bind(error)) if error.error.kind() == AddrInUse => bind_beginning(state, 0).await?,
         bound => bound?,
     };
     print_line(&beginning(&server, &password_file))?;
-    run(server, signals).await
+    run(server, signals, Limits::default().drain_timeout).await
 }
 
 async fn bind_beginning(state: &StateDir, port: u16) -> Result<Server, StartError> {
@@ -132,10 +134,23 @@ fn listening(server: &Server) -> String {
     format!("Listening on {}, reachable from {reach}.", addresses.join(" and "))
 }
 
-/// Serves until it is told to stop. A second signal cuts what the first has left.
-async fn run(mut server: Server, mut signals: Signals) -> Result<(), Failure> {
+/// Serves until it is told to stop, and then until its sessions have ended or their time is over. A second signal ends
+/// them, a third cuts them off.
+async fn run(mut server: Server, mut signals: Signals, drain_timeout: Duration) -> Result<(), Failure> {
     tokio::select! {
         () = server.run() => {}
+        () = signals.recv() => {}
+    }
+    let sessions = server.sessions();
+    if sessions > 0 && !drain_timeout.is_zero() {
+        let (plural, most) = (if sessions == 1 { "" } else { "s" }, format_duration(drain_timeout));
+        // Whether anybody reads it changes nothing.
+        let _ = print_line(&format!(
+            "Waiting at most {most} for {sessions} session{plural} to end; again Ctrl-C ends them now."
+        ));
+    }
+    tokio::select! {
+        () = server.drain() => {}
         () = signals.recv() => {}
     }
     tokio::select! {

@@ -4,13 +4,13 @@ use std::collections::HashSet;
 use std::io;
 
 use lib_chan::auth::PasswordVerifier;
+use lib_chan::private::{self, PrivateFileError, quoted};
 use lib_chan::secret::{KeyError, Password, PasswordError, PublicKey};
 use toml::Spanned;
 use zeroize::Zeroizing;
 
 use super::Context;
 use super::document::{Problems, Table};
-use crate::private_file::{self, PrivateFileError, quoted};
 
 /// What a client proves itself with.
 #[derive(Debug)]
@@ -67,7 +67,7 @@ pub(super) fn read(
     let text = Zeroizing::new(entry.value::<String>(example(key), problems).ok_or(())?.into_inner());
     let credential = match key {
         "password" => private(key, context).and_then(|()| password(key, Password::new(&text), weak)),
-        "password_file" => secret_file(key, who, &text, Password::MAX_LEN + 2, context)
+        "password_file" => secret_file(key, who, &text, Password::MAX_FILE_LEN, context)
             .and_then(|bytes| password(key, Password::from_file_contents(&bytes), weak)),
         "verifier" => private(key, context).and_then(|()| verifier(key, who, &text, salts)),
         "verifier_file" => secret_file(key, who, &text, MAX_LINE_LEN, context).and_then(|bytes| {
@@ -104,7 +104,7 @@ fn secret_file(
     max: usize,
     context: &Context<'_>,
 ) -> Result<Zeroizing<Vec<u8>>, String> {
-    private_file::read(&context.beside(name), max).map_err(|error| match error {
+    private::read(&context.beside(name), max).map_err(|error| match error {
         PrivateFileError::Io { error, path } if error.kind() == io::ErrorKind::NotFound => {
             let path = quoted(&path);
             let make = match key {

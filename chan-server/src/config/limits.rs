@@ -30,6 +30,7 @@ const GIB: usize = 1024 * MIB;
 const MANY: usize = 1_000_000;
 
 const FIELDS: &[(&str, Field)] = &[
+    ("dial_timeout", Field::Time(|l| &mut l.dial_timeout, 100..=HOUR)),
     ("tls_timeout", Field::Time(|l| &mut l.tls_timeout, 100..=HOUR)),
     ("login_timeout", Field::Time(|l| &mut l.login_timeout, 100..=HOUR)),
     ("max_logins_before_drop", Field::Count(|l| &mut l.max_logins_before_drop, 1..=MANY)),
@@ -92,7 +93,7 @@ pub(super) fn read(mut table: Table<'_>, problems: &mut Problems<'_>) -> Limits 
 /// A number with or without a unit.
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Number {
+pub(crate) enum Number {
     Plain(u64),
     WithUnit(String),
 }
@@ -133,9 +134,7 @@ impl Field {
                 *field(limits) = Duration::from_millis(within(milliseconds, range)?);
             }
             Self::Bytes(field, range) => {
-                let bytes =
-                    number.in_units(&[("KiB", KIB as u64), ("MiB", MIB as u64), ("GiB", GIB as u64)], 1)?;
-                *field(limits) = within(usize::try_from(bytes).ok()?, range)?;
+                *field(limits) = within(number.bytes()?, range)?;
             }
             Self::Count(field, range) => *field(limits) = within(number.count()?, range)?,
             Self::Count32(field, range) => *field(limits) = within(number.count()?, range)?,
@@ -146,6 +145,12 @@ impl Field {
 }
 
 impl Number {
+    /// A number of bytes.
+    pub(crate) fn bytes(&self) -> Option<usize> {
+        let units = [("KiB", KIB as u64), ("MiB", MIB as u64), ("GiB", GIB as u64)];
+        usize::try_from(self.in_units(&units, 1)?).ok()
+    }
+
     /// A number without a unit.
     fn count<T: TryFrom<u64>>(&self) -> Option<T> {
         match self {

@@ -21,6 +21,7 @@ pub use credential::Credential;
 pub(crate) use credential::MIN_CHARS;
 pub use document::{ConfigError, Problem};
 pub(crate) use document::{nearest, shown};
+pub(crate) use limits::Number;
 pub use service::{Client, Service};
 
 use document::{Problems, Table};

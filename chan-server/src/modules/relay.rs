@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 
-/// The most bytes of one message.
+/// The most bytes of one message; fewer where the client takes no more.
 const MAX_PIECE_LEN: usize = 16 * 1024;
 /// How long a stream may still take what came before the end of its session.
 const LAST_BYTES_TIMEOUT: Duration = Duration::from_secs(10);
@@ -88,10 +88,11 @@ async fn write(writer: &mut (impl AsyncWrite + Unpin), piece: &[u8]) -> std::io:
 
 /// Sends what there is to read, to its end, but not that end.
 async fn to_client(mut reader: impl AsyncRead + Unpin, client: &Remote<Opaque>) -> Result<(), ExitReason> {
+    let max_piece_len = client.max_payload_len().min(MAX_PIECE_LEN);
     let mut buffer = bytes::BytesMut::new();
     loop {
-        buffer.reserve(MAX_PIECE_LEN);
-        let mut piece = (&mut reader).take(MAX_PIECE_LEN as u64);
+        buffer.reserve(max_piece_len);
+        let mut piece = (&mut reader).take(max_piece_len as u64);
         let read = piece.read_buf(&mut buffer).await.map_err(|error| reason(&error))?;
         if read == 0 {
             return Ok(());

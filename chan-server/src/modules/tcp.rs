@@ -1,7 +1,6 @@
 //! A TCP connection of its own for each client: `mfa = ["tcp", "connect", "127.0.0.1:6379"]`.
 
 use std::fmt;
-use std::time::Duration;
 
 use lib_chan::{Channel, ExitReason, Opaque, Process};
 use serde::de::{Error, Unexpected, Visitor};
@@ -9,9 +8,6 @@ use serde::{Deserialize, Deserializer};
 use tokio::net::TcpStream;
 
 use super::relay::{reason, relay};
-
-/// Longer than any network takes that is worth waiting for.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A host and a port, as a configuration names them.
 #[derive(Clone, Debug)]
@@ -50,7 +46,7 @@ impl Visitor<'_> for HostPortVisitor {
 /// # Errors
 /// When there is no connection, with the reason; and when the client is gone.
 pub async fn connect(_me: Process, chan: Channel<Opaque>, to: HostPort) -> Result<(), ExitReason> {
-    let connecting = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(&*to.0));
+    let connecting = tokio::time::timeout(chan.limits().dial_timeout, TcpStream::connect(&*to.0));
     let stream = match connecting.await {
         Ok(connected) => connected.map_err(|error| reason(&error))?,
         Err(_) => return Err(reason(&std::io::ErrorKind::TimedOut.into())),

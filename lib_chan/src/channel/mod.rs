@@ -22,10 +22,10 @@ pub use self::remote::Remote;
 pub(crate) use self::reply::FarReply;
 use self::{given::Given, remote::Handle};
 use crate::{
-    Address, ExitReason, Incoming, Message, Reply,
+    Address, ExitReason, Incoming, Limits, Message, Reply,
     middleman::{Shared, now},
     payload,
-    process::{Owned, current, current_id, poll_proceed, settle},
+    process::{Owned, current, current_id, poll_proceed, poll_proceed_shortly, settle},
     session::{Inbound, InboundKind},
     wire::RefuseCode,
 };
@@ -78,6 +78,11 @@ impl<In, Out> Channel<In, Out> {
     /// The service that this session is with.
     pub fn service(&self) -> &str {
         self.shared().service()
+    }
+
+    /// What this end allows, and how long it waits.
+    pub fn limits(&self) -> &Limits {
+        self.shared().limits()
     }
 
     /// The sending half; as many as are wanted.
@@ -190,15 +195,19 @@ fn open<In: DeserializeOwned + 'static>(shared: &Arc<Shared>, message: Inbound) 
 impl Held {
     /// The next message that may be taken; ready with nothing at the end.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Inbound>> {
-        let coop = ready!(poll_proceed(cx));
+        let fetch = self.batch.is_empty() || self.shared.is_paused();
+        let coop = if fetch { Some(ready!(poll_proceed(cx))) } else { None };
+        if coop.is_none() {
+            ready!(poll_proceed_shortly(cx));
+        }
         if self.owner != current_id() {
             self.adopt();
         }
-        if self.batch.is_empty() || self.shared.is_paused() {
+        if let Some(coop) = coop {
             let cost = std::mem::take(&mut self.cost);
             ready!(self.shared.poll_inbox(cx, cost, &mut self.batch));
+            coop.made_progress();
         }
-        coop.made_progress();
         let Some(message) = self.batch.pop_front() else { return Poll::Ready(None) };
         if !self.shared.claim(message.number) {
             // The owner's end is decided: this future will not be polled again.

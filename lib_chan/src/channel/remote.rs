@@ -15,7 +15,7 @@ use crate::{
     Call, CallError, CallFailure, Executed, ExitReason, Pid, SendError,
     middleman::{NotSent, Shared, keep, now},
     payload::{self, PayloadError},
-    process::{poll_proceed, settle},
+    process::{poll_proceed, poll_proceed_shortly, settle},
     session::{Flush, Unsendable},
 };
 
@@ -57,6 +57,11 @@ impl<Out> Remote<Out> {
         self.shared().remote().clone()
     }
 
+    /// The most bytes that a message to the far end may have when it is encoded: for who cuts something into messages.
+    pub fn max_payload_len(&self) -> usize {
+        self.shared().session(|session| session.max_payload_len())
+    }
+
     /// Waits for the end of the session: the far owner's reason, or `NoConnection`. Ready at once afterwards.
     pub fn ended(&self) -> impl Future<Output = ExitReason> + Send + use<Out> {
         let mut ended = self.shared().ended();
@@ -89,6 +94,27 @@ impl<Out> Remote<Out> {
     }
 }
 
+impl<Out> Remote<Out> {
+    /// Waits until the far process has taken all that was sent before, or has discarded it where it receives no more. One
+    /// round trip at least; as long as the far process takes its time. What it *did* with it, only an answer says.
+    ///
+    /// Messages that cannot be read are found when they are taken, so this is how the sender of a cast learns of it.
+    ///
+    /// # Errors
+    /// The reason of the session's end, if that came first: `Protocol` after a cast that could not be read.
+    pub async fn taken(&self) -> Result<(), ExitReason> {
+        let shared = self.shared();
+        let call = shared
+            .session(|session| session.mark(now()))
+            .map_err(|error| ExitReason::from(NotSent::Session(error)))?;
+        match (Calling { shared, call: Some(call) }).answer().await {
+            Err(CallError { reason: CallFailure::Exit(reason), .. }) => Err(reason),
+            // It is never executed: any answer says that its turn has come.
+            _ => Ok(()),
+        }
+    }
+}
+
 /// A wait for an acknowledgement. Dropped, it is forgotten.
 struct Flushing<'a> {
     shared: &'a Arc<Shared>,
@@ -112,7 +138,11 @@ impl<Out: Serialize + 'static> Remote<Out> {
     pub async fn cast(&self, message: impl Into<Out>) -> Result<(), SendError<()>> {
         let shared = self.shared();
         let ticket = shared
-            .send(&message.into(), |session, payload| session.cast(now(), payload))
+            .send(&message.into(), |session, payload| match session.try_cast(payload) {
+                // The clock is asked only where there is something to wait for.
+                Err(Unsendable::WouldWait) => session.cast(now(), payload),
+                sent => sent.map(|()| None),
+            })
             .map_err(not_sent)?;
         let Some(ticket) = ticket else { return cooperate().await };
         Casting { shared, ticket: Some(ticket) }
@@ -166,7 +196,7 @@ impl<Out: Serialize + 'static> Remote<Out> {
 /// Lets other tasks run now and then, and a kill land, where nothing has to be waited for.
 async fn cooperate() -> Result<(), SendError<()>> {
     poll_fn(|cx| {
-        ready!(poll_proceed(cx)).made_progress();
+        ready!(poll_proceed_shortly(cx));
         Poll::Ready(Ok(()))
     })
     .await

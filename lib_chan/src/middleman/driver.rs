@@ -1,6 +1,7 @@
 //! The loop: bytes to the session, bytes from the session, one timer.
 
 use std::{
+    io::IoSlice,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -23,6 +24,8 @@ use crate::{
 
 /// How often the driver goes round before it lets other tasks run.
 const MAX_ROUNDS: usize = 32;
+/// Pieces that are written at once.
+const MAX_PIECES: usize = 16;
 
 /// Drives one session over one stream until it is over and its last words are said.
 ///
@@ -116,7 +119,11 @@ impl<S: AsyncBufRead + AsyncWrite + Unpin> Driver<S> {
                     break;
                 }
             }
-            match Pin::new(&mut self.stream).poll_write(cx, self.batch.chunk()) {
+            // A short head and a long payload are one record of TLS and one system call, not two of each.
+            let mut pieces = [IoSlice::new(&[]); MAX_PIECES];
+            let count = self.batch.chunks(&mut pieces);
+            let pieces = pieces.get(..count).unwrap_or_default();
+            match Pin::new(&mut self.stream).poll_write_vectored(cx, pieces) {
                 Poll::Ready(Ok(len)) if len > 0 => {
                     self.batch.advance(len);
                     accepted += len;

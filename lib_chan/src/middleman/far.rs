@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Weak};
 
-use super::shared::Shared;
+use super::shared::{Shared, now};
 use crate::{
     ExitReason, Pid,
     process::{Signal, Target, next_id},
@@ -38,7 +38,7 @@ impl Target for Far {
             Signal::UnlinkAck { from, id } => session.unlink_ack(&from, far, id),
             Signal::Exit { from, reason, link, .. } => session.exit(&from, far, link.then_some(0), reason),
             Signal::Monitor { from, monitor } => session.monitor(from, monitor.number(), far),
-            Signal::Demonitor { monitor } => session.demonitor(monitor.number()),
+            Signal::Demonitor { monitor } => session.demonitor(now(), monitor.number()),
             // What stands for a far process monitors nobody by this name.
             Signal::Down { .. } => {}
         });

@@ -62,7 +62,7 @@ where
         Unsendable::Ended(reason) => OpenError::Ended(reason),
         Unsendable::WouldWait => OpenError::Ended(ExitReason::Overload),
     })?;
-    let shared = Shared::new(Opened { session, codec, limits: limits.clone() }, authenticated);
+    let shared = Shared::new(Opened { session, codec }, authenticated);
     let channel = Channel::new(Arc::clone(&shared));
     sync::spawn(Driver::new(stream, Arc::clone(&shared)));
     let mut place = 0;
@@ -90,29 +90,35 @@ where
 /// once, when the client has said what it wants; it spawns the service's process.
 ///
 /// Returns what ended the session, at whichever end. Dropping the future cuts the connection.
-pub async fn serve<S>(
+pub fn serve<S>(
     stream: S,
     authenticated: &Authenticated,
     limits: &Limits,
     start: impl FnOnce(Opening) + Send,
-) -> ExitReason
+) -> impl Future<Output = ExitReason> + Send
 where
     S: AsyncBufRead + AsyncWrite + Unpin + Send,
 {
-    let mut stream = stream;
-    let mut session = Session::new(authenticated, limits, now());
-    let request = driver::read_start(&mut stream, &mut session).await;
-    let Some(request) = request else {
+    // Boxed: a future keeps room for every place that a value is moved through, for as long as it lives.
+    let mut stream = Box::new(stream);
+    let mut session = Box::new(Session::new(authenticated, limits, now()));
+    async move {
+        let request = driver::read_start(&mut stream, &mut session).await;
         let reason = session.over().cloned().unwrap_or(ExitReason::NoConnection);
-        let shared =
-            Shared::new(Opened { session, codec: Codec::Raw, limits: limits.clone() }, authenticated);
-        Driver::new(stream, shared).await;
-        return reason;
-    };
-    let codec = request.codec;
-    let shared = Shared::new(Opened { session, codec, limits: limits.clone() }, authenticated);
-    start(Opening { shared: Arc::clone(&shared), answered: false, request });
-    Driver::new(stream, shared).await
+        let codec = request.as_ref().map_or(Codec::Raw, |request| request.codec);
+        let opened = {
+            let session = session;
+            Opened { session: *session, codec }
+        };
+        let shared = Shared::new(opened, authenticated);
+        let driver = Driver::new(stream, Arc::clone(&shared));
+        let Some(request) = request else {
+            driver.await;
+            return reason;
+        };
+        start(Opening { shared, answered: false, request });
+        driver.await
+    }
 }
 
 /// A session whose client has said what it wants, and waits for the service. Dropped, it is refused.
@@ -191,11 +197,16 @@ impl Drop for Opening {
     }
 }
 
-/// Ends a session from outside of its processes: a server that shuts down or revokes a right.
+/// Acts on a session from outside of its processes: for a server that drains, shuts down or revokes a right.
 #[derive(Clone, Debug)]
 pub struct Control(Arc<Shared>);
 
 impl Control {
+    /// Tells the far end that this one will end the session soon. Ends nothing by itself.
+    pub fn go_away(&self) {
+        self.0.session(|session| session.go_away());
+    }
+
     /// Ends the session for both ends with this reason.
     pub fn end(&self, reason: ExitReason) {
         self.0.shut_down(reason);

@@ -53,9 +53,11 @@ pub(crate) struct Shared {
     /// Messages are held (`Inner::held`).
     holding: AtomicBool,
     codec: Codec,
+    /// The longest payload that the far end takes.
+    max_payload_len: usize,
     client: Box<str>,
     service: Box<str>,
-    limits: Limits,
+    limits: Arc<Limits>,
     untaken_exits: Receipt,
     /// The same for exit signals of links.
     untaken_ends: Receipt,
@@ -185,13 +187,14 @@ struct Rare {
 pub(crate) struct Opened {
     pub(crate) session: Session<Tokio>,
     pub(crate) codec: Codec,
-    pub(crate) limits: Limits,
 }
 
 impl Shared {
     pub(super) fn new(opened: Opened, authenticated: &Authenticated) -> Arc<Self> {
-        let Opened { session, codec, limits } = opened;
+        let Opened { session, codec } = opened;
+        let limits = Arc::clone(session.limits());
         Arc::new_cyclic(|me| Self {
+            max_payload_len: session.max_payload_len(),
             inner: Mutex::new(Inner {
                 session,
                 driver: None,
@@ -231,7 +234,7 @@ impl Shared {
         self.codec
     }
 
-    pub(crate) const fn limits(&self) -> &Limits {
+    pub(crate) fn limits(&self) -> &Limits {
         &self.limits
     }
 
@@ -428,10 +431,9 @@ impl Shared {
             Delivery::UnlinkAck { from, to, unlink } => {
                 to.signal(Signal::UnlinkAck { from: self.far(from), id: unlink });
             }
-            Delivery::Exit { from, to, reason, link } => {
-                // The peer can cause any number of them: they are counted until a process has taken them.
+            Delivery::Exit { from, to, reason, link, provoked } => {
                 let receipt = if link { &self.untaken_ends } else { &self.untaken_exits };
-                let receipt = Some(receipt.clone());
+                let receipt = provoked.then(|| receipt.clone());
                 to.signal(Signal::Exit { from: self.far(from), reason, link, receipt });
             }
             Delivery::Down { monitor, from, to, reason } => {
@@ -546,7 +548,7 @@ impl Shared {
         value: &U,
         f: impl FnOnce(&mut Session<Tokio>, &mut Vec<u8>) -> Result<T, Unsendable>,
     ) -> Result<T, NotSent> {
-        let max = self.lock().session.max_payload_len();
+        let max = self.max_payload_len;
         with_scratch(|scratch| {
             payload::encode_message(self.codec, value, max, scratch).map_err(NotSent::Payload)?;
             self.session(|session| f(session, scratch)).map_err(NotSent::Session)

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use super::cell::{Cell, Owned, Posting};
-use super::current::{in_time, is_current, poll_proceed};
+use super::current::{in_time, is_current, poll_proceed_shortly};
 use super::mailbox::{Asked, Fed, Feed, Letter};
 use super::pid::{Local, Pid};
 use super::reply::{Call, Message, Reply, Waiter};
@@ -173,11 +173,9 @@ impl<M: Send + 'static> Future for Post<'_, M> {
     type Output = Result<(), SendError<M>>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let coop = ready!(poll_proceed(cx));
+        ready!(poll_proceed_shortly(cx));
         let Self { cell, posting } = self.get_mut();
-        let result = ready!(cell.poll_post(posting, cx));
-        coop.made_progress();
-        Poll::Ready(result)
+        cell.poll_post(posting, cx)
     }
 }
 

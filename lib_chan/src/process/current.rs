@@ -1,13 +1,13 @@
 //! Which process is being polled on this thread, and what waits for the end of that poll.
 
 use std::any::Any;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::task::coop;
@@ -83,6 +83,24 @@ pub(crate) fn poll_proceed(cx: &mut Context<'_>) -> Poll<coop::RestoreOnPending>
         return Poll::Pending;
     }
     coop::poll_proceed(cx)
+}
+
+/// As [`poll_proceed`], for what is mostly ready and takes a fraction of a microsecond: every eighth time spends the
+/// budget, so that a task which sends or receives goes on for a thousand messages, and not for 128. The runtime wakes
+/// another worker for every task that has spent its budget, which costs as much as a hundred messages.
+pub(crate) fn poll_proceed_shortly(cx: &mut Context<'_>) -> Poll<()> {
+    const TIMES: u8 = 8;
+    thread_local! {
+        static TIME: Cell<u8> = const { Cell::new(0) };
+    }
+    if is_ending() {
+        return Poll::Pending;
+    }
+    let time = TIME.try_with(|time| time.replace(time.get().wrapping_add(1))).unwrap_or(0);
+    if time.is_multiple_of(TIMES) {
+        ready!(coop::poll_proceed(cx)).made_progress();
+    }
+    Poll::Ready(())
 }
 
 /// Decides later what a `Drop` cannot decide now.

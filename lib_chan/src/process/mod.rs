@@ -42,6 +42,6 @@ pub use run::{SpawnOptions, enter, spawn, spawn_with};
 pub use crate::links::MonitorRef;
 
 pub(crate) use cell::Owned;
-pub(crate) use current::{current, current_id, poll_proceed, settle};
+pub(crate) use current::{current, current_id, poll_proceed, poll_proceed_shortly, settle};
 pub(crate) use mailbox::{Fed, Feed};
 pub(crate) use pid::{Receipt, Signal, Target, next_id, next_monitor};

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use super::cell::Cell;
-use super::current::{in_time, poll_proceed};
+use super::current::{in_time, poll_proceed_shortly};
 use super::mailbox::{self, Batch, Item, Letter, Told};
 use super::pid::{Signal, next_monitor};
 use super::run::{self, SpawnOptions};
@@ -53,11 +53,10 @@ impl<M: Send + 'static> Process<M> {
     }
 
     fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Event<M>> {
-        let coop = ready!(poll_proceed(cx));
+        ready!(poll_proceed_shortly(cx));
         loop {
             while let Some(item) = self.batch.pop_front() {
                 if let Some(event) = self.open(item) {
-                    coop.made_progress();
                     return Poll::Ready(event);
                 }
             }

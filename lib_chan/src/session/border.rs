@@ -55,19 +55,65 @@ struct Known<P> {
     grant: Grant,
 }
 
+/// How a link stands for our process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    Active,
+    /// The process has unlinked: a `Link` of the peer's is older than that.
+    TakenBack,
+    /// And has linked again, for which there was no room: it is told behind the acknowledgement of the first.
+    Refused,
+    /// It has given the role away since, and has its acknowledgement. Who has the role now knows nothing of it.
+    Orphaned,
+    /// There is no link.
+    Absent,
+}
+
 /// A link. The entry is here as long as either side still has to say something about it.
+///
+/// What it counts for follows one rule: this end gives its own place free no earlier than the peer knows that, and the
+/// peer's no later than the peer gives it free itself. So neither finds the other beyond its number.
 #[derive(Debug)]
 struct Link {
-    set_by_peer: bool,
-    /// The number of our `Unlink` that is not acknowledged.
-    unlinking: Option<u64>,
+    /// As of what our process said last, before it has seen an `Unlink` of the peer's that it has not acknowledged.
+    standing: Standing,
+    /// This end has sent a `Link`: it takes one of the places that the peer allows, as long as the entry is here.
+    ours: bool,
+    /// The peer has, and it takes one of the places that this end allows.
+    theirs: bool,
+    /// The number of our last `Unlink`, until it is acknowledged: what the peer says before is about the link before.
+    awaits: Option<u64>,
     /// The number of the peer's `Unlink` that our process has not acknowledged.
     unlinked: Option<u64>,
+    /// And the peer has linked again behind that one.
+    relinked: bool,
 }
 
 impl Link {
-    const fn is_up(&self) -> bool {
-        self.unlinking.is_none() && self.unlinked.is_none()
+    /// How it will stand when the process has seen all that is on its way to it.
+    const fn settled(&self) -> Standing {
+        match self.standing {
+            // The acknowledgement is on its way to the process, behind the peer's `Unlink`.
+            Standing::TakenBack | Standing::Refused | Standing::Orphaned if self.awaits.is_none() => {
+                Standing::Absent
+            }
+            Standing::Active | Standing::Absent if self.relinked => Standing::Active,
+            Standing::Active if self.unlinked.is_some() => Standing::Absent,
+            standing => standing,
+        }
+    }
+
+    const fn is_active(&self) -> bool {
+        matches!(self.settled(), Standing::Active)
+    }
+
+    /// Whether the process takes it for active, or will before it hears of anything else.
+    const fn can_be_taken_back(&self) -> bool {
+        matches!(self.standing, Standing::Active | Standing::Refused)
+    }
+
+    const fn is_over(&self) -> bool {
+        matches!(self.standing, Standing::Absent) && self.awaits.is_none() && self.unlinked.is_none()
     }
 }
 
@@ -113,6 +159,8 @@ pub(super) struct Border<P> {
     /// Links that went with the role, and whose former owners have not acknowledged that.
     moved: BTreeSet<(P, u64)>,
     watching: BTreeMap<u64, Watching<P>>,
+    /// Monitors that their processes have taken back, and the peer does not know: by the far process, and their names.
+    given_up: BTreeSet<(u64, u64)>,
     /// The names on the wire of our monitors, by what their processes call them.
     references: BTreeMap<u64, u64>,
     last_watching: u64,
@@ -136,6 +184,7 @@ impl<P: Clone + Ord> Border<P> {
             links: BTreeMap::new(),
             moved: BTreeSet::new(),
             watching: BTreeMap::new(),
+            given_up: BTreeSet::new(),
             references: BTreeMap::new(),
             last_watching: 0,
             watched: BTreeMap::new(),
@@ -148,18 +197,20 @@ impl<P: Clone + Ord> Border<P> {
     /// Makes `owner` the holder of id 0. Links that the peer has to the role follow it, told in `deliveries`.
     pub(super) fn set_owner(&mut self, owner: Option<P>, linked: bool, deliveries: &mut Vec<Delivery<P>>) {
         let moved = self.owner != owner;
-        for (&(_, far), link) in self.links.range((OWNER, 0)..=(OWNER, u64::MAX)).filter(|_| moved) {
+        for (&(_, far), link) in self.links.range_mut((OWNER, 0)..=(OWNER, u64::MAX)).filter(|_| moved) {
             if let Some(to) = self.owner.clone() {
-                deliveries.push(match link.unlinking {
-                    // The acknowledgement will come when somebody else is the owner.
-                    Some(unlink) => Delivery::UnlinkAck { from: far, to, unlink },
-                    None => {
-                        self.moved.insert((to.clone(), far));
-                        Delivery::Unlink { from: far, to, unlink: NO_UNLINK }
-                    }
-                });
+                if let Some(unlink) = link.awaits {
+                    // That will come when somebody else is the owner.
+                    let refused = link.standing == Standing::Refused;
+                    deliveries.push(Delivery::UnlinkAck { from: far, to: to.clone(), unlink });
+                    deliveries.extend(refused.then(|| overload(far, to)));
+                    link.standing = Standing::Orphaned;
+                } else {
+                    self.moved.insert((to.clone(), far));
+                    deliveries.push(Delivery::Unlink { from: far, to, unlink: NO_UNLINK });
+                }
             }
-            if let Some(to) = owner.clone().filter(|_| link.is_up()) {
+            if let Some(to) = owner.clone().filter(|_| link.is_active()) {
                 deliveries.push(Delivery::Link { from: far, to });
             }
         }
@@ -221,37 +272,50 @@ impl<P: Clone + Ord> Border<P> {
 
     // What this end's processes do.
 
-    /// `process` links to the far process. The frame to send, if any, or the reason of the exit signal to give it at
-    /// once.
+    /// `process` links to the far process. The frame to send, if any; or an exit signal for it in `deliveries`.
     pub(super) fn link(
         &mut self,
         process: &P,
         far: u64,
         max: u64,
-    ) -> Result<Option<Frame<'static>>, ExitReason> {
+        deliveries: &mut Vec<Delivery<P>>,
+    ) -> Option<Frame<'static>> {
         // It does not know yet that the link went with the role, and will take it for this one.
         if self.moved.contains(&(process.clone(), far)) {
-            return Ok(None);
+            return None;
         }
         let own = self.ids.get(process).copied();
         let existing = own.and_then(|id| self.links.get(&(id, far)));
-        // One that is made anew counts as one that this end has set.
-        let adds = existing.is_none_or(|link| link.set_by_peer && !link.is_up());
-        if adds && self.set_by_us >= max {
-            return Err(ExitReason::Overload);
+        // The peer has linked, and the process has yet to see that.
+        if existing.is_some_and(|link| link.standing == Standing::Active) {
+            return None;
+        }
+        if existing.is_none_or(|link| !link.ours) && self.set_by_us >= max {
+            self.refuse_link(process, far, deliveries);
+            return None;
         }
         let id = self.id_of(process);
-        if let Some(link) = self.links.get_mut(&(id, far)) {
-            link.unlinking = None;
-            if adds {
-                link.set_by_peer = false;
-                self.set_by_peer -= 1;
-                self.set_by_us += 1;
-            }
-        } else {
-            self.add_link(id, far, false);
+        let Some(link) = self.links.get_mut(&(id, far)) else {
+            self.add_link(id, far, true);
+            return Some(Frame::Link { from: id, to: far });
+        };
+        self.set_by_us += u64::from(!std::mem::replace(&mut link.ours, true));
+        link.standing = Standing::Active;
+        Some(Frame::Link { from: id, to: far })
+    }
+
+    /// There is no room for a link. An end that came in front of an acknowledgement would be taken for that of the link
+    /// before, so it waits for that.
+    fn refuse_link(&mut self, process: &P, far: u64, deliveries: &mut Vec<Delivery<P>>) {
+        let waits = |link: &Link| {
+            link.awaits.is_some() && matches!(link.standing, Standing::TakenBack | Standing::Refused)
+        };
+        let is_there = |id: &u64| self.links.get(&(*id, far)).is_some_and(waits);
+        let waiting = self.names_of(process).find(is_there).and_then(|id| self.links.get_mut(&(id, far)));
+        match waiting {
+            Some(link) => link.standing = Standing::Refused,
+            None => deliveries.push(overload(far, process.clone())),
         }
-        Ok(Some(Frame::Link { from: id, to: far }))
     }
 
     /// `process` unlinks. `None`: there is nothing to tell the peer, the process has its acknowledgement at once.
@@ -259,8 +323,11 @@ impl<P: Clone + Ord> Border<P> {
         if far == OWNER && self.owner.as_ref() == Some(process) {
             self.linked = false;
         }
-        let id = self.linked_id(process, far)?;
-        self.links.get_mut(&(id, far))?.unlinking = Some(unlink);
+        let is_there = |id: &u64| self.links.get(&(*id, far)).is_some_and(Link::can_be_taken_back);
+        let id = self.names_of(process).find(is_there)?;
+        let link = self.links.get_mut(&(id, far))?;
+        link.standing = Standing::TakenBack;
+        link.awaits = Some(unlink);
         Some(Frame::Unlink { from: id, to: far, unlink })
     }
 
@@ -280,25 +347,29 @@ impl<P: Clone + Ord> Border<P> {
         if awaiting.is_some()
             && let Some(link) = self.links.get_mut(&(id, far))
         {
-            link.unlinked = None;
-            if link.unlinking.is_none() {
-                self.remove_link(id, far);
+            link.standing = link.settled();
+            (link.unlinked, link.relinked) = (None, false);
+            if !link.is_active() {
+                self.set_by_peer -= u64::from(std::mem::take(&mut link.theirs));
             }
+            self.tidy(id, far);
         }
         Some(Frame::UnlinkAck { from: id, to: far, unlink })
     }
 
-    /// `process` ended, and was linked.
+    /// `process` ended, and was linked. In front of the exit goes the acknowledgement that it owes.
     pub(super) fn exit_link(
         &mut self,
         process: &P,
         far: u64,
         taken: u64,
         reason: ExitReason,
-    ) -> Option<Frame<'static>> {
-        let id = self.linked_id(process, far)?;
-        self.remove_link(id, far);
-        Some(Frame::Exit { from: id, to: far, taken: Some(taken), reason })
+    ) -> [Option<Frame<'static>>; 2] {
+        let is_active = |id: &u64| self.links.get(&(*id, far)).is_some_and(Link::is_active);
+        let Some(id) = self.names_of(process).find(is_active) else { return [None, None] };
+        let owed = self.remove_link(id, far).and_then(|link| link.unlinked);
+        let ack = owed.map(|unlink| Frame::UnlinkAck { from: id, to: far, unlink });
+        [ack, Some(Frame::Exit { from: id, to: far, taken: Some(taken), reason })]
     }
 
     /// `process` sends an exit signal. One that the peer does not know has a name that it will never know.
@@ -315,6 +386,14 @@ impl<P: Clone + Ord> Border<P> {
         far: u64,
         max: u64,
     ) -> Result<Option<Frame<'static>>, ExitReason> {
+        // One that was given up is there still, and serves again.
+        let again = self.given_up.range((far, 0)..=(far, u64::MAX)).next().copied();
+        if let Some((far, monitor)) = again {
+            self.given_up.remove(&(far, monitor));
+            self.watching.insert(monitor, Watching { process, reference, far });
+            self.references.insert(reference, monitor);
+            return Ok(None);
+        }
         if far != OWNER && self.set_by_us >= max {
             return Err(ExitReason::Overload);
         }
@@ -329,13 +408,27 @@ impl<P: Clone + Ord> Border<P> {
         Ok(Some(Frame::Monitor { monitor, to: far }))
     }
 
-    /// Takes a monitor back, found by what its process calls it.
-    pub(super) fn demonitor(&mut self, reference: u64) -> Option<Frame<'static>> {
-        let monitor = self.references.remove(&reference)?;
-        let far = self.watching.remove(&monitor)?.far;
-        if far == OWNER {
-            return None;
+    /// Takes a monitor back, found by what its process calls it. The peer is told by [`demonitor_one`].
+    ///
+    /// [`demonitor_one`]: Self::demonitor_one
+    pub(super) fn demonitor(&mut self, reference: u64) {
+        let Some(monitor) = self.references.remove(&reference) else { return };
+        match self.watching.get(&monitor).map(|watching| watching.far) {
+            Some(OWNER) => drop(self.watching.remove(&monitor)),
+            Some(far) => drop(self.given_up.insert((far, monitor))),
+            None => {}
         }
+    }
+
+    /// Whether the peer has yet to be told that a monitor was taken back.
+    pub(super) fn has_given_up(&self) -> bool {
+        !self.given_up.is_empty()
+    }
+
+    /// Tells the peer of one.
+    pub(super) fn demonitor_one(&mut self) -> Option<Frame<'static>> {
+        let (_, monitor) = self.given_up.pop_first()?;
+        self.watching.remove(&monitor);
         self.set_by_us -= 1;
         Some(Frame::Demonitor { monitor })
     }
@@ -350,14 +443,15 @@ impl<P: Clone + Ord> Border<P> {
 
     pub(super) fn handle_link(&mut self, from: u64, to: u64, max: u64) -> Result<Crossing<P>, Breach> {
         if let Some(link) = self.links.get_mut(&(to, from)) {
-            if link.unlinked.take().is_none() {
+            // The peer has unlinked and links again, and our process has still to hear of both, in that order.
+            let again = link.unlinked.is_some() && !link.relinked;
+            if link.settled() == Standing::Absent {
+                link.standing = Standing::Active;
+            } else if !again || link.standing == Standing::Orphaned {
                 return Ok(Crossing::Drop);
             }
-            // The peer has unlinked and links again, and our process has still to hear of both, in that order.
-            if !std::mem::replace(&mut link.set_by_peer, true) {
-                self.set_by_us -= 1;
-                self.set_by_peer += 1;
-            }
+            link.relinked = link.unlinked.is_some();
+            self.set_by_peer += u64::from(!std::mem::replace(&mut link.theirs, true));
             if self.set_by_peer > max {
                 return Err(Breach::TooMany);
             }
@@ -375,7 +469,7 @@ impl<P: Clone + Ord> Border<P> {
         if self.set_by_peer >= max {
             return Err(Breach::TooMany);
         }
-        self.add_link(to, from, true);
+        self.add_link(to, from, false);
         Ok(process.map_or(Crossing::Drop, |to| Crossing::Deliver(Delivery::Link { from, to })))
     }
 
@@ -384,49 +478,80 @@ impl<P: Clone + Ord> Border<P> {
         if let Some(link) = self.links.get_mut(&(to, from))
             && let Some(to) = process
         {
-            link.unlinked = Some(unlink);
+            (link.unlinked, link.relinked) = (Some(unlink), false);
             return Crossing::Deliver(Delivery::Unlink { from, to, unlink });
         }
         self.remove_link(to, from);
         Crossing::Answer(Frame::UnlinkAck { from: to, to: from, unlink })
     }
 
-    pub(super) fn handle_unlink_ack(&mut self, from: u64, to: u64, unlink: u64) -> Crossing<P> {
-        let process = self.process(to);
-        let Some(link) = self.links.get_mut(&(to, from)).filter(|link| link.unlinking == Some(unlink)) else {
-            return Crossing::Drop;
-        };
-        link.unlinking = None;
-        if link.unlinked.is_none() {
-            self.remove_link(to, from);
-        }
-        process.map_or(Crossing::Drop, |to| Crossing::Deliver(Delivery::UnlinkAck { from, to, unlink }))
-    }
-
-    /// Whether there is a link between these that the peer has set.
-    pub(super) fn is_set_by_peer(&self, from: u64, to: u64) -> bool {
-        self.links.get(&(to, from)).is_some_and(|link| link.set_by_peer)
-    }
-
-    pub(super) fn handle_exit(
+    /// What to tell is put into `deliveries`.
+    pub(super) fn handle_unlink_ack(
         &mut self,
         from: u64,
         to: u64,
-        link: bool,
-        mut reason: ExitReason,
-    ) -> Crossing<P> {
-        let process = if link {
-            let process = self.process(to).filter(|_| self.links.contains_key(&(to, from)));
-            self.remove_link(to, from);
-            process
-        } else {
-            let rights = self.rights(to);
-            if reason == ExitReason::Kill && !rights.kill {
-                reason = ExitReason::Killed;
-            }
-            self.process(to).filter(|_| rights.exit)
+        unlink: u64,
+        max: u64,
+        deliveries: &mut Vec<Delivery<P>>,
+    ) -> Result<(), Breach> {
+        let process = self.process(to);
+        let Some(link) = self.links.get_mut(&(to, from)).filter(|link| link.awaits.is_some()) else {
+            return Ok(());
         };
-        process.map_or(Crossing::Drop, |to| Crossing::Deliver(Delivery::Exit { from, to, reason, link }))
+        // All that the peer had sent before is gone with the link; also where another unlink is under way.
+        self.set_by_peer -= u64::from(std::mem::take(&mut link.theirs));
+        if link.awaits != Some(unlink) {
+            return self.check_kept(max);
+        }
+        link.awaits = None;
+        let standing = link.standing;
+        if link.unlinked.is_none() {
+            link.standing = link.settled();
+        }
+        self.tidy(to, from);
+        if let Some(to) = process.filter(|_| standing != Standing::Orphaned) {
+            deliveries.push(Delivery::UnlinkAck { from, to: to.clone(), unlink });
+            deliveries.extend((standing == Standing::Refused).then(|| overload(from, to)));
+        }
+        Ok(())
+    }
+
+    /// Entries that are kept for an acknowledgement take no place of the peer's, which may never send it.
+    fn check_kept(&self, max: u64) -> Result<(), Breach> {
+        let most = self.set_by_us.saturating_add(max.saturating_mul(2));
+        if self.links.len() as u64 > most { Err(Breach::TooMany) } else { Ok(()) }
+    }
+
+    /// An exit over a link.
+    pub(super) fn handle_exit_link(
+        &mut self,
+        from: u64,
+        to: u64,
+        reason: ExitReason,
+        max: u64,
+    ) -> Result<Crossing<P>, Breach> {
+        if let Some(link) = self.links.get_mut(&(to, from)).filter(|link| link.awaits.is_some()) {
+            // It is older than our `Unlink`, whose acknowledgement is waited for.
+            self.set_by_peer -= u64::from(std::mem::take(&mut link.theirs));
+            return self.check_kept(max).map(|()| Crossing::Drop);
+        }
+        let process = self.process(to);
+        let Some(link) = self.remove_link(to, from) else { return Ok(Crossing::Drop) };
+        Ok(process.map_or(Crossing::Drop, |to| {
+            Crossing::Deliver(Delivery::Exit { from, to, reason, link: true, provoked: link.theirs })
+        }))
+    }
+
+    /// An exit that a process of the peer sent of its own will.
+    pub(super) fn handle_exit(&self, from: u64, to: u64, mut reason: ExitReason) -> Crossing<P> {
+        let rights = self.rights(to);
+        if reason == ExitReason::Kill && !rights.kill {
+            reason = ExitReason::Killed;
+        }
+        let process = self.process(to).filter(|_| rights.exit);
+        process.map_or(Crossing::Drop, |to| {
+            Crossing::Deliver(Delivery::Exit { from, to, reason, link: false, provoked: true })
+        })
     }
 
     pub(super) fn handle_monitor(&mut self, monitor: u64, to: u64, max: u64) -> Result<Crossing<P>, Breach> {
@@ -458,8 +583,11 @@ impl<P: Clone + Ord> Border<P> {
 
     pub(super) fn handle_down(&mut self, monitor: u64, reason: ExitReason) -> Crossing<P> {
         let Some(watching) = self.watching.remove(&monitor) else { return Crossing::Drop };
-        self.references.remove(&watching.reference);
         self.set_by_us -= u64::from(watching.far != OWNER);
+        if self.given_up.remove(&(watching.far, monitor)) {
+            return Crossing::Drop;
+        }
+        self.references.remove(&watching.reference);
         Crossing::Deliver(watching.down(reason))
     }
 
@@ -468,15 +596,24 @@ impl<P: Clone + Ord> Border<P> {
     pub(super) fn end(&mut self, owner_reason: &ExitReason, deliveries: &mut Vec<Delivery<P>>) {
         let reason = |far| if far == OWNER { owner_reason.clone() } else { ExitReason::NoConnection };
         let mut owner = self.owner.clone().filter(|_| self.linked);
-        for (local, far) in std::mem::take(&mut self.links).into_keys() {
-            if let Some(to) = self.process(local) {
+        for ((local, far), link) in std::mem::take(&mut self.links) {
+            let Some(to) = self.process(local) else { continue };
+            if let Some(unlink) = link.awaits.filter(|_| link.standing != Standing::Orphaned) {
+                deliveries.push(Delivery::UnlinkAck { from: far, to: to.clone(), unlink });
+            }
+            if link.is_active() || link.standing == Standing::Refused {
                 // An owner that has set a link of its own as well is told once.
                 owner.take_if(|owner| far == OWNER && *owner == to);
-                deliveries.push(Delivery::Exit { from: far, to, reason: reason(far), link: true });
+                let (reason, link) = (reason(far), true);
+                deliveries.push(Delivery::Exit { from: far, to, reason, link, provoked: false });
             }
         }
         if let Some(to) = owner {
-            deliveries.push(Delivery::Exit { from: OWNER, to, reason: reason(OWNER), link: true });
+            let (reason, link) = (reason(OWNER), true);
+            deliveries.push(Delivery::Exit { from: OWNER, to, reason, link, provoked: false });
+        }
+        for (_, monitor) in std::mem::take(&mut self.given_up) {
+            self.watching.remove(&monitor);
         }
         for watching in std::mem::take(&mut self.watching).into_values() {
             let reason = reason(watching.far);
@@ -515,14 +652,19 @@ impl<P: Clone + Ord> Border<P> {
 
     /// Whether `process` has a link of its own to the far owner.
     fn has_linked_to_owner(&self, process: &P) -> bool {
-        self.ids.get(process).and_then(|&id| self.links.get(&(id, OWNER))).is_some_and(Link::is_up)
+        self.ids.get(process).and_then(|&id| self.links.get(&(id, OWNER))).is_some_and(Link::is_active)
     }
 
-    /// The id under which `process` is linked to `far`.
+    /// The id under which `process` has an entry with `far`.
     fn linked_id(&self, process: &P, far: u64) -> Option<u64> {
+        self.names_of(process).find(|&id| self.links.contains_key(&(id, far)))
+    }
+
+    /// The ids that `process` has: its own, and the role.
+    fn names_of(&self, process: &P) -> impl Iterator<Item = u64> + use<P> {
         let own = self.ids.get(process).copied();
         let role = (self.owner.as_ref() == Some(process)).then_some(OWNER);
-        own.into_iter().chain(role).find(|&id| self.links.contains_key(&(id, far)))
+        own.into_iter().chain(role)
     }
 
     fn id_of(&mut self, process: &P) -> u64 {
@@ -547,31 +689,39 @@ impl<P: Clone + Ord> Border<P> {
         self.last_id
     }
 
-    fn add_link(&mut self, local: u64, far: u64, set_by_peer: bool) {
-        self.links.insert((local, far), Link { set_by_peer, unlinking: None, unlinked: None });
+    fn add_link(&mut self, local: u64, far: u64, ours: bool) {
+        let standing = Standing::Active;
+        let link = Link { standing, ours, theirs: !ours, awaits: None, unlinked: None, relinked: false };
+        self.links.insert((local, far), link);
         if let Some(known) = self.known.get_mut(&local) {
             known.links += 1;
         }
-        if set_by_peer {
-            self.set_by_peer += 1;
-        } else {
+        if ours {
             self.set_by_us += 1;
+        } else {
+            self.set_by_peer += 1;
         }
     }
 
-    fn remove_link(&mut self, local: u64, far: u64) {
-        let Some(link) = self.links.remove(&(local, far)) else { return };
-        if link.set_by_peer {
-            self.set_by_peer -= 1;
-        } else {
-            self.set_by_us -= 1;
+    /// Lets an entry go about which nobody has anything to say.
+    fn tidy(&mut self, local: u64, far: u64) {
+        if self.links.get(&(local, far)).is_some_and(Link::is_over) {
+            self.remove_link(local, far);
         }
-        let Some(known) = self.known.get_mut(&local) else { return };
-        known.links -= 1;
-        if known.links == 0 && !known.handed_out {
-            self.ids.remove(&known.process);
-            self.known.remove(&local);
+    }
+
+    fn remove_link(&mut self, local: u64, far: u64) -> Option<Link> {
+        let link = self.links.remove(&(local, far))?;
+        self.set_by_peer -= u64::from(link.theirs);
+        self.set_by_us -= u64::from(link.ours);
+        if let Some(known) = self.known.get_mut(&local) {
+            known.links -= 1;
+            if known.links == 0 && !known.handed_out {
+                self.ids.remove(&known.process);
+                self.known.remove(&local);
+            }
         }
+        Some(link)
     }
 
     fn unwatch(&mut self, monitor: u64) -> Option<u64> {
@@ -579,6 +729,11 @@ impl<P: Clone + Ord> Border<P> {
         self.set_by_peer -= 1;
         Some(to)
     }
+}
+
+/// The end of a link for which there is no room.
+const fn overload<P>(from: u64, to: P) -> Delivery<P> {
+    Delivery::Exit { from, to, reason: ExitReason::Overload, link: true, provoked: false }
 }
 
 impl<P> Watching<P> {

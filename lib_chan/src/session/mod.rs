@@ -26,6 +26,7 @@ mod send;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -114,6 +115,9 @@ pub enum Delivery<P> {
         to: P,
         reason: ExitReason,
         link: bool,
+        /// The peer can cause any number of these: it counts until a process has taken it, or ended with it
+        /// ([`set_untaken_exits`](Session::set_untaken_exits)). Not so the end of a link that this end has set.
+        provoked: bool,
     },
     Monitor {
         monitor: u64,
@@ -209,6 +213,8 @@ pub struct Flush {
 enum Sort {
     Cast,
     Call,
+    /// A call whose time is over when it comes: see [`Session::mark`].
+    Mark,
 }
 
 /// What becomes of messages that come in for the owner.
@@ -227,7 +233,7 @@ enum Receiver {
 pub struct Session<H: Host> {
     side: Side,
     phase: Phase,
-    limits: Limits,
+    limits: Arc<Limits>,
     parameters: SessionParameters,
     /// What the far end takes; known from the login or from its `Start`.
     max_far_frame_len: usize,
@@ -256,9 +262,9 @@ pub struct Session<H: Host> {
     last_ticket: u64,
     sent_tickets: HashSet<u64, FxBuildHasher>,
     asking: Asking<H::Waiter>,
-    /// What this end spends on cancels: well below what it allows the peer, because what goes out over a time may arrive
-    /// at once.
-    cancels: Budget,
+    /// What this end spends on cancels and on taking monitors back: well below what it allows the peer, because what goes
+    /// out over a time may arrive at once.
+    taking_back: Budget,
     /// What the peer spends on taking back.
     pairs: Budget,
     /// Exit signals that the peer sent explicitly, and that no process has taken.
@@ -322,7 +328,7 @@ impl<H: Host> Session<H> {
             last_ticket: 0,
             sent_tickets: HashSet::default(),
             asking: Asking::default(),
-            cancels: Budget::new(limits.max_pairs_per_second / 10, limits.max_pairs_burst / 2),
+            taking_back: Budget::new(limits.max_pairs_per_second / 10, limits.max_pairs_burst / 2),
             pairs: Budget::new(limits.max_pairs_per_second, limits.max_pairs_burst),
             untaken_exits: 0,
             untaken_ends: 0,
@@ -341,8 +347,13 @@ impl<H: Host> Session<H> {
             peer_drains: false,
             deliveries: Vec::new(),
             woken: Vec::new(),
-            limits: limits.clone(),
+            limits: Arc::new(limits.clone()),
         }
+    }
+
+    /// This end's limits.
+    pub const fn limits(&self) -> &Arc<Limits> {
+        &self.limits
     }
 
     // Opening.
@@ -481,7 +492,7 @@ impl<H: Host> Session<H> {
     fn fail_waiting(&mut self, reason: &ExitReason) {
         for waiting in self.waiting.drain(..) {
             self.woken.extend(waiting.waiter);
-            if waiting.sort == Sort::Call {
+            if waiting.sort != Sort::Cast {
                 self.asking.fail(
                     waiting.ticket,
                     CallError::new(Executed::No, CallFailure::Exit(reason.clone())),
@@ -616,6 +627,7 @@ impl<H: Host> Session<H> {
                 self.outgoing.put(&Frame::Ping { token: 0 });
             }
         }
+        self.tell_given_up(now);
         self.pump(now);
     }
 

@@ -1,6 +1,6 @@
 //! What waits to be written: whole frames, counted and bounded.
 
-use std::{collections::VecDeque, time::Instant};
+use std::{collections::VecDeque, io::IoSlice, time::Instant};
 
 use crate::wire::Frame;
 
@@ -26,11 +26,24 @@ impl Batch {
         self.pieces.front().and_then(|piece| piece.get(self.written..)).unwrap_or_default()
     }
 
+    /// What to write next, in pieces: as many as there are places for. How many that is.
+    pub fn chunks<'a>(&'a self, places: &mut [IoSlice<'a>]) -> usize {
+        let mut written = self.written;
+        let mut count = 0;
+        for (place, piece) in places.iter_mut().zip(&self.pieces) {
+            *place = IoSlice::new(piece.get(std::mem::take(&mut written)..).unwrap_or_default());
+            count += 1;
+        }
+        count
+    }
+
     /// The next bytes have been written.
     pub fn advance(&mut self, written: usize) {
         self.written += written;
-        if self.pieces.front().is_some_and(|piece| piece.len() <= self.written) {
-            self.written = 0;
+        while let Some(len) = self.pieces.front().map(Vec::len)
+            && len <= self.written
+        {
+            self.written -= len;
             if let Some(mut piece) = self.pieces.pop_front()
                 && (self.spare.capacity()..=KEPT_CAPACITY).contains(&piece.capacity())
             {

@@ -1,5 +1,7 @@
 //! What processes of this end do to those of the far end.
 
+use std::time::Instant;
+
 use super::{Delivery, Host, Rights, Session, border::OWNER};
 use crate::{ExitReason, wire::Frame};
 
@@ -12,7 +14,7 @@ impl<H: Host> Session<H> {
         };
         if let Some(to) = owner.filter(|_| linked) {
             self.deliveries.push(Delivery::Link { from: OWNER, to: to.clone() });
-            self.deliveries.push(Delivery::Exit { from: OWNER, to, reason, link: true });
+            self.deliveries.push(Delivery::Exit { from: OWNER, to, reason, link: true, provoked: false });
         }
     }
 
@@ -39,16 +41,18 @@ impl<H: Host> Session<H> {
 
     /// `process` links to the far process `far`.
     pub fn link(&mut self, process: H::Process, far: u64) {
-        let frame = match &self.over {
-            Some(_) => Err(ExitReason::NoConnection),
-            None => self.border.link(&process, far, self.far_terms.max_links),
-        };
-        match frame {
-            Ok(frame) => self.put_border(frame),
-            Err(reason) => {
-                self.deliveries.push(Delivery::Exit { from: far, to: process, reason, link: true })
-            }
+        if self.over.is_some() {
+            let (reason, link) = (ExitReason::NoConnection, true);
+            return self.deliveries.push(Delivery::Exit {
+                from: far,
+                to: process,
+                reason,
+                link,
+                provoked: false,
+            });
         }
+        let frame = self.border.link(&process, far, self.far_terms.max_links, &mut self.deliveries);
+        self.put_border(frame);
     }
 
     /// `process` unlinks from the far process `far`, with this number.
@@ -65,8 +69,8 @@ impl<H: Host> Session<H> {
         self.put_border(frame);
     }
 
-    /// How many exit signals no process has taken or ended with yet: those that the peer sent explicitly, and those of
-    /// links. Said before bytes are handled.
+    /// How many exit signals that the peer [provoked](Delivery::Exit::provoked) no process has taken or ended with yet:
+    /// those that it sent explicitly, and those of links. Said before bytes are handled.
     pub const fn set_untaken_exits(&mut self, explicit: usize, of_links: usize) {
         self.untaken_exits = explicit;
         self.untaken_ends = of_links;
@@ -74,11 +78,16 @@ impl<H: Host> Session<H> {
 
     /// `process` sends an exit signal to `far`: over a link when `taken` says what it took last.
     pub fn exit(&mut self, process: &H::Process, far: u64, taken: Option<u64>, reason: ExitReason) {
-        let frame = match taken {
-            Some(taken) => self.border.exit_link(process, far, taken, reason),
-            None => Some(self.border.exit(process, far, reason)),
-        };
-        self.put_border(frame);
+        match taken {
+            Some(taken) => {
+                let frames = self.border.exit_link(process, far, taken, reason);
+                frames.into_iter().for_each(|frame| self.put_border(frame));
+            }
+            None => {
+                let frame = self.border.exit(process, far, reason);
+                self.put_border(Some(frame));
+            }
+        }
     }
 
     /// `process` monitors the far process `far`, and calls the monitor `reference`.
@@ -95,10 +104,19 @@ impl<H: Host> Session<H> {
         }
     }
 
-    /// A process takes the monitor back that it calls `reference`.
-    pub fn demonitor(&mut self, reference: u64) {
-        let frame = self.border.demonitor(reference);
-        self.put_border(frame);
+    /// A process takes the monitor back that it calls `reference`: it hears nothing of it any more. Of very many taken
+    /// back at once the peer learns bit by bit; meanwhile they serve those who monitor the same again.
+    pub fn demonitor(&mut self, now: Instant, reference: u64) {
+        self.border.demonitor(reference);
+        self.tell_given_up(now);
+    }
+
+    /// Tells the peer of monitors that were taken back, as fast as it may be told.
+    pub(super) fn tell_given_up(&mut self, now: Instant) {
+        while self.border.has_given_up() && self.taking_back.spend(now) {
+            let frame = self.border.demonitor_one();
+            self.put_border(frame);
+        }
     }
 
     /// The process on which the peer set `monitor` ended.

@@ -223,15 +223,20 @@ impl<H: Host> Session<H> {
             }
             Frame::Refuse { call, code, text } => self.handle_reply(call, Err(self.refusal(code, text)))?,
             Frame::Exit { from, to, taken, reason } => {
-                let peers_link = taken.is_some() && self.border.is_set_by_peer(from, to);
-                let crossing = self.border.handle_exit(from, to, taken.is_some(), reason);
+                let crossing = match taken {
+                    Some(_) => {
+                        let max_links = u64::from(self.limits.max_links);
+                        self.border.handle_exit_link(from, to, reason, max_links)?
+                    }
+                    None => self.border.handle_exit(from, to, reason),
+                };
                 let mut too_many = false;
-                if let Crossing::Deliver(Delivery::Exit { link, .. }) = crossing {
+                if let Crossing::Deliver(Delivery::Exit { link, provoked: true, .. }) = crossing {
                     self.untaken_exits += usize::from(!link);
                     // A link that ends leaves its place to another at once, but its exit signal may lie untaken.
-                    self.untaken_ends += usize::from(peers_link);
+                    self.untaken_ends += usize::from(link);
                     too_many = self.untaken_exits > self.limits.max_untaken_exits
-                        || peers_link && self.untaken_ends > self.limits.max_links as usize;
+                        || self.untaken_ends > self.limits.max_links as usize;
                 }
                 // The one too many is delivered all the same: it is the one ending of a link.
                 self.cross(crossing);
@@ -250,8 +255,8 @@ impl<H: Host> Session<H> {
                 self.cross(crossing);
             }
             Frame::UnlinkAck { from, to, unlink } => {
-                let crossing = self.border.handle_unlink_ack(from, to, unlink);
-                self.cross(crossing);
+                let max_links = u64::from(self.limits.max_links);
+                self.border.handle_unlink_ack(from, to, unlink, max_links, &mut self.deliveries)?;
             }
             Frame::Monitor { monitor, to } => {
                 let crossing = self.border.handle_monitor(monitor, to, u64::from(self.limits.max_links))?;

@@ -101,15 +101,35 @@ impl<H: Host> Session<H> {
         deadline: Instant,
         payload: &mut Vec<u8>,
     ) -> Result<u64, Unsendable> {
+        self.ask(now, deadline.min(now + MAX_CALL_TIME), Sort::Call, payload)
+    }
+
+    /// Asks when all that was sent before has been taken by the far owner: a call that nobody may execute, since its
+    /// time is over when it comes, and that is therefore refused as soon as its turn has come. Its outcome is had
+    /// with [`poll_call`](Self::poll_call); a refusal is the answer.
+    ///
+    /// # Errors
+    /// When the session is over.
+    pub fn mark(&mut self, now: Instant) -> Result<u64, Unsendable> {
+        self.ask(now, now + MAX_CALL_TIME, Sort::Mark, &mut Vec::new())
+    }
+
+    fn ask(
+        &mut self,
+        now: Instant,
+        deadline: Instant,
+        sort: Sort,
+        payload: &mut Vec<u8>,
+    ) -> Result<u64, Unsendable> {
         let at_once = self.may_send(payload)? && self.has_slot();
         // The ticket is the call's id: tickets leave the queue in order, so the ids on the wire only grow.
         self.last_ticket += 1;
         let call = self.last_ticket;
-        self.asking.begin(call, deadline.min(now + MAX_CALL_TIME));
+        self.asking.begin(call, deadline);
         if at_once {
-            self.put_call(now, call, payload);
+            self.put_call(now, call, sort, payload);
         } else {
-            self.enqueue(now, Sort::Call, call, payload);
+            self.enqueue(now, sort, call, payload);
         }
         Ok(call)
     }
@@ -127,7 +147,7 @@ impl<H: Host> Session<H> {
     /// deadlines only.
     pub fn cancel_call(&mut self, now: Instant, call: u64) {
         self.withdraw(now, call);
-        if self.asking.abandon(call) && self.can_put() && self.cancels.spend(now) {
+        if self.asking.abandon(call) && self.can_put() && self.taking_back.spend(now) {
             self.outgoing.put(&Frame::Cancel { call });
         }
     }
@@ -204,7 +224,7 @@ impl<H: Host> Session<H> {
         None
     }
 
-    pub(super) const fn own_terms(&self) -> Terms {
+    pub(super) fn own_terms(&self) -> Terms {
         Terms { max_calls: self.limits.max_calls as u64, max_links: self.limits.max_links as u64 }
     }
 
@@ -241,7 +261,7 @@ impl<H: Host> Session<H> {
         self.outgoing.put_owned(|payload| Frame::Cast { to: OWNER, payload }, payload);
     }
 
-    fn put_call(&mut self, now: Instant, call: u64, payload: &mut Vec<u8>) {
+    fn put_call(&mut self, now: Instant, call: u64, sort: Sort, payload: &mut Vec<u8>) {
         let Some(deadline) = self.asking.deadline(call) else { return };
         // Rounded up: the callee must not give up before the caller does.
         let left = deadline.saturating_duration_since(now).as_nanos().div_ceil(1_000_000) as u64;
@@ -249,6 +269,7 @@ impl<H: Host> Session<H> {
             let late = CallError::new(Executed::No, CallFailure::Deadline);
             return self.asking.fail(call, late, &mut self.woken);
         }
+        let left = if sort == Sort::Mark { 0 } else { left };
         self.balance.spend(cost(payload.len()));
         let number =
             self.outgoing.put_owned(|payload| Frame::Call { to: OWNER, call, left, payload }, payload);
@@ -279,12 +300,12 @@ impl<H: Host> Session<H> {
             && self.has_room()
             && let Some(first) = self.waiting.front()
         {
-            if first.sort == Sort::Call && !self.has_slot() {
+            if first.sort != Sort::Cast && !self.has_slot() {
                 break;
             }
             let Some(mut first) = self.waiting.pop_front() else { break };
             match first.sort {
-                Sort::Call => self.put_call(now, first.ticket, &mut first.payload),
+                Sort::Call | Sort::Mark => self.put_call(now, first.ticket, first.sort, &mut first.payload),
                 Sort::Cast => {
                     self.put_cast(&mut first.payload);
                     self.sent_tickets.insert(first.ticket);

@@ -68,7 +68,6 @@ pub(crate) struct End {
     open_told: bool,
     pub(crate) owner: Option<Proc>,
     given_to: Option<Proc>,
-    pub(crate) reader: Option<Proc>,
     pub(crate) fetched: VecDeque<Inbound>,
     cost: u64,
     held: VecDeque<Inbound>,
@@ -77,6 +76,9 @@ pub(crate) struct End {
     watches: Vec<(u64, u64)>,
     /// Exits of the peer that no process has taken: sent explicitly, and over links.
     untaken: [usize; 2],
+    /// Since when bytes have waited, and how many had been accepted then.
+    pub(crate) waiting: Option<(Instant, u64)>,
+    accepted: u64,
     // What is listened to.
     tap: Vec<u8>,
     tapped: u64,
@@ -115,7 +117,6 @@ impl End {
             open_told: false,
             owner: None,
             given_to: None,
-            reader: None,
             fetched: VecDeque::new(),
             cost: 0,
             held: VecDeque::new(),
@@ -123,6 +124,8 @@ impl End {
             lives_by_remotes: false,
             watches: Vec::new(),
             untaken: [0; 2],
+            waiting: None,
+            accepted: 0,
             tap: Vec::new(),
             tapped: 0,
             read: 0,
@@ -195,12 +198,19 @@ impl World {
         if resumed || is_over || (session.has_inbox() && !paused) {
             end.receiver_waits = false;
         }
-        // One frame beyond the bound may be there before the session is asked again.
-        let bound = end.limits.max_unsent + 2 * (1 << 20) + 512 * 1024;
-        if unsent > bound {
-            self.violations
-                .push(Violation::new("unsent bytes beyond their bound", format!("{at:?} {unsent}")));
+        // Messages wait for room from 256 KiB on; an answer is a frame more.
+        let most = end.limits.max_unsent.max(256 * 1024) + 2 * end.limits.max_frame_len + 4096;
+        if unsent > most {
+            self.violations.push(Violation::new("unsent bytes have a bound", format!("{at:?} {unsent}")));
         }
+        // When it has had its word, the peer is not waited for.
+        end.waiting = match end.waiting {
+            _ if unsent == 0 || over.is_some() => None,
+            Some((since, accepted)) if end.accepted - accepted < end.limits.min_accepted as u64 => {
+                Some((since, accepted))
+            }
+            _ => Some((self.now, end.accepted)),
+        };
         let disowned = if is_over { end.owner.take() } else { None };
         if end.gone {
             let deliveries = session.take_deliveries();
@@ -279,7 +289,7 @@ impl World {
     }
 
     fn open_channel(&mut self, proc: Proc, at: At, linked: bool) {
-        self.end(at).reader = Some(proc);
+        self.note(What::Reads { at, proc });
         self.process(proc).reads.push(at);
         self.process(proc).doing.push_back(Doing::Own { at, linked });
         self.hand_out(at);
@@ -288,9 +298,10 @@ impl World {
     // Processes.
 
     pub(crate) fn signal_far(&mut self, at: At, proc: Proc, far: u64, signal: Signal) {
-        let me = Pid::Local(proc);
+        let (me, now) = (Pid::Local(proc), self.now);
         let before = self.end(at).session.as_ref().map_or(0, Session::unsent);
         let is_link = signal == Signal::Link;
+        self.note(What::Said { at, proc, far, signal: signal.clone() });
         let Some(session) = self.end(at).session.as_mut() else { return };
         match signal {
             Signal::Link => session.link(me, far),
@@ -298,7 +309,7 @@ impl World {
             Signal::UnlinkAck { id } => session.unlink_ack(&me, far, id),
             Signal::Exit { reason, link } => session.exit(&me, far, link.then_some(0), reason),
             Signal::Monitor { monitor } => session.monitor(me, monitor, far),
-            Signal::Demonitor { monitor } => session.demonitor(monitor),
+            Signal::Demonitor { monitor } => session.demonitor(now, monitor),
             Signal::Down { .. } => {}
         }
         if is_link && session.unsent() > before {
@@ -341,7 +352,7 @@ impl World {
     /// The session is `to`'s from now on, and what comes is a letter in its mailbox.
     pub(crate) fn hand_over(&mut self, at: At, to: Proc) {
         let first = std::mem::take(&mut self.end(at).fetched);
-        self.end(at).reader = None;
+        self.note(What::Reads { at, proc: to });
         self.end(at).given_to = Some(to);
         self.session(at, |session, _| session.hand_over(first.into_iter()));
     }
@@ -375,8 +386,8 @@ impl World {
             Delivery::UnlinkAck { from, to, unlink } => {
                 tell(to, far(from), Signal::UnlinkAck { id: unlink }, None);
             }
-            Delivery::Exit { from, to, reason, link } => {
-                tell(to, far(from), Signal::Exit { reason, link }, Some(link));
+            Delivery::Exit { from, to, reason, link, provoked } => {
+                tell(to, far(from), Signal::Exit { reason, link }, provoked.then_some(link));
             }
             Delivery::Down { monitor, from, to, reason } => {
                 tell(to, far(from), Signal::Down { monitor, reason }, None);
@@ -551,6 +562,7 @@ impl World {
         self.drop_cancelled(token);
         let token_back = self.fresh_token();
         self.note(What::Answered { at, token, answer, token_back });
+        let before = self.end(at).session.as_ref().map_or(0, Session::unsent);
         match answer {
             Answer::Reply => {
                 let mut payload = self.payload(token_back);
@@ -576,6 +588,20 @@ impl World {
                     session.refuse(call, RefuseCode::NoAnswer, "the call was dropped")
                 });
             }
+        }
+        self.check_answered(at, before);
+    }
+
+    /// Whoever asks for much and takes nothing has its session ended, by the answer that is too much. An answer that
+    /// nobody waits for any more is none.
+    fn check_answered(&mut self, at: At, before: usize) {
+        let max_frame_len = self.plan.limits[at.side.other() as usize].max_frame_len;
+        let end = self.end(at);
+        let Some(session) = &end.session else { return };
+        let answered = session.over().is_none() && session.unsent() > before;
+        if answered && session.unsent() > end.limits.max_unsent + max_frame_len {
+            let detail = format!("{at:?} {}", session.unsent());
+            self.violations.push(Violation::new("unsent answers have a bound", detail));
         }
     }
 
@@ -608,11 +634,14 @@ impl World {
         self.process(proc).reads.retain(|read| *read != at);
         let end = self.end(at);
         let cost = std::mem::take(&mut end.cost);
-        end.fetched.clear();
+        let fetched = std::mem::take(&mut end.fetched);
         end.lives_by_remotes = true;
         self.session(at, |session, _| session.give_back(cost));
         self.own(at, None, false);
-        self.session(at, |session, _| session.give_up_receiving());
+        self.session(at, |session, _| {
+            session.give_up_receiving();
+            fetched.iter().for_each(|message| session.discard(message));
+        });
         self.note(What::GaveUpReceiving { at });
     }
 
@@ -763,6 +792,7 @@ impl World {
     fn accept_written(&mut self, at: At) {
         let len = std::mem::take(&mut self.end(at).unaccepted);
         if len > 0 {
+            self.end(at).accepted += len as u64;
             self.session(at, |session, now| session.handle_accepted(now, len));
         }
     }
@@ -779,14 +809,16 @@ impl World {
             let end = self.end(at);
             end.tapped += (wire::LEN_LEN + len) as u64;
             let end_offset = end.tapped;
-            if let Tapped::Link { from, .. } = frame
+            if let Tapped::Link { from, to } = frame
                 && let Some(proc) = end.linkers.pop_front()
             {
-                if !end.names.contains(&(from, proc)) {
+                let named = end.names.contains(&(from, proc));
+                if !named {
                     end.names.push((from, proc));
+                }
+                if !named || to == 0 {
                     end.linked_names.push(from);
                 }
-                self.note(What::LinkPut { at, proc });
             }
             self.note(What::Frame { at, end: end_offset, frame });
         }

@@ -15,6 +15,7 @@ mod world;
 
 use std::{
     fmt::Write,
+    panic::AssertUnwindSafe,
     sync::OnceLock,
     time::{Duration, Instant},
 };
@@ -53,6 +54,15 @@ pub fn run(seed: u64) -> Run {
 /// Runs those steps of the schedule of `seed` that are `chosen`. What is left out changes none of the choices that the
 /// others make, only the circumstances in which they make them. The last of the [`steps`] is the rest in the middle.
 pub fn run_some(seed: u64, chosen: impl Fn(u64) -> bool) -> Run {
+    // Nothing of a world that panicked is looked at again.
+    std::panic::catch_unwind(AssertUnwindSafe(|| play(seed, chosen))).unwrap_or_else(|_| Run {
+        violations: vec![Violation::new("nothing panics", "what it says is on the standard error".into())],
+        counts: Counts::default(),
+        log: Vec::new(),
+    })
+}
+
+fn play(seed: u64, chosen: impl Fn(u64) -> bool) -> Run {
     let mut world = World::new(seed, beginning());
     let steps = world.plan.steps;
     for step in (0..steps).filter(|step| chosen(*step)) {

@@ -261,7 +261,7 @@ pub(crate) enum What {
     UnlinkOp {
         proc: Proc,
         to: Pid,
-        was: bool,
+        id: Option<u64>,
     },
     MonitorOp {
         proc: Proc,
@@ -289,10 +289,12 @@ pub(crate) enum What {
         signal: Signal,
         seen: bool,
     },
-    /// A frame for this process was appended: the next `Link` of this direction is of this process.
-    LinkPut {
+    /// The session hears of what a process does: from now on that counts.
+    Said {
         at: At,
         proc: Proc,
+        far: u64,
+        signal: Signal,
     },
     // Messages.
     Cast {
@@ -401,6 +403,11 @@ pub(crate) enum What {
         at: At,
         reason: ExitReason,
         close_by: Duration,
+    },
+    /// Who reads the channel from now on.
+    Reads {
+        at: At,
+        proc: Proc,
     },
     GaveUpReceiving {
         at: At,

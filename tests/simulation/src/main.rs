@@ -2,6 +2,7 @@
 #![expect(clippy::print_stdout, reason = "it is a program, and this is what it says")]
 
 use std::{
+    collections::BTreeMap,
     ops::Range,
     process::ExitCode,
     sync::{
@@ -27,6 +28,61 @@ struct Asked {
     failures: u64,
     log: bool,
     shrink: bool,
+}
+
+/// What has been run.
+#[derive(Debug, Default)]
+struct Tally {
+    counts: Counts,
+    /// How many schedules had so many steps.
+    by_steps: BTreeMap<u64, u64>,
+}
+
+impl Tally {
+    fn add(&mut self, counts: &Counts) {
+        self.counts.add(counts);
+        *self.by_steps.entry(counts.steps).or_default() += 1;
+    }
+
+    fn merge(&mut self, other: &Self) {
+        self.counts.add(&other.counts);
+        for (steps, runs) in &other.by_steps {
+            *self.by_steps.entry(*steps).or_default() += runs;
+        }
+    }
+
+    fn runs(&self) -> u64 {
+        self.by_steps.values().sum()
+    }
+
+    /// So many steps has the one in the middle.
+    fn median_steps(&self) -> u64 {
+        let mut before = 0;
+        let middle = self.by_steps.iter().find(|(_, runs)| {
+            before += **runs;
+            2 * before >= self.runs()
+        });
+        middle.map_or(0, |(steps, _)| *steps)
+    }
+
+    fn print(&self, asked: &Asked, failed: u64, seconds: f64) {
+        let (Range { start, end }, runs, counts) = (&asked.seeds, self.runs(), &self.counts);
+        let fewest = self.by_steps.keys().next().copied().unwrap_or_default();
+        println!("seeds {start}..{end}: {runs} schedules in {seconds:.0} s, {:.0}/s", runs as f64 / seconds);
+        println!("  {failed} broke a promise");
+        println!("  {} steps; of a schedule at least {fewest}, median {}", counts.steps, self.median_steps());
+        println!("  {} sessions, {} calls", counts.sessions, counts.calls);
+        println!(
+            "  {} faults: {} cuts, {} resets, {} half-opens, {} kills, {} stalls",
+            counts.faults(),
+            counts.cuts,
+            counts.resets,
+            counts.half_opens,
+            counts.kills,
+            counts.stalls,
+        );
+        println!("  apart from these: {} pieces that came late or split", counts.pieces);
+    }
 }
 
 fn main() -> ExitCode {
@@ -87,17 +143,16 @@ fn one(seed: u64, asked: &Asked) -> Run {
 fn campaign(asked: &Asked) -> ExitCode {
     let start = Instant::now();
     let (next, failed) = (AtomicU64::new(asked.seeds.start), AtomicU64::new(0));
-    let total = Mutex::new((0_u64, Counts::default()));
+    let total = Mutex::new(Tally::default());
     let work = || {
-        let (mut runs, mut counts) = (0, Counts::default());
+        let mut tally = Tally::default();
         loop {
             let seed = next.fetch_add(1, Ordering::Relaxed);
             if seed >= asked.seeds.end || failed.load(Ordering::Relaxed) >= asked.failures {
                 break;
             }
             let result = one(seed, asked);
-            runs += 1;
-            counts.add(&result.counts);
+            tally.add(&result.counts);
             if asked.log {
                 print!("{}", result.log());
             }
@@ -107,30 +162,15 @@ fn campaign(asked: &Asked) -> ExitCode {
             }
             failed.fetch_add(u64::from(!result.violations.is_empty()), Ordering::Relaxed);
         }
-        let mut total = total.lock().unwrap_or_else(PoisonError::into_inner);
-        total.0 += runs;
-        total.1.add(&counts);
+        total.lock().unwrap_or_else(PoisonError::into_inner).merge(&tally);
     };
     std::thread::scope(|scope| {
         for _ in 0..asked.threads {
             scope.spawn(work);
         }
     });
-    let (runs, counts) = *total.lock().unwrap_or_else(PoisonError::into_inner);
-    let (seconds, failed) = (start.elapsed().as_secs_f64(), failed.into_inner());
-    println!("{runs} schedules, {failed} broke a promise, {seconds:.0} s, {:.0}/s", runs as f64 / seconds);
-    println!(
-        "{} steps, {} sessions, {} calls, {} pieces; {} faults: {} cuts, {} resets, {} half-opens, {} kills, {} stalls",
-        counts.steps,
-        counts.sessions,
-        counts.calls,
-        counts.pieces,
-        counts.faults(),
-        counts.cuts,
-        counts.resets,
-        counts.half_opens,
-        counts.kills,
-        counts.stalls,
-    );
+    let failed = failed.into_inner();
+    let total = total.into_inner().unwrap_or_else(PoisonError::into_inner);
+    total.print(asked, failed, start.elapsed().as_secs_f64());
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

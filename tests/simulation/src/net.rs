@@ -1,6 +1,9 @@
 //! One direction of a connection.
 
-use std::{collections::VecDeque, time::Instant};
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
 
 /// Bytes on their way, and all that may happen to them.
 #[derive(Debug)]
@@ -16,6 +19,8 @@ pub(crate) struct Pipe {
     vanished: usize,
     /// So many more pass; then the connection is cut.
     cut: Option<usize>,
+    /// Until then a few bytes arrive now and then.
+    trickles_until: Option<Instant>,
     /// Nothing arrives before this.
     frozen_until: Option<Instant>,
     /// The end of the stream arrives after all bytes.
@@ -23,6 +28,10 @@ pub(crate) struct Pipe {
     /// Nobody takes anything any more: a write fails.
     broken: bool,
 }
+
+/// So many bytes arrive at a time where they trickle.
+const TRICKLE_LEN: usize = 40;
+const TRICKLE_TIME: Duration = Duration::from_millis(700);
 
 /// What became of a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +53,7 @@ impl Pipe {
             hole: None,
             vanished: 0,
             cut: None,
+            trickles_until: None,
             frozen_until: None,
             fin: None,
             broken: false,
@@ -76,9 +86,15 @@ impl Pipe {
             *hole -= passes;
             self.vanished += len - passes;
         }
+        self.bytes.extend(&data[..passes]);
+        while self.trickles_until.is_some_and(|until| self.latest < until) && passes > 0 {
+            let few = passes.min(TRICKLE_LEN);
+            self.latest = self.latest.max(at) + TRICKLE_TIME;
+            self.runs.push_back((self.latest, few));
+            passes -= few;
+        }
         if passes > 0 {
             self.latest = self.latest.max(at);
-            self.bytes.extend(&data[..passes]);
             self.runs.push_back((self.latest, passes));
         }
         if last { Wrote::LastBytes(len) } else { Wrote::Bytes(len) }
@@ -162,6 +178,10 @@ impl Pipe {
 
     pub(crate) fn cut_after(&mut self, after: usize) {
         self.cut.get_or_insert(after);
+    }
+
+    pub(crate) fn trickle(&mut self, until: Instant) {
+        self.trickles_until = Some(until);
     }
 
     pub(crate) fn freeze(&mut self, until: Instant) {

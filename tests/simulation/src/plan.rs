@@ -74,6 +74,8 @@ impl Plan {
     }
 }
 
+const MIB: usize = 1024 * 1024;
+
 fn limits(seeded: &mut Seeded, max_frame_len: usize, heartbeat_interval: Duration) -> Limits {
     let mut limits = Limits::default();
     limits.max_frame_len = max_frame_len;
@@ -82,8 +84,8 @@ fn limits(seeded: &mut Seeded, max_frame_len: usize, heartbeat_interval: Duratio
     limits.max_calls = seeded.pick(&[1, 2, 3, 1024]);
     limits.max_links = seeded.pick(&[1, 2, 4, 1024, 1024]);
     limits.max_untaken_exits = seeded.pick(&[2, 64]);
-    limits.max_reflections = seeded.pick(&[6, 1024]);
+    limits.max_reflections = seeded.pick(&[6, 1024, 1024, 1024]);
     limits.max_unsent_before_pause = seeded.pick(&[500, 256 * 1024]);
-    limits.max_unsent = seeded.pick(&[2_000, 16 * 1024 * 1024]);
+    limits.max_unsent = seeded.pick(&[2_000, 16 * MIB, 16 * MIB, 16 * MIB]);
     limits
 }

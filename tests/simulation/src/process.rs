@@ -176,7 +176,7 @@ impl World {
 
     pub(crate) fn unlink(&mut self, proc: Proc, to: Pid) {
         let id = self.process(proc).links.unlink(&to);
-        self.note(What::UnlinkOp { proc, to, was: id.is_some() });
+        self.note(What::UnlinkOp { proc, to, id });
         if let Some(id) = id {
             self.process(proc).doing.push_back(Doing::Signal { to, signal: Signal::Unlink { id } });
         }

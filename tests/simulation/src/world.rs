@@ -451,16 +451,51 @@ impl World {
                 }
             }
         }
+        self.look_for_sleepers();
         let Some(next) = next.filter(|next| until.is_none_or(|until| *next <= until)) else { return false };
         self.now = self.now.max(next);
         self.look_at_the_clock();
         true
     }
 
+    /// Nobody has anything to do: so nobody waits for something that is there, and no message that could go.
+    fn look_for_sleepers(&mut self) {
+        for at in self.ats() {
+            let now = self.now;
+            let Some(session) = &mut self.end(at).session else { continue };
+            let before = session.unsent();
+            session.handle_accepted(now, 0);
+            if session.unsent() > before {
+                let detail = format!("{at:?}");
+                self.violations.push(Violation::new("what can go does not wait", detail));
+            }
+        }
+        for proc in 0..self.procs.len() as Proc {
+            if !self.process(proc).is_alive() || self.process(proc).ops.is_empty() {
+                continue;
+            }
+            for op in self.process(proc).ops.clone() {
+                let kind = self.ops[op as usize].kind;
+                // Whoever does not look was woken perhaps.
+                if !self.process(proc).woken.contains(&op) && self.poll_op(op) {
+                    let detail = format!("{kind:?} of {proc}");
+                    self.violations.push(Violation::new("nobody was woken", detail));
+                }
+            }
+        }
+    }
+
     /// What must have happened by now has happened.
     fn look_at_the_clock(&mut self) {
         let now = self.now;
         for at in self.ats() {
+            if let Some((since, _)) = self.end(at).waiting
+                && !self.end(at).gone
+                && now > since + 2 * self.end(at).limits.stall_timeout
+            {
+                let detail = format!("{at:?}");
+                self.violations.push(Violation::new("a stalled connection is given up in time", detail));
+            }
             let heartbeat = 3 * self.plan.limits[1].heartbeat_interval;
             let end = self.end(at);
             if !end.gone && !end.is_over() && now > end.last_heard + heartbeat {
@@ -645,6 +680,8 @@ impl World {
         let place = self.rng.below(len);
         let owed = self.process(proc).owed[place];
         if self.rng.once_in(6) {
+            // One at a time waits for that.
+            self.drop_cancelled(owed.token);
             let op = self.op(proc, owed.at, Kind::Cancelled { call: owed.call, token: owed.token });
             self.poll_op(op);
             return;
@@ -795,7 +832,7 @@ impl World {
                 }
             }
             8 if !reads.is_empty() => self.give_up_channel(proc, reads[0]),
-            9 if !reads.is_empty() => {
+            9 | 15 if !reads.is_empty() => {
                 let to = self.rng.below(self.procs.len()) as Proc;
                 let others = to >= 4 && to != proc;
                 let side = self.process(proc).side;
@@ -873,6 +910,11 @@ impl World {
         }
     }
 
+    /// Whether this connection can still be hurt.
+    fn is_there(&self, conn: u8) -> bool {
+        self.conns[usize::from(conn)].ends.iter().any(|end| !end.gone)
+    }
+
     fn fault(&mut self) {
         if self.conns.is_empty() {
             return;
@@ -882,24 +924,26 @@ impl World {
         let after = self.rng.pick(&[0, 0, 3, 20, 200]);
         let after = self.rng.below(after + 1);
         let now = self.now;
+        // What hits nothing is not counted.
+        let there = u64::from(self.is_there(conn));
         let fault = match self.rng.below(16) {
             0 => {
-                self.counts.cuts += 1;
+                self.counts.cuts += there;
                 self.cut(conn);
                 Fault::Cut
             }
             1 | 2 => {
-                self.counts.cuts += 1;
+                self.counts.cuts += there;
                 self.conns[usize::from(conn)].pipes[side].cut_after(after);
                 Fault::Cut
             }
             3 => {
-                self.counts.resets += 1;
+                self.counts.resets += there;
                 self.conns[usize::from(conn)].pipes.iter_mut().for_each(|pipe| pipe.reset(now));
                 Fault::Reset
             }
             4 | 5 => {
-                self.counts.half_opens += 1;
+                self.counts.half_opens += there;
                 let pipes = &mut self.conns[usize::from(conn)].pipes;
                 pipes[side].open_hole(after);
                 if self.rng.once_in(2) {
@@ -907,21 +951,27 @@ impl World {
                 }
                 Fault::HalfOpen
             }
-            6..10 => {
-                self.counts.stalls += 1;
+            6 => {
+                self.counts.stalls += there;
+                let seconds = self.rng.pick(&[30, 200]);
+                self.conns[usize::from(conn)].pipes[side].trickle(now + Duration::from_secs(seconds));
+                Fault::Stall
+            }
+            7..10 => {
+                self.counts.stalls += there;
                 let millis = self.rng.pick(&[10, 1000, 10_000, 70_000]);
                 let until = now + Duration::from_millis(millis);
                 self.conns[usize::from(conn)].pipes[side].freeze(until);
                 Fault::Stall
             }
             10..15 => {
-                self.counts.kills += 1;
                 let proc = self.rng.below(self.procs.len()) as Proc;
+                self.counts.kills += u64::from(self.process(proc).is_alive());
                 self.decide(proc, ExitReason::Killed);
                 Fault::Kill
             }
             _ => {
-                self.counts.kills += 1;
+                self.counts.kills += u64::from(!self.dead[side]);
                 let quietly = self.rng.once_in(2);
                 self.program_dies(Side::BOTH[side], quietly);
                 Fault::Kill
@@ -1021,7 +1071,30 @@ impl World {
             }
         }
         self.check_agreement();
+        self.check_tables();
         self.note(What::Rest);
+    }
+
+    /// The tables of a session hold no more than what processes have.
+    fn check_tables(&mut self) {
+        for at in self.ats() {
+            let records: usize = self.procs.iter().map(|process| process.links.len()).sum();
+            let waits = |op: &&Op| !op.over && op.at == at;
+            let ops = self.ops.iter().filter(waits).count();
+            let owed =
+                self.procs.iter().flat_map(|process| &process.owed).filter(|owed| owed.at == at).count();
+            // What the other end never answers is kept until the session ends.
+            let hole = self.conns[usize::from(at.conn)].pipes.iter().any(Pipe::has_hole);
+            let far_over = self.end(at.far()).is_over();
+            let end = self.end(at);
+            let idle = end.is_idle() && (!hole && !far_over || end.is_over());
+            let Some(session) = end.session.as_ref().filter(|_| idle) else { continue };
+            let entries = session.entries();
+            if entries > 2 * records + ops + owed {
+                let detail = format!("{at:?}: {entries}, and {records} records, {ops} waits, {owed} calls");
+                self.violations.push(Violation::new("a table holds what nobody has", detail));
+            }
+        }
     }
 
     fn check_agreement(&mut self) {
@@ -1096,14 +1169,14 @@ impl World {
                 for side in Side::BOTH {
                     if self.rng.once_in(2) {
                         let quietly = self.rng.once_in(2);
-                        self.counts.kills += 1;
+                        self.counts.kills += u64::from(!self.dead[side as usize]);
                         self.program_dies(side, quietly);
                     }
                 }
             }
             1 => {
                 for conn in 0..self.conns.len() as u8 {
-                    self.counts.cuts += 1;
+                    self.counts.cuts += u64::from(self.is_there(conn));
                     self.cut(conn);
                     self.note(What::Fault { conn, fault: Fault::Cut });
                 }

@@ -8,7 +8,16 @@ use std::sync::{
 use chan_simulation::{Counts, run, run_some, shrink, steps};
 
 /// Seeds whose schedules have found something once, with what that was.
-const FOUND: &[(u64, &str)] = &[];
+const FOUND: &[(u64, &str)] = &[
+    (225_964, "an exit that an unlink made void opened the door to a link that the peer then took away"),
+    (336_414, "the refusal of a link ended the one that was made again behind it"),
+    (723_765, "an exit of the link before ended the one made again"),
+    (102_503, "a link that both had made again took a place at one end and none at the other"),
+    (867_068, "a place was free for the peer before it was for this end"),
+    (155_888, "links of its own that were refused counted as ends that the peer had caused"),
+    (355_764, "a refusal came in front of the acknowledgement, and was of the link before"),
+    (866_126, "an acknowledgement of the unlink before the last gave no place free"),
+];
 
 #[test]
 fn ten_thousand_schedules_break_no_promise() {
@@ -35,7 +44,7 @@ fn ten_thousand_schedules_break_no_promise() {
     assert!(counts.steps > SCHEDULES * 100, "{counts:?}");
     assert!(counts.sessions > SCHEDULES / 2 && counts.calls > SCHEDULES * 2, "{counts:?}");
     for faults in [counts.cuts, counts.resets, counts.half_opens, counts.kills, counts.stalls] {
-        assert!(faults > SCHEDULES / 10, "{counts:?}");
+        assert!(faults > SCHEDULES / 20, "{counts:?}");
     }
 }
 

@@ -564,10 +564,56 @@ async fn open_names(server: &Server) -> Names {
     connect(server.url("name_server")).password(&password).open().await.expect("a session")
 }
 
+/// Long beyond the patience of a test.
+const LONG_DRAIN: &str = "[limits]\ndrain_timeout = '1 h'";
+
 #[tokio::test]
-async fn server_program_ends_every_session_with_shutdown_at_sigterm_and_ctrl_c() {
+async fn server_program_lets_its_sessions_end_by_themselves_and_nobody_new_in_at_sigterm_and_ctrl_c() {
     for signal in ["TERM", "INT"] {
-        let mut server = Server::start(NAME_SERVER);
+        let mut server = Server::start(&format!("{NAME_SERVER}\n{LONG_DRAIN}"));
+        let chan = open_names(&server).await;
+        let remote = chan.remote();
+        remote.cast(Store { key: "joe".into(), value: "writing a book".into() }).await.unwrap();
+        server.signal(signal);
+        assert_eq!(server.event("draining")["sessions"], 1);
+        server
+            .out
+            .wait("what is waited for", |line| line.starts_with("Waiting at most 1h for 1 session to end"));
+        // Whoever comes now finds nobody listening; the port is closed right after the event.
+        let refused = |_: &u32| run(&mut server.client("ping", "name_server")).0 == Some(3);
+        assert!((0..100).any(|attempt| refused(&attempt)));
+        let joe = remote.call(Lookup { key: "joe".into() }).await;
+        assert_eq!(joe, Ok(Some("writing a book".into())), "{signal}");
+        chan.close().await.unwrap();
+        assert_eq!(server.wait().code(), Some(0), "{signal}");
+        assert_eq!(server.event("session_ended")["reason"], "normal");
+        server.event("stopped");
+    }
+}
+
+#[test]
+fn server_program_without_sessions_stops_at_once_whatever_it_would_wait() {
+    let mut server = Server::start(&format!("{NAME_SERVER}\n{LONG_DRAIN}"));
+    server.signal("INT");
+    assert_eq!(server.wait().code(), Some(0));
+    assert!(!server.out.all().iter().any(|line| line.starts_with("Waiting")));
+}
+
+#[tokio::test]
+async fn server_program_ends_what_is_left_when_the_time_of_its_drain_is_over() {
+    let mut server = Server::start(&format!("{NAME_SERVER}\n[limits]\ndrain_timeout = '300 ms'"));
+    let chan = open_names(&server).await;
+    server.signal("TERM");
+    assert_eq!(timeout(PATIENCE, chan.remote().ended()).await.unwrap(), ExitReason::Shutdown);
+    assert_eq!(server.wait().code(), Some(0));
+    server.event("draining");
+    assert_eq!(server.event("session_ended")["reason"], "shutdown");
+}
+
+#[tokio::test]
+async fn server_program_ends_every_session_with_shutdown_when_it_is_told_twice() {
+    for signal in ["TERM", "INT"] {
+        let mut server = Server::start(&format!("{NAME_SERVER}\n{LONG_DRAIN}"));
         let chan = open_names(&server).await;
         let remote = chan.remote();
         remote.cast(Store { key: "joe".into(), value: "writing a book".into() }).await.unwrap();
@@ -575,6 +621,8 @@ async fn server_program_ends_every_session_with_shutdown_at_sigterm_and_ctrl_c()
         server.log.wait_for("both sessions", |lines| {
             lines.iter().filter(|line| line.contains("session_started")).count() == 2
         });
+        server.signal(signal);
+        server.event("draining");
         server.signal(signal);
         assert_eq!(timeout(PATIENCE, remote.ended()).await.unwrap(), ExitReason::Shutdown);
         assert_eq!(server.wait().code(), Some(0), "{signal}");
@@ -586,6 +634,35 @@ async fn server_program_ends_every_session_with_shutdown_at_sigterm_and_ctrl_c()
         let (code, _, _) = run(&mut server.client("ping", "name_server"));
         assert_eq!(code, Some(3));
     }
+}
+
+#[tokio::test]
+async fn a_process_that_never_awaits_holds_up_no_drain() {
+    let (tell, told) = std::sync::mpsc::channel();
+    let (release, hold) = std::sync::mpsc::channel::<()>();
+    let hold = std::sync::Arc::new(std::sync::Mutex::new(hold));
+    let stuck = move |_: Process, mut chan: Channel<u32>, (): (), (): ()| {
+        let (tell, hold) = (tell.clone(), hold.clone());
+        async move {
+            chan.recv().await;
+            // Whom it has woken may run first: a thread gives nobody else what it wants to run next itself.
+            tokio::task::yield_now().await;
+            tell.send(()).unwrap();
+            let _ = hold.lock().unwrap().recv();
+            drop(chan);
+            Ok(())
+        }
+    };
+    let modules = Modules::new().function("test", "stuck", stuck);
+    let mut server = Embedded::start(modules, &["stuck"], "drain_timeout = '300 ms'");
+    let chan: Channel<u32> = server.open("stuck").await;
+    chan.remote().cast(1_u32).await.unwrap();
+    chan.remote().flush().await.unwrap();
+    told.recv_timeout(PATIENCE).unwrap();
+    let drained = server.drain();
+    assert_eq!(timeout(PATIENCE, chan.remote().ended()).await.unwrap(), ExitReason::Shutdown);
+    timeout(PATIENCE, drained).await.unwrap().unwrap();
+    drop(release);
 }
 
 #[tokio::test]

@@ -200,6 +200,47 @@ fn a_service_that_ends_or_gives_no_answer_is_7() {
 }
 
 #[test]
+fn a_cast_that_the_service_cannot_read_is_7_and_one_that_it_takes_is_0() {
+    let names = NAME_SERVER.replace("\"start_me_up\"", "\"start_me_up\", \"1 KiB\"");
+    let server = Server::start(&names);
+    let cast = |message: &str| run(server.client("cast", "name_server").arg(message));
+    // Each is a race that the end of the session must not win.
+    for _ in 0..10 {
+        let (code, out, complaint) = cast(r#"{"Forget":{"key":"joe"}}"#);
+        assert_eq!((code, out.as_str()), (Some(7), ""), "{complaint}");
+        assert!(complaint.contains("could not read what it was sent"), "{complaint}");
+    }
+    let (code, _, complaint) =
+        cast(&format!(r#"{{"Store":{{"key":"joe","value":"{}"}}}}"#, "x".repeat(2000)));
+    assert_eq!(code, Some(7), "{complaint}");
+    assert!(complaint.contains("all together may have 1024 bytes"), "{complaint}");
+    assert_eq!(cast(r#"{"Store":{"key":"joe","value":"x"}}"#), (Some(0), String::new(), String::new()));
+
+    let mut repl = Running::start(server.client("repl", "name_server"));
+    repl.stdin.take().unwrap().write_all(b"! {\"Forget\":{\"key\":\"joe\"}}\n").unwrap();
+    repl.err.wait("what was wrong", |line| line.contains("could not read what it was sent"));
+    assert_eq!(repl.code(), Some(7));
+}
+
+#[test]
+fn a_cast_that_is_not_taken_in_time_is_8() {
+    let modules = Modules::new().function(
+        "test",
+        "deaf",
+        |me: Process, chan: Channel<Opaque>, (): (), (): ()| async move {
+            let mut me = me;
+            me.recv().await;
+            drop(chan);
+            Ok(())
+        },
+    );
+    let server = Embedded::start(modules, &["deaf"], "");
+    let (code, _, complaint) = run(server.client("cast", "deaf").args(["1", "--timeout", "1s"]));
+    assert_eq!(code, Some(8), "{complaint}");
+    assert!(complaint.contains("did not take") && complaint.contains("perhaps executed"), "{complaint}");
+}
+
+#[test]
 fn a_deadline_is_8_and_unknown_once_the_call_was_sent() {
     let server = embedded("");
     fails(&server, "answers", "\"Hang\"", &["--timeout", "1s"], 8, &["in time", "perhaps executed"]);

@@ -104,6 +104,29 @@ async fn attack(server: &Embedded, service: &str, opened: bool, bytes: &[u8]) ->
     tokio::time::timeout(PATIENCE, ended).await.expect("the server ends it")
 }
 
+#[tokio::test]
+async fn a_server_that_drains_says_so_and_refuses_who_had_not_asked_for_a_service_yet() {
+    let mut server = server();
+    let (mut open, _) = server.login("echo").await.unwrap();
+    open.write_all(&bytes(&[start()])).await.unwrap();
+    while next(&mut open).await != Some(Ok(true)) {}
+    let (mut late, _) = server.login("echo").await.unwrap();
+    let drained = server.drain();
+    let body = frame(&mut open).await.unwrap();
+    assert_eq!(Frame::parse(&body).unwrap(), Frame::GoAway);
+    late.write_all(&bytes(&[start()])).await.unwrap();
+    let body = frame(&mut late).await.unwrap();
+    let text = "the server is going away";
+    assert_eq!(Frame::parse(&body).unwrap(), Frame::Refuse { call: 0, code: RefuseCode::Refused, text });
+    // The one that is open goes on, to its own end.
+    let ask = Frame::Call { to: 0, call: 1, left: 10_000, payload: b"1" };
+    open.write_all(&bytes(&[ask])).await.unwrap();
+    let body = frame(&mut open).await.unwrap();
+    assert_eq!(Frame::parse(&body).unwrap(), Frame::Reply { call: 1, payload: b"1" });
+    open.write_all(&bytes(&[Frame::Ended { taken: 0, reason: ExitReason::Normal }])).await.unwrap();
+    tokio::time::timeout(PATIENCE, drained).await.unwrap().unwrap();
+}
+
 /// One of each kind that is none of a client's first words.
 fn anything_else() -> Vec<Frame<'static>> {
     let reason = ExitReason::Normal;

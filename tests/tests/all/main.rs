@@ -11,4 +11,6 @@ mod main_job;
 mod pages;
 mod python;
 mod relay;
+#[cfg(target_os = "linux")]
+mod terminal;
 mod trust;

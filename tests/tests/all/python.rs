@@ -104,6 +104,9 @@ fn a_client_written_from_the_protocol_alone_answers_the_end_of_the_server() {
     let mut server = server();
     let client = Running::start(client(python, &server, "ServerEnds"));
     client.out.wait("open", |line| line == "open");
+    // Told twice it does not wait for the sessions to end by themselves.
+    server.signal("TERM");
+    server.event("draining");
     server.signal("TERM");
     let complaints = client.err.clone();
     assert_eq!(client.code(), Some(0), "{}", complaints.all().join("\n"));

@@ -11,7 +11,9 @@ use std::{
     thread,
 };
 
-use chan_tests::{Folder, Lines, Running, Server, available, program, run};
+use chan_client::{connect, forward::relay};
+use chan_tests::{Folder, Lines, PASSWORD, Running, Server, available, program, run};
+use lib_chan::{Limits, payload::Codec, secret::Password};
 
 /// A server with a service `s` in front of something.
 fn in_front_of(mfa: &str) -> Server {
@@ -289,6 +291,49 @@ fn many_megabytes_come_back_unchanged() {
     let (code, out, complaint) = pipe(&in_front_of_port(echo), &input);
     assert_eq!(code, Some(0), "{complaint}");
     assert!(out == text.as_bytes(), "{} bytes came back", out.len());
+}
+
+#[test]
+fn pieces_are_as_short_as_either_end_wants_them() {
+    let echo = listen(|stream| {
+        let (mut from, mut to) = (stream.try_clone().unwrap(), stream);
+        std::io::copy(&mut from, &mut to).unwrap();
+    });
+    let text: String = (0..100_000).map(|number| format!("{number:08}\n")).collect();
+    let service = format!(
+        "[[service]]\nname = 's'\npassword_file = 'password'\nmfa = ['tcp', 'connect', '127.0.0.1:{echo}']\n"
+    );
+    // The shortest frames that there are: what the server takes, then what the client takes.
+    let server = Server::start(&format!("{service}[limits]\nmax_frame_len = '1 KiB'"));
+    let input = server.folder.write("input", &text);
+    let (code, out, complaint) = pipe(&server, &input);
+    assert_eq!(code, Some(0), "{complaint}");
+    assert!(out == text.as_bytes(), "{} bytes came back", out.len());
+
+    let server = Server::start(&service);
+    let mut limits = Limits::default();
+    limits.max_frame_len = 1024;
+    let password = Password::new(PASSWORD).unwrap();
+    let mut back = Vec::new();
+    let relayed = tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let connect = connect(server.url("s")).password(&password).limits(limits).codec(Codec::Raw);
+        relay(connect.open().await.unwrap(), text.as_bytes(), &mut back).await
+    });
+    assert!(relayed.is_ok(), "{relayed:?}");
+    assert!(back == text.as_bytes(), "{} bytes came back", back.len());
+}
+
+#[test]
+fn a_local_connection_that_is_reset_is_told_to_the_server_with_its_reason() {
+    let port = listen(|mut stream| stream.write_all(b"unread").unwrap());
+    let server = in_front_of_port(port);
+    let (_forward, port) = forward(&server);
+    let local = TcpStream::connect(format!("127.0.0.1:{port}")).unwrap();
+    // Waits until there is something, and leaves it unread: so the close that follows is a reset.
+    assert_eq!(local.peek(&mut [0]).unwrap(), 1);
+    drop(local);
+    let reason = "\"reason\":\"failed: the client's stream: connection reset\"";
+    server.log.wait(reason, |line| line.contains("session_ended") && line.contains(reason));
 }
 
 #[test]

@@ -128,13 +128,26 @@ fn a_private_authority_is_trusted_for_its_hosts_and_no_other_is() {
 }
 
 #[test]
-fn the_systems_authorities_do_not_vouch_for_a_certificate_of_ones_own() {
-    let server = Server::start(SERVICE);
-    let url = format!("chan://localhost:{}/s?system", port_of(server.url("s")));
-    let (code, complaint) = ping(&server, &url, &[]);
-    // Or there are none on this machine, which is for its user to mend.
-    assert!(matches!(code, Some(2 | 4)), "{code:?}: {complaint}");
-    assert!(complaint.contains("pin"), "{complaint}");
+fn the_systems_authorities_vouch_for_their_certificates_and_not_for_ones_own() {
+    let authority = authority("the system's");
+    let (certified, own) = (certified(&authority, "localhost", None), Server::start(SERVICE));
+    // In place of those that this machine has, or has not.
+    let ping = |server: &Server, authorities: &Path| {
+        let url = format!("chan://localhost:{}/s?system", port_of(server.url("s")));
+        let mut client = server.client_at("ping", &url, &server.folder.path().join("password"));
+        let (code, _, complaint) = run(client.env("SSL_CERT_FILE", authorities).env_remove("SSL_CERT_DIR"));
+        (code, complaint)
+    };
+    let authorities = certified.folder.path().join("ca.pem");
+    assert_eq!(ping(&certified, &authorities), (Some(0), String::new()));
+    let (code, complaint) = ping(&own, &authorities);
+    assert_eq!(code, Some(4), "{complaint}");
+    says(&complaint, &["no authority that you trust", "pin", "not executed"]);
+
+    let none = own.folder.write("none.pem", "");
+    let (code, complaint) = ping(&own, &none);
+    assert_eq!(code, Some(2), "{complaint}");
+    says(&complaint, &["the system's certificate authorities", "pin the server's key instead"]);
 }
 
 #[test]

@@ -18,7 +18,12 @@ use crate::{
 const ALL: Rights = Rights { send: true, monitor: true, link: true, exit: true, kill: true };
 
 fn exit(from: u64, to: u32, reason: ExitReason) -> Delivery<u32> {
-    Delivery::Exit { from, to, reason, link: true }
+    Delivery::Exit { from, to, reason, link: true, provoked: false }
+}
+
+/// That of a link that the peer has set.
+fn provoked(from: u64, to: u32, reason: ExitReason) -> Delivery<u32> {
+    Delivery::Exit { from, to, reason, link: true, provoked: true }
 }
 
 fn down(monitor: u64, from: u64, to: u32, reason: ExitReason) -> Delivery<u32> {
@@ -53,7 +58,10 @@ fn the_end_of_the_process_that_linked_reaches_the_other_and_kill_over_a_link_sta
     pair.client.session.link(10, 1);
     pair.client.session.exit(&10, 1, Some(0), ExitReason::Kill);
     pair.settle();
-    assert_eq!(pair.server.deliveries(), [Delivery::Link { from: 1, to: 20 }, exit(1, 20, ExitReason::Kill)]);
+    assert_eq!(
+        pair.server.deliveries(),
+        [Delivery::Link { from: 1, to: 20 }, provoked(1, 20, ExitReason::Kill)]
+    );
     assert_eq!((pair.client.session.entries(), pair.server.session.entries()), (0, 0));
 }
 
@@ -93,7 +101,7 @@ fn the_sender_of_a_link_gives_no_right_but_to_that_link() {
     );
     pair.client.session.exit(&10, 0, Some(0), ExitReason::Normal);
     pair.settle();
-    assert_eq!(pair.server.deliveries(), [exit(1, 2, ExitReason::Normal)]);
+    assert_eq!(pair.server.deliveries(), [provoked(1, 2, ExitReason::Normal)]);
     // The name went with the link, and a new link has a new one.
     pair.client.session.link(10, 0);
     pair.settle();
@@ -118,7 +126,7 @@ fn a_link_that_is_taken_back_is_gone_at_both_sides_and_can_be_made_again() {
     pair.server.session.unlink_ack(&20, 1, 2);
     pair.server.session.unlink_ack(&20, 1, 2);
     pair.settle();
-    assert_eq!(pair.client.deliveries(), [], "the link was made anew: no acknowledgement matters");
+    assert_eq!(pair.client.deliveries(), [Delivery::UnlinkAck { from: 1, to: 10, unlink: 2 }], "the last");
     pair.server.session.exit(&20, 1, Some(0), ExitReason::Shutdown);
     pair.settle();
     assert_eq!(pair.client.deliveries(), [exit(1, 10, ExitReason::Shutdown)]);
@@ -173,9 +181,9 @@ fn a_monitor_reports_once_and_not_after_it_was_taken_back() {
     pair.settle();
     let set: Vec<_> = (1..=3).map(|monitor| Delivery::Monitor { monitor, to: 20 }).collect();
     assert_eq!(pair.server.deliveries(), set);
-    pair.client.session.demonitor(200);
-    pair.client.session.demonitor(200);
-    pair.client.session.demonitor(999);
+    for reference in [200, 200, 999] {
+        pair.client.session.demonitor(pair.now, reference);
+    }
     // Crosses the end of the process.
     for monitor in 1..=3 {
         pair.server.session.down(monitor, 0, ExitReason::Panic);
@@ -258,7 +266,8 @@ fn a_link_or_monitor_over_the_far_sides_number_gets_overload_at_once() {
     lone.session.monitor(7, 71, 0);
     // One more to the same is none more.
     lone.session.link(100, 0);
-    assert_eq!(lone.frames(), [Frame::Link { from: 1, to: 0 }]);
+    assert_eq!(lone.frames(), []);
+    assert_eq!(lone.session.take_deliveries(), []);
     assert_eq!(lone.ended(), None);
     lone.feed(&Frame::Exit { from: 0, to: 1, taken: Some(0), reason: ExitReason::Normal });
     lone.session.monitor(7, 72, 5);
@@ -457,7 +466,10 @@ fn the_exit_that_is_one_too_many_is_delivered_too() {
     assert_eq!(lone.ended(), Some(&ExitReason::Overload));
     let seen = lone.session.take_deliveries();
     let link = |from| Delivery::Link { from, to: 1 };
-    assert_eq!(seen, [link(1), exit(1, 1, ExitReason::Panic), link(2), exit(2, 1, ExitReason::Panic)]);
+    assert_eq!(
+        seen,
+        [link(1), provoked(1, 1, ExitReason::Panic), link(2), provoked(2, 1, ExitReason::Panic)]
+    );
 }
 
 #[test]
@@ -596,7 +608,7 @@ impl Processes {
                     table.handle_unlink_ack(&from, unlink);
                 }
             }
-            Delivery::Exit { from, to, reason, link } => {
+            Delivery::Exit { from, to, reason, link, .. } => {
                 if let Some(table) = self.tables.get_mut(&to) {
                     let signal = ExitSignal { from: &from, reason: &reason, link, own: false };
                     assert_ne!(table.handle_exit(signal, true), Verdict::End(reason.clone()));
@@ -663,6 +675,7 @@ fn both_sides_agree_about_every_link_whatever_crossed_on_the_way() {
         }
         for (here, end) in [(&at_client, &pair.client), (&at_server, &pair.server)] {
             assert_eq!(here.tables.values().map(Links::len).sum::<usize>(), links, "seed {seed}");
+
             assert_eq!(end.session.entries(), links, "seed {seed}");
         }
     }
@@ -686,4 +699,205 @@ fn ends_of_links_that_nobody_takes_end_overload() {
     assert_eq!(lone.ended(), None);
     cycle(&mut lone);
     assert_eq!(lone.ended(), Some(&ExitReason::Overload));
+}
+
+#[test]
+fn the_ends_of_links_of_ones_own_count_nothing_against_the_peer() {
+    let mut lone = Lone::open(Side::Server);
+    lone.session.hand_out(7, ALL);
+    let most = Limits::default().max_links as usize;
+    for _ in 0..2 * most {
+        // One that is refused, whether by this end or by the other, is no doing of the peer's.
+        lone.session.link(7, 5);
+        lone.frames();
+        lone.feed(&Frame::Exit { from: 5, to: 1, taken: Some(0), reason: ExitReason::NoProc });
+    }
+    assert_eq!(lone.ended(), None);
+    let seen = lone.session.take_deliveries();
+    assert_eq!(seen.len(), 2 * most);
+    assert!(seen.iter().all(|delivery| matches!(delivery, Delivery::Exit { provoked: false, .. })));
+}
+
+#[test]
+fn an_exit_in_front_of_the_acknowledgement_is_of_the_link_before() {
+    for again in [false, true] {
+        let mut lone = Lone::open(Side::Server);
+        lone.session.link(7, 5);
+        lone.session.unlink(7, 5, 1);
+        if again {
+            lone.session.link(7, 5);
+        }
+        lone.frames();
+        // The peer refused the first.
+        lone.feed(&Frame::Exit { from: 5, to: 1, taken: Some(0), reason: ExitReason::NoProc });
+        // And this it sent before the unlink came, which takes it away.
+        lone.feed(&Frame::Link { from: 5, to: 1 });
+        assert_eq!(lone.session.take_deliveries(), []);
+        lone.feed(&Frame::UnlinkAck { from: 5, to: 1, unlink: 1 });
+        assert_eq!(lone.session.take_deliveries(), [Delivery::UnlinkAck { from: 5, to: 7, unlink: 1 }]);
+        assert_eq!(lone.session.entries() > 0, again);
+        let reason = ExitReason::Panic;
+        lone.feed(&Frame::Exit { from: 5, to: 1, taken: Some(0), reason: reason.clone() });
+        let ending = again.then(|| exit(5, 7, reason));
+        assert_eq!(lone.session.take_deliveries(), ending.into_iter().collect::<Vec<_>>());
+        assert_eq!(lone.session.entries(), 0);
+    }
+}
+
+#[test]
+fn one_that_ends_before_it_has_seen_an_unlink_and_a_link_acknowledges_in_front_of_its_exit() {
+    let mut lone = Lone::open(Side::Server);
+    lone.feed(&Frame::Link { from: 5, to: 0 });
+    lone.feed(&Frame::Unlink { from: 5, to: 0, unlink: 1 });
+    lone.feed(&Frame::Link { from: 5, to: 0 });
+    lone.session.exit(&1, 5, Some(3), ExitReason::Panic);
+    assert_eq!(
+        lone.frames(),
+        [
+            Frame::UnlinkAck { from: 0, to: 5, unlink: 1 },
+            Frame::Exit { from: 0, to: 5, taken: Some(3), reason: ExitReason::Panic }
+        ]
+    );
+    // What is left of it answers what it is told, and there is nothing more to say.
+    lone.session.unlink_ack(&1, 5, 1);
+    lone.session.exit(&1, 5, Some(0), ExitReason::NoProc);
+    assert_eq!((lone.frames(), lone.session.entries()), (vec![], 0));
+}
+
+#[test]
+fn a_link_that_is_refused_behind_an_unlink_ends_behind_its_acknowledgement() {
+    let mut lone = Lone::open(Side::Client);
+    lone.session.hand_out(7, ALL);
+    lone.feed(&Frame::Link { from: 5, to: 1 });
+    for n in 0..TERMS.max_links {
+        lone.session.link(100 + n as u32, 0);
+    }
+    lone.session.unlink(7, 5, 1);
+    lone.session.take_deliveries();
+    lone.session.link(7, 5);
+    // The peer sent this before the unlink came.
+    lone.feed(&Frame::Link { from: 5, to: 1 });
+    assert_eq!(lone.session.take_deliveries(), []);
+    lone.feed(&Frame::UnlinkAck { from: 5, to: 1, unlink: 1 });
+    let ack = Delivery::UnlinkAck { from: 5, to: 7, unlink: 1 };
+    assert_eq!(lone.session.take_deliveries(), [ack, exit(5, 7, ExitReason::Overload)]);
+    lone.feed(&Frame::Link { from: 5, to: 1 });
+    assert_eq!(lone.session.take_deliveries(), [Delivery::Link { from: 5, to: 7 }], "and this one is new");
+}
+
+#[test]
+fn who_takes_over_the_role_hears_nothing_of_a_link_that_the_one_before_took_back() {
+    let mut lone = Lone::open(Side::Server);
+    lone.feed(&Frame::Link { from: 5, to: 0 });
+    lone.session.unlink(1, 5, 1);
+    lone.session.take_deliveries();
+    lone.session.set_owner(Some(2), false);
+    assert_eq!(lone.session.take_deliveries(), [Delivery::UnlinkAck { from: 5, to: 1, unlink: 1 }]);
+    // The peer has not seen the unlink yet.
+    lone.feed(&Frame::Unlink { from: 5, to: 0, unlink: 1 });
+    lone.feed(&Frame::Link { from: 5, to: 0 });
+    assert_eq!(lone.session.take_deliveries(), [Delivery::Unlink { from: 5, to: 2, unlink: 1 }]);
+    lone.session.unlink_ack(&2, 5, 1);
+    lone.feed(&Frame::UnlinkAck { from: 5, to: 0, unlink: 1 });
+    assert_eq!(lone.session.take_deliveries(), []);
+    assert_eq!(lone.session.entries(), 0);
+}
+
+#[test]
+fn a_place_of_the_peers_is_free_when_it_says_so_and_that_its_acknowledgement_is_due_has_a_bound() {
+    let limits = Limits { max_links: 2, ..Limits::default() };
+    let mut lone = Lone::open_with(Side::Server, &limits);
+    for from in 1..=4 {
+        lone.feed(&Frame::Link { from, to: 0 });
+        lone.session.unlink(1, from, from);
+        lone.feed(&Frame::Exit { from, to: 0, taken: Some(0), reason: ExitReason::Normal });
+        lone.session.set_untaken_exits(0, 0);
+        assert_eq!(lone.ended(), None);
+    }
+    for from in 5..=6 {
+        lone.feed(&Frame::Link { from, to: 0 });
+        assert_eq!(lone.ended(), None);
+    }
+    lone.session.unlink(1, 5, 5);
+    lone.feed(&Frame::Exit { from: 5, to: 0, taken: Some(0), reason: ExitReason::Normal });
+    assert_eq!(lone.ended(), Some(&ExitReason::Overload));
+}
+
+#[test]
+fn a_link_that_both_have_made_again_takes_a_place_at_both() {
+    let limits = Limits { max_links: 1, ..Limits::default() };
+    let mut pair = Pair::open_with(1, &limits, &limits);
+    pair.client.session.set_owner(Some(1), false);
+    assert_eq!(pair.server.session.hand_out(20, ALL), 1);
+    assert_eq!(pair.client.session.hand_out(10, ALL), 1);
+    pair.client.session.link(10, 1);
+    pair.settle();
+    for end in [&mut pair.client, &mut pair.server] {
+        let process = if end.session.owner().is_some() { 10 } else { 20 };
+        end.session.unlink(process, 1, 1);
+        end.session.link(process, 1);
+    }
+    pair.settle();
+    pair.client.session.unlink_ack(&10, 1, 1);
+    pair.server.session.unlink_ack(&20, 1, 1);
+    pair.settle();
+    pair.client.deliveries();
+    pair.server.deliveries();
+    // Neither has room for another, and so neither goes beyond what the other allows.
+    pair.client.session.link(11, 1);
+    pair.server.session.link(21, 1);
+    pair.settle();
+    assert_eq!(pair.client.deliveries(), [exit(1, 11, ExitReason::Overload)]);
+    assert_eq!(pair.server.deliveries(), [exit(1, 21, ExitReason::Overload)]);
+    assert_eq!((pair.client.session.over(), pair.server.session.over()), (None, None));
+    pair.client.session.exit(&10, 1, Some(0), ExitReason::Normal);
+    pair.settle();
+    assert_eq!((pair.client.session.entries(), pair.server.session.entries()), (0, 0));
+}
+
+#[test]
+fn monitors_taken_back_over_and_over_harm_nobody() {
+    let mut pair = pair();
+    let many = u64::from(3 * Limits::default().max_pairs_burst);
+    for reference in 1..=many {
+        pair.client.session.monitor(10, reference, 1);
+        pair.client.session.demonitor(pair.now, reference);
+        pair.settle();
+    }
+    assert_eq!((pair.client.session.over(), pair.server.session.over()), (None, None));
+    // One that the peer still thinks is there serves again, and tells only who set it last.
+    pair.client.session.monitor(11, many + 1, 1);
+    pair.settle();
+    let last = pair.server.deliveries().into_iter().rev().find_map(|delivery| match delivery {
+        Delivery::Monitor { monitor, .. } => Some(monitor),
+        _ => None,
+    });
+    pair.server.session.down(last.unwrap(), 0, ExitReason::Panic);
+    pair.settle();
+    assert_eq!(pair.client.deliveries(), [down(many + 1, 1, 11, ExitReason::Panic)]);
+    assert_eq!((pair.client.session.entries(), pair.server.session.entries()), (0, 0));
+}
+
+#[test]
+fn of_monitors_that_many_took_back_at_once_the_peer_learns_in_time_and_their_processes_hear_nothing() {
+    let mut pair = pair();
+    let many = u64::from(Limits::default().max_links);
+    for reference in 1..=many {
+        pair.client.session.monitor(10, reference, 1);
+    }
+    pair.settle();
+    for reference in 1..=many {
+        pair.client.session.demonitor(pair.now, reference);
+    }
+    pair.settle();
+    assert_eq!(pair.server.session.over(), None);
+    let left = pair.server.session.entries();
+    assert!(left > 100, "{left}");
+    for _ in 0..10 {
+        pair.advance(Duration::from_secs(15));
+        pair.settle();
+    }
+    assert_eq!((pair.client.session.entries(), pair.server.session.entries()), (0, 0));
+    assert_eq!((pair.client.session.over(), pair.server.session.over()), (None, None));
+    assert_eq!(pair.client.deliveries(), []);
 }

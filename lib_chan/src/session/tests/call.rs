@@ -401,3 +401,50 @@ fn the_callee_does_not_give_up_before_the_caller() {
     let [Frame::Call { left, .. }] = lone.frames()[..] else { panic!() };
     assert_eq!(left, 2);
 }
+
+#[test]
+fn a_mark_is_answered_when_all_before_it_has_been_taken_and_is_seen_by_nobody() {
+    for seed in 0..6 {
+        let mut pair = Pair::open(seed);
+        let before = call(&mut pair, 1);
+        let mark = pair.client.session.mark(pair.now).unwrap();
+        pair.settle();
+        assert_eq!(pair.client.outcome(mark), None, "it has come, and is not taken");
+        let taken = pair.server.take();
+        let kinds = taken.into_iter().map(|message| message.kind).collect::<Vec<_>>();
+        assert_eq!(kinds, [InboundKind::Call { call: before }, InboundKind::Call { call: mark }]);
+        assert!(pair.server.session.wants_answer(before, pair.now));
+        pair.settle();
+        assert_eq!(pair.client.outcome(mark), None);
+        assert!(!pair.server.session.wants_answer(mark, pair.now), "nobody may execute it");
+        pair.settle();
+        assert!(matches!(
+            pair.client.outcome(mark),
+            Some(Err(CallError { executed: Executed::No, reason: CallFailure::Refused(_) }))
+        ));
+        pair.server.session.reply(before, &mut Vec::new());
+        pair.settle();
+        assert!(pair.client.outcome(before).is_some());
+        assert_eq!((pair.client.session.entries(), pair.server.session.entries()), (0, 0));
+    }
+}
+
+#[test]
+fn a_mark_waits_its_turn_for_credit_and_a_slot_and_ends_with_the_session() {
+    let limits = Limits { max_calls: 1, ..Limits::default() };
+    let mut pair = Pair::open_with(1, &limits, &limits);
+    let first = call(&mut pair, 1);
+    let mark = pair.client.session.mark(pair.now).unwrap();
+    pair.settle();
+    assert_eq!(calls(&mut pair), [first], "the slot is not free");
+    pair.server.session.reply(first, &mut Vec::new());
+    pair.settle();
+    assert_eq!(calls(&mut pair), [mark]);
+    let waiting = pair.client.session.mark(pair.now).unwrap();
+    pair.server.session.end(ExitReason::Shutdown, 1, None);
+    pair.settle();
+    let ended = CallFailure::Exit(ExitReason::Shutdown);
+    assert_eq!(pair.client.outcome(mark), failed(Executed::No, ended.clone()));
+    assert_eq!(pair.client.outcome(waiting), failed(Executed::No, ended));
+    assert!(matches!(pair.client.session.mark(pair.now), Err(Unsendable::Ended(ExitReason::Shutdown))));
+}

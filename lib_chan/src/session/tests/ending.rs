@@ -157,7 +157,7 @@ fn nothing_follows_the_last_word() {
     lone.session.unlink(7, 0, 1);
     lone.session.unlink_ack(&1, 1, 1);
     lone.session.monitor(8, 1, 5);
-    lone.session.demonitor(1);
+    lone.session.demonitor(lone.now, 1);
     lone.session.exit(&8, 0, None, ExitReason::Kill);
     lone.session.go_away();
     lone.session.flush();
@@ -221,7 +221,7 @@ fn an_owner_that_links_when_the_session_is_over_is_told_why() {
     client.set_owner(Some(1), false);
     assert_eq!(client.take_deliveries(), []);
     client.set_owner(Some(1), true);
-    let exit = Delivery::Exit { from: 0, to: 1, reason: ExitReason::Revoked, link: true };
+    let exit = Delivery::Exit { from: 0, to: 1, reason: ExitReason::Revoked, link: true, provoked: false };
     assert_eq!(client.take_deliveries(), [Delivery::Link { from: 0, to: 1 }, exit]);
     assert_eq!(client.entries(), 0);
 }

@@ -7,10 +7,14 @@ use lib_chan::{CallError, CallFailure, Executed, ExitReason};
 use super::{Broken, session::Sessions, signal::Signals, wire::Wire};
 use crate::log::{Answer, At, CastEnd, Entry, Proc, Token, What};
 
+/// Longer than anything is under way where nothing was done to a connection.
+const WAY: Duration = Duration::from_millis(5);
+
 #[derive(Debug)]
 struct Call {
     at: At,
     proc: Proc,
+    made: Duration,
     deadline: Duration,
     woken: Option<Duration>,
     outcome: Option<Result<Token, CallError>>,
@@ -56,7 +60,8 @@ impl Messages {
             What::CastEnd { token, end } => self.cast_end(*token, end, broken),
             What::Call { at, proc, token, deadline } => {
                 let (at, proc, deadline) = (*at, *proc, *deadline);
-                let call = Call { at, proc, deadline, woken: None, outcome: None, given_up: false };
+                let made = now;
+                let call = Call { at, proc, made, deadline, woken: None, outcome: None, given_up: false };
                 self.calls.insert(*token, call);
             }
             What::CallWoken { token } => {
@@ -270,6 +275,15 @@ impl Messages {
                 }
             }
         };
+        let late = matches!(outcome, Err(error) if error.reason == CallFailure::Deadline);
+        // What was written on a healthy connection has come by then.
+        let by = call.deadline.saturating_sub(WAY);
+        let could_go = call.made < by
+            && sessions.is_healthy(call.at.conn)
+            && direction.is_some_and(|written| written.was_free_before(by));
+        broken.unless(!(late && sent.is_none() && could_go), "a call that can go does not wait", || {
+            format!("{token} {call:?}")
+        });
         broken.unless(fine, "the outcome of a call is true", || {
             format!("{token} {call:?} {sent:?} {fate:?}, heard {:?}", wire.heard(call.at))
         });

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use lib_chan::ExitReason;
+use lib_chan::{ExitReason, Limits};
 
 use super::{Broken, wire::Wire};
 use crate::{
@@ -17,9 +17,12 @@ pub(super) struct End {
     wrong_login: bool,
     pub(super) let_go: Option<(ExitReason, Duration)>,
     pub(super) over: Option<(Duration, ExitReason)>,
+    /// By line.
+    pub(super) over_since: usize,
     pub(super) broke_off: Option<ExitReason>,
     pub(super) gave_up: bool,
-    end_seen: bool,
+    pub(super) end_seen: bool,
+    pub(super) reader: Option<Proc>,
     pub(super) gone: bool,
     /// Processes by the ids that the peer knows, and their rights.
     pub(super) handed: BTreeMap<u64, Handed>,
@@ -46,29 +49,26 @@ pub(super) struct Sessions {
     faulty: Vec<u8>,
     pub(super) dead: [bool; 2],
     calm_network: bool,
-    may_overload: [bool; 2],
+    limits: [Limits; 2],
 }
 
 impl Sessions {
     pub(super) fn new(plan: &Plan) -> Self {
-        let may_overload = [0, 1].map(|side| {
-            let limits = &plan.limits[side];
-            limits.max_reflections < 100
-                || limits.max_untaken_exits < 10
-                || limits.max_unsent < 100_000
-                || limits.max_links < 1000
-        });
         Self {
             ends: BTreeMap::new(),
             faulty: Vec::new(),
             dead: [false; 2],
             calm_network: plan.latency == 0 || plan.latency <= 300 && plan.capacity >= 100_000,
-            may_overload,
+            limits: plan.limits.clone(),
         }
     }
 
     pub(super) fn of(&self, at: At) -> Option<&End> {
         self.ends.get(&at)
+    }
+
+    pub(super) fn all(&self) -> impl Iterator<Item = (At, &End)> {
+        self.ends.iter().map(|(at, end)| (*at, end))
     }
 
     /// Whether nothing was done to this connection on purpose.
@@ -113,7 +113,7 @@ impl Sessions {
             }
             What::Frame { at, frame: Tapped::Ended { reason, .. }, .. } => {
                 // Its own, or the answer to the other's, or that of a fault.
-                let (may_overload, end) = (self.may_overload[at.side as usize], self.end(*at));
+                let (may_overload, end) = (self.may_overload(*at, wire), self.end(*at));
                 let fine = end.let_go.as_ref().is_some_and(|(own, _)| own == reason)
                     || end.broke_off.as_ref() == Some(reason)
                     || (*reason == ExitReason::Normal && end.let_go.is_none())
@@ -121,6 +121,7 @@ impl Sessions {
                 broken.unless(fine, "the last word is the owner's", || format!("{at:?} {reason:?}"));
             }
             What::GaveUpReceiving { at } => self.end(*at).gave_up = true,
+            What::Reads { at, proc } => self.end(*at).reader = Some(*proc),
             What::BrokeOff { at, reason } => self.end(*at).broke_off = Some(reason.clone()),
             What::Over { at, reason } => self.over(*at, now, reason, wire, broken),
             What::EndSeen { at, reason } => {
@@ -144,15 +145,27 @@ impl Sessions {
         }
     }
 
+    /// Whether the peer may have gone beyond a limit of `at` that an honest peer cannot keep to.
+    fn may_overload(&self, at: At, wire: &Wire) -> bool {
+        let limits = &self.limits[at.side as usize];
+        let Some(peer) = wire.written(at.far()) else { return false };
+        let [explicit, of_links] = peer.exits;
+        explicit > limits.max_untaken_exits
+            || of_links > limits.max_links as usize
+            || 2 * peer.provoking > limits.max_reflections
+            || limits.max_unsent < 100_000
+    }
+
     fn end(&mut self, at: At) -> &mut End {
         self.ends.entry(at).or_default()
     }
 
     fn over(&mut self, at: At, now: Duration, reason: &ExitReason, wire: &Wire, broken: &mut Broken) {
-        let (healthy, may_overload) = (self.is_healthy(at.conn), self.may_overload[at.side as usize]);
+        let (healthy, may_overload) = (self.is_healthy(at.conn), self.may_overload(at, wire));
         let end = self.end(at);
         broken.unless(end.over.is_none(), "a session ends once", || format!("{at:?}"));
         end.over = Some((now, reason.clone()));
+        end.over_since = broken.line;
         if let Some(close_by) = end.let_go.as_ref().map(|(_, close_by)| *close_by) {
             broken.unless(now <= close_by, "a close is bounded in time", || format!("{at:?} {now:?}"));
         }

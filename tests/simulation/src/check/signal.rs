@@ -29,17 +29,36 @@ struct Monitor {
     to: Pid,
     ended: bool,
     demonitored: bool,
+    /// And the session has heard of it.
+    taken_back: bool,
+    line: usize,
+}
+
+/// A link, as its process knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Link {
+    standing: Standing,
+    /// The last unlink of the process, until it is acknowledged: an ending before that is of the link before.
+    awaits: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Link {
+enum Standing {
     Active,
     /// Taken back at this side; the other may not know.
-    Unlinking,
+    TakenBack,
     /// Taken back by both.
-    BothUnlinking,
-    /// Taken back by the other side.
+    TakenBackByBoth,
+    /// Taken back by the other side, which may not know that this one knows.
     Unlinked,
+}
+
+impl Link {
+    const ACTIVE: Self = Self { standing: Standing::Active, awaits: None };
+
+    fn is_active(&self) -> bool {
+        self.standing == Standing::Active
+    }
 }
 
 #[derive(Debug)]
@@ -49,7 +68,18 @@ pub(super) struct Signals {
     monitors: BTreeMap<u64, Monitor>,
     /// Exits sent and not come, by sender.
     exits: Vec<(Proc, Pid, ExitReason)>,
+    max_links: [usize; 2],
     few_links: bool,
+    /// When, by line, links and monitors across a connection have ended, and at which end of it.
+    freed: Vec<(usize, At)>,
+    /// When the last link was made.
+    link_lines: BTreeMap<(Proc, Pid), usize>,
+    line: usize,
+    /// Links that were said to a session. Those of an owner are links by a second name: where the peer has linked to the
+    /// role too, the process knows of one link, and it takes two places.
+    said: Vec<(At, Proc)>,
+    /// Of which the session heard when they had their ending already: they have another, which nobody sees.
+    late: BTreeSet<(Proc, Pid)>,
     /// Links made again while the one before was under way to its end: the end of the session may come to both.
     made_anew: BTreeSet<(Proc, Pid)>,
 }
@@ -62,6 +92,12 @@ impl Signals {
             monitors: BTreeMap::new(),
             exits: Vec::new(),
             made_anew: BTreeSet::new(),
+            said: Vec::new(),
+            late: BTreeSet::new(),
+            max_links: [0, 1].map(|side| plan.limits[side].max_links as usize),
+            freed: Vec::new(),
+            link_lines: BTreeMap::new(),
+            line: 0,
             few_links: plan.limits.iter().any(|limits| limits.max_links < 1000),
         }
     }
@@ -72,6 +108,7 @@ impl Signals {
     }
 
     pub(super) fn see(&mut self, entry: &Entry, sessions: &Sessions, broken: &mut Broken) {
+        self.line = broken.line;
         match &entry.what {
             What::Born { proc, side, task } => {
                 let (side, task) = (*side, *task);
@@ -88,7 +125,17 @@ impl Signals {
                 if let Some(life) = self.lives.get_mut(proc) {
                     life.gone = true;
                 }
-                self.links.retain(|(of, _), _| of != proc);
+                // What it has taken back keeps its place until that is acknowledged.
+                let waits = |link: &Link| link.awaits.is_some();
+                let gone: Vec<_> = self
+                    .links
+                    .iter()
+                    .filter(|((of, _), link)| of == proc && !waits(link))
+                    .map(|(key, _)| *key)
+                    .collect();
+                for key in gone {
+                    self.remove(key);
+                }
             }
             What::Stuck { proc } => {
                 if let Some(life) = self.lives.get_mut(proc) {
@@ -100,29 +147,44 @@ impl Signals {
                     life.lost = true;
                 }
             }
+            What::Said { at, proc, far, signal } => {
+                self.said(*at, *proc, *far, signal);
+            }
             What::LinkOp { proc, to, fresh } => {
-                let before = self.links.insert((*proc, *to), Link::Active);
-                if before.is_some_and(|before| before != Link::Active) {
+                let before = self.links.get(&(*proc, *to)).copied();
+                let link = self.links.entry((*proc, *to)).or_insert(Link::ACTIVE);
+                link.standing = Standing::Active;
+                if before.is_some_and(|before| !before.is_active()) {
                     self.made_anew.insert((*proc, *to));
                 }
-                let same = (before != Some(Link::Active)) == *fresh;
+                let same = before.is_none_or(|before| !before.is_active()) == *fresh;
                 broken.unless(same, "a process knows its links", || format!("{proc} {to:?} {before:?}"));
             }
-            What::UnlinkOp { proc, to, was } => {
+            What::UnlinkOp { proc, to, id } => {
                 let link = self.links.get_mut(&(*proc, *to));
-                let same = link.as_deref().is_some_and(|link| *link == Link::Active) == *was;
+                let same = link.as_deref().is_some_and(Link::is_active) == id.is_some();
                 broken.unless(same, "a process knows its links", || format!("{proc} {to:?} {link:?}"));
-                if let Some(link) = link.filter(|_| *was) {
-                    *link = Link::Unlinking;
+                if let (Some(link), Some(number)) = (link, id) {
+                    *link = Link { standing: Standing::TakenBack, awaits: Some(*number) };
                 }
             }
             What::Parted { proc, to } => {
-                let active = self.links.get(&(*proc, *to)) == Some(&Link::Active);
+                let active = self.links.get(&(*proc, *to)).is_some_and(Link::is_active);
                 broken.unless(active, "only the linked are told of an end", || format!("{proc} {to:?}"));
             }
             What::MonitorOp { proc, monitor, to } => {
                 let (proc, to) = (*proc, *to);
-                self.monitors.insert(*monitor, Monitor { proc, to, ended: false, demonitored: false });
+                self.monitors.insert(
+                    *monitor,
+                    Monitor {
+                        proc,
+                        to,
+                        ended: false,
+                        demonitored: false,
+                        taken_back: false,
+                        line: broken.line,
+                    },
+                );
             }
             What::DemonitorOp { monitor, was, .. } => {
                 if let Some(monitor) = self.monitors.get_mut(monitor) {
@@ -153,24 +215,39 @@ impl Signals {
         match signal {
             Signal::Link => {
                 if alive {
-                    let link = self.links.entry((proc, from)).or_insert(Link::Active);
-                    if *link == Link::Unlinked {
-                        *link = Link::Active;
+                    let link = self.links.entry((proc, from)).or_insert(Link::ACTIVE);
+                    if link.standing == Standing::Unlinked {
+                        link.standing = Standing::Active;
                     }
                 }
             }
-            Signal::Unlink { .. } => match self.links.get_mut(&(proc, from)) {
-                Some(link @ Link::Active) => *link = Link::Unlinked,
-                Some(link @ Link::Unlinking) => *link = Link::BothUnlinking,
-                _ => {}
-            },
-            Signal::UnlinkAck { .. } => match self.links.get_mut(&(proc, from)) {
-                Some(Link::Unlinking) => drop(self.links.remove(&(proc, from))),
-                Some(link @ Link::BothUnlinking) => *link = Link::Unlinked,
-                _ => {}
-            },
+            Signal::Unlink { .. } => {
+                if let Some(link) = self.links.get_mut(&(proc, from)) {
+                    link.standing = match link.standing {
+                        Standing::Active => Standing::Unlinked,
+                        Standing::TakenBack => Standing::TakenBackByBoth,
+                        other => other,
+                    };
+                }
+            }
+            Signal::UnlinkAck { id } => {
+                let link = self.links.get_mut(&(proc, from)).filter(|link| link.awaits == Some(*id));
+                let Some(link) = link else { return };
+                link.awaits = None;
+                match link.standing {
+                    Standing::TakenBack => drop(self.remove((proc, from))),
+                    Standing::TakenBackByBoth => link.standing = Standing::Unlinked,
+                    Standing::Active | Standing::Unlinked => {}
+                }
+            }
             Signal::Exit { reason, link: true } => {
-                let link = self.links.remove(&(proc, from));
+                let made = self.link_lines.get(&(proc, from)).copied().unwrap_or(0);
+                if self.links.get(&(proc, from)).is_some_and(|link| link.awaits.is_some()) {
+                    return broken.unless(!seen, "a link that was taken back has no effect", || {
+                        format!("{proc} {from:?} {reason:?}")
+                    });
+                }
+                let link = self.remove((proc, from));
                 if gone {
                     return;
                 }
@@ -183,7 +260,8 @@ impl Signals {
                     Pid::Far { conn, .. } => {
                         let here = sessions.of(at(conn, side));
                         !seen
-                            && (self.few_links
+                            && (self.late.remove(&(proc, from))
+                                || self.few_links
                                 || self.made_anew.contains(&(proc, from))
                                 || here.is_some_and(|end| end.owners.contains(&proc)))
                     }
@@ -192,15 +270,15 @@ impl Signals {
                 broken.unless(link.is_some() || own || !alive, "a link has one ending", || {
                     format!("{proc} {from:?} {reason:?}")
                 });
-                let taken_back = link.is_some_and(|link| link != Link::Active);
+                let taken_back = link.is_some_and(|link| !link.is_active());
                 broken.unless(!(taken_back && seen), "a link that was taken back has no effect", || {
                     format!("{proc} {from:?} {reason:?}")
                 });
-                if link == Some(Link::Active) {
+                if link.is_some_and(|link| link.is_active()) {
                     let fine = seen || !alive || *reason == ExitReason::Normal;
                     broken
                         .unless(fine, "the end of a link is seen", || format!("{proc} {from:?} {reason:?}"));
-                    self.reason(side, from, reason, true, sessions, broken);
+                    self.reason(side, from, reason, (true, made), sessions, broken);
                 }
             }
             Signal::Exit { reason, link: false } => self.explicit(proc, side, from, reason, sessions, broken),
@@ -216,11 +294,68 @@ impl Signals {
                 });
                 let same = monitor.proc == proc && monitor.to == from;
                 broken.unless(same, "a Down is of whom was monitored", || format!("{monitor:?} {from:?}"));
-                let to = monitor.to;
-                self.reason(side, to, reason, false, sessions, broken);
+                let (to, line) = (monitor.to, monitor.line);
+                self.free(side, to);
+                self.reason(side, to, reason, (false, line), sessions, broken);
             }
             Signal::Monitor { .. } | Signal::Demonitor { .. } => {}
         }
+    }
+
+    /// The session hears of it now, which may be later than when the process did it.
+    fn said(&mut self, here: At, proc: Proc, far: u64, signal: &Signal) {
+        let of = Pid::Far { conn: here.conn, id: far };
+        match signal {
+            Signal::Link => {
+                self.link_lines.insert((proc, of), self.line);
+                self.said.push((here, proc));
+                if !self.links.contains_key(&(proc, of)) {
+                    self.late.insert((proc, of));
+                }
+            }
+            Signal::Monitor { monitor } => {
+                if let Some(monitor) = self.monitors.get_mut(monitor) {
+                    monitor.line = self.line;
+                }
+            }
+            Signal::Demonitor { monitor } => {
+                if let Some(monitor) = self.monitors.get_mut(monitor) {
+                    monitor.taken_back = true;
+                }
+                self.free(here.side, of);
+            }
+            _ => {}
+        }
+    }
+
+    fn remove(&mut self, key: (Proc, Pid)) -> Option<Link> {
+        let link = self.links.remove(&key)?;
+        if let Some(side) = self.lives.get(&key.0).map(|life| life.side) {
+            self.free(side, key.1);
+        }
+        Some(link)
+    }
+
+    fn free(&mut self, side: Side, of: Pid) {
+        if let Pid::Far { conn, .. } = of {
+            self.freed.push((self.line, at(conn, side)));
+        }
+    }
+
+    /// Whether all places for links and monitors may have been taken at some time after this line.
+    fn is_full(&self, here: At, since: usize, sessions: &Sessions) -> bool {
+        let is_here = |proc: &Proc, of: Pid| {
+            let side = self.lives.get(proc).map(|life| life.side);
+            matches!(of, Pid::Far { conn, .. } if conn == here.conn) && side == Some(here.side)
+        };
+        let links = self.links.keys().filter(|(proc, of)| is_here(proc, *of)).count();
+        let open = |monitor: &&Monitor| !monitor.ended && !monitor.taken_back;
+        let monitors = self.monitors.values().filter(open).filter(|one| is_here(&one.proc, one.to)).count();
+        let freed = self.freed.iter().filter(|(line, at)| *line > since && *at == here).count();
+        let owned = |proc: &Proc| sessions.of(here).is_some_and(|end| end.owners.contains(proc));
+        let twice = self.said.iter().filter(|(at, proc)| *at == here && owned(proc)).count();
+        // The one in question is among them.
+        links + monitors + freed + twice > self.max_links[here.side.other() as usize]
     }
 
     /// Whether a link to or monitor on `of` may end with this reason now, at a process of `side`.
@@ -229,7 +364,7 @@ impl Signals {
         side: Side,
         of: Pid,
         reason: &ExitReason,
-        link: bool,
+        (link, since): (bool, usize),
         sessions: &Sessions,
         broken: &mut Broken,
     ) {
@@ -245,6 +380,7 @@ impl Signals {
                     sessions.of(at(conn, side)).and_then(|end| end.over.as_ref()).map(|(_, over)| over);
                 let there = sessions.of(at(conn, side.other()));
                 let handed = there.and_then(|end| end.handed.get(&id));
+                let late = sessions.of(at(conn, side)).is_some_and(|end| end.over_since < since);
                 let owner_reason = id == 0 && over == Some(reason);
                 let own_reason = self.named(at(conn, side.other()), id, sessions).any(|proc| {
                     decided(proc) == Some(reason) || *reason == ExitReason::NoProc && decided(proc).is_some()
@@ -255,8 +391,8 @@ impl Signals {
                 owner_reason
                     || own_reason
                     || *reason == ExitReason::NoProc && id != 0 && no_right
-                    || *reason == ExitReason::NoConnection && over.is_some()
-                    || *reason == ExitReason::Overload && self.few_links
+                    || *reason == ExitReason::NoConnection && over.is_some() && (id != 0 || late)
+                    || *reason == ExitReason::Overload && self.is_full(at(conn, side), since, sessions)
             }
             Pid::Watch { .. } => false,
         };
@@ -310,20 +446,21 @@ impl Signals {
 
     /// Nobody has anything to do: what is linked or monitored is there.
     pub(super) fn rest(&self, sessions: &Sessions, broken: &mut Broken) {
-        for (monitor, state) in &self.monitors {
+        self.readers(sessions, broken);
+        for state in self.monitors.values() {
             if !state.ended && !state.demonitored {
                 self.is_there(state.proc, state.to, sessions, "every monitor has an ending", broken);
             }
-            let _ = monitor;
         }
         for ((proc, to), link) in &self.links {
-            if *link == Link::Active {
+            if link.is_active() {
                 self.is_there(*proc, *to, sessions, "every link has an ending", broken);
-            } else if *link != Link::Unlinked {
+            }
+            if link.awaits.is_some() {
                 let waits = self.lives.get(proc).is_some_and(|life| {
                     let far_waits = |conn| {
                         let here = sessions.of(at(conn, life.side));
-                        sessions.is_healthy(conn) && here.is_some_and(|end| end.over.is_none())
+                        sessions.is_healthy(conn) || here.is_some_and(|end| end.over.is_some())
                     };
                     let reachable = match to {
                         Pid::Far { conn, .. } => far_waits(*conn),
@@ -333,6 +470,16 @@ impl Signals {
                 });
                 broken.unless(!waits, "every unlink is acknowledged", || format!("{proc} {to:?}"));
             }
+        }
+    }
+
+    /// Whoever reads a channel sees its end.
+    fn readers(&self, sessions: &Sessions, broken: &mut Broken) {
+        for (at, end) in sessions.all() {
+            let reader = end.reader.and_then(|reader| self.lives.get(&reader));
+            let waits = reader.is_some_and(|reader| !reader.lost && reader.decided.is_none());
+            let fine = !waits || end.over.is_none() || end.gave_up || end.end_seen;
+            broken.unless(fine, "who reads a channel sees its end", || format!("{at:?}"));
         }
     }
 

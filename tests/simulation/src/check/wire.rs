@@ -30,9 +30,14 @@ pub(super) struct Direction {
     /// Calls of this direction: whether they are answered, and where a cancel of them ends.
     calls: BTreeMap<u64, Call>,
     unanswered: u64,
+    /// Since when there has been a slot for a call to the owner, and credit.
+    free_since: Option<Duration>,
     last_call: u64,
     monitors: BTreeMap<u64, bool>,
     acked: u64,
+    /// Exits sent explicitly, exits over links, and frames that want an answer.
+    pub(super) exits: [usize; 2],
+    pub(super) provoking: usize,
     pings: u64,
     pongs: u64,
     pub(super) last_token: Token,
@@ -65,6 +70,20 @@ struct Call {
 pub(super) struct Wire {
     directions: Vec<Direction>,
     window: u64,
+}
+
+impl Direction {
+    fn note_free(&mut self, now: Duration) {
+        let granted = self.granted.get(&0).copied().unwrap_or(0).max(self.window);
+        let spent = self.spent.get(&0).copied().unwrap_or(0);
+        let free = self.unanswered < self.max_calls && spent < granted;
+        self.free_since = self.free_since.or(Some(now)).filter(|_| free);
+    }
+
+    /// Whether a call to the owner could have gone before this.
+    pub(super) fn was_free_before(&self, then: Duration) -> bool {
+        self.free_since.is_some_and(|since| since < then)
+    }
 }
 
 impl Wire {
@@ -103,7 +122,11 @@ impl Wire {
 
     pub(super) fn see(&mut self, entry: &Entry, broken: &mut Broken) {
         match &entry.what {
-            What::Frame { at, end, frame } => self.frame(*at, *end, frame, broken),
+            What::Frame { at, end, frame } => {
+                self.frame(*at, *end, frame, broken);
+                self.of(*at).note_free(entry.at);
+                self.of(at.far()).note_free(entry.at);
+            }
             What::Read { at, upto } => {
                 let direction = self.of(at.far());
                 direction.read = *upto;
@@ -128,6 +151,13 @@ impl Wire {
         broken.unless(ours.ended.is_none(), "nothing follows an Ended", || format!("{at:?} {frame:?}"));
         ours.number += u64::from(frame.is_ordered());
         let number = ours.number;
+        match frame {
+            Tapped::Exit { link, .. } => ours.exits[usize::from(*link)] += 1,
+            Tapped::Ping | Tapped::Link { .. } | Tapped::Unlink { .. } | Tapped::Monitor { .. } => {
+                ours.provoking += 1;
+            }
+            _ => {}
+        }
         match frame {
             Tapped::Garbage => broken.unless(false, "only frames are written", || format!("{at:?}")),
             Tapped::Start { window, max_calls, max_links } => {

@@ -1,8 +1,10 @@
 //! Files that nobody but their owner may read.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::path::{Path, PathBuf};
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Read, Write},
+    path::{Path, PathBuf},
+};
 
 use zeroize::Zeroizing;
 
@@ -75,13 +77,18 @@ pub fn read(path: &Path, max: usize) -> Result<Zeroizing<Vec<u8>>, PrivateFileEr
 
 /// Writes a new secret file, mode 0600 from its first moment; it appears whole or not at all.
 ///
+/// A program that is killed meanwhile may leave a draft beside it, which is in nobody's way.
+///
 /// # Errors
 /// When it cannot be written; [`io::ErrorKind::AlreadyExists`] when there is one, which stays as it is.
 pub fn create(path: &Path, bytes: &[u8]) -> Result<(), PrivateFileError> {
-    let draft = draft_of(path);
-    let written = write_draft(&draft, bytes).and_then(|()| fs::hard_link(&draft, path));
-    let removed = fs::remove_file(&draft);
-    written.and(removed).map_err(|error| io_error(path, error))
+    let create = || {
+        let (draft, file) = new_draft(path)?;
+        let written = write(file, bytes).and_then(|()| fs::hard_link(&draft, path));
+        let removed = fs::remove_file(&draft);
+        written.and(removed)
+    };
+    create().map_err(|error| io_error(path, error))
 }
 
 /// Makes sure that a directory exists which only its owner may enter, mode 0700 when it is made here.
@@ -98,9 +105,12 @@ pub fn create_directory(path: &Path) -> Result<(), PrivateFileError> {
     refuse_shared(path, &directory, "700")
 }
 
-/// A path as it can be pasted into a shell.
+/// A path as it can be given to a command in a shell.
 pub fn quoted(path: &Path) -> String {
-    let text = path.display().to_string();
+    let mut text = path.display().to_string();
+    if text.starts_with('-') {
+        text.insert_str(0, "./");
+    }
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@%,=".contains(c);
     if !text.is_empty() && text.chars().all(plain) {
         return text;
@@ -124,20 +134,26 @@ fn refuse_shared(_path: &Path, _file: &File, _mend: &'static str) -> Result<(), 
     Ok(())
 }
 
-/// A name beside `path` that no other process uses.
-fn draft_of(path: &Path) -> PathBuf {
-    let mut name = std::ffi::OsString::from(".");
-    name.push(path.file_name().unwrap_or_default());
-    name.push(format!(".{}.draft", std::process::id()));
-    path.with_file_name(name)
-}
-
-fn write_draft(draft: &Path, bytes: &[u8]) -> io::Result<()> {
+/// A new file beside `path`, under a name that no other program has taken, nor left behind.
+fn new_draft(path: &Path) -> io::Result<(PathBuf, File)> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut file = options.open(draft)?;
+    let mut number = 0_u32;
+    loop {
+        let mut name = std::ffi::OsString::from(".");
+        name.push(path.file_name().unwrap_or_default());
+        name.push(format!(".{number}.draft"));
+        let draft = path.with_file_name(name);
+        match options.open(&draft) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => number += 1,
+            opened => return Ok((draft, opened?)),
+        }
+    }
+}
+
+fn write(mut file: File, bytes: &[u8]) -> io::Result<()> {
     file.write_all(bytes)?;
     file.sync_all()
 }
@@ -180,6 +196,18 @@ mod tests {
     }
 
     #[test]
+    fn a_draft_left_by_a_program_that_was_killed_is_in_nobodys_way() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("secret");
+        // Made as a program would have, so whatever its name is, it is the one that is tried first.
+        let (left, _) = new_draft(&path).unwrap();
+        create(&path, b"one").unwrap();
+        assert_eq!(read(&path, 3).unwrap().as_slice(), b"one");
+        assert_eq!(fs::read(&left).unwrap(), b"");
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2);
+    }
+
+    #[test]
     fn every_bit_of_group_and_others_is_refused_with_the_command_that_mends_it() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("it's secret");
@@ -187,8 +215,10 @@ mod tests {
         for bit in [0o040, 0o020, 0o010, 0o004, 0o002, 0o001] {
             fs::set_permissions(&path, fs::Permissions::from_mode(0o600 | bit)).unwrap();
             let text = read(&path, 3).unwrap_err().to_string();
-            assert!(text.ends_with(r"it'\''s secret'"), "{text}");
             assert!(text.contains(&format!("mode {:04o}); run: chmod 600 '/", 0o600 | bit)), "{text}");
+            let command = text.split_once("; run: ").unwrap().1;
+            assert!(std::process::Command::new("sh").args(["-c", command]).status().unwrap().success());
+            read(&path, 3).unwrap();
         }
     }
 
@@ -198,6 +228,17 @@ mod tests {
         let path = directory.path().join("secret");
         create(&path, b"four").unwrap();
         assert!(matches!(read(&path, 3), Err(PrivateFileError::TooLong { max: 3, .. })));
+    }
+
+    #[test]
+    fn a_path_is_quoted_so_that_a_shell_gives_it_to_the_command_as_it_is() {
+        for path in ["plain", "/a b", "it's", "-rf", "$HOME", "a\nb", ""] {
+            let script = format!("printf %s {}", quoted(Path::new(path)));
+            let said = std::process::Command::new("sh").args(["-c", &script]).output().unwrap().stdout;
+            let said = String::from_utf8(said).unwrap();
+            assert_eq!(said.strip_prefix("./").unwrap_or(&said), path);
+        }
+        assert_eq!(quoted(Path::new("-rf")), "./-rf");
     }
 
     #[test]

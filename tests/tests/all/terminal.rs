@@ -1,0 +1,182 @@
+//! The programs as a person sees them who sits in front of a terminal.
+
+use std::process::Command;
+
+use chan_tests::{Folder, PASSWORD, Server, Terminal, program};
+
+const SERVICES: &str = r#"
+[[service]]
+name = "names"
+password_file = "password"
+mfa = ["name_server", "start_me_up"]
+[[service]]
+name = "echo"
+password_file = "password"
+mfa = ["echo", "start"]
+"#;
+
+fn client(arguments: &[&str]) -> Command {
+    let mut client = Command::new(program("chan-client"));
+    client.args(arguments);
+    client
+}
+
+/// A client of `service` that has been asked for the password and was given it.
+fn logged_in(server: &Server, command: &str, service: &str, more: &[&str]) -> Terminal {
+    let mut terminal = Terminal::start(client(&[command, server.url(service)]).args(more));
+    terminal.see("Password for ");
+    terminal.type_keys(&format!("{PASSWORD}\n"));
+    terminal
+}
+
+#[test]
+fn a_password_is_asked_for_and_not_shown() {
+    let server = Server::start(SERVICES);
+    let mut terminal = Terminal::start(&client(&["call", server.url("echo"), "42"]));
+    let authority = server.url("echo").split('/').nth(2).unwrap();
+    terminal.see(&format!("Password for echo at {authority}: "));
+    terminal.type_keys(&format!("{PASSWORD}\n"));
+    let shown = terminal.see("42");
+    assert!(!shown.contains("horse"), "{shown}");
+    assert_eq!(terminal.ended(), 0);
+}
+
+#[test]
+fn whoever_gives_the_client_no_password_gets_the_terminal_back() {
+    for key in ["\x03", "\x04", "half\x03"] {
+        let mut terminal = Terminal::start(&client(&["ping", "chan://localhost:1/s?system"]));
+        terminal.see("Password for ");
+        assert!(!terminal.shows_typing());
+        terminal.type_keys(key);
+        terminal.see("no password was given");
+        assert_eq!(terminal.ended(), 2);
+    }
+}
+
+fn passwd(folder: &Folder) -> Terminal {
+    let mut passwd = Command::new(program("chan-server"));
+    passwd.args(["passwd", "names", "--state"]).arg(folder.path());
+    let mut terminal = Terminal::start(&passwd);
+    terminal.see("Password: ");
+    terminal
+}
+
+#[test]
+fn whoever_gives_the_server_no_password_gets_the_terminal_back() {
+    let folder = Folder::new();
+    for key in ["\x03", "\x04", "half\x03"] {
+        for first in [None, Some(PASSWORD)] {
+            let mut terminal = passwd(&folder);
+            if let Some(first) = first {
+                terminal.type_keys(&format!("{first}\n"));
+                terminal.see("Once more: ");
+            }
+            assert!(!terminal.shows_typing());
+            terminal.type_keys(key);
+            let shown = terminal.see("no password was given");
+            assert!(!shown.contains("half") && !shown.contains("horse"), "{shown}");
+            assert_eq!(terminal.ended(), 2);
+        }
+    }
+}
+
+#[test]
+fn a_password_typed_twice_becomes_a_verifier_and_two_different_ones_become_nothing() {
+    let folder = Folder::new();
+    let mut terminal = passwd(&folder);
+    terminal.type_keys(&format!("{PASSWORD}\n"));
+    terminal.see("Once more: ");
+    terminal.type_keys(&format!("{PASSWORD}\n"));
+    terminal.see("$chan$argon2id$");
+    assert_eq!(terminal.ended(), 0);
+
+    let mut terminal = passwd(&folder);
+    terminal.type_keys(&format!("{PASSWORD}\n"));
+    terminal.see("Once more: ");
+    terminal.type_keys("correct horse battery stapel\n");
+    terminal.see("not the same; nothing was made");
+    assert_eq!(terminal.ended(), 2);
+}
+
+#[test]
+fn a_conversation_is_held_and_left() {
+    let server = Server::start(SERVICES);
+    let mut terminal = logged_in(&server, "repl", "names", &[]);
+    terminal.see_prompt();
+    terminal.type_keys("{\"Lookup\":{\"key\":\"joe\"}}\r");
+    terminal.see("null");
+    terminal.see_prompt();
+    server.signal("STOP");
+    terminal.type_keys("{\"Lookup\":{\"key\":\"mike\"}}\r");
+    terminal.see_prompt();
+    terminal.type_keys("\x03");
+    terminal.see("cancelled (perhaps executed");
+    terminal.see_prompt();
+    server.signal("CONT");
+    terminal.type_keys("\x04");
+    assert_eq!(terminal.ended(), 0);
+}
+
+/// Sees each of these twice, typed and answered, in whichever order.
+fn see_all_twice(terminal: &mut Terminal, messages: &[String]) {
+    let mut seen = String::new();
+    let twice = |seen: &str| messages.iter().all(|message| seen.matches(message).count() >= 2);
+    while !twice(&seen) {
+        // The line editor says so whenever it has drawn something.
+        seen += &terminal.see("\x1b[?2026l");
+    }
+}
+
+#[test]
+fn what_comes_in_a_burst_is_shown_at_once_and_no_line_is_lost() {
+    let server = Server::start(SERVICES);
+    let mut terminal = logged_in(&server, "repl", "echo", &[]);
+    terminal.see_prompt();
+    let messages: Vec<_> = (0..20).map(|number| format!("{{\"n\":[{number}]}}")).collect();
+    terminal.type_keys(&messages.iter().map(|message| format!("{message}\r")).collect::<String>());
+    see_all_twice(&mut terminal, &messages);
+    // Without the end of the line.
+    terminal.type_keys("[\"part of a line\"");
+    terminal.see("[\"part of a line\"");
+    terminal.type_keys("\x03");
+    terminal.see("Ctrl-D leaves");
+    terminal.type_keys("\x04");
+    assert_eq!(terminal.ended(), 0);
+}
+
+#[test]
+fn pasted_lines_are_a_message_each() {
+    let server = Server::start(SERVICES);
+    let mut terminal = logged_in(&server, "repl", "echo", &[]);
+    terminal.see_prompt();
+    let messages: Vec<_> = (0..20).map(|number| format!("{{\"n\":[{number}]}}")).collect();
+    // As a terminal hands over what is pasted.
+    terminal.type_keys(&format!("\x1b[200~{}\x1b[201~", messages.join("\r")));
+    terminal.see("19");
+    terminal.type_keys("\r");
+    for message in &messages {
+        terminal.see(message);
+    }
+    terminal.type_keys("\x04");
+    assert_eq!(terminal.ended(), 0);
+}
+
+#[test]
+fn a_server_that_dies_gives_the_terminal_back() {
+    let server = Server::start(SERVICES);
+    let mut terminal = logged_in(&server, "repl", "echo", &[]);
+    terminal.see_prompt();
+    server.signal("KILL");
+    terminal.see("chan-client: the connection was lost");
+    assert_eq!(terminal.ended(), 9);
+}
+
+#[test]
+fn a_long_wait_is_explained() {
+    let server = Server::start(SERVICES);
+    server.signal("STOP");
+    let mut terminal = logged_in(&server, "call", "echo", &["1", "--timeout", "1500ms"]);
+    terminal.see("setting up TLS…");
+    terminal.see("--timeout");
+    assert_eq!(terminal.ended(), 8);
+}
