@@ -1,7 +1,8 @@
 //! Keeps hundreds of sessions busy while something goes wrong ten times a second, and says at the end whether
 //! everything ended and nothing grew. See `chan_tests::soak`.
 //!
-//! `soak [--minutes 30] [--sessions 200] [--seed 1]`; the programs that it starts are this one, too.
+//! `soak [--minutes 30] [--sessions 200] [--seed 1] [--pace 100]`, the pace in milliseconds from fault to fault; the
+//! programs that it starts are this one, too.
 
 use std::{process::ExitCode, time::Duration};
 
@@ -42,8 +43,13 @@ fn read(arguments: impl Iterator<Item = String>) -> Result<Role, String> {
             "--seconds" => options.duration = Duration::from_secs(number()?),
             "--sessions" => options.sessions = usize::try_from(number()?).unwrap_or(usize::MAX),
             "--seed" => options.seed = number()?,
+            "--pace" => options.pace = Duration::from_millis(number()?),
             "--url" => url = value,
-            _ => return Err(format!("{name} is no option: --minutes, --seconds, --sessions, --seed are")),
+            _ => {
+                return Err(format!(
+                    "{name} is no option: --minutes, --seconds, --sessions, --seed, --pace are"
+                ));
+            }
         }
     }
     match part.as_deref() {

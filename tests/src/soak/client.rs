@@ -220,8 +220,7 @@ fn work(remote: &Remote<ToService>, counts: &Counts, random: &Random) {
     tokio::spawn({
         let remote = remote.clone();
         async move {
-            let mut ended = std::pin::pin!(remote.ended());
-            while is_pending(&mut ended).await {
+            while !load::is_ready(remote.ended()).await {
                 call(&calling, &remote, &mut first).await;
                 load::pause(&mut first, 300).await;
             }
@@ -229,12 +228,6 @@ fn work(remote: &Remote<ToService>, counts: &Counts, random: &Random) {
     });
     tokio::spawn(note(remote.clone(), noting, second));
     tokio::spawn(meet(remote.clone(), meeting, third));
-}
-
-/// Whether a future is not ready yet.
-async fn is_pending<F: Future + Unpin>(future: &mut F) -> bool {
-    std::future::poll_fn(|cx| std::task::Poll::Ready(std::pin::Pin::new(&mut *future).poll(cx).is_pending()))
-        .await
 }
 
 /// A call of one kind or another.

@@ -17,6 +17,12 @@ const LISTENS: Duration = Duration::from_secs(2);
 /// The longest payload.
 const MAX_LEN: usize = 4096;
 
+/// Whether a future is ready now.
+pub(super) async fn is_ready<F: Future>(future: F) -> bool {
+    let mut future = std::pin::pin!(future);
+    std::future::poll_fn(|cx| std::task::Poll::Ready(future.as_mut().poll(cx).is_ready())).await
+}
+
 /// Spawned with this, a process traps exits from its first moment.
 pub(super) fn trapping() -> SpawnOptions {
     SpawnOptions { trap_exit: true, ..SpawnOptions::default() }
@@ -112,10 +118,19 @@ pub(super) async fn see_the_end<M: Send + 'static>(
     }
 }
 
-/// The body of a process that ends with the first exit signal it gets.
-pub(super) async fn ends_with_a_signal(mut me: Process<u32>) -> Result<(), ExitReason> {
+/// The body of a process that ends with the first exit signal it gets. It links to a far one, so that it gets one even
+/// if nobody ever learns of it.
+pub(super) async fn ends_with_a_signal(
+    mut me: Process<u32>,
+    counts: Counts,
+    far: Pid,
+) -> Result<(), ExitReason> {
+    let mut lives = counts.start("met process");
+    // A link to a far process fails with a signal.
+    let _ = me.link(far);
     loop {
         if let Event::Exit(_, reason) = me.recv().await {
+            lives.end(&reason);
             return Err(reason);
         }
     }

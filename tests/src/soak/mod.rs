@@ -49,11 +49,18 @@ pub struct Options {
     pub sessions: usize,
     /// Which faults, in which order. Default 1.
     pub seed: u64,
+    /// The time between two faults. Default 100 ms.
+    pub pace: Duration,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { duration: Duration::from_secs(30 * 60), sessions: 200, seed: 1 }
+        Self {
+            duration: Duration::from_secs(30 * 60),
+            sessions: 200,
+            seed: 1,
+            pace: Duration::from_millis(100),
+        }
     }
 }
 

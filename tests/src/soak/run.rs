@@ -27,7 +27,6 @@ use crate::{differential::random::Random, port_of};
 /// Programs with clients that are killed now and then, and how many sessions each of them keeps.
 const MORTALS: usize = 10;
 const SESSIONS_EACH: usize = 5;
-const BETWEEN_FAULTS: Duration = Duration::from_millis(100);
 /// How long a program may take to say what it counted, once it was asked.
 const ANSWERS: Duration = Duration::from_secs(120);
 
@@ -160,7 +159,7 @@ struct Stage {
 /// When a program cannot be started, or nothing can be written.
 pub async fn soak(options: &Options) -> io::Result<bool> {
     let mut stage = Stage::set(options).await?;
-    let seconds = stage.play(options.duration).await?;
+    let seconds = stage.play(options).await?;
     let report = stage.finish(seconds).await;
     let folder = folder()?;
     let picture = report.write(&folder)?;
@@ -223,13 +222,13 @@ impl Stage {
     }
 
     /// Makes faults for so long, and takes a sample each second.
-    async fn play(&mut self, duration: Duration) -> io::Result<Vec<Second>> {
+    async fn play(&mut self, options: &Options) -> io::Result<Vec<Second>> {
         let began = Instant::now();
-        let (mut faults, mut samples) = (interval(BETWEEN_FAULTS), interval(Duration::from_secs(1)));
+        let (mut faults, mut samples) = (interval(options.pace), interval(Duration::from_secs(1)));
         faults.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut seconds = Vec::new();
         let mut last_words = began;
-        while began.elapsed() < duration {
+        while began.elapsed() < options.duration {
             tokio::select! {
                 _ = faults.tick() => self.strike().await?,
                 _ = samples.tick() => {

@@ -28,6 +28,9 @@ const HEARTBEAT: Duration = Duration::from_secs(5);
 /// Long enough for every ending that has a bound to come.
 const SETTLES: Duration = Duration::from_secs(90);
 
+/// A signal that comes later than this after the end of its session does not come.
+const MISSED: Duration = Duration::from_secs(5);
+
 /// The services that run.
 #[derive(Clone, Default)]
 struct Live(Arc<Mutex<BTreeMap<u64, Pid>>>);
@@ -134,8 +137,11 @@ async fn service(
     let _live = live.enter(me.pid());
     let (mut ran, mut reading) = (counts.start("service"), counts.start("service's channel"));
     // Half of them end with the exit signal, the others read to the end and get it as a message.
-    me.trap_exit(seed.is_multiple_of(2));
+    let traps = seed.is_multiple_of(2);
+    me.trap_exit(traps);
     let remote = chan.remote();
+    // A signal `normal` that came before it trapped exits went by, as it does in Erlang; no other does.
+    let may_have_missed = load::is_ready(remote.ended()).await;
     tokio::spawn(push(remote.clone(), counts.clone(), seed));
     let mut link = counts.start("service's link");
     let mut due = 0;
@@ -144,8 +150,10 @@ async fn service(
             Message::Call(ToService::Echo(echo), reply) => reply.to(&echo).send(echo),
             Message::Call(ToService::Hold(hold), reply) => hold_back(&counts, reply.to(&hold)),
             Message::Call(ToService::Meet(meet), reply) => {
-                let there = spawn_with(load::trapping(), load::ends_with_a_signal);
-                load::watch(&counts, remote.handed::<u32>(meet.0).pid());
+                let far = remote.handed::<u32>(meet.0).pid();
+                load::watch(&counts, far.clone());
+                let counts = counts.clone();
+                let there = spawn_with(load::trapping(), |me| load::ends_with_a_signal(me, counts, far));
                 reply.to(&meet).send(remote.hand_out(&there, |n: u32| n));
             }
             Message::Cast(ToService::Note(n, _)) if n == due => due += 1,
@@ -161,15 +169,24 @@ async fn service(
             other => counts.fault(format!("the service got {other:?}")),
         }
     }
-    reading.end("read to the end");
+    let reason = remote.ended().await;
+    reading.end(format!("read to the end: {reason}"));
+    if !traps && reason == ExitReason::Normal {
+        // That one ends nobody, and is no message either.
+        link.end("normal, to one that does not trap exits");
+        ran.end("returned");
+        return Ok(());
+    }
     loop {
-        if let Event::Exit(from, reason) = me.recv().await
-            && from == remote.pid()
-        {
-            link.end(reason);
-            ran.end("returned");
-            return Ok(());
+        let event = if may_have_missed { me.recv_within(MISSED).await } else { Some(me.recv().await) };
+        match event {
+            Some(Event::Exit(from, reason)) if from == remote.pid() => link.end(reason),
+            Some(_) => continue,
+            None if reason == ExitReason::Normal => link.end("normal, before it trapped exits"),
+            None => counts.fault(format!("an exit signal {reason} was lost")),
         }
+        ran.end("returned");
+        return Ok(());
     }
 }
 

@@ -3,13 +3,13 @@
 //!
 //! Only with `--cfg chan_shuttle`. A lost wake-up shows as a deadlock: everybody sleeps, and no timer fires.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 
 use bytes::Bytes;
 use shuttle::future::{block_on, spawn as task};
 
 use super::*;
-use crate::{Remote, sync::explore};
+use crate::{Remote, middleman::Shared, sync::explore};
 
 /// What the two ends say: who, and which of its messages, and some weight.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
@@ -25,19 +25,40 @@ fn numbered(sender: u32, n: u32) -> Numbered {
     Numbered(sender, n, Bytes::new())
 }
 
-/// Opens a session over a stream with room for so many bytes: the client's channel, and the server's.
-async fn ends(limits: &Limits, room: usize) -> (End, End) {
+/// What is left of a session when both its ends have been let go.
+struct Left {
+    serving: shuttle::future::JoinHandle<ExitReason>,
+    ends: [Weak<Shared>; 2],
+}
+
+impl Left {
+    /// Waits until that is nothing: the drivers have said their last words, and nobody holds the session.
+    async fn is_nothing(self) {
+        self.serving.await.unwrap();
+        for end in self.ends {
+            while end.strong_count() > 0 {
+                shuttle::future::yield_now().await;
+            }
+        }
+    }
+}
+
+/// Opens a session over a stream with room for so many bytes: the client's channel, the server's, and what is left of
+/// them.
+async fn ends(limits: &Limits, room: usize) -> (End, End, Left) {
     let parameters = SessionParameters::from_limits(limits).unwrap();
     let (client, server) = pair_in_memory(parameters, [7; 32]).unwrap();
     let (near, far) = tokio::io::duplex(room);
     let (tell, told) = oneshot::channel();
     let server_limits = limits.clone();
-    task(async move {
+    let serving = task(async move {
         let start = |opening: Opening| drop(tell.send(opening.accept()));
         serve(BufReader::new(far), &server, &server_limits, start).await
     });
-    let near = open(BufReader::new(near), &client, limits, Codec::Bincode, b"", false).await.unwrap();
-    (near, told.await.unwrap())
+    let near: End = open(BufReader::new(near), &client, limits, Codec::Bincode, b"", false).await.unwrap();
+    let far: End = told.await.unwrap();
+    let ends = [&near, &far].map(|end| Arc::downgrade(end.shared()));
+    (near, far, Left { serving, ends })
 }
 
 /// Casts a sequence, until one is not sent: how many were.
@@ -66,7 +87,7 @@ fn what_several_tasks_cast_is_written_and_arrives_once_in_the_order_of_each() {
     for room in [20, 64 * 1024] {
         explore(move || {
             block_on(async move {
-                let (near, far) = ends(&Limits::default(), room).await;
+                let (near, far, left) = ends(&Limits::default(), room).await;
                 let reading = task(read(far));
                 let casting = [0, 1].map(|sender| task(cast(near.remote(), sender, 3, 0)));
                 for one in casting {
@@ -74,6 +95,7 @@ fn what_several_tasks_cast_is_written_and_arrives_once_in_the_order_of_each() {
                 }
                 assert_eq!(near.close().await, Ok(()));
                 assert_eq!(reading.await.unwrap(), [3, 3]);
+                left.is_nothing().await;
             });
         });
     }
@@ -85,7 +107,7 @@ fn credit_comes_back_once_and_whoever_waits_for_it_goes_on() {
     explore(|| {
         block_on(async {
             let limits = Limits { window_len: Limits::MIN_WINDOW_LEN, ..Limits::default() };
-            let (near, mut far) = ends(&limits, 64 * 1024).await;
+            let (near, mut far, left) = ends(&limits, 64 * 1024).await;
             let casting = [0, 1].map(|sender| task(cast(near.remote(), sender, 2, LEN)));
             for _ in 0..4 {
                 assert!(matches!(far.recv().await, Some(Message::Cast(_))));
@@ -106,6 +128,8 @@ fn credit_comes_back_once_and_whoever_waits_for_it_goes_on() {
                 assert!(sent <= Limits::MIN_WINDOW_LEN / 8000 + 1, "more than was granted");
             }
             assert!(sent >= Limits::MIN_WINDOW_LEN / 8000 / 4, "credit was lost: {sent}");
+            drop((near, far, remote));
+            left.is_nothing().await;
         });
     });
 }
@@ -123,7 +147,7 @@ async fn looks_in_vain(end: &mut End) {
 fn a_close_that_races_with_casts_gives_each_one_answer_and_delivers_those_it_took() {
     explore(|| {
         block_on(async {
-            let (near, far) = ends(&Limits::default(), 64 * 1024).await;
+            let (near, far, left) = ends(&Limits::default(), 64 * 1024).await;
             let reading = task(read(far));
             let casting = [0, 1].map(|sender| task(cast(near.remote(), sender, 3, 0)));
             let closed = near.close().await;
@@ -133,6 +157,7 @@ fn a_close_that_races_with_casts_gives_each_one_answer_and_delivers_those_it_too
             }
             assert_eq!(closed, Ok(()));
             assert_eq!(reading.await.unwrap(), sent);
+            left.is_nothing().await;
         });
     });
 }
@@ -141,7 +166,7 @@ fn a_close_that_races_with_casts_gives_each_one_answer_and_delivers_those_it_too
 fn calls_that_race_with_the_end_have_one_outcome_each_and_it_is_true() {
     explore(|| {
         block_on(async {
-            let (near, mut far) = ends(&Limits::default(), 64 * 1024).await;
+            let (near, mut far, left) = ends(&Limits::default(), 64 * 1024).await;
             let taken = Arc::new(Mutex::new(Vec::new()));
             let calling = [0, 1, 2].map(|caller| {
                 let remote = near.remote();
@@ -177,6 +202,45 @@ fn calls_that_race_with_the_end_have_one_outcome_each_and_it_is_true() {
             assert_eq!(answered, 1);
             serving.await.unwrap();
             assert_eq!(near.remote().ended().await, ExitReason::Normal);
+            drop(near);
+            left.is_nothing().await;
+        });
+    });
+}
+
+#[test]
+fn a_call_that_was_said_not_to_be_executed_was_not_though_the_service_was_killed_meanwhile() {
+    explore(|| {
+        block_on(async {
+            let (near, mut far, left) = ends(&Limits::default(), 64 * 1024).await;
+            let taken = Arc::new(Mutex::new(Vec::new()));
+            let calling = [0, 1].map(|caller| {
+                let remote = near.remote();
+                task(async move { remote.call(numbered(caller, 0)).await })
+            });
+            let service = spawn({
+                let taken = Arc::clone(&taken);
+                async move |_me: Process| {
+                    while let Some(Message::Call(asked, reply)) = far.recv().await {
+                        taken.lock().unwrap().push(asked.0);
+                        reply.to(&asked).send(asked);
+                    }
+                    Ok(())
+                }
+            });
+            let pid = service.pid();
+            task(async move { pid.exit(ExitReason::Kill) });
+            for (caller, one) in (0..).zip(calling) {
+                let outcome = one.await.unwrap();
+                let was_taken = taken.lock().unwrap().contains(&caller);
+                match outcome {
+                    Ok(answer) => assert!(answer == numbered(caller, 0) && was_taken),
+                    Err(error) => assert!(error.executed != Executed::No || !was_taken, "{error:?}"),
+                }
+            }
+            assert_eq!(near.remote().ended().await, ExitReason::Killed);
+            drop(near);
+            left.is_nothing().await;
         });
     });
 }
@@ -186,7 +250,7 @@ fn a_call_given_up_while_it_is_answered_gives_its_slot_back() {
     explore(|| {
         block_on(async {
             let limits = Limits { max_calls: 1, ..Limits::default() };
-            let (near, mut far) = ends(&limits, 64 * 1024).await;
+            let (near, mut far, left) = ends(&limits, 64 * 1024).await;
             let serving = task(async move {
                 while let Some(Message::Call(asked, reply)) = far.recv().await {
                     task(async move { reply.to(&asked).send(asked) });
@@ -207,6 +271,8 @@ fn a_call_given_up_while_it_is_answered_gives_its_slot_back() {
             assert_eq!(remote.call(numbered(2, 0)).await, Ok(numbered(2, 0)));
             assert_eq!(near.close().await, Ok(()));
             serving.await.unwrap();
+            drop(remote);
+            left.is_nothing().await;
         });
     });
 }
@@ -215,7 +281,7 @@ fn a_call_given_up_while_it_is_answered_gives_its_slot_back() {
 fn a_channel_given_to_a_process_while_messages_come_brings_each_once_and_its_end_last() {
     explore(|| {
         block_on(async {
-            let (near, far) = ends(&Limits::default(), 64 * 1024).await;
+            let (near, far, left) = ends(&Limits::default(), 64 * 1024).await;
             let (tell, told) = oneshot::channel();
             let group = spawn(async move |mut me: Process<Incoming<Numbered>>| {
                 let mut seen = [0, 0];
@@ -241,6 +307,7 @@ fn a_channel_given_to_a_process_while_messages_come_brings_each_once_and_its_end
             }
             assert_eq!(near.close().await, Ok(()));
             assert_eq!(told.await.unwrap(), ([3, 3], ExitReason::Normal));
+            left.is_nothing().await;
         });
     });
 }

@@ -50,6 +50,24 @@ fn messages_of_several_senders_arrive_once_and_in_order_however_little_room_ther
     }
 }
 
+#[test]
+fn whoever_waits_for_room_gets_it_from_a_receiver_that_waits_for_something_else() {
+    explore(|| {
+        block_on(async {
+            let (tell, told) = tokio::sync::oneshot::channel();
+            let receiver = spawn_with(with_room(1), async move |mut me: Process<u32>| {
+                me.recv().await;
+                let _ = told.await;
+                if me.recv().await == Event::Message(2) { Ok(()) } else { Err(boom()) }
+            });
+            receiver.send(1).await.unwrap();
+            receiver.send(2).await.unwrap();
+            tell.send(()).unwrap();
+            assert_eq!(receiver.pid().ended().await, Normal);
+        });
+    });
+}
+
 /// A message that is counted while it exists.
 struct Counted(Arc<AtomicUsize>);
 
