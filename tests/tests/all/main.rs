@@ -3,8 +3,10 @@
 #![allow(clippy::disallowed_methods, reason = "tests measure time themselves")]
 
 mod attacks;
+mod chat;
 mod differential;
 mod endings;
+mod examples;
 mod exit_codes;
 mod hostile;
 mod main_job;

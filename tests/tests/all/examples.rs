@@ -2,18 +2,13 @@
 
 use std::{
     io::Write,
-    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
-use chan_tests::{Folder, Lines, Running, run};
+use chan_tests::{Folder, Lines, Running, program, run};
 
-/// `cargo test` builds the examples beside the tests.
 fn example(name: &str, home: &Folder) -> Command {
-    let tests = std::env::current_exe().unwrap();
-    let path: PathBuf = tests.parent().and_then(Path::parent).unwrap().join("examples").join(name);
-    assert!(path.exists(), "{} is missing: run `cargo test -p chan-examples`", path.display());
-    let mut example = Command::new(path);
+    let mut example = Command::new(program(&format!("examples/{name}")));
     example.env("HOME", home.path()).env_remove("XDG_STATE_HOME").stdin(Stdio::null());
     example
 }
