@@ -28,6 +28,8 @@ pub(crate) struct Plan {
     pub(crate) taste: Taste,
     /// Whether the login travels too.
     pub(crate) login: bool,
+    /// Who unlinks likes to link again at once, or to give the channel away, and places are few.
+    pub(crate) restless: bool,
 }
 
 /// What processes like to do.
@@ -54,7 +56,11 @@ impl Plan {
         // What the server says holds for both: there are few kinds, so that logins can be kept.
         let max_frame_len = seeded.pick(&[1024, 64 * 1024, 1024 * 1024]);
         let heartbeat_interval = Duration::from_secs(seeded.pick(&[1, 15]));
-        let limits = [(); 2].map(|()| limits(&mut seeded, max_frame_len, heartbeat_interval));
+        let mut limits = [(); 2].map(|()| limits(&mut seeded, max_frame_len, heartbeat_interval));
+        let restless = seed % 8 == 3;
+        if restless {
+            limits.iter_mut().for_each(|limits| limits.max_links = limits.max_links.min(2));
+        }
         let longest = max_frame_len - 64;
         Self {
             steps: 150 + seeded.below(250) as u64,
@@ -68,8 +74,9 @@ impl Plan {
             },
             faults: seeded.pick(&[0, 50, 100, 200]),
             think: seeded.pick(&[0, 1_000, 100_000, 10_000_000]),
-            taste,
+            taste: if restless { Taste::Links } else { taste },
             login: seeded.once_in(16),
+            restless,
         }
     }
 }

@@ -102,6 +102,7 @@ pub(crate) enum Doing {
     Signal { to: Pid, signal: Signal },
     LinkSent { to: Pid },
     AckDelivered { to: Pid, id: u64 },
+    LinkAgain { to: Pid },
     Own { at: At, linked: bool },
     HandOver { at: At, to: Proc },
 }
@@ -226,6 +227,11 @@ impl World {
                 }
             }
             Doing::AckDelivered { to, id } => self.process(proc).links.ack_delivered(&to, id),
+            Doing::LinkAgain { to } => {
+                if self.process(proc).is_alive() && !self.is_doubtful(proc, to) {
+                    self.link(proc, to);
+                }
+            }
             Doing::Own { at, linked } => self.own(at, Some(proc), linked),
             Doing::HandOver { at, to } => self.hand_over(at, to),
         }

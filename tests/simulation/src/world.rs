@@ -16,7 +16,7 @@ use crate::{
     login,
     net::Pipe,
     plan::{Plan, Taste},
-    process::{Letter, Life, Process},
+    process::{Doing, Letter, Life, Process},
     seeded::Seeded,
 };
 
@@ -749,10 +749,26 @@ impl World {
         if !self.can_name(proc, to) || (!unlink && self.is_doubtful(proc, to)) {
             return;
         }
-        if unlink {
-            self.unlink(proc, to);
-        } else {
-            self.link(proc, to);
+        if !unlink {
+            return self.link(proc, to);
+        }
+        self.unlink(proc, to);
+        if self.plan.restless {
+            match self.rng.below(4) {
+                0 | 1 => self.process(proc).doing.push_back(Doing::LinkAgain { to }),
+                2 => self.give_away(proc),
+                _ => {}
+            }
+        }
+    }
+
+    /// Gives a channel that this process reads to another, if there is one.
+    fn give_away(&mut self, proc: Proc) {
+        let Some(at) = self.process(proc).reads.first().copied() else { return };
+        let to = self.rng.below(self.procs.len()) as Proc;
+        let side = self.process(proc).side;
+        if to >= 4 && to != proc && self.process(to).side == side {
+            self.give_to(proc, at, to);
         }
     }
 
@@ -768,7 +784,7 @@ impl World {
 
     /// An owner has two names, its role and the one that a link of its own gave it. The peer cannot know that they are
     /// one, so what holds between them is not that of one link.
-    fn is_doubtful(&mut self, proc: Proc, to: Pid) -> bool {
+    pub(crate) fn is_doubtful(&mut self, proc: Proc, to: Pid) -> bool {
         let Pid::Far { conn, id } = to else { return false };
         let here = At { conn, side: self.process(proc).side };
         if id == 0 {
@@ -832,14 +848,7 @@ impl World {
                 }
             }
             8 if !reads.is_empty() => self.give_up_channel(proc, reads[0]),
-            9 | 15 if !reads.is_empty() => {
-                let to = self.rng.below(self.procs.len()) as Proc;
-                let others = to >= 4 && to != proc;
-                let side = self.process(proc).side;
-                if others && self.process(to).side == side {
-                    self.give_to(proc, reads[0], to);
-                }
-            }
+            9 | 15 if !reads.is_empty() => self.give_away(proc),
             10 => {
                 let Some(at) = self.an_end(proc) else { return };
                 if self.end(at).lives_by_remotes {
