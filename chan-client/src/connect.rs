@@ -13,6 +13,7 @@ use lib_chan::middleman::{OpenError, open};
 use lib_chan::payload::{Codec, PayloadError, encode};
 use lib_chan::secret::{Password, PrivateKey};
 use lib_chan::tls::{Pin, client_config, exporter, spki_sha256};
+use lib_chan::wire::Frame;
 use lib_chan::{Channel, ExitReason, Limits};
 use serde::Serialize;
 use tokio::io::AsyncWriteExt;
@@ -174,8 +175,10 @@ impl<'c> Connect<'c> {
             let began = Instant::now();
             let (mut stream, authenticated, pin) = self.login().await?;
             let took = began.elapsed();
-            // It has served; that it cannot be closed in good form changes nothing.
-            drop(stream.shutdown().await);
+            // That is all it was wanted for; that it cannot be closed in good form changes nothing.
+            let mut last = Vec::new();
+            Frame::Ended { taken: 0, reason: ExitReason::Normal }.put(&mut last);
+            drop(stream.write_all(&last).await.and(stream.shutdown().await));
             Ok(Ping { took, pin, parameters: authenticated.parameters() })
         })
         .await

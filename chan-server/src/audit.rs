@@ -259,13 +259,17 @@ fn time_of_day() -> String {
     humantime::format_rfc3339_millis(SystemTime::now()).to_string()
 }
 
-/// `12:30:05 session_started peer=10.0.0.1:4711 service=name_server`.
+/// `12:30:05 session started service=name_server peer=10.0.0.1:4711 connection=7`.
 fn plain(line: &serde_json::Value) -> Option<String> {
     use serde_json::Value;
     let fields = line.as_object()?;
     let time = fields.get("time")?.as_str()?;
     let mut text = format!("{} {}", time.get(11..19)?, fields.get("event")?.as_str()?.replace('_', " "));
-    for (name, value) in fields {
+    // Whom it is about, and why, before the numbers.
+    let first = ["service", "client", "peer", "reason", "why"];
+    let words = first.iter().filter_map(|name| fields.get_key_value(*name));
+    let rest = fields.iter().filter(|(name, _)| !first.contains(&name.as_str()));
+    for (name, value) in words.chain(rest) {
         match value {
             _ if name == "time" || name == "event" => {}
             Value::String(word) if word.is_empty() => {}
@@ -379,6 +383,13 @@ mod tests {
     fn a_plain_line_is_for_reading() {
         let lines = written(Format::Plain, |audit| audit.write(&turned()));
         assert_eq!(&lines[0][8..], " turned peer=10.0.0.1:4711 why=\"no place\"");
+        let (connection, peer) = (7, ([10, 0, 0, 1], 4711).into());
+        let started = Event::SessionStarted { connection, peer, who: Who { service: "echo", client: "joe" } };
+        let lines = written(Format::Plain, |audit| audit.write(&started));
+        assert_eq!(
+            &lines[0][8..],
+            " session started service=echo client=joe peer=10.0.0.1:4711 connection=7"
+        );
     }
 
     #[test]

@@ -146,7 +146,7 @@ async fn run(mut server: Server, mut signals: Signals, drain_timeout: Duration) 
         let (plural, most) = (if sessions == 1 { "" } else { "s" }, format_duration(drain_timeout));
         // Whether anybody reads it changes nothing.
         let _ = print_line(&format!(
-            "Waiting at most {most} for {sessions} session{plural} to end; again Ctrl-C ends them now."
+            "Waiting at most {most} for {sessions} session{plural} to end; Ctrl-C again ends them now."
         ));
     }
     tokio::select! {

@@ -36,6 +36,13 @@ async fn a_name_stored_in_json_is_looked_up_in_bincode_at_the_same_time() {
 }
 
 #[test]
+fn a_ping_logs_in_and_ends_in_good_order() {
+    let server = Server::start(NAME_SERVER);
+    assert_eq!(run(&mut server.client("ping", "name_server")).0, Some(0));
+    assert_eq!(server.event("session_ended")["reason"], "normal");
+}
+
+#[test]
 fn wrong_password_unknown_service_and_disabled_client_look_the_same_outside_and_not_in_the_log() {
     let server = Server::start(
         r#"
