@@ -128,3 +128,20 @@ impl Drop for Started {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_not_ended_or_ended_twice_is_seen_and_what_is_dropped_has_ended() {
+        let counts = Counts::default();
+        let (mut once, dropped) = (counts.start("call"), counts.start("call"));
+        once.end("answered");
+        assert!(!counts.so_far().is_settled());
+        drop(dropped);
+        assert!(counts.so_far().is_settled() && counts.so_far().faults.is_empty());
+        once.end("answered");
+        assert_eq!(counts.so_far().faults.len(), 1);
+    }
+}

@@ -386,7 +386,7 @@ fn a_login_by_password_cut_anywhere_ends_as_it_should() {
 
 #[test]
 fn a_connection_with_tls_cut_anywhere_ends_as_it_should() {
-    Campaign { layers: Layers::Tls, finale: Finale::Fail, stride: 23, until: usize::MAX }.run();
+    Campaign { layers: Layers::Tls, finale: Finale::Fail, stride: 41, until: usize::MAX }.run();
 }
 
 #[test]

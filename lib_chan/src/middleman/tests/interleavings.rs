@@ -33,7 +33,7 @@ struct Left {
 
 impl Left {
     /// Waits until that is nothing: the drivers have said their last words, and nobody holds the session.
-    async fn is_nothing(self) {
+    async fn goes_away(self) {
         self.serving.await.unwrap();
         for end in self.ends {
             while end.strong_count() > 0 {
@@ -95,7 +95,7 @@ fn what_several_tasks_cast_is_written_and_arrives_once_in_the_order_of_each() {
                 }
                 assert_eq!(near.close().await, Ok(()));
                 assert_eq!(reading.await.unwrap(), [3, 3]);
-                left.is_nothing().await;
+                left.goes_away().await;
             });
         });
     }
@@ -129,7 +129,7 @@ fn credit_comes_back_once_and_whoever_waits_for_it_goes_on() {
             }
             assert!(sent >= Limits::MIN_WINDOW_LEN / 8000 / 4, "credit was lost: {sent}");
             drop((near, far, remote));
-            left.is_nothing().await;
+            left.goes_away().await;
         });
     });
 }
@@ -157,7 +157,7 @@ fn a_close_that_races_with_casts_gives_each_one_answer_and_delivers_those_it_too
             }
             assert_eq!(closed, Ok(()));
             assert_eq!(reading.await.unwrap(), sent);
-            left.is_nothing().await;
+            left.goes_away().await;
         });
     });
 }
@@ -203,7 +203,7 @@ fn calls_that_race_with_the_end_have_one_outcome_each_and_it_is_true() {
             serving.await.unwrap();
             assert_eq!(near.remote().ended().await, ExitReason::Normal);
             drop(near);
-            left.is_nothing().await;
+            left.goes_away().await;
         });
     });
 }
@@ -240,7 +240,7 @@ fn a_call_that_was_said_not_to_be_executed_was_not_though_the_service_was_killed
             }
             assert_eq!(near.remote().ended().await, ExitReason::Killed);
             drop(near);
-            left.is_nothing().await;
+            left.goes_away().await;
         });
     });
 }
@@ -272,7 +272,7 @@ fn a_call_given_up_while_it_is_answered_gives_its_slot_back() {
             assert_eq!(near.close().await, Ok(()));
             serving.await.unwrap();
             drop(remote);
-            left.is_nothing().await;
+            left.goes_away().await;
         });
     });
 }
@@ -307,7 +307,7 @@ fn a_channel_given_to_a_process_while_messages_come_brings_each_once_and_its_end
             }
             assert_eq!(near.close().await, Ok(()));
             assert_eq!(told.await.unwrap(), ([3, 3], ExitReason::Normal));
-            left.is_nothing().await;
+            left.goes_away().await;
         });
     });
 }
