@@ -451,8 +451,12 @@ async fn client_program_is_killed_with_signal_9() {
 #[tokio::test]
 async fn client_program_is_interrupted() {
     let mut probe = Probe::start();
-    let client = Running::start(probe.server.client("receive", "service"));
+    let mut command = probe.server.client("receive", "service");
+    command.arg("-v");
+    let client = Running::start(command);
     probe.started().await;
+    // The service may know it before the client does.
+    client.err.wait("the opening", |line| line.contains("the session is open"));
     client.signal("INT");
     assert_eq!(probe.told().await, ServiceTold::all(&ExitReason::Normal, 0));
     assert_eq!(client.code(), Some(0));
