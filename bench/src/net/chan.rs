@@ -53,8 +53,10 @@ impl From<Count> for Request {
 pub(super) async fn serve(server: Server, accounts: Accounts) -> Result<()> {
     let accounts = Arc::new(accounts);
     server
-        .accept_all(move |mut stream| {
+        .accept_all(move |stream| {
             let accounts = Arc::clone(&accounts);
+            // On the heap, as chan-server has it: a task keeps room for each place that a value is moved through.
+            let mut stream = Box::new(stream);
             async move {
                 let authenticated = accounts.log_in(&mut stream).await?;
                 serve_session(stream, &authenticated, &Limits::default(), start).await;
