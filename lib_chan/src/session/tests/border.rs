@@ -626,7 +626,7 @@ fn both_sides_agree_about_every_link_whatever_crossed_on_the_way() {
     const PROCESSES: u32 = 3;
     // Enough that no pair is one too many.
     let limits = Limits { max_pairs_burst: 1_000_000, ..Limits::default() };
-    for seed in 0..20000 { eprintln!("seed {seed}");
+    for seed in 0..300 {
         let mut pair = Pair::open_with(seed, &limits, &limits);
         let ids = || 1..=PROCESSES;
         for process in ids() {
