@@ -156,6 +156,8 @@ pub(super) struct Border<P> {
     ids: BTreeMap<P, u64>,
     last_id: u64,
     links: BTreeMap<(u64, u64), Link>,
+    /// Unlinks whose acknowledgement is due although nobody of this end waits for it.
+    due: BTreeMap<(u64, u64), u64>,
     /// Links that went with the role, and whose former owners have not acknowledged that.
     moved: BTreeSet<(P, u64)>,
     watching: BTreeMap<u64, Watching<P>>,
@@ -182,6 +184,7 @@ impl<P: Clone + Ord> Border<P> {
             ids: BTreeMap::new(),
             last_id: OWNER,
             links: BTreeMap::new(),
+            due: BTreeMap::new(),
             moved: BTreeSet::new(),
             watching: BTreeMap::new(),
             given_up: BTreeSet::new(),
@@ -264,6 +267,7 @@ impl<P: Clone + Ord> Border<P> {
     /// How many entries there are of any kind.
     pub(super) fn len(&self) -> usize {
         self.links.len()
+            + self.due.len()
             + self.moved.len()
             + self.watching.len()
             + self.watched.len()
@@ -367,7 +371,7 @@ impl<P: Clone + Ord> Border<P> {
     ) -> [Option<Frame<'static>>; 2] {
         let is_active = |id: &u64| self.links.get(&(*id, far)).is_some_and(Link::is_active);
         let Some(id) = self.names_of(process).find(is_active) else { return [None, None] };
-        let owed = self.remove_link(id, far).and_then(|link| link.unlinked);
+        let owed = self.close_link(id, far);
         let ack = owed.map(|unlink| Frame::UnlinkAck { from: id, to: far, unlink });
         [ack, Some(Frame::Exit { from: id, to: far, taken: Some(taken), reason })]
     }
@@ -481,7 +485,7 @@ impl<P: Clone + Ord> Border<P> {
             (link.unlinked, link.relinked) = (Some(unlink), false);
             return Crossing::Deliver(Delivery::Unlink { from, to, unlink });
         }
-        self.remove_link(to, from);
+        self.close_link(to, from);
         Crossing::Answer(Frame::UnlinkAck { from: to, to: from, unlink })
     }
 
@@ -495,9 +499,12 @@ impl<P: Clone + Ord> Border<P> {
         deliveries: &mut Vec<Delivery<P>>,
     ) -> Result<(), Breach> {
         let process = self.process(to);
-        let Some(link) = self.links.get_mut(&(to, from)).filter(|link| link.awaits.is_some()) else {
-            return Ok(());
-        };
+        let was_due = self.due.get(&(to, from)) == Some(&unlink);
+        if was_due {
+            self.due.remove(&(to, from));
+        }
+        let may_be = |link: &&mut Link| was_due || link.awaits.is_some();
+        let Some(link) = self.links.get_mut(&(to, from)).filter(may_be) else { return Ok(()) };
         // All that the peer had sent before is gone with the link; also where another unlink is under way.
         self.set_by_peer -= u64::from(std::mem::take(&mut link.theirs));
         if link.awaits != Some(unlink) {
@@ -529,17 +536,21 @@ impl<P: Clone + Ord> Border<P> {
         to: u64,
         reason: ExitReason,
         max: u64,
-    ) -> Result<Crossing<P>, Breach> {
+    ) -> Result<[Crossing<P>; 2], Breach> {
         if let Some(link) = self.links.get_mut(&(to, from)).filter(|link| link.awaits.is_some()) {
             // It is older than our `Unlink`, whose acknowledgement is waited for.
             self.set_by_peer -= u64::from(std::mem::take(&mut link.theirs));
-            return self.check_kept(max).map(|()| Crossing::Drop);
+            return self.check_kept(max).map(|()| [Crossing::Drop, Crossing::Drop]);
         }
         let process = self.process(to);
-        let Some(link) = self.remove_link(to, from) else { return Ok(Crossing::Drop) };
-        Ok(process.map_or(Crossing::Drop, |to| {
-            Crossing::Deliver(Delivery::Exit { from, to, reason, link: true, provoked: link.theirs })
-        }))
+        let Some(link) = self.remove_link(to, from) else { return Ok([Crossing::Drop, Crossing::Drop]) };
+        // What our process owes has its answer all the same: nothing is left of the link when it comes to it.
+        let owed = link.unlinked.map(|unlink| Frame::UnlinkAck { from: to, to: from, unlink });
+        let exit = |to| Delivery::Exit { from, to, reason, link: true, provoked: link.theirs };
+        Ok([
+            owed.map_or(Crossing::Drop, Crossing::Answer),
+            process.map_or(Crossing::Drop, |to| Crossing::Deliver(exit(to))),
+        ])
     }
 
     /// An exit that a process of the peer sent of its own will.
@@ -708,6 +719,15 @@ impl<P: Clone + Ord> Border<P> {
         if self.links.get(&(local, far)).is_some_and(Link::is_over) {
             self.remove_link(local, far);
         }
+    }
+
+    /// Ends a link of which its process says nothing more. What it owed to the peer is returned.
+    fn close_link(&mut self, local: u64, far: u64) -> Option<u64> {
+        let link = self.remove_link(local, far)?;
+        if let Some(unlink) = link.awaits {
+            self.due.insert((local, far), unlink);
+        }
+        link.unlinked
     }
 
     fn remove_link(&mut self, local: u64, far: u64) -> Option<Link> {

@@ -16,6 +16,11 @@ const FOUND: &[(u64, &str)] = &[
     (867_068, "a place was free for the peer before it was for this end"),
     (155_888, "links of its own that were refused counted as ends that the peer had caused"),
     (355_764, "a refusal came in front of the acknowledgement, and was of the link before"),
+    (
+        398_339,
+        "one that ended while its unlink was under way left a place taken that the peer had given free",
+    ),
+    (260_707, "an unlink had no acknowledgement where the process that sent it ended behind it"),
     (866_126, "an acknowledgement of the unlink before the last gave no place free"),
 ];
 

@@ -901,3 +901,34 @@ fn of_monitors_that_many_took_back_at_once_the_peer_learns_in_time_and_their_pro
     assert_eq!((pair.client.session.over(), pair.server.session.over()), (None, None));
     assert_eq!(pair.client.deliveries(), []);
 }
+
+#[test]
+fn one_that_ends_while_its_unlink_is_under_way_leaves_the_peer_its_places() {
+    let limits = Limits { max_links: 1, ..Limits::default() };
+    let mut lone = Lone::open_with(Side::Server, &limits);
+    lone.session.hand_out(7, ALL);
+    lone.session.link(7, 5);
+    lone.session.unlink(7, 5, 1);
+    lone.session.link(7, 5);
+    lone.session.exit(&7, 5, Some(0), ExitReason::Panic);
+    lone.frames();
+    // Sent before the unlink came, which takes it away; with the acknowledgement its place is free again.
+    lone.feed(&Frame::Link { from: 5, to: 1 });
+    lone.feed(&Frame::UnlinkAck { from: 5, to: 1, unlink: 1 });
+    lone.feed(&Frame::Link { from: 6, to: 1 });
+    assert_eq!(lone.ended(), None);
+    assert_eq!(lone.session.take_deliveries().last(), Some(&Delivery::Link { from: 6, to: 7 }));
+}
+
+#[test]
+fn an_unlink_is_acknowledged_also_when_the_one_that_sent_it_ended_behind_it() {
+    let mut lone = Lone::open(Side::Server);
+    lone.feed(&Frame::Link { from: 5, to: 0 });
+    lone.feed(&Frame::Unlink { from: 5, to: 0, unlink: 1 });
+    lone.feed(&Frame::Link { from: 5, to: 0 });
+    lone.feed(&Frame::Exit { from: 5, to: 0, taken: Some(0), reason: ExitReason::Panic });
+    assert_eq!(lone.session.take_deliveries().pop(), Some(provoked(5, 1, ExitReason::Panic)));
+    lone.session.unlink_ack(&1, 5, 1);
+    assert_eq!(lone.frames(), [Frame::UnlinkAck { from: 0, to: 5, unlink: 1 }], "once");
+    assert_eq!(lone.session.entries(), 0);
+}
