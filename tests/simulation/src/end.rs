@@ -325,6 +325,7 @@ impl World {
 
     pub(crate) fn exit_taken(&mut self, receipt: Receipt) {
         if let Some((at, link)) = receipt {
+            self.note(What::ExitTaken { at, link });
             self.end(at).untaken[usize::from(link)] -= 1;
         }
     }
@@ -926,7 +927,10 @@ impl World {
     /// A payload that says `token`.
     pub(crate) fn payload(&mut self, token: Token) -> Vec<u8> {
         let most = if self.rng.once_in(4) { self.plan.payload } else { 40 };
-        let len = 4 + self.rng.below(most);
+        let mut len = 4 + self.rng.below(most);
+        if self.plan.full_frames && token % 8 == 0 {
+            len = self.plan.limits[0].max_frame_len - wire::MAX_OVERHEAD;
+        }
         let mut payload = vec![token as u8; len];
         payload[..4].copy_from_slice(&token.to_be_bytes());
         payload

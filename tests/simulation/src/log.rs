@@ -289,6 +289,11 @@ pub(crate) enum What {
         signal: Signal,
         seen: bool,
     },
+    /// An exit that the peer had provoked was taken by a process, or ended it.
+    ExitTaken {
+        at: At,
+        link: bool,
+    },
     /// The session hears of what a process does: from now on that counts.
     Said {
         at: At,

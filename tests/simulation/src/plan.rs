@@ -28,6 +28,8 @@ pub(crate) struct Plan {
     pub(crate) taste: Taste,
     /// Whether the login travels too.
     pub(crate) login: bool,
+    /// Now and then a message is as long as one may be.
+    pub(crate) full_frames: bool,
     /// Who unlinks likes to link again at once, or to give the channel away, and places are few.
     pub(crate) restless: bool,
 }
@@ -76,6 +78,7 @@ impl Plan {
             think: seeded.pick(&[0, 1_000, 100_000, 10_000_000]),
             taste: if restless { Taste::Links } else { taste },
             login: seeded.once_in(16),
+            full_frames: seed % 8 == 1 && max_frame_len == 1024,
             restless,
         }
     }

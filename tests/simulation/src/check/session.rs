@@ -24,6 +24,8 @@ pub(super) struct End {
     pub(super) end_seen: bool,
     pub(super) reader: Option<Proc>,
     pub(super) gone: bool,
+    /// Exits that the peer had provoked, sent explicitly and over links, and that somebody took or ended with.
+    taken_exits: [usize; 2],
     /// Processes by the ids that the peer knows, and their rights.
     pub(super) handed: BTreeMap<u64, Handed>,
     /// Ids that named a link before they were handed out, and had no right then.
@@ -120,6 +122,7 @@ impl Sessions {
                     || (*reason == ExitReason::Overload && may_overload);
                 broken.unless(fine, "the last word is the owner's", || format!("{at:?} {reason:?}"));
             }
+            What::ExitTaken { at, link } => self.end(*at).taken_exits[usize::from(*link)] += 1,
             What::GaveUpReceiving { at } => self.end(*at).gave_up = true,
             What::Reads { at, proc } => self.end(*at).reader = Some(*proc),
             What::BrokeOff { at, reason } => self.end(*at).broke_off = Some(reason.clone()),
@@ -149,7 +152,8 @@ impl Sessions {
     fn may_overload(&self, at: At, wire: &Wire) -> bool {
         let limits = &self.limits[at.side as usize];
         let Some(peer) = wire.written(at.far()) else { return false };
-        let [explicit, of_links] = peer.exits;
+        let taken = self.ends.get(&at).map_or([0; 2], |end| end.taken_exits);
+        let [explicit, of_links] = [0, 1].map(|kind| peer.exits[kind].saturating_sub(taken[kind]));
         explicit > limits.max_untaken_exits
             || of_links > limits.max_links as usize
             || 2 * peer.provoking > limits.max_reflections
