@@ -52,6 +52,9 @@ struct Known<P> {
     /// Links that keep the id known; a process handed out stays known without.
     links: usize,
     handed_out: bool,
+    /// It has told of its end, so links and monitors that come now have theirs at once. If they took a place until the
+    /// process answers, the peer, which knows that the link before has ended, would have set too many.
+    ended: bool,
     grant: Grant,
 }
 
@@ -83,6 +86,8 @@ struct Link {
     theirs: bool,
     /// The number of our last `Unlink`, until it is acknowledged: what the peer says before is about the link before.
     awaits: Option<u64>,
+    /// The process has that acknowledgement already.
+    told: bool,
     /// The number of the peer's `Unlink` that our process has not acknowledged.
     unlinked: Option<u64>,
     /// And the peer has linked again behind that one.
@@ -110,6 +115,11 @@ impl Link {
     /// Whether the process takes it for active, or will before it hears of anything else.
     const fn can_be_taken_back(&self) -> bool {
         matches!(self.standing, Standing::Active | Standing::Refused)
+    }
+
+    /// Whether the process waits for an acknowledgement, and takes every end before that for that of the link before.
+    fn is_awaited(&self) -> bool {
+        self.awaits.is_some() && !self.told && self.standing != Standing::Orphaned
     }
 
     const fn is_over(&self) -> bool {
@@ -204,9 +214,11 @@ impl<P: Clone + Ord> Border<P> {
             if let Some(to) = self.owner.clone() {
                 if let Some(unlink) = link.awaits {
                     // That will come when somebody else is the owner.
-                    let refused = link.standing == Standing::Refused;
-                    deliveries.push(Delivery::UnlinkAck { from: far, to: to.clone(), unlink });
-                    deliveries.extend(refused.then(|| overload(far, to)));
+                    if link.is_awaited() {
+                        let refused = link.standing == Standing::Refused;
+                        deliveries.push(Delivery::UnlinkAck { from: far, to: to.clone(), unlink });
+                        deliveries.extend(refused.then(|| overload(far, to)));
+                    }
                     link.standing = Standing::Orphaned;
                 } else {
                     self.moved.insert((to.clone(), far));
@@ -311,15 +323,17 @@ impl<P: Clone + Ord> Border<P> {
     /// There is no room for a link. An end that came in front of an acknowledgement would be taken for that of the link
     /// before, so it waits for that.
     fn refuse_link(&mut self, process: &P, far: u64, deliveries: &mut Vec<Delivery<P>>) {
-        let waits = |link: &Link| {
-            link.awaits.is_some() && matches!(link.standing, Standing::TakenBack | Standing::Refused)
-        };
-        let is_there = |id: &u64| self.links.get(&(*id, far)).is_some_and(waits);
-        let waiting = self.names_of(process).find(is_there).and_then(|id| self.links.get_mut(&(id, far)));
-        match waiting {
-            Some(link) => link.standing = Standing::Refused,
-            None => deliveries.push(overload(far, process.clone())),
+        match self.awaited(process, far) {
+            Some(link) if link.standing != Standing::Active => link.standing = Standing::Refused,
+            _ => deliveries.push(overload(far, process.clone())),
         }
+    }
+
+    /// The link to `far`, under either name of `process`, of whose end that waits for an acknowledgement.
+    fn awaited(&mut self, process: &P, far: u64) -> Option<&mut Link> {
+        let is_there = |id: &u64| self.links.get(&(*id, far)).is_some_and(Link::is_awaited);
+        let id = self.names_of(process).find(is_there)?;
+        self.links.get_mut(&(id, far))
     }
 
     /// `process` unlinks. `None`: there is nothing to tell the peer, the process has its acknowledgement at once.
@@ -331,7 +345,7 @@ impl<P: Clone + Ord> Border<P> {
         let id = self.names_of(process).find(is_there)?;
         let link = self.links.get_mut(&(id, far))?;
         link.standing = Standing::TakenBack;
-        link.awaits = Some(unlink);
+        (link.awaits, link.told) = (Some(unlink), false);
         Some(Frame::Unlink { from: id, to: far, unlink })
     }
 
@@ -369,6 +383,9 @@ impl<P: Clone + Ord> Border<P> {
         taken: u64,
         reason: ExitReason,
     ) -> [Option<Frame<'static>>; 2] {
+        if let Some(known) = self.ids.get(process).and_then(|id| self.known.get_mut(id)) {
+            known.ended = true;
+        }
         let is_active = |id: &u64| self.links.get(&(*id, far)).is_some_and(Link::is_active);
         let Some(id) = self.names_of(process).find(is_active) else { return [None, None] };
         let owed = self.close_link(id, far);
@@ -507,20 +524,38 @@ impl<P: Clone + Ord> Border<P> {
         let Some(link) = self.links.get_mut(&(to, from)).filter(may_be) else { return Ok(()) };
         // All that the peer had sent before is gone with the link; also where another unlink is under way.
         self.set_by_peer -= u64::from(std::mem::take(&mut link.theirs));
+        if link.awaits.is_none() && !link.ours {
+            self.take_void(to, from, deliveries);
+            return Ok(());
+        }
         if link.awaits != Some(unlink) {
             return self.check_kept(max);
         }
+        let (standing, told) = (link.standing, !link.is_awaited());
         link.awaits = None;
-        let standing = link.standing;
         if link.unlinked.is_none() {
             link.standing = link.settled();
         }
         self.tidy(to, from);
-        if let Some(to) = process.filter(|_| standing != Standing::Orphaned) {
+        if let Some(to) = process.filter(|_| !told) {
             deliveries.push(Delivery::UnlinkAck { from, to: to.clone(), unlink });
             deliveries.extend((standing == Standing::Refused).then(|| overload(from, to)));
         }
         Ok(())
+    }
+
+    /// A link of the peer's alone that it had sent before our unlink came, which nobody of this end waits for any more.
+    fn take_void(&mut self, local: u64, far: u64, deliveries: &mut Vec<Delivery<P>>) {
+        let process = self.process(local);
+        let Some(link) = self.links.get_mut(&(local, far)) else { return };
+        if let Some(to) = process.filter(|_| link.is_active()) {
+            self.moved.insert((to.clone(), far));
+            deliveries.push(Delivery::Unlink { from: far, to, unlink: NO_UNLINK });
+        }
+        link.relinked = false;
+        if link.unlinked.is_none() {
+            self.remove_link(local, far);
+        }
     }
 
     /// Entries that are kept for an acknowledgement take no place of the peer's, which may never send it.
@@ -529,13 +564,14 @@ impl<P: Clone + Ord> Border<P> {
         if self.links.len() as u64 > most { Err(Breach::TooMany) } else { Ok(()) }
     }
 
-    /// An exit over a link.
+    /// An exit over a link: what to answer, and to tell.
     pub(super) fn handle_exit_link(
         &mut self,
         from: u64,
         to: u64,
         reason: ExitReason,
         max: u64,
+        deliveries: &mut Vec<Delivery<P>>,
     ) -> Result<[Crossing<P>; 2], Breach> {
         if let Some(link) = self.links.get_mut(&(to, from)).filter(|link| link.awaits.is_some()) {
             // It is older than our `Unlink`, whose acknowledgement is waited for.
@@ -546,11 +582,20 @@ impl<P: Clone + Ord> Border<P> {
         let Some(link) = self.remove_link(to, from) else { return Ok([Crossing::Drop, Crossing::Drop]) };
         // What our process owes has its answer all the same: nothing is left of the link when it comes to it.
         let owed = link.unlinked.map(|unlink| Frame::UnlinkAck { from: to, to: from, unlink });
-        let exit = |to| Delivery::Exit { from, to, reason, link: true, provoked: link.theirs };
-        Ok([
-            owed.map_or(Crossing::Drop, Crossing::Answer),
-            process.map_or(Crossing::Drop, |to| Crossing::Deliver(exit(to))),
-        ])
+        let owed = owed.map_or(Crossing::Drop, Crossing::Answer);
+        let Some(to) = process else { return Ok([owed, Crossing::Drop]) };
+        // It knows of one link where an owner has two, under either name. This is the end of what it may wait for too.
+        if let Some(other) = self.awaited(&to, from) {
+            other.told = true;
+            if other.standing == Standing::Refused {
+                other.standing = Standing::TakenBack;
+            }
+            let acknowledged =
+                other.awaits.map(|unlink| Delivery::UnlinkAck { from, to: to.clone(), unlink });
+            deliveries.extend(acknowledged);
+        }
+        let exit = Delivery::Exit { from, to, reason, link: true, provoked: link.theirs };
+        Ok([owed, Crossing::Deliver(exit)])
     }
 
     /// An exit that a process of the peer sent of its own will.
@@ -607,11 +652,13 @@ impl<P: Clone + Ord> Border<P> {
     pub(super) fn end(&mut self, owner_reason: &ExitReason, deliveries: &mut Vec<Delivery<P>>) {
         let reason = |far| if far == OWNER { owner_reason.clone() } else { ExitReason::NoConnection };
         let mut owner = self.owner.clone().filter(|_| self.linked);
+        // In front of all ends: an owner may wait for one under one name, and have a link under the other.
+        for (&(local, from), link) in self.links.iter().filter(|(_, link)| link.is_awaited()) {
+            let (to, unlink) = (self.process(local), link.awaits);
+            deliveries.extend(to.zip(unlink).map(|(to, unlink)| Delivery::UnlinkAck { from, to, unlink }));
+        }
         for ((local, far), link) in std::mem::take(&mut self.links) {
             let Some(to) = self.process(local) else { continue };
-            if let Some(unlink) = link.awaits.filter(|_| link.standing != Standing::Orphaned) {
-                deliveries.push(Delivery::UnlinkAck { from: far, to: to.clone(), unlink });
-            }
             if link.is_active() || link.standing == Standing::Refused {
                 // An owner that has set a link of its own as well is told once.
                 owner.take_if(|owner| far == OWNER && *owner == to);
@@ -645,7 +692,7 @@ impl<P: Clone + Ord> Border<P> {
         if id == OWNER {
             return Some(self.owner.clone());
         }
-        let known = self.known.get(&id).filter(|known| right(known.rights))?;
+        let known = self.known.get(&id).filter(|known| !known.ended && right(known.rights))?;
         Some(Some(known.process.clone()))
     }
 
@@ -689,6 +736,7 @@ impl<P: Clone + Ord> Border<P> {
             rights: Rights::NONE,
             links: 0,
             handed_out: false,
+            ended: false,
             grant: Grant::new(self.window),
         };
         self.known.insert(id, known);
@@ -702,7 +750,15 @@ impl<P: Clone + Ord> Border<P> {
 
     fn add_link(&mut self, local: u64, far: u64, ours: bool) {
         let standing = Standing::Active;
-        let link = Link { standing, ours, theirs: !ours, awaits: None, unlinked: None, relinked: false };
+        let link = Link {
+            standing,
+            ours,
+            theirs: !ours,
+            awaits: None,
+            told: false,
+            unlinked: None,
+            relinked: false,
+        };
         self.links.insert((local, far), link);
         if let Some(known) = self.known.get_mut(&local) {
             known.links += 1;

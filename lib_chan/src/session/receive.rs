@@ -226,7 +226,9 @@ impl<H: Host> Session<H> {
                 let crossing = match taken {
                     Some(_) => {
                         let max_links = u64::from(self.limits.max_links);
-                        let [ack, exit] = self.border.handle_exit_link(from, to, reason, max_links)?;
+                        let deliveries = &mut self.deliveries;
+                        let [ack, exit] =
+                            self.border.handle_exit_link(from, to, reason, max_links, deliveries)?;
                         self.cross(ack);
                         exit
                     }

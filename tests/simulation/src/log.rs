@@ -289,6 +289,11 @@ pub(crate) enum What {
         signal: Signal,
         seen: bool,
     },
+    /// A link within a program could not be made, because there is nobody, and its process is told at once.
+    LinkFailed {
+        proc: Proc,
+        to: Pid,
+    },
     /// An exit that the peer had provoked was taken by a process, or ended it.
     ExitTaken {
         at: At,

@@ -259,8 +259,7 @@ impl World {
             return;
         }
         if self.process(proc).links.link_failed(&to) {
-            let signal = Signal::Exit { reason: ExitReason::NoProc, link: true };
-            self.note(What::Signal { proc, from: to, signal, seen: true });
+            self.note(What::LinkFailed { proc, to });
             if self.process(proc).trap_exit {
                 self.process(proc).mailbox.push_back(Letter::Exit { receipt: None });
             } else {

@@ -16,7 +16,7 @@ use crate::{
     login,
     net::Pipe,
     plan::{Plan, Taste},
-    process::{Doing, Letter, Life, Process},
+    process::{Doing, Letter, Life, Owed, Process},
     seeded::Seeded,
 };
 
@@ -1090,8 +1090,11 @@ impl World {
             let records: usize = self.procs.iter().map(|process| process.links.len()).sum();
             let waits = |op: &&Op| !op.over && op.at == at;
             let ops = self.ops.iter().filter(waits).count();
-            let owed =
-                self.procs.iter().flat_map(|process| &process.owed).filter(|owed| owed.at == at).count();
+            // Of the calls that the other end took, those that nobody waits for any more are known here too.
+            let is_call = |op: &Op, of| matches!(op.kind, Kind::Call { token, .. } if token == of);
+            let is_waited = |token| self.ops.iter().filter(waits).any(|op| is_call(op, token));
+            let is_known = |owed: &&Owed| owed.at == at || owed.at == at.far() && !is_waited(owed.token);
+            let owed = self.procs.iter().flat_map(|process| &process.owed).filter(is_known).count();
             // What the other end never answers is kept until the session ends.
             let hole = self.conns[usize::from(at.conn)].pipes.iter().any(Pipe::has_hole);
             let far_over = self.end(at.far()).is_over();

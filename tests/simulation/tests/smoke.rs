@@ -21,6 +21,12 @@ const FOUND: &[(u64, &str)] = &[
         "one that ended while its unlink was under way left a place taken that the peer had given free",
     ),
     (260_707, "an unlink had no acknowledgement where the process that sent it ended behind it"),
+    (
+        4_432_435,
+        "an owner that had unlinked under one name and linked under the other had no ending of the second",
+    ),
+    (5_471_389, "a link to one that had told of its end took a place that the peer had given free"),
+    (5_857_395, "a link to the role that the owner before had made void stayed in the table"),
     (866_126, "an acknowledgement of the unlink before the last gave no place free"),
 ];
 

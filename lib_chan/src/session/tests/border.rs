@@ -907,6 +907,7 @@ fn one_that_ends_while_its_unlink_is_under_way_leaves_the_peer_its_places() {
     let limits = Limits { max_links: 1, ..Limits::default() };
     let mut lone = Lone::open_with(Side::Server, &limits);
     lone.session.hand_out(7, ALL);
+    lone.session.hand_out(8, ALL);
     lone.session.link(7, 5);
     lone.session.unlink(7, 5, 1);
     lone.session.link(7, 5);
@@ -915,9 +916,9 @@ fn one_that_ends_while_its_unlink_is_under_way_leaves_the_peer_its_places() {
     // Sent before the unlink came, which takes it away; with the acknowledgement its place is free again.
     lone.feed(&Frame::Link { from: 5, to: 1 });
     lone.feed(&Frame::UnlinkAck { from: 5, to: 1, unlink: 1 });
-    lone.feed(&Frame::Link { from: 6, to: 1 });
+    lone.feed(&Frame::Link { from: 6, to: 2 });
     assert_eq!(lone.ended(), None);
-    assert_eq!(lone.session.take_deliveries().last(), Some(&Delivery::Link { from: 6, to: 7 }));
+    assert_eq!(lone.session.take_deliveries().last(), Some(&Delivery::Link { from: 6, to: 8 }));
 }
 
 #[test]
@@ -931,4 +932,69 @@ fn an_unlink_is_acknowledged_also_when_the_one_that_sent_it_ended_behind_it() {
     lone.session.unlink_ack(&1, 5, 1);
     assert_eq!(lone.frames(), [Frame::UnlinkAck { from: 0, to: 5, unlink: 1 }], "once");
     assert_eq!(lone.session.entries(), 0);
+}
+
+#[test]
+fn an_owner_with_a_link_under_both_names_hears_what_it_waits_for_before_the_end_of_the_other() {
+    for ends_with_the_session in [false, true] {
+        let mut lone = Lone::open(Side::Server);
+        lone.session.hand_out(1, ALL);
+        lone.session.link(1, 5);
+        lone.session.unlink(1, 5, 1);
+        lone.session.link(1, 5);
+        // The peer's process links to the role: for process 1 that is the same link.
+        lone.feed(&Frame::Link { from: 5, to: 0 });
+        lone.session.take_deliveries();
+        let ack = Delivery::UnlinkAck { from: 5, to: 1, unlink: 1 };
+        if ends_with_the_session {
+            lone.session.break_off(ExitReason::Shutdown);
+            let deliveries = lone.session.take_deliveries();
+            assert_eq!(deliveries.first(), Some(&ack), "an exit in front would be of the link before");
+            continue;
+        }
+        lone.feed(&Frame::Exit { from: 5, to: 0, taken: Some(0), reason: ExitReason::Panic });
+        assert_eq!(lone.session.take_deliveries(), [ack, provoked(5, 1, ExitReason::Panic)]);
+        lone.feed(&Frame::UnlinkAck { from: 5, to: 1, unlink: 1 });
+        assert_eq!(lone.session.take_deliveries(), [], "once");
+    }
+}
+
+#[test]
+fn a_link_to_the_role_that_the_owner_before_has_made_void_does_not_stay() {
+    let void = |new_owner: Option<u32>| {
+        let mut lone = Lone::open(Side::Server);
+        lone.feed(&Frame::Link { from: 5, to: 0 });
+        lone.session.unlink(1, 5, 1);
+        lone.session.set_owner(None, false);
+        lone.feed(&Frame::Unlink { from: 5, to: 0, unlink: 1 });
+        // The peer has not seen our unlink, which will take this one away.
+        lone.feed(&Frame::Link { from: 5, to: 0 });
+        lone.session.take_deliveries();
+        lone.session.set_owner(new_owner, false);
+        lone.feed(&Frame::UnlinkAck { from: 5, to: 0, unlink: 1 });
+        lone
+    };
+    assert_eq!(void(None).session.entries(), 0);
+    let mut lone = void(Some(2));
+    let told = [Delivery::Link { from: 5, to: 2 }, Delivery::Unlink { from: 5, to: 2, unlink: 0 }];
+    assert_eq!(lone.session.take_deliveries(), told);
+    lone.frames();
+    lone.session.unlink_ack(&2, 5, 0);
+    assert_eq!((lone.frames(), lone.session.entries()), (vec![], 0), "the peer knows nothing of it");
+}
+
+#[test]
+fn a_link_to_one_that_has_told_of_its_end_takes_no_place() {
+    let limits = Limits { max_links: 1, ..Limits::default() };
+    let mut lone = Lone::open_with(Side::Server, &limits);
+    lone.session.hand_out(7, ALL);
+    lone.session.link(7, 5);
+    lone.session.exit(&7, 5, Some(0), ExitReason::Panic);
+    lone.frames();
+    // It crossed that exit, which is the end of this link too: the peer may use the place for another.
+    lone.feed(&Frame::Link { from: 5, to: 1 });
+    lone.feed(&Frame::Link { from: 6, to: 0 });
+    assert_eq!(lone.ended(), None);
+    let answer = Frame::Exit { from: 1, to: 5, taken: Some(0), reason: ExitReason::NoProc };
+    assert_eq!(lone.frames(), [answer]);
 }

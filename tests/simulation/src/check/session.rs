@@ -26,6 +26,8 @@ pub(super) struct End {
     pub(super) gone: bool,
     /// Exits that the peer had provoked, sent explicitly and over links, and that somebody took or ended with.
     taken_exits: [usize; 2],
+    /// It ended because the peer had gone beyond a limit, whatever was taken since.
+    overloaded: bool,
     /// Processes by the ids that the peer knows, and their rights.
     pub(super) handed: BTreeMap<u64, Handed>,
     /// Ids that named a link before they were handed out, and had no right then.
@@ -119,7 +121,7 @@ impl Sessions {
                 let fine = end.let_go.as_ref().is_some_and(|(own, _)| own == reason)
                     || end.broke_off.as_ref() == Some(reason)
                     || (*reason == ExitReason::Normal && end.let_go.is_none())
-                    || (*reason == ExitReason::Overload && may_overload);
+                    || (*reason == ExitReason::Overload && (may_overload || end.overloaded));
                 broken.unless(fine, "the last word is the owner's", || format!("{at:?} {reason:?}"));
             }
             What::ExitTaken { at, link } => self.end(*at).taken_exits[usize::from(*link)] += 1,
@@ -177,6 +179,7 @@ impl Sessions {
         if end.broke_off.is_none() {
             end.heard_taken = wire.heard(at).filter(|ended| ended.reason == *reason).map(|ended| ended.taken);
         }
+        end.overloaded = *reason == ExitReason::Overload && heard != Some(reason) && may_overload;
         let fine = match (&end.broke_off, heard, reason) {
             (_, _, ExitReason::Protocol) => false,
             (Some(broke_off), _, reason) if broke_off == reason => true,

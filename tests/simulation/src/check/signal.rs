@@ -78,7 +78,8 @@ pub(super) struct Signals {
     /// Links that were said to a session. Those of an owner are links by a second name: where the peer has linked to the
     /// role too, the process knows of one link, and it takes two places.
     said: Vec<(At, Proc)>,
-    /// Of which the session heard when they had their ending already: they have another, which nobody sees.
+    /// Of which the session heard when they had their ending already, or when it was over itself, so that one from the
+    /// peer and its ending may be on the way: they have another, which nobody sees.
     late: BTreeSet<(Proc, Pid)>,
     /// Links made again while the one before was under way to its end: the end of the session may come to both.
     made_anew: BTreeSet<(Proc, Pid)>,
@@ -148,7 +149,7 @@ impl Signals {
                 }
             }
             What::Said { at, proc, far, signal } => {
-                self.said(*at, *proc, *far, signal);
+                self.said(*at, *proc, *far, signal, sessions);
             }
             What::LinkOp { proc, to, fresh } => {
                 let before = self.links.get(&(*proc, *to)).copied();
@@ -159,6 +160,18 @@ impl Signals {
                 }
                 let same = before.is_none_or(|before| !before.is_active()) == *fresh;
                 broken.unless(same, "a process knows its links", || format!("{proc} {to:?} {before:?}"));
+            }
+            What::LinkFailed { proc, to } => {
+                let active = self.links.remove(&(*proc, *to)).is_some_and(|link| link.is_active());
+                let nobody = match to {
+                    Pid::Local(to) => {
+                        self.lives.get(to).is_none_or(|life| life.task || life.decided.is_some())
+                    }
+                    _ => false,
+                };
+                broken.unless(active && nobody, "a link fails where there is nobody", || {
+                    format!("{proc} {to:?}")
+                });
             }
             What::UnlinkOp { proc, to, id } => {
                 let link = self.links.get_mut(&(*proc, *to));
@@ -303,13 +316,14 @@ impl Signals {
     }
 
     /// The session hears of it now, which may be later than when the process did it.
-    fn said(&mut self, here: At, proc: Proc, far: u64, signal: &Signal) {
+    fn said(&mut self, here: At, proc: Proc, far: u64, signal: &Signal, sessions: &Sessions) {
         let of = Pid::Far { conn: here.conn, id: far };
         match signal {
             Signal::Link => {
                 self.link_lines.insert((proc, of), self.line);
                 self.said.push((here, proc));
-                if !self.links.contains_key(&(proc, of)) {
+                let over = sessions.of(here).is_some_and(|end| end.over.is_some());
+                if over || !self.links.contains_key(&(proc, of)) {
                     self.late.insert((proc, of));
                 }
             }
