@@ -297,11 +297,23 @@ impl World {
 
     // Processes.
 
+    /// Whether the end of a link with that process has been read and not been told.
+    fn has_end_under_way(&mut self, at: At, proc: Proc, far: u64) -> bool {
+        let end = self.end(at);
+        end.late.extend(end.session.as_mut().map(Session::take_deliveries).into_iter().flatten());
+        let me = Pid::Local(proc);
+        let is_one = |delivery: &Delivery<Pid>| matches!(delivery, Delivery::Exit { from, to, link: true, .. } if *from == far && *to == me);
+        end.late.iter().any(is_one)
+    }
+
     pub(crate) fn signal_far(&mut self, at: At, proc: Proc, far: u64, signal: Signal) {
         let (me, now) = (Pid::Local(proc), self.now);
         let before = self.end(at).session.as_ref().map_or(0, Session::unsent);
         let is_link = signal == Signal::Link;
         self.note(What::Said { at, proc, far, signal: signal.clone() });
+        if is_link && self.has_end_under_way(at, proc, far) {
+            self.note(What::EndUnderWay { at, proc, far });
+        }
         let Some(session) = self.end(at).session.as_mut() else { return };
         match signal {
             Signal::Link => session.link(me, far),

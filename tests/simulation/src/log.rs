@@ -294,6 +294,12 @@ pub(crate) enum What {
         proc: Proc,
         to: Pid,
     },
+    /// When the session heard of a link, the end of the one before had come and was not told.
+    EndUnderWay {
+        at: At,
+        proc: Proc,
+        far: u64,
+    },
     /// An exit that the peer had provoked was taken by a process, or ended it.
     ExitTaken {
         at: At,

@@ -78,8 +78,8 @@ pub(super) struct Signals {
     /// Links that were said to a session. Those of an owner are links by a second name: where the peer has linked to the
     /// role too, the process knows of one link, and it takes two places.
     said: Vec<(At, Proc)>,
-    /// Of which the session heard when they had their ending already, or when it was over itself, so that one from the
-    /// peer and its ending may be on the way: they have another, which nobody sees.
+    /// Of which the session heard when they had their ending already, or when one was on its way from the peer: they
+    /// have another, which nobody sees.
     late: BTreeSet<(Proc, Pid)>,
     /// Links made again while the one before was under way to its end: the end of the session may come to both.
     made_anew: BTreeSet<(Proc, Pid)>,
@@ -149,7 +149,10 @@ impl Signals {
                 }
             }
             What::Said { at, proc, far, signal } => {
-                self.said(*at, *proc, *far, signal, sessions);
+                self.said(*at, *proc, *far, signal);
+            }
+            What::EndUnderWay { at, proc, far } => {
+                self.late.insert((*proc, Pid::Far { conn: at.conn, id: *far }));
             }
             What::LinkOp { proc, to, fresh } => {
                 let before = self.links.get(&(*proc, *to)).copied();
@@ -316,14 +319,13 @@ impl Signals {
     }
 
     /// The session hears of it now, which may be later than when the process did it.
-    fn said(&mut self, here: At, proc: Proc, far: u64, signal: &Signal, sessions: &Sessions) {
+    fn said(&mut self, here: At, proc: Proc, far: u64, signal: &Signal) {
         let of = Pid::Far { conn: here.conn, id: far };
         match signal {
             Signal::Link => {
                 self.link_lines.insert((proc, of), self.line);
                 self.said.push((here, proc));
-                let over = sessions.of(here).is_some_and(|end| end.over.is_some());
-                if over || !self.links.contains_key(&(proc, of)) {
+                if !self.links.contains_key(&(proc, of)) {
                     self.late.insert((proc, of));
                 }
             }
