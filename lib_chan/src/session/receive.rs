@@ -221,7 +221,16 @@ impl<H: Host> Session<H> {
                 self.refused = Some(StartRefused { code, text: text.into() });
                 self.finish(ExitReason::Normal, None, self.outgoing.appended);
             }
-            Frame::Refuse { call, code, text } => self.handle_reply(call, Err(self.refusal(code, text)))?,
+            Frame::Refuse { call, code, text } => {
+                let mut error = self.refusal(code, text);
+                // A service that hears in time that nobody waits drops the call, and its word may come before the clock
+                // of this end has been looked at.
+                let is_late = self.asking.deadline(call).is_some_and(|deadline| deadline <= now);
+                if is_late && code == RefuseCode::NoAnswer {
+                    error = CallError::new(Executed::Unknown, CallFailure::Deadline);
+                }
+                self.handle_reply(call, Err(error))?;
+            }
             Frame::Exit { from, to, taken, reason } => {
                 let crossing = match taken {
                     Some(_) => {

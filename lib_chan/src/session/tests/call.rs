@@ -154,6 +154,21 @@ fn a_deadline_that_passes_says_whether_the_call_was_ever_sent() {
 }
 
 #[test]
+fn a_call_that_its_service_drops_because_its_time_is_over_is_late_whatever_is_seen_first() {
+    let mut lone = Lone::open(Side::Client);
+    let deadline = lone.now + MINUTE;
+    let [early, late] = [0; 2].map(|_| lone.session.call(lone.now, deadline, &mut vec![1]).unwrap());
+    for (call, at, reason) in [
+        (early, deadline - Duration::from_nanos(1), CallFailure::NoAnswer),
+        (late, deadline, CallFailure::Deadline),
+    ] {
+        lone.now = at;
+        lone.feed(&Frame::Refuse { call, code: RefuseCode::NoAnswer, text: "" });
+        assert_eq!(lone.session.poll_call(call, |_| 0), failed(Executed::Unknown, reason));
+    }
+}
+
+#[test]
 fn a_deadline_that_has_passed_already_is_no_call() {
     let mut lone = Lone::open(Side::Client);
     let now = lone.now;
