@@ -52,18 +52,26 @@ impl From<Count> for Request {
 
 pub(super) async fn serve(server: Server, accounts: Accounts) -> Result<()> {
     let accounts = Arc::new(accounts);
-    server
-        .accept_all(move |stream| {
-            let accounts = Arc::clone(&accounts);
-            // On the heap, as chan-server has it: a task keeps room for each place that a value is moved through.
-            let mut stream = Box::new(stream);
-            async move {
-                let authenticated = accounts.log_in(&mut stream).await?;
-                serve_session(stream, &authenticated, &Limits::default(), start).await;
-                Ok(())
-            }
-        })
-        .await
+    loop {
+        let (accepting, accounts, counters) =
+            (server.accept().await?, Arc::clone(&accounts), server.counters());
+        // On the heap, as chan-server has them: a task keeps room for each place that a value is moved through.
+        let logging_in = Box::pin(async move {
+            let mut stream = accepting.await?;
+            let authenticated = accounts.log_in(&mut stream).await?;
+            anyhow::Ok((Box::new(stream), authenticated))
+        });
+        tokio::spawn(async move {
+            let served = match logging_in.await {
+                Ok((stream, authenticated)) => {
+                    serve_session(stream, &authenticated, &Limits::default(), start).await;
+                    Ok(())
+                }
+                Err(error) => Err(error),
+            };
+            counters.settle(served);
+        });
+    }
 }
 
 fn start(opening: Opening) {

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use lib_chan::tls::{self, CheckedKey, PinVerifier, ReloadableKey};
 use rustls::pki_types::{PrivateKeyDer, ServerName};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
+use tokio_rustls::{Accept, TlsAcceptor, TlsConnector, client, server};
 
 use super::{Listening, Peer};
 
@@ -66,6 +66,14 @@ impl Server {
         Ok(Listening { address: self.listener.local_addr()?, pin: self.pin.clone() })
     }
 
+    /// The next connection, counted, with its TLS handshake still to do.
+    pub(super) async fn accept(&self) -> Result<Accept<TcpStream>> {
+        let (stream, _) = self.listener.accept().await?;
+        stream.set_nodelay(true)?;
+        self.counters.accepted.fetch_add(1, Ordering::SeqCst);
+        Ok(self.acceptor.accept(stream))
+    }
+
     /// Accepts for ever: every connection that has done its TLS handshake is served in a task of its own.
     pub(super) async fn accept_all<F>(
         self,
@@ -75,22 +83,26 @@ impl Server {
         F: Future<Output = Result<()>> + Send,
     {
         loop {
-            let (stream, _) = self.listener.accept().await?;
-            stream.set_nodelay(true)?;
-            self.counters.accepted.fetch_add(1, Ordering::SeqCst);
+            let accepting = self.accept().await?;
             let (counters, serve) = (self.counters(), serve.clone());
-            let accepting = self.acceptor.accept(stream);
             tokio::spawn(async move {
                 let served = match accepting.await {
                     Ok(stream) => serve(stream).await,
                     Err(error) => Err(error.into()),
                 };
-                let counter = if served.is_ok() { &counters.served } else { &counters.failed };
-                counter.fetch_add(1, Ordering::SeqCst);
-                if let Err(error) = served {
-                    eprintln!("a connection failed: {error:#}");
-                }
+                counters.settle(served);
             });
+        }
+    }
+}
+
+impl Counters {
+    /// How serving a connection has ended.
+    pub(super) fn settle(&self, served: Result<()>) {
+        let counter = if served.is_ok() { &self.served } else { &self.failed };
+        counter.fetch_add(1, Ordering::SeqCst);
+        if let Err(error) = served {
+            eprintln!("a connection failed: {error:#}");
         }
     }
 }
