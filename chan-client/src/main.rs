@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    lib_chan::heap::keep_freed_memory();
     match chan_client::command::run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

@@ -21,6 +21,8 @@ pub mod wire;
 #[cfg(feature = "io")]
 mod channel;
 #[cfg(feature = "io")]
+pub mod heap;
+#[cfg(feature = "io")]
 pub mod login;
 #[cfg(feature = "io")]
 pub mod middleman;

@@ -127,9 +127,20 @@ impl<H: Host> Session<H> {
             return Err(fault.into());
         }
         if !self.heard_all {
+            if let Some(len) = wire::frame_len(rest, self.limits.max_frame_len)? {
+                self.reserve_frame(wire::LEN_LEN + len, rest.len());
+            }
             self.partial.extend_from_slice(rest);
         }
         Ok(())
+    }
+
+    /// Makes room for a frame of which this much has come. Memory follows what has come, not what was claimed; the last
+    /// doubling is exact.
+    fn reserve_frame(&mut self, wanted: usize, have: usize) {
+        if have * 2 >= wanted {
+            self.partial.reserve_exact(wanted.saturating_sub(self.partial.len()));
+        }
     }
 
     /// Adds to the frame whose start is kept; handles it when it is whole.
@@ -140,10 +151,7 @@ impl<H: Host> Session<H> {
         };
         let missing = wanted - self.partial.len();
         let (now_here, rest) = bytes.split_at(missing.min(bytes.len()));
-        // Memory follows what has come, not what was claimed; the last doubling is exact.
-        if self.partial.len() * 2 >= wanted {
-            self.partial.reserve_exact(missing);
-        }
+        self.reserve_frame(wanted, self.partial.len() + now_here.len());
         self.partial.extend_from_slice(now_here);
         *bytes = rest;
         if self.partial.len() < wanted || wanted == wire::LEN_LEN {
