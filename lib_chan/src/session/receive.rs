@@ -209,13 +209,7 @@ impl<H: Host> Session<H> {
                 return self.handle_message(to, InboundKind::Cast, run.slice_ref(payload));
             }
             Frame::Call { to, call, left, payload } => {
-                let left = Duration::from_millis(left).min(MAX_CALL_TIME);
-                if !self.owing.begin(call, now + left) {
-                    return Err(Fault::Protocol);
-                }
-                if self.owing.slots() > u64::from(self.limits.max_calls) {
-                    return Err(Fault::Overload);
-                }
+                self.begin_call(now, call, left)?;
                 return self.handle_message(to, InboundKind::Call { call }, run.slice_ref(payload));
             }
             Frame::Cancel { call } => {
@@ -229,42 +223,8 @@ impl<H: Host> Session<H> {
                 self.refused = Some(StartRefused { code, text: text.into() });
                 self.finish(ExitReason::Normal, None, self.outgoing.appended);
             }
-            Frame::Refuse { call, code, text } => {
-                let mut error = self.refusal(code, text);
-                // A service that hears in time that nobody waits drops the call, and its word may come before the clock
-                // of this end has been looked at.
-                let is_late = self.asking.deadline(call).is_some_and(|deadline| deadline <= now);
-                if is_late && code == RefuseCode::NoAnswer {
-                    error = CallError::new(Executed::Unknown, CallFailure::Deadline);
-                }
-                self.handle_reply(call, Err(error))?;
-            }
-            Frame::Exit { from, to, taken, reason } => {
-                let crossing = match taken {
-                    Some(_) => {
-                        let max_links = u64::from(self.limits.max_links);
-                        let deliveries = &mut self.deliveries;
-                        let [ack, exit] =
-                            self.border.handle_exit_link(from, to, reason, max_links, deliveries)?;
-                        self.cross(ack);
-                        exit
-                    }
-                    None => self.border.handle_exit(from, to, reason),
-                };
-                let mut too_many = false;
-                if let Crossing::Deliver(Delivery::Exit { link, provoked: true, .. }) = crossing {
-                    self.untaken_exits += usize::from(!link);
-                    // A link that ends leaves its place to another at once, but its exit signal may lie untaken.
-                    self.untaken_ends += usize::from(link);
-                    too_many = self.untaken_exits > self.limits.max_untaken_exits
-                        || self.untaken_ends > self.limits.max_links as usize;
-                }
-                // The one too many is delivered all the same: it is the one ending of a link.
-                self.cross(crossing);
-                if too_many {
-                    return Err(Fault::Overload);
-                }
-            }
+            Frame::Refuse { call, code, text } => self.handle_refusal(now, call, code, text)?,
+            Frame::Exit { from, to, taken, reason } => self.handle_exit(from, to, taken.is_some(), reason)?,
             Frame::Ended { taken, reason } => self.handle_ended(taken, reason)?,
             Frame::Link { from, to } => {
                 let crossing = self.border.handle_link(from, to, u64::from(self.limits.max_links))?;
@@ -304,19 +264,55 @@ impl<H: Host> Session<H> {
                 self.handle_ack(number)?;
                 self.ping_for_flush();
             }
-            Frame::Ping { token } => {
-                self.ack_due = true;
-                if self.can_put() {
-                    self.outgoing.reflect(&Frame::Ack { number: self.received });
-                    self.outgoing.reflect(&Frame::Pong { token });
-                    self.acked_by_us = (self.received, self.received_len);
-                    self.ack_due = false;
-                    self.check_unsent();
-                }
-            }
+            Frame::Ping { token } => self.handle_ping(token),
             Frame::Pong { .. } => {}
         }
         Ok(0)
+    }
+
+    fn begin_call(&mut self, now: Instant, call: u64, left: u64) -> Result<(), Fault> {
+        let left = Duration::from_millis(left).min(MAX_CALL_TIME);
+        if !self.owing.begin(call, now + left) {
+            return Err(Fault::Protocol);
+        }
+        if self.owing.slots() > u64::from(self.limits.max_calls) {
+            return Err(Fault::Overload);
+        }
+        Ok(())
+    }
+
+    fn handle_exit(&mut self, from: u64, to: u64, link: bool, reason: ExitReason) -> Result<(), Fault> {
+        let crossing = if link {
+            let max_links = u64::from(self.limits.max_links);
+            let [ack, exit] =
+                self.border.handle_exit_link(from, to, reason, max_links, &mut self.deliveries)?;
+            self.cross(ack);
+            exit
+        } else {
+            self.border.handle_exit(from, to, reason)
+        };
+        let mut too_many = false;
+        if let Crossing::Deliver(Delivery::Exit { link, provoked: true, .. }) = crossing {
+            self.untaken_exits += usize::from(!link);
+            // A link that ends leaves its place to another at once, but its exit signal may lie untaken.
+            self.untaken_ends += usize::from(link);
+            too_many = self.untaken_exits > self.limits.max_untaken_exits
+                || self.untaken_ends > self.limits.max_links as usize;
+        }
+        // The one too many is delivered all the same: it is the one ending of a link.
+        self.cross(crossing);
+        if too_many { Err(Fault::Overload) } else { Ok(()) }
+    }
+
+    fn handle_ping(&mut self, token: u64) {
+        self.ack_due = true;
+        if self.can_put() {
+            self.outgoing.reflect(&Frame::Ack { number: self.received });
+            self.outgoing.reflect(&Frame::Pong { token });
+            self.acked_by_us = (self.received, self.received_len);
+            self.ack_due = false;
+            self.check_unsent();
+        }
     }
 
     /// Which frames may come when.
@@ -411,6 +407,17 @@ impl<H: Host> Session<H> {
 
     fn handle_reply(&mut self, call: u64, outcome: Outcome) -> Result<(), Fault> {
         if self.asking.answered(call, outcome, &mut self.woken) { Ok(()) } else { Err(Fault::Protocol) }
+    }
+
+    fn handle_refusal(&mut self, now: Instant, call: u64, code: RefuseCode, text: &str) -> Result<(), Fault> {
+        let mut error = self.refusal(code, text);
+        // A service that hears in time that nobody waits drops the call, and its word may come before the clock of this
+        // end has been looked at.
+        let is_late = self.asking.deadline(call).is_some_and(|deadline| deadline <= now);
+        if is_late && code == RefuseCode::NoAnswer {
+            error = CallError::new(Executed::Unknown, CallFailure::Deadline);
+        }
+        self.handle_reply(call, Err(error))
     }
 
     fn refusal(&self, code: RefuseCode, text: &str) -> CallError {
