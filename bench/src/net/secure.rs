@@ -63,7 +63,11 @@ impl Server {
     }
 
     pub(super) fn listening(&self) -> Result<Listening> {
-        Ok(Listening { address: self.listener.local_addr()?, pin: self.pin.clone() })
+        Ok(Listening {
+            address: self.listener.local_addr()?,
+            pin: self.pin.clone(),
+            program: std::process::id(),
+        })
     }
 
     /// Accepts for ever: every connection that has done its TLS handshake is served in a task of its own.
@@ -108,6 +112,10 @@ impl Client {
         let mut config = (*tls::client_config(Arc::new(verifier))?).clone();
         set_protocol(&mut config.alpn_protocols, peer);
         Ok(Self { connector: Arc::new(config).into(), server: server.clone() })
+    }
+
+    pub(super) const fn server(&self) -> &Listening {
+        &self.server
     }
 
     pub(super) async fn connect(&self) -> Result<client::TlsStream<TcpStream>> {
