@@ -8,13 +8,15 @@ use lib_chan::Limits;
 use super::series::Bound::{AtLeast, AtMost};
 use super::series::Unit::{Bytes, Part, PerSecond, Ratio};
 use super::series::{Line, Point, Series, check, figure};
-use super::{Options, start_client, start_server};
+use super::{Memory, Options, start_client, start_server};
 use crate::net::{Load, Pace, Peer, Work};
 use crate::program::Program;
 use crate::sample::{Sample, cpu_seconds_of, memory};
 
 /// Callers of the session that is not flooded.
 const CALLERS: usize = 16;
+/// What a message costs of a window, beside its bytes.
+const MESSAGE_COST: usize = 64;
 /// Flooding sessions, where their memory is measured: of one alone it would be lost in that of the program.
 const FLOODING: usize = 100;
 
@@ -27,7 +29,8 @@ pub(super) async fn measure(options: &Options) -> Result<Series> {
     let mut points = Vec::new();
     for (at, pace, len) in kinds {
         let mut rounds = Vec::new();
-        for round in 0..options.rounds {
+        // As often with the flood first as with it last.
+        for round in 0..options.rounds * 2 {
             let mut values = beside(options, pace, len, round % 2 == 0).await?;
             values.extend(memory_of_flood(pace, len).await?);
             rounds.push(values);
@@ -39,12 +42,12 @@ pub(super) async fn measure(options: &Options) -> Result<Series> {
 
 fn series(ours: Line) -> Series {
     let figures = vec![
-        figure("the other session: calls, alone", PerSecond),
+        figure("the other session, alone: calls a second", PerSecond),
         figure("calls, beside the flood, to alone", Ratio),
         figure("median, to alone", Ratio),
-        figure("99 % under, to alone", Ratio),
+        figure("99th percentile, to alone", Ratio),
         figure("flooder, of a processor", Part),
-        figure("payload sent ahead", Bytes),
+        figure("sent ahead, in windows", Ratio),
         figure("server, memory a flood", Bytes),
         figure("flooder, memory a flood", Bytes),
     ];
@@ -55,6 +58,7 @@ fn series(ours: Line) -> Series {
     let checks = vec![
         check("calls of the other session, beside a flood to alone", Ratio, worst(1, f64::min), AtLeast(0.9)),
         check("their median, beside a flood to alone", Ratio, worst(2, f64::max), AtMost(1.15)),
+        check("sent ahead, in windows", Ratio, worst(5, f64::max), AtMost(1.1)),
         check("server, memory a flood, in windows", Ratio, worst(6, f64::max) / window, AtMost(2.0)),
         check("flooder, memory a flood, in windows", Ratio, worst(7, f64::max) / window, AtMost(1.0)),
     ];
@@ -64,11 +68,12 @@ fn series(ours: Line) -> Series {
         about: format!(
             "One session casts as fast as it may to a service that takes one message in 10 ms, or none. The window is \
              {} KiB of payload and 64 bytes a message. Another session of the same server has {CALLERS} callers of 64 \
-             bytes; its rate and times beside the flood are divided by those without, a moment before or after. The \
+             bytes; its rate and times beside the flood are divided by those without, a moment before or after, in twice as many rounds. The \
              memory of a flood is what {FLOODING} sessions add when they are flooded, divided.",
             Limits::default().window_len / 1024
         ),
         axis: "the service takes",
+        grows: false,
         figures,
         lines: vec![ours],
         checks,
@@ -77,7 +82,7 @@ fn series(ours: Line) -> Series {
 
 /// The other session's calls beside one flood and without it.
 async fn beside(options: &Options, pace: Pace, len: usize, flood_first: bool) -> Result<Vec<f64>> {
-    let (server, listening) = start_server(Peer::ChanBytes, Work::Flood).await?;
+    let (server, listening) = start_server(Peer::ChanBytes, Work::Flood, Memory::GivenBack).await?;
     // What a server does for the first time is not what is measured.
     calls(&listening, options.length() / 4).await?;
     let mut alone = None;
@@ -88,7 +93,7 @@ async fn beside(options: &Options, pace: Pace, len: usize, flood_first: bool) ->
     let (start, cpu) = (Instant::now(), cpu_seconds_of(flooder.program.id()?));
     let flooded = calls(&listening, options.length()).await?;
     let cpu = (cpu_seconds_of(flooder.program.id()?) - cpu) / start.elapsed().as_secs_f64();
-    let ahead = flooder.sent * len as u64;
+    let ahead = flooder.sent as f64 * (len + MESSAGE_COST) as f64;
     flooder.program.only_line().await?;
     let alone = match alone {
         Some(alone) => alone,
@@ -106,13 +111,13 @@ async fn beside(options: &Options, pace: Pace, len: usize, flood_first: bool) ->
         ratio(|sample| sample.median_ns)?,
         ratio(|sample| sample.p99_ns)?,
         cpu,
-        ahead as f64,
+        ahead / Limits::default().window_len as f64,
     ])
 }
 
 /// What a flooded session takes, at the server and at the client.
 async fn memory_of_flood(pace: Pace, len: usize) -> Result<[f64; 2]> {
-    let (server, listening) = start_server(Peer::ChanBytes, Work::Flood).await?;
+    let (server, listening) = start_server(Peer::ChanBytes, Work::Flood, Memory::GivenBack).await?;
     let pid = server.id()?;
     let warming = Flooder::start(&listening, pace, len, 1).await?;
     let flooder = Flooder::start_at(&listening, pace, len, FLOODING, || memory(pid)).await?;
@@ -125,7 +130,7 @@ async fn memory_of_flood(pace: Pace, len: usize) -> Result<[f64; 2]> {
 
 async fn calls(listening: &str, length: Duration) -> Result<Sample> {
     let load = Load { len: 64, callers: CALLERS, pace: Pace::Stopped };
-    start_client(Peer::ChanBytes, Work::Calls, listening, load, length)?.only_line().await
+    start_client(Peer::ChanBytes, Work::Calls, Memory::GivenBack, listening, load, length)?.only_line().await
 }
 
 /// A program that floods, once all is full.
@@ -151,7 +156,8 @@ impl Flooder {
         look: impl FnOnce() -> Result<f64>,
     ) -> Result<Self> {
         let load = Load { len, callers: sessions, pace };
-        let mut program = start_client(Peer::ChanBytes, Work::Flood, listening, load, Duration::ZERO)?;
+        let mut program =
+            start_client(Peer::ChanBytes, Work::Flood, Memory::GivenBack, listening, load, Duration::ZERO)?;
         program.sample().await?;
         let (before, own_before) = (look()?, memory(program.id()?)?);
         program.go_on().await?;

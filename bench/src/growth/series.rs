@@ -17,6 +17,8 @@ pub(super) struct Series {
     pub(super) about: String,
     /// What grows: the head of the first column.
     pub(super) axis: &'static str,
+    /// Whether one point is more of what the one before it is.
+    pub(super) grows: bool,
     pub(super) figures: Vec<Figure>,
     /// Ours first.
     pub(super) lines: Vec<Line>,
@@ -163,7 +165,7 @@ impl Series {
                 for (Figure { unit, .. }, value) in self.figures.iter().zip(&point.values) {
                     let [least, greatest] = [value.least, value.greatest].map(|value| unit.show(value));
                     let _ = write!(text, " **{}**", unit.show(value.median));
-                    if least != greatest {
+                    if least != greatest && !value.median.is_nan() {
                         let _ = write!(text, " ({least} – {greatest})");
                     }
                     text.push_str(" |");
@@ -172,7 +174,7 @@ impl Series {
             }
         }
         if !self.checks.is_empty() {
-            text.push_str("\n| is there a cliff? | | bound | |\n|---|---|---|---|\n");
+            text.push_str("\n| what must hold | | bound | |\n|---|---|---|---|\n");
         }
         for check in &self.checks {
             let Check { what, value, unit, .. } = check;
@@ -193,15 +195,16 @@ impl Unit {
     pub(super) fn show(self, value: f64) -> String {
         const KIB: f64 = 1024.0;
         match self {
+            _ if value.is_nan() => "–".into(),
+            Self::PerSecond if value >= 1e6 => format!("{:.2} M/s", value / 1e6),
             Self::PerSecond if value >= 1e4 => format!("{:.0} k/s", value / 1e3),
             Self::PerSecond => format!("{value:.0} /s"),
             Self::BytesPerSecond => format!("{} MB/s", digits(value / 1e6)),
             Self::Seconds if value >= 0.001 => format!("{} ms", digits(value * 1e3)),
             Self::Seconds => format!("{} µs", digits(value * 1e6)),
-            Self::Bytes if value >= 10.0 * KIB * KIB => format!("{:.1} MiB", value / KIB / KIB),
-            Self::Bytes if value >= 10.0 * KIB => format!("{:.0} KiB", value / KIB),
-            Self::Bytes if value > -10.0 * KIB => format!("{value:.0} B"),
-            Self::Bytes => format!("{:.0} KiB", value / KIB),
+            Self::Bytes if value >= KIB * KIB => format!("{} MiB", digits(value / KIB / KIB)),
+            Self::Bytes if value.abs() >= KIB => format!("{} KiB", digits(value / KIB)),
+            Self::Bytes => format!("{value:.0} B"),
             Self::Part => format!("{} %", digits(value * 100.0)),
             Self::Ratio => format!("{value:.2}"),
         }
@@ -213,6 +216,7 @@ fn digits(value: f64) -> String {
     match value.abs() {
         size if size >= 100.0 => format!("{value:.0}"),
         size if size >= 10.0 => format!("{value:.1}"),
+        0.0 => "0".into(),
         _ => format!("{value:.2}"),
     }
 }

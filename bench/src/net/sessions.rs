@@ -19,8 +19,8 @@ use crate::sample::{Clock, Sample, with_times};
 pub enum Order {
     /// Open so many more, each of which makes one call.
     Open(usize),
-    /// Let each make one call a second, for so many seconds.
-    Call(u64),
+    /// Let each make so many calls, one every so many microseconds.
+    Call { calls: u32, every_micros: u32 },
 }
 
 /// Does as it is told until standard input ends; how many sessions there were at last.
@@ -31,7 +31,9 @@ pub(super) async fn drive(client: &Client) -> Result<Sample> {
     while let Some(line) = input.next_line().await? {
         match serde_json::from_str(&line)? {
             Order::Open(count) => say(&open(client, &mut held, count).await?)?,
-            Order::Call(seconds) => say(&call(&held, seconds).await?)?,
+            Order::Call { calls, every_micros } => {
+                say(&call(&held, calls, Duration::from_micros(every_micros.into())).await?)?;
+            }
         }
     }
     Ok(clock.sample(held.len() as u64))
@@ -49,23 +51,22 @@ async fn open(client: &Client, held: &mut Vec<ChanBytes>, count: usize) -> Resul
     Ok(clock.sample(count as u64))
 }
 
-/// Every session calls once a second, each a little later than the one before it.
-async fn call(held: &[ChanBytes], seconds: u64) -> Result<Sample> {
-    const PERIOD: Duration = Duration::from_secs(1);
-    let clock = Clock::start(PERIOD);
+/// Every session calls once a period, each a little later than the one before it.
+async fn call(held: &[ChanBytes], calls: u32, period: Duration) -> Result<Sample> {
+    let clock = Clock::start(period * calls);
     let start = tokio::time::Instant::now();
-    let calling: Vec<_> = (0..)
+    let calling: Vec<_> = (0_u32..)
         .zip(held)
         .map(|(number, session)| {
             let session = session.clone();
-            let mut due = interval_at(start + PERIOD * number / held.len() as u32, PERIOD);
+            let mut due = interval_at(start + period.mul_f64(f64::from(number) / held.len() as f64), period);
             due.set_missed_tick_behavior(MissedTickBehavior::Delay);
             tokio::spawn(async move {
                 let mut times = Vec::new();
-                for number in 0..seconds {
+                for number in 0..calls {
                     due.tick().await;
                     let start = Instant::now();
-                    checked_call(&session, &Body::new(64), number).await?;
+                    checked_call(&session, &Body::new(64), number.into()).await?;
                     times.push(start.elapsed().as_nanos() as u64);
                 }
                 anyhow::Ok(times)
@@ -77,6 +78,6 @@ async fn call(held: &[ChanBytes], seconds: u64) -> Result<Sample> {
         times.append(&mut calling.await??);
     }
     let sample = clock.sample(times.len() as u64);
-    ensure!(sample.count == held.len() as u64 * seconds, "a call is missing");
+    ensure!(sample.count == held.len() as u64 * u64::from(calls), "a call is missing");
     Ok(with_times(sample, times))
 }
