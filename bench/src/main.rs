@@ -1,8 +1,11 @@
 //! What lib_chan's speed is measured with. `README.md` says what is measured, how, and how to read it.
 
+mod growth;
 mod hot;
 mod local;
+mod machine;
 mod net;
+mod program;
 mod sample;
 mod table;
 
@@ -23,6 +26,10 @@ struct Arguments {
 enum Command {
     /// Measures everything and prints a row each. The other commands are what it starts.
     Table(table::Options),
+    /// Measures what a thing costs when there are more of it, and says where that is not what it should be.
+    Growth(growth::Options),
+    /// The part of `growth` about a service that is flooded.
+    Flood(growth::Options),
     /// Measures processes inside this program; prints the result as JSON.
     Local {
         system: local::System,
@@ -44,9 +51,8 @@ enum Command {
         work: net::Work,
         /// The first line of the server.
         server: String,
-        /// Bytes of a message.
-        #[arg(long, default_value_t = 64)]
-        len: usize,
+        #[command(flatten)]
+        load: net::Load,
         #[command(flatten)]
         length: Length,
     },
@@ -78,13 +84,15 @@ async fn run(command: Command) -> Result<()> {
     match command {
         Command::Hot { .. } => Ok(()),
         Command::Table(options) => table::run(options).await,
+        Command::Growth(options) => growth::run(options).await,
+        Command::Flood(options) => growth::run(options.only_flood()).await,
         Command::Local { system, work, length } => {
             net::say(&local::measure(system, work, length.duration()).await?)
         }
         Command::Serve { peer, work } => net::serve(peer, work).await,
-        Command::Client { peer, work, server, len, length } => {
+        Command::Client { peer, work, server, load, length } => {
             let server = serde_json::from_str(&server)?;
-            net::say(&net::measure(peer, work, &server, length.duration(), len).await?)
+            net::say(&net::measure(peer, work, &server, length.duration(), load).await?)
         }
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
+use clap::ValueEnum;
 use lib_chan::middleman::{Opening, open, serve as serve_session};
 use lib_chan::payload::Codec;
 use lib_chan::{Call, Channel, ExitReason, Limits, Message, Opaque, Process, Remote, spawn};
@@ -15,11 +16,41 @@ use super::secure::{Client, Server};
 use super::{Body, Caller, Checker, Tally};
 use crate::sample::{Clock, Sample};
 
+/// How a service takes the messages that it is flooded with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Pace {
+    /// One every ten milliseconds.
+    Slow,
+    /// None at all.
+    Stopped,
+}
+
+impl Pace {
+    /// The arguments that a session with such a service is opened with.
+    const fn args(self) -> &'static [u8] {
+        match self {
+            Self::Slow => b"slow",
+            Self::Stopped => b"stopped",
+        }
+    }
+}
+
+/// How often a slow service takes a message.
+const TAKEN_EVERY: Duration = Duration::from_millis(10);
+
 /// Sends its bytes back.
 #[derive(Serialize, Deserialize)]
 struct Echo(Bytes);
 
 impl Call for Echo {
+    type Reply = Bytes;
+}
+
+/// Sends its bytes back after [`super::HELD`], as a service does that asks somebody else.
+#[derive(Serialize, Deserialize)]
+struct Hold(Bytes);
+
+impl Call for Hold {
     type Reply = Bytes;
 }
 
@@ -34,6 +65,7 @@ impl Call for Count {
 #[derive(Serialize, Deserialize)]
 enum Request {
     Echo(Echo),
+    Hold(Hold),
     Note(Bytes),
     Count(Count),
 }
@@ -44,15 +76,22 @@ impl From<Echo> for Request {
     }
 }
 
+impl From<Hold> for Request {
+    fn from(hold: Hold) -> Self {
+        Self::Hold(hold)
+    }
+}
+
 impl From<Count> for Request {
     fn from(count: Count) -> Self {
         Self::Count(count)
     }
 }
 
-pub(super) async fn serve(server: Server, accounts: Accounts) -> Result<()> {
-    let accounts = Arc::new(accounts);
+pub(super) async fn serve(server: Server, accounts: Accounts, limits: Limits) -> Result<()> {
+    let (accounts, limits) = (Arc::new(accounts), Arc::new(limits));
     loop {
+        let limits = Arc::clone(&limits);
         let (accepting, accounts, counters) =
             (server.accept().await?, Arc::clone(&accounts), server.counters());
         // On the heap, as chan-server has them: a task keeps room for each place that a value is moved through.
@@ -64,7 +103,7 @@ pub(super) async fn serve(server: Server, accounts: Accounts) -> Result<()> {
         tokio::spawn(async move {
             let served = match logging_in.await {
                 Ok((stream, authenticated)) => {
-                    serve_session(stream, &authenticated, &Limits::default(), start).await;
+                    serve_session(stream, &authenticated, &limits, start).await;
                     Ok(())
                 }
                 Err(error) => Err(error),
@@ -76,7 +115,17 @@ pub(super) async fn serve(server: Server, accounts: Accounts) -> Result<()> {
 
 fn start(opening: Opening) {
     if opening.codec() == Codec::Raw {
-        spawn(async move |_me: Process| serve_bytes(opening.accept()).await);
+        match opening.args() {
+            Ok(Opaque(pace)) if pace == Pace::Slow.args() => {
+                spawn(async move |_me: Process| take_slowly(opening.accept()).await);
+            }
+            Ok(Opaque(pace)) if pace == Pace::Stopped.args() => {
+                spawn(async move |_me: Process| take_nothing(opening.accept()).await);
+            }
+            _ => {
+                spawn(async move |_me: Process| serve_bytes(opening.accept()).await);
+            }
+        }
     } else {
         spawn(async move |_me: Process| serve_requests(opening.accept()).await);
     }
@@ -87,6 +136,13 @@ async fn serve_requests(mut channel: Channel<Request, ()>) -> Result<(), ExitRea
     while let Some(message) = channel.recv().await {
         match message {
             Message::Call(Request::Echo(echo), reply) => reply.to(&echo).send(echo.0),
+            Message::Call(Request::Hold(hold), reply) => {
+                let reply = reply.to(&hold);
+                tokio::spawn(async move {
+                    tokio::time::sleep(super::HELD).await;
+                    reply.send(hold.0);
+                });
+            }
             Message::Cast(Request::Note(body)) => checker.check(&body),
             Message::Call(Request::Count(count), reply) => reply.to(&count).send(checker.tally.clone()),
             _ => return Err(ExitReason::failed("a call that is a cast, or the other way round")),
@@ -123,11 +179,37 @@ async fn serve_bytes(mut channel: Channel<Opaque, ()>) -> Result<(), ExitReason>
     Ok(())
 }
 
+async fn take_slowly(mut channel: Channel<Opaque, ()>) -> Result<(), ExitReason> {
+    let mut checker = Checker::new();
+    while let Some(Message::Cast(Opaque(body))) = channel.recv().await {
+        checker.check(&body);
+        if checker.tally.wrong > 0 {
+            return Err(ExitReason::failed("not what was sent"));
+        }
+        tokio::time::sleep(TAKEN_EVERY).await;
+    }
+    Ok(())
+}
+
+async fn take_nothing(channel: Channel<Opaque, ()>) -> Result<(), ExitReason> {
+    channel.remote().ended().await;
+    Ok(())
+}
+
 async fn connect<Out>(client: &Client, codec: Codec) -> Result<Remote<Out>> {
+    connect_with(client, codec, &Limits::default(), b"").await
+}
+
+async fn connect_with<Out>(
+    client: &Client,
+    codec: Codec,
+    limits: &Limits,
+    args: &[u8],
+) -> Result<Remote<Out>> {
     let mut stream = client.connect().await?;
     let authenticated = super::connect::log_in_with_key(&mut stream).await?;
     let channel: Channel<(), Out> =
-        open(stream, &authenticated, &Limits::default(), codec, b"", false).await.context("open")?;
+        open(stream, &authenticated, limits, codec, args, false).await.context("open")?;
     Ok(channel.into_remote())
 }
 
@@ -142,6 +224,40 @@ impl Caller for Chan {
     async fn call(&self, body: Bytes) -> Result<Bytes> {
         Ok(self.0.call(Echo(body)).await?)
     }
+}
+
+/// The same under a limit that lets longer messages through.
+#[derive(Clone)]
+pub(super) struct ChanLong(Chan);
+
+impl Caller for ChanLong {
+    async fn connect(client: &Client) -> Result<Self> {
+        let limits = super::limits(super::Work::LongCalls);
+        Ok(Self(Chan(connect_with(client, Codec::Bincode, &limits, b"").await?)))
+    }
+
+    async fn call(&self, body: Bytes) -> Result<Bytes> {
+        self.0.call(body).await
+    }
+}
+
+/// The same with calls whose answers take a while.
+#[derive(Clone)]
+pub(super) struct ChanHeld(Remote<Request>);
+
+impl Caller for ChanHeld {
+    async fn connect(client: &Client) -> Result<Self> {
+        Ok(Self(connect(client, Codec::Bincode).await?))
+    }
+
+    async fn call(&self, body: Bytes) -> Result<Bytes> {
+        Ok(self.0.call(Hold(body)).await?)
+    }
+}
+
+/// A session that is only cast to.
+pub(super) async fn connect_to_flood(client: &Client, pace: Pace) -> Result<Remote<Opaque>> {
+    connect_with(client, Codec::Raw, &Limits::default(), pace.args()).await
 }
 
 #[derive(Clone)]

@@ -22,6 +22,8 @@ use crate::sample::{Clock, Sample};
 /// The secrets of a benchmark are none.
 const PASSWORD: &str = "correct horse battery staple";
 const KEY: [u8; 32] = [7; 32];
+/// Of the service, and of the client.
+const NAME: &str = "bench";
 
 /// Who may log in.
 pub(super) struct Accounts {
@@ -31,25 +33,25 @@ pub(super) struct Accounts {
 
 impl Accounts {
     /// One account, with a key.
-    pub(super) fn with_key() -> Result<Self> {
-        Self::new(|_| Ok(AccountVerifier::Key(key()?.public_key())))
+    pub(super) fn with_key(limits: &Limits) -> Result<Self> {
+        Self::new(limits, |_| Ok(AccountVerifier::Key(key()?.public_key())))
     }
 
     /// One account, with a password, which takes a moment.
     pub(super) fn with_password() -> Result<Self> {
-        Self::new(|name_key| {
-            let salt = name_key.salt(&service()?, &nobody()?);
+        Self::new(&Limits::default(), |name_key| {
+            let salt = name_key.salt(&service()?, &client()?);
             let verifier = PasswordVerifier::derive(&Password::new(PASSWORD)?, &salt, Argon2Params::DEFAULT)?;
             Ok(AccountVerifier::Password(verifier))
         })
     }
 
-    fn new(verifier: impl FnOnce(&NameKey) -> Result<AccountVerifier>) -> Result<Self> {
+    fn new(limits: &Limits, verifier: impl FnOnce(&NameKey) -> Result<AccountVerifier>) -> Result<Self> {
         let name_key = NameKey::new(Secret::new([1; 32]));
         let verifier = verifier(&name_key)?;
-        let account = Account { service: service()?, client: nobody()?, verifier, enabled: true, index: 0 };
+        let account = Account { service: service()?, client: client()?, verifier, enabled: true, index: 0 };
         let (directory, _) = Directory::new(name_key, Secret::new([2; 32]), [account])?;
-        Ok(Self { directory, parameters: SessionParameters::from_limits(&Limits::default())? })
+        Ok(Self { directory, parameters: SessionParameters::from_limits(limits)? })
     }
 
     /// Lets a client in.
@@ -69,16 +71,25 @@ async fn log_in(
     credential: Credential<'_>,
 ) -> Result<Authenticated> {
     let exporter = tls::exporter(stream.get_ref().1)?;
-    let target = Target { host: "localhost".into(), service: service()?, client: nobody()? };
+    let target = Target { host: "localhost".into(), service: service()?, client: client()? };
     Ok(ClientLogin::prepare(target, credential).await.run(stream, exporter).await?)
 }
 
 fn service() -> Result<ServiceName> {
-    Ok(ServiceName::new("bench")?)
+    Ok(ServiceName::new(NAME)?)
 }
 
-fn nobody() -> Result<ClientId> {
-    Ok(ClientId::new("")?)
+fn client() -> Result<ClientId> {
+    Ok(ClientId::new(NAME)?)
+}
+
+/// What a chan-server is told of a service that echoes, and of who may use it.
+pub(super) fn configured_account() -> Result<String> {
+    let key = key()?.public_key();
+    Ok(format!(
+        "[[service]]\nname = \"{NAME}\"\nmfa = [\"echo\", \"start\"]\n\n\
+         [[service.client]]\nname = \"{NAME}\"\nkey = \"{key}\"\n"
+    ))
 }
 
 fn key() -> Result<PrivateKey> {

@@ -5,8 +5,10 @@
 
 mod chan;
 mod connect;
+mod flood;
 mod raw;
 mod secure;
+mod sessions;
 mod tarpc;
 pub mod tonic;
 
@@ -16,9 +18,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail, ensure};
 use bytes::Bytes;
 use clap::ValueEnum;
+use lib_chan::Limits;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, BufReader, stdin};
 
+pub use self::chan::Pace;
+pub use self::sessions::Order;
 use crate::sample::{Clock, Sample, cpu_seconds, with_times};
 
 /// Who speaks.
@@ -37,24 +42,52 @@ pub enum Peer {
     TonicFed,
 }
 
+impl Peer {
+    /// Who it is, to people.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Chan => "lib_chan",
+            Self::ChanBytes => "lib_chan, bytes",
+            Self::Raw => "tokio-rustls",
+            Self::Tarpc => "tarpc",
+            Self::Tonic => "tonic",
+            Self::TonicFed => "tonic, fed",
+        }
+    }
+}
+
 /// What is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Work {
     /// One caller, one call at a time.
     Latency,
-    /// 64 callers, each one call at a time.
+    /// So many callers, each one call at a time.
     Calls,
+    /// The same under a limit that lets frames of 2 MiB through.
+    LongCalls,
+    /// The same with a service that answers each call after a while.
+    HeldCalls,
     /// Messages that want no answer.
     OneWay,
     /// Connections: connect, log in (what has a login), close.
     Connect,
     /// Connections that do nothing.
     Idle,
+    /// Sessions that are told when to open and when to call.
+    Sessions,
+    /// Casts to a service that hardly takes any.
+    Flood,
 }
 
-/// Callers at a time in [`Work::Calls`].
-const CALLERS: usize = 64;
+/// Callers at a time in [`Work::Calls`], where nothing else is said.
+pub const CALLERS: usize = 64;
+/// How long the service of [`Work::HeldCalls`] takes for an answer.
+pub const HELD: Duration = Duration::from_millis(20);
+/// The first calls of a client are not measured: a thousand, or those of so long.
+const WARM_UP: Duration = Duration::from_millis(200);
+/// How many times of calls all callers together have room for at first.
+const ROOM_FOR_TIMES: usize = 400_000;
 /// Connections that are being made at a time in [`Work::Connect`].
 const CONNECTORS: usize = 4;
 /// Idle connections: those that a server has before its memory is looked at, and those that are measured.
@@ -65,6 +98,36 @@ pub const IDLE: (usize, usize) = (200, 2000);
 pub struct Listening {
     pub address: std::net::SocketAddr,
     pub pin: String,
+    /// The program.
+    pub program: u32,
+}
+
+/// How much a client does.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct Load {
+    /// Bytes of a message.
+    #[arg(long, default_value_t = 64)]
+    pub len: usize,
+    /// How many call, or flood, at a time.
+    #[arg(long, default_value_t = CALLERS)]
+    pub callers: usize,
+    /// How a service that is flooded takes messages.
+    #[arg(long, default_value = "stopped")]
+    pub pace: Pace,
+}
+
+/// What a session of ours allows. The benchmark's own: longer frames, where messages are longer.
+fn limits(work: Work) -> Limits {
+    let mut limits = Limits::default();
+    if work == Work::LongCalls {
+        limits.max_frame_len *= 2;
+    }
+    limits
+}
+
+/// What a chan-server is told of the account that the clients use.
+pub fn configured_account() -> Result<String> {
+    connect::configured_account()
 }
 
 /// Serves one peer until standard input ends, then tells how many connections ended well, and the processor time.
@@ -73,7 +136,7 @@ pub async fn serve(peer: Peer, work: Work) -> Result<()> {
     // Deriving a key takes its time, which is not part of what is measured.
     let accounts = match work {
         Work::Connect => connect::Accounts::with_password()?,
-        _ => connect::Accounts::with_key()?,
+        _ => connect::Accounts::with_key(&limits(work))?,
     };
     say(&server.listening()?)?;
     let counters = server.counters();
@@ -81,7 +144,7 @@ pub async fn serve(peer: Peer, work: Work) -> Result<()> {
         match (peer, work) {
             (Peer::Chan | Peer::ChanBytes, Work::Connect) => connect::serve_logins(server, accounts).await,
             (Peer::Raw, Work::Connect) => connect::serve_handshakes(server).await,
-            (Peer::Chan | Peer::ChanBytes, _) => chan::serve(server, accounts).await,
+            (Peer::Chan | Peer::ChanBytes, _) => chan::serve(server, accounts, limits(work)).await,
             (Peer::Raw, Work::OneWay) => raw::serve_stream(server).await,
             (Peer::Raw, _) => raw::serve_echo(server).await,
             (Peer::Tarpc, _) => tarpc::serve(server).await,
@@ -104,9 +167,11 @@ pub async fn measure(
     work: Work,
     server: &Listening,
     length: Duration,
-    len: usize,
+    load: Load,
 ) -> Result<Sample> {
     let client = secure::Client::new(peer, server)?;
+    let Load { len, callers, pace } = load;
+    let callers = if work == Work::Latency { 1 } else { callers };
     // In a task: the thread that a runtime is entered on is none of its workers.
     tokio::spawn(async move {
         match (work, peer) {
@@ -120,12 +185,17 @@ pub async fn measure(
             (Work::OneWay, Peer::Tonic) => tonic::one_way(&client, len, length).await,
             (Work::OneWay, Peer::TonicFed) => tonic::one_way_fed(&client, len, length).await,
             (Work::OneWay, Peer::Tarpc) => bail!("every call of tarpc has an answer"),
-            (Work::Calls, Peer::Raw) => bail!("a stream has no calls at a time"),
-            (_, Peer::Chan) => calls::<chan::Chan>(work, &client, len, length).await,
-            (_, Peer::ChanBytes) => calls::<chan::ChanBytes>(work, &client, len, length).await,
-            (_, Peer::Raw) => calls::<raw::Echo>(work, &client, len, length).await,
-            (_, Peer::Tarpc) => calls::<tarpc::Tarpc>(work, &client, len, length).await,
-            (_, Peer::Tonic | Peer::TonicFed) => calls::<tonic::Tonic>(work, &client, len, length).await,
+            (Work::Calls | Work::LongCalls, Peer::Raw) => bail!("a stream has no calls at a time"),
+            (Work::LongCalls, Peer::Chan) => calls::<chan::ChanLong>(&client, len, callers, length).await,
+            (Work::HeldCalls, Peer::Chan) => calls::<chan::ChanHeld>(&client, len, callers, length).await,
+            (Work::Sessions, Peer::ChanBytes) => sessions::drive(&client).await,
+            (Work::Flood, Peer::ChanBytes) => flood::drive(&client, len, callers, pace).await,
+            (Work::HeldCalls | Work::Sessions | Work::Flood, _) => bail!("only lib_chan does this"),
+            (_, Peer::Chan) => calls::<chan::Chan>(&client, len, callers, length).await,
+            (_, Peer::ChanBytes) => calls::<chan::ChanBytes>(&client, len, callers, length).await,
+            (_, Peer::Raw) => calls::<raw::Echo>(&client, len, callers, length).await,
+            (_, Peer::Tarpc) => calls::<tarpc::Tarpc>(&client, len, callers, length).await,
+            (_, Peer::Tonic | Peer::TonicFed) => calls::<tonic::Tonic>(&client, len, callers, length).await,
         }
     })
     .await?
@@ -140,30 +210,38 @@ trait Caller: Clone + Send + Sync + 'static {
 }
 
 async fn calls<C: Caller>(
-    work: Work,
     client: &secure::Client,
     len: usize,
+    callers: usize,
     length: Duration,
 ) -> Result<Sample> {
     let caller = C::connect(client).await?;
-    let callers = if work == Work::Latency { 1 } else { CALLERS };
     let body = Body::new(len);
+    let warming = Clock::start(length.min(WARM_UP));
     for number in 0..1000 {
+        if warming.is_over() {
+            break;
+        }
         checked_call(&caller, &body, number).await?;
     }
-    let clock = Clock::start(length);
+    let clock = Clock::start_with(length, client.server().program);
+    let room = ROOM_FOR_TIMES / callers.max(1);
     let calling: Vec<_> =
-        (0..callers).map(|_| tokio::spawn(call_on(caller.clone(), body.clone(), clock))).collect();
+        (0..callers).map(|_| tokio::spawn(call_on(caller.clone(), body.clone(), clock, room))).collect();
     let mut times = Vec::new();
+    let mut of_one = (u64::MAX, 0);
     for calling in calling {
-        times.append(&mut calling.await??);
+        let mut made = calling.await??;
+        of_one = (of_one.0.min(made.len() as u64), of_one.1.max(made.len() as u64));
+        times.append(&mut made);
     }
-    Ok(with_times(clock.sample(times.len() as u64), times))
+    let sample = Sample { calls_of_one: Some(of_one), ..clock.sample(times.len() as u64) };
+    Ok(with_times(sample, times))
 }
 
 /// Calls until the time is over; how long each took, in nanoseconds.
-async fn call_on(caller: impl Caller, body: Body, clock: Clock) -> Result<Vec<u64>> {
-    let mut times = Vec::with_capacity(100_000);
+async fn call_on(caller: impl Caller, body: Body, clock: Clock, room: usize) -> Result<Vec<u64>> {
+    let mut times = Vec::with_capacity(room);
     while !clock.is_over() {
         let start = Instant::now();
         checked_call(&caller, &body, times.len() as u64).await?;

@@ -63,7 +63,11 @@ impl Server {
     }
 
     pub(super) fn listening(&self) -> Result<Listening> {
-        Ok(Listening { address: self.listener.local_addr()?, pin: self.pin.clone() })
+        Ok(Listening {
+            address: self.listener.local_addr()?,
+            pin: self.pin.clone(),
+            program: std::process::id(),
+        })
     }
 
     /// The next connection, counted, with its TLS handshake still to do.
@@ -120,6 +124,10 @@ impl Client {
         let mut config = (*tls::client_config(Arc::new(verifier))?).clone();
         set_protocol(&mut config.alpn_protocols, peer);
         Ok(Self { connector: Arc::new(config).into(), server: server.clone() })
+    }
+
+    pub(super) const fn server(&self) -> &Listening {
+        &self.server
     }
 
     pub(super) async fn connect(&self) -> Result<client::TlsStream<TcpStream>> {

@@ -41,17 +41,13 @@ pub(super) enum Contestant {
 impl Contestant {
     pub(super) const fn name(self) -> &'static str {
         match self {
-            Self::Local(local::System::Chan, _) | Self::Net(net::Peer::Chan, ..) => "lib_chan",
+            Self::Local(local::System::Chan, _) => "lib_chan",
             Self::Local(local::System::Mpsc, _) => "tokio mpsc",
             Self::Local(local::System::Ractor, _) => "ractor",
             Self::Local(local::System::Kameo, _) => "kameo",
             Self::Local(local::System::KameoUnbounded, _) => "kameo, unbounded",
             Self::Erlang(_) => "Erlang/OTP",
-            Self::Net(net::Peer::ChanBytes, ..) => "lib_chan, bytes",
-            Self::Net(net::Peer::Raw, ..) => "tokio-rustls",
-            Self::Net(net::Peer::Tarpc, ..) => "tarpc",
-            Self::Net(net::Peer::Tonic, ..) => "tonic",
-            Self::Net(net::Peer::TonicFed, ..) => "tonic, fed",
+            Self::Net(peer, ..) => peer.name(),
         }
     }
 }

@@ -1,21 +1,16 @@
 //! Holds bouts: starts the programs, and collects what they found.
 
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use clap::ValueEnum;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
-use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::process::Command;
 use tokio::time::timeout;
 
 use super::bouts::{Bout, Contestant, Unit};
+use crate::program::{PATIENCE, Program, name};
 use crate::sample::{Sample, memory};
 use crate::{local, net};
-
-/// How much longer than it should a measurement may take.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A bout that has been held.
 pub(super) struct Held {
@@ -139,50 +134,6 @@ fn score(unit: Unit, sample: &Sample) -> Result<Score> {
     Ok(Score { value, cpu_each, p99_ns: sample.p99_ns })
 }
 
-fn name(value: impl ValueEnum) -> String {
-    value.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
-}
-
 fn erlang_name(work: local::Work) -> String {
     name(work).replace('-', "_")
-}
-
-/// A program that was started, and ends with this one.
-struct Program {
-    child: Child,
-    input: Option<ChildStdin>,
-    output: Lines<BufReader<ChildStdout>>,
-}
-
-impl Program {
-    fn start(command: &mut Command) -> Result<Self> {
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
-        let mut child = command.spawn()?;
-        let output = BufReader::new(child.stdout.take().context("it has an output")?).lines();
-        Ok(Self { input: child.stdin.take(), output, child })
-    }
-
-    fn id(&self) -> Result<u32> {
-        self.child.id().context("it has ended")
-    }
-
-    /// The next line that it prints.
-    async fn line(&mut self) -> Result<String> {
-        self.output.next_line().await?.context("it ended too early")
-    }
-
-    /// Gives it a line to read.
-    async fn go_on(&mut self) -> Result<()> {
-        let input = self.input.as_mut().context("it has an input")?;
-        Ok(input.write_all(b"\n").await?)
-    }
-
-    /// Tells it to end; what it found.
-    async fn only_line(mut self) -> Result<Sample> {
-        self.input = None;
-        let line = self.line().await?;
-        let status = self.child.wait().await?;
-        ensure!(status.success(), "it ended with {status}");
-        Ok(serde_json::from_str(&line)?)
-    }
 }

@@ -10,6 +10,8 @@ use serde::Serialize;
 use super::bouts::{Contestant, Row, Target, Unit};
 use super::contest::{Held, Score};
 use super::{Options, plot};
+use crate::machine::Machine;
+use crate::sample::Spread;
 
 /// All of a run, as it is kept.
 #[derive(Serialize)]
@@ -18,18 +20,6 @@ pub(super) struct Report {
     rounds: usize,
     milliseconds: u64,
     bouts: Vec<BoutReport>,
-}
-
-#[derive(Serialize)]
-struct Machine {
-    processor: String,
-    processors: usize,
-    system: String,
-    compiler: String,
-    commit: String,
-    date: String,
-    /// Of those that were compared.
-    versions: Vec<(String, String)>,
 }
 
 #[derive(Serialize)]
@@ -124,15 +114,7 @@ impl Report {
                 "| {work} | {ours} | {peer} {peers} | {ratio:.2} ({least:.2}–{greatest:.2}) | {target} | {verdict} |"
             );
         }
-        let Machine { processor, processors, system, compiler, commit, date, versions } = &self.machine;
-        let versions: Vec<_> = versions.iter().map(|(name, version)| format!("{name} {version}")).collect();
-        let _ = writeln!(
-            text,
-            "\n{date}, commit {commit}; {processors} × {processor}; {system}; {compiler}; {}; {} rounds of {} ms.",
-            versions.join(", "),
-            self.rounds,
-            self.milliseconds
-        );
+        let _ = writeln!(text, "\n{}; {} rounds of {} ms.", self.machine, self.rounds, self.milliseconds);
         text
     }
 }
@@ -257,29 +239,6 @@ fn cpu(scores: &[Score]) -> Vec<f64> {
     scores.iter().map(|score| score.cpu_each).collect()
 }
 
-/// The middle and the ends of some numbers.
-struct Spread {
-    median: f64,
-    least: f64,
-    greatest: f64,
-}
-
-impl Spread {
-    fn of(values: &[f64]) -> Self {
-        let mut sorted = values.to_vec();
-        sorted.sort_by(f64::total_cmp);
-        let at = |place: usize| sorted.get(place).copied().unwrap_or_default();
-        let (len, last) = (sorted.len(), sorted.len().saturating_sub(1));
-        Self { median: (at(last / 2) + at(len / 2)) / 2.0, least: at(0), greatest: at(last) }
-    }
-
-    /// Of the ratios within each round; 0 where there are none.
-    fn of_ratios(ours: &[f64], theirs: &[f64]) -> Self {
-        let ratios = ours.iter().zip(theirs).filter(|(_, theirs)| **theirs > 0.0);
-        Self::of(&ratios.map(|(ours, theirs)| ours / theirs).collect::<Vec<_>>())
-    }
-}
-
 impl Unit {
     fn name(self) -> String {
         match self {
@@ -302,42 +261,4 @@ fn human(unit: Unit, value: f64) -> String {
         Unit::BytesEach if value >= 10_240.0 => format!("{:.1} KiB", value / 1024.0),
         Unit::BytesEach => format!("{value:.0} B"),
     }
-}
-
-impl Machine {
-    fn this() -> Self {
-        let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
-        let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-        Self {
-            processor: model.map_or("unknown processor", |(_, name)| name).to_owned(),
-            processors: std::thread::available_parallelism().map_or(0, usize::from),
-            system: format!("Linux {}", release.trim()),
-            compiler: output_of("rustc", &["-V"]),
-            commit: output_of("git", &["describe", "--always", "--dirty"]),
-            date: output_of("date", &["-u", "+%Y-%m-%d"]),
-            versions: versions(),
-        }
-    }
-}
-
-/// What a program prints, on one line; nothing if there is none.
-fn output_of(program: &str, arguments: &[&str]) -> String {
-    let output = std::process::Command::new(program).args(arguments).output();
-    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
-    text.unwrap_or_default()
-}
-
-/// The versions of the peers, as they were built.
-fn versions() -> Vec<(String, String)> {
-    let lock = include_str!("../../Cargo.lock");
-    let packages = lock.split("[[package]]").filter_map(|package| {
-        let field = |name: &str| {
-            let line = package.lines().find(|line| line.starts_with(name))?;
-            Some(line.split('"').nth(1)?.to_owned())
-        };
-        Some((field("name = ")?, field("version = ")?))
-    });
-    let wanted = ["kameo", "ractor", "rustls", "tarpc", "tokio", "tokio-rustls", "tonic"];
-    packages.filter(|(name, _)| wanted.contains(&name.as_str())).collect()
 }
