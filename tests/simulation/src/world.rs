@@ -170,6 +170,12 @@ impl World {
                 world.spawn(side, false);
             }
         }
+        if world.plan.entangled {
+            // To whom a channel can be given.
+            for side in Side::BOTH {
+                world.spawn(side, false);
+            }
+        }
         for _ in 0..world.plan.conns {
             let task = world.rng.once_in(4);
             let owner = world.spawn(Side::Client, task);
@@ -241,7 +247,7 @@ impl World {
             Side::Server => 2,
         };
         for proc in first..first + 2 {
-            if self.process(proc).is_gone() || self.rng.once_in(4) {
+            if self.process(proc).is_gone() || self.rng.once_in(4) || (self.plan.entangled && proc > first) {
                 continue;
             }
             let rights = lib_chan::session::Rights {
@@ -389,7 +395,8 @@ impl World {
                 self.abandon_login(at);
                 self.let_go(at, reason.clone());
             }
-            Kind::Close | Kind::Cancelled { .. } => {}
+            Kind::Cancelled { token, .. } => self.note(What::AwaitsNoCancel { token }),
+            Kind::Close => {}
         }
     }
 
@@ -465,6 +472,10 @@ impl World {
             let Some(session) = &mut self.end(at).session else { continue };
             let before = session.unsent();
             session.handle_accepted(now, 0);
+            // Nothing is due, so this only looks at what waits.
+            if session.poll_timeout().is_some_and(|due| due > now) {
+                session.handle_timeout(now);
+            }
             if session.unsent() > before {
                 let detail = format!("{at:?}");
                 self.violations.push(Violation::new("what can go does not wait", detail));
@@ -683,6 +694,7 @@ impl World {
             // One at a time waits for that.
             self.drop_cancelled(owed.token);
             let op = self.op(proc, owed.at, Kind::Cancelled { call: owed.call, token: owed.token });
+            self.note(What::AwaitsCancel { proc, token: owed.token });
             self.poll_op(op);
             return;
         }
@@ -702,7 +714,7 @@ impl World {
     /// A process that this one may know.
     fn a_pid(&mut self, proc: Proc) -> Pid {
         let side = self.process(proc).side;
-        if self.conns.is_empty() || self.rng.once_in(4) {
+        if self.conns.is_empty() || (!self.plan.entangled && self.rng.once_in(4)) {
             let local = self.rng.below(self.procs.len()) as Proc;
             if self.process(local).side == side {
                 return Pid::Local(local);
@@ -715,7 +727,7 @@ impl World {
         let names = &self.conns[usize::from(conn)].ends[side.other() as usize].names;
         let id = match self.rng.below(8) {
             0..3 => 0,
-            3 => 99,
+            3 if !self.plan.entangled => 99,
             _ if names.is_empty() => 0,
             _ => names[self.rng.below(names.len())].0,
         };
