@@ -142,6 +142,9 @@ pub(crate) struct World {
 const MAX_CONNS: usize = 4;
 const MAX_PROCS: usize = 24;
 
+/// What a process does in an entangled schedule, with its weights.
+const ENTANGLED: [(usize, u8); 8] = [(1, 0), (0, 1), (1, 2), (30, 3), (3, 4), (2, 5), (0, 6), (0, 7)];
+
 impl World {
     pub(crate) fn new(seed: u64, base: Instant) -> Self {
         let plan = Plan::new(seed);
@@ -173,7 +176,9 @@ impl World {
         if world.plan.entangled {
             // To whom a channel can be given.
             for side in Side::BOTH {
-                world.spawn(side, false);
+                for _ in 0..2 {
+                    world.spawn(side, false);
+                }
             }
         }
         for _ in 0..world.plan.conns {
@@ -247,7 +252,10 @@ impl World {
             Side::Server => 2,
         };
         for proc in first..first + 2 {
-            if self.process(proc).is_gone() || self.rng.once_in(4) || (self.plan.entangled && proc > first) {
+            if self.process(proc).is_gone()
+                || self.rng.once_in(4)
+                || (self.plan.entangled && proc > first && self.rng.once_in(2))
+            {
                 continue;
             }
             let rights = lib_chan::session::Rights {
@@ -597,7 +605,7 @@ impl World {
     fn do_something(&mut self, proc: Proc) {
         let many = |taste, here: usize| if self.plan.taste == taste { 6 * here } else { here };
         let weights = [
-            (many(Taste::Flood, 5), 0),
+            (many(Taste::Flood, 5), 0_u8),
             (many(Taste::Calls, 5), 1),
             (many(Taste::Calls, 5), 2),
             (many(Taste::Links, 4), 3),
@@ -606,6 +614,7 @@ impl World {
             (2, 6),
             (2, 7),
         ];
+        let weights = if self.plan.entangled { ENTANGLED } else { weights };
         let mut chosen = self.rng.below(weights.iter().map(|(weight, _)| weight).sum());
         for (weight, what) in weights {
             if chosen < weight {
@@ -727,7 +736,8 @@ impl World {
         let names = &self.conns[usize::from(conn)].ends[side.other() as usize].names;
         let id = match self.rng.below(8) {
             0..3 => 0,
-            3 if !self.plan.entangled => 99,
+            3 if self.plan.entangled => 0,
+            3 => 99,
             _ if names.is_empty() => 0,
             _ => names[self.rng.below(names.len())].0,
         };
@@ -761,16 +771,37 @@ impl World {
         if !self.can_name(proc, to) || (!unlink && self.is_doubtful(proc, to)) {
             return;
         }
-        if !unlink {
-            return self.link(proc, to);
+        if unlink {
+            self.unlink(proc, to);
+        } else {
+            self.link(proc, to);
         }
-        self.unlink(proc, to);
-        if self.plan.restless {
+        if self.plan.entangled {
+            return self.go_on_entangled(proc, to, unlink);
+        }
+        if unlink && self.plan.restless {
             match self.rng.below(4) {
                 0 | 1 => self.process(proc).doing.push_back(Doing::LinkAgain { to }),
                 2 => self.give_away(proc),
                 _ => {}
             }
+        }
+    }
+
+    /// What comes behind a link or an unlink before anybody has heard of it.
+    fn go_on_entangled(&mut self, proc: Proc, to: Pid, unlinked: bool) {
+        match self.rng.below(12) {
+            0..4 if unlinked => self.process(proc).doing.push_back(Doing::LinkAgain { to }),
+            0..2 => {
+                self.unlink(proc, to);
+                self.process(proc).doing.push_back(Doing::LinkAgain { to });
+            }
+            4..7 => self.give_away(proc),
+            7 => {
+                let reason = self.a_reason();
+                self.decide(proc, reason);
+            }
+            _ => {}
         }
     }
 

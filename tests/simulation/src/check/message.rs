@@ -19,6 +19,8 @@ struct Call {
     woken: Option<Duration>,
     outcome: Option<Result<Token, CallError>>,
     given_up: bool,
+    /// While it could still have been answered in time.
+    given_up_early: bool,
 }
 
 #[derive(Debug)]
@@ -63,7 +65,16 @@ impl Messages {
             What::Call { at, proc, token, deadline } => {
                 let (at, proc, deadline) = (*at, *proc, *deadline);
                 let made = now;
-                let call = Call { at, proc, made, deadline, woken: None, outcome: None, given_up: false };
+                let call = Call {
+                    at,
+                    proc,
+                    made,
+                    deadline,
+                    woken: None,
+                    outcome: None,
+                    given_up: false,
+                    given_up_early: false,
+                };
                 self.calls.insert(*token, call);
             }
             What::CallWoken { token } => {
@@ -77,6 +88,7 @@ impl Messages {
             What::CallGivenUp { token } => {
                 if let Some(call) = self.calls.get_mut(token) {
                     call.given_up = true;
+                    call.given_up_early = now < call.deadline;
                 }
             }
             What::CallEnd { token, outcome } => self.call_end(*token, now, outcome, wire, sessions, broken),
@@ -214,7 +226,7 @@ impl Messages {
             let Some(call) = self.calls.get(token).filter(|call| sessions.is_lively(call.at.conn)) else {
                 continue;
             };
-            let fine = now <= call.deadline + WAY;
+            let fine = now <= call.deadline + WAY && !call.given_up_early;
             broken.unless(fine, "who waits for a cancel is told", || format!("{proc} {token} {call:?}"));
         }
     }
