@@ -92,6 +92,15 @@ mod tests {
     }
 
     #[test]
+    fn a_window_used_up_to_the_last_is_used_up_at_both_sides() {
+        let (mut balance, mut grant) = (Balance::new(1000), Grant::new(1000));
+        balance.spend(1000);
+        assert!(grant.receive(1000));
+        assert!(!balance.is_positive());
+        assert!(!grant.receive(1));
+    }
+
+    #[test]
     fn credit_comes_back_in_few_frames() {
         let mut grant = Grant::new(64_000);
         assert!(grant.receive(64_000));

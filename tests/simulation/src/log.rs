@@ -363,6 +363,14 @@ pub(crate) enum What {
         answer: Answer,
         token_back: Token,
     },
+    /// Whoever has taken this call wants to know when nobody waits for it any more.
+    AwaitsCancel {
+        proc: Proc,
+        token: Token,
+    },
+    AwaitsNoCancel {
+        token: Token,
+    },
     Cancelled {
         at: At,
         token: Token,

@@ -32,6 +32,8 @@ pub(crate) struct Plan {
     pub(crate) full_frames: bool,
     /// Who unlinks likes to link again at once, or to give the channel away, and places are few.
     pub(crate) restless: bool,
+    /// All that happens is about the links of few processes, and the role of the owner goes from one to another.
+    pub(crate) entangled: bool,
 }
 
 /// What processes like to do.
@@ -59,8 +61,16 @@ impl Plan {
         let max_frame_len = seeded.pick(&[1024, 64 * 1024, 1024 * 1024]);
         let heartbeat_interval = Duration::from_secs(seeded.pick(&[1, 15]));
         let mut limits = [(); 2].map(|()| limits(&mut seeded, max_frame_len, heartbeat_interval));
-        let restless = seed % 8 == 3;
-        if restless {
+        // These follow from the number alone, so that a schedule of another flavour stays what it was.
+        let entangled = seed % 16 == 2;
+        let restless = seed % 8 == 3 || entangled;
+        // Wide enough that messages wait for room, and not for credit.
+        let wide = seed % 16 == 10;
+        if wide {
+            limits.iter_mut().for_each(|limits| limits.window_len = MIB);
+        }
+        // Of the entangled only half.
+        if restless && !(entangled && seed % 32 == 2) {
             limits.iter_mut().for_each(|limits| limits.max_links = limits.max_links.min(2));
         }
         let longest = max_frame_len - 64;
@@ -72,14 +82,20 @@ impl Plan {
             latency: seeded.pick(&[0, 0, 300, 50_000, 2_000_000]),
             payload: match taste {
                 Taste::Flood => longest.min(90_000),
+                _ if wide => longest.min(90_000),
                 _ => longest.min(seeded.pick(&[40, 40, 400, 20_000])),
             },
             faults: seeded.pick(&[0, 50, 100, 200]),
             think: seeded.pick(&[0, 1_000, 100_000, 10_000_000]),
-            taste: if restless { Taste::Links } else { taste },
+            taste: match (restless, wide) {
+                (true, _) => Taste::Links,
+                (_, true) => Taste::Flood,
+                _ => taste,
+            },
             login: seeded.once_in(16),
             full_frames: seed % 8 == 1 && max_frame_len == 1024,
             restless,
+            entangled,
         }
     }
 }

@@ -142,6 +142,9 @@ pub(crate) struct World {
 const MAX_CONNS: usize = 4;
 const MAX_PROCS: usize = 24;
 
+/// What a process does in an entangled schedule, with its weights.
+const ENTANGLED: [(usize, u8); 8] = [(1, 0), (0, 1), (1, 2), (30, 3), (3, 4), (2, 5), (0, 6), (0, 7)];
+
 impl World {
     pub(crate) fn new(seed: u64, base: Instant) -> Self {
         let plan = Plan::new(seed);
@@ -168,6 +171,14 @@ impl World {
         for side in Side::BOTH {
             for _ in 0..2 {
                 world.spawn(side, false);
+            }
+        }
+        if world.plan.entangled {
+            // To whom a channel can be given.
+            for side in Side::BOTH {
+                for _ in 0..2 {
+                    world.spawn(side, false);
+                }
             }
         }
         for _ in 0..world.plan.conns {
@@ -241,7 +252,10 @@ impl World {
             Side::Server => 2,
         };
         for proc in first..first + 2 {
-            if self.process(proc).is_gone() || self.rng.once_in(4) {
+            if self.process(proc).is_gone()
+                || self.rng.once_in(4)
+                || (self.plan.entangled && proc > first && self.rng.once_in(2))
+            {
                 continue;
             }
             let rights = lib_chan::session::Rights {
@@ -389,7 +403,8 @@ impl World {
                 self.abandon_login(at);
                 self.let_go(at, reason.clone());
             }
-            Kind::Close | Kind::Cancelled { .. } => {}
+            Kind::Cancelled { token, .. } => self.note(What::AwaitsNoCancel { token }),
+            Kind::Close => {}
         }
     }
 
@@ -465,6 +480,10 @@ impl World {
             let Some(session) = &mut self.end(at).session else { continue };
             let before = session.unsent();
             session.handle_accepted(now, 0);
+            // Nothing is due, so this only looks at what waits.
+            if session.poll_timeout().is_some_and(|due| due > now) {
+                session.handle_timeout(now);
+            }
             if session.unsent() > before {
                 let detail = format!("{at:?}");
                 self.violations.push(Violation::new("what can go does not wait", detail));
@@ -586,7 +605,7 @@ impl World {
     fn do_something(&mut self, proc: Proc) {
         let many = |taste, here: usize| if self.plan.taste == taste { 6 * here } else { here };
         let weights = [
-            (many(Taste::Flood, 5), 0),
+            (many(Taste::Flood, 5), 0_u8),
             (many(Taste::Calls, 5), 1),
             (many(Taste::Calls, 5), 2),
             (many(Taste::Links, 4), 3),
@@ -595,6 +614,7 @@ impl World {
             (2, 6),
             (2, 7),
         ];
+        let weights = if self.plan.entangled { ENTANGLED } else { weights };
         let mut chosen = self.rng.below(weights.iter().map(|(weight, _)| weight).sum());
         for (weight, what) in weights {
             if chosen < weight {
@@ -683,6 +703,7 @@ impl World {
             // One at a time waits for that.
             self.drop_cancelled(owed.token);
             let op = self.op(proc, owed.at, Kind::Cancelled { call: owed.call, token: owed.token });
+            self.note(What::AwaitsCancel { proc, token: owed.token });
             self.poll_op(op);
             return;
         }
@@ -702,7 +723,7 @@ impl World {
     /// A process that this one may know.
     fn a_pid(&mut self, proc: Proc) -> Pid {
         let side = self.process(proc).side;
-        if self.conns.is_empty() || self.rng.once_in(4) {
+        if self.conns.is_empty() || (!self.plan.entangled && self.rng.once_in(4)) {
             let local = self.rng.below(self.procs.len()) as Proc;
             if self.process(local).side == side {
                 return Pid::Local(local);
@@ -715,6 +736,7 @@ impl World {
         let names = &self.conns[usize::from(conn)].ends[side.other() as usize].names;
         let id = match self.rng.below(8) {
             0..3 => 0,
+            3 if self.plan.entangled => 0,
             3 => 99,
             _ if names.is_empty() => 0,
             _ => names[self.rng.below(names.len())].0,
@@ -749,16 +771,37 @@ impl World {
         if !self.can_name(proc, to) || (!unlink && self.is_doubtful(proc, to)) {
             return;
         }
-        if !unlink {
-            return self.link(proc, to);
+        if unlink {
+            self.unlink(proc, to);
+        } else {
+            self.link(proc, to);
         }
-        self.unlink(proc, to);
-        if self.plan.restless {
+        if self.plan.entangled {
+            return self.go_on_entangled(proc, to, unlink);
+        }
+        if unlink && self.plan.restless {
             match self.rng.below(4) {
                 0 | 1 => self.process(proc).doing.push_back(Doing::LinkAgain { to }),
                 2 => self.give_away(proc),
                 _ => {}
             }
+        }
+    }
+
+    /// What comes behind a link or an unlink before anybody has heard of it.
+    fn go_on_entangled(&mut self, proc: Proc, to: Pid, unlinked: bool) {
+        match self.rng.below(12) {
+            0..4 if unlinked => self.process(proc).doing.push_back(Doing::LinkAgain { to }),
+            0..2 => {
+                self.unlink(proc, to);
+                self.process(proc).doing.push_back(Doing::LinkAgain { to });
+            }
+            4..7 => self.give_away(proc),
+            7 => {
+                let reason = self.a_reason();
+                self.decide(proc, reason);
+            }
+            _ => {}
         }
     }
 

@@ -998,3 +998,28 @@ fn a_link_to_one_that_has_told_of_its_end_takes_no_place() {
     let answer = Frame::Exit { from: 1, to: 5, taken: Some(0), reason: ExitReason::NoProc };
     assert_eq!(lone.frames(), [answer]);
 }
+
+#[test]
+fn a_monitor_that_the_peer_takes_back_is_taken_from_its_process() {
+    let mut lone = Lone::open(Side::Server);
+    lone.session.hand_out(7, ALL);
+    lone.feed(&Frame::Monitor { monitor: 1, to: 1 });
+    lone.feed(&Frame::Demonitor { monitor: 1 });
+    let told = [Delivery::Monitor { monitor: 1, to: 7 }, Delivery::Demonitor { monitor: 1, to: 7 }];
+    assert_eq!(lone.session.take_deliveries(), told);
+}
+
+#[test]
+fn a_link_made_again_behind_an_unlink_keeps_its_place_when_that_is_acknowledged() {
+    let limits = Limits { max_links: 1, ..Limits::default() };
+    let mut lone = Lone::open_with(Side::Server, &limits);
+    lone.session.hand_out(7, ALL);
+    lone.session.hand_out(8, ALL);
+    lone.feed(&Frame::Link { from: 5, to: 1 });
+    lone.feed(&Frame::Unlink { from: 5, to: 1, unlink: 1 });
+    lone.feed(&Frame::Link { from: 5, to: 1 });
+    lone.session.unlink_ack(&7, 5, 1);
+    assert_eq!(lone.ended(), None);
+    lone.feed(&Frame::Link { from: 6, to: 2 });
+    assert_eq!(lone.ended(), Some(&ExitReason::Overload));
+}

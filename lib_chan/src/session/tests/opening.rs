@@ -218,3 +218,14 @@ fn what_is_sent_before_the_opening_waits_for_it() {
     pair.settle();
     assert_eq!(pair.server.outcome(call), Some(Ok(Default::default())));
 }
+
+#[test]
+fn arguments_as_long_as_a_frame_takes_are_sent_and_longer_ones_are_not() {
+    let mut lone = Lone::new(Side::Client, &Limits::default());
+    let max = lone.session.max_payload_len();
+    let too_long = lone.session.start(Codec::Raw, &vec![0; max + 1]);
+    assert_eq!(too_long, Err(crate::session::Unsendable::TooLong { max }));
+    assert_eq!(lone.frames(), []);
+    lone.session.start(Codec::Raw, &vec![0; max]).unwrap();
+    assert_eq!(lone.frames().len(), 1);
+}

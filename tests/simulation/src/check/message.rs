@@ -19,6 +19,8 @@ struct Call {
     woken: Option<Duration>,
     outcome: Option<Result<Token, CallError>>,
     given_up: bool,
+    /// While it could still have been answered in time.
+    given_up_early: bool,
 }
 
 #[derive(Debug)]
@@ -40,6 +42,8 @@ pub(super) struct Messages {
     calls: BTreeMap<Token, Call>,
     casts: BTreeMap<Token, Cast>,
     fates: BTreeMap<Token, Fate>,
+    /// Who waits to be told that nobody waits for the answer of a call.
+    cancel_waits: BTreeMap<Token, Proc>,
     flushes: BTreeMap<u32, (At, Token, bool)>,
     /// How many of the far owner's messages have had their turn, per receiver.
     turns: BTreeMap<At, usize>,
@@ -61,7 +65,16 @@ impl Messages {
             What::Call { at, proc, token, deadline } => {
                 let (at, proc, deadline) = (*at, *proc, *deadline);
                 let made = now;
-                let call = Call { at, proc, made, deadline, woken: None, outcome: None, given_up: false };
+                let call = Call {
+                    at,
+                    proc,
+                    made,
+                    deadline,
+                    woken: None,
+                    outcome: None,
+                    given_up: false,
+                    given_up_early: false,
+                };
                 self.calls.insert(*token, call);
             }
             What::CallWoken { token } => {
@@ -75,6 +88,7 @@ impl Messages {
             What::CallGivenUp { token } => {
                 if let Some(call) = self.calls.get_mut(token) {
                     call.given_up = true;
+                    call.given_up_early = now < call.deadline;
                 }
             }
             What::CallEnd { token, outcome } => self.call_end(*token, now, outcome, wire, sessions, broken),
@@ -82,7 +96,10 @@ impl Messages {
                 self.turn(*at, *number, wire, sessions, broken);
                 self.took(*at, *number, *token, *call, now, wire, sessions, broken);
             }
-            What::Skipped { at, number } => self.turn(*at, *number, wire, sessions, broken),
+            What::Skipped { at, number } => {
+                self.turn(*at, *number, wire, sessions, broken);
+                self.skipped(*at, *number, now, wire, sessions, broken);
+            }
             What::TookDirect { at, proc, number, token } => {
                 let message = wire.written(at.far()).and_then(|direction| {
                     direction.messages.iter().find(|message| message.number == *number)
@@ -96,7 +113,10 @@ impl Messages {
             What::Answered { at: _, token, answer, token_back } => {
                 self.fates.entry(*token).or_default().answered = Some((*answer, *token_back));
             }
+            What::AwaitsCancel { proc, token } => drop(self.cancel_waits.insert(*token, *proc)),
+            What::AwaitsNoCancel { token } => drop(self.cancel_waits.remove(token)),
             What::Cancelled { at, token } => {
+                self.cancel_waits.remove(token);
                 // The caller gave up, its time is over, or the session is.
                 let over = sessions.of(*at).is_some_and(|end| end.over.is_some());
                 let call = self.calls.get(token);
@@ -160,6 +180,55 @@ impl Messages {
         *turn += 1;
         let fine = sessions.of(at).is_none_or(|end| end.let_go.is_none() && !end.gave_up);
         broken.unless(fine, "nothing is taken after the end", || format!("{at:?} {number}"));
+    }
+
+    /// A call came to its turn and was refused unseen: nobody waited for it.
+    fn skipped(
+        &self,
+        at: At,
+        number: u64,
+        now: Duration,
+        wire: &Wire,
+        sessions: &Sessions,
+        broken: &mut Broken,
+    ) {
+        let Some(direction) = wire.written(at.far()) else { return };
+        let place = direction.messages.iter().position(|message| message.number == number);
+        let message =
+            place.and_then(|place| Some((direction.messages[place], *direction.arrived.get(place)?)));
+        let fine = message.is_none_or(|(message, arrived)| {
+            let over = sessions.of(at).is_some_and(|end| end.over.is_some());
+            message.call.is_some_and(|(id, left)| {
+                over || wire.heard_cancel(at, id) || now >= arrived + Duration::from_millis(left)
+            })
+        });
+        broken.unless(fine, "a call that somebody waits for is executed", || format!("{at:?} {message:?}"));
+    }
+
+    /// Nobody has anything to do: what was sent over a connection to which nothing was done has come.
+    pub(super) fn rest(
+        &self,
+        now: Duration,
+        wire: &Wire,
+        sessions: &Sessions,
+        signals: &Signals,
+        broken: &mut Broken,
+    ) {
+        for (at, _) in sessions.all().filter(|(at, _)| sessions.is_lively(at.conn)) {
+            for message in wire.written(at.far()).into_iter().flat_map(|written| &written.messages) {
+                let Some(handed) = sessions.always_handed(at, message.to) else { continue };
+                let taken = self.fates.get(&message.token).is_some_and(|fate| fate.taken);
+                let fine = taken || !signals.is_alive(handed.proc);
+                broken.unless(fine, "what is sent to a process comes", || format!("{at:?} {message:?}"));
+            }
+        }
+        for (token, proc) in self.cancel_waits.iter().filter(|(_, proc)| signals.is_alive(**proc)) {
+            let Some(call) = self.calls.get(token).filter(|call| sessions.is_lively(call.at.conn)) else {
+                continue;
+            };
+            let fine = now <= call.deadline + WAY && !call.given_up_early;
+            broken.unless(fine, "who waits for a cancel is told", || format!("{proc} {token} {call:?}"));
+        }
     }
 
     fn take_once(&mut self, token: Token, broken: &mut Broken) {
@@ -294,6 +363,15 @@ impl Messages {
         for (token, call) in &self.calls {
             let fine = call.outcome.is_some() || call.given_up || signals.is_lost(call.proc);
             broken.unless(fine, "every call has an ending", || format!("{token} {call:?}"));
+            // Nothing follows an Ended, so what is not in front of it when that is said never goes.
+            let let_go = sessions.of(call.at).and_then(|end| end.let_go_since);
+            let never_went = wire.written(call.at).is_some_and(|written| {
+                written.ended.is_some() && written.messages.iter().all(|message| message.token != *token)
+            });
+            let late = call.woken.zip(let_go).is_some_and(|(woken, let_go)| let_go < woken);
+            broken.unless(!(never_went && late), "a call that will never go is told at once", || {
+                format!("{token} {call:?}")
+            });
             if let Some(Err(CallError { executed: Executed::No, reason: CallFailure::Exit(_) })) =
                 &call.outcome
             {

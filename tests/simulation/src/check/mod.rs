@@ -47,6 +47,7 @@ pub(crate) fn check(log: &[Entry], plan: &Plan) -> Vec<Violation> {
         signals.see(entry, &sessions, &mut broken);
         if let What::Rest = entry.what {
             signals.rest(&sessions, &mut broken);
+            messages.rest(entry.at, &wire, &sessions, &signals, &mut broken);
         }
     }
     messages.end(&wire, &sessions, &signals, &mut broken);

@@ -16,6 +16,7 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 pub(super) struct End {
     wrong_login: bool,
     pub(super) let_go: Option<(ExitReason, Duration)>,
+    pub(super) let_go_since: Option<Duration>,
     pub(super) over: Option<(Duration, ExitReason)>,
     /// By line.
     pub(super) over_since: usize,
@@ -114,6 +115,7 @@ impl Sessions {
             What::Owner { at, proc } => self.end(*at).owners.extend(proc),
             What::LetGo { at, close_by, reason } => {
                 self.end(*at).let_go = Some((reason.clone(), *close_by));
+                self.end(*at).let_go_since = Some(now);
             }
             What::Frame { at, frame: Tapped::Ended { reason, .. }, .. } => {
                 // Its own, or the answer to the other's, or that of a fault.
@@ -148,6 +150,18 @@ impl Sessions {
             }
             _ => {}
         }
+    }
+
+    /// Whether nothing was done to this connection, and both ends of it are in the middle of their session.
+    pub(super) fn is_lively(&self, conn: u8) -> bool {
+        let lives = |end: &End| end.over.is_none() && end.let_go.is_none() && !end.gone;
+        self.is_healthy(conn) && Side::BOTH.iter().all(|side| self.of(at(conn, *side)).is_some_and(lives))
+    }
+
+    /// The process that has had this id, with the rights it was handed out with, ever since anybody could know the id.
+    pub(super) fn always_handed(&self, at: At, id: u64) -> Option<&Handed> {
+        let end = self.of(at).filter(|end| !end.named_before.contains(&id))?;
+        end.handed.get(&id)
     }
 
     /// Whether the peer may have gone beyond a limit of `at` that an honest peer cannot keep to.

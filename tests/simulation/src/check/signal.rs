@@ -108,6 +108,10 @@ impl Signals {
         self.lives.get(&proc).is_none_or(|life| life.lost)
     }
 
+    pub(super) fn is_alive(&self, proc: Proc) -> bool {
+        self.lives.get(&proc).is_some_and(|life| !life.lost && life.decided.is_none())
+    }
+
     pub(super) fn see(&mut self, entry: &Entry, sessions: &Sessions, broken: &mut Broken) {
         self.line = broken.line;
         match &entry.what {
@@ -436,7 +440,7 @@ impl Signals {
         sessions: &Sessions,
         broken: &mut Broken,
     ) {
-        let place = self.exits.iter().position(|(sender, to, sent)| match (from, to) {
+        let fits = |(sender, to, sent): &(Proc, Pid, ExitReason)| match (from, to) {
             (Pid::Local(from), to) => *sender == from && *to == Pid::Local(proc) && sent == reason,
             (Pid::Far { conn, .. }, Pid::Far { conn: by, id }) => {
                 let there = sessions.of(at(conn, side));
@@ -451,7 +455,11 @@ impl Signals {
                 conn == *by && other_side && exit && arrives == reason
             }
             _ => false,
-        });
+        };
+        // One to the owner may have come to nobody: that to this very process first.
+        let to_role = |to: &Pid| matches!(to, Pid::Far { id: 0, .. });
+        let place = self.exits.iter().position(|exit| !to_role(&exit.1) && fits(exit));
+        let place = place.or_else(|| self.exits.iter().position(fits));
         broken.unless(place.is_some(), "an exit comes once, and with the right to it", || {
             format!("{proc} from {from:?} {reason:?}")
         });
@@ -463,6 +471,15 @@ impl Signals {
     /// Nobody has anything to do: what is linked or monitored is there.
     pub(super) fn rest(&self, sessions: &Sessions, broken: &mut Broken) {
         self.readers(sessions, broken);
+        for (sender, to, reason) in &self.exits {
+            let Pid::Far { conn, id } = *to else { continue };
+            let Some(life) = self.lives.get(sender) else { continue };
+            let handed = sessions.always_handed(at(conn, life.side.other()), id);
+            let comes = handed.is_some_and(|handed| handed.exit) && sessions.is_lively(conn);
+            broken.unless(!comes, "an exit comes to whom it may be sent", || {
+                format!("{sender} {to:?} {reason:?}")
+            });
+        }
         for state in self.monitors.values() {
             if !state.ended && !state.demonitored {
                 self.is_there(state.proc, state.to, sessions, "every monitor has an ending", broken);
