@@ -940,7 +940,7 @@ impl World {
     pub(crate) fn payload(&mut self, token: Token) -> Vec<u8> {
         let most = if self.rng.once_in(4) { self.plan.payload } else { 40 };
         let mut len = 4 + self.rng.below(most);
-        if self.plan.full_frames && token % 8 == 0 {
+        if self.plan.full_frames && token.is_multiple_of(8) {
             len = self.plan.limits[0].max_frame_len - wire::MAX_OVERHEAD;
         }
         let mut payload = vec![token as u8; len];
