@@ -467,11 +467,13 @@ fn a_mark_waits_its_turn_for_credit_and_a_slot_and_ends_with_the_session() {
 #[test]
 fn a_timer_that_fires_late_fails_and_cancels_what_is_late_all_the_same() {
     let mut pair = Pair::open(0);
-    let asked = call(&mut pair, 1);
+    let deadline = pair.now + Duration::from_secs(10);
+    let asked = pair.client.session.call(pair.now, deadline, &mut vec![1]).unwrap();
     pair.settle();
     let taken = calls(&mut pair);
     assert!(!pair.server.session.poll_cancelled(taken[0], |_| 7));
-    let late = pair.now + MINUTE + Duration::from_secs(5);
+    // Later than the deadline, and before either end is missed.
+    let late = deadline + Duration::from_secs(3);
     pair.client.session.handle_timeout(late);
     pair.server.session.handle_timeout(late);
     assert_eq!(pair.client.outcome(asked), failed(Executed::Unknown, CallFailure::Deadline));

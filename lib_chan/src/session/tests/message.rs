@@ -271,3 +271,18 @@ fn a_small_message_does_not_keep_the_large_read_that_it_came_in() {
     let own = bytes::BytesMut::from(inbox.remove(0).unwrap().payload);
     assert!(own.capacity() < 100, "{}", own.capacity());
 }
+
+#[test]
+fn casts_to_a_process_go_as_far_as_its_credit_and_on_when_that_returns() {
+    let mut lone = Lone::open(Side::Server);
+    let mut sent = 0;
+    while lone.session.try_cast_to(5, &mut vec![0; 10_000]).is_ok() {
+        sent += 1;
+        lone.frames();
+    }
+    let cost = 10_000 + 64;
+    assert_eq!(sent, (1_u64 << 18).div_ceil(cost));
+    lone.feed(&Frame::Credit { id: 5, total: sent * cost + 1 });
+    lone.session.try_cast_to(5, &mut vec![0; 10]).unwrap();
+    assert_eq!(lone.frames(), [Frame::Cast { to: 5, payload: &[0; 10] }]);
+}
