@@ -6,27 +6,13 @@ use tokio::time::timeout;
 use super::series::Bound::{AtLeast, AtMost};
 use super::series::Unit::{Bytes, BytesPerSecond, Part, PerSecond, Ratio, Seconds};
 use super::series::{Line, Point, Series, check, figure};
-use super::{Memory, Options, start_client, start_server};
+use super::{Options, start_client, start_server};
 use crate::net::{HELD, Load, Pace, Peer, Work};
 use crate::program::PATIENCE;
 use crate::sample::{Sample, ServerSample};
 
-/// Who makes the calls.
-#[derive(Clone, Copy)]
-struct Contestant {
-    name: &'static str,
-    peer: Peer,
-    memory: Memory,
-}
-
-const CHAN: Contestant = contestant(Peer::Chan);
-const CHAN_KEEPING: Contestant = Contestant { name: "memory kept", memory: Memory::Kept, ..CHAN };
-const TARPC: Contestant = contestant(Peer::Tarpc);
-const TONIC: Contestant = contestant(Peer::Tonic);
-
-const fn contestant(peer: Peer) -> Contestant {
-    Contestant { name: peer.name(), peer, memory: Memory::GivenBack }
-}
+/// Who makes the calls, side by side.
+const PEERS: [Peer; 3] = [Peer::Chan, Peer::Tarpc, Peer::Tonic];
 
 /// Callers of the series about longer messages.
 const CALLERS: usize = 16;
@@ -46,7 +32,7 @@ pub(super) async fn callers(options: &Options) -> Result<Series> {
         figure("server, memory", Bytes),
     ];
     let points = [1, 16, 256, 4096].map(|callers| (thousands(callers), load(64, callers)));
-    let lines = measure(options, &[CHAN, TARPC, TONIC], Work::Calls, &points, |_, sample| {
+    let lines = measure(options, &PEERS, Work::Calls, &points, |_, sample| {
         let (count, server) = (sample.count as f64, server(sample)?);
         Ok(vec![
             count / sample.seconds,
@@ -99,8 +85,7 @@ pub(super) async fn payload(options: &Options) -> Result<Series> {
         let len = if name == "64 B" { len } else { len * 1024 };
         (name.to_owned(), load(len, CALLERS))
     });
-    let contestants = [CHAN, CHAN_KEEPING, TARPC, TONIC];
-    let lines = measure(options, &contestants, Work::LongCalls, &points, |load, sample| {
+    let lines = measure(options, &PEERS, Work::LongCalls, &points, |load, sample| {
         let (count, server) = (sample.count as f64, server(sample)?);
         let megabytes = count * load.len as f64 / 1e6;
         Ok(vec![
@@ -114,10 +99,8 @@ pub(super) async fn payload(options: &Options) -> Result<Series> {
     .await?;
     let ours = &lines[0];
     let both = |point| ours.at(point, 2) + ours.at(point, 3);
-    let kept = |point| lines[1].at(point, 2) + lines[1].at(point, 3);
     let checks = vec![
         check("processor time a MB: 256 KiB to 64 KiB", Ratio, both(4) / both(3), AtMost(1.5)),
-        check("the same with memory kept", Ratio, kept(4) / kept(3), AtMost(1.5)),
         check("processor time a MB: 1 MiB to 256 KiB", Ratio, both(5) / both(4), AtMost(1.5)),
         check("bytes a second: 1 MiB to 256 KiB", Ratio, ours.last_step(1), AtLeast(0.67)),
     ];
@@ -129,9 +112,7 @@ pub(super) async fn payload(options: &Options) -> Result<Series> {
              ways. A frame of 1 MiB is as long as the default allows, and a message of 1 MiB has a header as well: \
              `max_frame_len` is 2 MiB here, at both ends. From 256 KiB on one message fills the credit window, and \
              requests go one at a time. Each message is allocated twice, as a frame and as the value that is decoded \
-             from it. The allocator of glibc gives such memory back to the system as soon as a message is dropped, and \
-             the next one pays for it with a page fault for each 4 KiB; *memory kept* is lib_chan with \
-             `MALLOC_TRIM_THRESHOLD_` and `MALLOC_MMAP_THRESHOLD_` at 256 MiB, which turns that off."
+             from it."
         ),
         axis: "message",
         grows: true,
@@ -154,7 +135,7 @@ pub(super) async fn waiting(options: &Options) -> Result<Series> {
         figure("server, memory", Bytes),
     ];
     let points = [512, 1024, 2048, 4096].map(|callers| (thousands(callers), load(64, callers)));
-    let lines = measure(options, &[CHAN], Work::HeldCalls, &points, |load, sample| {
+    let lines = measure(options, &[Peer::Chan], Work::HeldCalls, &points, |load, sample| {
         let rate = sample.count as f64 / sample.seconds;
         let ideal = load.callers.min(slots()) as f64 / HELD.as_secs_f64();
         let (median, longest) = (nanoseconds(sample.median_ns)?, nanoseconds(sample.longest_ns)?);
@@ -203,23 +184,21 @@ const fn load(len: usize, callers: usize) -> Load {
 /// Measures everybody at every point, in each round another one first; each time with programs started for it.
 async fn measure(
     options: &Options,
-    contestants: &[Contestant],
+    peers: &[Peer],
     work: Work,
     points: &[(String, Load)],
     figures: impl Fn(Load, &Sample) -> Result<Vec<f64>>,
 ) -> Result<Vec<Line>> {
-    let mut lines: Vec<_> =
-        contestants.iter().map(|one| Line { who: one.name, points: Vec::new() }).collect();
+    let mut lines: Vec<_> = peers.iter().map(|peer| Line { who: peer.name(), points: Vec::new() }).collect();
     for (at, load) in points {
-        let mut rounds = vec![Vec::new(); contestants.len()];
+        let mut rounds = vec![Vec::new(); peers.len()];
         for round in 0..options.rounds {
-            for turn in 0..contestants.len() {
-                let number = (round + turn) % contestants.len();
-                let contestant = contestants[number];
-                let measured =
-                    timeout(options.length() + PATIENCE, once(options, contestant, work, *load)).await;
+            for turn in 0..peers.len() {
+                let number = (round + turn) % peers.len();
+                let peer = peers[number];
+                let measured = timeout(options.length() + PATIENCE, once(options, peer, work, *load)).await;
                 let measured = measured.context("it takes too long").flatten();
-                let sample = measured.with_context(|| format!("{}, {at}", contestant.name))?;
+                let sample = measured.with_context(|| format!("{}, {at}", peer.name()))?;
                 rounds[number].push(figures(*load, &sample)?);
             }
         }
@@ -230,10 +209,9 @@ async fn measure(
     Ok(lines)
 }
 
-async fn once(options: &Options, contestant: Contestant, work: Work, load: Load) -> Result<Sample> {
-    let Contestant { peer, memory, .. } = contestant;
-    let (server, listening) = start_server(peer, work, memory).await?;
-    let client = start_client(peer, work, memory, &listening, load, options.length())?;
+async fn once(options: &Options, peer: Peer, work: Work, load: Load) -> Result<Sample> {
+    let (server, listening) = start_server(peer, work).await?;
+    let client = start_client(peer, work, &listening, load, options.length())?;
     let sample = client.only_line().await?;
     server.only_line().await?;
     Ok(sample)

@@ -8,7 +8,7 @@ use lib_chan::Limits;
 use super::series::Bound::{AtLeast, AtMost};
 use super::series::Unit::{Bytes, Part, PerSecond, Ratio};
 use super::series::{Line, Point, Series, check, figure};
-use super::{Memory, Options, start_client, start_server};
+use super::{Options, start_client, start_server};
 use crate::net::{Load, Pace, Peer, Work};
 use crate::program::Program;
 use crate::sample::{Sample, cpu_seconds_of, memory};
@@ -82,7 +82,7 @@ fn series(ours: Line) -> Series {
 
 /// The other session's calls beside one flood and without it.
 async fn beside(options: &Options, pace: Pace, len: usize, flood_first: bool) -> Result<Vec<f64>> {
-    let (server, listening) = start_server(Peer::ChanBytes, Work::Flood, Memory::GivenBack).await?;
+    let (server, listening) = start_server(Peer::ChanBytes, Work::Flood).await?;
     // What a server does for the first time is not what is measured.
     calls(&listening, options.length() / 4).await?;
     let mut alone = None;
@@ -117,7 +117,7 @@ async fn beside(options: &Options, pace: Pace, len: usize, flood_first: bool) ->
 
 /// What a flooded session takes, at the server and at the client.
 async fn memory_of_flood(pace: Pace, len: usize) -> Result<[f64; 2]> {
-    let (server, listening) = start_server(Peer::ChanBytes, Work::Flood, Memory::GivenBack).await?;
+    let (server, listening) = start_server(Peer::ChanBytes, Work::Flood).await?;
     let pid = server.id()?;
     let warming = Flooder::start(&listening, pace, len, 1).await?;
     let flooder = Flooder::start_at(&listening, pace, len, FLOODING, || memory(pid)).await?;
@@ -130,7 +130,7 @@ async fn memory_of_flood(pace: Pace, len: usize) -> Result<[f64; 2]> {
 
 async fn calls(listening: &str, length: Duration) -> Result<Sample> {
     let load = Load { len: 64, callers: CALLERS, pace: Pace::Stopped };
-    start_client(Peer::ChanBytes, Work::Calls, Memory::GivenBack, listening, load, length)?.only_line().await
+    start_client(Peer::ChanBytes, Work::Calls, listening, load, length)?.only_line().await
 }
 
 /// A program that floods, once all is full.
@@ -156,8 +156,7 @@ impl Flooder {
         look: impl FnOnce() -> Result<f64>,
     ) -> Result<Self> {
         let load = Load { len, callers: sessions, pace };
-        let mut program =
-            start_client(Peer::ChanBytes, Work::Flood, Memory::GivenBack, listening, load, Duration::ZERO)?;
+        let mut program = start_client(Peer::ChanBytes, Work::Flood, listening, load, Duration::ZERO)?;
         program.sample().await?;
         let (before, own_before) = (look()?, memory(program.id()?)?);
         program.go_on().await?;

@@ -90,46 +90,19 @@ pub async fn run(options: Options) -> Result<()> {
     Ok(())
 }
 
-/// Whether the allocator gives memory back to the system as it does by itself, or keeps it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Memory {
-    GivenBack,
-    Kept,
-}
-
-impl Memory {
-    /// This program again, with that.
-    fn command(self) -> Result<Command> {
-        let mut command = Command::new(std::env::current_exe()?);
-        if self == Self::Kept {
-            // Of glibc; elsewhere they mean nothing.
-            for name in ["MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"] {
-                command.env(name, (256 * 1024 * 1024).to_string());
-            }
-        }
-        Ok(command)
-    }
-}
-
 /// A server of the benchmark's own, and where it listens.
-async fn start_server(peer: Peer, work: Work, memory: Memory) -> Result<(Program, String)> {
-    let mut server = Program::start(memory.command()?.args(["serve", &name(peer), &name(work)]))?;
+async fn start_server(peer: Peer, work: Work) -> Result<(Program, String)> {
+    let mut server =
+        Program::start(Command::new(std::env::current_exe()?).args(["serve", &name(peer), &name(work)]))?;
     let listening = server.line().await?;
     Ok((server, listening))
 }
 
 /// A client of such a server.
-fn start_client(
-    peer: Peer,
-    work: Work,
-    memory: Memory,
-    listening: &str,
-    load: Load,
-    length: Duration,
-) -> Result<Program> {
+fn start_client(peer: Peer, work: Work, listening: &str, load: Load, length: Duration) -> Result<Program> {
     let [len, callers, millis] =
         [load.len.to_string(), load.callers.to_string(), length.as_millis().to_string()];
-    let mut command = memory.command()?;
+    let mut command = Command::new(std::env::current_exe()?);
     command.args(["client", &name(peer), &name(work), listening]);
     command.args(["--len", &len, "--callers", &callers, "--pace", &name(load.pace), "--millis", &millis]);
     Program::start(&mut command)

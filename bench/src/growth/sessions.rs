@@ -11,7 +11,7 @@ use super::calls::thousands;
 use super::series::Bound::AtMost;
 use super::series::Unit::{Bytes, Part, Ratio, Seconds};
 use super::series::{Line, Point, Series, check, figure};
-use super::{Memory, Options, start_client};
+use super::{Options, start_client};
 use crate::net::{self, Listening, Load, Order, Pace, Peer, Work};
 use crate::program::Program;
 use crate::sample::{Sample, cpu_seconds_of, memory};
@@ -30,14 +30,7 @@ pub(super) async fn measure(options: &Options) -> Result<Series> {
     let mut clients = Vec::new();
     for _ in 0..CLIENTS {
         let load = Load { len: 64, callers: 1, pace: Pace::Stopped };
-        clients.push(start_client(
-            Peer::ChanBytes,
-            Work::Sessions,
-            Memory::GivenBack,
-            &listening,
-            load,
-            Duration::ZERO,
-        )?);
+        clients.push(start_client(Peer::ChanBytes, Work::Sessions, &listening, load, Duration::ZERO)?);
     }
     let empty = memory(pid)?;
     let (mut open, mut points) = (0, Vec::new());
