@@ -324,8 +324,8 @@ impl<P: Clone + Ord> Border<P> {
     /// before, so it waits for that.
     fn refuse_link(&mut self, process: &P, far: u64, deliveries: &mut Vec<Delivery<P>>) {
         match self.awaited(process, far) {
-            Some(link) if link.standing != Standing::Active => link.standing = Standing::Refused,
-            _ => deliveries.push(overload(far, process.clone())),
+            Some(link) => link.standing = Standing::Refused,
+            None => deliveries.push(overload(far, process.clone())),
         }
     }
 

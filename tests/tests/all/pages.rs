@@ -42,6 +42,7 @@ const NOT_RUN: &[(&str, &str)] = &[
     ("cargo test --workspace", "it runs this test"),
     (".ci/run", "it installs packages, and runs this test"),
     ("bench/run", "it builds a workspace of its own, and measures for long"),
+    ("bench/growth", "it builds a workspace of its own, and measures for long"),
     ("cargo install cargo-fuzz", "it installs a program"),
     (
         "cargo fuzz run --sanitizer none payload -- -max_total_time=60 -rss_limit_mb=512 -max_len=65536",

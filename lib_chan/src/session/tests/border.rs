@@ -1023,3 +1023,24 @@ fn a_link_made_again_behind_an_unlink_keeps_its_place_when_that_is_acknowledged(
     lone.feed(&Frame::Link { from: 6, to: 2 });
     assert_eq!(lone.ended(), Some(&ExitReason::Overload));
 }
+
+#[test]
+fn a_refusal_that_waits_is_none_of_its_own_once_the_link_under_the_other_name_has_ended() {
+    let mut lone = Lone::open(Side::Server);
+    lone.session.hand_out(1, ALL);
+    lone.feed(&Frame::Link { from: 5, to: 1 });
+    lone.session.unlink(1, 5, 1);
+    // No room is left for its own.
+    for far in 6..6 + u64::from(TERMS.max_links) {
+        lone.session.link(1, far);
+    }
+    lone.session.link(1, 5);
+    lone.feed(&Frame::Link { from: 5, to: 0 });
+    lone.session.take_deliveries();
+    lone.feed(&Frame::Exit { from: 5, to: 0, taken: Some(0), reason: ExitReason::Panic });
+    let ack = Delivery::UnlinkAck { from: 5, to: 1, unlink: 1 };
+    assert_eq!(lone.session.take_deliveries(), [ack, provoked(5, 1, ExitReason::Panic)]);
+    lone.session.break_off(ExitReason::Shutdown);
+    let again = |delivery: &Delivery<u32>| matches!(delivery, Delivery::Exit { from: 5, .. });
+    assert!(!lone.session.take_deliveries().iter().any(again));
+}

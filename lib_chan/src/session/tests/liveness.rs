@@ -108,6 +108,19 @@ fn a_flush_waits_until_all_that_was_sent_has_come() {
 }
 
 #[test]
+fn a_flush_that_nobody_waits_for_any_more_leaves_nothing_behind() {
+    let mut pair = Pair::open(3);
+    let now = pair.now;
+    pair.settle();
+    pair.client.session.cast(now, &mut vec![1; 100]).unwrap();
+    let before = pair.client.session.entries();
+    let flush = pair.client.session.flush();
+    assert_eq!(pair.client.session.poll_flushed(flush, || 9), None);
+    pair.client.session.forget_flush(flush);
+    assert_eq!(pair.client.session.entries(), before);
+}
+
+#[test]
 fn a_flush_that_the_end_overtakes_is_not_done() {
     let mut pair = Pair::open(3);
     let now = pair.now;

@@ -252,6 +252,7 @@ fn a_process_without_the_right_or_unknown_gets_nothing_and_its_calls_are_refused
             panic!()
         };
         assert_eq!((refused, text), (call, "no such process"));
+        assert_eq!(lone.session.discarded(), 2 * call, "the cast and the call");
     }
     assert_eq!(lone.session.take_deliveries(), []);
     assert_eq!(lone.session.entries(), 0);
