@@ -1031,7 +1031,7 @@ fn a_refusal_that_waits_is_none_of_its_own_once_the_link_under_the_other_name_ha
     lone.feed(&Frame::Link { from: 5, to: 1 });
     lone.session.unlink(1, 5, 1);
     // No room is left for its own.
-    for far in 6..6 + u64::from(TERMS.max_links) {
+    for far in 6..6 + TERMS.max_links {
         lone.session.link(1, far);
     }
     lone.session.link(1, 5);
