@@ -1,5 +1,9 @@
 //! Credit: how far a sender may run ahead of a process that does not read.
 
+/// Credit goes back in parts of the window. With fewer of them a sender that is ahead waits at each for the way there and
+/// back, which costs a fifth of the rate of small messages where the network is fast.
+const PARTS: u64 = 8;
+
 /// What a message costs beside its payload.
 pub(super) const MESSAGE_COST: u64 = 64;
 
@@ -61,7 +65,7 @@ impl Grant {
     pub(super) const fn give_back(&mut self, cost: u64) -> Option<u64> {
         self.returned += cost;
         let total = self.returned + self.window;
-        if total - self.granted < self.window / 2 {
+        if total - self.granted < self.window / PARTS {
             return None;
         }
         self.granted = total;
@@ -105,6 +109,6 @@ mod tests {
         let mut grant = Grant::new(64_000);
         assert!(grant.receive(64_000));
         let frames = (0..1000).filter_map(|_| grant.give_back(64)).count();
-        assert_eq!(frames, 2);
+        assert_eq!(frames, 8);
     }
 }
