@@ -274,7 +274,8 @@ impl Signals {
                 // A link that this end refused may have been there still, under way to its end. The link that is the
                 // session's own may have been taken back with one of the same name; and one of
                 // this program may have begun to tell its end when the unlink came.
-                let own = match from {
+                // Asked only where there is no link: an ending on its way is that of the link that is not found then.
+                let mut own = || match from {
                     Pid::Far { id: 0, .. } => !seen,
                     // An owner that is linked under both its names is told twice, and sees it once.
                     Pid::Far { conn, .. } => {
@@ -287,7 +288,7 @@ impl Signals {
                     }
                     _ => !seen,
                 };
-                broken.unless(link.is_some() || own || !alive, "a link has one ending", || {
+                broken.unless(link.is_some() || own() || !alive, "a link has one ending", || {
                     format!("{proc} {from:?} {reason:?}")
                 });
                 let taken_back = link.is_some_and(|link| !link.is_active());
