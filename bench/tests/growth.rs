@@ -36,8 +36,10 @@ fn callers_without_a_slot_wait_as_long_as_the_slots_are_held() {
         let (rate, part, median, longest) = (row[0], row[1], row[2], row[4]);
         let in_flight = callers.min(1024.0);
         assert!(rate > 0.0 && part <= 1.0, "{rate} calls a second, {part} of the ideal");
-        assert!(median >= HELD * callers / in_flight * 0.99, "{callers} callers, {median} s");
-        assert!(longest >= median);
+        // How many of the calls are among the first, which wait less, is a matter of time; that somebody waits for all
+        // that are in front is not.
+        assert!(median >= HELD, "{callers} callers, {median} s");
+        assert!(longest >= median && longest >= HELD * callers / in_flight, "{callers} callers, {longest} s");
     }
     for file in ["growth.md", "growth-waiting.svg"] {
         assert!(std::fs::metadata(out.join(file)).unwrap().len() > 1000, "{file}");
