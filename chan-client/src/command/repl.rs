@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use lib_chan::{Channel, Limits, Message, Opaque, Remote};
 use rustix::process::{Signal, getpid, kill_process};
+use rustix::termios::{InputModes, LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 use rustyline::completion::Completer;
 use rustyline::error::ReadlineError;
 use rustyline::highlight::Highlighter;
@@ -51,7 +52,8 @@ pub(super) fn repl(access: &Access, start: &Start, notice: &Notice) -> Result<()
     })
 }
 
-/// Lines typed ahead while an answer is waited for; more are not read.
+/// Lines read ahead from what is no terminal while an answer is waited for; more are not read. At a terminal every key
+/// is read: among them may be the one that ends the waiting.
 const MAX_TYPED: usize = 64;
 
 /// Sends what is typed and shows what comes, until the user leaves or the service ends.
@@ -85,7 +87,7 @@ async fn converse(chan: &mut Channel<Opaque>, console: &mut Console) -> Result<(
                 let room = room.map_err(|_| Failure::local("the output is gone"))?;
                 room.send(unshown.pop_front().unwrap_or_default());
             }
-            input = console.inputs.recv(), if more_input && typed.len() < MAX_TYPED => match input {
+            input = console.inputs.recv(), if more_input && console.reads_on(typed.len()) => match input {
                 Some(Input::Line(text)) => typed.extend(lines(text)),
                 Some(Input::Interrupt) => {
                     typed.clear();
@@ -171,8 +173,13 @@ struct Console {
     inputs: mpsc::Receiver<Input>,
     show: mpsc::Sender<String>,
     showing: thread::JoinHandle<()>,
-    /// Where the line editor is, if there is one.
-    prompt: Option<Arc<Prompt>>,
+    /// The line editor, if there is one.
+    editor: Option<Editing>,
+}
+
+struct Editing {
+    prompt: Arc<Prompt>,
+    keys: Keys,
 }
 
 impl Console {
@@ -182,8 +189,9 @@ impl Console {
         if !stdin().is_terminal() || !stdout().is_terminal() {
             thread::spawn(move || read(&input));
             let showing = thread::spawn(move || show_plainly(to_show));
-            return Ok(Self { inputs, show, showing, prompt: None });
+            return Ok(Self { inputs, show, showing, editor: None });
         }
+        let keys = Keys::unread()?;
         // The history is kept in memory alone; what is typed here may be secret.
         let mut editor =
             Editor::with_history(Config::default(), MemHistory::new()).map_err(Failure::local)?;
@@ -196,22 +204,51 @@ impl Console {
             editing.becomes(Reading::Over);
         });
         let showing = thread::spawn(move || show_above(printer, &showing, to_show));
-        Ok(Self { inputs, show, showing, prompt: Some(prompt) })
+        Ok(Self { inputs, show, showing, editor: Some(Editing { prompt, keys }) })
+    }
+
+    /// Whether one more line is read while so many wait.
+    fn reads_on(&self, typed: usize) -> bool {
+        self.editor.is_some() || typed < MAX_TYPED
     }
 
     /// Waits until everything is shown, and gives the terminal back as it was; if the user did not leave, with the
     /// prompt still in its last line.
     async fn finish(self, prompting: bool) {
-        let Self { show, showing, prompt, inputs } = self;
+        let Self { show, showing, editor, inputs } = self;
         drop(show);
         // It ends when it has shown the last; a terminal that shows nothing more is nobody to wait for.
         let _ = tokio::task::spawn_blocking(|| showing.join()).await;
         drop(inputs);
-        let Some(prompt) = prompt else { return };
+        let Some(Editing { prompt, keys }) = editor else { return };
         let _ = tokio::task::spawn_blocking(move || prompt.close()).await;
+        drop(keys);
         if prompting {
             eprintln!();
         }
+    }
+}
+
+/// The terminal's settings while it belongs to the line editor, which changes them for each line and back: keys that are
+/// pressed between two lines wait for it as they are. By the settings of a shell, Ctrl-C would end the program there,
+/// and Ctrl-D be lost.
+struct Keys(Termios);
+
+impl Keys {
+    fn unread() -> Result<Self, Failure> {
+        let settings = tcgetattr(stdin()).map_err(Failure::local)?;
+        let mut unread = settings.clone();
+        unread.local_modes -= LocalModes::ECHO | LocalModes::ICANON | LocalModes::IEXTEN | LocalModes::ISIG;
+        unread.input_modes -= InputModes::ICRNL | InputModes::IXON;
+        tcsetattr(stdin(), OptionalActions::Now, &unread).map_err(Failure::local)?;
+        Ok(Self(settings))
+    }
+}
+
+impl Drop for Keys {
+    fn drop(&mut self) {
+        // A terminal that is gone has no settings.
+        let _ = tcsetattr(stdin(), OptionalActions::Now, &self.0);
     }
 }
 

@@ -1,6 +1,7 @@
 //! The programs as a person sees them who sits in front of a terminal.
 
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use chan_tests::{Folder, PASSWORD, Server, Terminal, program};
 
@@ -157,6 +158,43 @@ fn pasted_lines_are_a_message_each() {
     for message in &messages {
         terminal.see(message);
     }
+    terminal.type_keys("\x04");
+    assert_eq!(terminal.ended(), 0);
+}
+
+#[test]
+fn keys_pressed_while_a_line_is_taken_are_the_editors() {
+    let server = Server::start(SERVICES);
+    let mut terminal = logged_in(&server, "repl", "echo", &[]);
+    for tries in 0..200 {
+        terminal.see_prompt();
+        terminal.type_keys("1\r");
+        // Not a wait for something: each try finds the editor a little further, in some between two lines.
+        let moment = Instant::now() + Duration::from_micros(tries * 2);
+        while Instant::now() < moment {}
+        terminal.type_keys("\x03");
+        // Whether or not there was still something to cancel.
+        terminal.see("- ");
+    }
+    terminal.see_prompt();
+    terminal.type_keys("\x04");
+    assert_eq!(terminal.ended(), 0);
+}
+
+#[test]
+fn however_much_is_typed_ahead_it_can_be_cancelled() {
+    let server = Server::start(SERVICES);
+    let mut terminal = logged_in(&server, "repl", "echo", &[]);
+    terminal.see_prompt();
+    server.signal("STOP");
+    terminal.type_keys(&"1\r".repeat(100));
+    terminal.type_keys("\x03");
+    terminal.see("cancelled (perhaps executed");
+    server.signal("CONT");
+    terminal.type_keys("\"still there\"\r");
+    // Typed, and answered.
+    terminal.see("still there");
+    terminal.see("still there");
     terminal.type_keys("\x04");
     assert_eq!(terminal.ended(), 0);
 }
