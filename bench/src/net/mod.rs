@@ -116,11 +116,18 @@ pub struct Load {
     pub pace: Pace,
 }
 
-/// What a session of ours allows. The benchmark's own: longer frames, where messages are longer.
+/// How far a stream of messages may run ahead of its reader: the same for all peers that bound it. As the documentation
+/// of each advises where much goes one way, it is more than the default (64 KiB of tonic's, 256 KiB of ours).
+const STREAM_WINDOW: u32 = 1024 * 1024;
+
+/// What a session of ours allows. The benchmark's own: longer frames, where messages are longer, and the window of a
+/// stream.
 fn limits(work: Work) -> Limits {
     let mut limits = Limits::default();
-    if work == Work::LongCalls {
-        limits.max_frame_len *= 2;
+    match work {
+        Work::LongCalls => limits.max_frame_len *= 2,
+        Work::OneWay => limits.window_len = STREAM_WINDOW as usize,
+        _ => {}
     }
     limits
 }

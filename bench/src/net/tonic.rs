@@ -13,7 +13,7 @@ use tonic::{Request, Response, Status, Streaming};
 use tower::service_fn;
 
 use super::secure::{Client, Server};
-use super::{Body, Caller, Checker, Tally as Counted};
+use super::{Body, Caller, Checker, STREAM_WINDOW, Tally as Counted};
 use crate::sample::{Clock, Sample};
 
 #[allow(clippy::all, reason = "generated")]
@@ -24,8 +24,7 @@ mod generated {
 use generated::bench_client::BenchClient;
 use generated::bench_server::{Bench, BenchServer};
 
-/// HTTP/2 windows, above the 64 KiB that it starts with.
-const STREAM_WINDOW: u32 = 1024 * 1024;
+/// The HTTP/2 window of a connection, beside that of its stream.
 const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 /// Messages between the task that makes them and the stream.
 const CHANNEL_CAPACITY: usize = 1024;

@@ -259,10 +259,30 @@ impl Shared {
     pub(super) fn with<T>(&self, f: impl FnOnce(&mut Inner) -> T) -> T {
         let mut inner = self.lock();
         let result = f(&mut inner);
+        if self.is_settled(&inner) {
+            return result;
+        }
         let effects = self.effects(&mut inner);
         drop(inner);
         self.perform(effects);
         result
+    }
+
+    /// Whether nothing follows: as after most messages of many, which find the driver awake and change nothing but its
+    /// work. [`effects`](Self::effects) would come to the same.
+    fn is_settled(&self, inner: &Inner) -> bool {
+        let session = &inner.session;
+        let unsent = session.unsent();
+        inner.driver.is_none()
+            && !inner.driver_gone
+            && inner.open_told
+            && session.over().is_none()
+            && !session.has_woken()
+            && (inner.receiver.is_none() || !session.has_inbox())
+            && !self.is_paused()
+            && unsent <= self.limits.max_unsent_before_pause
+            && unsent - unsent % COUNTED_STEP == inner.counted
+            && UNSENT_IN_ALL.load(Ordering::Relaxed) <= self.limits.max_unsent_in_all
     }
 
     /// The same for the session alone.

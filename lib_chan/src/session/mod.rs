@@ -557,11 +557,7 @@ impl<H: Host> Session<H> {
 
     /// Hands what is to be written to a driver that has written all it had.
     pub fn transmit(&mut self, now: Instant, batch: &mut Batch) {
-        if self.ack_due && self.can_put() {
-            self.ack_due = false;
-            self.acked_by_us = (self.received, self.received_len);
-            self.outgoing.put(&Frame::Ack { number: self.received });
-        }
+        self.put_ack();
         self.outgoing.fetch(now, batch);
     }
 
@@ -644,6 +640,11 @@ impl<H: Host> Session<H> {
     /// Whether something must be told to processes.
     pub fn has_deliveries(&self) -> bool {
         !self.deliveries.is_empty()
+    }
+
+    /// Whether somebody has something to see.
+    pub fn has_woken(&self) -> bool {
+        !self.woken.is_empty()
     }
 
     /// Who has something to see.

@@ -21,9 +21,13 @@ use crate::{
     wire::{self, Frame, RefuseCode, Terms, WireError},
 };
 
-/// An ack goes after so many ordered frames, or so many bytes, whichever comes first; and with each pong.
-const ACK_FRAMES: u64 = 1024;
-const ACK_LEN: u64 = 256 * 1024;
+/// An ack goes after so many ordered frames, or so many bytes, whichever comes first; and with each pong. A flush asks for
+/// its own, so nobody waits for this one.
+const ACK_FRAMES: u64 = 8192;
+const ACK_LEN: u64 = 2 * 1024 * 1024;
+/// After this part of either it goes along with what is written anyway. A write of its own, with a record of TLS and a
+/// wake-up at either end, costs as much as a hundred small messages.
+const ACK_PART: u64 = 8;
 
 impl<H: Host> Session<H> {
     /// Takes what was read from the stream, in pieces of any size.
@@ -336,9 +340,22 @@ impl<H: Host> Session<H> {
     fn count_ordered(&mut self, len: usize) {
         self.received += 1;
         self.received_len += len as u64;
-        let (number, len) = self.acked_by_us;
-        if self.received - number >= ACK_FRAMES || self.received_len - len >= ACK_LEN {
-            self.ack_due = true;
+        self.ack_due |= self.is_unacked(ACK_FRAMES, ACK_LEN);
+    }
+
+    /// Whether so many ordered frames, or bytes of them, have come since the last ack.
+    fn is_unacked(&self, frames: u64, len: u64) -> bool {
+        let (number, len_then) = self.acked_by_us;
+        self.received - number >= frames || self.received_len - len_then >= len
+    }
+
+    /// Appends the ack that is due, or worth going along.
+    pub(super) fn put_ack(&mut self) {
+        let goes_along = !self.outgoing.is_empty() && self.is_unacked(ACK_FRAMES / ACK_PART, ACK_LEN / ACK_PART);
+        if (self.ack_due || goes_along) && self.can_put() {
+            self.ack_due = false;
+            self.acked_by_us = (self.received, self.received_len);
+            self.outgoing.put(&Frame::Ack { number: self.received });
         }
     }
 
