@@ -351,7 +351,8 @@ impl<H: Host> Session<H> {
 
     /// Appends the ack that is due, or worth going along.
     pub(super) fn put_ack(&mut self) {
-        let goes_along = !self.outgoing.is_empty() && self.is_unacked(ACK_FRAMES / ACK_PART, ACK_LEN / ACK_PART);
+        let goes_along =
+            !self.outgoing.is_empty() && self.is_unacked(ACK_FRAMES / ACK_PART, ACK_LEN / ACK_PART);
         if (self.ack_due || goes_along) && self.can_put() {
             self.ack_due = false;
             self.acked_by_us = (self.received, self.received_len);
