@@ -11,6 +11,7 @@ mod exit_codes;
 mod hostile;
 mod main_job;
 mod pages;
+mod planted;
 mod python;
 mod relay;
 #[cfg(target_os = "linux")]
