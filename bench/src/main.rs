@@ -76,9 +76,7 @@ fn main() -> Result<()> {
     lib_chan::heap::keep_freed_memory();
     match Arguments::parse().command {
         Command::Hot { path, count } => hot::run(path, count),
-        // In a task, which a worker polls, and not beside the workers: as tokio advises (`Runtime::block_on`), and for all
-        // contestants.
-        other => tokio::runtime::Runtime::new()?.block_on(async { tokio::spawn(run(other)).await? }),
+        other => tokio::runtime::Runtime::new()?.block_on(run(other)),
     }
 }
 

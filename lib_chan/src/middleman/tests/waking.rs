@@ -3,7 +3,7 @@
 use std::{
     future::poll_fn,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     task::{Context, Poll, Wake, Waker},
@@ -12,7 +12,10 @@ use std::{
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
-use crate::wire::{Frame, Terms};
+use crate::{
+    middleman::shared::wake_all,
+    wire::{Frame, Terms},
+};
 
 /// A waker that counts how often it is used.
 #[derive(Default)]
@@ -103,4 +106,45 @@ async fn a_process_that_a_channel_was_given_to_goes_on_as_soon_as_little_enough_
     tokio::time::sleep(Duration::from_millis(1)).await;
     assert!(!shared.is_paused());
     assert_eq!(told.try_recv(), Ok(Blob(vec![])));
+}
+
+/// A waker that says when it was used, among others.
+struct Place(u8, Arc<Mutex<Vec<u8>>>);
+
+impl Wake for Place {
+    fn wake(self: Arc<Self>) {
+        self.1.lock().unwrap().push(self.0);
+    }
+}
+
+/// Five wakers, and the order in which they have been used.
+fn five_wakers() -> (Vec<Waker>, Arc<Mutex<Vec<u8>>>) {
+    let order = Arc::new(Mutex::new(Vec::new()));
+    ((0..5).map(|place| Arc::new(Place(place, Arc::clone(&order))).into()).collect(), order)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn several_that_are_woken_together_are_woken_in_order_once_the_worker_is_free() {
+    let (wakers, order) = five_wakers();
+    let woken = tokio::spawn(async move {
+        wake_all(wakers);
+        let at_once = order.lock().unwrap().len();
+        tokio::task::yield_now().await;
+        (at_once, order.lock().unwrap().clone())
+    });
+    assert_eq!(woken.await.unwrap(), (0, vec![0, 1, 2, 3, 4]));
+}
+
+#[tokio::test]
+async fn several_that_are_woken_by_the_only_worker_are_woken_at_once() {
+    let (wakers, order) = five_wakers();
+    wake_all(wakers);
+    assert_eq!(*order.lock().unwrap(), [0, 1, 2, 3, 4]);
+}
+
+#[test]
+fn several_that_are_woken_outside_of_a_runtime_are_woken_at_once() {
+    let (wakers, order) = five_wakers();
+    wake_all(wakers);
+    assert_eq!(*order.lock().unwrap(), [0, 1, 2, 3, 4]);
 }
