@@ -203,6 +203,8 @@ impl<S: AsyncBufRead + AsyncWrite + Unpin> Driver<S> {
             return false;
         }
         self.armed = None;
+        // Under traffic that is every few seconds, and else what a burst has left goes now.
+        self.batch.shrink();
         let now = now();
         let lost = self.shared.session(|session| {
             session.handle_timeout(now);

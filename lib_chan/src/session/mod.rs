@@ -619,6 +619,7 @@ impl<H: Host> Session<H> {
         }
         if !self.pinged && now >= self.last_heard + h {
             self.pinged = true;
+            self.outgoing.shrink();
             if self.can_put() {
                 self.outgoing.put(&Frame::Ping { token: 0 });
             }

@@ -6,8 +6,13 @@ use crate::wire::Frame;
 
 /// Payloads from here on are kept as they are instead of being copied behind their frame's head.
 pub(super) const OWNED_LEN: usize = 16 * 1024;
+/// A buffer for small frames that has this length is full: another one is begun, instead of copying all that is in it into
+/// a larger one.
+const FULL_LEN: usize = 48 * 1024;
 /// A buffer above this is not kept for later.
-const KEPT_CAPACITY: usize = 64 * 1024;
+const KEPT_CAPACITY: usize = 2 * FULL_LEN;
+/// So many buffers are kept on either side: to be filled, and written. Until the session has been idle for a heartbeat.
+const KEPT_BUFFERS: usize = 2;
 
 /// Bytes on their way to the socket, oldest first; as the driver holds them.
 ///
@@ -17,7 +22,8 @@ pub struct Batch {
     pieces: VecDeque<Vec<u8>>,
     /// Bytes of the first piece that have been written.
     written: usize,
-    spare: Vec<u8>,
+    /// Empty buffers that were written.
+    spare: Vec<Vec<u8>>,
 }
 
 impl Batch {
@@ -45,19 +51,19 @@ impl Batch {
         {
             self.written -= len;
             if let Some(mut piece) = self.pieces.pop_front()
-                && (self.spare.capacity()..=KEPT_CAPACITY).contains(&piece.capacity())
+                && piece.capacity() <= KEPT_CAPACITY
+                && self.spare.len() < KEPT_BUFFERS
             {
                 piece.clear();
-                self.spare = piece;
+                self.spare.push(piece);
             }
         }
     }
 
-    /// Gives the memory of an idle session back.
+    /// Lets go of the memory that is kept for later: for a session that has been idle.
     pub fn shrink(&mut self) {
-        if self.pieces.is_empty() {
-            *self = Self::default();
-        }
+        self.spare = Vec::new();
+        self.pieces.shrink_to_fit();
     }
 }
 
@@ -67,7 +73,7 @@ pub(super) struct Outgoing {
     /// Whole pieces: the last of them is open for small frames when `open` says so.
     pieces: VecDeque<Vec<u8>>,
     open: bool,
-    spare: Vec<u8>,
+    spare: Vec<Vec<u8>>,
     /// Ordered frames appended so far: the number of the last.
     pub(super) number: u64,
     /// Bytes appended so far.
@@ -124,6 +130,12 @@ impl Outgoing {
         self.reflections.0 + self.reflections.1
     }
 
+    /// Lets go of the memory that is kept for later.
+    pub(super) fn shrink(&mut self) {
+        self.spare = Vec::new();
+        self.pieces.shrink_to_fit();
+    }
+
     /// Lets go of all that was not fetched.
     pub(super) fn clear(&mut self) {
         self.pieces = VecDeque::new();
@@ -146,9 +158,8 @@ impl Outgoing {
             return;
         }
         std::mem::swap(&mut self.pieces, &mut batch.pieces);
-        if self.spare.capacity() == 0 {
-            self.spare = std::mem::take(&mut batch.spare);
-        }
+        self.spare.append(&mut batch.spare);
+        self.spare.truncate(KEPT_BUFFERS);
         self.open = false;
         self.fetched = self.appended;
         self.reflections.1 += std::mem::take(&mut self.reflections.0);
@@ -185,12 +196,9 @@ impl Outgoing {
     }
 
     fn tail(&mut self) -> &mut Vec<u8> {
-        if !self.open {
+        if !self.open || self.pieces.back().is_none_or(|last| last.len() >= FULL_LEN) {
             self.open = true;
-            self.pieces.push_back(std::mem::take(&mut self.spare));
-        }
-        if self.pieces.is_empty() {
-            self.pieces.push_back(Vec::new());
+            self.pieces.push_back(self.spare.pop().unwrap_or_default());
         }
         let last = self.pieces.len() - 1;
         // `last` is in range: the queue was just made non-empty.
@@ -237,6 +245,40 @@ mod tests {
         assert_eq!(outgoing.unsent(), expected.len());
         assert_eq!(drain(&mut outgoing, Instant::now()), expected);
         assert_eq!((outgoing.unsent(), outgoing.number), (0, 6));
+    }
+
+    /// Small frames, five buffers full of them.
+    fn fill(outgoing: &mut Outgoing) {
+        for _ in 0..5 * FULL_LEN / 104 {
+            outgoing.put(&Frame::Cast { to: 0, payload: &[7; 100] });
+        }
+    }
+
+    #[test]
+    fn buffers_are_filled_and_written_and_filled_again_and_none_grows_without_end() {
+        let (now, mut outgoing, mut batch) = (Instant::now(), Outgoing::default(), Batch::default());
+        let mut seen = Vec::new();
+        for round in 0..6 {
+            fill(&mut outgoing);
+            outgoing.fetch(now, &mut batch);
+            assert!(batch.pieces.len() >= 5);
+            let known = batch.pieces.iter().filter(|piece| seen.contains(&piece.as_ptr())).count();
+            assert!(round == 0 || known > 0, "round {round} has filled new buffers alone");
+            seen = batch.pieces.iter().map(|piece| piece.as_ptr()).collect();
+            assert!(batch.pieces.iter().all(|piece| piece.capacity() <= KEPT_CAPACITY));
+            let len = outgoing.unsent();
+            batch.advance(len);
+            outgoing.accept(len);
+            // They come back with the next fetch.
+            outgoing.put(&Frame::Pong { token: 0 });
+            outgoing.fetch(now, &mut batch);
+            batch.advance(outgoing.unsent());
+            outgoing.accept(outgoing.unsent());
+            assert!(outgoing.spare.len() <= KEPT_BUFFERS && batch.spare.len() <= KEPT_BUFFERS);
+        }
+        outgoing.shrink();
+        batch.shrink();
+        assert_eq!(outgoing.spare.capacity() + batch.spare.capacity() + batch.pieces.capacity(), 0);
     }
 
     #[test]
