@@ -71,6 +71,11 @@ async fn main() -> anyhow::Result<()> {
     for service in server.urls() {
         println!("{}", service.url);
     }
-    server.run().await;
+    tokio::select! {
+        () = server.run() => {}
+        pressed = tokio::signal::ctrl_c() => pressed?,
+    }
+    // Every client is told that it is over.
+    server.shutdown().await;
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use chan_tests::{Folder, Lines, Running, program, run};
+use chan_tests::{Folder, Lines, PASSWORD, Running, program, run};
 
 fn example(name: &str, home: &Folder) -> Command {
     let mut example = Command::new(program(&format!("examples/{name}")));
@@ -42,6 +42,27 @@ fn the_name_server_keeps_what_it_is_told() {
     assert_eq!(code, Some(1));
     assert!(complaint.contains("nobody has stored mike"), "{complaint}");
     server.signal("INT");
+    assert_eq!(server.code(), Some(0));
+}
+
+#[test]
+fn a_service_of_ones_own_ends_with_ctrl_c_and_tells_its_clients() {
+    let home = Folder::new();
+    home.write("names.password", PASSWORD);
+    let services =
+        "[[service]]\nname = 'names'\npassword_file = 'names.password'\nmfa = ['names', 'start_me_up']\n";
+    home.write("names.toml", &format!("listen = ['127.0.0.1:0']\n{services}"));
+    let mut command = example("own_service", &home);
+    command.current_dir(home.path());
+    let server = Running::start(command);
+    let url = server.out.wait("a URL", |line| line.starts_with("chan://"));
+    let mut client = Command::new(program("chan-client"));
+    client.args(["receive", "-v", &url, "--password-file"]).arg(home.path().join("names.password"));
+    client.env("HOME", home.path());
+    let client = Running::start(client);
+    client.err.wait("the opening", |line| line.contains("the session is open"));
+    server.signal("INT");
+    client.err.wait("the reason", |line| line.contains("shutdown"));
     assert_eq!(server.code(), Some(0));
 }
 
