@@ -35,7 +35,7 @@ pub struct Limits {
     pub max_sessions_per_client: usize,
     /// Credit window: payload bytes plus 64 a message that a peer may send ahead to one process. At least 64 KiB.
     /// Default 256 KiB. Cost: so much memory a session whose process does not read. Where much goes one way, 1 MiB is
-    /// about a sixth faster.
+    /// about a fifth faster.
     pub window_len: usize,
     /// Unsent bytes of a session above which `recv` hands out nothing more from it. Default 256 KiB.
     pub max_unsent_before_pause: usize,

@@ -7,7 +7,7 @@ use std::{
         Arc, PoisonError, Weak,
         atomic::{AtomicUsize, Ordering},
     },
-    task::{Context, Poll, Waker},
+    task::{Context, Poll, Wake, Waker},
     time::Instant,
 };
 
@@ -177,6 +177,12 @@ struct Effects {
     rare: Option<Box<Rare>>,
 }
 
+impl Effects {
+    fn is_none(&self) -> bool {
+        self.woken.is_empty() && self.driver.is_none() && self.receiver.is_none() && self.rare.is_none()
+    }
+}
+
 /// What only the end of a session brings, or the time after it.
 struct Rare {
     disown: Option<Pid>,
@@ -259,13 +265,19 @@ impl Shared {
 
     /// Does something with the session, and then, without the lock, all that follows from it.
     pub(super) fn with<T>(&self, f: impl FnOnce(&mut Inner) -> T) -> T {
+        self.with_and_wake(|woken| woken.into_iter().for_each(Waker::wake), f)
+    }
+
+    fn with_and_wake<T>(&self, wake: impl FnOnce(Vec<Waker>), f: impl FnOnce(&mut Inner) -> T) -> T {
         let mut inner = self.lock();
         let result = f(&mut inner);
         if self.is_settled(&inner) {
+            debug_assert!(self.effects(&mut inner).is_none(), "nothing follows");
             return result;
         }
-        let effects = self.effects(&mut inner);
+        let mut effects = self.effects(&mut inner);
         drop(inner);
+        wake(std::mem::take(&mut effects.woken));
         self.perform(effects);
         result
     }
@@ -332,8 +344,7 @@ impl Shared {
     }
 
     fn perform(&self, effects: Effects) {
-        let Effects { woken, driver, receiver, rare } = effects;
-        wake_all(woken);
+        let Effects { woken: _, driver, receiver, rare } = effects;
         if let Some(receiver) = receiver {
             receiver.wake();
         }
@@ -350,7 +361,8 @@ impl Shared {
     /// Takes what was read from the stream, and tells processes what is in it for them.
     pub(super) fn handle_bytes(&self, bytes: &[u8]) {
         let (explicit, of_links) = (self.untaken_exits.outstanding(), self.untaken_ends.outstanding());
-        let deliveries = self.with(|inner| {
+        // By the driver, whose poll ends soon.
+        let deliveries = self.with_and_wake(wake_together, |inner| {
             inner.session.set_untaken_exits(explicit, of_links);
             inner.session.handle_bytes(now(), bytes);
             inner.take_deliveries(self.is_paused())
@@ -747,20 +759,45 @@ impl From<NotSent> for ExitReason {
     }
 }
 
-/// Wakes all of these, in order.
+/// Wakes all of these, in order, once the worker that this is called on has nothing else to do.
 ///
-/// Several are left to the runtime, which wakes them when this worker has nothing else to do, as it does with tasks that
-/// have yielded: all at once, and with them one other worker at most. Waking them here would rouse another worker for
-/// every few, which finds little and sleeps again: two fifths of the client's time with 64 callers. Where there is no
-/// other worker they are woken here.
-pub(super) fn wake_all(mut woken: Vec<Waker>) {
+/// That is left to the runtime, as with tasks that have yielded: it then rouses one other worker for all of them. Waking
+/// them here would rouse it again for every few, which finds little and sleeps: two fifths of the client's time with 64
+/// callers. Nobody else can wake them meanwhile, so this is for a poll that ends soon and waits for none of them. Where
+/// there is no other worker, or no runtime, they are woken here.
+pub(super) fn wake_together(woken: Vec<Waker>) {
     let others = || Handle::try_current().is_ok_and(|runtime| runtime.metrics().num_workers() > 1);
-    if woken.len() < 2 || !others() {
-        return woken.into_iter().for_each(Waker::wake);
+    let together = Together(Mutex::new(woken));
+    if together.len() < 2 || !others() {
+        return together.wake_all();
     }
-    // The one left last is woken first.
-    while let Some(waker) = woken.pop() {
-        let _pending = pin!(yield_now()).poll(&mut Context::from_waker(&waker));
+    let waker = Waker::from(Arc::new(together));
+    let _pending = pin!(yield_now()).poll(&mut Context::from_waker(&waker));
+}
+
+/// Wakers that are woken as one: by whoever wakes it, or else whoever drops it.
+struct Together(Mutex<Vec<Waker>>);
+
+impl Together {
+    fn len(&self) -> usize {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    fn wake_all(&self) {
+        let woken = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        woken.into_iter().for_each(Waker::wake);
+    }
+}
+
+impl Wake for Together {
+    fn wake(self: Arc<Self>) {
+        self.wake_all();
+    }
+}
+
+impl Drop for Together {
+    fn drop(&mut self) {
+        self.wake_all();
     }
 }
 

@@ -22,9 +22,10 @@ use crate::{
 };
 
 /// An ack goes after so many ordered frames, or so many bytes, whichever comes first; and with each pong. A flush asks for
-/// its own, so nobody waits for this one.
+/// its own. But to a peer that sends much over a slow network these are signs of life, so the bytes are few: one that
+/// hears nothing for three heartbeats takes the connection for dead.
 const ACK_FRAMES: u64 = 8192;
-const ACK_LEN: u64 = 2 * 1024 * 1024;
+const ACK_LEN: u64 = 256 * 1024;
 /// After this part of either it goes along with what is written anyway. A write of its own, with a record of TLS and a
 /// wake-up at either end, costs as much as a hundred small messages.
 const ACK_PART: u64 = 8;

@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
 use crate::{
-    middleman::shared::wake_all,
+    middleman::shared::wake_together,
     wire::{Frame, Terms},
 };
 
@@ -127,7 +127,7 @@ fn five_wakers() -> (Vec<Waker>, Arc<Mutex<Vec<u8>>>) {
 async fn several_that_are_woken_together_are_woken_in_order_once_the_worker_is_free() {
     let (wakers, order) = five_wakers();
     let woken = tokio::spawn(async move {
-        wake_all(wakers);
+        wake_together(wakers);
         let at_once = order.lock().unwrap().len();
         tokio::task::yield_now().await;
         (at_once, order.lock().unwrap().clone())
@@ -135,16 +135,37 @@ async fn several_that_are_woken_together_are_woken_in_order_once_the_worker_is_f
     assert_eq!(woken.await.unwrap(), (0, vec![0, 1, 2, 3, 4]));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn several_that_are_woken_beside_the_workers_are_woken_at_once_and_in_order() {
+    let (wakers, order) = five_wakers();
+    wake_together(wakers);
+    assert_eq!(*order.lock().unwrap(), [0, 1, 2, 3, 4]);
+}
+
+#[test]
+fn several_that_are_left_to_a_runtime_that_ends_are_woken_all_the_same() {
+    let workers = || tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap();
+    let one = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let (many, (wakers, order)) = (workers(), five_wakers());
+    one.block_on(async {
+        // The runtime that is asked is not the one that runs this.
+        let _many = many.enter();
+        wake_together(wakers);
+    });
+    drop(one);
+    assert_eq!(*order.lock().unwrap(), [0, 1, 2, 3, 4]);
+}
+
 #[tokio::test]
 async fn several_that_are_woken_by_the_only_worker_are_woken_at_once() {
     let (wakers, order) = five_wakers();
-    wake_all(wakers);
+    wake_together(wakers);
     assert_eq!(*order.lock().unwrap(), [0, 1, 2, 3, 4]);
 }
 
 #[test]
 fn several_that_are_woken_outside_of_a_runtime_are_woken_at_once() {
     let (wakers, order) = five_wakers();
-    wake_all(wakers);
+    wake_together(wakers);
     assert_eq!(*order.lock().unwrap(), [0, 1, 2, 3, 4]);
 }
