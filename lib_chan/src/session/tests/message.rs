@@ -234,7 +234,12 @@ fn a_process_handed_out_has_a_window_of_its_own() {
     assert!(matches!(&delivered[..], [Delivery::Message { to: 7, .. }, Delivery::Message { to: 7, .. }]));
     let Delivery::Message { message, .. } = &delivered[0] else { panic!() };
     lone.session.give_back_to(&7, message.cost());
-    assert_eq!(lone.frames(), [Frame::Credit { id, total: 64 * 1024 + 40_064 }]);
+    let credit = Frame::Credit { id, total: 64 * 1024 + 40_064 };
+    assert_eq!(
+        lone.frames(),
+        [credit, Frame::Ack { number: 5 }],
+        "160 000 bytes are worth an ack along with it"
+    );
     lone.feed(&Frame::Cast { to: id, payload: &payload });
     assert_eq!(lone.ended(), None);
     lone.feed(&Frame::Cast { to: id, payload: b"" });
