@@ -81,6 +81,15 @@ impl Terminal {
         self.keyboard.write_all(keys.as_bytes()).expect("the terminal takes it");
     }
 
+    /// Whether the terminal is as a shell leaves it to programs.
+    ///
+    /// # Panics
+    /// If it cannot be asked.
+    pub fn is_given_back(&self) -> bool {
+        let modes = tcgetattr(&self.terminal).expect("its settings").local_modes;
+        modes.contains(LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG)
+    }
+
     /// Whether the terminal shows what is typed.
     ///
     /// # Panics
@@ -95,8 +104,7 @@ impl Terminal {
     /// If it was killed, or has left the terminal otherwise.
     pub fn ended(mut self) -> i32 {
         let status = crate::wait_in_time(&mut self.program);
-        let modes = tcgetattr(&self.terminal).expect("its settings").local_modes;
-        assert!(modes.contains(LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG), "{modes:?}");
+        assert!(self.is_given_back(), "{:?}", tcgetattr(&self.terminal));
         status.code().expect("it was not killed")
     }
 }

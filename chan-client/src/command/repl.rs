@@ -9,8 +9,8 @@ use std::thread;
 use std::time::Duration;
 
 use lib_chan::{Channel, Limits, Message, Opaque, Remote};
-use rustix::process::{Signal, getpid, kill_process};
-use rustix::termios::{InputModes, LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
+use rustix::process::{self, getpid, kill_process};
+use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 use rustyline::completion::Completer;
 use rustyline::error::ReadlineError;
 use rustyline::highlight::Highlighter;
@@ -18,6 +18,7 @@ use rustyline::hint::Hinter;
 use rustyline::history::MemHistory;
 use rustyline::validate::Validator;
 use rustyline::{Config, Editor, ExternalPrinter, Helper};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
@@ -41,20 +42,22 @@ pub(super) fn repl(access: &Access, start: &Start, notice: &Notice) -> Result<()
         let mut chan = notice.during(open(&way, &args, notice)).await?;
         let mut console = Console::start()?;
         let left = converse(&mut chan, &mut console).await;
-        console.finish(left.is_err()).await;
+        let mut interrupts = console.finish(left.is_err()).await;
         left?;
-        // A cast that cannot be read shows when it is taken, which the end of the session would overtake.
-        let remote = chan.remote();
-        if let Ok(taken) = timeout(Limits::default().close_timeout, remote.taken()).await {
-            taken.map_err(|reason| Failure::cast(&reason))?;
+        let close = async {
+            // A cast that cannot be read shows when it is taken, which the end of the session would overtake.
+            let remote = chan.remote();
+            if let Ok(taken) = timeout(Limits::default().close_timeout, remote.taken()).await {
+                taken.map_err(|reason| Failure::cast(&reason))?;
+            }
+            chan.close().await.map_err(|reason| Failure::cast(&reason))
+        };
+        tokio::select! {
+            closed = close => closed,
+            () = interrupts.next() => Err(Failure::local("interrupted before the session was closed")),
         }
-        chan.close().await.map_err(|reason| Failure::cast(&reason))
     })
 }
-
-/// Lines read ahead from what is no terminal while an answer is waited for; more are not read. At a terminal every key
-/// is read: among them may be the one that ends the waiting.
-const MAX_TYPED: usize = 64;
 
 /// Sends what is typed and shows what comes, until the user leaves or the service ends.
 async fn converse(chan: &mut Channel<Opaque>, console: &mut Console) -> Result<(), Failure> {
@@ -87,7 +90,7 @@ async fn converse(chan: &mut Channel<Opaque>, console: &mut Console) -> Result<(
                 let room = room.map_err(|_| Failure::local("the output is gone"))?;
                 room.send(unshown.pop_front().unwrap_or_default());
             }
-            input = console.inputs.recv(), if more_input && console.reads_on(typed.len()) => match input {
+            input = console.keyboard.input(more_input && typed.len() < console.keyboard.max_typed) => match input {
                 Some(Input::Line(text)) => typed.extend(lines(text)),
                 Some(Input::Interrupt) => {
                     typed.clear();
@@ -170,7 +173,7 @@ enum Input {
 
 /// The terminal, or what stands in its place: threads that read and show.
 struct Console {
-    inputs: mpsc::Receiver<Input>,
+    keyboard: Keyboard,
     show: mpsc::Sender<String>,
     showing: thread::JoinHandle<()>,
     /// The line editor, if there is one.
@@ -189,9 +192,12 @@ impl Console {
         if !stdin().is_terminal() || !stdout().is_terminal() {
             thread::spawn(move || read(&input));
             let showing = thread::spawn(move || show_plainly(to_show));
-            return Ok(Self { inputs, show, showing, editor: None });
+            let keyboard = Keyboard { inputs, interrupts: Interrupts::of(false)?, max_typed: MAX_TYPED };
+            return Ok(Self { keyboard, show, showing, editor: None });
         }
-        let keys = Keys::unread()?;
+        // Before the line editor takes the signal for itself, and gives it back after each line.
+        let interrupts = Interrupts::of(true)?;
+        let keys = Keys::wait_for_editor()?;
         // The history is kept in memory alone; what is typed here may be secret.
         let mut editor =
             Editor::with_history(Config::default(), MemHistory::new()).map_err(Failure::local)?;
@@ -204,43 +210,79 @@ impl Console {
             editing.becomes(Reading::Over);
         });
         let showing = thread::spawn(move || show_above(printer, &showing, to_show));
-        Ok(Self { inputs, show, showing, editor: Some(Editing { prompt, keys }) })
-    }
-
-    /// Whether one more line is read while so many wait.
-    fn reads_on(&self, typed: usize) -> bool {
-        self.editor.is_some() || typed < MAX_TYPED
+        // Every key is read: among them may be the one that ends the waiting.
+        let keyboard = Keyboard { inputs, interrupts, max_typed: usize::MAX };
+        Ok(Self { keyboard, show, showing, editor: Some(Editing { prompt, keys }) })
     }
 
     /// Waits until everything is shown, and gives the terminal back as it was; if the user did not leave, with the
-    /// prompt still in its last line.
-    async fn finish(self, prompting: bool) {
-        let Self { show, showing, editor, inputs } = self;
+    /// prompt still in its last line. What interrupts from then on, if the user did leave; else the line editor was ended
+    /// by such a signal.
+    async fn finish(self, prompting: bool) -> Interrupts {
+        let Self { show, showing, editor, keyboard } = self;
         drop(show);
         // It ends when it has shown the last; a terminal that shows nothing more is nobody to wait for.
         let _ = tokio::task::spawn_blocking(|| showing.join()).await;
+        let Keyboard { inputs, interrupts, .. } = keyboard;
         drop(inputs);
-        let Some(Editing { prompt, keys }) = editor else { return };
+        let Some(Editing { prompt, keys }) = editor else { return interrupts };
         let _ = tokio::task::spawn_blocking(move || prompt.close()).await;
         drop(keys);
         if prompting {
             eprintln!();
         }
+        interrupts
     }
 }
 
-/// The terminal's settings while it belongs to the line editor, which changes them for each line and back: keys that are
-/// pressed between two lines wait for it as they are. By the settings of a shell, Ctrl-C would end the program there,
-/// and Ctrl-D be lost.
+/// Lines read ahead from what is no terminal while an answer is waited for; more are not read.
+const MAX_TYPED: usize = 64;
+
+struct Keyboard {
+    inputs: mpsc::Receiver<Input>,
+    interrupts: Interrupts,
+    /// Lines read ahead.
+    max_typed: usize,
+}
+
+impl Keyboard {
+    /// What comes next; a line only where one is wanted. Nothing at the end of the input.
+    async fn input(&mut self, lines: bool) -> Option<Input> {
+        tokio::select! {
+            input = self.inputs.recv(), if lines => input,
+            () = self.interrupts.next() => Some(Input::Interrupt),
+        }
+    }
+}
+
+/// Ctrl-C where no line is read: between two of them, and when the user has left. The line editor reads it as a key.
+struct Interrupts(Option<Signal>);
+
+impl Interrupts {
+    /// From now on; what comes from no terminal is ended by the signal.
+    fn of(terminal: bool) -> Result<Self, Failure> {
+        let interrupts = terminal.then(|| signal(SignalKind::interrupt())).transpose();
+        Ok(Self(interrupts.map_err(Failure::local)?))
+    }
+
+    async fn next(&mut self) {
+        match &mut self.0 {
+            Some(signal) => drop(signal.recv().await),
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// The terminal's settings while there is a line editor, which changes them for each line and back. Between two lines the
+/// terminal would gather keys to lines, and take Ctrl-D for the end of one: it would be lost.
 struct Keys(Termios);
 
 impl Keys {
-    fn unread() -> Result<Self, Failure> {
+    fn wait_for_editor() -> Result<Self, Failure> {
         let settings = tcgetattr(stdin()).map_err(Failure::local)?;
-        let mut unread = settings.clone();
-        unread.local_modes -= LocalModes::ECHO | LocalModes::ICANON | LocalModes::IEXTEN | LocalModes::ISIG;
-        unread.input_modes -= InputModes::ICRNL | InputModes::IXON;
-        tcsetattr(stdin(), OptionalActions::Now, &unread).map_err(Failure::local)?;
+        let mut waiting = settings.clone();
+        waiting.local_modes -= LocalModes::ICANON;
+        tcsetattr(stdin(), OptionalActions::Now, &waiting).map_err(Failure::local)?;
         Ok(Self(settings))
     }
 }
@@ -292,7 +334,7 @@ impl Prompt {
         {
             // Under the lock, so that the editor is there to take the signal, which would else end the program.
             let reading = self.lock();
-            if *reading != Reading::Waits || kill_process(getpid(), Signal::INT).is_err() {
+            if *reading != Reading::Waits || kill_process(getpid(), process::Signal::INT).is_err() {
                 return;
             }
         }

@@ -182,6 +182,26 @@ fn keys_pressed_while_a_line_is_taken_are_the_editors() {
 }
 
 #[test]
+fn whoever_has_left_and_will_not_wait_for_the_answers_cancels_them() {
+    let server = Server::start(SERVICES);
+    let mut terminal = logged_in(&server, "repl", "echo", &[]);
+    terminal.see_prompt();
+    server.signal("STOP");
+    terminal.type_keys("1\r2\r\x04");
+    // So the editor ends, here for the last time.
+    for _ in 0..3 {
+        terminal.see("\x1b[?2004l");
+    }
+    terminal.type_keys("\x03");
+    terminal.see("cancelled (perhaps executed");
+    // Now the end of the session is waited for.
+    while !terminal.is_given_back() {}
+    terminal.type_keys("\x03");
+    terminal.see("interrupted before the session was closed");
+    assert_eq!(terminal.ended(), 1);
+}
+
+#[test]
 fn however_much_is_typed_ahead_it_can_be_cancelled() {
     let server = Server::start(SERVICES);
     let mut terminal = logged_in(&server, "repl", "echo", &[]);
