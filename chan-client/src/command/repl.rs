@@ -404,6 +404,8 @@ fn read(inputs: &mpsc::Sender<Input>) {
 
 fn show_above(mut printer: impl ExternalPrinter, prompt: &Prompt, mut lines: mpsc::Receiver<String>) {
     while let Some(line) = lines.blocking_recv() {
+        // Where a prompt is, it is drawn anew below the line; one that is just being drawn would be written over.
+        prompt.wait();
         if printer.print(line + "\n").is_err() {
             return;
         }

@@ -208,6 +208,10 @@ fn however_much_is_typed_ahead_it_can_be_cancelled() {
     terminal.see_prompt();
     server.signal("STOP");
     terminal.type_keys(&"1\r".repeat(100));
+    for _ in 0..100 {
+        terminal.see("\x1b[?2004l");
+    }
+    terminal.see_prompt();
     terminal.type_keys("\x03");
     terminal.see("cancelled (perhaps executed");
     server.signal("CONT");
