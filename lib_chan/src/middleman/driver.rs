@@ -203,7 +203,7 @@ impl<S: AsyncBufRead + AsyncWrite + Unpin> Driver<S> {
             return false;
         }
         self.armed = None;
-        // Under traffic that is every few seconds, and else what a burst has left goes now.
+        // As the session does with its own: what a burst has left goes.
         self.batch.shrink();
         let now = now();
         let lost = self.shared.session(|session| {

@@ -604,6 +604,7 @@ impl<H: Host> Session<H> {
         if self.heard_all {
             return;
         }
+        self.outgoing.shrink();
         let mut withdrawn = self.asking.expire(now, &mut self.woken);
         if !withdrawn.is_empty() {
             withdrawn.sort_unstable();
@@ -619,7 +620,6 @@ impl<H: Host> Session<H> {
         }
         if !self.pinged && now >= self.last_heard + h {
             self.pinged = true;
-            self.outgoing.shrink();
             if self.can_put() {
                 self.outgoing.put(&Frame::Ping { token: 0 });
             }

@@ -11,7 +11,8 @@ pub(super) const OWNED_LEN: usize = 16 * 1024;
 const FULL_LEN: usize = 48 * 1024;
 /// A buffer above this is not kept for later.
 const KEPT_CAPACITY: usize = 2 * FULL_LEN;
-/// So many buffers are kept on either side: to be filled, and written. Until the session has been idle for a heartbeat.
+/// So many buffers are kept on either side: to be filled, and written. Until the session's timer runs out, which it does
+/// every few seconds.
 const KEPT_BUFFERS: usize = 2;
 
 /// Bytes on their way to the socket, oldest first; as the driver holds them.
@@ -70,7 +71,7 @@ impl Batch {
 /// The frames appended since the driver last came for them.
 #[derive(Debug, Default)]
 pub(super) struct Outgoing {
-    /// Whole pieces: the last of them is open for small frames when `open` says so.
+    /// Whole pieces: the last of them, if there is one, is open for small frames when `open` says so.
     pieces: VecDeque<Vec<u8>>,
     open: bool,
     spare: Vec<Vec<u8>>,
@@ -130,6 +131,12 @@ impl Outgoing {
         self.reflections.0 + self.reflections.1
     }
 
+    /// How many buffers are kept for later.
+    #[cfg(test)]
+    pub(super) fn kept(&self) -> usize {
+        self.spare.len()
+    }
+
     /// Lets go of the memory that is kept for later.
     pub(super) fn shrink(&mut self) {
         self.spare = Vec::new();
@@ -139,7 +146,6 @@ impl Outgoing {
     /// Lets go of all that was not fetched.
     pub(super) fn clear(&mut self) {
         self.pieces = VecDeque::new();
-        self.open = false;
     }
 
     /// Bytes that the stream has not taken.
@@ -160,7 +166,6 @@ impl Outgoing {
         std::mem::swap(&mut self.pieces, &mut batch.pieces);
         self.spare.append(&mut batch.spare);
         self.spare.truncate(KEPT_BUFFERS);
-        self.open = false;
         self.fetched = self.appended;
         self.reflections.1 += std::mem::take(&mut self.reflections.0);
         self.waiting.get_or_insert((now, self.accepted));
@@ -258,7 +263,7 @@ mod tests {
     fn buffers_are_filled_and_written_and_filled_again_and_none_grows_without_end() {
         let (now, mut outgoing, mut batch) = (Instant::now(), Outgoing::default(), Batch::default());
         for round in 0..6 {
-            let kept = outgoing.spare.len();
+            let kept = outgoing.kept();
             assert_eq!(kept > 0, round > 0, "{round}");
             fill(&mut outgoing);
             assert!(outgoing.spare.is_empty(), "those that were kept are filled first");

@@ -239,3 +239,19 @@ fn very_many_that_flush_at_once_are_no_flood() {
         assert_eq!(pair.client.session.poll_flushed(flush, || 9), Some(Ok(())));
     }
 }
+
+#[test]
+fn what_a_burst_leaves_goes_although_the_peer_is_always_the_first_to_ping() {
+    let mut lone = Lone::open(Side::Server);
+    let heartbeat = lone.session.parameters.heartbeat_interval();
+    lone.wait(heartbeat * 3 / 4);
+    lone.feed(&Frame::Ping { token: 1 });
+    // Fetched, written, and given back with the next.
+    for _ in 0..3 {
+        lone.session.go_away();
+        lone.frames();
+    }
+    assert!(lone.session.outgoing.kept() > 0);
+    lone.wait(heartbeat * 3 / 4);
+    assert_eq!(lone.session.outgoing.kept(), 0);
+}
