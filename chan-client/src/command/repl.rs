@@ -219,11 +219,10 @@ impl Console {
     /// prompt still in its last line. What interrupts from then on, if the user did leave; else the line editor was ended
     /// by such a signal.
     async fn finish(self, prompting: bool) -> Interrupts {
-        let Self { show, showing, editor, keyboard } = self;
+        let Self { show, showing, editor, keyboard: Keyboard { inputs, interrupts, .. } } = self;
         drop(show);
         // It ends when it has shown the last; a terminal that shows nothing more is nobody to wait for.
         let _ = tokio::task::spawn_blocking(|| showing.join()).await;
-        let Keyboard { inputs, interrupts, .. } = keyboard;
         drop(inputs);
         let Some(Editing { prompt, keys }) = editor else { return interrupts };
         let _ = tokio::task::spawn_blocking(move || prompt.close()).await;
@@ -332,7 +331,7 @@ impl Prompt {
     fn close(&self) {
         self.wait();
         {
-            // Under the lock, so that the editor is there to take the signal, which would else end the program.
+            // Under the lock, so that the editor is there to take the signal, which ends it.
             let reading = self.lock();
             if *reading != Reading::Waits || kill_process(getpid(), process::Signal::INT).is_err() {
                 return;

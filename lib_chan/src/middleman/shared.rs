@@ -106,11 +106,15 @@ static UNSENT_IN_ALL: AtomicUsize = AtomicUsize::new(0);
 /// A session counts in steps of this length, so that a small message does not cost a word that all cores share.
 const COUNTED_STEP: usize = 64 * 1024;
 
+const fn in_steps(unsent: usize) -> usize {
+    unsent - unsent % COUNTED_STEP
+}
+
 impl Inner {
     /// Counts what is unsent now: how much it is in all sessions together.
     fn count_unsent(&mut self) -> usize {
         let unsent = if self.driver_gone { 0 } else { self.session.unsent() };
-        let steps = unsent - unsent % COUNTED_STEP;
+        let steps = in_steps(unsent);
         let before = std::mem::replace(&mut self.counted, steps);
         match steps.checked_sub(before) {
             Some(0) => UNSENT_IN_ALL.load(Ordering::Relaxed),
@@ -265,9 +269,15 @@ impl Shared {
 
     /// Does something with the session, and then, without the lock, all that follows from it.
     pub(super) fn with<T>(&self, f: impl FnOnce(&mut Inner) -> T) -> T {
-        self.with_and_wake(|woken| woken.into_iter().for_each(Waker::wake), f)
+        self.with_and_wake(wake_each, f)
     }
 
+    /// The same for the session alone.
+    pub(crate) fn session<T>(&self, f: impl FnOnce(&mut Session<Tokio>) -> T) -> T {
+        self.with(|inner| f(&mut inner.session))
+    }
+
+    /// The same, with a way to wake whoever has something to see.
     fn with_and_wake<T>(&self, wake: impl FnOnce(Vec<Waker>), f: impl FnOnce(&mut Inner) -> T) -> T {
         let mut inner = self.lock();
         let result = f(&mut inner);
@@ -275,10 +285,9 @@ impl Shared {
             debug_assert!(self.effects(&mut inner).is_none(), "nothing follows");
             return result;
         }
-        let mut effects = self.effects(&mut inner);
+        let effects = self.effects(&mut inner);
         drop(inner);
-        wake(std::mem::take(&mut effects.woken));
-        self.perform(effects);
+        self.perform(effects, wake);
         result
     }
 
@@ -295,13 +304,8 @@ impl Shared {
             && (inner.receiver.is_none() || !session.has_inbox())
             && !self.is_paused()
             && unsent <= self.limits.max_unsent_before_pause
-            && unsent - unsent % COUNTED_STEP == inner.counted
+            && in_steps(unsent) == inner.counted
             && UNSENT_IN_ALL.load(Ordering::Relaxed) <= self.limits.max_unsent_in_all
-    }
-
-    /// The same for the session alone.
-    pub(crate) fn session<T>(&self, f: impl FnOnce(&mut Session<Tokio>) -> T) -> T {
-        self.with(|inner| f(&mut inner.session))
     }
 
     fn effects(&self, inner: &mut Inner) -> Effects {
@@ -343,8 +347,9 @@ impl Shared {
         effects
     }
 
-    fn perform(&self, effects: Effects) {
-        let Effects { woken: _, driver, receiver, rare } = effects;
+    fn perform(&self, effects: Effects, wake: impl FnOnce(Vec<Waker>)) {
+        let Effects { woken, driver, receiver, rare } = effects;
+        wake(woken);
         if let Some(receiver) = receiver {
             receiver.wake();
         }
@@ -759,6 +764,11 @@ impl From<NotSent> for ExitReason {
     }
 }
 
+/// Wakes all of these, in order.
+fn wake_each(woken: Vec<Waker>) {
+    woken.into_iter().for_each(Waker::wake);
+}
+
 /// Wakes all of these, in order, once the worker that this is called on has nothing else to do.
 ///
 /// That is left to the runtime, as with tasks that have yielded: it then rouses one other worker for all of them. Waking
@@ -767,37 +777,23 @@ impl From<NotSent> for ExitReason {
 /// there is no other worker, or no runtime, they are woken here.
 pub(super) fn wake_together(woken: Vec<Waker>) {
     let others = || Handle::try_current().is_ok_and(|runtime| runtime.metrics().num_workers() > 1);
-    let together = Together(Mutex::new(woken));
-    if together.len() < 2 || !others() {
-        return together.wake_all();
+    if woken.len() < 2 || !others() {
+        return wake_each(woken);
     }
-    let waker = Waker::from(Arc::new(together));
-    let _pending = pin!(yield_now()).poll(&mut Context::from_waker(&waker));
+    let together = Waker::from(Arc::new(Together(woken)));
+    let _pending = pin!(yield_now()).poll(&mut Context::from_waker(&together));
 }
 
-/// Wakers that are woken as one: by whoever wakes it, or else whoever drops it.
-struct Together(Mutex<Vec<Waker>>);
-
-impl Together {
-    fn len(&self) -> usize {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
-    }
-
-    fn wake_all(&self) {
-        let woken = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
-        woken.into_iter().for_each(Waker::wake);
-    }
-}
+/// Wakers that are woken when this is let go: by the runtime that uses it, or drops it, and else where it was made.
+struct Together(Vec<Waker>);
 
 impl Wake for Together {
-    fn wake(self: Arc<Self>) {
-        self.wake_all();
-    }
+    fn wake(self: Arc<Self>) {}
 }
 
 impl Drop for Together {
     fn drop(&mut self) {
-        self.wake_all();
+        wake_each(std::mem::take(&mut self.0));
     }
 }
 

@@ -312,10 +312,9 @@ impl<H: Host> Session<H> {
     fn handle_ping(&mut self, token: u64) {
         self.ack_due = true;
         if self.can_put() {
-            self.outgoing.reflect(&Frame::Ack { number: self.received });
+            let ack = self.ack();
+            self.outgoing.reflect(&ack);
             self.outgoing.reflect(&Frame::Pong { token });
-            self.acked_by_us = (self.received, self.received_len);
-            self.ack_due = false;
             self.check_unsent();
         }
     }
@@ -355,10 +354,16 @@ impl<H: Host> Session<H> {
         let goes_along =
             !self.outgoing.is_empty() && self.is_unacked(ACK_FRAMES / ACK_PART, ACK_LEN / ACK_PART);
         if (self.ack_due || goes_along) && self.can_put() {
-            self.ack_due = false;
-            self.acked_by_us = (self.received, self.received_len);
-            self.outgoing.put(&Frame::Ack { number: self.received });
+            let ack = self.ack();
+            self.outgoing.put(&ack);
         }
+    }
+
+    /// The ack of all that has come.
+    fn ack(&mut self) -> Frame<'static> {
+        self.ack_due = false;
+        self.acked_by_us = (self.received, self.received_len);
+        Frame::Ack { number: self.received }
     }
 
     fn handle_start(

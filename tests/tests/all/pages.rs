@@ -168,11 +168,11 @@ fn shows_something(page: &str) -> bool {
     blocks(page).iter().any(|(language, _)| ["console", "toml"].contains(language))
 }
 
-fn root() -> PathBuf {
+pub(super) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-fn text_of(page: &str) -> String {
+pub(super) fn text_of(page: &str) -> String {
     fs::read_to_string(root().join(page)).unwrap_or_else(|error| panic!("{page}: {error}"))
 }
 

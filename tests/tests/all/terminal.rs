@@ -30,6 +30,14 @@ fn logged_in(server: &Server, command: &str, service: &str, more: &[&str]) -> Te
     terminal
 }
 
+/// A server, and a client at the first prompt of a conversation with `service`.
+fn at_prompt(service: &str) -> (Server, Terminal) {
+    let server = Server::start(SERVICES);
+    let mut terminal = logged_in(&server, "repl", service, &[]);
+    terminal.see_prompt();
+    (server, terminal)
+}
+
 #[test]
 fn a_password_is_asked_for_and_not_shown() {
     let server = Server::start(SERVICES);
@@ -101,9 +109,7 @@ fn a_password_typed_twice_becomes_a_verifier_and_two_different_ones_become_nothi
 
 #[test]
 fn a_conversation_is_held_and_left() {
-    let server = Server::start(SERVICES);
-    let mut terminal = logged_in(&server, "repl", "names", &[]);
-    terminal.see_prompt();
+    let (server, mut terminal) = at_prompt("names");
     terminal.type_keys("{\"Lookup\":{\"key\":\"joe\"}}\r");
     terminal.see("null");
     terminal.see_prompt();
@@ -130,9 +136,7 @@ fn see_all_twice(terminal: &mut Terminal, messages: &[String]) {
 
 #[test]
 fn what_comes_in_a_burst_is_shown_at_once_and_no_line_is_lost() {
-    let server = Server::start(SERVICES);
-    let mut terminal = logged_in(&server, "repl", "echo", &[]);
-    terminal.see_prompt();
+    let (_server, mut terminal) = at_prompt("echo");
     let messages: Vec<_> = (0..20).map(|number| format!("{{\"n\":[{number}]}}")).collect();
     terminal.type_keys(&messages.iter().map(|message| format!("{message}\r")).collect::<String>());
     see_all_twice(&mut terminal, &messages);
@@ -147,9 +151,7 @@ fn what_comes_in_a_burst_is_shown_at_once_and_no_line_is_lost() {
 
 #[test]
 fn pasted_lines_are_a_message_each() {
-    let server = Server::start(SERVICES);
-    let mut terminal = logged_in(&server, "repl", "echo", &[]);
-    terminal.see_prompt();
+    let (_server, mut terminal) = at_prompt("echo");
     let messages: Vec<_> = (0..20).map(|number| format!("{{\"n\":[{number}]}}")).collect();
     // As a terminal hands over what is pasted.
     terminal.type_keys(&format!("\x1b[200~{}\x1b[201~", messages.join("\r")));
@@ -183,9 +185,7 @@ fn keys_pressed_while_a_line_is_taken_are_the_editors() {
 
 #[test]
 fn whoever_has_left_and_will_not_wait_for_the_answers_cancels_them() {
-    let server = Server::start(SERVICES);
-    let mut terminal = logged_in(&server, "repl", "echo", &[]);
-    terminal.see_prompt();
+    let (server, mut terminal) = at_prompt("echo");
     server.signal("STOP");
     terminal.type_keys("1\r2\r\x04");
     // So the editor ends, here for the last time.
@@ -203,9 +203,7 @@ fn whoever_has_left_and_will_not_wait_for_the_answers_cancels_them() {
 
 #[test]
 fn however_much_is_typed_ahead_it_can_be_cancelled() {
-    let server = Server::start(SERVICES);
-    let mut terminal = logged_in(&server, "repl", "echo", &[]);
-    terminal.see_prompt();
+    let (server, mut terminal) = at_prompt("echo");
     server.signal("STOP");
     terminal.type_keys(&"1\r".repeat(100));
     for _ in 0..100 {
@@ -225,9 +223,7 @@ fn however_much_is_typed_ahead_it_can_be_cancelled() {
 
 #[test]
 fn a_server_that_dies_gives_the_terminal_back() {
-    let server = Server::start(SERVICES);
-    let mut terminal = logged_in(&server, "repl", "echo", &[]);
-    terminal.see_prompt();
+    let (server, mut terminal) = at_prompt("echo");
     server.signal("KILL");
     terminal.see("chan-client: the connection was lost");
     assert_eq!(terminal.ended(), 9);

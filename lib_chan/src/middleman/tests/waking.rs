@@ -123,6 +123,12 @@ fn five_wakers() -> (Vec<Waker>, Arc<Mutex<Vec<u8>>>) {
     ((0..5).map(|place| Arc::new(Place(place, Arc::clone(&order))).into()).collect(), order)
 }
 
+fn are_woken_at_once() {
+    let (wakers, order) = five_wakers();
+    wake_together(wakers);
+    assert_eq!(*order.lock().unwrap(), [0, 1, 2, 3, 4]);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn several_that_are_woken_together_are_woken_in_order_once_the_worker_is_free() {
     let (wakers, order) = five_wakers();
@@ -137,16 +143,14 @@ async fn several_that_are_woken_together_are_woken_in_order_once_the_worker_is_f
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn several_that_are_woken_beside_the_workers_are_woken_at_once_and_in_order() {
-    let (wakers, order) = five_wakers();
-    wake_together(wakers);
-    assert_eq!(*order.lock().unwrap(), [0, 1, 2, 3, 4]);
+    are_woken_at_once();
 }
 
 #[test]
 fn several_that_are_left_to_a_runtime_that_ends_are_woken_all_the_same() {
-    let workers = || tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap();
+    let many = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap();
     let one = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let (many, (wakers, order)) = (workers(), five_wakers());
+    let (wakers, order) = five_wakers();
     one.block_on(async {
         // The runtime that is asked is not the one that runs this.
         let _many = many.enter();
@@ -158,14 +162,10 @@ fn several_that_are_left_to_a_runtime_that_ends_are_woken_all_the_same() {
 
 #[tokio::test]
 async fn several_that_are_woken_by_the_only_worker_are_woken_at_once() {
-    let (wakers, order) = five_wakers();
-    wake_together(wakers);
-    assert_eq!(*order.lock().unwrap(), [0, 1, 2, 3, 4]);
+    are_woken_at_once();
 }
 
 #[test]
 fn several_that_are_woken_outside_of_a_runtime_are_woken_at_once() {
-    let (wakers, order) = five_wakers();
-    wake_together(wakers);
-    assert_eq!(*order.lock().unwrap(), [0, 1, 2, 3, 4]);
+    are_woken_at_once();
 }
