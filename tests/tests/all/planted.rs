@@ -23,7 +23,8 @@ fn every_planted_bug_applies_to_the_code_as_it_is() {
         let mut apply = Command::new("git");
         apply.args(["apply", "--check"]).arg(std::path::absolute(&patch).unwrap());
         let applied = apply.current_dir(root()).output().unwrap();
-        assert!(applied.status.success(), "{}", String::from_utf8_lossy(&applied.stderr));
+        let said = String::from_utf8_lossy(&applied.stderr);
+        assert!(applied.status.success(), "{}: {said}", patch.display());
     }
 }
 
