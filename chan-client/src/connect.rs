@@ -110,9 +110,9 @@ impl<'c> Connect<'c> {
         self
     }
 
-    /// Time for all of it. Unless given, only the parts are bounded: 10 s to connect, then
-    /// [`tls_timeout`](Limits::tls_timeout) and [`login_timeout`](Limits::login_timeout); waiting for other logins of
-    /// this process that derive keys is not.
+    /// Time for all of it. Unless given, only the parts are bounded: [`dial_timeout`](Limits::dial_timeout), then
+    /// [`tls_timeout`](Limits::tls_timeout) and [`login_timeout`](Limits::login_timeout). Waiting for other logins of
+    /// this process that derive keys is not, nor is the start of the service while its server answers pings.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self

@@ -407,6 +407,29 @@ async fn arguments_of_both_sides_reach_the_function() {
 }
 
 #[tokio::test]
+async fn the_mailbox_of_a_services_process_is_as_large_as_configured() {
+    let modules = Modules::new().function(
+        "test",
+        "count",
+        |me: Process<u32>, chan: Channel<(), u32>, (): (), (): ()| async move {
+            let address = me.address();
+            let room = (0..).take_while(|&number| address.try_send(number).is_ok()).count();
+            chan.remote().cast(room as u32).await?;
+            chan.remote().flush().await
+        },
+    );
+    let count = service("count", "['test', 'count']", 1);
+    for (limits, room) in [("mailbox_capacity = 3", 3), ("", Limits::default().mailbox_capacity)] {
+        let running = serve_with(&modules, &count, limits).await;
+        let mut chan: Channel<u32, ()> = running.open("count", Codec::Json, b"null").await.unwrap();
+        match chan.recv().await {
+            Some(Message::Cast(counted)) => assert_eq!(counted as usize, room),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_shutdown_ends_sessions_with_its_reason_and_logins_at_once() {
     let mut running = serve(&echo(), "").await;
     let chan: Channel<Opaque> = running.open("echo", Codec::Raw, b"").await.unwrap();

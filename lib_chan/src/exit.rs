@@ -216,10 +216,10 @@ impl From<CallError> for ExitReason {
     }
 }
 
-/// A message that was not sent, given back, with the reason.
+/// A message that was not sent, with the reason: given back, except by a [`Remote`](crate::Remote).
 #[derive(Clone, PartialEq, Eq)]
 pub struct SendError<M> {
-    /// The message, as it was given.
+    /// The message, as it was given; `()` over a session, which does not keep it.
     pub message: M,
     /// Why it was not sent: `NoProc` or the other end's reason; `Overload` where `try_send` or `try_cast` found no
     /// room; `Failed` with the codec's words.

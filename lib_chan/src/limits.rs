@@ -1,4 +1,4 @@
-//! Every number that bounds something, once.
+//! Every bound that an owner may set, once.
 
 use std::time::Duration;
 
@@ -49,13 +49,16 @@ pub struct Limits {
     pub max_calls: u32,
     /// Links and monitors together that the peer may have in a session. Told to the peer. Default 1 024.
     pub max_links: u32,
-    /// Silence after which a ping is sent; the connection is dead after three times this. 1 to 300 s. Default 15 s.
+    /// Silence after which a ping is sent; the connection is dead after three times this. The server's holds for both
+    /// ends. 1 to 300 s. Default 15 s.
     pub heartbeat_interval: Duration,
     /// Bytes wait without a break for this long while less than `min_accepted` was accepted: dead. Default 60 s.
     pub stall_timeout: Duration,
     /// See `stall_timeout`. Default 64 KiB.
     pub min_accepted: usize,
-    /// Untaken messages in a process's mailbox. Default 1 024.
+    /// Messages from other processes of the program in the mailbox of a service's process, untaken; what comes over its
+    /// session is bounded by `window_len` instead. Default 1 024, which is that of every process that is spawned without
+    /// another.
     pub mailbox_capacity: usize,
     /// Deadline of a call that names none. Default 60 s.
     pub call_timeout: Duration,

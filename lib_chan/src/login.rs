@@ -125,7 +125,7 @@ enum Proof<'c> {
     Key(&'c PrivateKey),
 }
 
-/// Whose turn it is to stretch a password. With the counter of pids, all the state that a process has of ours.
+/// Whose turn it is to stretch a password: one at a time in a program, for its memory.
 static STRETCHING: Semaphore = Semaphore::const_new(1);
 
 impl<'c> ClientLogin<'c> {

@@ -637,7 +637,7 @@ class Session:
     def _took(self, payload: bytes) -> None:
         self.own_returned += MESSAGE_COST + len(payload)
         total = self.own_returned + self.window
-        if total - self.own_granted >= self.window // 2:
+        if total - self.own_granted >= self.window // 8:
             self.own_granted = total
             self._send(CREDIT, 0, total)
 

@@ -54,7 +54,9 @@ pub(super) fn repl(access: &Access, start: &Start, notice: &Notice) -> Result<()
         };
         tokio::select! {
             closed = close => closed,
-            () = interrupts.next() => Err(Failure::local("interrupted before the session was closed")),
+            () = interrupts.next() => Err(Failure::local(
+                "interrupted before the session was closed (perhaps executed: find out before you send it again)",
+            )),
         }
     })
 }

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use lib_chan::middleman::Opening;
 use lib_chan::payload::Codec;
-use lib_chan::{Channel, ExitReason, Process};
+use lib_chan::{Channel, ExitReason, Process, SpawnOptions};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use toml::de::DeArray;
@@ -255,9 +255,13 @@ where
     };
     // The channel is made inside the process, which owns it from its first moment: a function that returns or panics
     // at once still ends the session with its own reason.
-    lib_chan::spawn(move |me: Process<M>| async move {
-        let chan = opening.accept::<In, Out>();
-        start(me, chan, args_c, args_s).await
-    });
+    let mailbox_capacity = opening.limits().mailbox_capacity;
+    lib_chan::spawn_with(
+        SpawnOptions { mailbox_capacity, ..SpawnOptions::default() },
+        move |me: Process<M>| async move {
+            let chan = opening.accept::<In, Out>();
+            start(me, chan, args_c, args_s).await
+        },
+    );
     Ok(())
 }

@@ -15,7 +15,7 @@ use crate::{
     Address, ExitReason, Incoming,
     middleman::{Outlet, Shared},
     process::{Fed, Feed},
-    session::Inbound,
+    session::{Inbound, credit_part},
 };
 
 /// Makes the process's messages of what the session receives.
@@ -51,7 +51,7 @@ impl<In: DeserializeOwned + 'static, M: Send + 'static> Feed<M> for Given<In, M>
             return None;
         }
         let cost = self.cost.fetch_add(inbound.cost(), Ordering::Relaxed) + inbound.cost();
-        if cost > self.shared.limits().window_len as u64 / 4 {
+        if cost >= credit_part(self.shared.limits().window_len as u64) {
             let cost = self.cost.swap(0, Ordering::Relaxed);
             self.shared.session(|session| session.give_back(cost));
         }

@@ -26,7 +26,7 @@ use crate::{
     middleman::{Shared, now},
     payload,
     process::{Owned, current, current_id, poll_proceed, poll_proceed_shortly, settle},
-    session::{Inbound, InboundKind},
+    session::{Inbound, InboundKind, credit_part},
     wire::RefuseCode,
 };
 
@@ -215,7 +215,7 @@ impl Held {
             return Poll::Pending;
         }
         self.cost += message.cost();
-        if self.cost > self.shared.limits().window_len as u64 / 4 {
+        if self.cost >= credit_part(self.shared.limits().window_len as u64) {
             self.give_back();
         }
         Poll::Ready(Some(message))

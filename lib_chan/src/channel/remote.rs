@@ -62,7 +62,8 @@ impl<Out> Remote<Out> {
         self.shared().session(|session| session.max_payload_len())
     }
 
-    /// Waits for the end of the session: the far owner's reason, or `NoConnection`. Ready at once afterwards.
+    /// Waits for the end of the session: the far owner's reason, or `NoConnection`. Ready at once afterwards. A dropped
+    /// future loses nothing.
     pub fn ended(&self) -> impl Future<Output = ExitReason> + Send + use<Out> {
         let mut ended = self.shared().ended();
         poll_fn(move |cx| {
@@ -73,7 +74,8 @@ impl<Out> Remote<Out> {
         })
     }
 
-    /// Waits until the far end has received all that was sent before. Received is not yet taken by its process.
+    /// Waits until the far end has received all that was sent before. Received is not yet taken by its process. A dropped
+    /// future takes nothing back.
     ///
     /// # Errors
     /// The reason of the session's end, if that came first.
@@ -99,6 +101,9 @@ impl<Out> Remote<Out> {
     /// round trip at least; as long as the far process takes its time. What it *did* with it, only an answer says.
     ///
     /// Messages that cannot be read are found when they are taken, so this is how the sender of a cast learns of it.
+    ///
+    /// Counts as one of the calls that may be under way, until the far process gets there, also where the future has been
+    /// dropped.
     ///
     /// # Errors
     /// The reason of the session's end, if that came first: `Protocol` after a cast that could not be read.
@@ -128,8 +133,8 @@ impl Drop for Flushing<'_> {
 }
 
 impl<Out: Serialize + 'static> Remote<Out> {
-    /// Sends a message that wants no answer. Waits for credit, first come first served. Ready means that it is on its
-    /// way, in order, not that it arrived: see [`flush`](Self::flush).
+    /// Sends a message that wants no answer. Waits for credit, and while 256 KiB are unsent, first come first served.
+    /// Ready means that it is on its way, in order, not that it arrived: see [`flush`](Self::flush).
     ///
     /// A message whose future is dropped while it waits is not sent.
     ///
@@ -167,7 +172,8 @@ impl<Out: Serialize + 'static> Remote<Out> {
         self.call_within(self.shared().limits().call_timeout, request).await
     }
 
-    /// Calls: sends a request and waits for its answer, at most `within`, waiting for credit included.
+    /// Calls: sends a request and waits for its answer, at most `within`, waiting for credit, room and
+    /// one of the calls that the far end allows at a time included.
     ///
     /// Dropping the future gives the call up: the far end sees it as cancelled, and a late answer is discarded.
     ///

@@ -71,7 +71,7 @@ where
                 session.handle_bytes(now(), bytes);
                 stream.consume(len);
             }
-            Ok(_) => session.handle_end_of_file(),
+            Ok(_) => session.handle_loss(),
         }
         if let Some(request) = session.take_request() {
             return Some(request);
@@ -182,7 +182,7 @@ impl<S: AsyncBufRead + AsyncWrite + Unpin> Driver<S> {
 
     /// Nothing more will come, and nothing more is worth sending.
     fn lose(&mut self) {
-        self.shared.session(Session::handle_end_of_file);
+        self.shared.session(Session::handle_loss);
         self.last_call = Some(now());
     }
 

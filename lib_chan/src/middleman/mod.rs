@@ -146,6 +146,11 @@ impl Opening {
         self.shared.service()
     }
 
+    /// What this end allows, and how long it waits.
+    pub fn limits(&self) -> &Limits {
+        self.shared.limits()
+    }
+
     /// The client's arguments, `ArgsC`.
     ///
     /// # Errors

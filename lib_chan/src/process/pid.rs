@@ -114,8 +114,8 @@ impl Pid {
     /// Why the process ended, when it has. May be awaited in any task, process or not; does not keep the pid.
     ///
     /// For a local process it is always the reason, also when it ended long ago, and it comes after the process's
-    /// future was dropped. For a far one that ended before, it is `NoProc`; for one whose session is lost,
-    /// `NoConnection`. A dropped future loses nothing.
+    /// future was dropped. For a far one it is `NoConnection` where its session is over by then, for whatever reason:
+    /// what that was, [`Remote::ended`](crate::Remote::ended) says. A dropped future loses nothing.
     pub fn ended(&self) -> impl Future<Output = ExitReason> + Send + use<> {
         Watch::new(self.clone())
     }

@@ -124,7 +124,8 @@ impl<R> Reply<R> {
         }
     }
 
-    /// Waits until nobody waits for the answer any more: the caller gave up, ended, or its deadline passed.
+    /// Waits until nobody waits for the answer any more: the caller gave up, ended, or its deadline passed. A dropped
+    /// future loses nothing.
     pub fn cancelled(&self) -> impl Future<Output = ()> + Send + '_ {
         poll_fn(|cx| {
             let coop = ready!(poll_proceed(cx));

@@ -1,8 +1,10 @@
 //! Credit: how far a sender may run ahead of a process that does not read.
 
-/// Credit goes back in parts of the window. With fewer of them a sender that is ahead waits at each for the way there and
-/// back, which costs a fifth of the rate of small messages where the network is fast.
-const PARTS: u64 = 8;
+/// Credit goes back in parts of the window, each of this length. With longer ones a sender that is ahead waits at each for
+/// the way there and back, which costs a fifth of the rate of small messages where the network is fast.
+pub const fn credit_part(window: u64) -> u64 {
+    window / 8
+}
 
 /// What a message costs beside its payload.
 pub(super) const MESSAGE_COST: u64 = 64;
@@ -65,7 +67,7 @@ impl Grant {
     pub(super) const fn give_back(&mut self, cost: u64) -> Option<u64> {
         self.returned += cost;
         let total = self.returned + self.window;
-        if total - self.granted < self.window / PARTS {
+        if total - self.granted < credit_part(self.window) {
             return None;
         }
         self.granted = total;

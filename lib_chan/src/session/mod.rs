@@ -40,7 +40,7 @@ use self::{
     credit::{Balance, Grant, cost},
     outgoing::Outgoing,
 };
-pub use self::{border::Rights, call::Outcome, outgoing::Batch};
+pub use self::{border::Rights, call::Outcome, credit::credit_part, outgoing::Batch};
 use crate::{
     CallError, CallFailure, Executed, ExitReason, Limits,
     handshake::{Authenticated, SessionParameters, Side},
@@ -549,11 +549,6 @@ impl<H: Host> Session<H> {
     }
 
     // The driver's side.
-
-    /// The stream ended without a last word.
-    pub fn handle_end_of_file(&mut self) {
-        self.handle_loss();
-    }
 
     /// Hands what is to be written to a driver that has written all it had.
     pub fn transmit(&mut self, now: Instant, batch: &mut Batch) {

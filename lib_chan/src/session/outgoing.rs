@@ -11,8 +11,8 @@ pub(super) const OWNED_LEN: usize = 16 * 1024;
 const FULL_LEN: usize = 48 * 1024;
 /// A buffer above this is not kept for later.
 const KEPT_CAPACITY: usize = 2 * FULL_LEN;
-/// So many buffers are kept on either side: to be filled, and written. Until the session's timer runs out, which it does
-/// every few seconds.
+/// So many buffers are kept on either side, to be filled and written, until the session's timer runs out: a heartbeat at
+/// the latest.
 const KEPT_BUFFERS: usize = 2;
 
 /// Bytes on their way to the socket, oldest first; as the driver holds them.
@@ -61,7 +61,7 @@ impl Batch {
         }
     }
 
-    /// Lets go of the memory that is kept for later: for a session that has been idle.
+    /// Lets go of the memory that is kept for later.
     pub fn shrink(&mut self) {
         self.spare = Vec::new();
         self.pieces.shrink_to_fit();

@@ -89,7 +89,7 @@ pub enum Frame<'a> {
     },
     /// The sender's owner ended, or let the session go.
     Ended {
-        /// The number of the last message that the owner took.
+        /// No message with a larger number was or will be taken by the owner.
         taken: u64,
         /// The reason.
         reason: ExitReason,

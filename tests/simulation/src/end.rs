@@ -7,7 +7,7 @@ use std::{
 
 use lib_chan::{
     ExitReason, Limits,
-    session::{Batch, Delivery, Host, Inbound, InboundKind, NotOpened, Session},
+    session::{Batch, Delivery, Host, Inbound, InboundKind, NotOpened, Session, credit_part},
     wire::{self, Frame, RefuseCode},
 };
 
@@ -550,7 +550,7 @@ impl World {
         let end = self.end(at);
         end.taken = message.number;
         end.cost += message.cost();
-        if end.cost > end.limits.window_len as u64 / 4 {
+        if end.cost >= credit_part(end.limits.window_len as u64) {
             let cost = std::mem::take(&mut end.cost);
             self.session(at, |session, _| session.give_back(cost));
         }
@@ -850,7 +850,7 @@ impl World {
             self.scratch = piece;
             self.note(What::EndOfStream { at });
             let was_over = self.end(at).is_over();
-            self.session(at, |session, _| session.handle_end_of_file());
+            self.session(at, |session, _| session.handle_loss());
             self.end(at).at_end = true;
             // One that has heard all still says its last words; else there is nobody to say anything to.
             if !was_over || self.end(at).writing == Writing::Done {

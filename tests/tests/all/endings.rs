@@ -31,6 +31,8 @@ enum Request {
     Fail,
     Panic,
     Close,
+    /// Say so and let the channel go.
+    Drop,
     /// A call that is kept and never answered.
     Hang,
 }
@@ -45,6 +47,8 @@ enum Seen {
     Started(Pid),
     Call,
     Closed(Result<(), ExitReason>),
+    /// The service has let its channel go, and has awaited since.
+    LivesOn,
     Told(ServiceTold),
 }
 
@@ -85,6 +89,15 @@ async fn service(
             Message::Cast(Request::Panic) => panic!("as told"),
             Message::Cast(Request::Close) => {
                 tell(Seen::Closed(chan.close().await));
+                return Ok(());
+            }
+            Message::Cast(Request::Drop) => {
+                for number in 0..500_u32 {
+                    client.cast(number).await?;
+                }
+                drop((chan, client));
+                while !matches!(me.recv().await, Event::Down(..)) {}
+                tell(Seen::LivesOn);
                 return Ok(());
             }
             Message::Call(_, reply) => {
@@ -147,7 +160,7 @@ impl Probe {
             match self.seen().await {
                 Seen::Told(told) => return told,
                 Seen::Call | Seen::Started(_) => {}
-                other @ Seen::Closed(_) => panic!("{other:?}"),
+                other @ (Seen::Closed(_) | Seen::LivesOn) => panic!("{other:?}"),
             }
         }
     }
@@ -290,6 +303,15 @@ async fn service_closes_its_own_channel() {
         other => panic!("{other:?}"),
     }
     assert_eq!(client.told().await, ClientTold::all(&ExitReason::Normal));
+}
+
+#[tokio::test]
+async fn service_drops_its_channel_and_lives_on() {
+    let mut probe = Probe::start();
+    let client = probe.client().await;
+    client.cast(Request::Drop).await;
+    assert_eq!(client.told().await, ClientTold { came: 500, ..ClientTold::all(&ExitReason::Normal) });
+    assert!(matches!(probe.seen().await, Seen::LivesOn));
 }
 
 #[tokio::test]

@@ -165,7 +165,7 @@ fn pasted_lines_are_a_message_each() {
 }
 
 #[test]
-fn keys_pressed_while_a_line_is_taken_are_the_editors() {
+fn ctrl_c_is_heard_wherever_the_editor_is() {
     let server = Server::start(SERVICES);
     let mut terminal = logged_in(&server, "repl", "echo", &[]);
     for tries in 0..200 {
@@ -181,6 +181,21 @@ fn keys_pressed_while_a_line_is_taken_are_the_editors() {
     terminal.see_prompt();
     terminal.type_keys("\x04");
     assert_eq!(terminal.ended(), 0);
+}
+
+#[test]
+fn ctrl_d_behind_a_line_leaves_however_soon_it_comes() {
+    let server = Server::start(SERVICES);
+    for tries in 0..6 {
+        let mut terminal = logged_in(&server, "repl", "echo", &[]);
+        terminal.see_prompt();
+        terminal.type_keys("1\r");
+        // As above: between the two lines, sooner or later.
+        let moment = Instant::now() + Duration::from_micros(80 + tries * 30);
+        while Instant::now() < moment {}
+        terminal.type_keys("\x04");
+        assert_eq!(terminal.ended(), 0);
+    }
 }
 
 #[test]

@@ -127,7 +127,8 @@ fn credit_comes_back_once_and_whoever_waits_for_it_goes_on() {
                 remote.flush().await.unwrap();
                 assert!(sent <= Limits::MIN_WINDOW_LEN / 8000 + 1, "more than was granted");
             }
-            assert!(sent >= Limits::MIN_WINDOW_LEN / 8000 / 4, "credit was lost: {sent}");
+            // Less than an eighth may still be on its way back.
+            assert!(sent >= Limits::MIN_WINDOW_LEN * 7 / 8 / 8064, "credit was lost: {sent}");
             drop((near, far, remote));
             left.goes_away().await;
         });
