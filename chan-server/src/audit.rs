@@ -18,7 +18,8 @@ use tokio::time::Instant;
 
 /// Lines that wait for the writer, at most. Cost: about 300 bytes each, when they wait.
 const QUEUE_CAPACITY: usize = 4096;
-/// For all strangers together.
+/// For all strangers together: for connections that are dropped unheard, which cost next to nothing to make, and for logins
+/// that fail, which would be hidden behind those.
 const STRANGERS: Rate = Rate { burst: 100, per_second: 20 };
 /// For each client that a configuration names, and for those together that share a password. A session is three events.
 const MEMBER: Rate = Rate { burst: 1000, per_second: 100 };
@@ -53,7 +54,8 @@ pub enum Format {
 
 #[derive(Debug)]
 struct State {
-    strangers: Bucket,
+    unheard: Bucket,
+    failed: Bucket,
     /// By service and client. As many as have credentials, since only who has proved to be one of them gets here.
     members: HashMap<(Box<str>, Box<str>), Bucket>,
     /// Limited events that were not written.
@@ -136,7 +138,8 @@ pub(crate) struct Who<'e> {
 impl Event<'_> {
     fn cause(&self) -> Cause<'_> {
         match self {
-            Self::Turned { .. } | Self::LoginFailed { .. } | Self::AcceptFailed { .. } => Cause::Stranger,
+            Self::Turned { .. } | Self::AcceptFailed { .. } => Cause::Unheard,
+            Self::LoginFailed { .. } => Cause::Failed,
             Self::LoginOk { who, .. }
             | Self::SessionRefused { who, .. }
             | Self::SessionStarted { who, .. }
@@ -152,7 +155,8 @@ impl Event<'_> {
 
 /// Who can cause an event at will.
 enum Cause<'e> {
-    Stranger,
+    Unheard,
+    Failed,
     Member(Who<'e>),
     Server,
 }
@@ -161,7 +165,8 @@ impl State {
     /// Whether there is room for one more of this cause.
     fn take(&mut self, cause: Cause<'_>, now: Instant) -> bool {
         match cause {
-            Cause::Stranger => self.strangers.take(now),
+            Cause::Unheard => self.unheard.take(now),
+            Cause::Failed => self.failed.take(now),
             Cause::Member(Who { service, client }) => {
                 let bucket = self.members.entry((service.into(), client.into()));
                 bucket.or_insert_with(|| Bucket::new(MEMBER)).take(now)
@@ -212,8 +217,11 @@ impl Audit {
     }
 
     fn with(writer: Option<Writer>) -> Self {
-        let (strangers, members) = (Bucket::new(STRANGERS), HashMap::new());
-        Self { writer, state: Mutex::new(State { strangers, members, suppressed: 0, lost: 0 }) }
+        let (unheard, failed) = (Bucket::new(STRANGERS), Bucket::new(STRANGERS));
+        Self {
+            writer,
+            state: Mutex::new(State { unheard, failed, members: HashMap::new(), suppressed: 0, lost: 0 }),
+        }
     }
 
     /// Writes an event down. Never waits.

@@ -69,7 +69,8 @@ impl Turned {
 pub enum LoginEnd {
     /// The client proved itself, or the server gave up for a reason of its own.
     Good,
-    /// It ended before there was a proof: 1 s.
+    /// It ended before there was a proof: as long as it had held its place, at least 1 s and at most 10 s. So whoever
+    /// holds places and gives each back in time comes off no better than at the deadline.
     NothingSent,
     /// A wrong proof, or something that is no login: 5 s.
     FailedProof,
@@ -80,14 +81,15 @@ pub enum LoginEnd {
 }
 
 impl LoginEnd {
-    fn penalty(self) -> Duration {
-        Duration::from_secs(match self {
-            Self::Good => 0,
-            Self::NothingSent => 1,
-            Self::FailedProof => 5,
-            Self::DeadlinePassed => 10,
-            Self::Crash => 90,
-        })
+    fn penalty(self, held: Duration) -> Duration {
+        const SECOND: Duration = Duration::from_secs(1);
+        match self {
+            Self::Good => Duration::ZERO,
+            Self::NothingSent => held.clamp(SECOND, 10 * SECOND),
+            Self::FailedProof => 5 * SECOND,
+            Self::DeadlinePassed => 10 * SECOND,
+            Self::Crash => 90 * SECOND,
+        }
     }
 }
 
@@ -133,10 +135,10 @@ impl Gate {
         Ok(())
     }
 
-    /// Gives the place back.
-    pub fn leave(&mut self, now: Instant, source: Source, end: LoginEnd) {
+    /// Gives the place back that was taken at `entered`.
+    pub fn leave(&mut self, now: Instant, source: Source, entered: Instant, end: LoginEnd) {
         self.waiting.remove(&source);
-        self.penalties.add(now, source, end.penalty());
+        self.penalties.add(now, source, end.penalty(now - entered));
     }
 
     /// Those who have a place.
@@ -343,6 +345,7 @@ impl<K: Eq + Hash> Counter<K> {
 pub(crate) struct LoginPermit {
     gate: Arc<Mutex<Gate>>,
     source: Source,
+    entered: Instant,
     end: LoginEnd,
 }
 
@@ -351,8 +354,9 @@ impl LoginPermit {
         let mut dice = [0; 2];
         // Without randomness the dice is 0, and the early drop takes everybody: no worse than an overload.
         let _ = aws_lc_rs::rand::fill(&mut dice);
-        locked(gate).enter(Instant::now(), source, u16::from_be_bytes(dice))?;
-        Ok(Self { gate: Arc::clone(gate), source, end: LoginEnd::Crash })
+        let entered = Instant::now();
+        locked(gate).enter(entered, source, u16::from_be_bytes(dice))?;
+        Ok(Self { gate: Arc::clone(gate), source, entered, end: LoginEnd::Crash })
     }
 
     /// Gives the place back, and its source what it deserves.
@@ -363,7 +367,7 @@ impl LoginPermit {
 
 impl Drop for LoginPermit {
     fn drop(&mut self) {
-        locked(&self.gate).leave(Instant::now(), self.source, self.end);
+        locked(&self.gate).leave(Instant::now(), self.source, self.entered, self.end);
     }
 }
 
@@ -434,7 +438,7 @@ mod tests {
             gate.enter(now, source(n), NEVER).unwrap();
         }
         assert_eq!(gate.enter(now, source(1024), NEVER), Err(Turned::Full));
-        gate.leave(now, source(7), LoginEnd::Good);
+        gate.leave(now, source(7), now, LoginEnd::Good);
         assert_eq!(gate.enter(now, source(1024), NEVER), Ok(()));
     }
 
@@ -465,7 +469,7 @@ mod tests {
         }
         assert_eq!(gate.enter(now, source(1), NEVER), Err(Turned::SourceFull));
         assert_eq!(gate.enter(now, source(2), NEVER), Ok(()));
-        gate.leave(now, source(1), LoginEnd::Good);
+        gate.leave(now, source(1), now, LoginEnd::Good);
         assert_eq!(gate.enter(now, source(1), NEVER), Ok(()));
     }
 
@@ -476,7 +480,7 @@ mod tests {
         let fail = |gate: &mut Gate, now| {
             let entered = gate.enter(now, source(1), NEVER);
             if entered.is_ok() {
-                gate.leave(now, source(1), LoginEnd::FailedProof);
+                gate.leave(now, source(1), now, LoginEnd::FailedProof);
             }
             entered
         };
@@ -490,13 +494,31 @@ mod tests {
     }
 
     #[test]
+    fn whoever_holds_places_and_gives_them_back_in_time_comes_off_no_better_than_at_the_deadline() {
+        let mut gate = Gate::new(&Limits::default());
+        let start = Instant::now();
+        for (held, enforced) in [(seconds(14), false), (seconds(14), true)] {
+            gate.enter(start, source(1), NEVER).unwrap();
+            gate.leave(start + held, source(1), start, LoginEnd::NothingSent);
+            assert_eq!(gate.enter(start + held, source(1), NEVER) == Err(Turned::Penalty), enforced);
+            gate.waiting = Counter::default();
+        }
+        // One that looks in and goes is not held up.
+        for n in 0..10 {
+            gate.enter(start, source(2), NEVER).unwrap();
+            gate.leave(start, source(2), start, LoginEnd::NothingSent);
+            assert!(!gate.penalties.sources[&source(2)].enforced, "{n}");
+        }
+    }
+
+    #[test]
     fn failures_far_apart_are_never_enforced() {
         let mut gate = Gate::new(&Limits::default());
         let start = Instant::now();
         for n in 0..100 {
             let now = start + seconds(6 * n);
             assert_eq!(gate.enter(now, source(1), NEVER), Ok(()), "{n}");
-            gate.leave(now, source(1), LoginEnd::FailedProof);
+            gate.leave(now, source(1), now, LoginEnd::FailedProof);
         }
     }
 
@@ -506,11 +528,11 @@ mod tests {
         let now = Instant::now();
         for _ in 0..1000 {
             gate.enter(now, source(1), NEVER).unwrap();
-            gate.leave(now, source(1), LoginEnd::Good);
+            gate.leave(now, source(1), now, LoginEnd::Good);
         }
         assert!(gate.penalties.sources.is_empty());
         gate.enter(now, source(1), NEVER).unwrap();
-        gate.leave(now, source(1), LoginEnd::Crash);
+        gate.leave(now, source(1), now, LoginEnd::Crash);
         assert_eq!(gate.enter(now + seconds(89), source(1), NEVER), Err(Turned::Penalty));
         assert_eq!(gate.enter(now + seconds(90), source(1), NEVER), Ok(()));
     }

@@ -125,7 +125,11 @@ impl Server {
             None => Identity::in_state(state)?,
         };
         let name_key = state.name_key()?;
-        let limits = within_descriptors(config.limits.clone(), &audit);
+        let relays = config.services.iter().any(|service| service.starter.is_relay());
+        let mut limits = config.limits.clone();
+        if let Some(text) = max_descriptors().and_then(|most| keep_within(&mut limits, most, relays)) {
+            audit.write(&Event::Warning { text });
+        }
         let addresses =
             listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect::<Vec<_>>();
         let urls = urls(&config, &addresses, &identity);
@@ -327,21 +331,20 @@ pub(crate) fn urls(config: &Config, addresses: &[SocketAddr], identity: &Identit
     clients.map(to_url).collect()
 }
 
-/// Lowers the number of sessions to what the system lets the process open, and says so.
-fn within_descriptors(mut limits: Limits, audit: &Audit) -> Limits {
-    let Some(descriptors) = max_descriptors() else { return limits };
+/// Lowers the number of sessions to what goes with so many descriptors, and says so. Where there are relays, any session
+/// may need a second one for what it stands in front of.
+fn keep_within(limits: &mut Limits, descriptors: u64, relays: bool) -> Option<String> {
+    let each = 1 + u64::from(relays);
     let others = limits.max_logins as u64 + SPARE_DESCRIPTORS;
-    let sessions = usize::try_from(descriptors.saturating_sub(others)).unwrap_or(usize::MAX).max(1);
-    if sessions < limits.max_sessions {
-        let wanted = limits.max_sessions as u64 + others;
-        let text = format!(
-            "only {descriptors} descriptors: max_sessions is {sessions} instead of {}; raise it with: ulimit -n {wanted}",
-            limits.max_sessions
-        );
-        audit.write(&Event::Warning { text });
-        limits.max_sessions = sessions;
+    let sessions = usize::try_from(descriptors.saturating_sub(others) / each).unwrap_or(usize::MAX).max(1);
+    if sessions >= limits.max_sessions {
+        return None;
     }
-    limits
+    let before = std::mem::replace(&mut limits.max_sessions, sessions);
+    let wanted = before as u64 * each + others;
+    Some(format!(
+        "only {descriptors} descriptors: max_sessions is {sessions} instead of {before}; raise it with: ulimit -n {wanted}"
+    ))
 }
 
 #[cfg(unix)]
@@ -352,4 +355,25 @@ fn max_descriptors() -> Option<u64> {
 #[cfg(not(unix))]
 fn max_descriptors() -> Option<u64> {
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sessions_are_as_many_as_there_are_descriptors_for_and_those_of_relays_need_two() {
+        let mut limits = Limits::default();
+        (limits.max_logins, limits.max_sessions) = (36, 1000);
+        for (descriptors, relays, sessions) in
+            [(1100, false, 1000), (1100, true, 500), (2100, true, 1000), (500, true, 200), (50, false, 1)]
+        {
+            let mut within = limits.clone();
+            let warning = keep_within(&mut within, descriptors, relays);
+            assert_eq!(within.max_sessions, sessions);
+            assert_eq!(warning.is_some(), sessions < 1000, "{descriptors} {relays}");
+            let wanted = if relays { "ulimit -n 2100" } else { "ulimit -n 1100" };
+            assert!(warning.is_none_or(|text| text.contains(wanted)));
+        }
+    }
 }

@@ -42,7 +42,7 @@ pub struct Limits {
     /// Unsent bytes of a session, beyond one largest frame, above which it ends `overload`. Default 16 MiB.
     pub max_unsent: usize,
     /// Unsent bytes of all sessions of the program together. Above it a session that has any hands out nothing more,
-    /// so that no credit goes back, and one that has more than `max_unsent_before_pause` and a longest frame ends
+    /// so that no credit goes back, and one that has more than `max_unsent_before_pause` and `max_frame_len` ends
     /// `overload`. Counted in steps of 64 KiB a session. Default 512 MiB.
     pub max_unsent_in_all: usize,
     /// Calls that the peer may have in flight. Told to the peer. Default 1 024.

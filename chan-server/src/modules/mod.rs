@@ -196,6 +196,11 @@ impl Starter {
         &self.name
     }
 
+    /// Whether each of its processes has a connection of its own to something else.
+    pub(crate) fn is_relay(&self) -> bool {
+        matches!(&*self.name, "tcp:connect" | "unix:connect")
+    }
+
     /// Spawns the function for a client.
     ///
     /// # Errors

@@ -25,11 +25,15 @@ impl FarReply {
         Self { shared: Some(shared), call }
     }
 
-    /// Encodes the answer with the session's codec, outside of its lock, and sends it. Never waits.
-    pub(crate) fn answer(mut self, encode: impl FnOnce(Codec, &mut Vec<u8>) -> Result<(), PayloadError>) {
+    /// Encodes the answer with the session's codec, to the longest that the far end takes, outside of the lock, and sends
+    /// it. Never waits.
+    pub(crate) fn answer(
+        mut self,
+        encode: impl FnOnce(Codec, usize, &mut Vec<u8>) -> Result<(), PayloadError>,
+    ) {
         let Some(shared) = self.shared.take() else { return };
         let call = self.call;
-        with_scratch(|scratch| match encode(shared.codec(), scratch) {
+        with_scratch(|scratch| match encode(shared.codec(), shared.max_payload_len(), scratch) {
             Ok(()) => shared.session(|session| session.reply(call, scratch)),
             Err(error) => {
                 let code = match error {

@@ -203,6 +203,20 @@ impl<S: AsyncBufRead + AsyncWrite + Unpin> Driver<S> {
             return false;
         }
         self.armed = None;
+        self.handle_timeout();
+        true
+    }
+
+    /// What the timer would do, for a driver that does not come to set it.
+    fn look_at_the_clock(&mut self) {
+        match self.shared.session(|session| session.poll_timeout()) {
+            Some(at) if at <= now() => self.handle_timeout(),
+            Some(_) => {}
+            None => self.set_last_call(),
+        }
+    }
+
+    fn handle_timeout(&mut self) {
         // As the session does with its own: what a burst has left goes.
         self.batch.shrink();
         let now = now();
@@ -213,7 +227,6 @@ impl<S: AsyncBufRead + AsyncWrite + Unpin> Driver<S> {
         if lost {
             self.stop_writing();
         }
-        true
     }
 
     fn set_last_call(&mut self) {
@@ -244,6 +257,8 @@ impl<S: AsyncBufRead + AsyncWrite + Unpin> Future for Driver<S> {
                 return Poll::Ready(self.shared.cause());
             }
         }
+        // Nothing is put off because there is always something to read.
+        self.look_at_the_clock();
         cx.waker().wake_by_ref();
         Poll::Pending
     }

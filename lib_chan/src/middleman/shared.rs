@@ -242,6 +242,11 @@ impl Shared {
         })
     }
 
+    /// The longest payload that the far end takes.
+    pub(crate) const fn max_payload_len(&self) -> usize {
+        self.max_payload_len
+    }
+
     pub(crate) const fn codec(&self) -> Codec {
         self.codec
     }
@@ -312,7 +317,8 @@ impl Shared {
         let crowded = inner.count_unsent() > self.limits.max_unsent_in_all;
         let session = &mut inner.session;
         let share = self.limits.max_unsent_before_pause;
-        if crowded && session.unsent() > share + session.max_payload_len() {
+        // Not the longest frame that the far end takes: that is as long as it likes.
+        if crowded && session.unsent() > share + self.limits.max_frame_len {
             session.break_off(ExitReason::Overload);
         }
         let mut effects = Effects { woken: session.take_woken(), ..Effects::default() };

@@ -6,10 +6,24 @@ mod interleavings;
 mod leaks;
 mod waking;
 
-use std::time::Duration;
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
 
-use serde::{Deserialize, Serialize};
-use tokio::{io::BufReader, sync::oneshot, task::JoinHandle};
+use serde::{Deserialize, Serialize, Serializer};
+use tokio::{
+    io::{
+        AsyncBufRead, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, DuplexStream, ReadBuf,
+    },
+    sync::oneshot,
+    task::JoinHandle,
+};
 
 use super::{Opening, open, serve};
 use crate::{
@@ -18,6 +32,7 @@ use crate::{
     handshake::{SessionParameters, pair_in_memory},
     payload::Codec,
     spawn,
+    wire::Frame,
 };
 
 #[derive(Debug, Serialize, Deserialize, PartialEq)]
@@ -60,6 +75,15 @@ async fn session(
     linked: bool,
     start: impl FnOnce(Opening) + Send + 'static,
 ) -> (Channel<String, Request>, JoinHandle<ExitReason>) {
+    session_of(limits, linked, start).await
+}
+
+/// The same with messages of any type.
+async fn session_of<In, Out>(
+    limits: &Limits,
+    linked: bool,
+    start: impl FnOnce(Opening) + Send + 'static,
+) -> (Channel<In, Out>, JoinHandle<ExitReason>) {
     let parameters = SessionParameters::from_limits(limits).unwrap();
     let (client, server) = pair_in_memory(parameters, [7; 32]).unwrap();
     let (near, far) = tokio::io::duplex(1000);
@@ -354,22 +378,189 @@ async fn an_answer_longer_than_a_frame_is_told_as_executed() {
     assert!(matches!(error.reason, CallFailure::TooLong { .. }), "{error}");
 }
 
+/// A long answer, which counts how much of it has been encoded.
+#[derive(Debug, Deserialize)]
+struct Long {
+    #[serde(skip)]
+    encoded: Arc<AtomicUsize>,
+}
+
+impl Serialize for Long {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let numbers = (0..1_000_000_u32).inspect(|_| {
+            self.encoded.fetch_add(1, Ordering::Relaxed);
+        });
+        serializer.collect_seq(numbers)
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Ask;
+
+impl Call for Ask {
+    type Reply = Long;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_is_too_long_is_encoded_as_far_as_the_caller_would_take_it() {
+    let small = Limits { max_frame_len: 1024, ..Limits::default() };
+    let encoded = Arc::new(AtomicUsize::new(0));
+    let (channel, _served): (Channel<(), Ask>, _) = session_of(&small, false, {
+        let encoded = Arc::clone(&encoded);
+        |opening| {
+            spawn(async move |_me: Process| {
+                let mut channel: Channel<Ask, String> = opening.accept();
+                while let Some(Message::Call(ask, reply)) = channel.recv().await {
+                    reply.to(&ask).send(Long { encoded: Arc::clone(&encoded) });
+                }
+                Ok(())
+            });
+        }
+    })
+    .await;
+    let error = channel.remote().call(Ask).await.unwrap_err();
+    assert!(matches!(error.reason, CallFailure::TooLong { .. }), "{error}");
+    assert!((1..=1024).contains(&encoded.load(Ordering::Relaxed)), "{encoded:?}");
+}
+
 /// A raw far end: the client's session over a stream that the test drives by hand.
-async fn with_silent_server() -> (Channel<Blob>, tokio::io::DuplexStream) {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+async fn with_silent_server() -> (Channel<Blob>, DuplexStream) {
+    with_raw_server(false, BufReader::new).await
+}
+
+/// The same for a session over what `over` makes of the stream.
+async fn with_raw_server<S>(
+    linked: bool,
+    over: impl FnOnce(DuplexStream) -> S,
+) -> (Channel<Blob>, DuplexStream)
+where
+    S: AsyncBufRead + AsyncWrite + Send + Unpin + 'static,
+{
     let parameters = SessionParameters::from_limits(&Limits::default()).unwrap();
     let (client, _server) = pair_in_memory(parameters, [7; 32]).unwrap();
     let (near, mut far) = tokio::io::duplex(4096);
-    let opened = tokio::spawn(async move {
-        open(BufReader::new(near), &client, &Limits::default(), Codec::Bincode, b"", false).await
-    });
-    let mut start = [0; 64];
-    assert!(far.read(&mut start).await.unwrap() > 0);
-    let mut started = Vec::new();
-    let terms = crate::wire::Terms { max_calls: 1024, max_links: 1024 };
-    crate::wire::Frame::Started { terms }.put(&mut started);
-    far.write_all(&started).await.unwrap();
-    (opened.await.unwrap().unwrap(), far)
+    let limits = Limits::default();
+    let opened = open(over(near), &client, &limits, Codec::Bincode, b"", linked);
+    let answered = async {
+        let mut start = [0; 64];
+        assert!(far.read(&mut start).await.unwrap() > 0);
+        let terms = crate::wire::Terms { max_calls: 1024, max_links: 1024 };
+        far.write_all(&frames([Frame::Started { terms }])).await.unwrap();
+    };
+    let (opened, ()) = tokio::join!(opened, answered);
+    (opened.unwrap(), far)
+}
+
+fn frames<'a>(frames: impl IntoIterator<Item = Frame<'a>>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    frames.into_iter().for_each(|frame| frame.put(&mut bytes));
+    bytes
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_cannot_take_the_link_of_the_session_away() {
+    let link = Frame::Link { from: 0, to: 0 };
+    let unlinked = frames([link.clone(), Frame::Unlink { from: 0, to: 0, unlink: 1 }]);
+    let exit = Frame::Exit { from: 0, to: 0, taken: Some(0), reason: ExitReason::Normal };
+    let exited = frames([link, exit]);
+    for (bytes, seen) in [
+        (unlinked, vec![ExitReason::NoConnection]),
+        (exited, vec![ExitReason::Normal, ExitReason::NoConnection]),
+    ] {
+        let told = enter(async move |mut me: Process| {
+            me.trap_exit(true);
+            let (channel, mut far) = with_raw_server(true, BufReader::new).await;
+            far.write_all(&bytes).await.unwrap();
+            drop(far);
+            for reason in seen {
+                match me.recv().await {
+                    Event::Exit(pid, told) => assert_eq!((pid, told), (channel.remote().pid(), reason)),
+                    _ => panic!("an exit"),
+                }
+            }
+            Ok(())
+        });
+        assert_eq!(tokio::time::timeout(Duration::from_secs(1), told).await, Ok(Ok(())));
+    }
+}
+
+/// A stream on which something always comes, once it is told to.
+struct Chatty {
+    stream: BufReader<DuplexStream>,
+    talks: Arc<AtomicBool>,
+    pongs: Vec<u8>,
+}
+
+impl AsyncRead for Chatty {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncBufRead for Chatty {
+    fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<&[u8]>> {
+        let this = self.get_mut();
+        if this.talks.load(Ordering::Relaxed) {
+            return Poll::Ready(Ok(&this.pongs));
+        }
+        Pin::new(&mut this.stream).poll_fill_buf(cx)
+    }
+
+    fn consume(mut self: Pin<&mut Self>, len: usize) {
+        if !self.talks.load(Ordering::Relaxed) {
+            Pin::new(&mut self.stream).consume(len);
+        }
+    }
+}
+
+impl AsyncWrite for Chatty {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_comes_without_a_break_puts_no_deadline_off() {
+    let talks = Arc::new(AtomicBool::new(false));
+    let chatty = |stream| {
+        let pongs = frames([Frame::Pong { token: 0 }]);
+        Chatty { stream: BufReader::new(stream), talks: Arc::clone(&talks), pongs }
+    };
+    let (channel, _far) = with_raw_server(false, chatty).await;
+    let remote = channel.remote();
+    talks.store(true, Ordering::Relaxed);
+    let mut call = Box::pin(remote.call_within(Duration::from_secs(5), Blob(vec![1])));
+    is_pending(&mut call).await;
+    tokio::time::advance(Duration::from_millis(4_900)).await;
+    is_pending(&mut call).await;
+    tokio::time::advance(Duration::from_millis(200)).await;
+    assert_eq!(call.await.unwrap_err().reason, CallFailure::Deadline);
+    let mut closed = Box::pin(channel.close());
+    is_pending(&mut closed).await;
+    tokio::time::advance(Duration::from_secs(11)).await;
+    assert_eq!(closed.await, Err(ExitReason::NoConnection));
+}
+
+/// Polls a future once, here. The clock moves by itself only while nobody has anything to do.
+async fn is_pending(future: &mut (impl Future + Unpin)) {
+    let pending = std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut *future).poll(cx).is_pending())).await;
+    assert!(pending);
 }
 
 #[tokio::test(start_paused = true)]
@@ -387,9 +578,7 @@ async fn a_peer_that_stops_reading_is_lost_in_its_bound_and_fills_no_memory() {
     let remote = channel.remote();
     // It goes on talking, so it is not silent: only what is sent to it does not go.
     let talk = tokio::spawn(async move {
-        use tokio::io::AsyncWriteExt;
-        let mut pong = Vec::new();
-        crate::wire::Frame::Pong { token: 0 }.put(&mut pong);
+        let pong = frames([Frame::Pong { token: 0 }]);
         let mut now_and_then = tokio::time::interval(Duration::from_secs(5));
         loop {
             now_and_then.tick().await;

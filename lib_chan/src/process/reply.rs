@@ -66,7 +66,7 @@ enum Route {
     Far(FarReply),
 }
 
-type Encode<R> = fn(Codec, &R, &mut Vec<u8>) -> Result<(), PayloadError>;
+type Encode<R> = fn(Codec, &R, usize, &mut Vec<u8>) -> Result<(), PayloadError>;
 
 impl Reply {
     /// A reply to a caller at the far end of a session.
@@ -81,10 +81,7 @@ impl Reply {
 
     /// The reply of the type that this request is answered with.
     pub fn to<Q: Call>(mut self, _request: &Q) -> Reply<Q::Reply> {
-        Reply {
-            route: self.route.take(),
-            encode: Some(|codec, answer, out| payload::encode_message(codec, answer, usize::MAX, out)),
-        }
+        Reply { route: self.route.take(), encode: Some(payload::encode_message) }
     }
 }
 
@@ -106,7 +103,7 @@ impl<R: Send + 'static> Reply<R> {
                 }
             }
             (Some(Route::Far(reply)), Some(encode)) => {
-                reply.answer(|codec, out| encode(codec, &answer, out));
+                reply.answer(|codec, max, out| encode(codec, &answer, max, out));
             }
             // Untyped, so there is no answer to send; or sent already.
             (Some(Route::Far(_)), None) | (None, _) => {}

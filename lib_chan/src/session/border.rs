@@ -544,6 +544,13 @@ impl<P: Clone + Ord> Border<P> {
         Ok(())
     }
 
+    /// What follows when the peer has ended a link with a frame: the owners' own, which is none of the peer's to take away,
+    /// is not the frame's, though for the process they are one.
+    pub(super) fn restore(&self, from: u64, to: u64) -> Option<Delivery<P>> {
+        let both = self.linked && from == OWNER && to == OWNER;
+        self.owner.clone().filter(|_| both).map(|to| Delivery::Link { from, to })
+    }
+
     /// A link of the peer's alone that it had sent before our unlink came, which nobody of this end waits for any more.
     fn take_void(&mut self, local: u64, far: u64, deliveries: &mut Vec<Delivery<P>>) {
         let process = self.process(local);

@@ -238,7 +238,7 @@ impl<H: Host> Session<H> {
             Frame::Unlink { from, to, unlink } => {
                 self.spend_pair(now)?;
                 let crossing = self.border.handle_unlink(from, to, unlink);
-                self.cross(crossing);
+                self.cross_end(crossing, from, to);
             }
             Frame::UnlinkAck { from, to, unlink } => {
                 let max_links = u64::from(self.limits.max_links);
@@ -305,7 +305,11 @@ impl<H: Host> Session<H> {
                 || self.untaken_ends > self.limits.max_links as usize;
         }
         // The one too many is delivered all the same: it is the one ending of a link.
-        self.cross(crossing);
+        if link {
+            self.cross_end(crossing, from, to);
+        } else {
+            self.cross(crossing);
+        }
         if too_many { Err(Fault::Overload) } else { Ok(()) }
     }
 
@@ -486,6 +490,16 @@ impl<H: Host> Session<H> {
     /// The second of a pair came, that takes back what the first had done.
     fn spend_pair(&mut self, now: Instant) -> Result<(), Fault> {
         if self.pairs.spend(now) { Ok(()) } else { Err(Fault::Overload) }
+    }
+
+    /// The peer ends a link.
+    fn cross_end(&mut self, crossing: Crossing<H::Process>, from: u64, to: u64) {
+        let restored = match crossing {
+            Crossing::Deliver(_) => self.border.restore(from, to),
+            Crossing::Answer(_) | Crossing::Drop => None,
+        };
+        self.cross(crossing);
+        self.deliveries.extend(restored);
     }
 
     fn cross(&mut self, crossing: Crossing<H::Process>) {

@@ -107,7 +107,6 @@ async fn who_stops_waiting_for_the_end_or_an_ack_is_forgotten() {
 
 #[tokio::test(start_paused = true)]
 async fn a_peer_that_links_and_ends_over_and_over_fills_no_mailbox() {
-    use tokio::io::AsyncWriteExt;
     let parameters = SessionParameters::from_limits(&Limits::default()).unwrap();
     let (_, server) = pair_in_memory(parameters, [7; 32]).unwrap();
     let (mut near, far) = tokio::io::duplex(64 * 1024);
@@ -124,7 +123,7 @@ async fn a_peer_that_links_and_ends_over_and_over_fills_no_mailbox() {
     });
     let mut bytes = Vec::new();
     let terms = crate::wire::Terms { max_calls: 1, max_links: 1 };
-    let start = crate::wire::Frame::Start {
+    let start = Frame::Start {
         codec: Codec::Bincode as u8,
         terms,
         max_frame_len: 1024,
@@ -135,8 +134,8 @@ async fn a_peer_that_links_and_ends_over_and_over_fills_no_mailbox() {
     near.write_all(&bytes).await.unwrap();
     tokio::time::sleep(Duration::from_millis(1)).await;
     bytes.clear();
-    crate::wire::Frame::Link { from: 1, to: 0 }.put(&mut bytes);
-    crate::wire::Frame::Exit { from: 1, to: 0, taken: Some(0), reason: ExitReason::Normal }.put(&mut bytes);
+    Frame::Link { from: 1, to: 0 }.put(&mut bytes);
+    Frame::Exit { from: 1, to: 0, taken: Some(0), reason: ExitReason::Normal }.put(&mut bytes);
     for _ in 0..100_000 {
         if near.write_all(&bytes).await.is_err() {
             break;
@@ -147,8 +146,7 @@ async fn a_peer_that_links_and_ends_over_and_over_fills_no_mailbox() {
 }
 
 /// Asks for much, many times, before the first answer, and reads none: how that session ended, if it has.
-async fn asks_for_much_and_reads_nothing(limits: &Limits) -> Option<ExitReason> {
-    use tokio::io::AsyncWriteExt;
+async fn asks_for_much_and_reads_nothing(limits: &Limits, max_frame_len: u64) -> Option<ExitReason> {
     const CALLS: u64 = 40;
     let parameters = SessionParameters::from_limits(limits).unwrap();
     let (_, server) = pair_in_memory(parameters, [7; 32]).unwrap();
@@ -175,12 +173,12 @@ async fn asks_for_much_and_reads_nothing(limits: &Limits) -> Option<ExitReason> 
     });
     let mut bytes = Vec::new();
     let terms = crate::wire::Terms { max_calls: 1, max_links: 1 };
-    let (codec, max_frame_len) = (Codec::Bincode as u8, 1 << 20);
-    crate::wire::Frame::Start { codec, terms, max_frame_len, window_len: 65_536, args: &[] }.put(&mut bytes);
+    let codec = Codec::Bincode as u8;
+    Frame::Start { codec, terms, max_frame_len, window_len: 65_536, args: &[] }.put(&mut bytes);
     near.write_all(&std::mem::take(&mut bytes)).await.unwrap();
     tokio::time::sleep(Duration::from_millis(1)).await;
     for call in 1..=CALLS {
-        crate::wire::Frame::Call { to: 0, call, left: 60_000, payload: &[0] }.put(&mut bytes);
+        Frame::Call { to: 0, call, left: 60_000, payload: &[0] }.put(&mut bytes);
     }
     near.write_all(&bytes).await.unwrap();
     told.await.unwrap();
@@ -189,7 +187,11 @@ async fn asks_for_much_and_reads_nothing(limits: &Limits) -> Option<ExitReason> 
 
 #[tokio::test(start_paused = true)]
 async fn a_peer_that_reads_nothing_is_shown_out_where_memory_is_short() {
-    assert_eq!(asks_for_much_and_reads_nothing(&Limits::default()).await, None);
     let short = Limits { max_unsent_in_all: 1 << 20, ..Limits::default() };
-    assert_eq!(asks_for_much_and_reads_nothing(&short).await, Some(ExitReason::Overload));
+    // However long the frames are that it says it takes.
+    for max_frame_len in [1 << 20, 16 << 20] {
+        assert_eq!(asks_for_much_and_reads_nothing(&Limits::default(), max_frame_len).await, None);
+        let ended = asks_for_much_and_reads_nothing(&short, max_frame_len).await;
+        assert_eq!(ended, Some(ExitReason::Overload), "{max_frame_len}");
+    }
 }

@@ -9,8 +9,6 @@ use std::{
     task::{Context, Poll, Wake, Waker},
 };
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
 use super::*;
 use crate::{
     middleman::shared::wake_together,
@@ -28,7 +26,7 @@ impl Wake for Wakes {
 }
 
 /// A server's channel, and the client's end of its stream with nobody at it.
-async fn with_raw_client(limits: Limits) -> (Channel<Blob>, tokio::io::DuplexStream) {
+async fn with_raw_client(limits: Limits) -> (Channel<Blob>, DuplexStream) {
     let parameters = SessionParameters::from_limits(&limits).unwrap();
     let (_, server) = pair_in_memory(parameters, [7; 32]).unwrap();
     let (mut near, far) = tokio::io::duplex(64 * 1024);
