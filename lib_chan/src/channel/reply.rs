@@ -33,6 +33,10 @@ impl FarReply {
     ) {
         let Some(shared) = self.shared.take() else { return };
         let call = self.call;
+        // Whoever asks for much and is shown out for it is no more work.
+        if shared.has_ended() {
+            return;
+        }
         with_scratch(|scratch| match encode(shared.codec(), shared.max_payload_len(), scratch) {
             Ok(()) => shared.session(|session| session.reply(call, scratch)),
             Err(error) => {

@@ -54,6 +54,8 @@ pub(crate) struct Shared {
     paused: AtomicBool,
     /// Messages are held (`Inner::held`).
     holding: AtomicBool,
+    /// The session has ended: nobody is answered any more.
+    ended: AtomicBool,
     codec: Codec,
     /// The longest payload that the far end takes.
     max_payload_len: usize,
@@ -231,6 +233,7 @@ impl Shared {
             taken: AtomicU64::new(0),
             paused: AtomicBool::new(false),
             holding: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
             codec,
             client: authenticated.client().as_str().into(),
             service: authenticated.service().as_str().into(),
@@ -325,6 +328,9 @@ impl Shared {
         let paused = session.over().is_none() && session.unsent() > if crowded { 0 } else { share };
         let resumed = self.paused.swap(paused, Ordering::Relaxed) && !paused;
         let over = session.over().is_some() && !std::mem::replace(&mut inner.end_told, true);
+        if over {
+            self.ended.store(true, Ordering::Relaxed);
+        }
         if over || session.is_open() && !std::mem::replace(&mut inner.open_told, true) {
             effects.woken.extend(std::mem::take(&mut inner.watchers).into_values());
         }
@@ -614,6 +620,11 @@ impl Shared {
 
     pub(crate) fn is_paused(&self) -> bool {
         self.paused.load(Ordering::Relaxed)
+    }
+
+    /// Whether the session has ended, without its lock; a moment later than it says itself.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Relaxed)
     }
 
     /// Gives credit back and fetches what has come. Ready with nothing: the end.

@@ -423,6 +423,36 @@ async fn an_answer_that_is_too_long_is_encoded_as_far_as_the_caller_would_take_i
     assert!((1..=1024).contains(&encoded.load(Ordering::Relaxed)), "{encoded:?}");
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_answer_for_which_the_session_has_ended_is_not_encoded() {
+    let encoded = Arc::new(AtomicUsize::new(0));
+    let (took, taken) = oneshot::channel();
+    let (answered, answer) = oneshot::channel();
+    let (channel, _served): (Channel<(), Ask>, _) = session_of(&Limits::default(), false, {
+        let encoded = Arc::clone(&encoded);
+        |opening| {
+            spawn(async move |_me: Process| {
+                let mut channel: Channel<Ask, String> = opening.accept();
+                let Some(Message::Call(ask, reply)) = channel.recv().await else { panic!("a call") };
+                let _ = took.send(());
+                assert!(channel.recv().await.is_none());
+                reply.to(&ask).send(Long { encoded });
+                let _ = answered.send(());
+                Ok(())
+            });
+        }
+    })
+    .await;
+    let remote = channel.remote();
+    let mut call = Box::pin(remote.call(Ask));
+    is_pending(&mut call).await;
+    taken.await.unwrap();
+    assert_eq!(channel.close().await, Ok(()));
+    assert!(call.await.is_err());
+    answer.await.unwrap();
+    assert_eq!(encoded.load(Ordering::Relaxed), 0);
+}
+
 /// A raw far end: the client's session over a stream that the test drives by hand.
 async fn with_silent_server() -> (Channel<Blob>, DuplexStream) {
     with_raw_server(false, BufReader::new).await
