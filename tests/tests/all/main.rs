@@ -10,6 +10,7 @@ mod examples;
 mod exit_codes;
 mod hostile;
 mod main_job;
+mod named;
 mod pages;
 mod planted;
 mod python;
