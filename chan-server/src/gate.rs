@@ -500,8 +500,7 @@ mod tests {
         for (held, enforced) in [(seconds(14), false), (seconds(14), true)] {
             gate.enter(start, source(1), NEVER).unwrap();
             gate.leave(start + held, source(1), start, LoginEnd::NothingSent);
-            assert_eq!(gate.enter(start + held, source(1), NEVER) == Err(Turned::Penalty), enforced);
-            gate.waiting = Counter::default();
+            assert_eq!(gate.penalties.enforced(start + held, source(1)), enforced);
         }
         // One that looks in and goes is not held up.
         for n in 0..10 {

@@ -172,8 +172,8 @@ impl<Out: Serialize + 'static> Remote<Out> {
         self.call_within(self.shared().limits().call_timeout, request).await
     }
 
-    /// Calls: sends a request and waits for its answer, at most `within`, waiting for credit, room and
-    /// one of the calls that the far end allows at a time included.
+    /// Calls: sends a request and waits for its answer, at most `within`, waiting for credit, room and one of the calls
+    /// that the far end allows at a time included.
     ///
     /// Dropping the future gives the call up: the far end sees it as cancelled, and a late answer is discarded.
     ///

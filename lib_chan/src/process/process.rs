@@ -157,7 +157,8 @@ impl<M: Send + 'static> Process<M> {
     }
 
     /// Asks for an [`Event::Down`] when another process ends: once, with its reason; at once with `NoProc` if it is
-    /// not alive, and with `NoConnection` if it is a far one whose session is over. Every call makes a monitor of its own. One of oneself never says anything.
+    /// not alive, and with `NoConnection` if it is a far one whose session is over. Every call makes a monitor of its
+    /// own. One of oneself never says anything.
     pub fn monitor(&self, pid: Pid) -> MonitorRef {
         let monitor = next_monitor();
         let me = self.pid();
