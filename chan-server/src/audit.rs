@@ -424,6 +424,21 @@ mod tests {
     }
 
     #[test]
+    fn logins_that_fail_are_not_hidden_behind_connections_that_nobody_heard() {
+        let lines = written(Format::Json, |audit| {
+            (0..STRANGERS.burst * 2).for_each(|_| audit.write(&turned()));
+            audit.write(&Event::LoginFailed {
+                connection: 1,
+                peer: ([10, 0, 0, 2], 4711).into(),
+                who: Who::default(),
+                why: "wrong proof".into(),
+                ms: 1,
+            });
+        });
+        assert!(lines.last().unwrap().contains("wrong proof"), "{lines:?}");
+    }
+
+    #[test]
     fn a_bucket_gives_its_burst_and_then_so_many_a_second() {
         let mut bucket = Bucket::new(STRANGERS);
         let start = Instant::now();
