@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout};
 
 use super::access::{Way, json};
 use super::arguments::{Access, Start};
-use super::failure::{Code, Failure};
+use super::failure::{Code, DONE, Failure, MAYBE};
 use super::notice::Notice;
 use super::{block_on, print_line};
 use crate::json::compact;
@@ -149,8 +149,6 @@ fn over(reason: &ExitReason) -> Result<(), Failure> {
 pub(super) const NO_CALLS: &str = "this client answers no calls";
 
 const INTERRUPTED: &str = "interrupted before the session was open (not executed)";
-const DONE: &str = "executed: do not send it again";
-const MAYBE: &str = "perhaps executed: find out before you send it again";
 
 fn unreadable(what: String) -> Failure {
     Failure::new(Code::Answer, format_args!("a message of the service {what}; ask its operator"))

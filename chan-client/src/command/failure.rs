@@ -8,6 +8,9 @@ use lib_chan::{CallError, CallFailure, Executed, ExitReason};
 use crate::connect::ConnectError;
 use crate::json::one_line;
 
+pub(super) const DONE: &str = "executed: do not send it again";
+pub(super) const MAYBE: &str = "perhaps executed: find out before you send it again";
+
 /// A command that failed, as its user learns of it.
 ///
 /// The line says what happened, whether it was executed where that is the question, and what to do next.
@@ -70,7 +73,7 @@ impl Failure {
     /// A cast that may or may not have arrived when the channel ended.
     pub(super) fn cast(reason: &ExitReason) -> Self {
         let Self { code, line } = Self::ended(reason);
-        Self { code, line: format!("{line} (perhaps executed: find out before you send it again)") }
+        Self { code, line: format!("{line} ({MAYBE})") }
     }
 
     /// The exit code of the program.
@@ -121,8 +124,8 @@ impl From<CallError> for Failure {
     fn from(CallError { executed, reason }: CallError) -> Self {
         let advice = match executed {
             Executed::No => "not executed: it can be sent again",
-            Executed::Unknown => "perhaps executed: find out before you send it again",
-            Executed::Yes => "executed: do not send it again",
+            Executed::Unknown => MAYBE,
+            Executed::Yes => DONE,
         };
         let code = call_code(executed, &reason);
         match &reason {

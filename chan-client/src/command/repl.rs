@@ -25,7 +25,7 @@ use tokio::time::timeout;
 use super::access::typed_json;
 use super::arguments::{Access, Start};
 use super::exchange::{NO_CALLS, opaque, open, readable, shown};
-use super::failure::Failure;
+use super::failure::{Failure, MAYBE};
 use super::notice::Notice;
 use super::{block_on, print_line};
 
@@ -54,9 +54,9 @@ pub(super) fn repl(access: &Access, start: &Start, notice: &Notice) -> Result<()
         };
         tokio::select! {
             closed = close => closed,
-            () = interrupts.next() => Err(Failure::local(
-                "interrupted before the session was closed (perhaps executed: find out before you send it again)",
-            )),
+            () = interrupts.next() => Err(Failure::local(format_args!(
+                "interrupted before the session was closed ({MAYBE})"
+            ))),
         }
     })
 }
@@ -96,7 +96,7 @@ async fn converse(chan: &mut Channel<Opaque>, console: &mut Console) -> Result<(
                 Some(Input::Line(text)) => typed.extend(lines(text)),
                 Some(Input::Interrupt) => {
                     typed.clear();
-                    unshown.push_back(interrupted(work.take().is_some()).into());
+                    unshown.push_back(interrupted(work.take().is_some()));
                 }
                 None => more_input = false,
             },
@@ -132,10 +132,10 @@ fn complaint(failure: Failure) -> String {
     format!("- {failure}")
 }
 
-fn interrupted(waited: bool) -> &'static str {
+fn interrupted(waited: bool) -> String {
     match waited {
-        true => "- cancelled (perhaps executed: find out before you send it again)",
-        false => "- Ctrl-D leaves",
+        true => format!("- cancelled ({MAYBE})"),
+        false => "- Ctrl-D leaves".into(),
     }
 }
 

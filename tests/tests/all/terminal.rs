@@ -164,6 +164,12 @@ fn pasted_lines_are_a_message_each() {
     assert_eq!(terminal.ended(), 0);
 }
 
+/// Not a wait for something: each try finds the editor a little further, in some between two lines.
+fn let_pass(gap: Duration) {
+    let moment = Instant::now() + gap;
+    while Instant::now() < moment {}
+}
+
 #[test]
 fn ctrl_c_is_heard_wherever_the_editor_is() {
     let server = Server::start(SERVICES);
@@ -171,9 +177,7 @@ fn ctrl_c_is_heard_wherever_the_editor_is() {
     for tries in 0..200 {
         terminal.see_prompt();
         terminal.type_keys("1\r");
-        // Not a wait for something: each try finds the editor a little further, in some between two lines.
-        let moment = Instant::now() + Duration::from_micros(tries * 2);
-        while Instant::now() < moment {}
+        let_pass(Duration::from_micros(tries * 2));
         terminal.type_keys("\x03");
         // Whether or not there was still something to cancel.
         terminal.see("- ");
@@ -190,9 +194,7 @@ fn ctrl_d_behind_a_line_leaves_however_soon_it_comes() {
         let mut terminal = logged_in(&server, "repl", "echo", &[]);
         terminal.see_prompt();
         terminal.type_keys("1\r");
-        // As above: between the two lines, sooner or later.
-        let moment = Instant::now() + Duration::from_micros(80 + tries * 30);
-        while Instant::now() < moment {}
+        let_pass(Duration::from_micros(80 + tries * 30));
         terminal.type_keys("\x04");
         assert_eq!(terminal.ended(), 0);
     }

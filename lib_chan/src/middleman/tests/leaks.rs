@@ -121,7 +121,6 @@ async fn a_peer_that_links_and_ends_over_and_over_fills_no_mailbox() {
         })
         .await
     });
-    let mut bytes = Vec::new();
     let terms = crate::wire::Terms { max_calls: 1, max_links: 1 };
     let start = Frame::Start {
         codec: Codec::Bincode as u8,
@@ -130,12 +129,10 @@ async fn a_peer_that_links_and_ends_over_and_over_fills_no_mailbox() {
         window_len: 65_536,
         args: &[],
     };
-    start.put(&mut bytes);
-    near.write_all(&bytes).await.unwrap();
+    near.write_all(&frames([start])).await.unwrap();
     tokio::time::sleep(Duration::from_millis(1)).await;
-    bytes.clear();
-    Frame::Link { from: 1, to: 0 }.put(&mut bytes);
-    Frame::Exit { from: 1, to: 0, taken: Some(0), reason: ExitReason::Normal }.put(&mut bytes);
+    let exit = Frame::Exit { from: 1, to: 0, taken: Some(0), reason: ExitReason::Normal };
+    let bytes = frames([Frame::Link { from: 1, to: 0 }, exit]);
     for _ in 0..100_000 {
         if near.write_all(&bytes).await.is_err() {
             break;
@@ -171,16 +168,13 @@ async fn asks_for_much_and_reads_nothing(limits: &Limits, max_frame_len: u64) ->
         })
         .await
     });
-    let mut bytes = Vec::new();
     let terms = crate::wire::Terms { max_calls: 1, max_links: 1 };
     let codec = Codec::Bincode as u8;
-    Frame::Start { codec, terms, max_frame_len, window_len: 65_536, args: &[] }.put(&mut bytes);
-    near.write_all(&std::mem::take(&mut bytes)).await.unwrap();
+    let start = Frame::Start { codec, terms, max_frame_len, window_len: 65_536, args: &[] };
+    near.write_all(&frames([start])).await.unwrap();
     tokio::time::sleep(Duration::from_millis(1)).await;
-    for call in 1..=CALLS {
-        Frame::Call { to: 0, call, left: 60_000, payload: &[0] }.put(&mut bytes);
-    }
-    near.write_all(&bytes).await.unwrap();
+    let calls = (1..=CALLS).map(|call| Frame::Call { to: 0, call, left: 60_000, payload: &[0] });
+    near.write_all(&frames(calls)).await.unwrap();
     told.await.unwrap();
     tokio::time::timeout(Duration::from_secs(5), served).await.ok().map(Result::unwrap)
 }
