@@ -12,7 +12,6 @@ mod hostile;
 mod main_job;
 mod named;
 mod pages;
-mod planted;
 mod python;
 mod relay;
 #[cfg(target_os = "linux")]
