@@ -37,8 +37,8 @@ fn every_test_that_a_table_names_is_there() {
     let endings = text_of("ARCHITECTURE.md");
     let endings =
         endings.split("## Who is told what, and when").nth(1).unwrap().split("\n## ").next().unwrap();
-    let mutants = text_of("tests/simulation/MUTANTS.md");
-    for (page, text, least) in [("ARCHITECTURE.md", endings, 30), ("MUTANTS.md", &mutants, 50)] {
+    let mutants = text_of("docs/measurements/mutants.md");
+    for (page, text, least) in [("ARCHITECTURE.md", endings, 30), ("mutants.md", &mutants, 50)] {
         let named = named(text);
         assert!(named.len() >= least, "{page}: they are found");
         for name in named {
