@@ -74,6 +74,8 @@ pub(crate) enum Event<'e> {
     AcceptFailed { error: String },
     /// Something in the configuration that is allowed, and worth knowing.
     Warning { text: String },
+    /// Something that keeps some clients away, and has to be mended.
+    Error { text: String },
     /// A connection was dropped before TLS.
     Turned { peer: SocketAddr, why: &'e str },
     /// A login that was refused, or not completed.
@@ -146,6 +148,7 @@ impl Event<'_> {
             | Self::SessionEnded { who, .. } => Cause::Member(*who),
             Self::Listening { .. }
             | Self::Warning { .. }
+            | Self::Error { .. }
             | Self::Crashed
             | Self::Draining { .. }
             | Self::Stopped => Cause::Server,

@@ -4,7 +4,7 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use lib_chan::auth::NameKey;
 use lib_chan::private::{self, PrivateFileError, quoted};
@@ -14,6 +14,8 @@ use zeroize::Zeroizing;
 
 /// No key or certificate chain has more bytes.
 const MAX_PEM_LEN: usize = 256 * 1024;
+/// A certificate that expires sooner is worth a warning.
+const EXPIRY_WARNING: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// Why there is no identity.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +49,16 @@ impl IdentityError {
             Self::Crypto(_) | Self::NoPlace => false,
         }
     }
+}
+
+/// What some clients will not accept about a certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Warning {
+    /// What it is, what follows, and what to do.
+    pub text: String,
+    /// Clients that look at dates refuse the certificate already.
+    pub is_fatal: bool,
 }
 
 /// The directory that holds what a server must not lose: its private key, its certificate and its name key.
@@ -88,6 +100,25 @@ impl StateDir {
     /// When it cannot be made, or others may enter it.
     pub fn create(&self) -> Result<(), IdentityError> {
         Ok(private::create_directory(&self.0)?)
+    }
+
+    /// Checks what the directory holds, as far as there is anything, and makes nothing. `has_identity` says whether the key
+    /// and the certificate in it are used.
+    ///
+    /// # Errors
+    /// When others may enter it, or a file in it cannot be used.
+    pub fn check(&self, has_identity: bool) -> Result<(), IdentityError> {
+        let is_there = |path: &Path| path.symlink_metadata().is_ok();
+        if !is_there(&self.0) {
+            return Ok(());
+        }
+        private::check_directory(&self.0)?;
+        self.known_name_key()?;
+        let (key, certificate) = (self.file("key.pem"), self.file("certificate.pem"));
+        if has_identity && is_there(&key) && is_there(&certificate) {
+            Identity::from_files(&certificate, &key)?;
+        }
+        Ok(())
     }
 
     /// The secret from which the salts of all passwords come; made on first use.
@@ -161,9 +192,10 @@ impl Identity {
         let chain = fs::read(certificate)
             .map_err(|error| unusable(certificate, &format!("cannot be read: {error}")))?;
         let private = private::read(key, MAX_PEM_LEN)?;
-        #[expect(clippy::disallowed_methods, reason = "the dates in a certificate are those of the calendar")]
-        let now = SystemTime::now();
-        let checked = CheckedKey::from_pem(&chain, &private, now);
+        if let Some(what) = unusable_key(key, &private) {
+            return Err(unusable(key, &what));
+        }
+        let checked = CheckedKey::from_pem(&chain, &private);
         let pinned = checked.and_then(|key| Ok(Self { pin: key.pin()?, key }));
         pinned.map_err(|error| match error {
             TlsError::Unreadable { what: "private key", .. } => not_a_key(key),
@@ -181,6 +213,39 @@ impl Identity {
     /// What a client pins.
     pub fn pin(&self) -> Pin {
         self.pin
+    }
+
+    /// Returns what some clients will not accept about the certificate at the moment `now`, in words for the owner of the
+    /// server.
+    ///
+    /// Clients that pin the key accept it all the same, so none of this keeps the server from starting.
+    pub fn warnings(&self, now: SystemTime) -> Vec<Warning> {
+        let (from, to) = (self.key.validity().start(), self.key.validity().end());
+        let mut warnings = Vec::new();
+        let (mut add, still) = (
+            |text, is_fatal| warnings.push(Warning { text, is_fatal }),
+            "clients that pin its key still accept it",
+        );
+        match to.duration_since(now) {
+            _ if now < *from => {
+                add(
+                    format!("is not valid before {}, by the clock of this machine; {still}", day(*from)),
+                    true,
+                );
+            }
+            Err(_) => add(format!("expired on {}; renew it; {still}", day(*to)), true),
+            Ok(left) if left < EXPIRY_WARNING => {
+                let days = left.as_secs() / (24 * 60 * 60);
+                add(format!("expires on {}, {days} days from now; renew it", day(*to)), false);
+            }
+            Ok(_) => {}
+        }
+        if self.key.is_authority() {
+            let text = "is that of an authority (CA:TRUE), which clients with ca= or system refuse as a server's; make \
+                        it with: openssl req -x509 … -addext basicConstraints=critical,CA:FALSE";
+            add(text.into(), false);
+        }
+        warnings
     }
 
     /// Certificate and key, as [`lib_chan::tls`] wants them.
@@ -205,7 +270,7 @@ pub fn url(client: &str, host: &str, port: u16, service: &str, pin: Pin) -> Stri
 /// Two servers that start at once may both find nothing: then the first to write wins, and the other reads that.
 pub(crate) fn create_or_keep(path: &Path, bytes: &[u8]) -> Result<(), PrivateFileError> {
     match private::create(path, bytes) {
-        Err(PrivateFileError::Io { error, .. }) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) if error.io_kind() == Some(io::ErrorKind::AlreadyExists) => Ok(()),
         other => other,
     }
 }
@@ -226,6 +291,33 @@ fn read_text(path: &Path) -> Result<Zeroizing<String>, IdentityError> {
 
 fn not_a_key(path: &Path) -> IdentityError {
     unusable(path, "holds no private key in PEM")
+}
+
+/// What is wrong with a file that holds a private key which the server cannot use.
+fn unusable_key(path: &Path, pem: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(pem);
+    let has = |word: &str| text.contains(word);
+    if has("-----BEGIN ENCRYPTED PRIVATE KEY-----") || has("Proc-Type: 4,ENCRYPTED") {
+        let path = quoted(path);
+        return Some(format!(
+            "is encrypted, and the server asks nobody for a passphrase; decrypt it into a file of mode 0600: \
+             openssl pkey -in {path} -out FILE"
+        ));
+    }
+    has("-----BEGIN OPENSSH PRIVATE KEY-----")
+        .then(|| "holds a key in the format of OpenSSH; it must be PEM (PKCS #8)".into())
+}
+
+/// The day of a moment, as `2026-11-28`.
+fn day(moment: SystemTime) -> String {
+    // A year beyond 9999 is as far away as one can be.
+    match moment.duration_since(SystemTime::UNIX_EPOCH) {
+        Ok(since) if since.as_secs() < 253_402_300_800 => {
+            let text = humantime::format_rfc3339_seconds(moment).to_string();
+            text.split('T').next().unwrap_or_default().to_owned()
+        }
+        _ => "a day after the year 9999".into(),
+    }
 }
 
 fn unusable(path: &Path, what: &str) -> IdentityError {
@@ -304,12 +396,66 @@ mod tests {
         for name in ["key.pem", "name.key"] {
             let path = state.file(name);
             assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o604)).unwrap();
         }
         let text = Identity::in_state(&state).unwrap_err().to_string();
         assert!(text.contains("run: chmod 600 /") && text.ends_with("key.pem"), "{text}");
         let text = state.name_key().unwrap_err().to_string();
         assert!(text.contains("run: chmod 600 /") && text.ends_with("name.key"), "{text}");
+    }
+
+    #[test]
+    fn warns_of_dates_and_authorities() {
+        let day = 24 * 60 * 60;
+        let at = |days: u64| SystemTime::UNIX_EPOCH + Duration::from_secs(days * day);
+        let identity = |is_ca| {
+            let directory = tempfile::tempdir().unwrap();
+            let pair = rcgen::KeyPair::generate().unwrap();
+            let mut params = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
+            (params.not_before, params.not_after) = (at(10_000).into(), at(20_000).into());
+            if is_ca {
+                params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+            }
+            let (certificate, key) = (directory.path().join("c"), directory.path().join("k"));
+            fs::write(&certificate, params.self_signed(&pair).unwrap().pem()).unwrap();
+            private::create(&key, pair.serialize_pem().as_bytes()).unwrap();
+            Identity::from_files(&certificate, &key).unwrap()
+        };
+        let said = |days| {
+            let warnings = identity(false).warnings(at(days)).into_iter();
+            warnings.map(|warning| (warning.text, warning.is_fatal)).collect::<Vec<_>>()
+        };
+        assert_eq!(said(10_001), []);
+        assert_eq!(said(19_970), []);
+        assert_eq!(said(19_971), [("expires on 2024-10-04, 29 days from now; renew it".into(), false)]);
+        let still = "clients that pin its key still accept it";
+        assert_eq!(said(20_001), [(format!("expired on 2024-10-04; renew it; {still}"), true)]);
+        let early = "is not valid before 1997-05-19, by the clock of this machine";
+        assert_eq!(said(4), [(format!("{early}; {still}"), true)]);
+        assert!(identity(true).warnings(at(10_001))[0].text.contains("CA:TRUE"));
+    }
+
+    #[test]
+    fn says_how_to_decrypt_a_key() {
+        let (_directory, state) = state();
+        Identity::in_state(&state).unwrap();
+        let key = state.file("encrypted.pem");
+        private::create(&key, b"-----BEGIN ENCRYPTED PRIVATE KEY-----\nMIH\n").unwrap();
+        let error = Identity::from_files(&state.file("certificate.pem"), &key).unwrap_err().to_string();
+        assert!(error.contains("is encrypted") && error.contains("openssl pkey -in "), "{error}");
+    }
+
+    #[test]
+    fn a_check_makes_nothing_and_finds_what_serving_would_refuse() {
+        let (_directory, state) = state();
+        state.check(true).unwrap();
+        assert!(!state.path().exists());
+        Identity::in_state(&state).unwrap();
+        state.check(true).unwrap();
+        fs::remove_file(state.file("key.pem")).unwrap();
+        private::create(&state.file("key.pem"), b"no key").unwrap();
+        assert!(state.check(true).unwrap_err().to_string().contains("holds no private key in PEM"));
+        state.check(false).unwrap();
     }
 
     #[test]

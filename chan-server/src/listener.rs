@@ -1,7 +1,7 @@
 //! Takes connections, and nothing else: what becomes of one is its own task's affair.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
@@ -35,28 +35,55 @@ fn advice(error: &io::Error) -> &'static str {
     }
 }
 
-/// Binds every address, or none.
-pub(crate) fn bind(listen: &Listen) -> Result<Vec<TcpListener>, BindError> {
-    match listen {
-        Listen::At(addresses) => addresses.iter().map(|&address| bind_one(address)).collect(),
-        Listen::Everywhere(port) => {
-            // One socket for both families, where the system has IPv6.
-            let both = bind_one((Ipv6Addr::UNSPECIFIED, *port).into());
-            match both {
-                Err(BindError { error, .. }) if without_ipv6(&error) => {
-                    Ok(vec![bind_one((Ipv4Addr::UNSPECIFIED, *port).into())?])
-                }
-                both => Ok(vec![both?]),
-            }
-        }
-    }
+/// What a server listens on.
+#[derive(Debug)]
+pub(crate) struct Bound {
+    pub(crate) listeners: Vec<TcpListener>,
+    /// Addresses that the machine does not have, since it has no IPv6; the server goes on without them.
+    pub(crate) skipped: Vec<BindError>,
 }
 
-fn bind_one(address: SocketAddr) -> Result<TcpListener, BindError> {
+/// Binds every address that the machine can have, or none. Without IPv6, `[::]` and `[::1]` are skipped as long as another
+/// address remains.
+///
+/// `[::]` takes IPv4 as well, unless an IPv4 address stands beside it for the same port.
+pub(crate) fn bind(listen: &Listen) -> Result<Bound, BindError> {
+    let mut bound = Bound { listeners: Vec::new(), skipped: Vec::new() };
+    match listen {
+        Listen::At(addresses) => {
+            for address in addresses {
+                let beside_v4 =
+                    addresses.iter().any(|other| other.is_ipv4() && other.port() == address.port());
+                match bind_one(*address, beside_v4 || !address.ip().is_unspecified()) {
+                    Ok(listener) => bound.listeners.push(listener),
+                    Err(error) if error.is_for_want_of_ipv6() => bound.skipped.push(error),
+                    Err(error) => return Err(error),
+                }
+            }
+            match bound.skipped.pop() {
+                Some(error) if bound.listeners.is_empty() => return Err(error),
+                skipped => bound.skipped.extend(skipped),
+            }
+        }
+        Listen::Everywhere(port) => {
+            // One socket for both families, where the system has IPv6.
+            let listener = match bind_one((Ipv6Addr::UNSPECIFIED, *port).into(), false) {
+                Err(error) if error.is_for_want_of_ipv6() => {
+                    bind_one((Ipv4Addr::UNSPECIFIED, *port).into(), false)?
+                }
+                both => both?,
+            };
+            bound.listeners.push(listener);
+        }
+    }
+    Ok(bound)
+}
+
+fn bind_one(address: SocketAddr, only_v6: bool) -> Result<TcpListener, BindError> {
     let bound = || {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-        if let SocketAddr::V6(v6) = address {
-            socket.set_only_v6(!v6.ip().is_unspecified())?;
+        if address.is_ipv6() {
+            socket.set_only_v6(only_v6)?;
         }
         // A server that starts again must not wait for the last connections of its predecessor to be forgotten. On
         // Windows the option means that others may take the port away.
@@ -68,6 +95,14 @@ fn bind_one(address: SocketAddr) -> Result<TcpListener, BindError> {
         TcpListener::from_std(socket.into())
     };
     bound().map_err(|error| BindError { address, error })
+}
+
+impl BindError {
+    /// Whether the machine has no IPv6. An IPv6 address of a network that is missing is a mistake, and no such case.
+    fn is_for_want_of_ipv6(&self) -> bool {
+        let IpAddr::V6(ip) = self.address.ip() else { return false };
+        (ip.is_unspecified() || ip.is_loopback()) && without_ipv6(&self.error)
+    }
 }
 
 fn without_ipv6(error: &io::Error) -> bool {
@@ -134,7 +169,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_connection_is_handed_over_without_delay_on_its_writes() {
-        let listener = bind(&loopback()).unwrap().remove(0);
+        let listener = bind(&loopback()).unwrap().listeners.remove(0);
         let address = listener.local_addr().unwrap();
         let _client = std::net::TcpStream::connect(address).unwrap();
         let (send, mut taken) = tokio::sync::mpsc::unbounded_channel();
@@ -149,7 +184,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_port_that_is_taken_is_named_with_what_to_do() {
-        let listener = bind(&loopback()).unwrap().remove(0);
+        let listener = bind(&loopback()).unwrap().listeners.remove(0);
         let address = listener.local_addr().unwrap();
         let text = bind(&Listen::At(vec![address])).unwrap_err().to_string();
         assert!(text.starts_with(&format!("cannot listen on {address}: ")), "{text}");
@@ -157,8 +192,38 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn both_wildcards_share_a_port() {
+        let bind_both = || {
+            let free = bind(&Listen::Everywhere(0)).unwrap().listeners.remove(0);
+            let port = free.local_addr().unwrap().port();
+            drop(free);
+            let (v4, v6) = ((Ipv4Addr::UNSPECIFIED, port).into(), (Ipv6Addr::UNSPECIFIED, port).into());
+            let one_v4 = (Ipv4Addr::LOCALHOST, port).into();
+            [vec![v4, v6], vec![v6, v4], vec![v6, one_v4]].map(|addresses| {
+                bind(&Listen::At(addresses)).map(|bound| bound.listeners.len() + bound.skipped.len())
+            })
+        };
+        // Another program may take the port in between, but not each time.
+        let both = |bound: [Result<usize, BindError>; 3]| bound.iter().all(|bound| matches!(bound, Ok(2)));
+        assert!((0..10).any(|_| both(bind_both())), "{:?}", bind_both());
+    }
+
+    #[test]
+    fn only_a_missing_ipv6_is_skipped() {
+        let not_available = || io::ErrorKind::AddrNotAvailable.into();
+        for (address, skipped) in
+            [("[::1]:1", true), ("[::]:1", true), ("[2001:db8::1]:1", false), ("192.0.2.1:1", false)]
+        {
+            let error = BindError { address: address.parse().unwrap(), error: not_available() };
+            assert_eq!(error.is_for_want_of_ipv6(), skipped, "{address}");
+        }
+        let taken = BindError { address: "[::1]:1".parse().unwrap(), error: io::ErrorKind::AddrInUse.into() };
+        assert!(!taken.is_for_want_of_ipv6());
+    }
+
+    #[tokio::test]
     async fn everywhere_is_reached_over_both_families_where_there_are_both() {
-        let listener = bind(&Listen::Everywhere(0)).unwrap().remove(0);
+        let listener = bind(&Listen::Everywhere(0)).unwrap().listeners.remove(0);
         let bound = listener.local_addr().unwrap();
         let (send, mut taken) = tokio::sync::mpsc::unbounded_channel();
         let accepting = tokio::spawn(async move {

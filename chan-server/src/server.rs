@@ -26,7 +26,7 @@ use crate::config::{Client, Config, ConfigError, Credential, Service};
 use crate::connection::{Connection, after};
 use crate::gate::{Gate, LoginPermit, Sessions, Source};
 use crate::identity::{Identity, IdentityError, StateDir, url};
-use crate::listener::{self, BindError};
+use crate::listener::{self, BindError, Bound};
 use crate::modules::Starter;
 
 /// Descriptors for what is no connection of a client.
@@ -119,7 +119,7 @@ impl Server {
     /// # Errors
     /// With what is missing, and what to do about it.
     pub async fn bind(config: Config, state: &StateDir, audit: Audit) -> Result<Self, StartError> {
-        let listeners = listener::bind(&config.listen)?;
+        let Bound { listeners, skipped } = listener::bind(&config.listen)?;
         let identity = match &config.identity {
             Some(identity) => identity.clone(),
             None => Identity::in_state(state)?,
@@ -133,6 +133,13 @@ impl Server {
         let addresses =
             listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect::<Vec<_>>();
         let urls = urls(&config, &addresses, &identity);
+        for warning in &config.warnings {
+            let text = warning.problem.text.clone();
+            audit.write(&if warning.is_fatal { Event::Error { text } } else { Event::Warning { text } });
+        }
+        for error in skipped {
+            audit.write(&Event::Warning { text: format!("{error}; the server goes on without it") });
+        }
         let (accounts, starters) = accounts(config.services, name_key.clone()).await?;
         let (directory, warnings) = Directory::new(name_key, nobody_seed()?, accounts)?;
         for warning in &warnings {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use chan_server::config::{Config, ConfigError};
 use chan_server::modules::Modules;
+use lib_chan::secret::{PrivateKey, Secret};
 
 /// A copy of `conf`, in which every file has the mode that it should have.
 struct Conf(tempfile::TempDir);
@@ -13,7 +14,7 @@ struct Conf(tempfile::TempDir);
 impl Conf {
     fn copy() -> Self {
         let this = Self(tempfile::tempdir().unwrap());
-        for file in tomls(&conf("rejected")) {
+        for file in [tomls(&conf("rejected")), tomls(&conf("warned"))].concat() {
             let text = fs::read_to_string(&file).unwrap();
             let mode = header(&text, "mode").map_or(0o600, |mode| u32::from_str_radix(mode, 8).unwrap());
             this.write(file.file_name().unwrap().to_str().unwrap(), text.as_bytes(), mode);
@@ -24,7 +25,17 @@ impl Conf {
         this.write("empty.password", b"\n", 0o600);
         this.write("latin1.password", b"tr\xe8s bon mot de passe\n", 0o600);
         this.write("long.password", &[b'x'; 2000], 0o600);
-        this.write("shared.verifier", b"whatever it is\n", 0o640);
+        this.write("shared.verifier", b"whatever it is\n", 0o604);
+        this.write(
+            "some.verifier",
+            b"$chan$argon2id$v=19$m=65536,t=3,p=1$AgICAgICAgICAgICAgICAg$x$y\n",
+            0o600,
+        );
+        let key = PrivateKey::from_seed(Secret::new([5; 32])).unwrap();
+        this.write("client.key", key.to_file_contents().as_bytes(), 0o600);
+        this.write("client.pub", key.public_key().to_string().as_bytes(), 0o600);
+        this.write("bom.password", "\u{feff}correct horse battery staple\n".as_bytes(), 0o600);
+        this.write("lines.password", b"correct horse battery staple\nmore\n", 0o600);
         this.write_keys();
         this
     }
@@ -34,6 +45,11 @@ impl Conf {
         let other = rcgen::KeyPair::generate().unwrap();
         let mut params = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
         self.write("server.pem", params.self_signed(&pair).unwrap().pem().as_bytes(), 0o644);
+        let mut authority = params.clone();
+        authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        self.write("authority.pem", authority.self_signed(&pair).unwrap().pem().as_bytes(), 0o644);
+        let encrypted = b"-----BEGIN ENCRYPTED PRIVATE KEY-----\nMIH\n-----END ENCRYPTED PRIVATE KEY-----\n";
+        self.write("encrypted.key", encrypted, 0o600);
         params.not_after = rcgen::date_time_ymd(2001, 1, 1);
         self.write("expired.pem", params.self_signed(&pair).unwrap().pem().as_bytes(), 0o644);
         self.write("server.key", pair.serialize_pem().as_bytes(), 0o600);
@@ -100,6 +116,21 @@ async fn every_rejected_file_is_rejected_for_its_one_mistake() {
     }
     assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), files.len(), wrong.join("\n"));
     assert!(files.len() >= 40, "only {} files", files.len());
+}
+
+#[tokio::test]
+async fn warns_of_what_some_clients_refuse() {
+    let (conf, modules) = (Conf::copy(), Modules::standard());
+    let files = tomls(&self::conf("warned"));
+    assert!(!files.is_empty());
+    for file in &files {
+        let name = file.file_name().unwrap().to_str().unwrap();
+        let expected = header(&fs::read_to_string(file).unwrap(), "expect").expect(name).to_owned();
+        let config = Config::load(&conf.path(name), &modules).unwrap();
+        let problems = config.warnings().iter().map(|warning| warning.problem.clone()).collect();
+        let said = said(&ConfigError { file: file.clone(), problems }, conf.0.path());
+        assert_eq!(said, [expected], "{name}");
+    }
 }
 
 #[tokio::test]
@@ -200,4 +231,8 @@ async fn a_file_that_cannot_be_read_is_named() {
     let modules = Modules::standard();
     let error = Config::load(Path::new("/nowhere/chan-server.toml"), &modules).unwrap_err();
     assert!(error.to_string().starts_with("/nowhere/chan-server.toml: cannot be read: "), "{error}");
+    let (conf, link) = (Conf::copy(), "link.toml");
+    std::os::unix::fs::symlink("/nowhere/chan-server.toml", conf.path(link)).unwrap();
+    let error = Config::load(&conf.path(link), &modules).unwrap_err().to_string();
+    assert!(error.contains("is a link to /nowhere/chan-server.toml, which cannot be read: "), "{error}");
 }

@@ -77,13 +77,17 @@ impl Password {
     /// The most hosts, services and clients whose keys one value remembers; the oldest goes first.
     const MAX_TARGETS: usize = 256;
 
-    /// A password as it was typed: its UTF-8 bytes, unchanged.
+    /// Makes a password of the UTF-8 bytes that were typed, unchanged.
     ///
     /// # Errors
-    /// If it is empty or longer than [`MAX_LEN`](Self::MAX_LEN).
+    ///
+    /// The text is empty, longer than [`MAX_LEN`](Self::MAX_LEN), or surely something else: a verifier, a key or PEM.
     pub fn new(text: &str) -> Result<Self, PasswordError> {
         if text.is_empty() {
             return Err(PasswordError::Empty);
+        }
+        if let Some(what) = something_else(text) {
+            return Err(PasswordError::SomethingElse(what));
         }
         if text.len() > Self::MAX_LEN {
             return Err(PasswordError::TooLong);
@@ -95,14 +99,26 @@ impl Password {
         })))
     }
 
-    /// The password in a file: all of its contents but one newline (`\n` or `\r\n`) at the end, if there is one.
+    /// Makes a password of the one line in a file, with or without a newline (`\n` or `\r\n`) at its end.
     ///
     /// # Errors
-    /// If the contents are not UTF-8, or what is left is empty or longer than [`MAX_LEN`](Self::MAX_LEN).
+    ///
+    /// The contents are not one line of UTF-8, begin with a byte order mark, or hold no password by the rules of
+    /// [`new`](Self::new).
     pub fn from_file_contents(contents: &[u8]) -> Result<Self, PasswordError> {
         let text = std::str::from_utf8(contents).map_err(|_| PasswordError::NotUtf8)?;
+        if text.starts_with('\u{feff}') {
+            return Err(PasswordError::ByteOrderMark);
+        }
         let line = text.strip_suffix('\n').unwrap_or(text);
         let line = if line.len() < text.len() { line.strip_suffix('\r').unwrap_or(line) } else { line };
+        // Before the lines are counted: a PEM file has several, and its first says what it is.
+        if let Some(what) = something_else(line) {
+            return Err(PasswordError::SomethingElse(what));
+        }
+        if line.contains('\n') {
+            return Err(PasswordError::SeveralLines);
+        }
         Self::new(line)
     }
 
@@ -201,6 +217,27 @@ pub enum PasswordError {
     /// A file's contents are not text.
     #[error("the password is not UTF-8")]
     NotUtf8,
+    /// A file begins with a mark that some editors put there, and that nobody would type.
+    #[error("the file begins with a byte order mark; save it as UTF-8 without one")]
+    ByteOrderMark,
+    /// A file has more lines than one.
+    #[error("the file has more than one line; a password is one line")]
+    SeveralLines,
+    /// The text is what another option or key takes.
+    #[error("this is {0}, not a password")]
+    SomethingElse(&'static str),
+}
+
+/// What a text surely is, if it is no password.
+fn something_else(text: &str) -> Option<&'static str> {
+    const KINDS: [(&str, &str); 4] = [
+        ("$chan$", "a verifier"),
+        (PrivateKey::FILE_PREFIX, "a client's private key"),
+        ("-----BEGIN ", "a key or certificate in PEM"),
+        (PublicKey::PREFIX, "a client's public key"),
+    ];
+    let (_, what) = KINDS.into_iter().find(|(prefix, _)| text.starts_with(prefix))?;
+    Some(what)
 }
 
 /// An Ed25519 private key that a client proves itself with instead of a password.
@@ -432,13 +469,33 @@ mod tests {
         assert_eq!(read(b"secret"), Ok(b"secret".to_vec()));
         assert_eq!(read(b"secret\n"), Ok(b"secret".to_vec()));
         assert_eq!(read(b"secret\r\n"), Ok(b"secret".to_vec()));
-        assert_eq!(read(b"secret\n\n"), Ok(b"secret\n".to_vec()));
         assert_eq!(read(b"secret\r"), Ok(b"secret\r".to_vec()));
         assert_eq!(read(b" secret "), Ok(b" secret ".to_vec()));
         assert_eq!(read(b"\n"), Err(PasswordError::Empty));
         assert_eq!(read(b"\xff"), Err(PasswordError::NotUtf8));
         assert_eq!(read(&[b'x'; 1025]), Err(PasswordError::TooLong));
         assert_eq!(read(&[[b'x'; 1024].as_slice(), b"\n"].concat()), Ok(vec![b'x'; 1024]));
+    }
+
+    #[test]
+    fn refuses_a_file_that_holds_something_else() {
+        let key = PrivateKey::from_seed(Secret::new([5; 32])).unwrap();
+        for (contents, error) in [
+            ("$chan$argon2id$v=19$m=65536,t=3,p=1$AgI$x$y\n", PasswordError::SomethingElse("a verifier")),
+            (&key.to_file_contents(), PasswordError::SomethingElse("a client's private key")),
+            (&key.public_key().to_string(), PasswordError::SomethingElse("a client's public key")),
+            (
+                "-----BEGIN PRIVATE KEY-----\nMC4C\n",
+                PasswordError::SomethingElse("a key or certificate in PEM"),
+            ),
+            ("\u{feff}secret\n", PasswordError::ByteOrderMark),
+            ("secret\nmore\n", PasswordError::SeveralLines),
+            ("secret\n\n", PasswordError::SeveralLines),
+        ] {
+            assert_eq!(Password::from_file_contents(contents.as_bytes()).unwrap_err(), error);
+        }
+        let typed = Password::new(&key.public_key().to_string()).unwrap_err();
+        assert_eq!(typed, PasswordError::SomethingElse("a client's public key"));
     }
 
     #[test]

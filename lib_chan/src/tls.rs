@@ -4,9 +4,10 @@
 //! The process-wide default of rustls is neither read nor set: a program with two providers compiled in would panic.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::digest;
 use base64::Engine;
@@ -93,46 +94,72 @@ pub fn exporter<Side>(connection: &ConnectionCommon<Side>) -> Result<Exporter, T
     Ok(Exporter::new(Secret::new(bytes)))
 }
 
-/// A certificate chain and its private key, which have been found to belong together.
+/// A certificate chain and the private key that belongs to it.
+///
+/// A certificate that has expired is no error: a client that pins the key does not look at dates. Ask
+/// [`validity`](Self::validity) where they matter.
 #[derive(Clone)]
-pub struct CheckedKey(Arc<CertifiedKey>);
+pub struct CheckedKey {
+    key: Arc<CertifiedKey>,
+    validity: RangeInclusive<SystemTime>,
+    is_authority: bool,
+}
 
 impl CheckedKey {
-    /// Checks that the key is that of the first certificate, and that the certificate is valid at `now`.
+    /// Checks that the key is that of the first certificate.
     ///
     /// # Errors
-    /// If not, or if either cannot be read.
-    pub fn new(
-        chain: Vec<CertificateDer<'static>>,
-        key: PrivateKeyDer<'static>,
-        now: SystemTime,
-    ) -> Result<Self, TlsError> {
+    ///
+    /// The key belongs to another certificate, or either cannot be read.
+    pub fn new(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Result<Self, TlsError> {
         let key = crypto_provider().key_provider.load_private_key(key)?;
         let certified = CertifiedKey::new(chain, key);
         certified.keys_match()?;
-        check_dates(certified.end_entity_cert()?, now)?;
-        Ok(Self(Arc::new(certified)))
+        let unreadable = |why: &dyn fmt::Display| TlsError::Unreadable {
+            what: "certificate",
+            why: why.to_string().into(),
+        };
+        let (_, parsed) = x509_parser::parse_x509_certificate(certified.end_entity_cert()?)
+            .map_err(|error| unreadable(&error))?;
+        let (from, to) = (&parsed.validity().not_before, &parsed.validity().not_after);
+        let validity = system_time(from.timestamp())..=system_time(to.timestamp());
+        let constraints = parsed.basic_constraints().map_err(|error| unreadable(&error))?;
+        let is_authority = constraints.is_some_and(|constraints| constraints.value.ca);
+        Ok(Self { key: Arc::new(certified), validity, is_authority })
     }
 
-    /// The same, from the contents of two PEM files.
+    /// Checks the contents of two PEM files in the same way.
     ///
     /// # Errors
+    ///
     /// As [`new`](Self::new), and if the PEM cannot be read.
-    pub fn from_pem(chain: &[u8], key: &[u8], now: SystemTime) -> Result<Self, TlsError> {
+    pub fn from_pem(chain: &[u8], key: &[u8]) -> Result<Self, TlsError> {
         let chain = CertificateDer::pem_slice_iter(chain)
             .collect::<Result<Vec<_>, _>>()
             .map_err(|error| TlsError::Unreadable { what: "certificate", why: error.to_string().into() })?;
         let key = PrivateKeyDer::from_pem_slice(key)
             .map_err(|error| TlsError::Unreadable { what: "private key", why: error.to_string().into() })?;
-        Self::new(chain, key, now)
+        Self::new(chain, key)
     }
 
-    /// The pin of its certificate.
+    /// Returns the pin of the first certificate.
     ///
     /// # Errors
-    /// If the certificate cannot be read, which [`new`](Self::new) has ruled out.
+    ///
+    /// The certificate cannot be read, which [`new`](Self::new) has ruled out.
     pub fn pin(&self) -> Result<Pin, TlsError> {
-        spki_sha256(self.0.end_entity_cert()?)
+        spki_sha256(self.key.end_entity_cert()?)
+    }
+
+    /// Returns the first and the last moment at which the first certificate is valid.
+    pub fn validity(&self) -> &RangeInclusive<SystemTime> {
+        &self.validity
+    }
+
+    /// Returns `true` if the first certificate says that it belongs to an authority (`CA:TRUE`). A client that trusts an
+    /// authority refuses it as the certificate of a server.
+    pub fn is_authority(&self) -> bool {
+        self.is_authority
     }
 }
 
@@ -140,6 +167,12 @@ impl fmt::Debug for CheckedKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("CheckedKey(..)")
     }
+}
+
+/// The moment so many seconds from the start of 1970; one before that counts as its start.
+fn system_time(seconds: i64) -> SystemTime {
+    let since = Duration::from_secs(u64::try_from(seconds).unwrap_or_default());
+    UNIX_EPOCH.checked_add(since).unwrap_or(UNIX_EPOCH)
 }
 
 /// The identity of a server, which can be replaced while it serves. A connection gets what is there when its
@@ -172,7 +205,7 @@ impl fmt::Debug for ReloadableKey {
 
 impl ResolvesServerCert for ReloadableKey {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.current().0)
+        Some(self.current().key)
     }
 }
 
@@ -295,12 +328,6 @@ pub enum TlsError {
     /// The other end did not ask for the application protocol `lib-chan/1`.
     #[error("the other end does not speak lib-chan/1")]
     OtherProtocol,
-    /// The certificate is not valid yet.
-    #[error("the certificate is not valid before {0}")]
-    NotYetValid(Box<str>),
-    /// The certificate is not valid any more.
-    #[error("the certificate is not valid after {0}")]
-    Expired(Box<str>),
     /// A certificate or private key cannot be read.
     #[error("the {what} cannot be read: {why}")]
     Unreadable {
@@ -312,21 +339,6 @@ pub enum TlsError {
     /// Rustls says so.
     #[error(transparent)]
     Rustls(#[from] rustls::Error),
-}
-
-fn check_dates(certificate: &CertificateDer<'_>, now: SystemTime) -> Result<(), TlsError> {
-    let (_, certificate) = x509_parser::parse_x509_certificate(certificate)
-        .map_err(|error| TlsError::Unreadable { what: "certificate", why: error.to_string().into() })?;
-    let validity = certificate.validity();
-    let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let now = i64::try_from(now).unwrap_or(i64::MAX);
-    if now < validity.not_before.timestamp() {
-        return Err(TlsError::NotYetValid(validity.not_before.to_string().into()));
-    }
-    if now > validity.not_after.timestamp() {
-        return Err(TlsError::Expired(validity.not_after.to_string().into()));
-    }
-    Ok(())
 }
 
 #[cfg(test)]

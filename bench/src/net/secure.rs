@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use lib_chan::tls::{self, CheckedKey, PinVerifier, ReloadableKey};
@@ -48,7 +48,7 @@ impl Server {
     pub(super) async fn bind(peer: Peer) -> Result<Self> {
         let made = rcgen::generate_simple_self_signed(["localhost".into()])?;
         let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).map_err(anyhow::Error::msg)?;
-        let key = CheckedKey::new(vec![made.cert.der().clone()], key, SystemTime::now())?;
+        let key = CheckedKey::new(vec![made.cert.der().clone()], key)?;
         let pin = key.pin()?.to_string();
         let mut config = (*tls::server_config(Arc::new(ReloadableKey::new(key)))?).clone();
         set_protocol(&mut config.alpn_protocols, peer);

@@ -72,9 +72,7 @@ impl Identity {
         let params = rcgen::CertificateParams::new(vec!["localhost".into()]).unwrap();
         let certificate = params.self_signed(&key).unwrap();
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-        #[expect(clippy::disallowed_methods, reason = "the certificate was made now")]
-        let now = std::time::SystemTime::now();
-        let key = CheckedKey::new(vec![certificate.into()], key, now).unwrap();
+        let key = CheckedKey::new(vec![certificate.into()], key).unwrap();
         let pin = key.pin().unwrap();
         let config = server_config(Arc::new(ReloadableKey::new(key))).unwrap();
         Self { pin, config: Arc::unwrap_or_clone(config) }

@@ -4,8 +4,8 @@ use std::collections::HashSet;
 use std::io;
 
 use lib_chan::auth::PasswordVerifier;
-use lib_chan::private::{self, PrivateFileError, quoted};
-use lib_chan::secret::{KeyError, Password, PasswordError, PublicKey};
+use lib_chan::private::{self, quoted};
+use lib_chan::secret::{KeyError, Password, PasswordError, PrivateKey, PublicKey};
 use toml::Spanned;
 use zeroize::Zeroizing;
 
@@ -104,21 +104,34 @@ fn secret_file(
     max: usize,
     context: &Context<'_>,
 ) -> Result<Zeroizing<Vec<u8>>, String> {
-    private::read(&context.beside(name), max).map_err(|error| match error {
-        PrivateFileError::Io { error, path } if error.kind() == io::ErrorKind::NotFound => {
-            let path = quoted(&path);
+    private::read(&context.beside(name), max).map_err(|error| match error.io_kind() {
+        Some(io::ErrorKind::NotFound) => {
+            let path = quoted(error.path());
             let make = match key {
                 "password_file" => format!("--generate --password-file {path}"),
                 _ => format!("--verifier-file {path}"),
             };
             format!("\"{key}\": there is no {path}; make it with: chan-server passwd {who} {make}")
         }
-        error => format!("\"{key}\": {error}"),
+        _ => format!("\"{key}\": {error}"),
     })
 }
 
 fn password(key: &str, password: Result<Password, PasswordError>, weak: bool) -> Result<Credential, String> {
-    let password = password.map_err(|error| format!("\"{key}\": {error}; {GENERATE}"))?;
+    let password = password.map_err(|error| {
+        let instead = match error {
+            PasswordError::SomethingElse(what) if what.contains("verifier") => match key {
+                "password_file" => "write verifier_file in place of password_file",
+                _ => "write verifier in place of password",
+            },
+            PasswordError::SomethingElse(what) if what.contains("public") => {
+                "write key in place of it, under [[service.client]]"
+            }
+            PasswordError::ByteOrderMark | PasswordError::SeveralLines => "mend the file",
+            _ => GENERATE,
+        };
+        format!("\"{key}\": {error}; {instead}")
+    })?;
     let chars = password.chars();
     if chars < MIN_CHARS && !weak {
         return Err(format!(
@@ -141,6 +154,12 @@ fn verifier(key: &str, who: &str, line: &str, salts: &mut Salts) -> Result<Crede
 }
 
 fn public_key(key: &str, line: &str) -> Result<Credential, String> {
+    if PrivateKey::from_file_contents(line.as_bytes()).is_ok() {
+        return Err(format!(
+            "\"{key}\" is a client's private key, which a server must not have; write its public key, which begins with \
+             ed25519:"
+        ));
+    }
     let public = line
         .parse()
         .map_err(|error: KeyError| format!("\"{key}\": {error}; ask the client for its public key"))?;

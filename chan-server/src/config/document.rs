@@ -18,6 +18,16 @@ pub struct Problem {
     pub text: String,
 }
 
+/// Something in a configuration that is allowed, and that its owner should know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Warning {
+    /// What it is, where, and what to do.
+    pub problem: Problem,
+    /// Some clients are refused by it already.
+    pub is_fatal: bool,
+}
+
 /// Everything that is wrong with a configuration, in the order of its lines.
 #[derive(Debug)]
 pub struct ConfigError {
@@ -50,11 +60,12 @@ pub(super) type Span = Range<usize>;
 pub(super) struct Problems<'t> {
     text: &'t str,
     found: Vec<Problem>,
+    warnings: Vec<Warning>,
 }
 
 impl<'t> Problems<'t> {
     pub(super) fn new(text: &'t str) -> Self {
-        Self { text, found: Vec::new() }
+        Self { text, found: Vec::new(), warnings: Vec::new() }
     }
 
     /// Parses the text; syntax errors are reported, and what could be read is returned all the same.
@@ -74,6 +85,17 @@ impl<'t> Problems<'t> {
 
     pub(super) fn add(&mut self, span: &Span, text: String) {
         self.found.push(Problem { line: self.line(span), text });
+    }
+
+    /// Notes something that is allowed, and that the owner should know.
+    pub(super) fn warn(&mut self, span: &Span, text: String, is_fatal: bool) {
+        self.warnings.push(Warning { problem: Problem { line: self.line(span), text }, is_fatal });
+    }
+
+    /// The warnings so far, in the order of their lines.
+    pub(super) fn take_warnings(&mut self) -> Vec<Warning> {
+        self.warnings.sort_by_key(|warning| warning.problem.line);
+        std::mem::take(&mut self.warnings)
     }
 
     /// The line on which a place begins.

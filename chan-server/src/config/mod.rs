@@ -8,18 +8,20 @@ mod document;
 mod limits;
 mod service;
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read};
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use lib_chan::Limits;
+use lib_chan::private::{self, quoted};
 use toml::Spanned;
 use zeroize::Zeroizing;
 
 pub use credential::Credential;
 pub(crate) use credential::MIN_CHARS;
-pub use document::{ConfigError, Problem};
+pub use document::{ConfigError, Problem, Warning};
 pub(crate) use document::{nearest, shown};
 pub(crate) use limits::Number;
 pub use service::{Client, Service};
@@ -45,6 +47,8 @@ pub struct Config {
     pub(crate) identity: Option<Identity>,
     /// In the order of the file; at least one, no name twice.
     pub(crate) services: Vec<Service>,
+    /// In the order of the file.
+    pub(crate) warnings: Vec<Warning>,
 }
 
 /// Where to listen.
@@ -106,6 +110,11 @@ impl Config {
         &self.limits
     }
 
+    /// What is allowed and worth knowing, in the order of the lines.
+    pub fn warnings(&self) -> &[Warning] {
+        &self.warnings
+    }
+
     /// The identity that `[tls]` names, if it names one.
     pub fn identity(&self) -> Option<&Identity> {
         self.identity.as_ref()
@@ -128,26 +137,18 @@ impl Context<'_> {
 }
 
 fn read(file: &Path) -> Result<(Zeroizing<String>, Option<u32>), String> {
-    let cannot = |error: io::Error| format!("cannot be read: {error}");
+    let cannot = |error: io::Error| match fs::read_link(file) {
+        Ok(target) => format!("is a link to {}, which cannot be read: {error}", target.display()),
+        Err(_) => format!("cannot be read: {error}"),
+    };
     let opened = File::open(file).map_err(cannot)?;
-    let mode = mode_of(&opened).map_err(cannot)?;
+    let shared_mode = private::shared_mode(file, &opened).map_err(cannot)?;
     let mut text = Zeroizing::new(String::new());
     let len = opened.take(MAX_LEN as u64 + 1).read_to_string(&mut text).map_err(cannot)?;
     if len > MAX_LEN {
         return Err(format!("is longer than {MAX_LEN} bytes, so it is not a configuration"));
     }
-    Ok((text, (mode & 0o077 != 0).then_some(mode)))
-}
-
-#[cfg(unix)]
-fn mode_of(file: &File) -> io::Result<u32> {
-    use std::os::unix::fs::PermissionsExt;
-    Ok(file.metadata()?.permissions().mode() & 0o7777)
-}
-
-#[cfg(not(unix))]
-fn mode_of(_file: &File) -> io::Result<u32> {
-    Ok(0)
+    Ok((text, shared_mode))
 }
 
 fn check(
@@ -173,7 +174,8 @@ fn check(
         root.table("tls", "[tls]", &mut problems).and_then(|table| check_tls(table, &context, &mut problems));
     let services = service::read(&mut root, &context, &mut problems);
     root.finish(&mut problems);
-    let config = listen.map(|listen| Config { listen, public, limits, identity, services });
+    let warnings = problems.take_warnings();
+    let config = listen.map(|listen| Config { listen, public, limits, identity, services, warnings });
     problems.settle(file, config)
 }
 
@@ -215,6 +217,18 @@ fn check_listen(root: &mut Table<'_>, problems: &mut Problems<'_>) -> Option<Lis
             }
         }
     }
+    let covered = |address: &SocketAddr| {
+        let wildcard: IpAddr =
+            if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let wildcard = SocketAddr::new(wildcard, address.port());
+        (address.port() != 0 && *address != wildcard && addresses.contains(&wildcard)).then_some(wildcard)
+    };
+    for address in &addresses {
+        if let Some(wildcard) = covered(address) {
+            problems
+                .add(&span, format!("\"listen\" names {address}, which is part of {wildcard}; remove one"));
+        }
+    }
     Some(Listen::At(addresses))
 }
 
@@ -246,7 +260,18 @@ fn check_tls(mut table: Table<'_>, context: &Context<'_>, problems: &mut Problem
     let (certificate, key) = (certificate?, key?);
     let (chain, private) = (context.beside(certificate.get_ref()), context.beside(key.get_ref()));
     match Identity::from_files(&chain, &private) {
-        Ok(identity) => Some(identity),
+        Ok(identity) => {
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "the dates in a certificate are those of the calendar"
+            )]
+            let now = SystemTime::now();
+            for warning in identity.warnings(now) {
+                let text = format!("\"certificate\": {} {}", quoted(&chain), warning.text);
+                problems.warn(&certificate.span(), text, warning.is_fatal);
+            }
+            Some(identity)
+        }
         Err(error) => {
             let (name, at) = if error.is_about(&chain) {
                 ("certificate", certificate.span())

@@ -1,6 +1,7 @@
 //! A TCP connection of its own for each client: `mfa = ["tcp", "connect", "127.0.0.1:6379"]`.
 
 use std::fmt;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use lib_chan::{Channel, ExitReason, Opaque, Process};
 use serde::de::{Error, Unexpected, Visitor};
@@ -29,16 +30,30 @@ impl Visitor<'_> for HostPortVisitor {
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<HostPort, E> {
-        let parts = text.rsplit_once(':').filter(|(host, port)| {
-            let bracketed = host.starts_with('[') && host.ends_with(']');
-            let host_fits = !host.is_empty() && (bracketed || !host.contains(':'));
-            host_fits && port.parse::<u16>().is_ok_and(|port| port > 0)
-        });
+        let parts = text
+            .rsplit_once(':')
+            .filter(|(host, port)| can_exist(host) && port.parse::<u16>().is_ok_and(|port| port > 0));
         match parts {
             Some(_) => Ok(HostPort(text.into())),
             None => Err(E::invalid_value(Unexpected::Str(text), &self)),
         }
     }
+}
+
+/// Whether there can be a host of this name or address.
+fn can_exist(host: &str) -> bool {
+    if let Some(address) = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        // A zone behind the address names a network card.
+        return address.split('%').next().is_some_and(|address| address.parse::<Ipv6Addr>().is_ok());
+    }
+    let labels: Vec<_> = host.strip_suffix('.').unwrap_or(host).split('.').collect();
+    let is_label = |label: &&str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+    };
+    let is_number = |label: &&str| label.bytes().all(|byte| byte.is_ascii_digit());
+    let looks_like_v4 = labels.len() == 4 && labels.iter().all(is_number);
+    host.len() <= 254 && labels.iter().all(is_label) && (!looks_like_v4 || host.parse::<Ipv4Addr>().is_ok())
 }
 
 /// Connects, and relays bytes both ways. A client speaks the `raw` codec; an empty message is the end of a direction.
@@ -55,4 +70,28 @@ pub async fn connect(_me: Process, chan: Channel<Opaque>, to: HostPort) -> Resul
     let _ = stream.set_nodelay(true);
     let (reader, writer) = stream.into_split();
     relay(chan, reader, writer).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::can_exist;
+
+    #[test]
+    fn knows_hosts_that_cannot_exist() {
+        for host in [
+            "localhost",
+            "db.example.net.",
+            "my_db",
+            "10.0.0.1",
+            "127.1",
+            "[::1]",
+            "[fe80::1%eth0]",
+            "1.2.3.4.example",
+        ] {
+            assert!(can_exist(host), "{host}");
+        }
+        for host in ["", "a b", "a..b", "10.0.0.256", "[::g]", "[]", "::1", "http://x", &"x".repeat(64)] {
+            assert!(!can_exist(host), "{host}");
+        }
+    }
 }

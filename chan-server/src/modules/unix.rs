@@ -10,6 +10,9 @@ use tokio::net::UnixStream;
 
 use super::relay::{reason, relay};
 
+/// The most bytes that the system takes for the path of a socket (unix(7)): the room for it less the byte that ends it.
+const MAX_PATH_LEN: usize = if cfg!(target_os = "linux") { 107 } else { 103 };
+
 /// The path of a socket, as a configuration names it.
 #[derive(Clone, Debug)]
 pub struct SocketPath(Box<Path>);
@@ -26,12 +29,14 @@ impl Visitor<'_> for SocketPathVisitor {
     type Value = SocketPath;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a path from the root, as \"/run/thing.sock\"")
+        write!(f, "a path from the root of at most {MAX_PATH_LEN} bytes, as \"/run/thing.sock\"")
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<SocketPath, E> {
         match Path::new(text) {
-            path if path.is_absolute() => Ok(SocketPath(path.into())),
+            path if path.is_absolute() && text.len() <= MAX_PATH_LEN && !text.contains('\0') => {
+                Ok(SocketPath(path.into()))
+            }
             _ => Err(E::invalid_value(Unexpected::Str(text), &self)),
         }
     }

@@ -1,7 +1,6 @@
 use std::future::poll_fn;
 use std::pin::pin;
 use std::task::Poll;
-use std::time::SystemTime;
 
 use tokio::io::{DuplexStream, duplex};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
@@ -328,12 +327,9 @@ async fn challenge_only(stream: &mut DuplexStream, directory: &Directory) {
 fn identity() -> (Arc<ReloadableKey>, Pin) {
     let pair = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let key = pair.signing_key.serialize_der();
-    let key = CheckedKey::new(
-        vec![pair.cert.der().clone()],
-        rustls::pki_types::PrivateKeyDer::Pkcs8(key.into()),
-        SystemTime::now(),
-    )
-    .unwrap();
+    let key =
+        CheckedKey::new(vec![pair.cert.der().clone()], rustls::pki_types::PrivateKeyDer::Pkcs8(key.into()))
+            .unwrap();
     let pin = key.pin().unwrap();
     (Arc::new(ReloadableKey::new(key)), pin)
 }

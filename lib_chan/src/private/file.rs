@@ -8,12 +8,14 @@ use std::{
 
 use zeroize::Zeroizing;
 
+use super::access::excess_mode;
+
 /// Why a secret file was not read, or not written.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PrivateFileError {
     /// Somebody else may read it.
-    #[error("{} may be read by others (mode {mode:04o}); run: chmod {} {}", .path.display(), .mend, quoted(.path))]
+    #[error("{} may be read by others (mode {mode:04o}); run: chmod {mend} {}", .path.display(), quoted(.path))]
     NotPrivate {
         /// The file or directory.
         path: PathBuf,
@@ -22,17 +24,25 @@ pub enum PrivateFileError {
         /// What the bits should be, as `chmod` takes them.
         mend: &'static str,
     },
+    /// Not a file, but a directory.
+    #[error("{} is a directory; name a file in it", .0.display())]
+    Directory(
+        /// The directory.
+        PathBuf,
+    ),
     /// More bytes than such a file can have.
-    #[error("{} is longer than {max} bytes, so it is not the file that is meant", .path.display())]
+    #[error("{} is longer than {max} bytes, so it holds something else", .path.display())]
     TooLong {
         /// The file.
         path: PathBuf,
         /// The most bytes it may have.
         max: usize,
     },
-    /// The system said no.
-    #[error("{}: {}", .path.display(), told(.error))]
+    /// The system refused.
+    #[error("cannot {what} {}: {}", .path.display(), told(.error))]
     Io {
+        /// What was attempted, such as `read`.
+        what: &'static str,
         /// The file or directory.
         path: PathBuf,
         /// What the system said.
@@ -41,15 +51,26 @@ pub enum PrivateFileError {
 }
 
 impl PrivateFileError {
-    /// The file or directory that it is about.
+    /// Returns the file or directory that could not be used.
     pub fn path(&self) -> &Path {
         match self {
-            Self::NotPrivate { path, .. } | Self::TooLong { path, .. } | Self::Io { path, .. } => path,
+            Self::NotPrivate { path, .. }
+            | Self::Directory(path)
+            | Self::TooLong { path, .. }
+            | Self::Io { path, .. } => path,
+        }
+    }
+
+    /// Returns what the system said, unless the file itself is at fault.
+    pub fn io_kind(&self) -> Option<io::ErrorKind> {
+        match self {
+            Self::Io { error, .. } => Some(error.kind()),
+            _ => None,
         }
     }
 }
 
-/// What the system said; where a new file has no room, what to do.
+/// What the system said; where a file is in the way, what to do.
 fn told(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::AlreadyExists => "it exists already and is not overwritten; name another file".into(),
@@ -59,53 +80,100 @@ fn told(error: &io::Error) -> String {
 
 /// Reads a secret file of at most `max` bytes.
 ///
-/// The permission bits are those of the file that was opened, so it cannot be exchanged in between.
+/// The file must be closed to everybody but this process:
+///
+/// - A file of this process's user must not be open to others, nor to its group, unless no other user has that group.
+/// - A file of another user, such as root, must not be open to others, and to its group only if this process has it: the
+///   file was handed over (a Kubernetes volume with `fsGroup`).
+/// - A file below `$CREDENTIALS_DIRECTORY` (systemd) or `/run/secrets` (Docker) is taken as the platform hands it over,
+///   unless others may write it.
+///
+/// The permission bits are those of the file that was opened, so another file cannot take its place in between.
 ///
 /// # Errors
-/// When it cannot be read, when group or others have any right to it, and when it is longer.
+///
+/// The file cannot be read, is open to others, is a directory, or is longer.
 pub fn read(path: &Path, max: usize) -> Result<Zeroizing<Vec<u8>>, PrivateFileError> {
-    let file = File::open(path).map_err(|error| io_error(path, error))?;
+    let file = File::open(path).map_err(io_error("read", path))?;
+    if file.metadata().map_err(io_error("read", path))?.is_dir() {
+        return Err(PrivateFileError::Directory(path.into()));
+    }
     refuse_shared(path, &file, "600")?;
     // One allocation that never grows, so no copy of the secret stays behind in freed memory.
     let mut bytes = Zeroizing::new(Vec::with_capacity(max + 1));
-    file.take(max as u64 + 1).read_to_end(&mut bytes).map_err(|error| io_error(path, error))?;
+    file.take(max as u64 + 1).read_to_end(&mut bytes).map_err(io_error("read", path))?;
     if bytes.len() > max {
         return Err(PrivateFileError::TooLong { path: path.into(), max });
     }
     Ok(bytes)
 }
 
-/// Writes a new secret file, mode 0600 from its first moment; it appears whole or not at all.
-///
-/// A program that is killed meanwhile may leave a draft beside it, which is in nobody's way.
+/// Returns the permission bits of an open file if somebody else may read or change it, by the rule of [`read`].
 ///
 /// # Errors
-/// When it cannot be written; [`io::ErrorKind::AlreadyExists`] when there is one, which stays as it is.
-pub fn create(path: &Path, bytes: &[u8]) -> Result<(), PrivateFileError> {
-    let create = || {
-        let (draft, file) = new_draft(path)?;
-        let written = write(file, bytes).and_then(|()| fs::hard_link(&draft, path));
-        let removed = fs::remove_file(&draft);
-        written.and(removed)
-    };
-    create().map_err(|error| io_error(path, error))
+///
+/// The system gives no permission bits.
+pub fn shared_mode(path: &Path, file: &File) -> io::Result<Option<u32>> {
+    excess_mode(path, file)
 }
 
-/// Makes sure that a directory exists which only its owner may enter, mode 0700 when it is made here.
+/// Writes a new secret file, mode 0600 from its first moment; it appears whole or not at all.
+///
+/// A program that is killed meanwhile may leave a draft beside it, which nothing trips over. On a filesystem without hard
+/// links the file itself is written, and may be found incomplete after a crash.
 ///
 /// # Errors
-/// When it cannot be made, or is there and group or others have any right to it.
+///
+/// The file cannot be written; [`io::ErrorKind::AlreadyExists`] if there is one, which stays as it is.
+pub fn create(path: &Path, bytes: &[u8]) -> Result<(), PrivateFileError> {
+    create_by(path, bytes, |draft, path| fs::hard_link(draft, path)).map_err(io_error("make", path))
+}
+
+fn create_by(path: &Path, bytes: &[u8], link: impl FnOnce(&Path, &Path) -> io::Result<()>) -> io::Result<()> {
+    let (draft, file) = new_draft(path)?;
+    let linked = write(file, bytes).map(|()| link(&draft, path));
+    let removed = fs::remove_file(&draft);
+    match linked? {
+        Ok(()) => removed,
+        Err(error) if has_no_links(&error) => {
+            let file = new_file().open(path)?;
+            write(file, bytes).inspect_err(|_| drop(fs::remove_file(path)))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether the filesystem knows no hard links, or a sandbox allows none. FAT says EPERM, others what fits them.
+fn has_no_links(error: &io::Error) -> bool {
+    use io::ErrorKind::{PermissionDenied, TooManyLinks, Unsupported};
+    matches!(error.kind(), PermissionDenied | TooManyLinks | Unsupported)
+}
+
+/// Makes sure that a directory exists which only its owner may enter, mode 0700 if it is made here.
+///
+/// # Errors
+///
+/// The directory cannot be made, or exists and is open to others by the rule of [`read`].
 pub fn create_directory(path: &Path) -> Result<(), PrivateFileError> {
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true);
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(path).map_err(|error| io_error(path, error))?;
-    let directory = File::open(path).map_err(|error| io_error(path, error))?;
+    builder.create(path).map_err(io_error("make the directory", path))?;
+    check_directory(path)
+}
+
+/// Checks that a directory is closed to others, by the rule of [`read`].
+///
+/// # Errors
+///
+/// The directory cannot be opened, or is open to others.
+pub fn check_directory(path: &Path) -> Result<(), PrivateFileError> {
+    let directory = File::open(path).map_err(io_error("open the directory", path))?;
     refuse_shared(path, &directory, "700")
 }
 
-/// A path as it can be given to a command in a shell.
+/// Returns a path as it can be given to a command in a shell.
 pub fn quoted(path: &Path) -> String {
     let mut text = path.display().to_string();
     if text.starts_with('-') {
@@ -118,28 +186,16 @@ pub fn quoted(path: &Path) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
-#[cfg(unix)]
 fn refuse_shared(path: &Path, file: &File, mend: &'static str) -> Result<(), PrivateFileError> {
-    use std::os::unix::fs::PermissionsExt;
-    let metadata = file.metadata().map_err(|error| io_error(path, error))?;
-    let mode = metadata.permissions().mode() & 0o7777;
-    if mode & 0o077 != 0 {
-        return Err(PrivateFileError::NotPrivate { path: path.into(), mode, mend });
+    match excess_mode(path, file).map_err(io_error("read the permissions of", path))? {
+        Some(mode) => Err(PrivateFileError::NotPrivate { path: path.into(), mode, mend }),
+        None => Ok(()),
     }
-    Ok(())
-}
-
-#[cfg(not(unix))]
-fn refuse_shared(_path: &Path, _file: &File, _mend: &'static str) -> Result<(), PrivateFileError> {
-    Ok(())
 }
 
 /// A new file beside `path`, under a name that no other program has taken, nor left behind.
 fn new_draft(path: &Path) -> io::Result<(PathBuf, File)> {
-    let mut options = OpenOptions::new();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let options = new_file();
     let mut number = 0_u32;
     loop {
         let mut name = std::ffi::OsString::from(".");
@@ -153,13 +209,23 @@ fn new_draft(path: &Path) -> io::Result<(PathBuf, File)> {
     }
 }
 
+/// Opens a file only if there is none yet, for its owner alone.
+fn new_file() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options
+}
+
 fn write(mut file: File, bytes: &[u8]) -> io::Result<()> {
     file.write_all(bytes)?;
     file.sync_all()
 }
 
-fn io_error(path: &Path, error: io::Error) -> PrivateFileError {
-    PrivateFileError::Io { path: path.into(), error }
+fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> PrivateFileError {
+    let path = path.into();
+    move |error| PrivateFileError::Io { what, path, error }
 }
 
 #[cfg(all(test, unix))]
@@ -188,9 +254,7 @@ mod tests {
         let path = directory.path().join("secret");
         create(&path, b"one").unwrap();
         let error = create(&path, b"two").unwrap_err();
-        assert!(
-            matches!(error, PrivateFileError::Io { error, .. } if error.kind() == io::ErrorKind::AlreadyExists)
-        );
+        assert_eq!(error.io_kind(), Some(io::ErrorKind::AlreadyExists));
         assert_eq!(read(&path, 3).unwrap().as_slice(), b"one");
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
     }
@@ -208,11 +272,11 @@ mod tests {
     }
 
     #[test]
-    fn every_bit_of_group_and_others_is_refused_with_the_command_that_mends_it() {
+    fn refuses_a_shared_file_with_the_command_that_mends_it() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("it's secret");
         create(&path, b"one").unwrap();
-        for bit in [0o040, 0o020, 0o010, 0o004, 0o002, 0o001] {
+        for bit in [0o004, 0o002, 0o001] {
             fs::set_permissions(&path, fs::Permissions::from_mode(0o600 | bit)).unwrap();
             let text = read(&path, 3).unwrap_err().to_string();
             assert!(text.contains(&format!("mode {:04o}); run: chmod 600 '/", 0o600 | bit)), "{text}");
@@ -220,6 +284,26 @@ mod tests {
             assert!(std::process::Command::new("sh").args(["-c", command]).status().unwrap().success());
             read(&path, 3).unwrap();
         }
+    }
+
+    #[test]
+    fn needs_no_hard_links() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("secret");
+        let no_links = |_: &Path, _: &Path| Err(io::Error::from_raw_os_error(1));
+        create_by(&path, b"one", no_links).unwrap();
+        assert_eq!((mode(&path), read(&path, 3).unwrap().as_slice()), (0o600, b"one".as_slice()));
+        let error = create_by(&path, b"two", no_links).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(read(&path, 3).unwrap().as_slice(), b"one");
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn refuses_a_directory_in_place_of_a_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let error = read(directory.path(), 3).unwrap_err();
+        assert!(error.to_string().ends_with(" is a directory; name a file in it"), "{error}");
     }
 
     #[test]
@@ -247,7 +331,7 @@ mod tests {
         let path = directory.path().join("a/b");
         create_directory(&path).unwrap();
         assert_eq!(mode(&path), 0o700);
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o750)).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o701)).unwrap();
         let text = create_directory(&path).unwrap_err().to_string();
         assert!(text.contains("run: chmod 700 "), "{text}");
     }

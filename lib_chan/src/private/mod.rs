@@ -1,12 +1,15 @@
 //! What keeps secrets private on the machine where they are: files that nobody else may read, a question whose answer
 //! is not shown, no core dumps. For programs that hold passwords and keys; `chan-server` and `chan-client` are two.
 
+mod access;
 mod file;
 mod prompt;
 
 use std::io;
 
-pub use self::file::{PrivateFileError, create, create_directory, quoted, read};
+pub use self::file::{
+    PrivateFileError, check_directory, create, create_directory, quoted, read, shared_mode,
+};
 pub use self::prompt::ask;
 
 /// Forbids core dumps of this process, which would hold its secrets. To be called first of all.

@@ -21,7 +21,7 @@ fn identity_with(
 }
 
 fn checked(identity: (CertificateDer<'static>, PrivateKeyDer<'static>)) -> CheckedKey {
-    CheckedKey::new(vec![identity.0], identity.1, SystemTime::now()).unwrap()
+    CheckedKey::new(vec![identity.0], identity.1).unwrap()
 }
 
 fn server(resolver: impl ResolvesServerCert + 'static) -> ServerConnection {
@@ -238,34 +238,32 @@ fn a_pin_reads_back_and_has_one_spelling() {
 fn a_key_of_another_certificate_is_refused_before_it_is_shown() {
     let (certificate, _) = identity();
     let (_, other_key) = identity();
-    let error = CheckedKey::new(vec![certificate], other_key, SystemTime::now()).unwrap_err();
+    let error = CheckedKey::new(vec![certificate], other_key).unwrap_err();
     assert_eq!(error, TlsError::Rustls(rustls::InconsistentKeys::KeyMismatch.into()));
 }
 
 #[test]
-fn a_certificate_outside_its_dates_is_refused_before_it_is_shown() {
-    let at = |year, month, day| -> SystemTime { date_time_ymd(year, month, day).into() };
-    let check = |now| {
-        let (certificate, key) = identity_with(|params| {
-            params.not_before = date_time_ymd(2020, 1, 1);
-            params.not_after = date_time_ymd(2021, 1, 1);
-        });
-        CheckedKey::new(vec![certificate], key, now)
-    };
-    assert!(matches!(check(at(2019, 12, 31)).unwrap_err(), TlsError::NotYetValid(_)));
-    assert!(check(at(2020, 1, 1)).is_ok());
-    assert!(check(at(2021, 1, 1)).is_ok());
-    assert!(matches!(check(at(2021, 1, 2)).unwrap_err(), TlsError::Expired(_)));
+fn tells_dates_and_authority_and_refuses_neither() {
+    let at = |year| -> SystemTime { date_time_ymd(year, 1, 1).into() };
+    let (certificate, key) = identity_with(|params| {
+        params.not_before = date_time_ymd(2020, 1, 1);
+        params.not_after = date_time_ymd(2021, 1, 1);
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    });
+    let authority = CheckedKey::new(vec![certificate], key).unwrap();
+    assert_eq!(*authority.validity(), at(2020)..=at(2021));
+    assert!(authority.is_authority());
+    assert!(!checked(identity()).is_authority());
 }
 
 #[test]
 fn an_empty_chain_is_refused() {
     let (_, key) = identity();
-    let error = CheckedKey::new(Vec::new(), key, SystemTime::now()).unwrap_err();
+    let error = CheckedKey::new(Vec::new(), key).unwrap_err();
     assert_eq!(error, TlsError::Rustls(Error::NoCertificatesPresented));
     let (_, key) = identity();
     let pem = KeyPair::try_from(key.secret_der()).unwrap().serialize_pem();
-    assert!(CheckedKey::from_pem(b"no certificate", pem.as_bytes(), SystemTime::now()).is_err());
+    assert!(CheckedKey::from_pem(b"no certificate", pem.as_bytes()).is_err());
 }
 
 #[test]
@@ -288,6 +286,6 @@ fn a_pem_pair_reads_as_the_same_identity() {
     let key = KeyPair::generate().unwrap();
     let certificate = CertificateParams::new(["localhost".to_owned()]).unwrap().self_signed(&key).unwrap();
     let (chain, key) = (certificate.pem(), key.serialize_pem());
-    let read = CheckedKey::from_pem(chain.as_bytes(), key.as_bytes(), SystemTime::now()).unwrap();
+    let read = CheckedKey::from_pem(chain.as_bytes(), key.as_bytes()).unwrap();
     assert_eq!(read.pin(), spki_sha256(certificate.der()));
 }

@@ -1,0 +1,207 @@
+//! Who may read a file, and whether that is this process alone.
+
+use std::{fs::File, io, path::Path};
+
+/// Returns the permission bits of a file that somebody else may read or change.
+#[cfg(not(unix))]
+pub(super) fn excess_mode(_path: &Path, _file: &File) -> io::Result<Option<u32>> {
+    Ok(None)
+}
+
+/// Returns the permission bits of a file that somebody else may read or change.
+#[cfg(unix)]
+pub(super) fn excess_mode(path: &Path, file: &File) -> io::Result<Option<u32>> {
+    use std::os::unix::fs::MetadataExt;
+    let metadata = file.metadata()?;
+    let mode = metadata.mode() & 0o7777;
+    // The common case needs to know nobody's groups.
+    if mode & 0o077 == 0 {
+        return Ok(None);
+    }
+    let access = Access {
+        mode,
+        is_ours: metadata.uid() == rustix::process::geteuid().as_raw(),
+        group: unix::group(metadata.gid()),
+        is_handed_over: unix::is_handed_over(path),
+    };
+    Ok((!access.is_private()).then_some(mode))
+}
+
+/// What decides whether a file is private.
+#[cfg(unix)]
+#[derive(Clone, Copy, Debug)]
+struct Access {
+    mode: u32,
+    /// The file belongs to the user of this process.
+    is_ours: bool,
+    group: Group,
+    /// The platform put the file where it keeps secrets for this process.
+    is_handed_over: bool,
+}
+
+/// The group of a file.
+#[cfg(unix)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Group {
+    /// This process does not have it.
+    Foreign,
+    /// This process has it, and others may have it too.
+    Shared,
+    /// This process has it, and no other user does.
+    Alone,
+}
+
+#[cfg(unix)]
+impl Access {
+    fn is_private(self) -> bool {
+        if self.is_handed_over {
+            return self.mode & 0o002 == 0;
+        }
+        let group_is_closed = self.mode & 0o070 == 0;
+        let group_may = match self.group {
+            Group::Foreign => false,
+            // Its owner gave the file to this group for us: only the owner could close it further.
+            Group::Shared => !self.is_ours,
+            Group::Alone => true,
+        };
+        self.mode & 0o007 == 0 && (group_is_closed || group_may)
+    }
+}
+
+#[cfg(unix)]
+mod unix {
+    use std::{
+        env, fs,
+        path::{Path, PathBuf},
+    };
+
+    use rustix::process::{getegid, geteuid, getgroups};
+
+    use super::Group;
+
+    /// Where Docker and Podman put secrets.
+    const SECRETS: &str = "/run/secrets";
+
+    /// Whether the file lies where the platform keeps the secrets of this process. Kubernetes has links there, which lead
+    /// to files below the same directory.
+    pub(super) fn is_handed_over(path: &Path) -> bool {
+        let Ok(path) = fs::canonicalize(path) else { return false };
+        let places = [env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from), Some(SECRETS.into())];
+        places
+            .into_iter()
+            .flatten()
+            .filter(|place| place.is_absolute())
+            .filter_map(|place| fs::canonicalize(place).ok())
+            // The root would hold every file.
+            .any(|place| place.parent().is_some() && path.starts_with(place))
+    }
+
+    pub(super) fn group(gid: u32) -> Group {
+        let ours = getegid().as_raw() == gid
+            || getgroups().is_ok_and(|groups| groups.iter().any(|group| group.as_raw() == gid));
+        if !ours {
+            return Group::Foreign;
+        }
+        let read = |file: &str| fs::read_to_string(file).unwrap_or_default();
+        let (sources, users, groups) = (read("/etc/nsswitch.conf"), read("/etc/passwd"), read("/etc/group"));
+        match only_local(&sources) && is_alone(gid, geteuid().as_raw(), &users, &groups) {
+            true => Group::Alone,
+            false => Group::Shared,
+        }
+    }
+
+    /// Whether all users and groups stand in files of this machine (nsswitch.conf(5)): who else has a group cannot be
+    /// known from files otherwise.
+    pub(super) fn only_local(sources: &str) -> bool {
+        let databases = sources.lines().filter_map(|line| line.split('#').next()?.split_once(':'));
+        databases
+            .filter(|(database, _)| matches!(database.trim(), "passwd" | "group" | "initgroups"))
+            .flat_map(|(_, sources)| sources.split_whitespace())
+            // `systemd` knows users that exist as long as their service runs, and those have groups of their own.
+            .all(|source| matches!(source, "files" | "compat" | "db" | "systemd") || source.starts_with('['))
+    }
+
+    /// Whether nobody but the user has the group, by passwd(5) and group(5).
+    pub(super) fn is_alone(gid: u32, uid: u32, users: &str, groups: &str) -> bool {
+        let field = |line: &str, at| line.split(':').nth(at).and_then(|number| number.parse::<u32>().ok());
+        let own_name = users.lines().find(|line| field(line, 2) == Some(uid));
+        let own_name = own_name.and_then(|line| line.split(':').next());
+        let no_other_user =
+            users.lines().all(|line| field(line, 3) != Some(gid) || field(line, 2) == Some(uid));
+        let mut members = groups
+            .lines()
+            .filter(|line| field(line, 2) == Some(gid))
+            .filter_map(|line| line.split(':').nth(3))
+            .flat_map(|members| members.split(','))
+            .map(str::trim)
+            .filter(|member| !member.is_empty());
+        no_other_user && members.all(|member| Some(member) == own_name)
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::unix::{is_alone, only_local};
+    use super::*;
+
+    fn is_private(mode: u32, is_ours: bool, group: Group, is_handed_over: bool) -> bool {
+        Access { mode, is_ours, group, is_handed_over }.is_private()
+    }
+
+    #[test]
+    fn refuses_every_bit_of_others() {
+        for bit in [0o004, 0o002, 0o001] {
+            for group in [Group::Foreign, Group::Shared, Group::Alone] {
+                assert!(!is_private(0o600 | bit, true, group, false));
+                assert!(!is_private(0o600 | bit, false, group, false));
+            }
+        }
+    }
+
+    #[test]
+    fn takes_a_group_that_is_ours() {
+        for mode in [0o440, 0o640, 0o660, 0o2770] {
+            // Kubernetes gives a volume to `fsGroup`: to files of root, and to those that this process made.
+            assert!(is_private(mode, true, Group::Alone, false));
+            assert!(is_private(mode, false, Group::Alone, false));
+            assert!(is_private(mode, false, Group::Shared, false));
+            // Its own file it can close.
+            assert!(!is_private(mode, true, Group::Shared, false));
+            assert!(!is_private(mode, true, Group::Foreign, false));
+            assert!(!is_private(mode, false, Group::Foreign, false));
+        }
+    }
+
+    #[test]
+    fn takes_a_secret_as_the_platform_hands_it_over() {
+        for mode in [0o400, 0o440, 0o444, 0o644, 0o660] {
+            assert!(is_private(mode, true, Group::Foreign, true));
+            assert!(is_private(mode, false, Group::Foreign, true));
+        }
+        assert!(!is_private(0o666, true, Group::Foreign, true));
+    }
+
+    #[test]
+    fn knows_who_else_has_a_group() {
+        let users = "root:x:0:0::/root:/bin/sh\njoe:x:1000:1000::/home/joe:/bin/sh\nmike:x:1001:100::/:\n";
+        let groups = "root:x:0:\njoe:x:1000:\nusers:x:100:joe\nteam:x:200:joe,mike\nown:x:300:joe\n";
+        // A group without a name is what `fsGroup` is in a container.
+        for (gid, alone) in [(1000, true), (100, false), (200, false), (300, true), (2000, true), (0, false)]
+        {
+            assert_eq!(is_alone(gid, 1000, users, groups), alone, "{gid}");
+        }
+        assert!(is_alone(2000, 4711, "", ""));
+    }
+
+    #[test]
+    fn trusts_the_files_only_where_they_are_all() {
+        for (sources, only) in [
+            ("", true),
+            ("passwd: files systemd\ngroup: files [SUCCESS=merge] systemd # sss\nhosts: files dns\n", true),
+            ("passwd: files sss\n", false),
+            ("passwd: files\ngroup:\tcompat ldap\n", false),
+        ] {
+            assert_eq!(only_local(sources), only, "{sources}");
+        }
+    }
+}
