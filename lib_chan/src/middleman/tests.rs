@@ -3,6 +3,7 @@
 mod cuts;
 #[cfg(chan_shuttle)]
 mod interleavings;
+mod late;
 mod leaks;
 mod waking;
 

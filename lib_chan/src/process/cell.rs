@@ -107,8 +107,7 @@ impl<M: Send + 'static> Cell<M> {
         if !state.trap_exit {
             return Err(ExitReason::NoProc);
         }
-        drop(state);
-        self.tell(Told::Exit(to.clone(), ExitReason::NoProc, None));
+        Self::tell(state, Told::Exit(to.clone(), ExitReason::NoProc, None));
         Ok(())
     }
 
@@ -215,7 +214,17 @@ impl<M: Send + 'static> Cell<M> {
         Ok(())
     }
 
-    /// Takes all that is queued, or puts the receiver to sleep.
+    /// Moves everything that is queued into the empty `batch`; `false` if there is nothing.
+    pub(super) fn try_receive(&self, batch: &mut VecDeque<Item<M>>) -> bool {
+        let mut state = self.lock();
+        let admitted = state.mailbox.admit(&self.taken);
+        let received = state.is_alive() && state.mailbox.take(batch);
+        drop(state);
+        wake(admitted);
+        received
+    }
+
+    /// As [`try_receive`](Self::try_receive); if there is nothing, the receiver is woken when something comes.
     pub(super) fn receive(&self, batch: &mut VecDeque<Item<M>>, cx: &Context<'_>) -> bool {
         let mut old = None;
         let mut state = self.lock();
@@ -239,7 +248,11 @@ impl<M: Send + 'static> Cell<M> {
     /// Decides the end, unless it is decided already: from now on the process is not alive, and what it owns is told.
     /// Wake what it gives, so that it is seen to; who sees to it now need not.
     pub(super) fn decide(&self, reason: ExitReason) -> Option<Waker> {
-        let mut state = self.lock();
+        self.decide_in(self.lock(), reason)
+    }
+
+    /// As [`decide`](Self::decide), under a lock that is held already.
+    fn decide_in(&self, mut state: MutexGuard<'_, State<M>>, reason: ExitReason) -> Option<Waker> {
         if !state.is_alive() {
             return None;
         }
@@ -318,14 +331,8 @@ impl<M: Send + 'static> Cell<M> {
         let signal = ExitSignal { from: &from, reason: &reason, link, own };
         match rare.links.handle_exit(signal, trap_exit) {
             Verdict::Drop => {}
-            Verdict::Deliver => {
-                drop(state);
-                self.tell(Told::Exit(from, reason, receipt));
-            }
-            Verdict::End(reason) => {
-                drop(state);
-                wake(self.decide(reason));
-            }
+            Verdict::Deliver => Self::tell(state, Told::Exit(from, reason, receipt)),
+            Verdict::End(reason) => wake(self.decide_in(state, reason)),
         }
     }
 
@@ -354,16 +361,25 @@ impl<M: Send + 'static> Cell<M> {
     }
 
     fn handle_down(&self, from: Pid, monitor: MonitorRef, reason: ExitReason) {
-        // The pid in the table is dropped after unlocking, as everything that is not ours.
-        if self.with_links(|links| links.handle_down(monitor)).flatten().is_some() {
-            self.tell(Told::Down(monitor, from, reason));
+        let mut state = self.lock();
+        // The pid from the table is dropped after unlocking: its drop may run code of others.
+        let watched = state.rare().and_then(|rare| rare.links.handle_down(monitor));
+        if watched.is_some() {
+            Self::tell(state, Told::Down(monitor, from, reason));
+        } else {
+            drop(state);
         }
     }
 
-    fn tell(&self, told: Told) {
-        let item = Item::Told(Box::new(told));
-        let mut state = self.lock();
-        let waker = if state.is_alive() { state.mailbox.push(item) } else { return };
+    /// Puts an event into the mailbox under the lock that removed its record. Unlocked in between, `unlink` or
+    /// `demonitor_flush` on another thread would find neither the record nor the event, and the event would arrive
+    /// after they had returned.
+    fn tell(mut state: MutexGuard<'_, State<M>>, told: Told) {
+        if !state.is_alive() {
+            drop(state);
+            return;
+        }
+        let waker = state.mailbox.push(Item::Told(Box::new(told)));
         drop(state);
         wake(waker);
     }

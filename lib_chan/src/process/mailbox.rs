@@ -210,16 +210,23 @@ impl<M> Mailbox<M> {
         self.waiting.values().map(|waiting| waiting.sender.clone()).collect()
     }
 
-    /// Moves all that is queued into an empty `batch`; `false` if there is nothing. Then the receiver sleeps, and `old`
-    /// is what would have been woken before.
+    /// Moves everything that is queued into the empty `batch`; `false` if there is nothing.
+    pub(super) fn take(&mut self, batch: &mut VecDeque<Item<M>>) -> bool {
+        if self.inbox.is_empty() {
+            return false;
+        }
+        mem::swap(&mut self.inbox, batch);
+        true
+    }
+
+    /// As [`take`](Self::take). If there is nothing, the receiver sleeps, and `old` becomes the waker registered before.
     pub(super) fn receive(
         &mut self,
         batch: &mut VecDeque<Item<M>>,
         cx: &Context<'_>,
         old: &mut Option<Waker>,
     ) -> bool {
-        if !self.inbox.is_empty() {
-            mem::swap(&mut self.inbox, batch);
+        if self.take(batch) {
             return true;
         }
         for queue in [&mut self.inbox, batch] {

@@ -11,6 +11,8 @@
 //!   that await does not. A process that never awaits keeps its local links and monitors waiting until it does;
 //!   whatever it owns, its sessions above all, ends at once. [`ending_processes`] counts them.
 //! * Nobody sees a process alive whose end is decided.
+//! * No [`Event::Down`] arrives after [`Process::demonitor_flush`] has returned, and a link has no effect after
+//!   [`Process::unlink`] has returned: a signal removes its record and queues its event under one lock.
 //! * The sender of a signal is the process in whose poll the call is made. A call made in any other task has a sender
 //!   that was never alive.
 //! * Mailboxes are bounded for messages: [`Address::send`] waits, [`Address::try_send`] refuses. Signals are never

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::cell::Cell;
 use super::current::{in_time, poll_proceed_shortly};
 use super::mailbox::{self, Batch, Item, Letter, Told};
-use super::pid::{Signal, next_monitor};
+use super::pid::{Local, Signal, next_monitor};
 use super::run::{self, SpawnOptions};
 use super::{Address, Pid};
 use crate::ExitReason;
@@ -52,18 +52,45 @@ impl<M: Send + 'static> Process<M> {
         in_time(within, self.recv()).await
     }
 
+    /// Returns the next message or signal if one is in the mailbox. Never waits.
+    ///
+    /// Returns `None` once the end of the process is decided. A loop over `try_recv` alone never yields to other
+    /// tasks: where it may be long, use [`recv_within`](Self::recv_within) with a time of zero.
+    pub fn try_recv(&mut self) -> Option<Event<M>> {
+        if self.cell.is_ending() {
+            return None;
+        }
+        loop {
+            if let Some(event) = self.next() {
+                return Some(event);
+            }
+            if !self.cell.try_receive(&mut self.batch) {
+                return None;
+            }
+        }
+    }
+
     fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Event<M>> {
         ready!(poll_proceed_shortly(cx));
         loop {
-            while let Some(item) = self.batch.pop_front() {
-                if let Some(event) = self.open(item) {
-                    return Poll::Ready(event);
-                }
+            if let Some(event) = self.next() {
+                return Poll::Ready(event);
             }
             if !self.cell.receive(&mut self.batch, cx) {
                 return Poll::Pending;
             }
         }
+    }
+
+    /// The next event of what was taken out of the mailbox.
+    fn next(&mut self) -> Option<Event<M>> {
+        while let Some(item) = self.batch.pop_front() {
+            let event = self.open(item);
+            if event.is_some() {
+                return event;
+            }
+        }
+        None
     }
 
     /// What the process gets of an item; nothing if nobody waits for the answer any more, or it holds no message.

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use shuttle::future::{block_on, spawn as task};
 
 use super::*;
-use crate::{Remote, middleman::Shared, sync::explore};
+use crate::{Remote, SpawnOptions, middleman::Shared, spawn_with, sync::explore};
 
 /// What the two ends say: who, and which of its messages, and some weight.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
@@ -309,6 +309,37 @@ fn a_channel_given_to_a_process_while_messages_come_brings_each_once_and_its_end
             }
             assert_eq!(near.close().await, Ok(()));
             assert_eq!(told.await.unwrap(), ([3, 3], ExitReason::Normal));
+            left.goes_away().await;
+        });
+    });
+}
+
+#[test]
+fn no_far_event_arrives_after_demonitor_flush_and_unlink() {
+    explore(|| {
+        block_on(async {
+            let (near, far, left) = ends(&Limits::default(), 64 * 1024).await;
+            let child = spawn(async |mut me: Process| {
+                me.recv().await;
+                Err(ExitReason::failed("boom"))
+            });
+            let number = far.remote().hand_out(&child, |(): ()| ());
+            let child = near.remote().handed::<()>(number);
+            let options = SpawnOptions { trap_exit: true, ..SpawnOptions::default() };
+            let watcher = spawn_with(options, async move |mut me: Process| {
+                let monitor = me.monitor(child.pid());
+                me.link(child.pid())?;
+                child.try_cast(&()).unwrap();
+                shuttle::future::yield_now().await;
+                me.demonitor_flush(monitor);
+                me.unlink(child.pid());
+                while me.try_recv().is_some() {}
+                child.pid().ended().await;
+                assert_eq!(me.try_recv(), None);
+                Ok(())
+            });
+            assert_eq!(watcher.pid().ended().await, ExitReason::Normal);
+            drop((near, far));
             left.goes_away().await;
         });
     });

@@ -3,7 +3,7 @@
 //!
 //! Only with `--cfg chan_shuttle`. A lost wake-up shows as a deadlock: everybody sleeps.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use shuttle::future::{block_on, spawn as task};
 
@@ -226,6 +226,89 @@ fn a_kill_that_races_with_messages_and_another_exit_decides_one_end() {
             let reason = target.pid().ended().await;
             assert!(reason == Killed || reason == boom(), "{reason}");
             assert_eq!(first.await.unwrap(), reason);
+        });
+    });
+}
+
+/// Explores what `f` makes of a process that traps exits or not; it must end with `Normal`.
+fn explore_process<F>(trap_exit: bool, f: fn(Process) -> F)
+where
+    F: Future<Output = Result<(), ExitReason>> + Send + 'static,
+{
+    explore(move || {
+        block_on(async move {
+            let process = spawn_with(SpawnOptions { trap_exit, ..SpawnOptions::default() }, f);
+            assert_eq!(process.pid().ended().await, Normal);
+        });
+    });
+}
+
+#[test]
+fn no_down_arrives_after_demonitor_flush() {
+    explore_process(false, |mut me| async move {
+        let (child, monitor) = me.spawn_monitor(async |_: Process| Err(boom()));
+        me.demonitor_flush(monitor);
+        child.pid().ended().await;
+        assert_eq!(me.try_recv(), None);
+        Ok(())
+    });
+}
+
+#[test]
+fn demonitor_says_whether_a_down_is_in_the_mailbox() {
+    explore_process(false, |mut me| async move {
+        let (child, monitor) = me.spawn_monitor(async |_: Process| Err(boom()));
+        let fired = !me.demonitor(monitor);
+        assert_eq!(me.try_recv().is_some(), fired);
+        child.pid().ended().await;
+        assert_eq!(me.try_recv(), None);
+        Ok(())
+    });
+}
+
+#[test]
+fn no_exit_arrives_after_unlink() {
+    explore_process(true, |mut me| async move {
+        let child = me.spawn_link(async |_: Process| Err(boom()));
+        me.unlink(child.pid());
+        while me.try_recv().is_some() {}
+        child.pid().ended().await;
+        assert_eq!(me.try_recv(), None);
+        Ok(())
+    });
+}
+
+#[test]
+fn one_exit_arrives_after_unlink_and_link() {
+    explore_process(true, |mut me| async move {
+        let child = me.spawn_link(async |_: Process| Err(boom()));
+        me.unlink(child.pid());
+        while me.try_recv().is_some() {}
+        me.link(child.pid())?;
+        child.pid().ended().await;
+        assert!(matches!(me.try_recv(), Some(Event::Exit(..))));
+        assert_eq!(me.try_recv(), None);
+        Ok(())
+    });
+}
+
+#[test]
+fn no_process_ends_by_a_link_after_unlink() {
+    explore(|| {
+        block_on(async {
+            let alive = Arc::new(AtomicBool::new(false));
+            let process = spawn({
+                let alive = Arc::clone(&alive);
+                async move |me: Process| {
+                    let child = me.spawn_link(async |_: Process| Err(boom()));
+                    me.unlink(child.pid());
+                    alive.store(me.address().cell().reason().is_none(), Ordering::Relaxed);
+                    child.pid().ended().await;
+                    Ok(())
+                }
+            });
+            let reason = process.pid().ended().await;
+            assert_eq!(reason, if alive.load(Ordering::Relaxed) { Normal } else { boom() });
         });
     });
 }

@@ -7,6 +7,7 @@ mod endings;
 mod exits;
 #[cfg(chan_shuttle)]
 mod interleavings;
+mod late;
 mod links;
 mod mailboxes;
 mod monitors;
