@@ -30,7 +30,6 @@ pub mod middleman;
 pub mod private;
 #[cfg(feature = "io")]
 mod process;
-#[cfg(feature = "io")]
 mod sync;
 #[cfg(feature = "io")]
 pub mod tls;

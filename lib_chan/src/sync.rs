@@ -1,17 +1,17 @@
-//! What the io half shares between threads, by the names of the standard library. Tests built with `--cfg chan_shuttle`
-//! get the same from `shuttle`, which decides there who runs when, and so tries orders that no machine would.
+//! What threads share, by the names of the standard library. Tests built with `--cfg chan_shuttle` get the same from
+//! `shuttle`, which decides there who runs when, and so tries orders that no machine would.
 //!
 //! Counters of the whole program, which only count, stay the standard library's; so does `Arc`.
 
 #[cfg(not(all(test, chan_shuttle)))]
 mod chosen {
+    pub(crate) use std::sync::atomic::AtomicU64;
+    #[cfg(feature = "io")]
     pub(crate) use std::{
-        sync::{
-            Mutex, MutexGuard,
-            atomic::{AtomicBool, AtomicU64},
-        },
+        sync::{Mutex, MutexGuard, atomic::AtomicBool},
         thread_local,
     };
+    #[cfg(feature = "io")]
     pub(crate) use tokio::spawn;
 }
 

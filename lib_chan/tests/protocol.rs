@@ -6,12 +6,11 @@
     reason = "a test asks for the time itself, and shows what it saw"
 )]
 
-use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use lib_chan::handshake::{SessionParameters, pair_in_memory};
 use lib_chan::payload::{Codec, decode, encode};
-use lib_chan::session::{Batch, Host, Inbound, InboundKind, Session};
+use lib_chan::session::{Batch, Endpoint, Event, Host, Inbound, InboundKind, Next, Reader, Who};
 use lib_chan::wire::{Frame, LEN_LEN, frame_len};
 use lib_chan::{ExitReason, Limits};
 use serde::{Deserialize, Serialize};
@@ -39,23 +38,26 @@ fn hex(text: &str) -> Vec<u8> {
     (0..digits.len()).step_by(2).map(byte).collect()
 }
 
-fn sent(session: &mut Session<Alone>, now: Instant) -> Vec<u8> {
+fn sent(end: &mut Endpoint<Alone>, now: Instant) -> Vec<u8> {
     let (mut batch, mut bytes) = (Batch::default(), Vec::new());
-    session.transmit(now, &mut batch);
+    end.transmit(now, &mut batch);
     while !batch.chunk().is_empty() {
         let len = batch.chunk().len();
         bytes.extend_from_slice(batch.chunk());
         batch.advance(len);
-        session.handle_accepted(now, len);
+        end.handle_accepted(now, len);
     }
     bytes
 }
 
-fn take(session: &mut Session<Alone>) -> Vec<Inbound> {
-    let mut inbox = VecDeque::new();
-    session.take_inbox(&mut inbox);
-    session.give_back(inbox.iter().map(Inbound::cost).sum());
-    inbox.into()
+fn take(end: &mut Endpoint<Alone>, reader: &mut Reader) -> Vec<Inbound> {
+    let mut taken = Vec::new();
+    assert!(end.fetch(reader, |_| ()));
+    while let Next::Message(message, _) = reader.take() {
+        taken.push(message);
+    }
+    end.give_back();
+    taken
 }
 
 fn frames(mut bytes: &[u8]) -> Vec<Vec<u8>> {
@@ -74,40 +76,42 @@ fn session() -> Vec<(char, Vec<u8>)> {
     let parameters = SessionParameters::from_limits(&limits).unwrap();
     let (client, server) = pair_in_memory(parameters, [7; 32]).unwrap();
     let now = Instant::now();
-    let mut client: Session<Alone> = Session::new(&client, &limits, now);
-    let mut server: Session<Alone> = Session::new(&server, &limits, now);
+    let mut client: Endpoint<Alone> = Endpoint::new(&client, &limits, now);
+    let mut server: Endpoint<Alone> = Endpoint::new(&server, &limits, now);
     let mut seen = Vec::new();
-    let mut to_server = |client: &mut Session<Alone>, server: &mut Session<Alone>| {
+    let mut to_server = |client: &mut Endpoint<Alone>, server: &mut Endpoint<Alone>| {
         let bytes = sent(client, now);
-        server.handle_bytes(now, &bytes);
+        server.handle_bytes(now, &bytes, [0, 0]);
         seen.extend(frames(&bytes).into_iter().map(|frame| ('C', frame)));
         let bytes = sent(server, now);
-        client.handle_bytes(now, &bytes);
+        client.handle_bytes(now, &bytes, [0, 0]);
         seen.extend(frames(&bytes).into_iter().map(|frame| ('S', frame)));
     };
 
-    client.start(Codec::Json, b"null").unwrap();
+    client.session_mut().start(Codec::Json, b"null").unwrap();
     to_server(&mut client, &mut server);
-    assert_eq!(server.take_request().unwrap().args, "null");
-    server.accept(Some(()), true);
+    let Some(Event::Requested(request)) = server.poll(Who::Driver, 0) else { panic!("a request") };
+    assert_eq!(request.args, "null");
+    server.session_mut().accept(Some(()), true);
     to_server(&mut client, &mut server);
 
     let store = br#"{"Store":{"key":"joe","value":"writing a book"}}"#;
-    assert_eq!(client.cast(now, &mut store.to_vec()), Ok(None));
+    assert_eq!(client.session_mut().cast(now, &mut store.to_vec()), Ok(None));
     let lookup = br#"{"Lookup":{"key":"joe"}}"#;
-    let call = client.call(now, now + Duration::from_secs(60), &mut lookup.to_vec()).unwrap();
+    let call = client.session_mut().call(now, now + Duration::from_secs(60), &mut lookup.to_vec()).unwrap();
     to_server(&mut client, &mut server);
-    let taken = take(&mut server);
+    let mut reader = server.reader();
+    let taken = take(&mut server, &mut reader);
     assert_eq!(taken[1].kind, InboundKind::Call { call });
-    server.reply(call, &mut br#""writing a book""#.to_vec());
+    server.session_mut().reply(call, &mut br#""writing a book""#.to_vec());
     to_server(&mut client, &mut server);
-    assert_eq!(client.poll_call(call, |_| ()).unwrap().unwrap(), r#""writing a book""#);
+    assert_eq!(client.session_mut().poll_call(call, |_| ()).unwrap().unwrap(), r#""writing a book""#);
 
-    let number = client.flush();
+    let number = client.session_mut().flush();
     to_server(&mut client, &mut server);
-    assert_eq!(client.poll_flushed(number, || ()), Some(Ok(())));
+    assert_eq!(client.session_mut().poll_flushed(number, || ()), Some(Ok(())));
 
-    client.end(ExitReason::Normal, 0, None);
+    client.let_go(now, ExitReason::Normal);
     to_server(&mut client, &mut server);
     assert_eq!((client.over(), server.over()), (Some(&ExitReason::Normal), Some(&ExitReason::Normal)));
     seen

@@ -1,12 +1,6 @@
 //! A channel that was given to a process.
 
-use std::{
-    collections::VecDeque,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-};
+use std::{collections::VecDeque, sync::Arc};
 
 use serde::de::DeserializeOwned;
 
@@ -15,15 +9,13 @@ use crate::{
     Address, ExitReason, Incoming,
     middleman::{Outlet, Shared},
     process::{Fed, Feed},
-    session::{Inbound, credit_part},
+    session::{Claim, Inbound},
 };
 
 /// Makes the process's messages of what the session receives.
 pub(super) struct Given<In, M> {
     shared: Arc<Shared>,
     wrap: Box<dyn Fn(Incoming<In>) -> M + Send + Sync>,
-    /// Credit of messages taken that was not given back yet.
-    cost: AtomicU64,
 }
 
 /// Where the session puts them.
@@ -38,22 +30,23 @@ impl<In: DeserializeOwned + 'static, M: Send + 'static> Given<In, M> {
         to: Address<M>,
         wrap: impl Fn(Incoming<In>) -> M + Send + Sync + 'static,
     ) -> Arc<dyn Outlet> {
-        let feed =
-            Arc::new(Self { shared: Arc::clone(shared), wrap: Box::new(wrap), cost: AtomicU64::new(0) });
+        let feed = Arc::new(Self { shared: Arc::clone(shared), wrap: Box::new(wrap) });
         Arc::new(Mailbox { to, feed: feed as Arc<dyn Feed<M>> })
     }
 }
 
 impl<In: DeserializeOwned + 'static, M: Send + 'static> Feed<M> for Given<In, M> {
     fn take(&self, inbound: Inbound) -> Option<M> {
-        let inbound = self.shared.take_turn(inbound)?;
-        if !self.shared.claim(inbound.number) {
-            return None;
-        }
-        let cost = self.cost.fetch_add(inbound.cost(), Ordering::Relaxed) + inbound.cost();
-        if cost >= credit_part(self.shared.limits().window_len as u64) {
-            let cost = self.cost.swap(0, Ordering::Relaxed);
-            self.shared.session(|session| session.give_back(cost));
+        let gate = self.shared.gate();
+        let inbound = if gate.is_straight() {
+            inbound
+        } else {
+            self.shared.with(|endpoint| endpoint.take_turn(inbound))?
+        };
+        match gate.claim(&inbound) {
+            Claim::Taken => {}
+            Claim::TakenGiveBack => self.shared.with(|endpoint| endpoint.give_back()),
+            Claim::Closed => return None,
         }
         open(&self.shared, inbound).map(|message| (self.wrap)(Incoming::Message(message)))
     }

@@ -6,7 +6,6 @@ mod remote;
 mod reply;
 
 use std::{
-    collections::VecDeque,
     fmt,
     future::poll_fn,
     marker::PhantomData,
@@ -23,10 +22,10 @@ pub(crate) use self::reply::FarReply;
 use self::{given::Given, remote::Handle};
 use crate::{
     Address, ExitReason, Incoming, Limits, Message, Reply,
-    middleman::{Shared, now},
+    middleman::{Shared, keep, now},
     payload,
     process::{Owned, current, current_id, poll_proceed, poll_proceed_shortly, settle},
-    session::{Inbound, InboundKind, credit_part},
+    session::{Inbound, InboundKind, Next, Reader},
     wire::RefuseCode,
 };
 
@@ -47,9 +46,7 @@ pub struct Channel<In, Out = In> {
 struct Held {
     shared: Arc<Shared>,
     handle: Arc<Handle>,
-    batch: VecDeque<Inbound>,
-    /// Credit of messages taken from the batch that was not given back yet.
-    cost: u64,
+    reader: Reader,
     /// The number of the process that owns the session, 0 for none.
     owner: u64,
 }
@@ -57,7 +54,8 @@ struct Held {
 impl<In, Out> Channel<In, Out> {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
         let handle = Handle::new(&shared);
-        let held = Held { shared, handle, batch: VecDeque::new(), cost: 0, owner: current_id() };
+        let reader = shared.with(|endpoint| endpoint.reader());
+        let held = Held { shared, handle, reader, owner: current_id() };
         Self { held: Some(held), types: PhantomData }
     }
 
@@ -94,10 +92,8 @@ impl<In, Out> Channel<In, Out> {
     /// [`Remote`], with the reason of the process that drops it if that ends, else with `Normal`.
     pub fn into_remote(mut self) -> Remote<Out> {
         let remote = self.remote();
-        if let Some(mut held) = self.held.take() {
-            held.give_back();
-            held.shared.own(None, false);
-            held.shared.live_by_remotes();
+        if let Some(Held { shared, reader, .. }) = self.held.take() {
+            shared.with(|endpoint| endpoint.live_by_remotes(reader));
         }
         remote
     }
@@ -159,10 +155,9 @@ impl<In: DeserializeOwned + 'static, Out> Channel<In, Out> {
         if to.own(Arc::clone(&shared) as Arc<dyn Owned>).is_err() {
             return Err(self);
         }
-        let Some(mut held) = self.held.take() else { return Ok(()) };
-        held.give_back();
-        shared.owned_by(Some(to.pid()), false);
-        shared.hand_over(Given::outlet(&shared, to.clone(), wrap), held.batch.drain(..));
+        let Some(Held { reader, .. }) = self.held.take() else { return Ok(()) };
+        let outlet = Given::outlet(&shared, to.clone(), wrap);
+        shared.hand_over(to.pid(), outlet, |endpoint| endpoint.hand_over(reader));
         Ok(())
     }
 }
@@ -195,7 +190,7 @@ fn open<In: DeserializeOwned + 'static>(shared: &Arc<Shared>, message: Inbound) 
 impl Held {
     /// The next message that may be taken; ready with nothing at the end.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Inbound>> {
-        let fetch = self.batch.is_empty() || self.shared.is_paused();
+        let fetch = self.reader.must_fetch();
         let coop = if fetch { Some(ready!(poll_proceed(cx))) } else { None };
         if coop.is_none() {
             ready!(poll_proceed_shortly(cx));
@@ -204,32 +199,30 @@ impl Held {
             self.adopt();
         }
         if let Some(coop) = coop {
-            let cost = std::mem::take(&mut self.cost);
-            ready!(self.shared.poll_inbox(cx, cost, &mut self.batch));
+            let reader = &mut self.reader;
+            if !self.shared.with(|endpoint| endpoint.fetch(reader, keep(cx))) {
+                return Poll::Pending;
+            }
             coop.made_progress();
         }
-        let Some(message) = self.batch.pop_front() else { return Poll::Ready(None) };
-        if !self.shared.claim(message.number) {
+        match self.reader.take() {
+            Next::Message(message, give_back) => {
+                if give_back {
+                    self.shared.with(|endpoint| endpoint.give_back());
+                }
+                Poll::Ready(Some(message))
+            }
+            Next::Empty => Poll::Ready(None),
             // The owner's end is decided: this future will not be polled again.
-            self.batch.push_front(message);
-            return Poll::Pending;
+            Next::Closed => Poll::Pending,
         }
-        self.cost += message.cost();
-        if self.cost >= credit_part(self.shared.limits().window_len as u64) {
-            self.give_back();
-        }
-        Poll::Ready(Some(message))
     }
 
     /// Whoever receives owns: the channel was moved to another process, or to a task that is none.
     fn adopt(&mut self) {
         self.owner = current_id();
-        self.shared.own(current(), self.shared.is_linked());
-    }
-
-    fn give_back(&mut self) {
-        let cost = std::mem::take(&mut self.cost);
-        self.shared.session(|session| session.give_back(cost));
+        let linked = self.shared.session(|session| session.is_linked());
+        self.shared.own(current(), linked);
     }
 }
 

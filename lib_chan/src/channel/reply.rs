@@ -34,7 +34,7 @@ impl FarReply {
         let Some(shared) = self.shared.take() else { return };
         let call = self.call;
         // Whoever asks for much and is shown out for it is no more work.
-        if shared.has_ended() {
+        if shared.gate().is_over() {
             return;
         }
         with_scratch(|scratch| match encode(shared.codec(), shared.max_payload_len(), scratch) {

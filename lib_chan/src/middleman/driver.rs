@@ -9,17 +9,18 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncBufRead, AsyncBufReadExt, AsyncWrite},
-    time::{Sleep, sleep_until, timeout_at},
+    io::{AsyncBufRead, AsyncWrite},
+    time::{Sleep, sleep_until},
 };
 
 use super::{
-    now,
+    Opening,
     shared::{Shared, Tokio},
+    wake::now,
 };
 use crate::{
     ExitReason,
-    session::{Batch, Request, Session},
+    session::{Batch, Endpoint, Request, Rest},
 };
 
 /// How often the driver goes round before it lets other tasks run.
@@ -30,9 +31,11 @@ const MAX_PIECES: usize = 16;
 /// Drives one session over one stream until it is over and its last words are said.
 ///
 /// It polls both directions and waits for neither inside the other: a peer that does not read is still read from.
-pub(super) struct Driver<S> {
+pub(super) struct Driver<S, F> {
     stream: S,
     shared: Arc<Shared>,
+    /// What starts the service, until the client has said what it wants.
+    start: Option<F>,
     batch: Batch,
     /// Bytes were written that the stream has not flushed.
     unflushed: bool,
@@ -54,37 +57,16 @@ enum Writing {
     Done,
 }
 
-/// Reads the client's first frame, so that the codec is known before anything else is built.
-pub(super) async fn read_start<S>(stream: &mut S, session: &mut Session<Tokio>) -> Option<Request>
+impl<S, F> Driver<S, F>
 where
     S: AsyncBufRead + AsyncWrite + Unpin,
+    F: FnOnce(Opening) + Unpin,
 {
-    while session.over().is_none() {
-        let deadline = session.poll_timeout().unwrap_or_else(now);
-        match timeout_at(deadline.into(), stream.fill_buf()).await {
-            Err(_) => {
-                session.handle_timeout(now());
-                continue;
-            }
-            Ok(Ok(bytes)) if !bytes.is_empty() => {
-                let len = bytes.len();
-                session.handle_bytes(now(), bytes);
-                stream.consume(len);
-            }
-            Ok(_) => session.handle_loss(),
-        }
-        if let Some(request) = session.take_request() {
-            return Some(request);
-        }
-    }
-    None
-}
-
-impl<S: AsyncBufRead + AsyncWrite + Unpin> Driver<S> {
-    pub(super) fn new(stream: S, shared: Arc<Shared>) -> Self {
+    pub(super) fn new(stream: S, shared: Arc<Shared>, start: Option<F>) -> Self {
         Self {
             stream,
             shared,
+            start,
             batch: Batch::default(),
             unflushed: false,
             writing: Writing::Open,
@@ -92,6 +74,23 @@ impl<S: AsyncBufRead + AsyncWrite + Unpin> Driver<S> {
             armed: None,
             yielded: false,
             last_call: None,
+        }
+    }
+
+    /// Does something with the endpoint, and what follows from it.
+    fn drive<T>(&mut self, f: impl FnOnce(&mut Endpoint<Tokio>) -> T) -> T {
+        let (result, request) = self.shared.drive(f);
+        self.start(request);
+        result
+    }
+
+    /// Starts the service that the client asks for.
+    fn start(&mut self, request: Option<Request>) {
+        if let Some(request) = request {
+            self.shared.agree(request.codec);
+            if let Some(start) = self.start.take() {
+                start(Opening::new(Arc::clone(&self.shared), request));
+            }
         }
     }
 
@@ -111,7 +110,13 @@ impl<S: AsyncBufRead + AsyncWrite + Unpin> Driver<S> {
         let mut accepted = 0;
         while self.writing == Writing::Open {
             if self.batch.chunk().is_empty() {
-                let all = self.shared.transmit(std::mem::take(&mut accepted), &mut self.batch);
+                let (len, now) = (std::mem::take(&mut accepted), now());
+                let mut batch = std::mem::take(&mut self.batch);
+                let all = self.drive(|endpoint| {
+                    endpoint.handle_accepted(now, len);
+                    endpoint.transmit(now, &mut batch)
+                });
+                self.batch = batch;
                 if self.batch.chunk().is_empty() {
                     if all {
                         self.writing = Writing::Closing;
@@ -136,7 +141,7 @@ impl<S: AsyncBufRead + AsyncWrite + Unpin> Driver<S> {
             }
         }
         if accepted > 0 {
-            self.shared.session(|session| session.handle_accepted(now(), accepted));
+            self.drive(|endpoint| endpoint.handle_accepted(now(), accepted));
         }
         self.poll_flush(cx);
         progress
@@ -175,21 +180,25 @@ impl<S: AsyncBufRead + AsyncWrite + Unpin> Driver<S> {
             }
         };
         let len = bytes.len();
-        self.shared.handle_bytes(bytes);
+        let request = self.shared.handle_bytes(now(), bytes);
         Pin::new(&mut self.stream).consume(len);
+        self.start(request);
         true
     }
 
     /// Nothing more will come, and nothing more is worth sending.
     fn lose(&mut self) {
-        self.shared.session(Session::handle_loss);
+        self.drive(Endpoint::handle_loss);
         self.last_call = Some(now());
     }
 
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> bool {
         // What was appended since the writing stopped for want of it has woken nobody.
         let hungry = self.writing == Writing::Open && self.batch.chunk().is_empty();
-        let Some(wanted) = self.shared.sleep(cx, hungry, self.armed) else { return true };
+        let (waker, armed) = (cx.waker().clone(), self.armed);
+        let Rest::Until(wanted) = self.drive(|endpoint| endpoint.sleep(waker, hungry, armed)) else {
+            return true;
+        };
         if wanted.is_none() {
             self.set_last_call();
         }
@@ -209,7 +218,7 @@ impl<S: AsyncBufRead + AsyncWrite + Unpin> Driver<S> {
 
     /// What the timer would do, for a driver that does not come to set it.
     fn look_at_the_clock(&mut self) {
-        match self.shared.session(|session| session.poll_timeout()) {
+        match self.drive(|endpoint| endpoint.poll_timeout()) {
             Some(at) if at <= now() => self.handle_timeout(),
             Some(_) => {}
             None => self.set_last_call(),
@@ -219,12 +228,7 @@ impl<S: AsyncBufRead + AsyncWrite + Unpin> Driver<S> {
     fn handle_timeout(&mut self) {
         // As the session does with its own: what a burst has left goes.
         self.batch.shrink();
-        let now = now();
-        let lost = self.shared.session(|session| {
-            session.handle_timeout(now);
-            session.is_lost()
-        });
-        if lost {
+        if self.drive(|endpoint| endpoint.handle_timeout(now())) {
             self.stop_writing();
         }
     }
@@ -240,12 +244,16 @@ impl<S: AsyncBufRead + AsyncWrite + Unpin> Driver<S> {
     }
 }
 
-impl<S: AsyncBufRead + AsyncWrite + Unpin> Future for Driver<S> {
+impl<S, F> Future for Driver<S, F>
+where
+    S: AsyncBufRead + AsyncWrite + Unpin,
+    F: FnOnce(Opening) + Unpin,
+{
     type Output = ExitReason;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<ExitReason> {
         // One turn for the others: what they are about to append goes out in the same write.
-        if self.shared.rise() && !std::mem::replace(&mut self.yielded, true) {
+        if self.drive(Endpoint::rise) && !std::mem::replace(&mut self.yielded, true) {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
@@ -253,8 +261,8 @@ impl<S: AsyncBufRead + AsyncWrite + Unpin> Future for Driver<S> {
         for _ in 0..MAX_ROUNDS {
             let again = ready!(self.poll_round(cx));
             if !again {
-                self.shared.session(Session::handle_loss);
-                return Poll::Ready(self.shared.cause());
+                self.drive(Endpoint::handle_loss);
+                return Poll::Ready(self.shared.with(|endpoint| endpoint.cause()));
             }
         }
         // Nothing is put off because there is always something to read.
@@ -264,20 +272,9 @@ impl<S: AsyncBufRead + AsyncWrite + Unpin> Future for Driver<S> {
     }
 }
 
-impl<S> Drop for Driver<S> {
+impl<S, F> Drop for Driver<S, F> {
     /// However the driver ends, the session has its end, and all that is due is delivered.
     fn drop(&mut self) {
-        self.shared.session(Session::handle_loss);
-        loop {
-            let deliveries = self.shared.with(|inner| {
-                let deliveries = inner.session.take_deliveries();
-                inner.driver_gone = deliveries.is_empty();
-                deliveries
-            });
-            if deliveries.is_empty() {
-                break;
-            }
-            self.shared.deliver(deliveries);
-        }
+        while !self.shared.drive(Endpoint::leave).0 {}
     }
 }

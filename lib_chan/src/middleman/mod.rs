@@ -5,20 +5,24 @@
 mod driver;
 mod far;
 mod shared;
+mod wake;
 
 use std::{future::poll_fn, sync::Arc, task::Poll};
 
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncBufRead, AsyncWrite};
 
-pub(crate) use self::shared::{NotSent, Outlet, Shared, keep, now, with_scratch};
-use self::{driver::Driver, shared::Opened};
+use self::driver::Driver;
+pub(crate) use self::{
+    shared::{NotSent, Outlet, Shared},
+    wake::{keep, now, with_scratch},
+};
 use crate::{
     Channel, ExitReason, Limits,
     handshake::Authenticated,
     payload::{self, Codec, PayloadError},
     process::current,
-    session::{NotOpened, Request, Session, Unsendable},
+    session::{Endpoint, NotOpened, Request, Unsendable},
     sync,
     wire::RefuseCode,
 };
@@ -56,21 +60,22 @@ pub async fn open<In, Out, S>(
 where
     S: AsyncBufRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let mut session = Session::new(authenticated, limits, now());
-    session.start(codec, args).map_err(|error| match error {
+    let mut endpoint = Endpoint::new(authenticated, limits, now());
+    endpoint.session_mut().start(codec, args).map_err(|error| match error {
         Unsendable::TooLong { max } => OpenError::Args(PayloadError::TooLong { max }),
         Unsendable::Ended(reason) => OpenError::Ended(reason),
         Unsendable::WouldWait => OpenError::Ended(ExitReason::Overload),
     })?;
-    let shared = Shared::new(Opened { session, codec }, authenticated);
+    let shared = Shared::new(endpoint, limits, authenticated);
+    shared.agree(codec);
     let channel = Channel::new(Arc::clone(&shared));
-    sync::spawn(Driver::new(stream, Arc::clone(&shared)));
+    sync::spawn(Driver::new(stream, Arc::clone(&shared), None::<fn(Opening)>));
     let mut place = 0;
     poll_fn(|cx| {
-        shared.with(|inner| match inner.session.poll_open() {
+        shared.with(|endpoint| match endpoint.session_mut().poll_open() {
             Some(result) => Poll::Ready(result),
             None => {
-                inner.watch(&mut place, cx);
+                endpoint.watch(&mut place, keep(cx));
                 Poll::Pending
             }
         })
@@ -99,26 +104,9 @@ pub fn serve<S>(
 where
     S: AsyncBufRead + AsyncWrite + Unpin + Send,
 {
+    let shared = Shared::new(Endpoint::new(authenticated, limits, now()), limits, authenticated);
     // Boxed: a future keeps room for every place that a value is moved through, for as long as it lives.
-    let mut stream = Box::new(stream);
-    let mut session = Box::new(Session::new(authenticated, limits, now()));
-    async move {
-        let request = driver::read_start(&mut stream, &mut session).await;
-        let reason = session.over().cloned().unwrap_or(ExitReason::NoConnection);
-        let codec = request.as_ref().map_or(Codec::Raw, |request| request.codec);
-        let opened = {
-            let session = session;
-            Opened { session: *session, codec }
-        };
-        let shared = Shared::new(opened, authenticated);
-        let driver = Driver::new(stream, Arc::clone(&shared));
-        let Some(request) = request else {
-            driver.await;
-            return reason;
-        };
-        start(Opening { shared, answered: false, request });
-        driver.await
-    }
+    Driver::new(Box::new(stream), shared, Some(Box::new(start)))
 }
 
 /// A session whose client has said what it wants, and waits for the service. Dropped, it is refused.
@@ -131,6 +119,10 @@ pub struct Opening {
 }
 
 impl Opening {
+    const fn new(shared: Arc<Shared>, request: Request) -> Self {
+        Self { shared, answered: false, request }
+    }
+
     /// How every payload of the session is encoded.
     pub const fn codec(&self) -> Codec {
         self.request.codec

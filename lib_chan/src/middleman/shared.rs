@@ -1,35 +1,27 @@
-//! One end of a session, as its driver, its channel and its remotes share it.
+//! The lock around an endpoint: what must be woken, told or dropped is taken out under it and done after it.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
-    pin::pin,
+    collections::VecDeque,
     sync::{
-        Arc, PoisonError, Weak,
+        Arc, OnceLock, PoisonError, Weak,
         atomic::{AtomicUsize, Ordering},
     },
-    task::{Context, Poll, Wake, Waker},
+    task::{Context, Poll, Waker},
     time::Instant,
 };
 
-use bytes::Bytes;
-use tokio::{runtime::Handle, task::yield_now};
-
-use super::far::{Far, Watch};
+use super::{
+    far::{Far, OWNER, Tables, Watch},
+    wake::{keep, now, wake_each, wake_together, with_scratch},
+};
 use crate::{
     ExitReason, Limits, MonitorRef, Pid,
     handshake::Authenticated,
     payload::{self, Codec, PayloadError},
     process::{Fed, Owned, Receipt, Signal, next_monitor},
-    session::{Batch, Delivery, Host, Inbound, InboundKind, Rights, Session, Unsendable},
-    sync::{AtomicBool, AtomicU64, Mutex, MutexGuard, thread_local},
+    session::{Delivery, Endpoint, Event, Gate, Host, Request, Rights, Session, Unsendable, Who},
+    sync::{Mutex, MutexGuard},
 };
-
-/// The id of the role "owner" at the far end.
-pub(crate) const OWNER: u64 = 0;
-/// Set in `Shared::taken` once the owner may take nothing more.
-const CLOSED: u64 = 1 << 63;
-/// The number of an empty place in a mailbox, for a message that was held when its own place came up.
-const PLACE: u64 = u64::MAX;
 
 /// What the driver's half of a session waits with, and whom it serves.
 #[derive(Debug)]
@@ -40,25 +32,15 @@ impl Host for Tokio {
     type Process = Pid;
 }
 
-/// The session behind a channel and its remotes.
+/// One end of a session, as its driver, its channel and its remotes share it.
 ///
-/// One lock, and nothing is nested in it: what must be woken, told or dropped is taken out of it and done after it was
-/// let go ([`with`](Self::with)). Deliveries to processes are made by the driver alone while it runs, so they arrive in
-/// the order in which the session made them.
+/// One lock, and nothing is nested in it. It decides nothing: the [`Endpoint`] does, and says so in its events, which are
+/// carried out once the lock has been let go.
 pub(crate) struct Shared {
     inner: Mutex<Inner>,
-    /// The number of the last message that the owner took, and whether it may take more. The one thing that a receiver
-    /// touches for each message, so it is not under the lock.
-    taken: AtomicU64,
-    /// So much is unsent that `recv` hands out nothing more.
-    paused: AtomicBool,
-    /// Messages are held (`Inner::held`).
-    holding: AtomicBool,
-    /// The session has ended: nobody is answered any more.
-    ended: AtomicBool,
-    codec: Codec,
-    /// The longest payload that the far end takes.
-    max_payload_len: usize,
+    gate: Arc<Gate>,
+    /// Set when the client's `Start` is known.
+    terms: OnceLock<Terms>,
     client: Box<str>,
     service: Box<str>,
     limits: Arc<Limits>,
@@ -70,174 +52,58 @@ pub(crate) struct Shared {
     me: Weak<Self>,
 }
 
-pub(super) struct Inner {
-    pub(super) session: Session<Tokio>,
-    /// The driver, while it sleeps; and what it will wake for by itself.
-    pub(super) driver: Option<Waker>,
-    pub(super) armed: Option<Instant>,
-    /// The driver has made its last delivery.
-    pub(super) driver_gone: bool,
-    receiver: Option<Waker>,
-    /// Who waits for the opening or the end, each in a place of its own.
-    watchers: BTreeMap<u64, Waker>,
-    last_watcher: u64,
-    open_told: bool,
-    end_told: bool,
-    outlet: Option<Arc<dyn Outlet>>,
-    /// Messages that a process came to in its mailbox while the session was paused, and how many places in the mailbox
-    /// they are owed.
-    held: VecDeque<Inbound>,
-    owed_places: usize,
-    /// The channel was let go, and the session lives as long as a remote.
-    lives_by_remotes: bool,
-    /// Pids of far processes other than the owner, while somebody holds one.
-    far: HashMap<u64, Weak<Far>>,
-    watches: HashMap<u64, (Pid, MonitorRef)>,
-    /// Where messages go for processes that were handed out to the peer.
-    handed_out: BTreeMap<Pid, Arc<dyn Outlet>>,
-    /// The process that owns this session.
-    owner: Option<Pid>,
-    /// The reason with which this end ended the session, if it did so first.
-    let_go_for: Option<ExitReason>,
-    /// What this session has added to [`UNSENT_IN_ALL`].
+/// What is agreed once for all messages.
+#[derive(Clone, Copy, Debug)]
+struct Terms {
+    codec: Codec,
+    max_payload_len: usize,
+}
+
+struct Inner {
+    endpoint: Endpoint<Tokio>,
+    tables: Tables,
+    /// What this session has added to [`HELD_IN_ALL`].
     counted: usize,
 }
 
-/// Unsent bytes of all sessions of the program.
-static UNSENT_IN_ALL: AtomicUsize = AtomicUsize::new(0);
+/// Bytes held by all sessions of the program.
+static HELD_IN_ALL: AtomicUsize = AtomicUsize::new(0);
 /// A session counts in steps of this length, so that a small message does not cost a word that all cores share.
 const COUNTED_STEP: usize = 64 * 1024;
 
-const fn in_steps(unsent: usize) -> usize {
-    unsent - unsent % COUNTED_STEP
-}
-
 impl Inner {
-    /// Counts what is unsent now: how much it is in all sessions together.
-    fn count_unsent(&mut self) -> usize {
-        let unsent = if self.driver_gone { 0 } else { self.session.unsent() };
-        let steps = in_steps(unsent);
+    fn poll(&mut self, who: Who) -> Option<Event<Tokio>> {
+        let held = self.endpoint.held();
+        let steps = held - held % COUNTED_STEP;
         let before = std::mem::replace(&mut self.counted, steps);
-        match steps.checked_sub(before) {
-            Some(0) => UNSENT_IN_ALL.load(Ordering::Relaxed),
-            Some(more) => UNSENT_IN_ALL.fetch_add(more, Ordering::Relaxed) + more,
-            None => UNSENT_IN_ALL.fetch_sub(before - steps, Ordering::Relaxed) - (before - steps),
-        }
-    }
-
-    /// What must be told to processes; first the places of held messages, unless they are still to be held.
-    pub(super) fn take_deliveries(&mut self, paused: bool) -> Vec<Delivery<Pid>> {
-        let deliveries = self.session.take_deliveries();
-        if paused || self.owed_places == 0 {
-            return deliveries;
-        }
-        let place =
-            || Delivery::Inbound(Inbound { number: PLACE, kind: InboundKind::Cast, payload: Bytes::new() });
-        let places = std::iter::repeat_with(place).take(std::mem::take(&mut self.owed_places));
-        places.chain(deliveries).collect()
-    }
-
-    /// How many entries all tables hold, those of the session and those beside it.
-    #[cfg(test)]
-    pub(super) fn entries(&self) -> usize {
-        self.session.entries()
-            + self.watchers.len()
-            + self.held.len()
-            + self.owed_places
-            + self.far.len()
-            + self.watches.len()
-            + self.handed_out.len()
-            + usize::from(self.outlet.is_some())
-            + usize::from(self.owner.is_some())
-    }
-
-    /// Wakes this task when the session has opened or ended. `place` is its own from the first time on, 0 before.
-    pub(super) fn watch(&mut self, place: &mut u64, cx: &Context<'_>) {
-        if *place == 0 {
-            self.last_watcher += 1;
-            *place = self.last_watcher;
-        }
-        let waker = keep(cx)(self.watchers.remove(place));
-        self.watchers.insert(*place, waker);
+        let in_all = match steps.checked_sub(before) {
+            Some(0) => HELD_IN_ALL.load(Ordering::Relaxed),
+            Some(more) => HELD_IN_ALL.fetch_add(more, Ordering::Relaxed) + more,
+            None => HELD_IN_ALL.fetch_sub(before - steps, Ordering::Relaxed) - (before - steps),
+        };
+        self.endpoint.poll(who, in_all)
     }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        UNSENT_IN_ALL.fetch_sub(self.counted, Ordering::Relaxed);
+        HELD_IN_ALL.fetch_sub(self.counted, Ordering::Relaxed);
     }
-}
-
-/// Where the messages of a channel go that was given to a process.
-pub(crate) trait Outlet: Send + Sync {
-    /// Puts these into the mailbox of the process.
-    fn put(&self, items: VecDeque<Fed>);
-}
-
-/// What must be done once the lock has been let go.
-#[derive(Default)]
-struct Effects {
-    woken: Vec<Waker>,
-    driver: Option<Waker>,
-    receiver: Option<Waker>,
-    rare: Option<Box<Rare>>,
-}
-
-impl Effects {
-    fn is_none(&self) -> bool {
-        self.woken.is_empty() && self.driver.is_none() && self.receiver.is_none() && self.rare.is_none()
-    }
-}
-
-/// What only the end of a session brings, or the time after it.
-struct Rare {
-    disown: Option<Pid>,
-    /// Dropped with the rest.
-    _handed_out: BTreeMap<Pid, Arc<dyn Outlet>>,
-    deliveries: Vec<Delivery<Pid>>,
-}
-
-/// A session's numbers, all of them fixed when it opens.
-pub(crate) struct Opened {
-    pub(crate) session: Session<Tokio>,
-    pub(crate) codec: Codec,
 }
 
 impl Shared {
-    pub(super) fn new(opened: Opened, authenticated: &Authenticated) -> Arc<Self> {
-        let Opened { session, codec } = opened;
-        let limits = Arc::clone(session.limits());
+    pub(super) fn new(
+        endpoint: Endpoint<Tokio>,
+        limits: &Limits,
+        authenticated: &Authenticated,
+    ) -> Arc<Self> {
         Arc::new_cyclic(|me| Self {
-            max_payload_len: session.max_payload_len(),
-            inner: Mutex::new(Inner {
-                session,
-                driver: None,
-                armed: None,
-                driver_gone: false,
-                receiver: None,
-                watchers: BTreeMap::new(),
-                last_watcher: 0,
-                open_told: false,
-                end_told: false,
-                outlet: None,
-                held: VecDeque::new(),
-                owed_places: 0,
-                lives_by_remotes: false,
-                far: HashMap::new(),
-                watches: HashMap::new(),
-                handed_out: BTreeMap::new(),
-                owner: None,
-                let_go_for: None,
-                counted: 0,
-            }),
-            taken: AtomicU64::new(0),
-            paused: AtomicBool::new(false),
-            holding: AtomicBool::new(false),
-            ended: AtomicBool::new(false),
-            codec,
+            gate: Arc::clone(endpoint.gate()),
+            inner: Mutex::new(Inner { endpoint, tables: Tables::default(), counted: 0 }),
+            terms: OnceLock::new(),
             client: authenticated.client().as_str().into(),
             service: authenticated.service().as_str().into(),
-            limits,
+            limits: Arc::new(limits.clone()),
             untaken_exits: Receipt::default(),
             untaken_ends: Receipt::default(),
             remote: Far::new(me.clone(), OWNER).pid(),
@@ -245,13 +111,23 @@ impl Shared {
         })
     }
 
-    /// The longest payload that the far end takes.
-    pub(crate) const fn max_payload_len(&self) -> usize {
-        self.max_payload_len
+    /// From now on messages may be encoded.
+    pub(super) fn agree(&self, codec: Codec) {
+        let max_payload_len = self.session(|session| session.max_payload_len());
+        let _ = self.terms.set(Terms { codec, max_payload_len });
     }
 
-    pub(crate) const fn codec(&self) -> Codec {
-        self.codec
+    fn terms(&self) -> Terms {
+        self.terms.get().copied().unwrap_or(Terms { codec: Codec::Raw, max_payload_len: 0 })
+    }
+
+    /// The longest payload that the far end takes.
+    pub(crate) fn max_payload_len(&self) -> usize {
+        self.terms().max_payload_len
+    }
+
+    pub(crate) fn codec(&self) -> Codec {
+        self.terms().codec
     }
 
     pub(crate) fn limits(&self) -> &Limits {
@@ -271,177 +147,97 @@ impl Shared {
         &self.remote
     }
 
+    /// What a receiver asks for each message.
+    pub(crate) fn gate(&self) -> &Gate {
+        &self.gate
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Does something with the session, and then, without the lock, all that follows from it.
-    pub(super) fn with<T>(&self, f: impl FnOnce(&mut Inner) -> T) -> T {
-        self.with_and_wake(wake_each, f)
-    }
-
-    /// The same for the session alone.
-    pub(crate) fn session<T>(&self, f: impl FnOnce(&mut Session<Tokio>) -> T) -> T {
-        self.with(|inner| f(&mut inner.session))
-    }
-
-    /// The same, with a way to wake whoever has something to see.
-    fn with_and_wake<T>(&self, wake: impl FnOnce(Vec<Waker>), f: impl FnOnce(&mut Inner) -> T) -> T {
+    /// Does something with the endpoint, and then, without the lock, all that follows from it.
+    pub(crate) fn with<T>(&self, f: impl FnOnce(&mut Endpoint<Tokio>) -> T) -> T {
         let mut inner = self.lock();
-        let result = f(&mut inner);
-        if self.is_settled(&inner) {
-            debug_assert!(self.effects(&mut inner).is_none(), "nothing follows");
-            return result;
+        let result = f(&mut inner.endpoint);
+        if let Some(event) = inner.poll(Who::User) {
+            self.perform(inner, event, Who::User, wake_each);
         }
-        let effects = self.effects(&mut inner);
-        drop(inner);
-        self.perform(effects, wake);
         result
     }
 
-    /// Whether nothing follows: as after most messages of many, which find the driver awake and change nothing but its
-    /// work. [`effects`](Self::effects) would come to the same.
-    fn is_settled(&self, inner: &Inner) -> bool {
-        let session = &inner.session;
-        let unsent = session.unsent();
-        inner.driver.is_none()
-            && !inner.driver_gone
-            && inner.open_told
-            && session.over().is_none()
-            && !session.has_woken()
-            && (inner.receiver.is_none() || !session.has_inbox())
-            && !self.is_paused()
-            && unsent <= self.limits.max_unsent_before_pause
-            && in_steps(unsent) == inner.counted
-            && UNSENT_IN_ALL.load(Ordering::Relaxed) <= self.limits.max_unsent_in_all
+    /// The same for what processes and callers do.
+    pub(crate) fn session<T>(&self, f: impl FnOnce(&mut Session<Tokio>) -> T) -> T {
+        self.with(|endpoint| f(endpoint.session_mut()))
     }
 
-    fn effects(&self, inner: &mut Inner) -> Effects {
-        let crowded = inner.count_unsent() > self.limits.max_unsent_in_all;
-        let session = &mut inner.session;
-        let share = self.limits.max_unsent_before_pause;
-        // Not the longest frame that the far end takes: that is as long as it likes.
-        if crowded && session.unsent() > share + self.limits.max_frame_len {
-            session.break_off(ExitReason::Overload);
-        }
-        let mut effects = Effects { woken: session.take_woken(), ..Effects::default() };
-        let paused = session.over().is_none() && session.unsent() > if crowded { 0 } else { share };
-        let resumed = self.paused.swap(paused, Ordering::Relaxed) && !paused;
-        let over = session.over().is_some() && !std::mem::replace(&mut inner.end_told, true);
-        if over {
-            self.ended.store(true, Ordering::Relaxed);
-        }
-        if over || session.is_open() && !std::mem::replace(&mut inner.open_told, true) {
-            effects.woken.extend(std::mem::take(&mut inner.watchers).into_values());
-        }
-        // A paused receiver takes nothing: woken for it, it would only ask again.
-        if resumed || over || (!paused && session.has_inbox()) {
-            effects.receiver = inner.receiver.take();
-        }
-        if over || inner.driver_gone {
-            let deliveries = if inner.driver_gone { inner.take_deliveries(paused) } else { Vec::new() };
-            let (disown, _handed_out) = (inner.owner.take(), std::mem::take(&mut inner.handed_out));
-            effects.rare = Some(Box::new(Rare { disown, _handed_out, deliveries }));
-        }
-        let session = &inner.session;
-        if !inner.driver_gone
-            && inner.driver.is_some()
-            && (over
-                || (!paused && inner.owed_places > 0)
-                || resumed
-                || session.has_output()
-                || session.has_deliveries()
-                || session.has_let_go()
-                || session.poll_timeout().is_some_and(|at| inner.armed.is_none_or(|armed| at < armed)))
-        {
-            effects.driver = inner.driver.take();
-        }
-        effects
+    /// The same for the driver: with it, what the client asks for, when that has come.
+    pub(super) fn drive<T>(&self, f: impl FnOnce(&mut Endpoint<Tokio>) -> T) -> (T, Option<Request>) {
+        let mut inner = self.lock();
+        let result = f(&mut inner.endpoint);
+        let event = inner.poll(Who::Driver);
+        // Its poll ends soon.
+        let request = event.and_then(|event| self.perform(inner, event, Who::Driver, wake_together));
+        (result, request)
     }
 
-    fn perform(&self, effects: Effects, wake: impl FnOnce(Vec<Waker>)) {
-        let Effects { woken, driver, receiver, rare } = effects;
-        wake(woken);
-        if let Some(receiver) = receiver {
-            receiver.wake();
-        }
-        if let Some(driver) = driver {
-            driver.wake();
-        }
-        let Some(rare) = rare else { return };
-        if let (Some(owner), Some(me)) = (rare.disown, self.me.upgrade()) {
-            owner.disown(&(me as Arc<dyn Owned>));
-        }
-        self.deliver(rare.deliveries);
+    /// Takes what was read from the stream.
+    pub(super) fn handle_bytes(&self, now: Instant, bytes: &[u8]) -> Option<Request> {
+        let untaken = [&self.untaken_exits, &self.untaken_ends].map(Receipt::outstanding);
+        self.drive(|endpoint| endpoint.handle_bytes(now, bytes, untaken)).1
     }
 
-    /// Takes what was read from the stream, and tells processes what is in it for them.
-    pub(super) fn handle_bytes(&self, bytes: &[u8]) {
-        let (explicit, of_links) = (self.untaken_exits.outstanding(), self.untaken_ends.outstanding());
-        // By the driver, whose poll ends soon.
-        let deliveries = self.with_and_wake(wake_together, |inner| {
-            inner.session.set_untaken_exits(explicit, of_links);
-            inner.session.handle_bytes(now(), bytes);
-            inner.take_deliveries(self.is_paused())
-        });
-        self.deliver(deliveries);
-    }
-
-    /// The stream took `accepted` bytes of a batch that has been written: fetches the next one, and tells processes what
-    /// there is for them. Whether this end appends nothing more.
-    pub(super) fn transmit(&self, accepted: usize, batch: &mut Batch) -> bool {
-        let now = now();
-        let (let_go, deliveries) = self.with(|inner| {
-            inner.session.handle_accepted(now, accepted);
-            inner.session.transmit(now, batch);
-            (inner.session.has_let_go(), inner.take_deliveries(self.is_paused()))
-        });
-        self.deliver(deliveries);
-        let_go
-    }
-
-    /// The driver sleeps until it is woken, or until the time given; not later than `armed`, if its timer is set to that.
-    /// Nothing if there was something to do: to tell somebody, which is done here, or, for a `hungry` driver, to write.
-    pub(super) fn sleep(
+    /// Carries out `event` and all that follow, without the lock.
+    #[inline(never)]
+    fn perform(
         &self,
-        cx: &Context<'_>,
-        hungry: bool,
-        armed: Option<Instant>,
-    ) -> Option<Option<Instant>> {
-        let mut inner = self.lock();
-        let paused = self.is_paused();
-        // The pause may have ended with what was accepted last, behind the back of whoever took deliveries before it.
-        if inner.session.has_deliveries() || (!paused && inner.owed_places > 0) {
-            let deliveries = inner.take_deliveries(paused);
-            drop(inner);
-            self.deliver(deliveries);
-            return None;
+        mut inner: MutexGuard<'_, Inner>,
+        event: Event<Tokio>,
+        who: Who,
+        wake: impl FnOnce(Vec<Waker>),
+    ) -> Option<Request> {
+        let (mut first, mut woken, mut rest, mut closed) = (None, Vec::new(), Vec::new(), None);
+        let mut next = Some(event);
+        while let Some(event) = next {
+            match event {
+                Event::Wake(waker) if first.is_none() && woken.is_empty() => first = Some(waker),
+                Event::Wake(waker) => {
+                    woken.extend(first.take());
+                    woken.push(waker);
+                }
+                Event::Closed => closed = Some(inner.tables.close()),
+                other => rest.push(other),
+            }
+            next = inner.poll(who);
         }
-        let session = &inner.session;
-        if hungry && (session.has_output() || session.has_let_go()) {
-            return None;
+        drop(inner);
+        drop(closed);
+        match first {
+            Some(waker) => waker.wake(),
+            None => wake(woken),
         }
-        let until = session.poll_timeout();
-        inner.armed = until.map(|until| armed.map_or(until, |armed| armed.min(until)));
-        inner.driver = Some(cx.waker().clone());
-        Some(until)
-    }
-
-    /// The driver is awake, and needs no waking. Whether it does well to let others go first: there is something to
-    /// write, and there will soon be more, because several calls are under way.
-    pub(super) fn rise(&self) -> bool {
-        let mut inner = self.lock();
-        inner.driver = None;
-        inner.session.has_output() && inner.session.is_busy()
+        let mut request = None;
+        for event in rest {
+            match event {
+                Event::Deliver(deliveries) => self.deliver(deliveries),
+                Event::Requested(requested) => request = Some(requested),
+                Event::Disown(owner) => self.disown(&owner),
+                Event::Wake(_) | Event::Closed => {}
+            }
+        }
+        request
     }
 
     // Processes.
 
-    /// Tells processes what the session has for them, in its order. Called by the driver, or when there is none.
-    pub(super) fn deliver(&self, deliveries: Vec<Delivery<Pid>>) {
-        if deliveries.is_empty() {
-            return;
+    fn disown(&self, owner: &Pid) {
+        if let Some(me) = self.me.upgrade() {
+            owner.disown(&(me as Arc<dyn Owned>));
         }
+    }
+
+    /// Tells processes what the session has for them, in its order.
+    fn deliver(&self, deliveries: Vec<Delivery<Pid>>) {
         let mut batch = VecDeque::new();
         for delivery in deliveries {
             match delivery {
@@ -461,11 +257,7 @@ impl Shared {
             return;
         }
         let last = matches!(batch.back(), Some(Fed::Ended(_)));
-        let outlet = {
-            let mut inner = self.lock();
-            // The outlet holds the session: nothing comes after its end, and then they let go of each other.
-            if last { inner.outlet.take() } else { inner.outlet.clone() }
-        };
+        let outlet = self.lock().tables.outlet(last);
         if let Some(outlet) = outlet {
             outlet.put(batch);
         }
@@ -491,17 +283,17 @@ impl Shared {
             Delivery::Monitor { monitor, to } => {
                 let watch = Pid::far(Arc::new(Watch::new(self.me.clone(), monitor)));
                 let reference = next_monitor();
-                self.lock().watches.insert(monitor, (watch.clone(), reference));
+                self.lock().tables.watch(monitor, reference);
                 to.signal(Signal::Monitor { from: watch, monitor: reference });
             }
             Delivery::Demonitor { monitor, to } => {
-                let watch = self.lock().watches.remove(&monitor);
-                if let Some((_, reference)) = watch {
-                    to.signal(Signal::Demonitor { monitor: reference });
+                let reference = self.lock().tables.unwatch(monitor);
+                if let Some(monitor) = reference {
+                    to.signal(Signal::Demonitor { monitor });
                 }
             }
             Delivery::Message { to, message } => {
-                let outlet = self.lock().handed_out.get(&to).cloned();
+                let outlet = self.lock().tables.handed_out(&to);
                 if let Some(outlet) = outlet {
                     outlet.put(VecDeque::from([Fed::Inbound(message)]));
                 }
@@ -516,77 +308,37 @@ impl Shared {
         if id == OWNER {
             return self.remote.clone();
         }
-        let mut inner = self.lock();
-        let far = inner.far.get(&id).and_then(Weak::upgrade).unwrap_or_else(|| {
-            let far = Far::new(self.me.clone(), id);
-            inner.far.insert(id, Arc::downgrade(&far));
-            far
-        });
-        drop(inner);
+        let far = self.lock().tables.far(id, &self.me);
         far.pid()
     }
 
     /// Nobody holds the pid of this far process any more.
     pub(super) fn forget_far(&self, id: u64) {
-        let mut inner = self.lock();
-        if inner.far.get(&id).is_some_and(|far| far.strong_count() == 0) {
-            inner.far.remove(&id);
-        }
+        self.lock().tables.forget_far(id);
     }
 
     /// A process on which the peer set a monitor ended.
     pub(super) fn down(&self, monitor: u64, reason: ExitReason) {
-        self.with(|inner| {
-            inner.watches.remove(&monitor);
-            inner.session.down(monitor, 0, reason);
-        });
+        let _ = self.lock().tables.unwatch(monitor);
+        self.session(|session| session.down(monitor, 0, reason));
     }
 
     /// Makes `owner` the process with which this session ends; `None` for a task that is no process.
     pub(crate) fn own(&self, owner: Option<Pid>, linked: bool) {
         let Some(me) = self.me.upgrade() else { return };
         let refused = owner.as_ref().and_then(|owner| owner.own(me).err());
-        self.owned_by(owner, linked);
+        self.with(|endpoint| endpoint.own(owner, linked));
         if let Some(reason) = refused {
             self.let_go(reason);
         }
     }
 
-    /// The same for a process that has the session among what it owns already: once more than before.
-    pub(crate) fn owned_by(&self, owner: Option<Pid>, linked: bool) {
-        let Some(me) = self.me.upgrade() else { return };
-        let me: Arc<dyn Owned> = me;
-        let before = self.with(|inner| {
-            inner.session.set_owner(owner.clone(), linked);
-            let next = owner.clone().filter(|_| inner.session.over().is_none());
-            std::mem::replace(&mut inner.owner, next)
-        });
-        // It may be the same process, which then has it twice.
-        if let Some(before) = before {
-            before.disown(&me);
-        }
-        // A session that ended in the meantime has told its end to the owner before.
-        if let Some(owner) = owner
-            && self.lock().session.over().is_some()
-        {
-            owner.disown(&me);
-        }
-    }
-
-    /// Whether the owner is linked to the far end as the server's is: by the session's end itself.
-    pub(crate) fn is_linked(&self) -> bool {
-        self.lock().session.is_linked()
-    }
-
     /// Lets the peer send to, monitor, link to and end a process of this end.
     pub(crate) fn hand_out(&self, process: Pid, outlet: Arc<dyn Outlet>) -> u64 {
         let rights = Rights { send: true, monitor: true, link: true, exit: true, kill: true };
-        self.with(|inner| {
-            if inner.session.over().is_none() {
-                inner.handed_out.insert(process.clone(), outlet);
-            }
-            inner.session.hand_out(process, rights)
-        })
+        let id = self.session(|session| session.hand_out(process.clone(), rights));
+        self.lock().tables.hand_out(process, outlet);
+        id
     }
 
     // Sending.
@@ -597,93 +349,33 @@ impl Shared {
         value: &U,
         f: impl FnOnce(&mut Session<Tokio>, &mut Vec<u8>) -> Result<T, Unsendable>,
     ) -> Result<T, NotSent> {
-        let max = self.max_payload_len;
+        let Terms { codec, max_payload_len } = self.terms();
         with_scratch(|scratch| {
-            payload::encode_message(self.codec, value, max, scratch).map_err(NotSent::Payload)?;
+            payload::encode_message(codec, value, max_payload_len, scratch).map_err(NotSent::Payload)?;
             self.session(|session| f(session, scratch)).map_err(NotSent::Session)
         })
     }
 
-    // Receiving.
+    // Where messages go, and how it ends.
 
-    /// Takes the right to a message: false once the owner may take nothing more.
-    pub(crate) fn claim(&self, number: u64) -> bool {
-        let mut taken = self.taken.load(Ordering::Relaxed);
-        while taken & CLOSED == 0 {
-            match self.taken.compare_exchange_weak(taken, number, Ordering::AcqRel, Ordering::Relaxed) {
-                Ok(_) => return true,
-                Err(now) => taken = now,
-            }
-        }
-        false
+    /// Sends what comes for the owner to a process, in one order with the signals.
+    pub(crate) fn hand_over(
+        &self,
+        to: Pid,
+        outlet: Arc<dyn Outlet>,
+        hand_over: impl FnOnce(&mut Endpoint<Tokio>),
+    ) {
+        self.with(|endpoint| endpoint.own(Some(to), false));
+        self.lock().tables.set_outlet(outlet);
+        self.with(hand_over);
     }
 
-    pub(crate) fn is_paused(&self) -> bool {
-        self.paused.load(Ordering::Relaxed)
-    }
-
-    /// Whether the session has ended, without its lock; a moment later than it says itself.
-    pub(crate) fn has_ended(&self) -> bool {
-        self.ended.load(Ordering::Relaxed)
-    }
-
-    /// Gives credit back and fetches what has come. Ready with nothing: the end.
-    pub(crate) fn poll_inbox(&self, cx: &Context<'_>, cost: u64, batch: &mut VecDeque<Inbound>) -> Poll<()> {
-        self.with(|inner| {
-            inner.session.give_back(cost);
-            let paused = self.is_paused() && inner.session.over().is_none();
-            if !paused {
-                inner.session.take_inbox(batch);
-                if !batch.is_empty() || inner.session.over().is_some() || inner.session.has_let_go() {
-                    return Poll::Ready(());
-                }
-            }
-            inner.receiver = Some(cx.waker().clone());
-            Poll::Pending
-        })
-    }
-
-    /// Sends what comes for the owner to a process, in one order with the signals; `first` what it had not read.
-    pub(crate) fn hand_over(&self, outlet: Arc<dyn Outlet>, first: impl Iterator<Item = Inbound>) {
-        self.with(|inner| {
-            inner.outlet = Some(outlet);
-            inner.session.hand_over(first);
-        });
-    }
-
-    /// A process that the session was given to comes to `message` in its mailbox: what it may take. While too much is
-    /// unsent that is nothing, and the message is held; afterwards each place in the mailbox gives the oldest held.
-    /// Signals of the session may overtake messages held so.
-    pub(crate) fn take_turn(&self, message: Inbound) -> Option<Inbound> {
-        if !self.holding.load(Ordering::Relaxed) && !self.is_paused() {
-            return Some(message);
-        }
-        self.with(|inner| {
-            if message.number != PLACE {
-                inner.held.push_back(message);
-            }
-            let taken = if self.is_paused() { None } else { inner.held.pop_front() };
-            inner.owed_places += usize::from(taken.is_none());
-            self.holding.store(!inner.held.is_empty(), Ordering::Relaxed);
-            taken
-        })
-    }
-
-    // How it ends.
-
-    /// The owner ended or let go, with this reason: the last message it took is final, and the far end is told.
+    /// The owner ended or let go, with this reason.
     pub(crate) fn let_go(&self, reason: ExitReason) {
-        let taken = self.taken.fetch_or(CLOSED, Ordering::AcqRel) & !CLOSED;
-        let deadline = now() + self.limits.close_timeout;
+        self.with(|endpoint| endpoint.let_go(now(), reason));
         // The outlet holds the session, and nothing comes through it any more. Dropped after unlocking.
-        let _outlet = self.with(|inner| {
-            if inner.session.over().is_none() && !inner.session.has_let_go() {
-                inner.let_go_for = Some(reason.clone());
-            }
-            inner.session.end(reason, taken, Some(deadline));
-            inner.session.give_up_receiving();
-            inner.outlet.take()
-        });
+        let outlet = self.lock().tables.outlet(true);
+        drop(outlet);
     }
 
     /// Ends the session for both ends with this reason.
@@ -691,36 +383,23 @@ impl Shared {
         self.session(|session| session.break_off(reason));
     }
 
-    /// The channel is let go, but the session goes on until the last remote is gone.
-    pub(crate) fn live_by_remotes(&self) {
-        self.with(|inner| {
-            inner.lives_by_remotes = true;
-            inner.session.give_up_receiving();
-        });
-    }
-
-    /// The last remote is gone.
-    pub(crate) fn last_remote_gone(&self, reason: ExitReason) {
-        if self.lock().lives_by_remotes {
-            self.let_go(reason);
-        }
-    }
-
-    /// What ended the session, at whichever end.
-    pub(super) fn cause(&self) -> ExitReason {
-        let inner = self.lock();
-        inner
-            .let_go_for
-            .as_ref()
-            .or_else(|| inner.session.over())
-            .cloned()
-            .unwrap_or(ExitReason::NoConnection)
-    }
-
     /// Waits until the session has ended, and says why.
     pub(crate) fn ended(self: &Arc<Self>) -> Ended {
         Ended { shared: Arc::clone(self), place: 0 }
     }
+
+    /// How many entries all tables hold, those of the endpoint and those beside it.
+    #[cfg(test)]
+    pub(super) fn entries(&self) -> usize {
+        let inner = self.lock();
+        inner.endpoint.entries() + inner.tables.len()
+    }
+}
+
+/// Where the messages of a channel go that was given to a process.
+pub(crate) trait Outlet: Send + Sync {
+    /// Puts these into the mailbox of the process.
+    fn put(&self, items: VecDeque<Fed>);
 }
 
 /// The wait for the end of a session. Dropped, it leaves nothing behind: a session may outlive very many of them.
@@ -732,10 +411,10 @@ pub(crate) struct Ended {
 impl Ended {
     pub(crate) fn poll(&mut self, cx: &Context<'_>) -> Poll<ExitReason> {
         let place = &mut self.place;
-        self.shared.with(|inner| match inner.session.over() {
+        self.shared.with(|endpoint| match endpoint.over() {
             Some(reason) => Poll::Ready(reason.clone()),
             None => {
-                inner.watch(place, cx);
+                endpoint.watch(place, keep(cx));
                 Poll::Pending
             }
         })
@@ -744,7 +423,7 @@ impl Ended {
 
 impl Drop for Ended {
     fn drop(&mut self) {
-        let waker = self.shared.lock().watchers.remove(&self.place);
+        let waker = self.shared.lock().endpoint.unwatch(self.place);
         drop(waker);
     }
 }
@@ -779,66 +458,4 @@ impl From<NotSent> for ExitReason {
             }
         }
     }
-}
-
-/// Wakes all of these, in order.
-fn wake_each(woken: Vec<Waker>) {
-    woken.into_iter().for_each(Waker::wake);
-}
-
-/// Wakes all of these, in order, once the worker that this is called on has nothing else to do.
-///
-/// That is left to the runtime, as with tasks that have yielded: it then rouses one other worker for all of them. Waking
-/// them here would rouse it again for every few, which finds little and sleeps: two fifths of the client's time with 64
-/// callers. Nobody else can wake them meanwhile, so this is for a poll that ends soon and waits for none of them. Where
-/// there is no other worker, or no runtime, they are woken here.
-pub(super) fn wake_together(woken: Vec<Waker>) {
-    let others = || Handle::try_current().is_ok_and(|runtime| runtime.metrics().num_workers() > 1);
-    if woken.len() < 2 || !others() {
-        return wake_each(woken);
-    }
-    let together = Waker::from(Arc::new(Together(woken)));
-    let _pending = pin!(yield_now()).poll(&mut Context::from_waker(&together));
-}
-
-/// Wakers that are woken when this is let go: by the runtime that uses it, or drops it, and else where it was made.
-struct Together(Vec<Waker>);
-
-impl Wake for Together {
-    fn wake(self: Arc<Self>) {}
-}
-
-impl Drop for Together {
-    fn drop(&mut self) {
-        wake_each(std::mem::take(&mut self.0));
-    }
-}
-
-/// Keeps a waker, without a clone where it is the same as before.
-pub(crate) fn keep(cx: &Context<'_>) -> impl FnOnce(Option<Waker>) -> Waker {
-    |before| match before {
-        Some(waker) if waker.will_wake(cx.waker()) => waker,
-        _ => cx.waker().clone(),
-    }
-}
-
-/// The time, as tokio tells it: a paused clock holds for all of the session.
-pub(crate) fn now() -> Instant {
-    tokio::time::Instant::now().into_std()
-}
-
-/// Lends a buffer that the thread keeps for the next time. One that uses it while it uses it gets another.
-pub(crate) fn with_scratch<T>(f: impl FnOnce(&mut Vec<u8>) -> T) -> T {
-    const KEPT_CAPACITY: usize = 64 * 1024;
-    thread_local! {
-        static SCRATCH: std::cell::Cell<Vec<u8>> = const { std::cell::Cell::new(Vec::new()) };
-    }
-    let mut scratch = SCRATCH.try_with(std::cell::Cell::take).unwrap_or_default();
-    scratch.clear();
-    let result = f(&mut scratch);
-    if scratch.capacity() <= KEPT_CAPACITY {
-        // A thread that is going away keeps nothing.
-        let _ = SCRATCH.try_with(|slot| slot.set(scratch));
-    }
-    result
 }

@@ -34,7 +34,7 @@ struct Asked<W> {
 
 impl<W> Asked<W> {
     /// The first outcome counts.
-    fn settle(&mut self, outcome: Outcome, woken: &mut Vec<W>) {
+    fn settle(&mut self, outcome: Outcome, woken: &mut VecDeque<W>) {
         if self.outcome.is_none() && !self.caller_gone {
             self.outcome = Some(outcome);
             woken.extend(self.waiter.take());
@@ -98,7 +98,7 @@ impl<W> Asking<W> {
 
     /// An answer came: whether it belongs to a call in flight.
     #[must_use]
-    pub(super) fn answered(&mut self, call: u64, outcome: Outcome, woken: &mut Vec<W>) -> bool {
+    pub(super) fn answered(&mut self, call: u64, outcome: Outcome, woken: &mut VecDeque<W>) -> bool {
         let Some(asked) = self.calls.get_mut(&call) else { return false };
         if !matches!(asked.flight, Flight::Sent { .. }) {
             return false;
@@ -113,7 +113,7 @@ impl<W> Asking<W> {
     }
 
     /// A call that will never be on the stream.
-    pub(super) fn fail(&mut self, call: u64, error: CallError, woken: &mut Vec<W>) {
+    pub(super) fn fail(&mut self, call: u64, error: CallError, woken: &mut VecDeque<W>) {
         if let Some(asked) = self.calls.get_mut(&call) {
             asked.settle(Err(error), woken);
         }
@@ -150,7 +150,7 @@ impl<W> Asking<W> {
     }
 
     /// Fails the calls whose deadline has passed and returns those of them that are not on the stream.
-    pub(super) fn expire(&mut self, now: Instant, woken: &mut Vec<W>) -> Vec<u64> {
+    pub(super) fn expire(&mut self, now: Instant, woken: &mut VecDeque<W>) -> Vec<u64> {
         let mut grounded = Vec::new();
         if self.next_deadline.is_none_or(|next| now < next) {
             return grounded;
@@ -182,7 +182,7 @@ impl<W> Asking<W> {
         &mut self,
         reason: &ExitReason,
         executed: impl Fn(u64, u64) -> Executed,
-        woken: &mut Vec<W>,
+        woken: &mut VecDeque<W>,
     ) {
         self.next_deadline = None;
         self.in_flight = 0;
@@ -251,7 +251,7 @@ impl<W> Owing<W> {
 
     /// The caller gave up: whether such a call was ever made.
     #[must_use]
-    pub(super) fn cancel(&mut self, call: u64, woken: &mut Vec<W>) -> bool {
+    pub(super) fn cancel(&mut self, call: u64, woken: &mut VecDeque<W>) -> bool {
         if let Some(owed) = self.calls.get_mut(&call) {
             owed.cancelled = true;
             woken.extend(owed.waiter.take());
@@ -296,7 +296,7 @@ impl<W> Owing<W> {
     }
 
     /// Marks the calls whose deadline has passed: their callers have stopped waiting.
-    pub(super) fn expire(&mut self, now: Instant, woken: &mut Vec<W>) {
+    pub(super) fn expire(&mut self, now: Instant, woken: &mut VecDeque<W>) {
         if self.next_deadline.is_none_or(|next| now < next) {
             return;
         }
@@ -312,7 +312,7 @@ impl<W> Owing<W> {
     }
 
     /// The session is over: nobody waits for anything.
-    pub(super) fn end(&mut self, woken: &mut Vec<W>) {
+    pub(super) fn end(&mut self, woken: &mut VecDeque<W>) {
         woken.extend(self.calls.drain().filter_map(|(_, owed)| owed.waiter));
         self.unwritten = VecDeque::new();
         self.next_deadline = None;

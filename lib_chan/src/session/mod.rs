@@ -19,6 +19,8 @@ mod border;
 mod budget;
 mod call;
 mod credit;
+mod endpoint;
+mod gate;
 mod outgoing;
 mod process;
 mod receive;
@@ -40,7 +42,14 @@ use self::{
     credit::{Balance, Grant, cost},
     outgoing::Outgoing,
 };
-pub use self::{border::Rights, call::Outcome, credit::credit_part, outgoing::Batch};
+pub use self::{
+    border::Rights,
+    call::Outcome,
+    credit::credit_part,
+    endpoint::{Endpoint, Event, Rest, Who},
+    gate::{Claim, Gate, Next, Reader},
+    outgoing::Batch,
+};
 use crate::{
     CallError, CallFailure, Executed, ExitReason, Limits,
     handshake::{Authenticated, SessionParameters, Side},
@@ -292,7 +301,7 @@ pub struct Session<H: Host> {
     peer_drains: bool,
 
     deliveries: Vec<Delivery<H::Process>>,
-    woken: Vec<H::Waiter>,
+    woken: VecDeque<H::Waiter>,
 }
 
 impl<H: Host> Session<H> {
@@ -346,7 +355,7 @@ impl<H: Host> Session<H> {
             heard_all: false,
             peer_drains: false,
             deliveries: Vec::new(),
-            woken: Vec::new(),
+            woken: VecDeque::new(),
             limits: Arc::new(limits.clone()),
         }
     }
@@ -379,7 +388,7 @@ impl<H: Host> Session<H> {
     }
 
     /// What the client asks for, once its `Start` has come.
-    pub fn take_request(&mut self) -> Option<Request> {
+    pub(crate) fn take_request(&mut self) -> Option<Request> {
         self.request.take()
     }
 
@@ -424,7 +433,7 @@ impl<H: Host> Session<H> {
 
     /// This end's owner ended, or let go: the peer is told, with the number of the last message it took. `deadline`
     /// bounds the wait for the peer's answer.
-    pub fn end(&mut self, reason: ExitReason, taken: u64, deadline: Option<Instant>) {
+    pub(crate) fn end(&mut self, reason: ExitReason, taken: u64, deadline: Option<Instant>) {
         if self.let_go {
             return;
         }
@@ -454,7 +463,7 @@ impl<H: Host> Session<H> {
 
     /// The connection is gone, or must be taken for gone: nothing more comes or goes. A driver that could still write
     /// must not: what was not accepted is reported never to have been sent ([`is_lost`](Self::is_lost)).
-    pub fn handle_loss(&mut self) {
+    pub(crate) fn handle_loss(&mut self) {
         if self.over.is_none() {
             self.outgoing.clear();
             self.lost = true;
@@ -551,13 +560,13 @@ impl<H: Host> Session<H> {
     // The driver's side.
 
     /// Hands what is to be written to a driver that has written all it had.
-    pub fn transmit(&mut self, now: Instant, batch: &mut Batch) {
+    pub(crate) fn transmit(&mut self, now: Instant, batch: &mut Batch) {
         self.put_ack();
         self.outgoing.fetch(now, batch);
     }
 
     /// The stream took the next `len` bytes of the batch.
-    pub fn handle_accepted(&mut self, now: Instant, len: usize) {
+    pub(crate) fn handle_accepted(&mut self, now: Instant, len: usize) {
         self.outgoing.accept(len);
         self.owing.written(self.outgoing.accepted);
         if !self.waiting.is_empty() {
@@ -595,11 +604,12 @@ impl<H: Host> Session<H> {
     }
 
     /// Time has passed: fails what is late, pings, or takes the connection for dead.
-    pub fn handle_timeout(&mut self, now: Instant) {
+    pub(crate) fn handle_timeout(&mut self, now: Instant) {
         if self.heard_all {
             return;
         }
         self.outgoing.shrink();
+        self.woken.shrink_to_fit();
         let mut withdrawn = self.asking.expire(now, &mut self.woken);
         if !withdrawn.is_empty() {
             withdrawn.sort_unstable();
@@ -624,7 +634,7 @@ impl<H: Host> Session<H> {
     }
 
     /// What must be told to processes, in order.
-    pub fn take_deliveries(&mut self) -> Vec<Delivery<H::Process>> {
+    pub(crate) fn take_deliveries(&mut self) -> Vec<Delivery<H::Process>> {
         std::mem::take(&mut self.deliveries)
     }
 
@@ -638,14 +648,10 @@ impl<H: Host> Session<H> {
         !self.deliveries.is_empty()
     }
 
-    /// Whether somebody has something to see.
-    pub fn has_woken(&self) -> bool {
-        !self.woken.is_empty()
-    }
-
     /// Who has something to see.
-    pub fn take_woken(&mut self) -> Vec<H::Waiter> {
-        std::mem::take(&mut self.woken)
+    #[cfg(test)]
+    pub(crate) fn take_woken(&mut self) -> Vec<H::Waiter> {
+        self.woken.drain(..).collect()
     }
 }
 

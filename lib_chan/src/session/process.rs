@@ -8,7 +8,7 @@ use crate::{ExitReason, wire::Frame};
 impl<H: Host> Session<H> {
     /// Makes `owner` the holder of id 0, linked to the far owner or not. Once the session is over nobody holds it any
     /// more, and a link to the far owner ends as it is made.
-    pub fn set_owner(&mut self, owner: Option<H::Process>, linked: bool) {
+    pub(crate) fn set_owner(&mut self, owner: Option<H::Process>, linked: bool) {
         let Some(reason) = self.over.clone() else {
             return self.border.set_owner(owner, linked, &mut self.deliveries);
         };
@@ -71,7 +71,7 @@ impl<H: Host> Session<H> {
 
     /// How many exit signals that the peer [provoked](Delivery::Exit::provoked) no process has taken or ended with yet:
     /// those that it sent explicitly, and those of links. Said before bytes are handled.
-    pub const fn set_untaken_exits(&mut self, explicit: usize, of_links: usize) {
+    pub(crate) const fn set_untaken_exits(&mut self, explicit: usize, of_links: usize) {
         self.untaken_exits = explicit;
         self.untaken_ends = of_links;
     }

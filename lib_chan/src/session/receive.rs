@@ -32,7 +32,7 @@ const ACK_PART: u64 = 8;
 
 impl<H: Host> Session<H> {
     /// Takes what was read from the stream, in pieces of any size.
-    pub fn handle_bytes(&mut self, now: Instant, mut bytes: &[u8]) {
+    pub(crate) fn handle_bytes(&mut self, now: Instant, mut bytes: &[u8]) {
         self.last_heard = now;
         self.pinged = false;
         while !bytes.is_empty() && !self.heard_all {
@@ -47,7 +47,7 @@ impl<H: Host> Session<H> {
     }
 
     /// Moves the messages that came for the owner to the end of `batch`.
-    pub fn take_inbox(&mut self, batch: &mut VecDeque<Inbound>) {
+    pub(crate) fn take_inbox(&mut self, batch: &mut VecDeque<Inbound>) {
         if batch.is_empty() {
             std::mem::swap(batch, &mut self.inbox);
         } else {
@@ -70,7 +70,7 @@ impl<H: Host> Session<H> {
     }
 
     /// The owner took messages of this cost: the peer may send as much more.
-    pub fn give_back(&mut self, cost: u64) {
+    pub(crate) fn give_back(&mut self, cost: u64) {
         if let Some(total) = self.grant.give_back(cost)
             && self.can_put()
         {
@@ -80,14 +80,14 @@ impl<H: Host> Session<H> {
 
     /// From now on what comes for the owner is a delivery, in one order with the signals; what waits comes first.
     /// `first` are messages taken from the inbox that nobody has looked at.
-    pub fn hand_over(&mut self, first: impl Iterator<Item = Inbound>) {
+    pub(crate) fn hand_over(&mut self, first: impl Iterator<Item = Inbound>) {
         self.receiver = Receiver::HandedOver;
         self.deliveries.extend(first.chain(self.inbox.drain(..)).map(Delivery::Inbound));
         self.deliveries.extend(self.over.clone().map(Delivery::Over));
     }
 
     /// Nobody reads any more: what came and what comes is discarded, calls are refused.
-    pub fn give_up_receiving(&mut self) {
+    pub(crate) fn give_up_receiving(&mut self) {
         self.receiver = Receiver::Gone;
         for message in std::mem::take(&mut self.inbox) {
             self.discard(&message);
@@ -95,7 +95,7 @@ impl<H: Host> Session<H> {
     }
 
     /// Discards a message untaken: its credit returns, and a call is refused.
-    pub fn discard(&mut self, message: &Inbound) {
+    pub(crate) fn discard(&mut self, message: &Inbound) {
         self.discarded += 1;
         self.give_back(message.cost());
         if let InboundKind::Call { call } = message.kind {

@@ -1,18 +1,22 @@
-//! One end of a connection: the real session, and a model of what drives it and of the channel upon it.
+//! One end of a connection: the real endpoint, and a model of its driver and of the mailboxes behind it.
 
 use std::{
     collections::VecDeque,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use lib_chan::{
     ExitReason, Limits,
-    session::{Batch, Delivery, Host, Inbound, InboundKind, NotOpened, Session, credit_part},
+    session::{
+        Batch, Claim, Delivery, Endpoint, Event, Host, Inbound, InboundKind, Next, NotOpened, Reader, Rest,
+        Session, Who,
+    },
     wire::{self, Frame, RefuseCode},
 };
 
 use crate::{
-    log::{Answer, At, Pid, Proc, Signal, Tapped, Token, What, token},
+    log::{Answer, At, Pid, Proc, Side, Signal, Tapped, Token, What, token},
     login::Login,
     net::Wrote,
     process::{Doing, Letter, Owed, Receipt},
@@ -28,8 +32,10 @@ impl Host for Simulated {
     type Process = Pid;
 }
 
-/// How long `close` waits.
-pub(crate) const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Waiters from here on are the driver or the reader of an end, and below what a process awaits.
+const DRIVERS: u32 = 1 << 24;
+const READERS: u32 = 1 << 25;
+
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,37 +47,33 @@ pub(crate) enum Writing {
 
 #[derive(Debug)]
 pub(crate) struct End {
-    pub(crate) at: At,
     pub(crate) limits: Limits,
     pub(crate) login: Option<Login>,
-    pub(crate) session: Option<Session<Simulated>>,
+    pub(crate) endpoint: Option<Endpoint<Simulated>>,
     // The driver.
     batch: Batch,
     unaccepted: usize,
     pub(crate) writing: Writing,
     pub(crate) last_call: Option<Instant>,
+    /// It sleeps until it is woken, or until its timer runs out.
+    asleep: bool,
+    armed: Option<Instant>,
     /// Nothing more comes.
     at_end: bool,
     /// The driver has made its last delivery, or there never was one.
     pub(crate) gone: bool,
-    /// A server's driver writes nothing before the client has said what it wants.
-    asked: bool,
     pub(crate) late: VecDeque<Delivery<Pid>>,
     /// The second half of a delivery.
     pub(crate) acknowledging: VecDeque<(Proc, Pid, u64)>,
-    // What a channel shares with it.
-    taken: u64,
-    closed: bool,
-    paused: bool,
-    receiver_waits: bool,
-    over_told: bool,
-    open_told: bool,
+    // The channel.
+    /// Waits for the login.
+    pub(crate) opener: Option<u32>,
+    pub(crate) reader: Option<Reader>,
+    /// The reader, on its way to another process.
+    pub(crate) handed: Option<Reader>,
+    reader_waits: bool,
     pub(crate) owner: Option<Proc>,
     given_to: Option<Proc>,
-    pub(crate) fetched: VecDeque<Inbound>,
-    cost: u64,
-    held: VecDeque<Inbound>,
-    watchers: Vec<u32>,
     pub(crate) lives_by_remotes: bool,
     watches: Vec<(u64, u64)>,
     /// Exits of the peer that no process has taken: sent explicitly, and over links.
@@ -94,33 +96,27 @@ pub(crate) struct End {
 }
 
 impl End {
-    pub(crate) fn new(at: At, limits: &Limits, login: Option<Login>, now: Instant) -> Self {
+    pub(crate) fn new(limits: &Limits, login: Option<Login>, now: Instant) -> Self {
         Self {
-            at,
             limits: limits.clone(),
             login,
-            session: None,
+            endpoint: None,
             batch: Batch::default(),
             unaccepted: 0,
             writing: Writing::Open,
             last_call: None,
+            asleep: false,
+            armed: None,
             at_end: false,
             gone: false,
-            asked: false,
             late: VecDeque::new(),
             acknowledging: VecDeque::new(),
-            taken: 0,
-            closed: false,
-            paused: false,
-            receiver_waits: false,
-            over_told: false,
-            open_told: false,
+            opener: None,
+            reader: None,
+            handed: None,
+            reader_waits: false,
             owner: None,
             given_to: None,
-            fetched: VecDeque::new(),
-            cost: 0,
-            held: VecDeque::new(),
-            watchers: Vec::new(),
             lives_by_remotes: false,
             watches: Vec::new(),
             untaken: [0; 2],
@@ -136,22 +132,27 @@ impl End {
         }
     }
 
+    pub(crate) fn session(&self) -> Option<&Session<Simulated>> {
+        self.endpoint.as_ref().map(Endpoint::session)
+    }
+
     /// Whether it has a session that its processes can do something with.
     pub(crate) fn is_open(&self) -> bool {
-        self.session.as_ref().is_some_and(Session::is_open)
+        self.session().is_some_and(Session::is_open)
     }
 
     pub(crate) fn is_over(&self) -> bool {
-        self.session.as_ref().is_none_or(|session| session.over().is_some())
-    }
-
-    pub(crate) const fn given(&self) -> Option<Proc> {
-        self.given_to
+        self.session().is_none_or(|session| session.over().is_some())
     }
 
     /// Whether nothing is held for anybody.
     pub(crate) fn is_idle(&self) -> bool {
         self.late.is_empty() && self.acknowledging.is_empty()
+    }
+
+    /// Whether its driver would write what there is to write.
+    fn is_hungry(&self) -> bool {
+        self.writing == Writing::Open && self.batch.chunk().is_empty()
     }
 }
 
@@ -171,83 +172,125 @@ impl World {
         &mut self.conns[usize::from(at.conn)].ends[at.side as usize]
     }
 
-    /// Does something with a session, then all that follows from it.
+    /// Does something with a session as a process or a task does, then all that follows from it.
     pub(crate) fn session<T>(
         &mut self,
         at: At,
         f: impl FnOnce(&mut Session<Simulated>, Instant) -> T,
     ) -> Option<T> {
+        self.endpoint(at, Who::User, |endpoint, now| f(endpoint.session_mut(), now))
+    }
+
+    /// Does something with an endpoint, then all that follows from it.
+    fn endpoint<T>(
+        &mut self,
+        at: At,
+        who: Who,
+        f: impl FnOnce(&mut Endpoint<Simulated>, Instant) -> T,
+    ) -> Option<T> {
         let now = self.now;
-        let result = f(self.end(at).session.as_mut()?, now);
-        self.after(at);
+        let result = f(self.end(at).endpoint.as_mut()?, now);
+        self.after(at, who);
         Some(result)
     }
 
-    pub(crate) fn after(&mut self, at: At) {
-        let end = &mut self.conns[usize::from(at.conn)].ends[at.side as usize];
-        let Some(session) = &mut end.session else { return };
-        let mut woken = session.take_woken();
-        let over = session.over().cloned();
-        let unsent = session.unsent();
-        let paused = over.is_none() && unsent > end.limits.max_unsent_before_pause;
-        let resumed = std::mem::replace(&mut end.paused, paused) && !paused;
-        let is_over = over.is_some() && !std::mem::replace(&mut end.over_told, true);
-        if is_over || session.is_open() && !std::mem::replace(&mut end.open_told, true) {
-            woken.append(&mut end.watchers);
+    /// The same for the driver.
+    fn driver<T>(&mut self, at: At, f: impl FnOnce(&mut Endpoint<Simulated>, Instant) -> T) -> Option<T> {
+        self.endpoint(at, Who::Driver, f)
+    }
+
+    /// Bytes held by all sessions of this program.
+    fn held_in_all(&self, side: Side) -> usize {
+        let ends = self.conns.iter().filter_map(|conn| conn.ends[side as usize].endpoint.as_ref());
+        ends.map(Endpoint::held).sum()
+    }
+
+    fn after(&mut self, at: At, who: Who) {
+        loop {
+            let in_all = self.held_in_all(at.side);
+            let Some(endpoint) = &mut self.end(at).endpoint else { return };
+            let Some(event) = endpoint.poll(who, in_all) else { break };
+            match event {
+                Event::Wake(waiter) => self.wake_waiter(waiter),
+                Event::Deliver(deliveries) => self.end(at).late.extend(deliveries),
+                Event::Requested(_) => self.requested(at),
+                Event::Disown(Pid::Local(owner)) => {
+                    let owned = &mut self.process(owner).owned;
+                    if let Some(place) = owned.iter().position(|owned| *owned == at) {
+                        owned.remove(place);
+                    }
+                }
+                Event::Disown(_) => {}
+                Event::Closed => self.closed(at),
+            }
         }
-        if resumed || is_over || (session.has_inbox() && !paused) {
-            end.receiver_waits = false;
+        self.look_at_unsent(at);
+        if self.end(at).gone {
+            while self.deliver(at) {}
         }
+    }
+
+    fn wake_waiter(&mut self, waiter: u32) {
+        let end_of =
+            |waiter: u32| At { conn: (waiter & 0xff) as u8 / 2, side: Side::BOTH[(waiter & 1) as usize] };
+        if waiter >= READERS {
+            self.end(end_of(waiter)).reader_waits = false;
+        } else if waiter >= DRIVERS {
+            self.end(end_of(waiter)).asleep = false;
+        } else {
+            self.wake(waiter);
+        }
+    }
+
+    fn closed(&mut self, at: At) {
+        let Some(reason) = self.end(at).session().and_then(|session| session.over().cloned()) else { return };
+        self.note(What::Over { at, reason });
+        let last_call = self.now + LAST_WORDS;
+        self.end(at).last_call.get_or_insert(last_call);
+        self.end(at).owner = None;
+    }
+
+    fn look_at_unsent(&mut self, at: At) {
+        let now = self.now;
+        let end = self.end(at);
+        let Some(session) = end.session() else { return };
+        let (unsent, over) = (session.unsent(), session.over().is_some());
         // Messages wait for room from 256 KiB on; an answer is a frame more.
         let most = end.limits.max_unsent.max(256 * 1024) + 2 * end.limits.max_frame_len + 4096;
-        if unsent > most {
-            self.violations.push(Violation::new("unsent bytes have a bound", format!("{at:?} {unsent}")));
-        }
         // When it has had its word, the peer is not waited for.
         end.waiting = match end.waiting {
-            _ if unsent == 0 || over.is_some() => None,
+            _ if unsent == 0 || over => None,
             Some((since, accepted)) if end.accepted - accepted < end.limits.min_accepted as u64 => {
                 Some((since, accepted))
             }
-            _ => Some((self.now, end.accepted)),
+            _ => Some((now, end.accepted)),
         };
-        let disowned = if is_over { end.owner.take() } else { None };
-        if end.gone {
-            let deliveries = session.take_deliveries();
-            end.late.extend(deliveries);
-        }
-        for op in woken {
-            self.wake(op);
-        }
-        if let (true, Some(reason)) = (is_over, over) {
-            self.note(What::Over { at, reason });
-            let last_call = self.now + LAST_WORDS;
-            self.end(at).last_call.get_or_insert(last_call);
-        }
-        if let Some(owner) = disowned {
-            self.process(owner).owned.retain(|owned| *owned != at);
-        }
-        if self.end(at).gone {
-            while self.deliver(at) {}
+        if unsent > most {
+            self.violations.push(Violation::new("unsent bytes have a bound", format!("{at:?} {unsent}")));
         }
     }
 
     // Opening.
 
     /// The session begins: the login is done.
-    pub(crate) fn begin(&mut self, at: At, session: Session<Simulated>) {
+    pub(crate) fn begin(&mut self, at: At, endpoint: Endpoint<Simulated>) {
         let now = self.now;
         let end = self.end(at);
         end.login = None;
-        end.session = Some(session);
+        end.endpoint = Some(endpoint);
         end.last_heard = now;
         self.note(What::LoggedIn { at });
+        self.wake_opener(at);
     }
 
-    /// The server's driver: has the client said what it wants?
-    fn look_for_request(&mut self, at: At) {
-        let Some(Some(_)) = self.session(at, |session, _| session.take_request()) else { return };
-        self.end(at).asked = true;
+    pub(crate) fn wake_opener(&mut self, at: At) {
+        if let Some(op) = self.end(at).opener.take() {
+            self.wake(op);
+        }
+    }
+
+    /// The client has said what it wants.
+    fn requested(&mut self, at: At) {
         let task = self.plan_once(12);
         let service = self.spawn(at.side, task);
         self.process(service).opening = Some(at);
@@ -290,6 +333,8 @@ impl World {
 
     fn open_channel(&mut self, proc: Proc, at: At, linked: bool) {
         self.note(What::Reads { at, proc });
+        let end = self.end(at);
+        end.reader = end.endpoint.as_ref().map(Endpoint::reader);
         self.process(proc).reads.push(at);
         self.process(proc).doing.push_back(Doing::Own { at, linked });
         self.hand_out(at);
@@ -299,8 +344,8 @@ impl World {
 
     /// Whether the end of a link with that process has been read and not been told.
     fn has_end_under_way(&mut self, at: At, proc: Proc, far: u64) -> bool {
+        self.after(at, Who::Driver);
         let end = self.end(at);
-        end.late.extend(end.session.as_mut().map(Session::take_deliveries).into_iter().flatten());
         let me = Pid::Local(proc);
         let is_one = |delivery: &Delivery<Pid>| matches!(delivery, Delivery::Exit { from, to, link: true, .. } if *from == far && *to == me);
         end.late.iter().any(is_one)
@@ -308,13 +353,14 @@ impl World {
 
     pub(crate) fn signal_far(&mut self, at: At, proc: Proc, far: u64, signal: Signal) {
         let (me, now) = (Pid::Local(proc), self.now);
-        let before = self.end(at).session.as_ref().map_or(0, Session::unsent);
+        let before = self.end(at).session().map_or(0, Session::unsent);
         let is_link = signal == Signal::Link;
         self.note(What::Said { at, proc, far, signal: signal.clone() });
         if is_link && self.has_end_under_way(at, proc, far) {
             self.note(What::EndUnderWay { at, proc, far });
         }
-        let Some(session) = self.end(at).session.as_mut() else { return };
+        let Some(endpoint) = self.end(at).endpoint.as_mut() else { return };
+        let session = endpoint.session_mut();
         match signal {
             Signal::Link => session.link(me, far),
             Signal::Unlink { id } => session.unlink(me, far, id),
@@ -327,7 +373,7 @@ impl World {
         if is_link && session.unsent() > before {
             self.end(at).linkers.push_back(proc);
         }
-        self.after(at);
+        self.after(at, Who::User);
     }
 
     pub(crate) fn down_far(&mut self, at: At, monitor: u64, reason: ExitReason) {
@@ -345,29 +391,30 @@ impl World {
     /// Makes `owner` the process with which the session ends.
     pub(crate) fn own(&mut self, at: At, owner: Option<Proc>, linked: bool) {
         let owner = owner.filter(|owner| !self.process(*owner).task);
-        self.session(at, |session, _| session.set_owner(owner.map(Pid::Local), linked));
-        let over = self.end(at).is_over();
-        let next = owner.filter(|_| !over);
-        let before = std::mem::replace(&mut self.end(at).owner, next);
-        self.note(What::Owner { at, proc: owner });
-        if let Some(before) = before.filter(|before| Some(*before) != owner) {
-            self.process(before).owned.retain(|owned| *owned != at);
-        }
-        let Some(owner) = owner else { return };
-        if !self.process(owner).is_alive() {
-            return self.let_go(at, ExitReason::NoProc);
-        }
-        if !over && !self.process(owner).owned.contains(&at) {
+        let refused = owner.is_some_and(|owner| !self.process(owner).is_alive());
+        if let Some(owner) = owner.filter(|_| !refused) {
             self.process(owner).owned.push(at);
         }
+        self.now_owns(at, owner, linked);
+        if refused {
+            self.let_go(at, ExitReason::NoProc);
+        }
+    }
+
+    /// The same for a process that has the session among what it owns.
+    fn now_owns(&mut self, at: At, owner: Option<Proc>, linked: bool) {
+        self.endpoint(at, Who::User, |endpoint, _| endpoint.own(owner.map(Pid::Local), linked));
+        let over = self.end(at).is_over();
+        self.end(at).owner = owner.filter(|_| !over);
+        self.note(What::Owner { at, proc: owner });
     }
 
     /// The session is `to`'s from now on, and what comes is a letter in its mailbox.
     pub(crate) fn hand_over(&mut self, at: At, to: Proc) {
-        let first = std::mem::take(&mut self.end(at).fetched);
+        let Some(reader) = self.end(at).handed.take() else { return };
         self.note(What::Reads { at, proc: to });
         self.end(at).given_to = Some(to);
-        self.session(at, |session, _| session.hand_over(first.into_iter()));
+        self.endpoint(at, Who::User, |endpoint, _| endpoint.hand_over(reader));
     }
 
     /// Takes one delivery to whom it is for.
@@ -377,11 +424,6 @@ impl World {
             self.signal(Pid::Local(proc), to, Signal::UnlinkAck { id });
             self.process(proc).links.ack_delivered(&to, id);
             return true;
-        }
-        if end.late.is_empty()
-            && let Some(session) = &mut end.session
-        {
-            end.late.extend(session.take_deliveries());
         }
         let Some(delivery) = end.late.pop_front() else { return false };
         let far = |id| Pid::Far { conn: at.conn, id };
@@ -465,72 +507,54 @@ impl World {
     /// Whether a look at the channel would find something.
     pub(crate) fn may_receive(&self, at: At) -> bool {
         let end = &self.conns[usize::from(at.conn)].ends[at.side as usize];
-        end.session.is_some() && !(end.closed && end.owner.is_some()) && !end.receiver_waits
+        end.endpoint.is_some() && end.reader.is_some() && !end.reader_waits
     }
 
     /// The reader of a channel looks for a message, and takes it.
     pub(crate) fn receive(&mut self, proc: Proc, at: At) {
-        let end = &mut self.conns[usize::from(at.conn)].ends[at.side as usize];
-        let Some(session) = &mut end.session else { return };
-        if end.fetched.is_empty() || end.paused {
-            session.give_back(std::mem::take(&mut end.cost));
-            let paused = end.paused && session.over().is_none();
-            if !paused {
-                session.take_inbox(&mut end.fetched);
-            }
-            let ended = session.over().is_some() || session.has_let_go();
-            if paused || (end.fetched.is_empty() && !ended) {
-                end.receiver_waits = true;
-                self.after(at);
-                // It may have been paused by the very credit.
+        let Some(mut reader) = self.end(at).reader.take() else { return };
+        if reader.must_fetch() {
+            self.end(at).reader_waits = true;
+            let waiter = READERS + at.number();
+            let ready = self.endpoint(at, Who::User, |endpoint, _| endpoint.fetch(&mut reader, |_| waiter));
+            if ready != Some(true) {
+                self.end(at).reader = Some(reader);
                 return;
             }
+            self.end(at).reader_waits = false;
         }
-        self.after(at);
-        let end = self.end(at);
-        let Some(message) = end.fetched.pop_front() else {
-            let reason = end.session.as_ref().and_then(|session| session.over().cloned());
-            self.process(proc).reads.retain(|read| *read != at);
-            if let Some(reason) = reason {
-                self.note(What::EndSeen { at, reason });
+        let next = reader.take();
+        self.end(at).reader = Some(reader);
+        match next {
+            Next::Message(message, give_back) => self.take(proc, at, &message, give_back),
+            Next::Closed => self.end(at).reader_waits = true,
+            Next::Empty => {
+                self.end(at).reader = None;
+                self.process(proc).reads.retain(|read| *read != at);
+                let reason = self.end(at).session().and_then(|session| session.over().cloned());
+                if let Some(reason) = reason {
+                    self.note(What::EndSeen { at, reason });
+                }
+                // What is left of the channel is dropped.
+                self.let_go(at, ExitReason::Normal);
             }
-            // What is left of the channel is dropped.
-            return self.let_go(at, ExitReason::Normal);
-        };
-        if end.closed {
-            end.receiver_waits = true;
-            end.fetched.push_front(message);
-            return;
         }
-        self.take(proc, at, message);
     }
 
     /// A letter of a channel that was given to a process.
     pub(crate) fn receive_letter(&mut self, proc: Proc, at: At, message: Inbound) {
-        let end = self.end(at);
-        if end.paused || !end.held.is_empty() {
-            end.held.push_back(message);
-            return self.receive_held(proc, at);
-        }
-        if !end.closed {
-            self.take(proc, at, message);
-        }
-    }
-
-    pub(crate) fn has_held(&self, at: At) -> bool {
-        let end = &self.conns[usize::from(at.conn)].ends[at.side as usize];
-        !end.held.is_empty() && !end.paused
-    }
-
-    pub(crate) fn receive_held(&mut self, proc: Proc, at: At) {
-        let end = self.end(at);
-        if end.paused {
+        let Some(gate) = self.end(at).endpoint.as_ref().map(|endpoint| Arc::clone(endpoint.gate())) else {
             return;
-        }
-        if let Some(message) = end.held.pop_front()
-            && !end.closed
-        {
-            self.take(proc, at, message);
+        };
+        let turn = if gate.is_straight() {
+            Some(message)
+        } else {
+            self.endpoint(at, Who::User, |endpoint, _| endpoint.take_turn(message)).flatten()
+        };
+        let Some(message) = turn else { return };
+        match gate.claim(&message) {
+            Claim::Closed => {}
+            claim => self.take(proc, at, &message, claim == Claim::TakenGiveBack),
         }
     }
 
@@ -546,13 +570,9 @@ impl World {
         self.session(at, |session, _| session.give_back_to(&Pid::Local(proc), cost));
     }
 
-    fn take(&mut self, proc: Proc, at: At, message: Inbound) {
-        let end = self.end(at);
-        end.taken = message.number;
-        end.cost += message.cost();
-        if end.cost >= credit_part(end.limits.window_len as u64) {
-            let cost = std::mem::take(&mut end.cost);
-            self.session(at, |session, _| session.give_back(cost));
+    fn take(&mut self, proc: Proc, at: At, message: &Inbound, give_back: bool) {
+        if give_back {
+            self.endpoint(at, Who::User, |endpoint, _| endpoint.give_back());
         }
         let token = token(&message.payload);
         let number = message.number;
@@ -575,7 +595,7 @@ impl World {
         self.drop_cancelled(token);
         let token_back = self.fresh_token();
         self.note(What::Answered { at, token, answer, token_back });
-        let before = self.end(at).session.as_ref().map_or(0, Session::unsent);
+        let before = self.end(at).session().map_or(0, Session::unsent);
         match answer {
             Answer::Reply => {
                 let mut payload = self.payload(token_back);
@@ -610,7 +630,7 @@ impl World {
     fn check_answered(&mut self, at: At, before: usize) {
         let max_frame_len = self.plan.limits[at.side.other() as usize].max_frame_len;
         let end = self.end(at);
-        let Some(session) = &end.session else { return };
+        let Some(session) = end.session() else { return };
         let answered = session.over().is_none() && session.unsent() > before;
         if answered && session.unsent() > end.limits.max_unsent + max_frame_len {
             let detail = format!("{at:?} {}", session.unsent());
@@ -626,36 +646,42 @@ impl World {
 
     /// The owner ended or let go.
     pub(crate) fn let_go(&mut self, at: At, reason: ExitReason) {
-        let deadline = self.now + CLOSE_TIMEOUT;
+        if self.end(at).endpoint.is_none() {
+            return;
+        }
+        self.note_let_go(at, &reason);
+        self.endpoint(at, Who::User, |endpoint, now| endpoint.let_go(now, reason));
+        self.note(What::GaveUpReceiving { at });
+    }
+
+    fn note_let_go(&mut self, at: At, reason: &ExitReason) {
         let end = self.end(at);
-        end.closed = true;
-        let taken = end.taken;
-        let Some(session) = &end.session else { return };
-        if !session.has_let_go() {
-            let close_by = deadline.duration_since(self.base);
+        if end.session().is_some_and(|session| !session.has_let_go()) {
+            let close_timeout = end.limits.close_timeout;
+            let close_by = (self.now + close_timeout).duration_since(self.base);
             self.note(What::LetGo { at, reason: reason.clone(), close_by });
         }
-        self.session(at, |session, _| {
-            session.end(reason, taken, Some(deadline));
-            session.give_up_receiving();
-        });
-        self.note(What::GaveUpReceiving { at });
     }
 
     /// The channel is gone, its remotes live on.
     pub(crate) fn give_up_channel(&mut self, proc: Proc, at: At) {
         self.process(proc).reads.retain(|read| *read != at);
         let end = self.end(at);
-        let cost = std::mem::take(&mut end.cost);
-        let fetched = std::mem::take(&mut end.fetched);
+        let Some(reader) = end.reader.take() else { return };
         end.lives_by_remotes = true;
-        self.session(at, |session, _| session.give_back(cost));
-        self.own(at, None, false);
-        self.session(at, |session, _| {
-            session.give_up_receiving();
-            fetched.iter().for_each(|message| session.discard(message));
-        });
+        self.endpoint(at, Who::User, |endpoint, _| endpoint.live_by_remotes(reader));
+        self.end(at).owner = None;
+        self.note(What::Owner { at, proc: None });
         self.note(What::GaveUpReceiving { at });
+    }
+
+    /// The last remote of a channel is gone.
+    pub(crate) fn last_remote_gone(&mut self, at: At) {
+        if self.end(at).lives_by_remotes {
+            self.note_let_go(at, &ExitReason::Normal);
+            self.endpoint(at, Who::User, |endpoint, now| endpoint.last_remote_gone(now, ExitReason::Normal));
+            self.note(What::GaveUpReceiving { at });
+        }
     }
 
     /// Gives the channel to another process: its new owner, and the reader of what comes.
@@ -663,10 +689,11 @@ impl World {
         if !self.process(to).is_alive() || self.process(to).task {
             return;
         }
+        let Some(reader) = self.end(at).reader.take() else { return };
+        self.end(at).handed = Some(reader);
         self.process(proc).reads.retain(|read| *read != at);
-        let cost = std::mem::take(&mut self.end(at).cost);
-        self.session(at, |session, _| session.give_back(cost));
-        self.own(at, Some(to), false);
+        self.process(to).owned.push(at);
+        self.now_owns(at, Some(to), false);
         self.process(proc).doing.push_back(Doing::HandOver { at, to });
     }
 
@@ -676,16 +703,6 @@ impl World {
         }
         self.note(What::BrokeOff { at, reason: reason.clone() });
         self.session(at, |session, _| session.break_off(reason));
-    }
-
-    pub(crate) fn watch_end(&mut self, at: At, op: u32) {
-        self.end(at).watchers.push(op);
-    }
-
-    pub(crate) fn wake_watchers(&mut self, at: At) {
-        for op in std::mem::take(&mut self.end(at).watchers) {
-            self.wake(op);
-        }
     }
 
     // The driver.
@@ -704,27 +721,54 @@ impl World {
             }
             return;
         }
-        let Some(session) = &end.session else { return };
+        let Some(endpoint) = &end.endpoint else { return };
+        let session = endpoint.session();
         if end.unaccepted > 0 {
             into.push((at, Drive::Accept));
         } else if !end.at_end && (inn.arrived(self.now) > 0 || inn.is_at_end(self.now)) {
             into.push((at, Drive::Read));
         }
-        let may_write =
-            end.writing == Writing::Open && (end.asked || end.at.side == crate::log::Side::Client);
-        if may_write {
+        if end.writing == Writing::Open {
             let has = !end.batch.chunk().is_empty();
-            if (has && out.is_writable()) || (!has && (session.has_output() || session.has_let_go())) {
+            let is_fed = !has && !end.asleep && (session.has_output() || session.has_let_go());
+            if is_fed || (has && out.is_writable()) {
                 into.push((at, Drive::Write));
             }
         }
-        if !end.is_idle() || session.has_deliveries() {
+        if !end.is_idle() || (!end.asleep && endpoint.has_deliveries()) {
             into.push((at, Drive::Deliver));
         }
-        if session.poll_timeout().is_some_and(|due| due <= self.now)
-            || end.last_call.is_some_and(|due| due <= self.now)
-        {
+        let timer = if end.asleep { end.armed } else { endpoint.poll_timeout() };
+        if timer.is_some_and(|due| due <= self.now) || end.last_call.is_some_and(|due| due <= self.now) {
             into.push((at, Drive::Timer));
+        }
+    }
+
+    /// Lets a driver sleep that has nothing to do.
+    fn rest_driver(&mut self, at: At) {
+        let end = self.end(at);
+        let Some(hungry) = end.endpoint.is_some().then(|| end.is_hungry()) else { return };
+        if end.gone || end.asleep {
+            return;
+        }
+        let waiter = DRIVERS + at.number();
+        end.asleep = true;
+        match self.driver(at, |endpoint, _| endpoint.sleep(waiter, hungry, None)) {
+            Some(Rest::Until(until)) => self.end(at).armed = until,
+            _ => self.end(at).asleep = false,
+        }
+    }
+
+    /// A driver sleeps although it has something to do: nobody woke it.
+    pub(crate) fn look_for_sleeping_driver(&mut self, at: At) {
+        let end = self.end(at);
+        let Some(endpoint) = end.endpoint.as_ref().filter(|_| end.asleep && !end.gone) else { return };
+        let session = endpoint.session();
+        let output = end.is_hungry() && (session.has_output() || session.has_let_go());
+        let earlier = endpoint.poll_timeout().is_some_and(|at| end.armed.is_none_or(|armed| at < armed));
+        if output || earlier || endpoint.has_deliveries() {
+            let detail = format!("{at:?}: output {output}, time {earlier}");
+            self.violations.push(Violation::new("the driver was not woken", detail));
         }
     }
 
@@ -736,31 +780,41 @@ impl World {
             return None;
         }
         let arrival = conn.pipes[at.side.other() as usize].next_arrival().filter(|at| *at > self.now);
-        let timeout = end.session.as_ref().and_then(Session::poll_timeout);
+        let timeout =
+            if end.asleep { end.armed } else { end.endpoint.as_ref().and_then(Endpoint::poll_timeout) };
         let login = end.login.as_ref().map(|login| login.deadline);
         [arrival, timeout, login, end.last_call].into_iter().flatten().min()
     }
 
     pub(crate) fn drive(&mut self, at: At, drive: Drive) {
+        if std::mem::take(&mut self.end(at).asleep) {
+            self.driver(at, |endpoint, _| endpoint.rise());
+        }
         match drive {
             Drive::Write => self.write(at),
             Drive::Accept => self.accept_written(at),
             Drive::Read => self.read(at),
-            Drive::Deliver => drop(self.deliver(at)),
+            Drive::Deliver => {
+                self.after(at, Who::Driver);
+                self.deliver(at);
+            }
             Drive::Timer => self.timer(at),
             Drive::Login => self.drive_login(at),
         }
+        self.rest_driver(at);
     }
 
     fn write(&mut self, at: At) {
         self.accept_written(at);
         let now = self.now;
         let end = &mut self.conns[usize::from(at.conn)].ends[at.side as usize];
-        let Some(session) = &mut end.session else { return };
         if end.batch.chunk().is_empty() {
-            session.transmit(now, &mut end.batch);
+            let mut batch = std::mem::take(&mut end.batch);
+            let last = self.driver(at, |endpoint, now| endpoint.transmit(now, &mut batch));
+            let end = self.end(at);
+            end.batch = batch;
             if end.batch.chunk().is_empty() {
-                if session.has_let_go() {
+                if last == Some(true) {
                     let arrival = now + self.latency();
                     self.conns[usize::from(at.conn)].pipes[at.side as usize].finish(arrival);
                     self.stop_writing(at);
@@ -806,7 +860,7 @@ impl World {
         let len = std::mem::take(&mut self.end(at).unaccepted);
         if len > 0 {
             self.end(at).accepted += len as u64;
-            self.session(at, |session, now| session.handle_accepted(now, len));
+            self.driver(at, |endpoint, now| endpoint.handle_accepted(now, len));
         }
     }
 
@@ -850,7 +904,7 @@ impl World {
             self.scratch = piece;
             self.note(What::EndOfStream { at });
             let was_over = self.end(at).is_over();
-            self.session(at, |session, _| session.handle_loss());
+            self.driver(at, |endpoint, _| endpoint.handle_loss());
             self.end(at).at_end = true;
             // One that has heard all still says its last words; else there is nobody to say anything to.
             if !was_over || self.end(at).writing == Writing::Done {
@@ -864,22 +918,14 @@ impl World {
         end.read += len as u64;
         end.last_heard = now;
         let upto = end.read;
-        let [explicit, of_links] = end.untaken;
+        let untaken = end.untaken;
         self.note(What::Read { at, upto });
-        self.session(at, |session, now| {
-            session.set_untaken_exits(explicit, of_links);
-            if !session.has_heard_all() {
-                session.handle_bytes(now, &piece);
+        self.driver(at, |endpoint, now| {
+            if !endpoint.session().has_heard_all() {
+                endpoint.handle_bytes(now, &piece, untaken);
             }
         });
         self.scratch = piece;
-        if !self.end(at).asked && at.side == crate::log::Side::Server {
-            self.look_for_request(at);
-            if self.end(at).is_over() {
-                // A driver that only says the last words.
-                self.end(at).asked = true;
-            }
-        }
     }
 
     fn timer(&mut self, at: At) {
@@ -887,30 +933,25 @@ impl World {
         if self.end(at).last_call.is_some_and(|due| due <= now) {
             return self.finish_driver(at);
         }
-        let lost = self.session(at, |session, now| {
-            session.handle_timeout(now);
-            session.is_lost()
-        });
-        if lost == Some(true) {
+        if self.driver(at, |endpoint, now| endpoint.handle_timeout(now)) == Some(true) {
             self.end(at).batch = Batch::default();
             self.stop_writing(at);
         }
-        let due = self.end(at).session.as_ref().and_then(Session::poll_timeout);
+        let due = self.end(at).endpoint.as_ref().and_then(Endpoint::poll_timeout);
         if due.is_some_and(|due| due <= now) {
             self.violations
                 .push(Violation::new("a time-out that is handled and still due", format!("{at:?}")));
-        }
-        if self.end(at).is_over() {
-            self.end(at).asked = true;
         }
     }
 
     /// The driver ends: the session has its end, and all that is due is delivered.
     pub(crate) fn finish_driver(&mut self, at: At) {
-        self.session(at, |session, _| session.handle_loss());
+        while self.driver(at, |endpoint, _| endpoint.leave()) == Some(false) {
+            while self.deliver(at) {}
+        }
         while self.deliver(at) {}
         self.end(at).gone = true;
-        self.after(at);
+        self.after(at, Who::User);
         self.note(What::DriverGone { at });
         self.close_socket(at);
     }

@@ -23,6 +23,13 @@ pub(crate) enum Side {
     Server,
 }
 
+impl At {
+    /// Each has its own.
+    pub(crate) const fn number(self) -> u32 {
+        self.conn as u32 * 2 + self.side as u32
+    }
+}
+
 impl Side {
     pub(crate) const BOTH: [Self; 2] = [Self::Client, Self::Server];
 

@@ -20,7 +20,7 @@ use lib_chan::{
     },
     payload::Codec,
     secret::{PrivateKey, Secret},
-    session::Session,
+    session::Endpoint,
 };
 
 use crate::{
@@ -242,18 +242,18 @@ impl World {
     }
 
     fn log_in(&mut self, at: At, authenticated: &Authenticated) {
-        let session = self.new_session(at, authenticated);
-        self.begin(at, session);
+        let endpoint = self.new_endpoint(at, authenticated);
+        self.begin(at, endpoint);
     }
 
     /// The session of an end that has logged in.
-    pub(crate) fn new_session(&mut self, at: At, authenticated: &Authenticated) -> Session<Simulated> {
+    pub(crate) fn new_endpoint(&mut self, at: At, authenticated: &Authenticated) -> Endpoint<Simulated> {
         let now = self.now;
-        let mut session = Session::new(authenticated, &self.end(at).limits, now);
+        let mut endpoint = Endpoint::new(authenticated, &self.end(at).limits, now);
         if at.side == Side::Client {
-            session.start(Codec::Raw, b"arguments").expect("short arguments");
+            endpoint.session_mut().start(Codec::Raw, b"arguments").expect("short arguments");
         }
-        session
+        endpoint
     }
 
     /// Whoever waited for the login is gone, and the connection with it.
@@ -267,7 +267,7 @@ impl World {
     fn fail_login(&mut self, at: At, login: &Login) {
         self.note(What::LoginFailed { at, wrong: login.wrong });
         self.end(at).gone = true;
-        self.wake_watchers(at);
+        self.wake_opener(at);
         self.close_socket(at);
     }
 }

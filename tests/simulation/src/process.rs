@@ -441,7 +441,7 @@ impl World {
         }
         self.process(proc).woken.clear();
         for at in std::mem::take(&mut self.process(proc).reads) {
-            self.end(at).fetched.clear();
+            self.end(at).reader = None;
             // That of a process was let go when the end was decided.
             self.let_go(at, ExitReason::Normal);
         }

@@ -48,6 +48,8 @@ pub(crate) struct Op {
     pub(crate) proc: Proc,
     pub(crate) at: At,
     pub(crate) kind: Kind,
+    /// Its place among those that watch for the opening or the end.
+    pub(crate) place: u64,
     pub(crate) over: bool,
 }
 
@@ -228,21 +230,19 @@ impl World {
         let at = |side| At { conn, side };
         let limits = &self.plan.limits;
         self.conns.push(Conn {
-            ends: [
-                End::new(at(Side::Client), &limits[0], client, now),
-                End::new(at(Side::Server), &limits[1], server, now),
-            ],
+            ends: [End::new(&limits[0], client, now), End::new(&limits[1], server, now)],
             pipes: [Pipe::new(now, capacity), Pipe::new(now, capacity)],
         });
         if !self.plan.login {
             let both = login::done(&self.plan.limits[1]);
             for (side, authenticated) in [(Side::Client, &both.0), (Side::Server, &both.1)] {
-                let session = self.new_session(at(side), authenticated);
-                self.begin(at(side), session);
+                let endpoint = self.new_endpoint(at(side), authenticated);
+                self.begin(at(side), endpoint);
             }
         }
         let op = self.op(proc, at(Side::Client), Kind::Open);
-        self.watch_end(at(Side::Client), op);
+        self.end(at(Side::Client)).opener = Some(op);
+        self.poll_op(op);
     }
 
     /// Lets the peer reach some processes of this end.
@@ -278,7 +278,7 @@ impl World {
 
     fn op(&mut self, proc: Proc, at: At, kind: Kind) -> u32 {
         let op = self.ops.len() as u32;
-        self.ops.push(Op { proc, at, kind, over: false });
+        self.ops.push(Op { proc, at, kind, place: 0, over: false });
         self.process(proc).ops.push(op);
         op
     }
@@ -299,7 +299,7 @@ impl World {
 
     /// Looks at something awaited: whether it is over.
     fn poll_op(&mut self, op: u32) -> bool {
-        let Op { proc, at, kind, over } = self.ops[op as usize];
+        let Op { proc, at, kind, over, .. } = self.ops[op as usize];
         if over {
             return true;
         }
@@ -332,7 +332,7 @@ impl World {
                 })
             }
             Kind::Open => {
-                if self.end(at).session.is_none() {
+                if self.end(at).endpoint.is_none() {
                     self.end(at).gone
                 } else {
                     let polled = self.session(at, |session, _| session.poll_open()).flatten();
@@ -370,6 +370,15 @@ impl World {
         over
     }
 
+    /// Wakes this when the session has opened or ended.
+    fn watch_end(&mut self, at: At, op: u32) {
+        let mut place = self.ops[op as usize].place;
+        if let Some(endpoint) = &mut self.end(at).endpoint {
+            endpoint.watch(&mut place, |_| op);
+        }
+        self.ops[op as usize].place = place;
+    }
+
     pub(crate) fn drop_cancelled(&mut self, asked: Token) {
         let waits = |op: &Op| !op.over && matches!(op.kind, Kind::Cancelled { token, .. } if token == asked);
         while let Some(op) = self.ops.iter().position(waits) {
@@ -379,7 +388,7 @@ impl World {
 
     /// A future is dropped.
     pub(crate) fn drop_op(&mut self, op: u32, reason: &ExitReason) {
-        let Op { proc, at, kind, over } = self.ops[op as usize];
+        let Op { proc, at, kind, over, .. } = self.ops[op as usize];
         if over {
             return;
         }
@@ -400,11 +409,16 @@ impl World {
                 self.session(at, |session, _| session.forget_flush(flush));
             }
             Kind::Open => {
+                let place = self.ops[op as usize].place;
+                self.end(at).endpoint.as_mut().and_then(|endpoint| endpoint.unwatch(place));
                 self.abandon_login(at);
                 self.let_go(at, reason.clone());
             }
             Kind::Cancelled { token, .. } => self.note(What::AwaitsNoCancel { token }),
-            Kind::Close => {}
+            Kind::Close => {
+                let place = self.ops[op as usize].place;
+                self.end(at).endpoint.as_mut().and_then(|endpoint| endpoint.unwatch(place));
+            }
         }
     }
 
@@ -476,15 +490,16 @@ impl World {
     /// Nobody has anything to do: so nobody waits for something that is there, and no message that could go.
     fn look_for_sleepers(&mut self) {
         for at in self.ats() {
+            self.look_for_sleeping_driver(at);
             let now = self.now;
-            let Some(session) = &mut self.end(at).session else { continue };
-            let before = session.unsent();
-            session.handle_accepted(now, 0);
+            let Some(endpoint) = &mut self.end(at).endpoint else { continue };
+            let before = endpoint.session().unsent();
+            endpoint.handle_accepted(now, 0);
             // Nothing is due, so this only looks at what waits.
-            if session.poll_timeout().is_some_and(|due| due > now) {
-                session.handle_timeout(now);
+            if endpoint.poll_timeout().is_some_and(|due| due > now) {
+                endpoint.handle_timeout(now);
             }
-            if session.unsent() > before {
+            if endpoint.session().unsent() > before {
                 let detail = format!("{at:?}");
                 self.violations.push(Violation::new("what can go does not wait", detail));
             }
@@ -541,14 +556,6 @@ impl World {
             || process.opening.is_some()
             || (self.calm && !process.owed.is_empty())
             || (!self.calm && process.next_at <= self.now)
-            || self.holding(proc).is_some()
-    }
-
-    fn holding(&self, proc: Proc) -> Option<At> {
-        self.ats().find(|at| {
-            self.conns[usize::from(at.conn)].ends[at.side as usize].given() == Some(proc)
-                && self.has_held(*at)
-        })
     }
 
     fn run(&mut self, proc: Proc) {
@@ -574,9 +581,6 @@ impl World {
             let op = self.process(proc).woken.swap_remove(place);
             self.poll_op(op);
             return;
-        }
-        if let Some(at) = self.holding(proc) {
-            return self.receive_held(proc, at);
         }
         if let Some(letter) = self.process(proc).mailbox.pop_front() {
             return match letter {
@@ -894,9 +898,7 @@ impl World {
             9 | 15 if !reads.is_empty() => self.give_away(proc),
             10 => {
                 let Some(at) = self.an_end(proc) else { return };
-                if self.end(at).lives_by_remotes {
-                    self.let_go(at, ExitReason::Normal);
-                }
+                self.last_remote_gone(at);
             }
             11 => {
                 if let Some(at) = self.an_end(proc).filter(|at| at.side == Side::Server)
@@ -1039,7 +1041,7 @@ impl World {
         }
         self.note(What::ProgramDied { side });
         for at in self.ats().filter(|at| at.side == side) {
-            self.end(at).session = None;
+            self.end(at).endpoint = None;
             if std::mem::replace(&mut self.end(at).gone, true) {
                 continue;
             }
@@ -1103,7 +1105,7 @@ impl World {
                     && (end.is_over()
                         || end.login.is_some()
                         || conn.pipes.iter().any(Pipe::has_unread)
-                        || end.session.as_ref().is_some_and(|session| {
+                        || end.session().is_some_and(|session| {
                             !session.is_open() || session.has_let_go() || session.unsent() > 0
                         }))
             })
@@ -1143,8 +1145,8 @@ impl World {
             let far_over = self.end(at.far()).is_over();
             let end = self.end(at);
             let idle = end.is_idle() && (!hole && !far_over || end.is_over());
-            let Some(session) = end.session.as_ref().filter(|_| idle) else { continue };
-            let entries = session.entries();
+            let Some(endpoint) = end.endpoint.as_ref().filter(|_| idle) else { continue };
+            let entries = endpoint.session().entries();
             if entries > 2 * records + ops + owed {
                 let detail = format!("{at:?}: {entries}, and {records} records, {ops} waits, {owed} calls");
                 self.violations.push(Violation::new("a table holds what nobody has", detail));
@@ -1188,8 +1190,7 @@ impl World {
                 if conn != here.conn {
                     continue;
                 }
-                let by_the_end =
-                    ours.session.as_ref().is_some_and(Session::is_linked) && ours.owner == Some(proc);
+                let by_the_end = ours.session().is_some_and(Session::is_linked) && ours.owner == Some(proc);
                 if id == 0 && (by_the_end || theirs.owner.is_none()) {
                     continue;
                 }
@@ -1258,9 +1259,9 @@ impl World {
         for at in self.ats() {
             let end = self.end(at);
             let idle = end.is_idle();
-            let Some(session) = &mut end.session else { continue };
-            let (entries, over) = (session.entries(), session.over().cloned());
-            let deliveries = session.has_deliveries();
+            let Some(endpoint) = &end.endpoint else { continue };
+            let (entries, over) = (endpoint.entries(), endpoint.over().cloned());
+            let deliveries = endpoint.has_deliveries();
             let gone = end.gone;
             if over.is_none() || !gone {
                 self.violations

@@ -2,6 +2,7 @@ mod border;
 mod bytes;
 mod call;
 mod ending;
+mod endpoint;
 mod liveness;
 mod lone;
 mod message;

@@ -154,7 +154,7 @@ impl Entries {
             faults.push(format!("closed in good order, but of the notes only these came: {:?}", self.notes));
         }
         for session in self.sessions.drain(..) {
-            let left = session.with(|inner| inner.entries());
+            let left = session.entries();
             if left != 0 {
                 faults.push(format!("{left} entries are left in a session"));
             }

@@ -1,0 +1,475 @@
+//! One end of a session as a program has it: the session, its reader, its owner, and who must be woken or told.
+//!
+//! [`Endpoint`] decides; whoever holds it does. Its methods are of four classes:
+//!
+//! - **Inputs of the driver**: [`handle_bytes`](Endpoint::handle_bytes), [`handle_accepted`](Endpoint::handle_accepted),
+//!   [`handle_timeout`](Endpoint::handle_timeout), [`handle_loss`](Endpoint::handle_loss),
+//!   [`transmit`](Endpoint::transmit), [`rise`](Endpoint::rise), [`sleep`](Endpoint::sleep) and
+//!   [`leave`](Endpoint::leave). One task calls them, in any order.
+//! - **Operations of users**: everything that [`session_mut`](Endpoint::session_mut) offers to processes and callers, and what
+//!   is done with the receiving half: [`fetch`](Endpoint::fetch), [`hand_over`](Endpoint::hand_over),
+//!   [`own`](Endpoint::own), [`let_go`](Endpoint::let_go) and the like. Any thread calls them, one at a time.
+//! - **The output**: [`poll`](Endpoint::poll). After every input and every operation it is called until it says
+//!   `None`, before the next one; then each [`Event`] is carried out, in order.
+//! - **Questions**, which change nothing: [`over`](Endpoint::over), [`poll_timeout`](Endpoint::poll_timeout),
+//!   [`held`](Endpoint::held), [`cause`](Endpoint::cause).
+//!
+//! Beside it, [`Gate`] and [`Reader`] are what a receiver uses for each message without it.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Instant,
+};
+
+use bytes::Bytes;
+
+use super::{
+    Batch, Delivery, Host, Inbound, InboundKind, Request, Session,
+    gate::{Gate, Reader},
+};
+use crate::{ExitReason, Limits, handshake::Authenticated};
+
+/// The number of an empty place in a mailbox, for a message that was held when its own place came up.
+const PLACE: u64 = u64::MAX;
+
+/// What has to be done, outside of the lock.
+#[derive(Debug)]
+pub enum Event<H: Host> {
+    /// Wake this: it has something to see, or something to do.
+    Wake(H::Waiter),
+    /// Tell processes, in this order. For the driver alone, until it has left: so everything of a session arrives in
+    /// the order in which the session made it.
+    Deliver(Vec<Delivery<H::Process>>),
+    /// The client has said what it wants: start the service. For the driver, once.
+    Requested(Request),
+    /// This process owns the session once less.
+    Disown(H::Process),
+    /// The session is over, and nothing more comes for any process: said once.
+    Closed,
+}
+
+/// Who asks for the output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Who {
+    /// The task that moves the bytes and tells processes.
+    Driver,
+    /// Anybody else.
+    User,
+}
+
+/// What a driver without work does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rest {
+    /// It has work after all.
+    Work,
+    /// It sleeps until it is woken, or until then.
+    Until(Option<Instant>),
+}
+
+/// One end of a session, without its lock, its tasks and its wakers. See the [module](self) for who calls what.
+#[derive(Debug)]
+pub struct Endpoint<H: Host> {
+    session: Session<H>,
+    gate: Arc<Gate>,
+    /// As the gate says it, for whoever has the lock.
+    paused: bool,
+    driver: Driver<H::Waiter>,
+    /// The reader, while it sleeps.
+    receiver: Option<H::Waiter>,
+    /// Messages that a process came to in its mailbox while the session was paused, and how many places in the mailbox
+    /// they are owed.
+    held: VecDeque<Inbound>,
+    owed_places: usize,
+    watchers: Watchers<H::Waiter>,
+    told_open: bool,
+    told_over: bool,
+    /// The process that owns this session.
+    owner: Option<H::Process>,
+    /// The channel was let go, and the session lives as long as a remote.
+    lives_by_remotes: bool,
+    /// The reason with which this end ended the session, if it did so first.
+    let_go_for: Option<ExitReason>,
+    /// What happens once or twice in a session.
+    rare: VecDeque<Event<H>>,
+}
+
+/// The task that moves the bytes.
+#[derive(Debug)]
+enum Driver<W> {
+    Awake,
+    /// `hungry` for something to write, and awake by itself when its timer runs out.
+    Sleeps {
+        waiter: W,
+        hungry: bool,
+        armed: Option<Instant>,
+    },
+    /// It has made its last delivery.
+    Gone,
+}
+
+/// Who waits for the opening or the end, each in a place of its own.
+#[derive(Debug)]
+struct Watchers<W> {
+    places: BTreeMap<u64, W>,
+    last: u64,
+}
+
+impl<H: Host> Endpoint<H> {
+    /// The state after a login. `limits` are this end's.
+    pub fn new(authenticated: &Authenticated, limits: &Limits, now: Instant) -> Self {
+        let session = Session::new(authenticated, limits, now);
+        Self {
+            gate: Arc::new(Gate::new(limits.window_len as u64)),
+            session,
+            paused: false,
+            driver: Driver::Awake,
+            receiver: None,
+            held: VecDeque::new(),
+            owed_places: 0,
+            watchers: Watchers { places: BTreeMap::new(), last: 0 },
+            told_open: false,
+            told_over: false,
+            owner: None,
+            lives_by_remotes: false,
+            let_go_for: None,
+            rare: VecDeque::new(),
+        }
+    }
+
+    /// What processes and callers do with the session.
+    pub const fn session_mut(&mut self) -> &mut Session<H> {
+        &mut self.session
+    }
+
+    /// What can be asked of the session.
+    pub const fn session(&self) -> &Session<H> {
+        &self.session
+    }
+
+    /// What receivers share with this.
+    pub const fn gate(&self) -> &Arc<Gate> {
+        &self.gate
+    }
+
+    // Inputs of the driver.
+
+    /// Takes what was read from the stream, in pieces of any size. `untaken` are the exits that the peer
+    /// [provoked](Delivery::Exit::provoked) and that no process has taken yet: those sent explicitly, and those of links.
+    pub fn handle_bytes(&mut self, now: Instant, bytes: &[u8], untaken: [usize; 2]) {
+        let [explicit, of_links] = untaken;
+        self.session.set_untaken_exits(explicit, of_links);
+        self.session.handle_bytes(now, bytes);
+    }
+
+    /// The stream took the next `len` bytes of the batch.
+    pub fn handle_accepted(&mut self, now: Instant, len: usize) {
+        self.session.handle_accepted(now, len);
+    }
+
+    /// Time has passed. Returns whether the connection was given up for dead: then nothing may be written any more.
+    pub fn handle_timeout(&mut self, now: Instant) -> bool {
+        self.session.handle_timeout(now);
+        self.session.is_lost()
+    }
+
+    /// The connection is gone: nothing more comes or goes.
+    pub fn handle_loss(&mut self) {
+        self.session.handle_loss();
+    }
+
+    /// Hands what is to be written to a driver that has written all it had. Returns whether nothing follows it: this end
+    /// appends nothing more.
+    pub fn transmit(&mut self, now: Instant, batch: &mut Batch) -> bool {
+        self.session.transmit(now, batch);
+        self.session.has_let_go()
+    }
+
+    /// The driver is awake, and needs no waking. Returns whether it should let others go first: there is something to
+    /// write, and there will soon be more, because several calls are under way.
+    pub fn rise(&mut self) -> bool {
+        if !matches!(self.driver, Driver::Gone) {
+            self.driver = Driver::Awake;
+        }
+        self.session.has_output() && self.session.is_busy()
+    }
+
+    /// The driver has no work that it knows of. A `hungry` one would write if there was something to write. `armed`
+    /// is when its timer will wake it.
+    pub fn sleep(&mut self, waiter: H::Waiter, hungry: bool, armed: Option<Instant>) -> Rest {
+        if self.has_work(hungry) {
+            return Rest::Work;
+        }
+        let until = self.session.poll_timeout();
+        let armed = until.map(|until| armed.map_or(until, |armed| armed.min(until)));
+        self.driver = Driver::Sleeps { waiter, hungry, armed };
+        Rest::Until(until)
+    }
+
+    /// The driver is about to end. Returns whether it may: else it has something to deliver first. From then on
+    /// whoever calls [`poll`](Self::poll) gets the deliveries.
+    pub fn leave(&mut self) -> bool {
+        self.session.handle_loss();
+        let leaves = !self.has_deliveries();
+        if leaves {
+            self.driver = Driver::Gone;
+        }
+        leaves
+    }
+
+    // The output.
+
+    /// What is to be done next; `None` when nothing is. `in_all` is the count of bytes [held](Self::held) by all sessions
+    /// of the program together.
+    pub fn poll(&mut self, who: Who, in_all: usize) -> Option<Event<H>> {
+        if let Some(event) = self.rare.pop_front() {
+            return Some(event);
+        }
+        let crowded = in_all > self.session.limits().max_unsent_in_all;
+        if crowded {
+            self.make_room();
+        }
+        let over = self.session.over().is_some();
+        let resumed = self.pause(crowded, over);
+        if over && !self.told_over {
+            return Some(self.tell_over());
+        }
+        if !self.told_open && self.session.is_open() {
+            self.told_open = true;
+            self.wake_watchers();
+        }
+        // A paused receiver takes nothing: woken for it, it would only ask again.
+        if self.receiver.is_some() && (resumed || (self.session.has_inbox() && !self.paused)) {
+            self.session.woken.extend(self.receiver.take());
+        }
+        if let Driver::Sleeps { hungry, armed, .. } = self.driver
+            && (self.has_work(hungry) || self.is_due_before(armed))
+        {
+            self.wake_driver();
+        }
+        match self.session.woken.pop_front() {
+            Some(waiter) => Some(Event::Wake(waiter)),
+            None => self.poll_for_driver(who),
+        }
+    }
+
+    /// What the driver does, or whoever comes after it.
+    fn poll_for_driver(&mut self, who: Who) -> Option<Event<H>> {
+        if who == Who::User && !matches!(self.driver, Driver::Gone) {
+            return None;
+        }
+        if let Some(request) = self.session.take_request() {
+            return Some(Event::Requested(request));
+        }
+        self.has_deliveries().then(|| Event::Deliver(self.take_deliveries()))
+    }
+
+    /// All sessions together hold too much: one that has more than its share of that ends.
+    fn make_room(&mut self) {
+        let limits = self.session.limits();
+        // Not the longest frame that the far end takes: that is as long as it likes.
+        if self.session.unsent() > limits.max_unsent_before_pause + limits.max_frame_len {
+            self.session.break_off(ExitReason::Overload);
+        }
+    }
+
+    /// Hands out nothing more while too much is unsent. Returns whether a pause has just ended.
+    fn pause(&mut self, crowded: bool, over: bool) -> bool {
+        let share = if crowded { 0 } else { self.session.limits().max_unsent_before_pause };
+        let paused = self.session.unsent() > share && !over;
+        if paused == self.paused {
+            return false;
+        }
+        self.paused = paused;
+        self.gate.set_paused(paused);
+        !paused
+    }
+
+    fn tell_over(&mut self) -> Event<H> {
+        self.told_over = true;
+        self.gate.set_over();
+        self.wake_watchers();
+        self.wake_driver();
+        self.session.woken.extend(self.receiver.take());
+        self.rare.extend(self.owner.take().map(Event::Disown));
+        Event::Closed
+    }
+
+    fn wake_watchers(&mut self) {
+        self.session.woken.extend(std::mem::take(&mut self.watchers.places).into_values());
+    }
+
+    fn wake_driver(&mut self) {
+        if matches!(self.driver, Driver::Sleeps { .. })
+            && let Driver::Sleeps { waiter, .. } = std::mem::replace(&mut self.driver, Driver::Awake)
+        {
+            self.session.woken.push_back(waiter);
+        }
+    }
+
+    /// Whether a driver has something to do, whatever the time is.
+    fn has_work(&self, hungry: bool) -> bool {
+        self.has_deliveries() || hungry && (self.session.has_output() || self.session.has_let_go())
+    }
+
+    fn is_due_before(&self, armed: Option<Instant>) -> bool {
+        self.session.poll_timeout().is_some_and(|at| armed.is_none_or(|armed| at < armed))
+    }
+
+    /// What must be told to processes; first the places of held messages, unless they are still to be held.
+    fn take_deliveries(&mut self) -> Vec<Delivery<H::Process>> {
+        let deliveries = self.session.take_deliveries();
+        if self.paused || self.owed_places == 0 {
+            return deliveries;
+        }
+        let place =
+            || Delivery::Inbound(Inbound { number: PLACE, kind: InboundKind::Cast, payload: Bytes::new() });
+        let places = std::iter::repeat_with(place).take(std::mem::take(&mut self.owed_places));
+        places.chain(deliveries).collect()
+    }
+
+    // The receiving half.
+
+    /// The one reader of the channel: for whoever opened the session, or accepted it.
+    pub fn reader(&self) -> Reader {
+        Reader::new(Arc::clone(&self.gate))
+    }
+
+    /// Gives credit back and fetches what has come. `true`: look at the reader, where nothing is the end. Else a waiter is
+    /// kept.
+    pub fn fetch(
+        &mut self,
+        reader: &mut Reader,
+        waiter: impl FnOnce(Option<H::Waiter>) -> H::Waiter,
+    ) -> bool {
+        self.give_back();
+        let over = self.session.over().is_some();
+        if !self.paused || over {
+            self.session.take_inbox(&mut reader.batch);
+            if !reader.batch.is_empty() || over || self.session.has_let_go() {
+                return true;
+            }
+        }
+        self.receiver = Some(waiter(self.receiver.take()));
+        false
+    }
+
+    /// Gives the credit of all messages back that were taken.
+    pub fn give_back(&mut self) {
+        let cost = self.gate.take_untold();
+        self.session.give_back(cost);
+    }
+
+    /// From now on what comes for the owner is a delivery, in one order with the signals. What was not read comes first.
+    pub fn hand_over(&mut self, reader: Reader) {
+        self.give_back();
+        self.session.hand_over(reader.batch.into_iter());
+    }
+
+    /// A process that the session was given to comes to `message` in its mailbox: what it may take. While too much is
+    /// unsent that is nothing, and the message is held; afterwards each place in the mailbox gives the oldest held.
+    /// Signals of the session may overtake messages held so.
+    ///
+    /// Only where the [`Gate`] is not [straight](Gate::is_straight) is there anything to decide.
+    pub fn take_turn(&mut self, message: Inbound) -> Option<Inbound> {
+        if message.number != PLACE {
+            self.held.push_back(message);
+        }
+        let taken = if self.paused { None } else { self.held.pop_front() };
+        self.owed_places += usize::from(taken.is_none());
+        self.gate.set_holding(!self.held.is_empty());
+        taken
+    }
+
+    /// Goes on without a reader: what comes is discarded, calls are refused. The session lives until the
+    /// [last remote](Self::last_remote_gone) is gone.
+    pub fn live_by_remotes(&mut self, reader: Reader) {
+        self.give_back();
+        self.lives_by_remotes = true;
+        self.own(None, false);
+        // What was fetched is discarded like what was not: its calls are answered, its credit returns.
+        reader.batch.iter().for_each(|message| self.session.discard(message));
+        self.session.give_up_receiving();
+    }
+
+    // How it ends.
+
+    /// Makes `owner` the process with which this session ends, linked to the far owner or not; `None` for a task that is
+    /// no process. The process has the session among what it owns already, once for each call.
+    pub fn own(&mut self, owner: Option<H::Process>, linked: bool) {
+        self.session.set_owner(owner.clone(), linked);
+        let (next, too_late) = if self.session.over().is_some() { (None, owner) } else { (owner, None) };
+        let before = std::mem::replace(&mut self.owner, next);
+        // It may be the same process, which then has it twice.
+        self.rare.extend(before.into_iter().chain(too_late).map(Event::Disown));
+    }
+
+    /// The owner ended or let go, with this reason: the last message it took is final, and the far end is told.
+    pub fn let_go(&mut self, now: Instant, reason: ExitReason) {
+        let taken = self.gate.close();
+        if self.session.over().is_none() && !self.session.has_let_go() {
+            self.let_go_for = Some(reason.clone());
+        }
+        let deadline = now + self.session.limits().close_timeout;
+        self.session.end(reason, taken, Some(deadline));
+        self.session.give_up_receiving();
+    }
+
+    /// The last remote is gone: the end of a session that lived by these.
+    pub fn last_remote_gone(&mut self, now: Instant, reason: ExitReason) {
+        if self.lives_by_remotes {
+            self.let_go(now, reason);
+        }
+    }
+
+    /// Keeps a waiter until the session has opened or ended. `place` is its own from the first time on, 0 before.
+    pub fn watch(&mut self, place: &mut u64, waiter: impl FnOnce(Option<H::Waiter>) -> H::Waiter) {
+        if *place == 0 {
+            self.watchers.last += 1;
+            *place = self.watchers.last;
+        }
+        let waiter = waiter(self.watchers.places.remove(place));
+        self.watchers.places.insert(*place, waiter);
+    }
+
+    /// Nobody waits in this place any more.
+    pub fn unwatch(&mut self, place: u64) -> Option<H::Waiter> {
+        self.watchers.places.remove(&place)
+    }
+
+    // Questions.
+
+    /// Why the session ended, once it has.
+    pub const fn over(&self) -> Option<&ExitReason> {
+        self.session.over()
+    }
+
+    /// What ended the session, at whichever end.
+    pub fn cause(&self) -> ExitReason {
+        self.let_go_for.as_ref().or_else(|| self.over()).cloned().unwrap_or(ExitReason::NoConnection)
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) has something to do.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.session.poll_timeout()
+    }
+
+    /// Whether processes must be told something.
+    pub fn has_deliveries(&self) -> bool {
+        self.session.has_deliveries() || (!self.paused && self.owed_places > 0)
+    }
+
+    /// Bytes that this end keeps because of the peer.
+    pub fn held(&self) -> usize {
+        if matches!(self.driver, Driver::Gone) { 0 } else { self.session.unsent() }
+    }
+
+    /// How many entries its tables hold; 0 for a session that is over and whose callers have all looked.
+    pub fn entries(&self) -> usize {
+        self.session.entries()
+            + self.watchers.places.len()
+            + self.held.len()
+            + self.owed_places
+            + usize::from(self.owner.is_some())
+    }
+}

@@ -1,0 +1,183 @@
+use std::time::Instant;
+
+use super::pair::{Numbers, beginning};
+use crate::{
+    Limits,
+    handshake::{SessionParameters, pair_in_memory},
+    payload::Codec,
+    session::{Batch, Delivery, Endpoint, Event, Next, Who},
+    wire::{Frame, Terms},
+};
+
+/// One open end, the server's; the test is its peer, its driver and its users.
+struct Alone {
+    endpoint: Endpoint<Numbers>,
+    now: Instant,
+}
+
+/// What came of some input, in order.
+#[derive(Debug, Default)]
+struct Came {
+    woken: Vec<u32>,
+    deliveries: Vec<Delivery<u32>>,
+    disowned: Vec<u32>,
+    closed: bool,
+}
+
+impl Alone {
+    fn open(limits: &Limits) -> Self {
+        let (_, server) = pair_in_memory(SessionParameters::from_limits(limits).unwrap(), [9; 32]).unwrap();
+        let now = beginning();
+        let mut alone = Self { endpoint: Endpoint::new(&server, limits, now), now };
+        let terms = Terms { max_calls: 4, max_links: 4 };
+        let (max_frame_len, window_len) = (1 << 20, 1 << 20);
+        let codec = Codec::Raw as u8;
+        alone.feed(&[Frame::Start { codec, terms, max_frame_len, window_len, args: &[] }]);
+        assert!(alone.endpoint.poll(Who::User, 0).is_none(), "the driver starts the service");
+        assert!(matches!(alone.endpoint.poll(Who::Driver, 0), Some(Event::Requested(_))));
+        alone.endpoint.session_mut().accept(None, false);
+        alone.came(Who::Driver, 0);
+        alone.sent();
+        alone
+    }
+
+    fn feed(&mut self, frames: &[Frame<'_>]) {
+        let mut bytes = Vec::new();
+        frames.iter().for_each(|frame| frame.put(&mut bytes));
+        self.endpoint.handle_bytes(self.now, &bytes, [0, 0]);
+    }
+
+    fn came(&mut self, who: Who, in_all: usize) -> Came {
+        let mut came = Came::default();
+        while let Some(event) = self.endpoint.poll(who, in_all) {
+            match event {
+                Event::Wake(waiter) => came.woken.push(waiter),
+                Event::Deliver(deliveries) => came.deliveries.extend(deliveries),
+                Event::Disown(owner) => came.disowned.push(owner),
+                Event::Closed => came.closed = true,
+                Event::Requested(_) => panic!("requested once"),
+            }
+        }
+        came
+    }
+
+    /// The names of the frames that go out.
+    fn sent(&mut self) -> Vec<String> {
+        let (mut batch, mut names) = (Batch::default(), Vec::new());
+        self.endpoint.transmit(self.now, &mut batch);
+        let mut bytes = Vec::new();
+        while !batch.chunk().is_empty() {
+            let len = batch.chunk().len();
+            bytes.extend_from_slice(batch.chunk());
+            batch.advance(len);
+            self.endpoint.handle_accepted(self.now, len);
+        }
+        let mut rest = bytes.as_slice();
+        while let Some((len, body)) = rest.split_first_chunk::<4>() {
+            let (body, behind) = body.split_at(u32::from_be_bytes(*len) as usize);
+            names.push(format!("{:?}", Frame::parse(body).unwrap()));
+            rest = behind;
+        }
+        names
+    }
+}
+
+fn call(call: u64) -> Frame<'static> {
+    Frame::Call { to: 0, call, left: 60_000, payload: b"?" }
+}
+
+#[test]
+fn discards_fetched_messages_when_the_reader_is_given_up() {
+    let mut alone = Alone::open(&Limits::default());
+    let mut reader = alone.endpoint.reader();
+    alone.feed(&[call(1), call(2), call(3)]);
+    assert!(alone.endpoint.fetch(&mut reader, |_| 0));
+    assert!(matches!(reader.take(), Next::Message(..)));
+    alone.feed(&[call(4)]);
+    alone.endpoint.live_by_remotes(reader);
+    let sent = alone.sent();
+    let refused =
+        |call: u64| sent.iter().position(|frame| frame.starts_with(&format!("Refuse {{ call: {call},")));
+    assert_eq!(refused(1), None, "whoever took it answers it");
+    assert!(refused(2) < refused(3) && refused(3) < refused(4) && refused(2).is_some(), "{sent:?}");
+}
+
+#[test]
+fn wakes_a_sleeping_driver_once_for_output() {
+    let mut alone = Alone::open(&Limits::default());
+    alone.endpoint.rise();
+    let armed = alone.endpoint.sleep(7, true, None);
+    assert!(matches!(armed, crate::session::Rest::Until(Some(_))));
+    assert!(alone.came(Who::Driver, 0).woken.is_empty());
+    alone.endpoint.session_mut().try_cast(&mut vec![1]).unwrap();
+    assert_eq!(alone.came(Who::User, 0).woken, [7]);
+    alone.endpoint.session_mut().try_cast(&mut vec![1]).unwrap();
+    assert!(alone.came(Who::User, 0).woken.is_empty(), "it is awake");
+}
+
+#[test]
+fn wakes_no_driver_whose_stream_takes_nothing() {
+    let mut alone = Alone::open(&Limits::default());
+    alone.endpoint.sleep(7, false, None);
+    alone.endpoint.session_mut().try_cast(&mut vec![1]).unwrap();
+    assert!(alone.came(Who::User, 0).woken.is_empty());
+    alone.endpoint.session_mut().break_off(crate::ExitReason::Shutdown);
+    assert_eq!(alone.came(Who::User, 0).woken, [7], "but the end is something else");
+}
+
+#[test]
+fn gives_deliveries_to_the_driver_until_it_has_left() {
+    let mut alone = Alone::open(&Limits::default());
+    alone.endpoint.own(Some(5), true);
+    assert!(alone.came(Who::User, 0).deliveries.is_empty());
+    assert_eq!(alone.came(Who::Driver, 0).deliveries.len(), 1);
+    alone.endpoint.own(Some(6), true);
+    assert!(!alone.endpoint.leave(), "something is to be delivered first");
+    let came = alone.came(Who::Driver, 0);
+    assert!(came.closed && came.deliveries.len() >= 2, "{came:?}");
+    assert!(alone.endpoint.leave());
+    alone.endpoint.own(Some(6), true);
+    let came = alone.came(Who::User, 0);
+    assert_eq!((came.deliveries.len(), came.disowned), (2, vec![6]), "linked, and told of the end");
+}
+
+#[test]
+fn holds_messages_of_a_given_channel_while_too_much_is_unsent() {
+    let limits = Limits { max_unsent_before_pause: 10, ..Limits::default() };
+    let mut alone = Alone::open(&limits);
+    let reader = alone.endpoint.reader();
+    alone.endpoint.own(Some(5), false);
+    alone.endpoint.hand_over(reader);
+    alone.feed(&[call(1), call(2)]);
+    let letters = alone.came(Who::Driver, 0).deliveries;
+    alone.endpoint.session_mut().try_cast(&mut vec![0; 100]).unwrap();
+    alone.came(Who::User, 0);
+    let gate = std::sync::Arc::clone(alone.endpoint.gate());
+    assert!(gate.is_paused());
+    for letter in letters {
+        let Delivery::Inbound(message) = letter else { panic!("{letter:?}") };
+        assert_eq!(alone.endpoint.take_turn(message), None);
+    }
+    alone.sent();
+    let places = alone.came(Who::Driver, 0).deliveries;
+    assert!(!gate.is_paused() && places.len() == 2 && !gate.is_straight());
+    let taken = places.into_iter().map(|place| match place {
+        Delivery::Inbound(place) => alone.endpoint.take_turn(place).unwrap().number,
+        other => panic!("{other:?}"),
+    });
+    assert!(taken.is_sorted());
+    assert!(gate.is_straight(), "nothing is held any more");
+}
+
+#[test]
+fn a_closed_gate_gives_no_message_away_and_says_which_was_the_last() {
+    let mut alone = Alone::open(&Limits::default());
+    let mut reader = alone.endpoint.reader();
+    alone.feed(&[call(1), call(2)]);
+    assert!(alone.endpoint.fetch(&mut reader, |_| 0));
+    let Next::Message(first, _) = reader.take() else { panic!("a message") };
+    alone.endpoint.let_go(alone.now, crate::ExitReason::Normal);
+    assert!(matches!(reader.take(), Next::Closed));
+    let sent = alone.sent();
+    assert!(sent.last().unwrap().starts_with(&format!("Ended {{ taken: {},", first.number)), "{sent:?}");
+}
