@@ -6,6 +6,7 @@
     reason = "a test asks for the time itself, and shows what it saw"
 )]
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use lib_chan::handshake::{SessionParameters, pair_in_memory};
@@ -207,16 +208,68 @@ fn the_login_of_the_page_is_the_first_test_vector() {
     }
     let mut shown: Vec<(&str, String)> = Vec::new();
     for line in &lines[1..] {
-        let (name, digits) = line.split_at(2);
+        let (name, digits) = line.split_once(' ').unwrap();
         let digits = digits.split(' ').collect::<String>();
         match shown.last_mut() {
-            Some((_, before)) if name == "  " => before.push_str(&digits),
+            Some((_, before)) if name.is_empty() => before.push_str(&digits),
             _ => shown.push((name, digits)),
         }
     }
-    let given = ["m1", "m2", "transcript", "m3", "m4"].map(|field| vector[field].as_str().unwrap());
+    let given = ["ekm", "name_key", "m1", "m2", "transcript", "m3", "m4"]
+        .map(|field| vector[field].as_str().unwrap().to_owned());
     assert_eq!(
         shown,
-        ["M1", "M2", "TH", "M3", "M4"].into_iter().zip(given.map(String::from)).collect::<Vec<_>>()
+        ["EKM", "KEY", "M1", "M2", "TH", "M3", "M4"].into_iter().zip(given).collect::<Vec<_>>()
     );
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Record {
+    key: String,
+    value: String,
+}
+
+/// The value of a type of the page, as JSON, or `None` if our decoder refuses the payload.
+fn read(codec: Codec, kind: &str, payload: &[u8]) -> Option<serde_json::Value> {
+    #[derive(Debug, Serialize, Deserialize)]
+    enum Request {
+        Store(Record),
+        Lookup { key: String },
+    }
+    fn as_json<T: Serialize + serde::de::DeserializeOwned>(
+        codec: Codec,
+        payload: &[u8],
+    ) -> Option<serde_json::Value> {
+        decode::<T>(codec, payload).ok().map(|value| serde_json::to_value(value).unwrap())
+    }
+    let read = match kind {
+        "u8" => as_json::<u8>,
+        "u16" => as_json::<u16>,
+        "u64" => as_json::<u64>,
+        "f32" => as_json::<f32>,
+        "f64" => as_json::<f64>,
+        "text" => as_json::<String>,
+        "map" => as_json::<BTreeMap<String, u64>>,
+        "record" => as_json::<Record>,
+        "request" => as_json::<Request>,
+        other => panic!("{other} is no type of the page"),
+    };
+    read(codec, payload)
+}
+
+#[test]
+fn reads_and_refuses_the_payloads_of_the_page() {
+    let lines = block("```text\n", "read  ");
+    for line in &lines {
+        let columns: Vec<_> = line.split("  ").map(str::trim).filter(|column| !column.is_empty()).collect();
+        let &["read", codec, kind, payload, expected] = columns.as_slice() else { panic!("{line}") };
+        let codec: Codec = codec.parse().unwrap();
+        let payload = match codec {
+            Codec::Bincode => hex(payload),
+            _ => payload.replace("\\ufeff", "\u{feff}").into_bytes(),
+        };
+        let expected = (expected != "error").then(|| serde_json::from_str(expected).unwrap());
+        assert_eq!(read(codec, kind, &payload), expected, "{line}");
+    }
+    assert_eq!(lines.len(), 24);
 }

@@ -369,6 +369,8 @@ START, STARTED, CAST, CALL, CANCEL, REPLY, REFUSE, EXIT, ENDED = range(0x01, 0x0
 LINK, UNLINK, UNLINK_ACK, MONITOR, DEMONITOR, DOWN, GO_AWAY = range(0x0A, 0x11)
 CREDIT, ACK, PING, PONG = range(0x40, 0x44)
 
+RAW = 3
+
 # The number of fields of each kind of frame, and what the rest of it is.
 LAYOUT = {
     START: (5, "payload"), STARTED: (2, ""), CAST: (1, "payload"), CALL: (3, "payload"), CANCEL: (1, ""),
@@ -448,7 +450,7 @@ class Call:
 
 
 class Session:
-    """A session with a service, in JSON."""
+    """A session with a service, in JSON. With codec 3 messages are bytes."""
 
     def __init__(
         self,
@@ -481,8 +483,10 @@ class Session:
         self._refused: StartRefused | None = None
         self._heartbeat = self.bounds.heartbeat_ms / 1000
         self._pinged = False
+        self._encoded: Callable[[Any], bytes] = bytes if codec == RAW else encoded
+        self._decoded: Callable[[bytes], Any] = bytes if codec == RAW else json.loads
 
-        self._send(START, codec, 0, 0, MAX_FRAME, window, rest=encoded(arguments))
+        self._send(START, codec, 0, 0, MAX_FRAME, window, rest=self._encoded(arguments))
         self.work(lambda: self.max_calls is not None, deadline)
 
     def write(self, data: bytes) -> None:
@@ -492,7 +496,7 @@ class Session:
 
     def call(self, message: Any, timeout: float = 30.0) -> Call:
         """Sends a call as soon as the server has room for it."""
-        payload, deadline = encoded(message), time.monotonic() + timeout
+        payload, deadline = self._encoded(message), time.monotonic() + timeout
         self.work(lambda: self.spent < self.granted and len(self.calls) < (self.max_calls or 0), deadline)
         self.spent += MESSAGE_COST + len(payload)
         self.last_call += 1
@@ -504,7 +508,7 @@ class Session:
 
     def cast(self, message: Any, timeout: float = 30.0) -> None:
         """Sends a message without an answer as soon as the server has room for it."""
-        payload = encoded(message)
+        payload = self._encoded(message)
         self.work(lambda: self.spent < self.granted, time.monotonic() + timeout)
         self.spent += MESSAGE_COST + len(payload)
         self._send(CAST, 0, rest=payload)
@@ -514,7 +518,7 @@ class Session:
         self.work(lambda: bool(self.queue), time.monotonic() + timeout)
         self.taken, payload = self.queue.popleft()
         self._took(payload)
-        return json.loads(payload)
+        return self._decoded(payload)
 
     def sync(self, timeout: float = 30.0) -> None:
         """Waits until the server has received all that was sent."""

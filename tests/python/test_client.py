@@ -9,12 +9,14 @@ import hmac
 import json
 import os
 import re
+import socket
 import time
 import unittest
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -41,6 +43,20 @@ def echo(window: int = chan.WINDOW) -> Iterator[Session]:
     yield session
     end = session.close()
     assert end.reason == "normal" and session.clean, f"{end!r}, close_notify: {session.clean}"
+
+
+@contextmanager
+def early(message: int, data: bytes) -> Iterator[None]:
+    """Writes `data` right behind message 1 (hello) or 2 (proof) of the client's login."""
+    send, sent = chan.Connection.send, 0
+
+    def and_more(connection: chan.Connection, bytes: bytes, deadline: float) -> None:
+        nonlocal sent
+        sent += 1
+        send(connection, bytes + data if sent == message else bytes, deadline)
+
+    with mock.patch.object(chan.Connection, "send", and_more):
+        yield
 
 
 class Vectors(unittest.TestCase):
@@ -246,6 +262,53 @@ class Sessions(unittest.TestCase):
         self.assertEqual(session.wait().reason, "overload")
         self.assertTrue(session.clean)
 
+    def test_a_ping_provokes_two_answers(self) -> None:
+        session = Session(SERVER["echo"], key())
+        session.write(600 * frame(chan.PING, 1))
+        self.assertEqual(session.wait().reason, "overload")
+
+    def test_answers_to_pings_are_in_order_and_acks_never_fall(self) -> None:
+        with echo() as session:
+            seen: list[tuple[int, int]] = []
+            handle = session._handle
+
+            def watch(kind: int, fields: list[int], rest: bytes) -> None:
+                if kind in (chan.ACK, chan.PONG):
+                    seen.append((kind, fields[0]))
+                handle(kind, fields, rest)
+
+            session._handle = watch  # type: ignore[method-assign]
+            for token in range(101, 121):
+                session.cast(token)
+                session._send(chan.PING, token)
+            session.sync()
+            pongs = [number for kind, number in seen if kind == chan.PONG and number > 100]
+            acks = [number for kind, number in seen if kind == chan.ACK]
+            self.assertEqual(pongs, list(range(101, 121)))
+            self.assertEqual(acks, sorted(acks))
+            for at, (kind, number) in enumerate(seen):
+                if kind == chan.PONG and number > 100:
+                    # The `Start` is frame 1, and each ping follows one cast.
+                    self.assertEqual(seen[at - 1], (chan.ACK, number - 99))
+
+    def test_frames_behind_the_proof_are_the_first_of_the_session(self) -> None:
+        with early(2, frame(chan.PING, 77)):
+            session = Session(SERVER["echo"], key())
+        session.sync()
+        self.assertIn(77, session.pongs)
+        self.assertEqual(session.close().reason, "normal")
+
+    def test_a_silent_client_is_left_without_an_ended(self) -> None:
+        session = Session(SERVER["echo"], key())
+        kinds = []
+        deadline = time.monotonic() + 30
+        with self.assertRaises(chan.Lost):
+            while True:
+                (length,) = chan.struct.unpack(">I", session.connection.receive(4, deadline))
+                kinds.append(session.connection.receive(length, deadline)[0])
+        self.assertEqual(kinds, [chan.PING])
+        session.connection.socket.close()
+
     def test_an_idle_session_outlives_three_heartbeats(self) -> None:
         with echo() as session:
             h = session.bounds.heartbeat_ms / 1000
@@ -255,6 +318,72 @@ class Sessions(unittest.TestCase):
                 session.beats = 0
                 session.work(lambda: session.beats > 0, start + 5 * h)
             self.assertEqual(session.call("still here").result(), "still here")
+
+
+class Streams(unittest.TestCase):
+    """A service in front of a Unix socket: section 15, byte streams."""
+
+    def target(self) -> socket.socket:
+        listener = socket.socket(socket.AF_UNIX)
+        self.addCleanup(Path(SERVER["socket"]).unlink)
+        self.addCleanup(listener.close)
+        listener.bind(SERVER["socket"])
+        listener.listen()
+        listener.settimeout(30)
+        return listener
+
+    def open(self) -> Session:
+        return Session(SERVER["stream"], password(), b"", codec=chan.RAW)
+
+    def test_an_empty_cast_is_the_eof_of_its_direction(self) -> None:
+        listener = self.target()
+        session = self.open()
+        target, _ = listener.accept()
+        with target:
+            session.cast(b"hel")
+            session.cast(b"lo")
+            session.cast(b"")
+            session.cast(b"too late")
+            received = b"".join(iter(lambda: target.recv(100), b""))
+            self.assertEqual(received, b"hello")
+            target.sendall(b"and back")
+        answer = b"".join(iter(session.receive, b""))
+        self.assertEqual(answer, b"and back")
+        # The server waits for an ack of all of it, and ends the session then.
+        self.assertEqual(session.wait().reason, "normal")
+        self.assertTrue(session.clean)
+
+    def test_the_target_may_say_its_eof_first(self) -> None:
+        listener = self.target()
+        session = self.open()
+        target, _ = listener.accept()
+        with target:
+            target.shutdown(socket.SHUT_WR)
+            self.assertEqual(session.receive(), b"")
+            session.cast(b"still heard")
+            session.cast(b"")
+            self.assertEqual(b"".join(iter(lambda: target.recv(100), b"")), b"still heard")
+        self.assertEqual(session.wait().reason, "normal")
+
+    def test_a_call_is_refused(self) -> None:
+        listener = self.target()
+        session = self.open()
+        target, _ = listener.accept()
+        with target, self.assertRaises(chan.CallRefused) as refused:
+            session.call(b"what?").result()
+        self.assertEqual(refused.exception.code, 1)
+        session.close()
+
+    def test_a_target_that_is_missing_ends_an_open_session(self) -> None:
+        end = self.open().wait()
+        self.assertEqual(end.reason, "failed")
+        self.assertNotIn(SERVER["socket"], end.text)
+
+    def test_another_codec_and_any_argument_are_refused(self) -> None:
+        for codec, arguments in ((2, None), (chan.RAW, b"x")):
+            with self.subTest(codec=codec), self.assertRaises(chan.StartRefused) as refused:
+                Session(SERVER["stream"], password(), arguments, codec=codec)
+            self.assertEqual(refused.exception.code, 2)
 
 
 class Refusals(unittest.TestCase):
@@ -277,6 +406,10 @@ class Refusals(unittest.TestCase):
         with self.assertRaisesRegex(chan.Misbehaved, "the server's key is sha256:"):
             Session(text, password())
         Session(f"{text},{url.pins[0]}", password()).close()
+
+    def test_frames_in_front_of_the_proof_end_the_login(self) -> None:
+        with early(1, frame(chan.PING, 77)), self.assertRaisesRegex(chan.Misbehaved, "ended during the login"):
+            Session(SERVER["echo"], key())
 
 
 class ServerEnds(unittest.TestCase):

@@ -7,7 +7,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use chan_tests::{Running, Server, program, run};
+use chan_tests::{Folder, Running, Server, program, run};
 
 /// The interpreter, if it has what the client needs. Otherwise it says why not, or fails where nothing may be skipped.
 fn python() -> Option<OsString> {
@@ -33,9 +33,9 @@ fn python() -> Option<OsString> {
     None
 }
 
-/// A server with a password for the name server and a client with a key for the echo.
-fn server() -> Server {
-    let keys = chan_tests::Folder::new();
+/// A server with a password for the name server and for a Unix socket in `folder`, and a client with a key for the echo.
+fn server(folder: &Path) -> Server {
+    let keys = Folder::new();
     let file = keys.path().join("key");
     let (code, line, complaint) = run(Command::new(program("chan-client")).arg("keygen").arg(&file));
     assert_eq!(code, Some(0), "{complaint}");
@@ -53,9 +53,14 @@ fn server() -> Server {
         [[service.client]]
         name = "joe"
         key = "{key}"
+        [[service]]
+        name = "stream"
+        password_file = "password"
+        mfa = ["unix", "connect", {socket:?}]
         [limits]
         heartbeat_interval = "1 s"
-        "#
+        "#,
+        socket = folder.join("target")
     ));
     let seed = std::fs::read_to_string(file).expect("the key that was made");
     server.folder.write("key", &seed);
@@ -63,10 +68,12 @@ fn server() -> Server {
 }
 
 /// The tests of a class, with what they have to know of the server.
-fn client(python: OsString, server: &Server, class: &str) -> Command {
+fn client(python: OsString, server: &Server, folder: &Path, class: &str) -> Command {
     let known = serde_json::json!({
         "name_server": server.url("name_server"),
         "echo": server.url("echo for joe"),
+        "stream": server.url("stream"),
+        "socket": folder.join("target"),
         "password_file": server.folder.path().join("password"),
         "key_file": server.folder.path().join("key"),
     });
@@ -78,7 +85,8 @@ fn client(python: OsString, server: &Server, class: &str) -> Command {
 
 fn passes(class: &str) {
     let Some(python) = python() else { return };
-    let (code, out, complaints) = run(&mut client(python, &server(), class));
+    let folder = Folder::new();
+    let (code, out, complaints) = run(&mut client(python, &server(folder.path()), folder.path(), class));
     assert_eq!(code, Some(0), "{out}\n{complaints}");
     assert!(!complaints.contains("Ran 0 tests"), "{complaints}");
 }
@@ -94,6 +102,11 @@ fn a_client_written_from_the_protocol_alone_uses_services() {
 }
 
 #[test]
+fn a_client_written_from_the_protocol_alone_relays_streams() {
+    passes("Streams");
+}
+
+#[test]
 fn a_client_written_from_the_protocol_alone_is_refused_and_refuses() {
     passes("Refusals");
 }
@@ -101,8 +114,9 @@ fn a_client_written_from_the_protocol_alone_is_refused_and_refuses() {
 #[test]
 fn a_client_written_from_the_protocol_alone_answers_the_end_of_the_server() {
     let Some(python) = python() else { return };
-    let mut server = server();
-    let client = Running::start(client(python, &server, "ServerEnds"));
+    let folder = Folder::new();
+    let mut server = server(folder.path());
+    let client = Running::start(client(python, &server, folder.path(), "ServerEnds"));
     client.out.wait("open", |line| line == "open");
     // Told twice it does not wait for the sessions to end by themselves.
     server.signal("TERM");
