@@ -7,7 +7,7 @@ fn main() -> ExitCode {
     match chan_client::command::run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("chan-client: {failure}");
+            lib_chan::stdio::complain(format_args!("chan-client: {failure}"));
             ExitCode::from(failure.exit_code())
         }
     }

@@ -7,7 +7,7 @@ fn main() -> ExitCode {
     match chan_server::command::run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("{failure}");
+            lib_chan::stdio::complain(&failure);
             ExitCode::from(failure.exit_code())
         }
     }

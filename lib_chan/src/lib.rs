@@ -30,6 +30,10 @@ pub mod middleman;
 pub mod private;
 #[cfg(feature = "io")]
 mod process;
+#[cfg(all(feature = "io", unix))]
+pub mod signals;
+#[cfg(all(feature = "io", unix))]
+pub mod stdio;
 mod sync;
 #[cfg(feature = "io")]
 pub mod tls;

@@ -1,5 +1,6 @@
 //! Starts the real programs for tests: a server with a configuration in a folder of its own, clients against it.
 #![allow(clippy::missing_panics_doc, reason = "what fails here fails a test")]
+#![allow(clippy::print_stderr, reason = "what is skipped and what went wrong is for people")]
 
 pub mod differential;
 pub mod soak;
@@ -312,6 +313,14 @@ impl Running {
     /// If it does not start.
     pub fn start_unread(mut client: Command) -> Self {
         client.stdout(Stdio::null());
+        Self::start_on(client)
+    }
+
+    /// The same, with the output that the command has.
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub fn start_on(client: Command) -> Self {
         Self::spawn(client)
     }
 
@@ -329,6 +338,17 @@ impl Running {
     /// If that fails.
     pub fn signal(&self, signal: &str) {
         send_signal(&self.child, signal);
+    }
+
+    /// Sends a signal, by name, to the one program that it has started.
+    ///
+    /// # Panics
+    /// If that fails.
+    pub fn signal_child(&self, signal: &str) {
+        let children = format!("/proc/{0}/task/{0}/children", self.child.id());
+        let child = fs::read_to_string(children).expect("its children");
+        let sent = Command::new("kill").args([&format!("-{signal}"), child.trim()]).status();
+        assert!(sent.expect("kill runs").success());
     }
 
     /// Waits until it has ended: its exit code. Closes its standard input first.

@@ -38,8 +38,9 @@ impl Terminal {
         let end = || terminal.try_clone().expect("a descriptor");
         let mut on_terminal = Command::new("setsid");
         on_terminal.args(["--ctty", "--wait"]).arg(program.get_program()).args(program.get_args());
+        on_terminal.env("TERM", "xterm");
         on_terminal.envs(program.get_envs().filter_map(|(name, value)| Some((name, value?))));
-        on_terminal.env("TERM", "xterm").stdin(end()).stdout(end()).stderr(end());
+        on_terminal.stdin(end()).stdout(end()).stderr(end());
         let program = on_terminal.spawn().expect("the program starts");
         Self { program, keyboard: keyboard.into(), terminal, seen: String::new() }
     }
@@ -79,6 +80,14 @@ impl Terminal {
     /// If the terminal takes it not.
     pub fn type_keys(&mut self, keys: &str) {
         self.keyboard.write_all(keys.as_bytes()).expect("the terminal takes it");
+    }
+
+    /// Sends the program a signal, by name. It has the id of `setsid`, which becomes the program.
+    ///
+    /// # Panics
+    /// If that fails.
+    pub fn signal(&self, signal: &str) {
+        crate::send_signal(&self.program, signal);
     }
 
     /// Whether the terminal is as a shell leaves it to programs.

@@ -1,11 +1,14 @@
 //! From what the command line says to a connection.
 
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use lib_chan::login::Credential;
 use lib_chan::private::{self, quoted};
 use lib_chan::secret::{KeyError, Password, PasswordError, PrivateKey};
-use tokio::time::Instant;
+use lib_chan::signals::Signal;
+use lib_chan::{Channel, Limits, Opaque};
+use tokio::time::{Instant, timeout};
 
 use super::arguments::{Access, Start};
 use super::failure::Failure;
@@ -14,6 +17,9 @@ use crate::bookmark::Bookmarks;
 use crate::connect::{Connect, Step, connect};
 use crate::json::compact;
 use crate::url::ChanUrl;
+
+/// The time for the last words of a session when the user's own is over.
+const LAST_WORDS_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// What the user proves with.
 pub(super) enum Secret {
@@ -80,8 +86,11 @@ fn ask(url: &ChanUrl) -> Result<Password, Failure> {
         name => format!("{name} of "),
     };
     let question = format!("Password for {client}{} at {}: ", url.service(), url.authority());
-    let typed = private::ask(&question).map_err(|_| {
-        Failure::usage("there is no terminal to ask for the password; give --password-file or --key-file")
+    let typed = private::ask(&question).map_err(|error| match error.kind() {
+        ErrorKind::Interrupted => Failure::signal(Signal::Interrupt, "nothing was sent"),
+        _ => {
+            Failure::usage("there is no terminal to ask for the password; give --password-file or --key-file")
+        }
     })?;
     let typed = typed.ok_or_else(|| Failure::usage("no password was given"))?;
     Password::from_file_contents(&typed).map_err(Failure::usage)
@@ -105,9 +114,9 @@ impl Way {
         }
     }
 
-    /// The time left for an answer, when a command began at `began`.
-    pub(super) fn time_left(&self, began: Instant) -> Option<Duration> {
-        self.timeout.map(|timeout| timeout.saturating_sub(began.elapsed()))
+    /// The user's time for all that follows, from now on. What was asked for before costs none of it.
+    pub(super) fn begin(&self) -> Bound {
+        Bound(self.timeout.map(|timeout| (Instant::now(), timeout)))
     }
 
     fn tell(&self, step: &Step, notice: &Notice) {
@@ -140,6 +149,28 @@ impl Way {
             Step::KeyOutdated => "the server wants the key derived anew: connecting once more".into(),
         });
     }
+}
+
+/// The user's time for a command.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bound(Option<(Instant, Duration)>);
+
+impl Bound {
+    /// The time that is left; `None` if the user gave none.
+    pub(super) fn left(self) -> Option<Duration> {
+        self.0.map(|(began, time)| time.saturating_sub(began.elapsed()))
+    }
+}
+
+/// Closes the session in good order, for as long as the user's time or a signal allows. What became of the command is
+/// known by then, and how its session ends changes nothing about that.
+pub(super) async fn close(chan: Channel<Opaque>, bound: Bound, notice: &Notice) {
+    notice.wait_for("closing the session");
+    // Dropping the future ends the session all the same, but the far end needs a moment to hear of it.
+    let time =
+        bound.left().map_or_else(|| Limits::default().close_timeout, |left| left.max(LAST_WORDS_TIMEOUT));
+    let closed = notice.during(async { Ok(timeout(time, chan.close()).await) });
+    drop(closed.await);
 }
 
 impl Start {

@@ -2,74 +2,82 @@
 
 use std::convert::Infallible;
 use std::future::pending;
+use std::io::ErrorKind;
 
 use bytes::Bytes;
 use lib_chan::payload::Codec;
-use lib_chan::{CallError, Channel, ExitReason, Limits, Message, Opaque};
-use tokio::time::{Instant, timeout};
+use lib_chan::{CallError, Channel, ExitReason, Limits, Message, Opaque, signals, stdio};
+use tokio::time::timeout;
 
-use super::access::{Way, json};
+use super::access::{Way, close, json};
 use super::arguments::{Access, Start};
 use super::failure::{Code, DONE, Failure, MAYBE};
 use super::notice::Notice;
-use super::{block_on, print_line};
+use super::{block_on, print_line, show_line};
 use crate::json::compact;
 
 pub(super) fn call(access: &Access, message: &str, start: &Start, notice: &Notice) -> Result<(), Failure> {
     let (message, args) = (opaque(&json("the message", message)?), start.args()?);
     let way = access.way()?;
-    block_on(notice.during(async {
-        let began = Instant::now();
-        let mut chan = open(&way, &args, notice).await?;
-        notice.wait_for("waiting for the answer");
-        let remote = chan.remote();
-        let asking = async {
-            match way.time_left(began) {
-                Some(time) => remote.call_within(time, message).await,
-                None => remote.call(message).await,
-            }
-        };
-        let answer = tokio::select! {
-            answer = asking => shown(answer),
-            never = discard(&mut chan) => match never {},
-        };
-        let done = answer.and_then(|answer| {
-            print_line(&answer).map_err(|failure| Failure::local(format_args!("{failure} ({DONE})")))
+    block_on(async {
+        let bound = way.begin();
+        let asked = notice.during(async {
+            let mut chan = open(&way, &args, notice).await?;
+            notice.sent("waiting for the answer");
+            let remote = chan.remote();
+            let asking = async {
+                match bound.left() {
+                    Some(time) => remote.call_within(time, message).await,
+                    None => remote.call(message).await,
+                }
+            };
+            let answer = tokio::select! {
+                answer = asking => shown(answer),
+                never = discard(&mut chan) => match never {},
+            };
+            Ok((chan, answer))
         });
-        // What became of the call is known; how the session ends changes nothing about that.
-        notice.wait_for("closing the session");
-        drop(chan.close().await);
-        done
-    }))
+        let (chan, answer) = asked.await?;
+        let printed = notice.during(async {
+            notice.wait_for("writing the answer");
+            let printed = show_line(answer?).await;
+            printed.map_err(|error| Failure::local(format_args!("{} ({DONE})", Failure::output(&error))))
+        });
+        let printed = printed.await;
+        close(chan, bound, notice).await;
+        printed
+    })
 }
 
 pub(super) fn cast(access: &Access, message: &str, start: &Start, notice: &Notice) -> Result<(), Failure> {
     let (message, args) = (opaque(&json("the message", message)?), start.args()?);
     let way = access.way()?;
-    block_on(notice.during(async {
-        let began = Instant::now();
-        let mut chan = open(&way, &args, notice).await?;
-        notice.wait_for("waiting until the service takes the message");
-        let remote = chan.remote();
-        let sending = async {
-            let sent = remote.cast(message).await;
-            sent.map_err(|error| Failure::not_sent(&error.reason))?;
-            // Only when it is taken it shows whether it can be read, and the end of the session would overtake that.
-            remote.taken().await.map_err(|reason| Failure::cast(&reason))
-        };
-        let time = way.time_left(began).unwrap_or_else(|| Limits::default().call_timeout);
-        let taken = tokio::select! {
-            sent = timeout(time, sending) => sent.unwrap_or_else(|_| {
-                let late = "the service did not take the message in time; give it longer with --timeout";
-                Err(Failure::new(Code::Deadline, format_args!("{late} ({MAYBE})")))
-            }),
-            never = discard(&mut chan) => match never {},
-        };
-        // What became of the cast is known; how the session ends changes nothing about that.
-        notice.wait_for("closing the session");
-        drop(chan.close().await);
+    block_on(async {
+        let bound = way.begin();
+        let sent = notice.during(async {
+            let mut chan = open(&way, &args, notice).await?;
+            notice.sent("waiting until the service takes the message");
+            let remote = chan.remote();
+            let sending = async {
+                let sent = remote.cast(message).await;
+                sent.map_err(|error| Failure::not_sent(&error.reason))?;
+                // Only when it is taken it shows whether it can be read, and the end of the session would overtake that.
+                remote.taken().await.map_err(|reason| Failure::cast(&reason))
+            };
+            let time = bound.left().unwrap_or_else(|| Limits::default().call_timeout);
+            let taken = tokio::select! {
+                sent = timeout(time, sending) => sent.unwrap_or_else(|_| {
+                    let late = "the service did not take the message in time; give it longer with --timeout";
+                    Err(Failure::new(Code::Deadline, format_args!("{late} ({MAYBE})")))
+                }),
+                never = discard(&mut chan) => match never {},
+            };
+            Ok((chan, taken))
+        });
+        let (chan, taken) = sent.await?;
+        close(chan, bound, notice).await;
         taken
-    }))
+    })
 }
 
 pub(super) fn ping(access: &Access, notice: &Notice) -> Result<(), Failure> {
@@ -87,29 +95,33 @@ pub(super) fn receive(access: &Access, start: &Start, notice: &Notice) -> Result
     let args = start.args()?;
     let way = access.way()?;
     block_on(async {
-        // Asked for before the session is open, so that it can always be closed in good form.
-        let mut interrupted = std::pin::pin!(tokio::signal::ctrl_c());
-        let mut chan = tokio::select! {
-            biased;
-            _ = &mut interrupted => return Err(Failure::new(Code::Local, INTERRUPTED)),
-            chan = notice.during(open(&way, &args, notice)) => chan?,
+        let mut chan = notice.during(open(&way, &args, notice)).await?;
+        let mut signals = signals::subscribe();
+        let told = tokio::select! {
+            told = print_messages(&mut chan) => told,
+            // The usual ends of a command that has none of its own: a signal, and a reader that has read enough.
+            _ = signals.recv() => Ok(()),
+            () = stdio::reader_gone() => Ok(()),
         };
-        let remote = chan.remote();
-        loop {
-            let message = tokio::select! {
-                message = chan.recv() => message,
-                _ = &mut interrupted => {
-                    drop(chan.close().await);
-                    return Ok(());
-                }
-            };
-            match message {
-                Some(Message::Cast(message)) => print_line(&readable(&message).map_err(unreadable)?)?,
-                Some(Message::Call(_, reply)) => reply.refuse(NO_CALLS),
-                None => return over(&remote.ended().await),
-            }
-        }
+        drop(signals);
+        close(chan, way.begin(), notice).await;
+        told
     })
+}
+
+/// Prints what comes, a line each, until the service ends or nobody reads it any more.
+async fn print_messages(chan: &mut Channel<Opaque>) -> Result<(), Failure> {
+    let remote = chan.remote();
+    loop {
+        match chan.recv().await {
+            Some(Message::Cast(message)) => match show_line(readable(&message).map_err(unreadable)?).await {
+                Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(()),
+                shown => shown.map_err(|error| Failure::output(&error))?,
+            },
+            Some(Message::Call(_, reply)) => reply.refuse(NO_CALLS),
+            None => return over(&remote.ended().await),
+        }
+    }
 }
 
 /// A session with a service of JSON messages.
@@ -147,8 +159,6 @@ fn over(reason: &ExitReason) -> Result<(), Failure> {
 
 /// What a service is told that calls us.
 pub(super) const NO_CALLS: &str = "this client answers no calls";
-
-const INTERRUPTED: &str = "interrupted before the session was open (not executed)";
 
 fn unreadable(what: String) -> Failure {
     Failure::new(Code::Answer, format_args!("a message of the service {what}; ask its operator"))

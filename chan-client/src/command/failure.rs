@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 
+use lib_chan::signals::Signal;
 use lib_chan::{CallError, CallFailure, Executed, ExitReason};
 
 use crate::connect::ConnectError;
@@ -35,6 +36,19 @@ pub(super) enum Code {
     Deadline = 8,
     Lost = 9,
     Answer = 10,
+    Hangup = Signal::Hangup.exit_code(),
+    Interrupt = Signal::Interrupt.exit_code(),
+    Terminate = Signal::Terminate.exit_code(),
+}
+
+impl From<Signal> for Code {
+    fn from(signal: Signal) -> Self {
+        match signal {
+            Signal::Hangup => Self::Hangup,
+            Signal::Interrupt => Self::Interrupt,
+            Signal::Terminate => Self::Terminate,
+        }
+    }
 }
 
 impl Failure {
@@ -48,6 +62,21 @@ impl Failure {
 
     pub(super) fn local(line: impl fmt::Display) -> Self {
         Self::new(Code::Local, line)
+    }
+
+    /// Standard output cannot be written.
+    pub(super) fn output(error: &io::Error) -> Self {
+        Self::local(format_args!("cannot write the output: {error}"))
+    }
+
+    /// A signal ended the command before it was done; `executed` says what became of its message.
+    pub(super) fn signal(signal: Signal, executed: impl fmt::Display) -> Self {
+        let what = match signal {
+            Signal::Interrupt => "interrupted",
+            Signal::Hangup => "ended by SIGHUP",
+            Signal::Terminate => "ended by SIGTERM",
+        };
+        Self::new(signal.into(), format_args!("{what} ({executed})"))
     }
 
     /// A channel over which nothing is being waited for has ended.
@@ -74,6 +103,11 @@ impl Failure {
     pub(super) fn cast(reason: &ExitReason) -> Self {
         let Self { code, line } = Self::ended(reason);
         Self { code, line: format!("{line} ({MAYBE})") }
+    }
+
+    /// The same failure in other words.
+    pub(super) fn told_as(self, words: impl FnOnce(String) -> String) -> Self {
+        Self { line: words(self.line), ..self }
     }
 
     /// The exit code of the program.

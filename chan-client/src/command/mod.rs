@@ -2,6 +2,7 @@
 
 mod access;
 mod arguments;
+mod console;
 mod exchange;
 mod failure;
 mod local;
@@ -9,10 +10,11 @@ mod notice;
 mod repl;
 mod tunnel;
 
-use std::io::{Write, stdout};
+use std::io;
 
 use clap::Parser;
 use lib_chan::private::forbid_core_dumps;
+use lib_chan::{signals, stdio};
 
 pub use arguments::Arguments;
 use arguments::Command;
@@ -26,6 +28,7 @@ use notice::Notice;
 /// The command failed: what to tell the user, and the exit code. Wrong usage of the command line itself, and the
 /// wish for help, end the program here.
 pub fn run() -> Result<(), Failure> {
+    signals::handle()?;
     forbid_core_dumps()?;
     let Arguments { command, verbose } = Arguments::parse();
     let notice = Notice::new(verbose);
@@ -53,10 +56,13 @@ fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Fail
     done
 }
 
-/// Writes one line to standard output, at once.
+/// Writes one line to standard output, at once. Blocks while there is no room for it.
 fn print_line(line: &str) -> Result<(), Failure> {
-    let mut out = stdout().lock();
-    writeln!(out, "{line}")
-        .and_then(|()| out.flush())
-        .map_err(|error| Failure::local(format_args!("cannot write the output: {error}")))
+    stdio::print(&format!("{line}\n")).map_err(|error| Failure::output(&error))
+}
+
+/// Writes one line to standard output on a thread for blocking work, so that a reader that takes nothing delays no
+/// signal.
+async fn show_line(line: String) -> io::Result<()> {
+    tokio::task::spawn_blocking(move || stdio::print(&format!("{line}\n"))).await.map_err(io::Error::other)?
 }

@@ -3,10 +3,15 @@
 use std::fmt;
 use std::io::{IsTerminal, stderr};
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use lib_chan::signals;
+use lib_chan::stdio::complain;
 use tokio::time::sleep;
+
+use super::failure::{Failure, MAYBE};
 
 /// How long a person waits without being told for what.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -17,11 +22,18 @@ pub(super) struct Notice {
     verbose: bool,
     terminal: bool,
     waiting_for: Mutex<&'static str>,
+    /// The message may have reached the service.
+    sent: AtomicBool,
 }
 
 impl Notice {
     pub(super) fn new(verbose: bool) -> Self {
-        Self { verbose, terminal: stderr().is_terminal(), waiting_for: Mutex::new("") }
+        Self {
+            verbose,
+            terminal: stderr().is_terminal(),
+            waiting_for: Mutex::new(""),
+            sent: AtomicBool::new(false),
+        }
     }
 
     /// From now on this is waited for.
@@ -29,24 +41,43 @@ impl Notice {
         *self.waiting_for.lock().unwrap_or_else(PoisonError::into_inner) = what;
     }
 
+    /// From now on the message may be executed, and this is waited for.
+    pub(super) fn sent(&self, what: &'static str) {
+        self.sent.store(true, Ordering::Relaxed);
+        self.wait_for(what);
+    }
+
     /// Something that only those want to know who asked.
     pub(super) fn detail(&self, what: impl FnOnce() -> String) {
         if self.verbose {
-            eprintln!("chan-client: {}", crate::json::one_line(&what()));
+            self.complain(what());
         }
     }
 
     /// Something went wrong, and the command goes on.
     pub(super) fn complain(&self, what: impl fmt::Display) {
-        eprintln!("chan-client: {}", crate::json::one_line(&what.to_string()));
+        complain(format_args!("chan-client: {}", crate::json::one_line(&what.to_string())));
     }
 
-    /// Runs `work`; on a terminal, tells what is being waited for after a second, each thing once.
-    pub(super) async fn during<T>(&self, work: impl Future<Output = T>) -> T {
-        self.during_with(work, |what| eprintln!("chan-client: {what}…")).await
+    /// Runs `work` until it is done or a signal ends it. On a terminal, tells what is being waited for after a second,
+    /// each thing once.
+    pub(super) async fn during<T>(
+        &self,
+        work: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        let mut signals = signals::subscribe();
+        let explained = self.explain(work, |what| complain(format_args!("chan-client: {what}…")));
+        tokio::select! {
+            biased;
+            done = explained => done,
+            signal = signals.recv() => Err(Failure::signal(signal, match self.sent.load(Ordering::Relaxed) {
+                true => MAYBE,
+                false => "not executed",
+            })),
+        }
     }
 
-    async fn during_with<T>(&self, work: impl Future<Output = T>, mut say: impl FnMut(&'static str)) -> T {
+    async fn explain<T>(&self, work: impl Future<Output = T>, mut say: impl FnMut(&'static str)) -> T {
         let mut work = pin!(work);
         let mut said = "";
         loop {
@@ -69,7 +100,7 @@ mod tests {
     use super::*;
 
     fn notice(terminal: bool) -> Notice {
-        Notice { verbose: false, terminal, waiting_for: Mutex::new("") }
+        Notice { terminal, ..Notice::new(false) }
     }
 
     async fn said_during(notice: &Notice, steps: &[(&'static str, u64)]) -> Vec<&'static str> {
@@ -80,7 +111,7 @@ mod tests {
                 sleep(Duration::from_millis(*milliseconds)).await;
             }
         };
-        notice.during_with(work, |what| said.push(what)).await;
+        notice.explain(work, |what| said.push(what)).await;
         said
     }
 

@@ -5,8 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lib_chan::payload::Codec;
-use lib_chan::{Channel, ExitReason, Opaque};
-use tokio::io::{stdin, stdout};
+use lib_chan::{Channel, ExitReason, Opaque, signals, stdio};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::sleep;
@@ -32,7 +31,11 @@ pub(super) fn pipe(access: &Access, notice: &Notice) -> Result<(), Failure> {
     let way = access.way()?;
     block_on(async {
         let chan = notice.during(open(&way, notice)).await?;
-        relay(chan, stdin(), stdout()).await.map_err(failure)
+        let mut signals = signals::subscribe();
+        tokio::select! {
+            carried = relay(chan, stdio::input(), stdio::output()) => carried.map_err(failure),
+            signal = signals.recv() => Err(Failure::signal(signal, "what was on its way may be lost")),
+        }
     })
 }
 
@@ -40,32 +43,41 @@ pub(super) fn forward(listen: &str, access: &Access, notice: Notice) -> Result<(
     let way = access.way()?;
     block_on(async {
         // A wrong password is told now, and its key is derived before anybody waits for it.
-        notice.during(way.connect(&notice).ping()).await?;
+        notice.during(async { Ok(way.connect(&notice).ping().await?) }).await?;
         let listener = bind(listen).await?;
+        // Before anything is printed: whoever reads it may say at once that it is enough.
+        let mut signals = signals::subscribe();
         print_line(&format!("listening on {}", listener.local_addr()?))?;
-        let carrier = Arc::new((way, notice, Semaphore::new(MAX_LOGINS)));
-        let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-        loop {
-            // It is never closed.
-            let permit = room.clone().acquire_owned().await.map_err(Failure::local)?;
-            let stream = match listener.accept().await {
-                Ok((stream, _)) => stream,
-                Err(error) => {
-                    carrier.1.complain(format_args!("cannot accept: {error}"));
-                    sleep(ACCEPT_RETRY_AFTER).await;
-                    continue;
-                }
-            };
-            let carrier = carrier.clone();
-            tokio::spawn(async move {
-                let (way, notice, logins) = &*carrier;
-                if let Err(failure) = carry(stream, way, notice, logins).await {
-                    notice.complain(failure);
-                }
-                drop(permit);
-            });
+        tokio::select! {
+            failed = accept(&listener, Arc::new((way, notice, Semaphore::new(MAX_LOGINS)))) => failed,
+            // It has no other end.
+            _ = signals.recv() => Ok(()),
         }
     })
+}
+
+async fn accept(listener: &TcpListener, carrier: Arc<(Way, Notice, Semaphore)>) -> Result<(), Failure> {
+    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        // It is never closed.
+        let permit = room.clone().acquire_owned().await.map_err(Failure::local)?;
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                carrier.1.complain(format_args!("cannot accept: {error}"));
+                sleep(ACCEPT_RETRY_AFTER).await;
+                continue;
+            }
+        };
+        let carrier = carrier.clone();
+        tokio::spawn(async move {
+            let (way, notice, logins) = &*carrier;
+            if let Err(failure) = carry(stream, way, notice, logins).await {
+                notice.complain(failure);
+            }
+            drop(permit);
+        });
+    }
 }
 
 /// Carries one local connection, in a session of its own. If that fails, the connection is reset and not closed, so

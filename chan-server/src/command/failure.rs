@@ -3,6 +3,7 @@
 use std::{fmt, io};
 
 use lib_chan::private::PrivateFileError;
+use lib_chan::signals::Signal;
 
 use crate::config::ConfigError;
 use crate::identity::IdentityError;
@@ -24,6 +25,11 @@ impl Failure {
     /// What was asked for is wrong: 2.
     pub(super) fn usage(text: impl fmt::Display) -> Self {
         Self { text: format!("chan-server: {text}"), code: 2 }
+    }
+
+    /// The user pressed Ctrl-C: 130.
+    pub(super) fn interrupted(text: impl fmt::Display) -> Self {
+        Self { text: format!("chan-server: interrupted; {text}"), code: Signal::Interrupt.exit_code() }
     }
 
     /// 1 where something on this machine failed, 2 where the configuration or usage is wrong.

@@ -5,11 +5,11 @@ mod failure;
 mod passwd;
 mod serve;
 
-use std::io::{Write, stdout};
 use std::path::{Path, PathBuf};
 
 use clap::{CommandFactory, Parser};
 use lib_chan::private::forbid_core_dumps;
+use lib_chan::{signals, stdio};
 
 pub use arguments::Arguments;
 use arguments::Command;
@@ -25,6 +25,7 @@ use crate::modules::Modules;
 /// The command failed: what to tell the user, and the exit code. Wrong usage of the command line itself, and the
 /// wish for help, end the program here.
 pub fn run() -> Result<(), Failure> {
+    signals::handle()?;
     forbid_core_dumps()?;
     let Arguments { command, place } = Arguments::parse();
     match command {
@@ -89,8 +90,6 @@ fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Fail
 
 /// Writes one line to standard output, at once.
 fn print_line(line: &str) -> Result<(), Failure> {
-    let mut out = stdout().lock();
-    writeln!(out, "{line}")
-        .and_then(|()| out.flush())
+    stdio::print(&format!("{line}\n"))
         .map_err(|error| Failure::local(format_args!("cannot write the output: {error}")))
 }

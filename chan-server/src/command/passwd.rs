@@ -1,14 +1,14 @@
 //! `chan-server passwd`: from a password to what a server stores of it.
 
-use std::io::{IsTerminal, Read, stdin, stdout};
+use std::io::{ErrorKind, IsTerminal, Read, Write, stdin, stdout};
 use std::path::PathBuf;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use clap::Args;
 use lib_chan::auth::{Argon2Params, ClientId, PasswordVerifier, Salt, ServiceName};
-use lib_chan::private;
 use lib_chan::secret::Password;
+use lib_chan::{private, stdio};
 use zeroize::Zeroizing;
 
 use super::arguments::Place;
@@ -66,7 +66,7 @@ impl Passwd {
             None if stdin().is_terminal() => asked()?,
             None => {
                 let mut contents = Zeroizing::new(Vec::with_capacity(Password::MAX_FILE_LEN + 1));
-                stdin().take(Password::MAX_FILE_LEN as u64 + 1).read_to_end(&mut contents)?;
+                stdio::stdin().take(Password::MAX_FILE_LEN as u64 + 1).read_to_end(&mut contents)?;
                 contents
             }
         };
@@ -78,7 +78,7 @@ impl Passwd {
         match &self.password_file {
             Some(file) => private::create(file, line.as_bytes())?,
             // Not to standard output, where the verifier goes.
-            None => eprint!("password: {}", *line),
+            None => stdio::stderr().write_all(format!("password: {}", *line).as_bytes())?,
         }
         Ok(Zeroizing::new(line.as_bytes().to_vec()))
     }
@@ -105,7 +105,7 @@ impl Passwd {
         let mut line = verifier.to_line();
         let Some(file) = &self.verifier_file else {
             if stdout().is_terminal() {
-                eprintln!("in the configuration: verifier = \"…\", which is");
+                stdio::complain("in the configuration: verifier = \"…\", which is");
             }
             return print_line(&line);
         };
@@ -128,7 +128,11 @@ pub(super) fn generate() -> Result<Zeroizing<String>, Failure> {
 /// Asks twice, since nobody sees what is typed.
 fn asked() -> Result<Zeroizing<Vec<u8>>, Failure> {
     let ask = |question| {
-        private::ask(question)?.ok_or_else(|| Failure::usage("no password was given; nothing was made"))
+        let answer = private::ask(question).map_err(|error| match error.kind() {
+            ErrorKind::Interrupted => Failure::interrupted("nothing was made"),
+            _ => error.into(),
+        })?;
+        answer.ok_or_else(|| Failure::usage("no password was given; nothing was made"))
     };
     let (first, second) = (ask("Password: ")?, ask("Once more: ")?);
     if first != second {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use humantime::format_duration;
 use lib_chan::Limits;
 use lib_chan::private::quoted;
+use lib_chan::signals::{self, Signal, Subscription};
 
 use super::arguments::Choice;
 use super::{Failure, block_on, found, print_line, searched};
@@ -22,7 +23,7 @@ pub(super) fn serve(choice: &Choice, state: &StateDir) -> Result<(), Failure> {
     allow_descriptors();
     block_on(async {
         // Before anything is printed: whoever reads it may say at once that it is enough.
-        let signals = Signals::new()?;
+        let signals = signals::subscribe();
         let config = choice.load()?;
         let drain_timeout = config.limits().drain_timeout;
         let server = Server::bind(config, state, Audit::stderr()).await?;
@@ -73,7 +74,7 @@ impl Choice {
 
 /// A first start: a server to try things with, for this machine alone.
 async fn begin(state: &StateDir) -> Result<(), Failure> {
-    let signals = Signals::new()?;
+    let signals = signals::subscribe();
     state.create()?;
     let password_file = state.file("password");
     create_or_keep(&password_file, super::passwd::generate()?.as_bytes())?;
@@ -136,10 +137,10 @@ fn listening(server: &Server) -> String {
 
 /// Serves until it is told to stop, and then until its sessions have ended or their time is over. A second signal ends
 /// them, a third cuts them off.
-async fn run(mut server: Server, mut signals: Signals, drain_timeout: Duration) -> Result<(), Failure> {
+async fn run(mut server: Server, mut signals: Subscription, drain_timeout: Duration) -> Result<(), Failure> {
     tokio::select! {
         () = server.run() => {}
-        () = signals.recv() => {}
+        () = told_to_stop(&mut signals) => {}
     }
     let sessions = server.sessions();
     if sessions > 0 && !drain_timeout.is_zero() {
@@ -151,49 +152,18 @@ async fn run(mut server: Server, mut signals: Signals, drain_timeout: Duration) 
     }
     tokio::select! {
         () = server.drain() => {}
-        () = signals.recv() => {}
+        () = told_to_stop(&mut signals) => {}
     }
     tokio::select! {
         () = server.shutdown() => {}
-        () = signals.recv() => {}
+        () = told_to_stop(&mut signals) => {}
     }
     Ok(())
 }
 
-/// Ctrl-C, and SIGTERM where there is one.
-struct Signals {
-    #[cfg(unix)]
-    interrupt: tokio::signal::unix::Signal,
-    #[cfg(unix)]
-    terminate: tokio::signal::unix::Signal,
-}
-
-impl Signals {
-    #[cfg(unix)]
-    fn new() -> Result<Self, Failure> {
-        use tokio::signal::unix::{SignalKind, signal};
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
-    }
-
-    #[cfg(unix)]
-    async fn recv(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
-    }
-
-    #[cfg(not(unix))]
-    fn new() -> Result<Self, Failure> {
-        Ok(Self {})
-    }
-
-    #[cfg(not(unix))]
-    async fn recv(&mut self) {
-        if tokio::signal::ctrl_c().await.is_err() {
-            std::future::pending().await
-        }
-    }
+/// Waits for SIGINT or SIGTERM. SIGHUP ends nothing.
+async fn told_to_stop(signals: &mut Subscription) {
+    while signals.recv().await == Signal::Hangup {}
 }
 
 /// Lets the process open as many descriptors as the system allows it. Where that fails the number stays, and the

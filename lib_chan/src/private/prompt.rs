@@ -8,10 +8,11 @@ use std::io;
 use zeroize::Zeroizing;
 
 /// Asks on the terminal, whatever standard input and output are connected to; what is typed is not shown. The answer has
-/// its line end; nothing if the user gave none (Ctrl-C, Ctrl-D). Blocks until then, and leaves the terminal as it was.
+/// its line end; `None` if the user gave none (Ctrl-D). Blocks until then, and leaves the terminal as it was, also where a
+/// signal ends a program that called [`signals::handle`](crate::signals::handle).
 ///
 /// # Errors
-/// There is no terminal.
+/// There is no terminal; [`io::ErrorKind::Interrupted`] if the user pressed Ctrl-C.
 pub fn ask(question: &str) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
     #[cfg(unix)]
     return unix::ask(question);
@@ -26,19 +27,23 @@ mod unix {
         io::{self, Read, Write},
     };
 
-    use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcsetattr};
+    use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, tcgetattr, tcsetattr};
     use zeroize::Zeroizing;
+
+    use crate::signals::Settings;
 
     /// As long as a line can be that a terminal gives.
     const MAX_LINE_LEN: usize = 4096;
 
     pub(super) fn ask(question: &str) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
-        let mut terminal = Hidden::new(File::options().read(true).write(true).open("/dev/tty")?)?;
-        write!(terminal.tty, "{question}")?;
+        let mut tty = File::options().read(true).write(true).open("/dev/tty")?;
+        let _restored = Settings::keep(&tty)?;
+        let interrupt = hide(&tty)?;
+        write!(tty, "{question}")?;
         // Room for all that is read, since a buffer that grows leaves copies behind.
         let mut line = Zeroizing::new(vec![0; MAX_LINE_LEN]);
         let len = loop {
-            match terminal.tty.read(&mut line) {
+            match tty.read(&mut line) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 read => break read?,
             }
@@ -47,35 +52,24 @@ mod unix {
         if line.last() == Some(&b'\n') {
             return Ok(Some(line));
         }
-        writeln!(terminal.tty)?;
-        Ok(None)
-    }
-
-    /// A terminal that shows nothing of what is typed but the end of the line, until it is dropped.
-    struct Hidden {
-        tty: File,
-        settings: Termios,
-    }
-
-    impl Hidden {
-        fn new(tty: File) -> io::Result<Self> {
-            let settings = tcgetattr(&tty)?;
-            let mut hidden = settings.clone();
-            hidden.local_modes -= LocalModes::ECHO;
-            hidden.local_modes |= LocalModes::ECHONL | LocalModes::ICANON;
-            // Ctrl-C ends the line and not the program, which could not set the terminal right any more.
-            hidden.local_modes -= LocalModes::ISIG;
-            hidden.special_codes[SpecialCodeIndex::VEOL] = settings.special_codes[SpecialCodeIndex::VINTR];
-            // What was typed ahead was shown, and is no secret.
-            tcsetattr(&tty, OptionalActions::Flush, &hidden)?;
-            Ok(Self { tty, settings })
+        writeln!(tty)?;
+        match line.last() {
+            Some(&key) if key == interrupt => Err(io::ErrorKind::Interrupted.into()),
+            _ => Ok(None),
         }
     }
 
-    impl Drop for Hidden {
-        fn drop(&mut self) {
-            // If the terminal is gone there is nothing to set right.
-            let _ = tcsetattr(&self.tty, OptionalActions::Now, &self.settings);
-        }
+    /// Shows nothing of what is typed but the end of the line. Returns the key that interrupts, which ends the line.
+    fn hide(tty: &File) -> io::Result<u8> {
+        let mut hidden = tcgetattr(tty)?;
+        let interrupt = hidden.special_codes[SpecialCodeIndex::VINTR];
+        hidden.local_modes -= LocalModes::ECHO;
+        hidden.local_modes |= LocalModes::ECHONL | LocalModes::ICANON;
+        // Ctrl-C ends the line and not the program, which could not set the terminal right any more.
+        hidden.local_modes -= LocalModes::ISIG;
+        hidden.special_codes[SpecialCodeIndex::VEOL] = interrupt;
+        // What was typed ahead was shown, and is no secret.
+        tcsetattr(tty, OptionalActions::Flush, &hidden)?;
+        Ok(interrupt)
     }
 }

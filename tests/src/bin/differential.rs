@@ -2,7 +2,7 @@
 //! `chan_tests::differential`.
 //!
 //! `differential [--programs 20000] [--steps 25] [--first 0] [--threads 1] [--ends 1]`
-#![expect(clippy::print_stdout, reason = "it is a program")]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "it is a program")]
 
 use std::process::ExitCode;
 

@@ -3,6 +3,7 @@
 //!
 //! `soak [--minutes 30] [--sessions 200] [--seed 1] [--pace 100]`, the pace in milliseconds from fault to fault; the
 //! programs that it starts are this one, too.
+#![expect(clippy::print_stderr, reason = "it is a program")]
 
 use std::{process::ExitCode, time::Duration};
 

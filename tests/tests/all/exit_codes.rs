@@ -1,7 +1,14 @@
 //! The truth about calls, as a shell script sees it: one exit code for each kind of failure, and words that say whether
 //! it was executed.
 
-use std::{fs, io::Write, net::TcpListener, process::Stdio, thread};
+use std::{
+    fs,
+    io::Write,
+    net::TcpListener,
+    process::Stdio,
+    thread,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use chan_server::modules::Modules;
@@ -244,6 +251,21 @@ fn a_cast_that_is_not_taken_in_time_is_8() {
 fn a_deadline_is_8_and_unknown_once_the_call_was_sent() {
     let server = embedded("");
     fails(&server, "answers", "\"Hang\"", &["--timeout", "1s"], 8, &["in time", "perhaps executed"]);
+}
+
+#[test]
+fn a_timeout_bounds_the_close_too() {
+    let server = embedded("");
+    let proxy = Proxy::before(&server.url("answers"));
+    let mut client = server.client_at("call", &proxy.url(&server.url("answers")));
+    client.args(["\"Hang\"", "-v", "--timeout", "2s"]);
+    let began = Instant::now();
+    let client = Running::start(client);
+    client.err.wait("the session", |line| line.contains("the session is open"));
+    proxy.swallow();
+    assert_eq!(client.code(), Some(8));
+    // A close that nobody answers takes 10 s.
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
 }
 
 #[test]

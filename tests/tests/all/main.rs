@@ -1,6 +1,7 @@
 //! The three crates together, with the real programs.
 
 #![allow(clippy::disallowed_methods, reason = "tests measure time themselves")]
+#![allow(clippy::print_stderr, reason = "a test that is skipped says so")]
 
 mod attacks;
 mod chat;
@@ -14,6 +15,7 @@ mod named;
 mod pages;
 mod python;
 mod relay;
+mod streams;
 #[cfg(target_os = "linux")]
 mod terminal;
 mod trust;

@@ -52,15 +52,19 @@ fn a_password_is_asked_for_and_not_shown() {
 
 #[test]
 fn whoever_gives_the_client_no_password_gets_the_terminal_back() {
-    for key in ["\x03", "\x04", "half\x03"] {
+    for (key, words, code) in NO_PASSWORD {
         let mut terminal = Terminal::start(&client(&["ping", "chan://localhost:1/s?system"]));
         terminal.see("Password for ");
         assert!(!terminal.shows_typing());
         terminal.type_keys(key);
-        terminal.see("no password was given");
-        assert_eq!(terminal.ended(), 2);
+        terminal.see(words);
+        assert_eq!(terminal.ended(), code);
     }
 }
+
+/// Keys that end a question without an answer, what is said to them, and the exit code.
+const NO_PASSWORD: [(&str, &str, i32); 3] =
+    [("\x03", "interrupted", 130), ("\x04", "no password was given", 2), ("half\x03", "interrupted", 130)];
 
 fn passwd(folder: &Folder) -> Terminal {
     let mut passwd = Command::new(program("chan-server"));
@@ -73,7 +77,7 @@ fn passwd(folder: &Folder) -> Terminal {
 #[test]
 fn whoever_gives_the_server_no_password_gets_the_terminal_back() {
     let folder = Folder::new();
-    for key in ["\x03", "\x04", "half\x03"] {
+    for (key, words, code) in NO_PASSWORD {
         for first in [None, Some(PASSWORD)] {
             let mut terminal = passwd(&folder);
             if let Some(first) = first {
@@ -82,9 +86,9 @@ fn whoever_gives_the_server_no_password_gets_the_terminal_back() {
             }
             assert!(!terminal.shows_typing());
             terminal.type_keys(key);
-            let shown = terminal.see("no password was given");
+            let shown = terminal.see(words);
             assert!(!shown.contains("half") && !shown.contains("horse"), "{shown}");
-            assert_eq!(terminal.ended(), 2);
+            assert_eq!(terminal.ended(), code);
         }
     }
 }
@@ -214,8 +218,8 @@ fn whoever_has_left_and_will_not_wait_for_the_answers_cancels_them() {
     // Now the end of the session is waited for.
     while !terminal.is_given_back() {}
     terminal.type_keys("\x03");
-    terminal.see("interrupted before the session was closed");
-    assert_eq!(terminal.ended(), 1);
+    terminal.see("interrupted (perhaps executed");
+    assert_eq!(terminal.ended(), 130);
 }
 
 #[test]
@@ -234,6 +238,67 @@ fn however_much_is_typed_ahead_it_can_be_cancelled() {
     // Typed, and answered.
     terminal.see("still there");
     terminal.see("still there");
+    terminal.type_keys("\x04");
+    assert_eq!(terminal.ended(), 0);
+}
+
+#[test]
+fn a_signal_at_the_password_prompt_restores_the_terminal() {
+    for (signal, code) in [("TERM", 143), ("HUP", 129)] {
+        let mut terminal = Terminal::start(&client(&["ping", "chan://localhost:1/s?system"]));
+        terminal.see("Password for ");
+        assert!(!terminal.shows_typing());
+        terminal.signal(signal);
+        assert_eq!(terminal.ended(), code);
+    }
+    let folder = Folder::new();
+    let terminal = passwd(&folder);
+    assert!(!terminal.shows_typing());
+    terminal.signal("TERM");
+    assert_eq!(terminal.ended(), 143);
+}
+
+#[test]
+fn a_signal_ends_a_conversation_and_restores_the_terminal() {
+    let server = Server::start(SERVICES);
+    for (signal, code) in [("TERM", 143), ("HUP", 129)] {
+        let mut terminal = logged_in(&server, "repl", "echo", &[]);
+        terminal.see_prompt();
+        terminal.signal(signal);
+        terminal.see(&format!("ended by SIG{signal}"));
+        assert_eq!(terminal.ended(), code);
+    }
+}
+
+#[test]
+fn quit_and_exit_leave_a_conversation() {
+    let server = Server::start(SERVICES);
+    for word in ["quit", "exit"] {
+        let mut terminal = logged_in(&server, "repl", "echo", &[]);
+        terminal.see_prompt();
+        terminal.type_keys(&format!("{word}\r"));
+        assert_eq!(terminal.ended(), 0);
+    }
+}
+
+#[test]
+fn a_terminal_without_cursor_holds_a_conversation() {
+    let server = Server::start(SERVICES);
+    let mut repl = client(&["repl", server.url("echo")]);
+    repl.env("TERM", "dumb");
+    let mut terminal = Terminal::start(&repl);
+    terminal.see("Password for ");
+    terminal.type_keys(&format!("{PASSWORD}\n"));
+    // Typed while nothing is shown, and answered.
+    terminal.type_keys("[41]\n");
+    terminal.see("[41]");
+    // Typed, and answered.
+    terminal.type_keys("[42]\n");
+    terminal.see("[42]");
+    terminal.see("[42]");
+    // A person has seen what failed: it is none of the exit code.
+    terminal.type_keys("{bad\n");
+    terminal.see("- ");
     terminal.type_keys("\x04");
     assert_eq!(terminal.ended(), 0);
 }

@@ -299,7 +299,10 @@ impl Campaign {
                 }
             }
         }
-        eprintln!("{:?} {:?}: {count} cuts", self.layers, self.finale);
+        #[expect(clippy::print_stderr, reason = "how much was tried")]
+        {
+            eprintln!("{:?} {:?}: {count} cuts", self.layers, self.finale);
+        }
     }
 
     /// Once without a cut.
