@@ -20,7 +20,7 @@ async fn counter(mut inbox: mpsc::Receiver<Message>) -> Result<(), String> {
     while let Some(message) = inbox.recv().await {
         match message {
             Message::Hit => n += 1,
-            // Whoever asked may have given up.
+            // The caller may have given up.
             Message::Count(reply) => drop(reply.send(n)),
             Message::Fall => return Err("tired".into()),
         }

@@ -52,7 +52,7 @@ async fn main() -> anyhow::Result<()> {
     names.cast(Store { key: "joe".into(), value: "writing a book".into() }).await?;
     match names.call(Lookup { key: "joe".into() }).await {
         Ok(value) => println!("{value:?}"),
-        // Says whether it was executed: no, yes, or nobody can know.
+        // The error says whether the call was executed: no, yes, or unknown.
         Err(error) => println!("{error}"),
     }
     chan.close().await?;

@@ -20,7 +20,7 @@ struct Lookup {
     key: String,
 }
 
-/// A request owns the type of its answer.
+/// The request type determines the reply type.
 impl Call for Lookup {
     type Reply = Option<String>;
 }
@@ -31,7 +31,7 @@ enum Request {
     Lookup(Lookup),
 }
 
-/// One process for all clients: it has the names.
+/// One process for all clients. It owns the names.
 async fn kvs(mut me: Process<Message<Request>>) -> Result<(), ExitReason> {
     let mut names = HashMap::new();
     loop {
@@ -49,7 +49,7 @@ async fn kvs(mut me: Process<Message<Request>>) -> Result<(), ExitReason> {
     }
 }
 
-/// Spawned for each client: hands over what it says. When it ends, its client is told; when the client goes, it ends.
+/// Spawned for each client: passes its messages on. When this process ends, the client is told why, and vice versa.
 async fn start_me_up(
     _me: Process,
     mut chan: Channel<Request, ()>,
@@ -75,7 +75,7 @@ async fn main() -> anyhow::Result<()> {
         () = server.run() => {}
         pressed = tokio::signal::ctrl_c() => pressed?,
     }
-    // Every client is told that it is over.
+    // Ends the sessions. Every client is told so.
     server.shutdown().await;
     Ok(())
 }

@@ -75,7 +75,7 @@ const CONFIGURATIONS: &[(&str, &[Shown])] = &[
             Shown::Part("port = 1234\n"),
         ],
     ),
-    ("docs/for-those-who-know-the-original.md", &[Shown::Part("")]),
+    ("docs/migrating-from-erlang.md", &[Shown::Part("")]),
 ];
 
 #[test]
