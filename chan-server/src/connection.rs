@@ -1,23 +1,30 @@
-//! One connection, from the first byte of TLS to the last words of its session, in a task of its own.
+//! Serves one connection, from its first byte to the last words of its session, in a task of its own.
 
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::time::Duration;
 
 use lib_chan::ExitReason;
+use lib_chan::auth::{Account, AccountVerifier, Mechanism, RefusalCause};
 use lib_chan::handshake::Authenticated;
+use lib_chan::handshake::server::Refusal;
 use lib_chan::login::{ServerLoginError, login_server};
 use lib_chan::middleman::{Control, Opening, serve};
 use lib_chan::tls::{TlsError, exporter};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_rustls::server::TlsStream;
 
 use crate::audit::{Event, Who, escaped};
-use crate::gate::{Crowded, Holder, LoginEnd, LoginPermit, SessionPermit, Source};
+use crate::gate::{
+    Crowded, Holder, LoginEnd, LoginPermit, OpeningPermit, SessionPermit, Source, Turned, woke_after,
+};
+use crate::proxy_protocol;
 use crate::server::{Core, Phase};
 use crate::traffic::{Counted, Traffic};
 
@@ -35,49 +42,134 @@ type Stream = Box<TlsStream<Counted<TcpStream>>>;
 impl Connection {
     /// Serves the connection to its end. When the server drains, a login is cut off, and a session told; when it stops,
     /// a session ends `shutdown`.
-    pub(crate) async fn run(self, tcp: TcpStream, permit: LoginPermit, mut phase: watch::Receiver<Phase>) {
+    pub(crate) async fn run(
+        mut self,
+        mut tcp: TcpStream,
+        permit: LoginPermit,
+        mut phase: watch::Receiver<Phase>,
+    ) {
+        let permit = if self.core.is_proxy(self.peer.ip()) {
+            let heard = tokio::select! {
+                biased;
+                heard = self.behind_proxy(&mut tcp, permit) => heard,
+                _ = after(Phase::Serving, &mut phase) => return,
+            };
+            let Some(permit) = heard else { return };
+            permit
+        } else {
+            permit
+        };
         let tcp = Counted::new(tcp);
         let traffic = tcp.traffic();
         let login = tokio::select! {
             biased;
             // On the heap, so that an idle session does not keep the room of a login.
-            login = Box::pin(self.login(tcp)) => login,
+            login = Box::pin(self.login(tcp, &permit)) => login,
             _ = after(Phase::Serving, &mut phase) => return permit.settle(LoginEnd::Good),
         };
         match login {
-            Ok((stream, client)) => self.session(stream, &client, &traffic, permit, phase).await,
+            Ok((stream, client)) => {
+                permit.settle_proved(client.service(), client.client());
+                self.session(stream, &client, &traffic, phase).await;
+            }
             Err(failed) => {
-                permit.settle(failed.end());
+                if let LoginFailed::Login(ServerLoginError::Refused(refusal)) = &failed
+                    && refusal.mechanism == Mechanism::Password
+                    && refusal.cause == RefusalCause::WrongProof
+                {
+                    permit.guessed_wrong(&refusal.service, &refusal.client);
+                }
+                permit.settle(failed.end(traffic.received()));
                 self.log_failure(&failed);
             }
         }
     }
 
+    /// Learns from a proxy whose connection this is, and takes a place for that source instead of the proxy's.
+    async fn behind_proxy(&mut self, tcp: &mut TcpStream, permit: LoginPermit) -> Option<LoginPermit> {
+        let header = self.within(self.core.limits.tls_timeout, proxy_protocol::read(tcp)).await;
+        let why = match header {
+            Some(Ok(None)) => return Some(permit),
+            Some(Ok(Some(peer))) => {
+                self.peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+                match permit.pass_to(Source::of(self.peer.ip())) {
+                    Ok(permit) => return Some(permit),
+                    Err(turned) => {
+                        self.turned(turned);
+                        return None;
+                    }
+                }
+            }
+            Some(Err(error)) => LoginFailed::Proxy(error),
+            None => LoginFailed::Deadline("PROXY protocol"),
+        };
+        permit.settle(LoginEnd::Good);
+        self.log_failure(&why);
+        None
+    }
+
+    fn turned(&self, turned: Turned) {
+        self.core.audit.write(&Event::Turned { peer: self.peer, why: turned.as_str() });
+    }
+
     /// TLS and the login, each under its own deadline, counted from the moment of the accept.
-    async fn login(&self, tcp: Counted<TcpStream>) -> Result<(Stream, Authenticated), LoginFailed> {
+    async fn login(
+        &self,
+        tcp: Counted<TcpStream>,
+        permit: &LoginPermit,
+    ) -> Result<(Stream, Authenticated), LoginFailed> {
         let limits = &self.core.limits;
-        let deadline = self.accepted + limits.login_timeout;
-        let handshake = self.core.acceptor.accept(tcp);
-        let mut stream = timeout_at(self.accepted + limits.tls_timeout, handshake)
+        let mut stream = self
+            .within(limits.tls_timeout, self.core.acceptor.accept(tcp))
             .await
-            .map_err(|_| LoginFailed::Deadline("TLS"))?
+            .ok_or(LoginFailed::Deadline("TLS"))?
             .map_err(LoginFailed::Handshake)?;
         let exporter = exporter(stream.get_ref().1)?;
-        let login = login_server(&mut stream, exporter, &self.core.directory, self.core.parameters, |_| true);
-        match timeout_at(deadline, login).await {
-            Ok(Ok(client)) => Ok((Box::new(stream), client)),
-            Ok(Err(error)) => {
+        let mut throttled = false;
+        let may_guess = |account: &Account| {
+            // A key cannot be guessed, so it always counts.
+            throttled = matches!(account.verifier, AccountVerifier::Password(_))
+                && !permit.may_guess(&account.service, &account.client);
+            !throttled
+        };
+        let login =
+            login_server(&mut stream, exporter, &self.core.directory, self.core.parameters, may_guess);
+        match self.within(limits.login_timeout, login).await {
+            Some(Ok(client)) => Ok((Box::new(stream), client)),
+            Some(Err(error)) => {
                 // The refusal has been flushed; an orderly end keeps it from being lost on its way.
-                let _ = timeout_at(deadline, stream.shutdown()).await;
-                Err(LoginFailed::Login(error))
+                let _ = self.within(limits.login_timeout, stream.shutdown()).await;
+                Err(match error {
+                    ServerLoginError::Refused(refusal) if throttled => LoginFailed::Throttled(refusal),
+                    error => LoginFailed::Login(error),
+                })
             }
-            Err(_) => Err(LoginFailed::Deadline("login")),
+            None => Err(LoginFailed::Deadline("login")),
+        }
+    }
+
+    /// Waits for this work until so long after the accept; `None` if that is over. Where the whole program was stopped in
+    /// between, the time begins anew when it goes on: the client could not have been heard.
+    async fn within<T>(&self, time: Duration, work: impl Future<Output = T>) -> Option<T> {
+        let mut work = pin!(work);
+        let mut deadline = self.accepted + time;
+        loop {
+            match timeout_at(deadline, &mut work).await {
+                Ok(done) => return Some(done),
+                Err(_) => {
+                    let later = woke_after(&self.core.gate, self.accepted, time);
+                    if later <= deadline {
+                        return None;
+                    }
+                    deadline = later;
+                }
+            }
         }
     }
 
     fn log_failure(&self, failed: &LoginFailed) {
         let who = match failed {
-            LoginFailed::Login(ServerLoginError::Refused(refusal)) => {
+            LoginFailed::Login(ServerLoginError::Refused(refusal)) | LoginFailed::Throttled(refusal) => {
                 Who { service: refusal.service.as_str(), client: refusal.client.as_str() }
             }
             _ => Who::default(),
@@ -97,41 +189,55 @@ impl Connection {
         stream: Stream,
         client: &Authenticated,
         traffic: &Traffic,
-        login: LoginPermit,
         mut phase: watch::Receiver<Phase>,
     ) {
         let who = Who::of(client);
         self.write(|connection, peer| Event::LoginOk { connection, peer, who, ms: self.age() });
-        // Whoever finds no place for a session keeps the one of its login: else there would be no bound to them.
-        let place = match self.permit(client) {
-            Ok(place) => {
-                login.settle(LoginEnd::Good);
-                Ok(place)
+        let opening = OpeningPermit::take(&self.core.sessions, self.holder(client));
+        let began = Instant::now();
+        let opening = match opening {
+            Ok(opening) => opening,
+            Err(crowded) => {
+                self.refused(client, crowded.as_str());
+                return self.ended(client, traffic, &ExitReason::Overload);
             }
-            Err(crowded) => Err((crowded, login)),
         };
-        let crowded = place.as_ref().err().map(|(crowded, _)| *crowded);
+        let place = OnceLock::new();
         let started = OnceLock::new();
         let watched = phase.clone();
-        let start = |opening: Opening| {
+        let (place, given) = (&place, &started);
+        let start = move |asked: Opening| {
+            drop(opening);
             let serving = *watched.borrow() == Phase::Serving;
             if serving {
-                self.start(opening, client, crowded, &started);
+                let crowded = match self.permit(client) {
+                    Ok(permit) => {
+                        let _ = place.set(permit);
+                        None
+                    }
+                    Err(crowded) => Some(crowded),
+                };
+                self.start(asked, client, crowded, given);
             } else {
-                opening.refuse(GOING_AWAY);
+                asked.refuse(GOING_AWAY);
                 self.refused(client, GOING_AWAY);
             }
         };
         let mut serving = pin!(serve(stream, client, &self.core.limits, start));
-        // Whoever has proved itself and then asks for nothing holds a place all the same.
-        let mut patience = pin!(sleep(self.core.limits.login_timeout));
+        // A client that has proved itself and asks for nothing holds a connection all the same.
+        let time = self.core.limits.login_timeout;
+        let mut patience = pin!(sleep_until(began + time));
         let (mut patient, mut seen) = (true, Phase::Serving);
         let reason = loop {
             tokio::select! {
                 reason = &mut serving => break reason,
                 () = &mut patience, if patient => {
-                    patient = false;
-                    if started.get().is_none() {
+                    let later = woke_after(&self.core.gate, began, time);
+                    if started.get().is_some() {
+                        patient = false;
+                    } else if later > patience.deadline() {
+                        patience.as_mut().reset(later);
+                    } else {
                         break ExitReason::NoConnection;
                     }
                 }
@@ -147,6 +253,11 @@ impl Connection {
                 }
             }
         };
+        self.ended(client, traffic, &reason);
+    }
+
+    fn ended(&self, client: &Authenticated, traffic: &Traffic, reason: &ExitReason) {
+        let who = Who::of(client);
         let (bytes_in, bytes_out, reason) =
             (traffic.received(), traffic.sent(), escaped(&reason.to_string()));
         self.write(|connection, peer| Event::SessionEnded {
@@ -158,9 +269,6 @@ impl Connection {
             bytes_out,
             ms: self.age(),
         });
-        if let Err((_, login)) = place {
-            login.settle(LoginEnd::Good);
-        }
     }
 
     /// Starts the service, or refuses by name: the client has proved itself.
@@ -204,12 +312,15 @@ impl Connection {
     }
 
     fn permit(&self, client: &Authenticated) -> Result<SessionPermit, Crowded> {
-        let service: Arc<str> = client.service().as_str().into();
-        let holder = match client.client().as_str() {
+        let service = client.service().as_str().into();
+        SessionPermit::take(&self.core.sessions, &service, self.holder(client))
+    }
+
+    fn holder(&self, client: &Authenticated) -> Holder {
+        match client.client().as_str() {
             "" => Holder::Source(Source::of(self.peer.ip())),
-            name => Holder::Client(Arc::clone(&service), name.into()),
-        };
-        SessionPermit::take(&self.core.sessions, &service, holder)
+            name => Holder::Client(client.service().as_str().into(), name.into()),
+        }
     }
 
     fn age(&self) -> u64 {
@@ -243,7 +354,11 @@ enum LoginFailed {
     Handshake(io::Error),
     /// The handshake was done, and is not one that both sides insist on.
     Tls(TlsError),
+    /// A proxy did not say whose connection it is.
+    Proxy(proxy_protocol::HeaderError),
     Login(ServerLoginError),
+    /// The proof was right, and refused unseen: too many were wrong before.
+    Throttled(Refusal),
 }
 
 impl From<TlsError> for LoginFailed {
@@ -253,15 +368,18 @@ impl From<TlsError> for LoginFailed {
 }
 
 impl LoginFailed {
-    /// What the source deserves for it.
-    fn end(&self) -> LoginEnd {
+    /// What the source deserves for it, having sent so many bytes.
+    fn end(&self, received: u64) -> LoginEnd {
         match self {
             Self::Deadline(_) => LoginEnd::DeadlinePassed,
-            Self::Login(ServerLoginError::NoRandomness) => LoginEnd::Good,
-            Self::Login(ServerLoginError::Refused(_) | ServerLoginError::ClientMisbehaved(_)) => {
-                LoginEnd::FailedProof
+            Self::Login(ServerLoginError::NoRandomness) | Self::Proxy(_) | Self::Throttled(_) => {
+                LoginEnd::Good
             }
-            Self::Handshake(_) | Self::Tls(_) | Self::Login(_) => LoginEnd::NothingSent,
+            Self::Login(ServerLoginError::Refused(_) | ServerLoginError::ClientMisbehaved(_)) => {
+                LoginEnd::Failed
+            }
+            Self::Handshake(_) if received == 0 => LoginEnd::Silent,
+            Self::Handshake(_) | Self::Tls(_) | Self::Login(_) => LoginEnd::Unproved,
         }
     }
 
@@ -271,6 +389,8 @@ impl LoginFailed {
             Self::Deadline(what) => format!("{what}: deadline passed"),
             Self::Handshake(error) => format!("TLS: {}", escaped(&error.to_string())),
             Self::Tls(error) => format!("TLS: {error}"),
+            Self::Proxy(error) => format!("PROXY protocol: {error}"),
+            Self::Throttled(_) => "too many wrong passwords under this name from this source".into(),
             Self::Login(error) => match error.refusal_cause() {
                 Some(cause) => cause.to_string(),
                 None => escaped(&error.to_string()),

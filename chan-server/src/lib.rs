@@ -4,10 +4,12 @@ pub mod audit;
 pub mod command;
 pub mod config;
 mod connection;
+mod descriptors;
 pub mod gate;
 pub mod identity;
 pub mod listener;
 pub mod modules;
+mod proxy_protocol;
 mod server;
 mod traffic;
 

@@ -1,11 +1,12 @@
 //! The server: what it serves, and the tasks that do it.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use ipnet::IpNet;
 use lib_chan::Limits;
 use lib_chan::auth::{
     Account, AccountVerifier, Argon2Params, Directory, DirectoryError, NameKey, PasswordVerifier,
@@ -24,13 +25,11 @@ use zeroize::Zeroizing;
 use crate::audit::{Audit, Event};
 use crate::config::{Client, Config, ConfigError, Credential, Service};
 use crate::connection::{Connection, after};
-use crate::gate::{Gate, LoginPermit, Sessions, Source};
+use crate::descriptors::{keep_within, max_descriptors};
+use crate::gate::{Gate, LoginPermit, Sessions, Source, beat};
 use crate::identity::{Identity, IdentityError, StateDir, url};
 use crate::listener::{self, BindError, Bound};
 use crate::modules::Starter;
-
-/// Descriptors for what is no connection of a client.
-const SPARE_DESCRIPTORS: u64 = 64;
 
 /// Why a server does not start.
 #[derive(Debug, thiserror::Error)]
@@ -104,7 +103,9 @@ pub(crate) struct Core {
     pub(crate) audit: Audit,
     /// What to start, by the index of an account.
     starters: Vec<Arc<Starter>>,
-    gate: Arc<Mutex<Gate>>,
+    /// Where the PROXY protocol is spoken.
+    proxies: Vec<IpNet>,
+    pub(crate) gate: Arc<Mutex<Gate>>,
     connections: AtomicU64,
 }
 
@@ -140,6 +141,12 @@ impl Server {
         for error in skipped {
             audit.write(&Event::Warning { text: format!("{error}; the server goes on without it") });
         }
+        // A proxy speaks for many.
+        let mut rules = config.gate.clone();
+        rules.exempt.extend(&config.proxies);
+        let max_of =
+            config.services.iter().map(|service| (service.name.as_str().into(), service.max_sessions));
+        let sessions = Sessions::new(&limits, max_of);
         let (accounts, starters) = accounts(config.services, name_key.clone()).await?;
         let (directory, warnings) = Directory::new(name_key, nobody_seed()?, accounts)?;
         for warning in &warnings {
@@ -153,8 +160,9 @@ impl Server {
             acceptor: TlsAcceptor::from(tls),
             directory,
             parameters: SessionParameters::from_limits(&limits)?,
-            sessions: Arc::new(Mutex::new(Sessions::new(&limits))),
-            gate: Arc::new(Mutex::new(Gate::new(&limits))),
+            sessions: Arc::new(Mutex::new(sessions)),
+            gate: Arc::new(Mutex::new(Gate::new(&limits, rules))),
+            proxies: config.proxies,
             audit,
             starters,
             connections: AtomicU64::new(0),
@@ -223,6 +231,11 @@ impl Core {
         self.starters.get(account.index).map(Arc::as_ref)
     }
 
+    /// Returns whether a peer is a proxy, which says whose each of its connections is.
+    pub(crate) fn is_proxy(&self, peer: IpAddr) -> bool {
+        self.proxies.iter().any(|net| net.contains(&peer))
+    }
+
     /// Accepts until it is stopped, then waits for the connections that were accepted here.
     async fn accept(self: Arc<Self>, listener: TcpListener, mut phase: watch::Receiver<Phase>) {
         let mut connections = JoinSet::new();
@@ -240,6 +253,7 @@ impl Core {
             biased;
             _ = after(Phase::Serving, &mut phase) => {}
             () = listener::accept(&listener, taken, failed) => {}
+            () = beat(&self.gate) => {}
         }
         drop(listener);
         let mut all_ended = pin!(async {
@@ -288,7 +302,7 @@ async fn accounts(
 ) -> Result<(Vec<Account>, Vec<Arc<Starter>>), StartError> {
     let derive_all = move || {
         let (mut accounts, mut starters) = (Vec::new(), Vec::new());
-        for Service { name, clients, starter } in services {
+        for Service { name, clients, starter, .. } in services {
             for client in clients {
                 let verifier = match client.credential {
                     Credential::Password(password) => {
@@ -336,51 +350,4 @@ pub(crate) fn urls(config: &Config, addresses: &[SocketAddr], identity: &Identit
         url: url(client.id.as_str(), &host, first.port(), service.name.as_str(), identity.pin()),
     };
     clients.map(to_url).collect()
-}
-
-/// Lowers the number of sessions to what goes with so many descriptors, and says so. Where there are relays, any session
-/// may need a second one for what it stands in front of.
-fn keep_within(limits: &mut Limits, descriptors: u64, relays: bool) -> Option<String> {
-    let each = 1 + u64::from(relays);
-    let others = limits.max_logins as u64 + SPARE_DESCRIPTORS;
-    let sessions = usize::try_from(descriptors.saturating_sub(others) / each).unwrap_or(usize::MAX).max(1);
-    if sessions >= limits.max_sessions {
-        return None;
-    }
-    let before = std::mem::replace(&mut limits.max_sessions, sessions);
-    let wanted = before as u64 * each + others;
-    Some(format!(
-        "only {descriptors} descriptors: max_sessions is {sessions} instead of {before}; raise it with: ulimit -n {wanted}"
-    ))
-}
-
-#[cfg(unix)]
-fn max_descriptors() -> Option<u64> {
-    rustix::process::getrlimit(rustix::process::Resource::Nofile).current
-}
-
-#[cfg(not(unix))]
-fn max_descriptors() -> Option<u64> {
-    None
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sessions_are_as_many_as_there_are_descriptors_for_and_those_of_relays_need_two() {
-        let mut limits = Limits::default();
-        (limits.max_logins, limits.max_sessions) = (36, 1000);
-        for (descriptors, relays, sessions) in
-            [(1100, false, 1000), (1100, true, 500), (2100, true, 1000), (500, true, 200), (50, false, 1)]
-        {
-            let mut within = limits.clone();
-            let warning = keep_within(&mut within, descriptors, relays);
-            assert_eq!(within.max_sessions, sessions);
-            assert_eq!(warning.is_some(), sessions < 1000, "{descriptors} {relays}");
-            let wanted = if relays { "ulimit -n 2100" } else { "ulimit -n 1100" };
-            assert!(warning.is_none_or(|text| text.contains(wanted)));
-        }
-    }
 }

@@ -255,8 +255,9 @@ async fn every_cause_is_refused_alike_and_the_log_alone_knows_it() {
 }
 
 #[tokio::test]
-async fn a_source_that_fails_too_often_is_turned_away_before_tls() {
-    let running = serve(&echo(), "").await;
+async fn a_source_that_fails_too_often_is_turned_away_under_load() {
+    // Half of these is nobody at all, so there is load from the first login on.
+    let running = serve(&echo(), "max_logins_before_drop = 1\nlogin_drop_percent = 0").await;
     for _ in 0..3 {
         refused(running.login("echo", "joe", Credential::Key(&key(2))).await);
     }
@@ -267,17 +268,19 @@ async fn a_source_that_fails_too_often_is_turned_away_before_tls() {
         waiting += 1;
         assert!(waiting < 10, "never turned away");
     }
-    assert_eq!(running.log.first("turned").await["why"], "too many failures from this source");
+    let why = "too many failures from this source, under load ([gate] penalties)";
+    assert_eq!(running.log.first("turned").await["why"], why);
 }
 
 #[tokio::test]
 async fn a_source_with_too_many_logins_is_turned_away_and_the_others_go_on() {
-    let running = serve(&echo(), "max_logins_per_source = 1").await;
+    let running = serve(&echo(), "max_logins_per_source = 1\nmax_logins_before_drop = 2").await;
     let waiting = running.tls().await.unwrap();
     let mut second = TcpStream::connect(running.address).await.unwrap();
     let ended = second.read(&mut [0; 1]).await;
     assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
-    assert_eq!(running.log.first("turned").await["why"], "too many logins at once from this source");
+    let why = "too many logins at once from this source (max_logins_per_source)";
+    assert_eq!(running.log.first("turned").await["why"], why);
     drop(waiting);
 }
 
@@ -302,19 +305,17 @@ async fn who_proves_himself_and_asks_for_nothing_is_cut_off_too() {
 }
 
 #[tokio::test]
-async fn those_without_a_place_for_a_session_are_bounded_as_those_who_log_in() {
-    let running = serve(&echo(), "max_sessions_per_client = 1\nmax_logins_per_source = 2").await;
-    let _first: Channel<Opaque> = running.open("echo", Codec::Raw, b"").await.unwrap();
+async fn logins_that_start_nothing_are_bounded_apart() {
+    let running = serve(&echo(), "max_logins = 8\nmax_logins_before_drop = 8").await;
     // They have proved themselves, and ask for nothing.
     let mut waiting = Vec::new();
-    let turned = loop {
-        match running.login("echo", "joe", Credential::Key(&key(1))).await {
-            Ok(stream) => waiting.push(stream),
-            Err(_) => break running.log.first("turned").await,
-        }
-        assert!(waiting.len() < 10, "never turned away");
-    };
-    assert_eq!(turned["why"], "too many logins at once from this source");
+    while running.log.find("session_refused").is_none() {
+        waiting.push(running.login("echo", "joe", Credential::Key(&key(1))).await.unwrap());
+        assert!(waiting.len() < 100, "never refused");
+    }
+    let why = "this client has logged in too often and started nothing (a quarter of max_logins)";
+    assert_eq!(running.log.first("session_refused").await["why"], why);
+    assert!(running.log.find("turned").is_none());
 }
 
 #[tokio::test]
@@ -323,7 +324,9 @@ async fn one_session_too_many_is_refused_by_name_and_its_place_is_free_after_an_
     let first: Channel<Opaque> = running.open("echo", Codec::Raw, b"").await.unwrap();
     let second = running.open::<Opaque, Opaque>("echo", Codec::Raw, b"").await;
     match second {
-        Err(OpenError::Refused(text)) => assert_eq!(&*text, "this client has too many sessions"),
+        Err(OpenError::Refused(text)) => {
+            assert_eq!(&*text, "this client has too many sessions (max_sessions_per_client)")
+        }
         other => panic!("{other:?}"),
     }
     first.close().await.unwrap();

@@ -12,21 +12,21 @@ use lib_chan::signals::{self, Signal, Subscription};
 
 use super::arguments::Choice;
 use super::{Failure, block_on, found, print_line, searched};
-use crate::audit::Audit;
+use crate::audit::{Audit, Event};
 use crate::config::Config;
+use crate::descriptors;
 use crate::identity::{Identity, StateDir, create_or_keep};
 use crate::modules::Modules;
 use crate::server::{Server, ServiceUrl, StartError, urls};
 
 /// `chan-server serve`.
 pub(super) fn serve(choice: &Choice, state: &StateDir) -> Result<(), Failure> {
-    allow_descriptors();
     block_on(async {
         // Before anything is printed: whoever reads it may say at once that it is enough.
         let signals = signals::subscribe();
         let config = choice.load()?;
         let drain_timeout = config.limits().drain_timeout;
-        let server = Server::bind(config, state, Audit::stderr()).await?;
+        let server = Server::bind(config, state, log()).await?;
         let mut text = listening(&server);
         for ServiceUrl { service, client, url, .. } in server.urls() {
             let who = if client.is_empty() { service.clone() } else { format!("{service} for {client}") };
@@ -94,7 +94,16 @@ async fn bind_beginning(state: &StateDir, port: u16) -> Result<Server, StartErro
          [[service]]\nname = \"echo\"\npassword_file = \"password\"\nmfa = [\"echo\", \"start\"]\n"
     );
     let config = Config::parse(&text, &state.file("first start"), &Modules::standard())?;
-    Server::bind(config, state, Audit::stderr()).await
+    Server::bind(config, state, log()).await
+}
+
+/// Opens the log, and raises the number of descriptors. Whether that is allowed is only a line of the log.
+fn log() -> Audit {
+    let audit = Audit::stderr();
+    if let Some(text) = descriptors::raise() {
+        audit.write(&Event::Warning { text });
+    }
+    audit
 }
 
 /// What is printed at a first start: commands that work as they are pasted.
@@ -164,15 +173,4 @@ async fn run(mut server: Server, mut signals: Subscription, drain_timeout: Durat
 /// Waits for SIGINT or SIGTERM. SIGHUP ends nothing.
 async fn told_to_stop(signals: &mut Subscription) {
     while signals.recv().await == Signal::Hangup {}
-}
-
-/// Lets the process open as many descriptors as the system allows it. Where that fails the number stays, and the
-/// server adapts to it.
-fn allow_descriptors() {
-    #[cfg(unix)]
-    {
-        use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-        let maximum = getrlimit(Resource::Nofile).maximum;
-        let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
-    }
 }

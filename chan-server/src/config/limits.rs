@@ -90,6 +90,38 @@ pub(super) fn read(mut table: Table<'_>, problems: &mut Problems<'_>) -> Limits 
     limits
 }
 
+/// Reads a number of things that stands outside of the table.
+pub(super) fn count(table: &mut Table<'_>, key: &'static str, problems: &mut Problems<'_>) -> Option<usize> {
+    let expected = format!("100 (from 1 to {MANY})");
+    let entry = table.take(key)?;
+    let span = entry.key_span.clone();
+    let number = entry.value::<Number>(&expected, problems)?.into_inner();
+    let count = number.count().and_then(|count| within(count, &(1..=MANY)));
+    if count.is_none() {
+        problems.add(&span, format!("\"{key}\" cannot be this value; write {key} = {expected}"));
+    }
+    count
+}
+
+/// Reads a time that stands outside of the table; `example` is its default.
+pub(super) fn time(
+    table: &mut Table<'_>,
+    key: &'static str,
+    example: Duration,
+    problems: &mut Problems<'_>,
+) -> Option<Duration> {
+    let example = time_text(u64::try_from(example.as_millis()).unwrap_or(u64::MAX));
+    let expected = format!("\"{example}\" (at most 1000 h; units ms, s, min, h; a plain number is seconds)");
+    let entry = table.take(key)?;
+    let span = entry.key_span.clone();
+    let number = entry.value::<Number>(&expected, problems)?.into_inner();
+    let time = number.milliseconds().filter(|&ms| ms <= 1000 * HOUR).map(Duration::from_millis);
+    if time.is_none() {
+        problems.add(&span, format!("\"{key}\" cannot be this value; write {key} = {expected}"));
+    }
+    time
+}
+
 /// A number with or without a unit.
 #[derive(Deserialize)]
 #[serde(untagged)]
@@ -129,9 +161,7 @@ impl Field {
     fn set(&self, limits: &mut Limits, number: &Number) -> Option<()> {
         match self {
             Self::Time(field, range) => {
-                let milliseconds = number
-                    .in_units(&[("ms", 1), ("s", SECOND), ("min", 60 * SECOND), ("h", HOUR)], SECOND)?;
-                *field(limits) = Duration::from_millis(within(milliseconds, range)?);
+                *field(limits) = Duration::from_millis(within(number.milliseconds()?, range)?);
             }
             Self::Bytes(field, range) => {
                 *field(limits) = within(number.bytes()?, range)?;
@@ -149,6 +179,11 @@ impl Number {
     pub(crate) fn bytes(&self) -> Option<usize> {
         let units = [("KiB", KIB as u64), ("MiB", MIB as u64), ("GiB", GIB as u64)];
         usize::try_from(self.in_units(&units, 1)?).ok()
+    }
+
+    /// A span of time.
+    fn milliseconds(&self) -> Option<u64> {
+        self.in_units(&[("ms", 1), ("s", SECOND), ("min", 60 * SECOND), ("h", HOUR)], SECOND)
     }
 
     /// A number without a unit.

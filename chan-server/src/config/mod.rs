@@ -5,6 +5,7 @@
 
 mod credential;
 mod document;
+mod gate;
 mod limits;
 mod service;
 
@@ -14,6 +15,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use ipnet::IpNet;
 use lib_chan::Limits;
 use lib_chan::private::{self, quoted};
 use toml::Spanned;
@@ -28,6 +30,7 @@ pub use service::{Client, Service};
 
 use document::{Problems, Table};
 
+use crate::gate::GateRules;
 use crate::identity::Identity;
 use crate::modules::Modules;
 
@@ -43,6 +46,10 @@ pub struct Config {
     pub(crate) public: Option<String>,
     /// What is allowed.
     pub(crate) limits: Limits,
+    /// Penalties and exceptions of the gate.
+    pub(crate) gate: GateRules,
+    /// Proxies that say in front of each connection whose it is.
+    pub(crate) proxies: Vec<IpNet>,
     /// The identity of `[tls]`; without one the server has its own.
     pub(crate) identity: Option<Identity>,
     /// In the order of the file; at least one, no name twice.
@@ -170,12 +177,18 @@ fn check(
         Some(table) => limits::read(table, &mut problems),
         None => Limits::default(),
     };
+    let gate = match root.table("gate", "[gate]", &mut problems) {
+        Some(table) => gate::read(table, &mut problems),
+        None => GateRules::default(),
+    };
+    let proxies = gate::networks(&mut root, "proxy_protocol_from", &mut problems);
     let identity =
         root.table("tls", "[tls]", &mut problems).and_then(|table| check_tls(table, &context, &mut problems));
     let services = service::read(&mut root, &context, &mut problems);
     root.finish(&mut problems);
     let warnings = problems.take_warnings();
-    let config = listen.map(|listen| Config { listen, public, limits, identity, services, warnings });
+    let config =
+        listen.map(|listen| Config { listen, public, limits, gate, proxies, identity, services, warnings });
     problems.settle(file, config)
 }
 

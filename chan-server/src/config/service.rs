@@ -9,9 +9,9 @@ use serde::Deserialize;
 use toml::Spanned;
 use toml::de::{DeArray, ValueDeserializer};
 
-use super::Context;
 use super::credential::{self, Credential, Salts};
 use super::document::{Problems, Span, Table, shown};
+use super::{Context, limits};
 use crate::modules::Starter;
 
 /// A service: a name, who may start it, and what is started.
@@ -20,6 +20,8 @@ pub struct Service {
     pub(crate) name: ServiceName,
     pub(crate) clients: Vec<Client>,
     pub(crate) starter: Arc<Starter>,
+    /// The most sessions of this service, where it has a number of its own.
+    pub(crate) max_sessions: Option<usize>,
 }
 
 /// Somebody who may start a service.
@@ -77,9 +79,10 @@ pub(super) fn read(root: &mut Table<'_>, context: &Context<'_>, problems: &mut P
         let starter = mfa(&mut table, context, problems);
         let who = name.as_ref().map_or("SERVICE", ServiceName::as_str);
         let clients = clients(&mut table, who, context, &mut salts, problems);
+        let max_sessions = limits::count(&mut table, "max_sessions", problems);
         table.finish(problems);
         if let (Some(name), Some(starter)) = (name, starter) {
-            services.push(Service { name, clients, starter });
+            services.push(Service { name, clients, starter, max_sessions });
         }
     }
     services

@@ -71,7 +71,8 @@ fn fails(server: &Embedded, times: usize) {
 
 #[tokio::test]
 async fn a_login_that_drips_is_cut_at_its_deadline_and_keeps_nobody_out() {
-    let server = echo_with("tls_timeout = '500 ms'\nlogin_timeout = '700 ms'");
+    // Ten places of sixteen are half of them, so the server is under load.
+    let server = echo_with("tls_timeout = '500 ms'\nlogin_timeout = '700 ms'\nmax_logins_before_drop = 16");
     let mut dripping = JoinSet::new();
     for _ in 0..10 {
         let mut stream = attack(&server).await;
@@ -100,14 +101,27 @@ async fn a_login_that_drips_is_cut_at_its_deadline_and_keeps_nobody_out() {
 }
 
 #[tokio::test]
-async fn the_seventeenth_login_of_a_source_is_turned_away_and_other_sources_get_in() {
-    let server = echo_with("");
+async fn a_source_holds_sixteen_places_once_places_are_scarce() {
+    let server = echo_with("max_logins_before_drop = 32");
     let mut silent = Vec::new();
     for _ in 0..16 {
         silent.push(attack(&server).await);
     }
     assert!(rest(&mut attack(&server).await).await.is_empty());
-    server.log.wait("the cause", |line| line.contains("too many logins at once from this source"));
+    server.log.wait("the cause", |line| {
+        line.contains("too many logins at once from this source (max_logins_per_source)")
+    });
+    honest_client_is_served(&server).await;
+}
+
+#[tokio::test]
+async fn a_source_borrows_no_more_than_half_of_the_ordinary_places() {
+    let server = echo_with("");
+    let mut silent = Vec::new();
+    for _ in 0..64 {
+        silent.push(attack(&server).await);
+    }
+    assert!(rest(&mut attack(&server).await).await.is_empty());
     honest_client_is_served(&server).await;
 }
 

@@ -12,6 +12,7 @@ mod exit_codes;
 mod hostile;
 mod main_job;
 mod named;
+mod neighbours;
 mod pages;
 mod python;
 mod relay;

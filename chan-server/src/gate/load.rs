@@ -1,0 +1,111 @@
+//! Whether the server is under load, and whether it was stopped for a while.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// How long the server counts as under load after the last sign of it.
+const MEMORY: Duration = Duration::from_secs(60);
+/// Failed logins may come in a burst of so many seconds.
+const BURST_SECONDS: f64 = 10.0;
+
+/// Signs of load: failed logins, which come as fast as they are let in, and places that are taken.
+#[derive(Debug)]
+pub(super) struct Load {
+    per_second: f64,
+    level: f64,
+    measured: Option<Instant>,
+    until: Option<Instant>,
+}
+
+impl Load {
+    pub(super) fn new(per_second: u32) -> Self {
+        Self { per_second: f64::from(per_second), level: 0.0, measured: None, until: None }
+    }
+
+    pub(super) fn failed(&mut self, now: Instant) {
+        let since = self.measured.map_or(Duration::ZERO, |last| now.saturating_duration_since(last));
+        self.measured = Some(now);
+        self.level = (self.level - since.as_secs_f64() * self.per_second).max(0.0) + 1.0;
+        let most = self.per_second * BURST_SECONDS;
+        if self.level > most {
+            self.level = most;
+            self.scarce(now);
+        }
+    }
+
+    /// Notes that something is scarce now.
+    pub(super) fn scarce(&mut self, now: Instant) {
+        self.until = Some(now + MEMORY);
+    }
+
+    pub(super) fn is_on(&self, now: Instant) -> bool {
+        self.until.is_some_and(|until| now < until)
+    }
+}
+
+/// Finds out that the whole program did not run for a while (a stopped process, a frozen container, a paused virtual
+/// machine). Logins that failed over that are not their sources' fault.
+#[derive(Debug, Default)]
+pub(super) struct Pulse {
+    seen: Option<Instant>,
+    woke: Option<Instant>,
+}
+
+impl Pulse {
+    /// How often [`beat`](Self::beat) is called at least while the program runs.
+    pub(super) const INTERVAL: Duration = Duration::from_secs(1);
+    /// A longer time without a beat is a stop.
+    const STOPPED: Duration = Duration::from_secs(3);
+    /// What came while the program was stopped is accepted, and found dead, within this time after it.
+    const BACKLOG: Duration = Duration::from_secs(5);
+
+    /// Notes that the program runs.
+    pub(super) fn beat(&mut self, now: Instant) {
+        if self.seen.is_some_and(|seen| now.saturating_duration_since(seen) > Self::STOPPED) {
+            self.woke = Some(now);
+        }
+        self.seen = Some(now);
+    }
+
+    /// Returns when the program last went on after a stop, if that was after `since`.
+    pub(super) fn woke_after(&self, since: Instant) -> Option<Instant> {
+        self.woke.filter(|&woke| woke > since)
+    }
+
+    /// Whether a connection that was accepted at `entered` may have failed because of a stop.
+    pub(super) fn excuses(&self, entered: Instant) -> bool {
+        self.woke.is_some_and(|woke| entered < woke + Self::BACKLOG)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn load_begins_above_the_rate_and_lasts_a_minute() {
+        let mut load = Load::new(20);
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        (0..1200).for_each(|n| load.failed(at(n * 50)));
+        assert!(!load.is_on(at(60_000)), "20 a second are ordinary");
+        (0..1000).for_each(|n| load.failed(at(60_000 + n * 3)));
+        assert!(load.is_on(at(63_000)), "333 a second are not");
+        assert!(load.is_on(at(122_000)));
+        assert!(!load.is_on(at(123_000)));
+    }
+
+    #[test]
+    fn a_stop_is_seen_and_a_busy_second_is_none() {
+        let mut pulse = Pulse::default();
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        [0, 1, 3, 6].into_iter().for_each(|second| pulse.beat(at(second)));
+        assert!(!pulse.excuses(start));
+        pulse.beat(at(20));
+        assert_eq!(pulse.woke_after(at(6)), Some(at(20)));
+        assert_eq!(pulse.woke_after(at(20)), None);
+        assert!(pulse.excuses(at(5)) && pulse.excuses(at(24)) && !pulse.excuses(at(25)));
+    }
+}

@@ -1,0 +1,318 @@
+//! Decides who may try to log in, and how many sessions there may be.
+//!
+//! [`Gate`] decides, with the time and the dice handed in; it knows no socket and no clock. `LoginPermit` and
+//! `SessionPermit` hold a place and give it back when they are dropped.
+//!
+//! The gate protects places and processor time, and it must not make one client's failures another's: behind one address
+//! there may be a thousand honest clients and one that retries a revoked key for ever. So:
+//!
+//! - While nothing is scarce, no source is turned away for what it did. Wrong passwords cost the *name at that source*:
+//!   its next passwords are not looked at for a while. (A wrong key costs nothing there: keys cannot be guessed.)
+//! - Under load, sources that failed are turned away before TLS.
+//! - A proof that verified counts for its source and its name there: they are forgiven, their failures weigh a
+//!   twenty-fifth, and an eighth of all places is kept for such sources.
+//! - Nobody can lock others out of a service or a client: there is no penalty on either.
+
+mod load;
+mod penalty;
+mod permit;
+mod rules;
+mod sessions;
+mod source;
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, Hash, RandomState};
+use std::time::Duration;
+
+use lib_chan::Limits;
+use lib_chan::auth::{ClientId, ServiceName};
+use tokio::time::Instant;
+
+pub(crate) use permit::{LoginPermit, OpeningPermit, SessionPermit, beat, woke_after};
+pub use rules::GateRules;
+pub use sessions::{Crowded, Holder, Sessions};
+pub use source::Source;
+
+use load::{Load, Pulse};
+use penalty::{Expiring, Penalties};
+
+/// Why a connection was dropped before TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Turned {
+    /// All places are taken, or this one fell to the random early drop.
+    Full,
+    /// The source has all the places it may have.
+    SourceFull,
+    /// The source failed too often lately, and the server is under load.
+    Penalty,
+}
+
+impl Turned {
+    /// Returns what the log says, with the name of the bound.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Full => "too many logins at once (max_logins_before_drop, max_logins)",
+            Self::SourceFull => "too many logins at once from this source (max_logins_per_source)",
+            Self::Penalty => "too many failures from this source, under load ([gate] penalties)",
+        }
+    }
+}
+
+/// How a login ended, for the penalty of its source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LoginEnd {
+    /// The client proved itself, or the server gave up for a reason of its own.
+    Good,
+    /// The peer closed without having sent a byte, as health checks do. It costs nothing while nothing is scarce, and
+    /// under load as much as `Unproved`.
+    Silent,
+    /// It ended before there was a proof. The penalty is the time for which it had held its place, within bounds, so that
+    /// giving places back just before the deadline gains nothing.
+    Unproved,
+    /// A wrong proof, or something that is no login.
+    Failed,
+    /// A deadline passed.
+    DeadlinePassed,
+    /// The server's own code panicked over it.
+    Crash,
+}
+
+/// The places for connections that have not proved anything yet.
+#[derive(Debug)]
+pub struct Gate {
+    rules: GateRules,
+    max_before_drop: usize,
+    drop_percent: u8,
+    max: usize,
+    max_per_source: usize,
+    waiting: Counter<Source>,
+    load: Load,
+    pulse: Pulse,
+    failures: Penalties<Source>,
+    crashes: Penalties<Source>,
+    wrong_passwords: Penalties<Pair>,
+    trusted_sources: Expiring<Source>,
+    trusted_pairs: Expiring<Pair>,
+    /// Makes numbers of names; keyed at random, so that nobody finds two names with one number.
+    names: RandomState,
+}
+
+/// A name at a source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+struct Pair {
+    source: Source,
+    name: u64,
+}
+
+impl Gate {
+    /// Makes a gate with these numbers, and nobody in it.
+    pub fn new(limits: &Limits, rules: GateRules) -> Self {
+        let (min, max) = (rules.penalty_min, rules.penalty_max);
+        Self {
+            max_before_drop: limits.max_logins_before_drop,
+            drop_percent: limits.login_drop_percent,
+            max: limits.max_logins,
+            max_per_source: limits.max_logins_per_source,
+            waiting: Counter::default(),
+            load: Load::new(rules.failures_per_second),
+            pulse: Pulse::default(),
+            failures: Penalties::new(min, max),
+            crashes: Penalties::new(Duration::ZERO, max),
+            wrong_passwords: Penalties::new(min, max),
+            trusted_sources: Expiring::default(),
+            trusted_pairs: Expiring::default(),
+            names: RandomState::new(),
+            rules,
+        }
+    }
+
+    /// Takes a place for a connection from `source`. `dice` is a fresh random number.
+    ///
+    /// # Errors
+    /// Returns why the connection is to be dropped at once.
+    pub fn enter(&mut self, now: Instant, source: Source, dice: u16) -> Result<(), Turned> {
+        self.beat(now);
+        let exempt = self.is_exempt(source);
+        let trusted = exempt || self.trusts(now, source);
+        if !exempt {
+            if self.is_penalised(now, source, trusted) {
+                return Err(Turned::Penalty);
+            }
+            if self.waiting.of(&source) >= self.max_of_a_source() {
+                return Err(Turned::SourceFull);
+            }
+        }
+        if self.drops(trusted, dice) {
+            return Err(Turned::Full);
+        }
+        self.waiting.add(source);
+        if self.is_crowded() {
+            self.load.scarce(now);
+        }
+        Ok(())
+    }
+
+    /// Gives the place back that was taken at `entered`.
+    pub fn leave(&mut self, now: Instant, source: Source, entered: Instant, end: LoginEnd) {
+        self.beat(now);
+        self.waiting.remove(&source);
+        if self.is_exempt(source) {
+            return;
+        }
+        // The server itself was silent: nothing else that happened over that is a failure of the client.
+        let excused = self.pulse.excuses(entered);
+        let penalty = match end {
+            LoginEnd::Good => return,
+            LoginEnd::Silent | LoginEnd::Unproved | LoginEnd::DeadlinePassed if excused => return,
+            LoginEnd::Silent if !self.load.is_on(now) => return,
+            LoginEnd::Silent | LoginEnd::Unproved => {
+                let most = self.rules.penalty_deadline.max(self.rules.penalty_unproved);
+                (now - entered).clamp(self.rules.penalty_unproved, most)
+            }
+            LoginEnd::Failed => self.rules.penalty_failed,
+            LoginEnd::DeadlinePassed => self.rules.penalty_deadline,
+            LoginEnd::Crash => {
+                return self.crashes.add(now, source, self.rules.penalty_crash, false);
+            }
+        };
+        self.load.failed(now);
+        let trusted = self.trusts(now, source);
+        self.failures.add(now, source, penalty, trusted);
+    }
+
+    /// Notes that a client proved itself: its source, and its name there, are trusted for a while.
+    pub fn proved(&mut self, now: Instant, source: Source, service: &ServiceName, client: &ClientId) {
+        let (pair, until) = (self.pair(source, service, client), now + self.rules.trust);
+        self.trusted_sources.set(now, source, until);
+        self.trusted_pairs.set(now, pair, until);
+        self.failures.forgive(now, source);
+        self.wrong_passwords.forgive(now, pair);
+    }
+
+    /// Notes a wrong password under this name.
+    pub fn guessed_wrong(&mut self, now: Instant, source: Source, service: &ServiceName, client: &ClientId) {
+        if !self.is_exempt(source) {
+            let pair = self.pair(source, service, client);
+            let trusted = self.trusted_pairs.end(now, pair).is_some();
+            self.wrong_passwords.add(now, pair, self.rules.penalty_failed, trusted);
+        }
+    }
+
+    /// Returns whether a password under this name counts, or is refused whatever it is, since too many were wrong.
+    pub fn may_guess(
+        &mut self,
+        now: Instant,
+        source: Source,
+        service: &ServiceName,
+        client: &ClientId,
+    ) -> bool {
+        let pair = self.pair(source, service, client);
+        let trusted = self.trusted_pairs.end(now, pair).is_some();
+        !self.wrong_passwords.enforced(now, pair, trusted)
+    }
+
+    /// Notes that the program runs. Called each second at least; a longer silence means that it was stopped.
+    pub fn beat(&mut self, now: Instant) {
+        self.pulse.beat(now);
+    }
+
+    /// Returns when the program last went on after a stop, if that was after `since`.
+    pub fn woke_after(&mut self, now: Instant, since: Instant) -> Option<Instant> {
+        self.beat(now);
+        self.pulse.woke_after(since)
+    }
+
+    /// Returns the connections that have a place.
+    pub fn waiting(&self) -> usize {
+        self.waiting.total
+    }
+
+    fn is_exempt(&self, source: Source) -> bool {
+        self.rules.exempt.iter().any(|net| net.contains(&source.first_address()))
+    }
+
+    fn trusts(&mut self, now: Instant, source: Source) -> bool {
+        self.trusted_sources.end(now, source).is_some()
+    }
+
+    fn is_penalised(&mut self, now: Instant, source: Source, trusted: bool) -> bool {
+        self.crashes.enforced(now, source, false)
+            || (self.load.is_on(now) && self.failures.enforced(now, source, trusted))
+    }
+
+    /// A source may borrow what nobody else needs.
+    fn max_of_a_source(&self) -> usize {
+        if self.is_crowded() { self.max_per_source } else { self.max_per_source.max(self.crowd()) }
+    }
+
+    /// So many places may be taken before places are scarce.
+    fn crowd(&self) -> usize {
+        self.max_before_drop / 2
+    }
+
+    fn is_crowded(&self) -> bool {
+        self.waiting.total >= self.crowd()
+    }
+
+    fn pair(&self, source: Source, service: &ServiceName, client: &ClientId) -> Pair {
+        Pair { source, name: self.names.hash_one((service.as_str(), client.as_str())) }
+    }
+
+    /// Random early drop: from nothing below the first number, over the stated part at it, to all at the last. A
+    /// flood then loses most of its connections while an honest one still has a chance. An eighth of the places is for
+    /// trusted sources, which are dropped only when nothing is left.
+    fn drops(&self, trusted: bool, dice: u16) -> bool {
+        let waiting = self.waiting.total;
+        if waiting >= self.max {
+            return true;
+        }
+        if trusted || waiting < self.max_before_drop {
+            return false;
+        }
+        if waiting >= self.max - self.max / 8 {
+            return true;
+        }
+        let first = f64::from(self.drop_percent) / 100.0;
+        let span = (self.max - self.max_before_drop).max(1) as f64;
+        let part = first + (1.0 - first) * (waiting - self.max_before_drop) as f64 / span;
+        f64::from(dice) < part * (f64::from(u16::MAX) + 1.0)
+    }
+}
+
+/// Counts things by a key, and keeps nothing for a key that has none.
+#[derive(Debug)]
+struct Counter<K> {
+    counts: HashMap<K, usize>,
+    total: usize,
+}
+
+impl<K> Default for Counter<K> {
+    fn default() -> Self {
+        Self { counts: HashMap::new(), total: 0 }
+    }
+}
+
+impl<K: Eq + Hash> Counter<K> {
+    fn of(&self, key: &K) -> usize {
+        self.counts.get(key).copied().unwrap_or(0)
+    }
+
+    fn add(&mut self, key: K) {
+        *self.counts.entry(key).or_default() += 1;
+        self.total += 1;
+    }
+
+    fn remove(&mut self, key: &K) {
+        let Some(count) = self.counts.get_mut(key) else { return };
+        *count -= 1;
+        self.total -= 1;
+        if *count == 0 {
+            self.counts.remove(key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

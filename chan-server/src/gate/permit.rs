@@ -1,0 +1,183 @@
+//! Places that give themselves back.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use lib_chan::auth::{ClientId, ServiceName};
+use tokio::time::{Instant, interval};
+
+use super::load::Pulse;
+use super::{Crowded, Gate, Holder, LoginEnd, Sessions, Source, Turned};
+
+/// A place among connections that have not proved anything. A permit that is dropped without [`settle`](Self::settle)
+/// means that the code over it panicked.
+#[derive(Debug)]
+pub(crate) struct LoginPermit {
+    gate: Arc<Mutex<Gate>>,
+    source: Source,
+    entered: Instant,
+    end: LoginEnd,
+}
+
+impl LoginPermit {
+    pub(crate) fn take(gate: &Arc<Mutex<Gate>>, source: Source) -> Result<Self, Turned> {
+        let mut dice = [0; 2];
+        // Without randomness the dice is 0, and the early drop takes everybody: no worse than an overload.
+        let _ = aws_lc_rs::rand::fill(&mut dice);
+        let entered = Instant::now();
+        locked(gate).enter(entered, source, u16::from_be_bytes(dice))?;
+        Ok(Self { gate: Arc::clone(gate), source, entered, end: LoginEnd::Crash })
+    }
+
+    /// Gives the place back and takes one for the true source, once a proxy has told it.
+    pub(crate) fn pass_to(self, source: Source) -> Result<Self, Turned> {
+        let gate = Arc::clone(&self.gate);
+        self.settle(LoginEnd::Good);
+        Self::take(&gate, source)
+    }
+
+    /// Gives the place back, and its source the penalty that it deserves.
+    pub(crate) fn settle(mut self, end: LoginEnd) {
+        self.end = end;
+    }
+
+    /// Gives the place back after a good login.
+    pub(crate) fn settle_proved(self, service: &ServiceName, client: &ClientId) {
+        locked(&self.gate).proved(Instant::now(), self.source, service, client);
+        self.settle(LoginEnd::Good);
+    }
+
+    /// Notes a wrong password under this name.
+    pub(crate) fn guessed_wrong(&self, service: &ServiceName, client: &ClientId) {
+        locked(&self.gate).guessed_wrong(Instant::now(), self.source, service, client);
+    }
+
+    /// Returns whether a password under this name counts.
+    pub(crate) fn may_guess(&self, service: &ServiceName, client: &ClientId) -> bool {
+        locked(&self.gate).may_guess(Instant::now(), self.source, service, client)
+    }
+}
+
+impl Drop for LoginPermit {
+    fn drop(&mut self) {
+        locked(&self.gate).leave(Instant::now(), self.source, self.entered, self.end);
+    }
+}
+
+/// A session's place.
+#[derive(Debug)]
+pub(crate) struct SessionPermit {
+    sessions: Arc<Mutex<Sessions>>,
+    service: Arc<str>,
+    holder: Holder,
+}
+
+impl SessionPermit {
+    pub(crate) fn take(
+        sessions: &Arc<Mutex<Sessions>>,
+        service: &Arc<str>,
+        holder: Holder,
+    ) -> Result<Self, Crowded> {
+        locked(sessions).enter(service, &holder)?;
+        Ok(Self { sessions: Arc::clone(sessions), service: Arc::clone(service), holder })
+    }
+}
+
+impl Drop for SessionPermit {
+    fn drop(&mut self) {
+        locked(&self.sessions).leave(&self.service, &self.holder);
+    }
+}
+
+/// The place of a client that has logged in and not started its service yet.
+#[derive(Debug)]
+pub(crate) struct OpeningPermit {
+    sessions: Arc<Mutex<Sessions>>,
+    holder: Holder,
+}
+
+impl OpeningPermit {
+    pub(crate) fn take(sessions: &Arc<Mutex<Sessions>>, holder: Holder) -> Result<Self, Crowded> {
+        locked(sessions).enter_opening(&holder)?;
+        Ok(Self { sessions: Arc::clone(sessions), holder })
+    }
+}
+
+impl Drop for OpeningPermit {
+    fn drop(&mut self) {
+        locked(&self.sessions).leave_opening(&self.holder);
+    }
+}
+
+/// Tells the gate for ever that the program runs.
+pub(crate) async fn beat(gate: &Mutex<Gate>) {
+    let mut beats = interval(Pulse::INTERVAL);
+    loop {
+        beats.tick().await;
+        locked(gate).beat(Instant::now());
+    }
+}
+
+/// Returns the deadline of something that began at `began` and may take `time`: from its beginning, or from the moment
+/// when the program last went on after a stop. A stop takes no time from anybody.
+pub(crate) fn woke_after(gate: &Mutex<Gate>, began: Instant, time: Duration) -> Instant {
+    locked(gate).woke_after(Instant::now(), began).unwrap_or(began) + time
+}
+
+/// The counts are whole between any two statements that could panic, so a poisoned lock is as good as another.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use lib_chan::Limits;
+
+    use super::*;
+    use crate::gate::GateRules;
+
+    fn source(n: u32) -> Source {
+        Source::of(IpAddr::V4(n.into()))
+    }
+
+    #[test]
+    fn a_permit_that_nobody_settled_counts_as_a_crash() {
+        let gate = Arc::new(Mutex::new(Gate::new(&Limits::default(), GateRules::default())));
+        LoginPermit::take(&gate, source(1)).unwrap().settle(LoginEnd::Good);
+        assert_eq!(locked(&gate).waiting(), 0);
+        drop(LoginPermit::take(&gate, source(1)).unwrap());
+        assert_eq!(locked(&gate).waiting(), 0);
+        assert_eq!(LoginPermit::take(&gate, source(1)).unwrap_err(), Turned::Penalty);
+    }
+
+    #[test]
+    fn sessions_are_bounded_in_all_for_each_service_and_for_each_client() {
+        let mut limits = Limits::default();
+        (limits.max_sessions, limits.max_sessions_per_service, limits.max_sessions_per_client) = (3, 2, 1);
+        let sessions = Arc::new(Mutex::new(Sessions::new(&limits, [])));
+        let take = |service: &str, holder: u32| {
+            SessionPermit::take(&sessions, &service.into(), Holder::Source(source(holder)))
+        };
+        let first = take("a", 1).unwrap();
+        assert_eq!(take("a", 1).unwrap_err(), Crowded::Holder);
+        let second = take("a", 2).unwrap();
+        assert_eq!(take("a", 3).unwrap_err(), Crowded::Service);
+        let third = take("b", 3).unwrap();
+        assert_eq!(take("c", 4).unwrap_err(), Crowded::Server);
+        drop((first, second, third));
+        assert_eq!(locked(&sessions).total(), 0);
+        take("a", 1).unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stop_takes_no_time_from_a_deadline() {
+        let gate = Mutex::new(Gate::new(&Limits::default(), GateRules::default()));
+        let (began, time) = (Instant::now(), Duration::from_secs(5));
+        assert_eq!(woke_after(&gate, began, time), began + time);
+        tokio::time::advance(Duration::from_secs(30)).await;
+        let woke = Instant::now();
+        assert_eq!(woke_after(&gate, began, time), woke + time);
+    }
+}

@@ -1,0 +1,211 @@
+//! How many sessions there may be, and how many clients may be about to start one.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use lib_chan::Limits;
+
+use super::{Counter, Source};
+
+/// Why a client that has proved itself gets no session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Crowded {
+    /// The server has all the sessions it may have.
+    Server,
+    /// The service has all the sessions it may have, or its share where others need the rest.
+    Service,
+    /// This client, or this source under a shared password, has all the sessions it may have.
+    Holder,
+    /// Too many clients have logged in and not started anything.
+    Openings,
+    /// This client, or this source under a shared password, has logged in too often without starting anything.
+    HolderOpenings,
+}
+
+impl Crowded {
+    /// Returns what the log says, and the client is told, with the name of the bound.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Server => "the server has too many sessions (max_sessions)",
+            Self::Service => "the service has too many sessions (max_sessions_per_service)",
+            Self::Holder => "this client has too many sessions (max_sessions_per_client)",
+            Self::Openings => "too many clients have logged in and started nothing (max_logins)",
+            Self::HolderOpenings => {
+                "this client has logged in too often and started nothing (a quarter of max_logins)"
+            }
+        }
+    }
+}
+
+/// Whose sessions are counted together.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Holder {
+    /// A named client of a service.
+    Client(Arc<str>, Arc<str>),
+    /// A source, where many share a password.
+    Source(Source),
+}
+
+/// Counts sessions, and logins that have not asked for theirs yet.
+#[derive(Debug)]
+pub struct Sessions {
+    max: usize,
+    max_per_service: usize,
+    max_per_holder: usize,
+    max_openings: usize,
+    /// What a configuration sets for single services.
+    max_of: HashMap<Arc<str>, usize>,
+    /// Services that there are.
+    known: usize,
+    services: Counter<Arc<str>>,
+    holders: Counter<Holder>,
+    openings: Counter<Holder>,
+}
+
+impl Sessions {
+    /// Makes a count from nothing, for these services, each with the number that its owner set, if any.
+    pub fn new(limits: &Limits, services: impl IntoIterator<Item = (Arc<str>, Option<usize>)>) -> Self {
+        let mut this = Self {
+            max: limits.max_sessions,
+            max_per_service: limits.max_sessions_per_service,
+            max_per_holder: limits.max_sessions_per_client,
+            max_openings: limits.max_logins,
+            max_of: HashMap::new(),
+            known: 0,
+            services: Counter::default(),
+            holders: Counter::default(),
+            openings: Counter::default(),
+        };
+        for (service, max) in services {
+            this.known += 1;
+            if let Some(max) = max {
+                this.max_of.insert(service, max);
+            }
+        }
+        this
+    }
+
+    /// Takes a place for a session.
+    ///
+    /// # Errors
+    /// Returns the first bound that is reached.
+    pub fn enter(&mut self, service: &Arc<str>, holder: &Holder) -> Result<(), Crowded> {
+        if self.services.total >= self.max {
+            return Err(Crowded::Server);
+        }
+        if self.services.of(service) >= self.max_of_service(service) {
+            return Err(Crowded::Service);
+        }
+        if self.holders.of(holder) >= self.max_per_holder {
+            return Err(Crowded::Holder);
+        }
+        self.services.add(Arc::clone(service));
+        self.holders.add(holder.clone());
+        Ok(())
+    }
+
+    /// Gives the place back.
+    pub fn leave(&mut self, service: &Arc<str>, holder: &Holder) {
+        self.services.remove(service);
+        self.holders.remove(holder);
+    }
+
+    /// Takes a place for a client that has logged in, until it starts its service.
+    ///
+    /// # Errors
+    /// Returns the first bound that is reached.
+    pub fn enter_opening(&mut self, holder: &Holder) -> Result<(), Crowded> {
+        if self.openings.total >= self.max_openings {
+            return Err(Crowded::Openings);
+        }
+        // Four clients at least are needed to fill them.
+        if self.openings.of(holder) >= self.max_openings.div_ceil(4) {
+            return Err(Crowded::HolderOpenings);
+        }
+        self.openings.add(holder.clone());
+        Ok(())
+    }
+
+    /// Gives the place back.
+    pub fn leave_opening(&mut self, holder: &Holder) {
+        self.openings.remove(holder);
+    }
+
+    /// Returns the sessions of all services.
+    pub fn total(&self) -> usize {
+        self.services.total
+    }
+
+    /// The last quarter of all places is for services that have less than an equal share.
+    fn max_of_service(&self, service: &Arc<str>) -> usize {
+        let max = self.max_of.get(service).copied().unwrap_or(self.max_per_service);
+        if self.total() < self.max - self.max / 4 {
+            return max;
+        }
+        max.min((self.max / self.known.max(1)).max(1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn source(n: u32) -> Source {
+        Source::of(std::net::IpAddr::V4(n.into()))
+    }
+
+    fn sessions(max: usize, services: &[&str]) -> Sessions {
+        let mut limits = Limits::default();
+        limits.max_sessions = max;
+        Sessions::new(&limits, services.iter().map(|&name| (name.into(), None)))
+    }
+
+    #[test]
+    fn one_service_cannot_take_every_session() {
+        let mut sessions = sessions(100, &["a", "b", "c"]);
+        let mut take = |service: &str| {
+            let mut n = 0;
+            while sessions.enter(&service.into(), &Holder::Source(source(n))).is_ok() {
+                n += 1;
+            }
+            n
+        };
+        assert_eq!(take("a"), 75);
+        assert_eq!(take("b"), 25);
+        assert_eq!(take("c"), 0, "a session has no place of its own, but a service under its share gets in");
+    }
+
+    #[test]
+    fn a_single_service_may_have_every_session() {
+        let mut sessions = sessions(100, &["a"]);
+        for n in 0..100 {
+            assert_eq!(sessions.enter(&"a".into(), &Holder::Source(source(n))), Ok(()), "{n}");
+        }
+        assert_eq!(sessions.enter(&"a".into(), &Holder::Source(source(100))), Err(Crowded::Server));
+    }
+
+    #[test]
+    fn a_service_keeps_to_its_own_number() {
+        let mut sessions = Sessions::new(&Limits::default(), [("a".into(), Some(2)), ("b".into(), None)]);
+        for n in 0..2 {
+            sessions.enter(&"a".into(), &Holder::Source(source(n))).unwrap();
+        }
+        assert_eq!(sessions.enter(&"a".into(), &Holder::Source(source(3))), Err(Crowded::Service));
+        assert_eq!(sessions.enter(&"b".into(), &Holder::Source(source(3))), Ok(()));
+    }
+
+    #[test]
+    fn logins_without_a_start_are_bounded_for_each_holder() {
+        let mut sessions = sessions(100, &["a"]);
+        let joe = Holder::Client("a".into(), "joe".into());
+        for n in 0..256 {
+            assert_eq!(sessions.enter_opening(&joe), Ok(()), "{n}");
+        }
+        assert_eq!(sessions.enter_opening(&joe), Err(Crowded::HolderOpenings));
+        assert_eq!(sessions.enter_opening(&Holder::Source(source(1))), Ok(()));
+        assert_eq!(sessions.enter(&"a".into(), &joe), Ok(()), "they hold no session");
+        sessions.leave_opening(&joe);
+        assert_eq!(sessions.enter_opening(&joe), Ok(()));
+    }
+}

@@ -1,0 +1,305 @@
+use std::net::IpAddr;
+
+use super::*;
+
+const NEVER: u16 = u16::MAX;
+const ALWAYS: u16 = 0;
+
+fn source(n: u32) -> Source {
+    Source::of(IpAddr::V4(n.into()))
+}
+
+fn seconds(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+fn gate() -> Gate {
+    Gate::new(&Limits::default(), GateRules::default())
+}
+
+/// A gate that is under load from `now` on, for a minute.
+fn loaded(now: Instant) -> Gate {
+    let mut gate = gate();
+    gate.load.scarce(now);
+    gate
+}
+
+/// A login that is over at once.
+fn login(gate: &mut Gate, now: Instant, source: Source, end: LoginEnd) -> Result<(), Turned> {
+    gate.enter(now, source, NEVER)?;
+    gate.leave(now, source, now, end);
+    Ok(())
+}
+
+fn prove(gate: &mut Gate, now: Instant, source: Source, service: &str) {
+    gate.proved(now, source, &service.parse().unwrap(), &ClientId::default());
+}
+
+#[test]
+fn drops_nobody_before_the_first_number_and_everybody_at_the_last() {
+    let mut gate = gate();
+    let now = Instant::now();
+    for n in 0..128 {
+        gate.enter(now, source(n), ALWAYS).unwrap();
+    }
+    assert_eq!(gate.enter(now, source(128), ALWAYS), Err(Turned::Full));
+    for n in 128..896 {
+        gate.enter(now, source(n), NEVER).unwrap();
+    }
+    // The last eighth is for those who have proved something.
+    assert_eq!(gate.enter(now, source(1024), NEVER), Err(Turned::Full));
+    for n in 896..1024 {
+        prove(&mut gate, now, source(n), "s");
+        gate.enter(now, source(n), ALWAYS).unwrap();
+    }
+    prove(&mut gate, now, source(1024), "s");
+    assert_eq!(gate.enter(now, source(1024), NEVER), Err(Turned::Full));
+    gate.leave(now, source(7), now, LoginEnd::Good);
+    assert_eq!(gate.enter(now, source(1024), ALWAYS), Ok(()));
+}
+
+#[test]
+fn the_part_dropped_grows_evenly_from_the_stated_percent() {
+    let dropped = |waiting| {
+        let mut gate = gate();
+        (0..waiting).for_each(|n| gate.waiting.add(source(n)));
+        (0..=u16::MAX).filter(|&dice| gate.drops(false, dice)).count() as f64 / 65536.0
+    };
+    assert_eq!(dropped(127), 0.0);
+    assert!((dropped(128) - 0.30).abs() < 0.001);
+    assert!((dropped(576) - 0.65).abs() < 0.001);
+    assert!((dropped(895) - 0.899).abs() < 0.001);
+    assert_eq!(dropped(896), 1.0);
+}
+
+#[test]
+fn a_source_borrows_places_only_while_half_are_free() {
+    let mut gate = gate();
+    let now = Instant::now();
+    for n in 0..64 {
+        assert_eq!(gate.enter(now, source(1), NEVER), Ok(()), "{n}");
+    }
+    assert_eq!(gate.enter(now, source(1), NEVER), Err(Turned::SourceFull));
+    for n in 0..16 {
+        assert_eq!(gate.enter(now, source(2), NEVER), Ok(()), "{n}");
+    }
+    assert_eq!(gate.enter(now, source(2), NEVER), Err(Turned::SourceFull));
+    gate.leave(now, source(2), now, LoginEnd::Good);
+    assert_eq!(gate.enter(now, source(2), NEVER), Ok(()));
+}
+
+#[test]
+fn four_forwards_behind_one_address_find_places() {
+    let mut gate = gate();
+    let now = Instant::now();
+    for n in 0..4 * 8 {
+        assert_eq!(gate.enter(now, source(1), NEVER), Ok(()), "{n}");
+    }
+}
+
+/// Seventy-four sources take all the places they can get, and never prove anything.
+#[test]
+fn trusted_sources_get_in_while_places_are_held() {
+    let mut gate = gate();
+    let now = Instant::now();
+    prove(&mut gate, now, source(1000), "s");
+    let mut held = 0;
+    for round in 0..64 {
+        for n in 0..74 {
+            let dice = (round * 1009_u32 + n * 811) % 65536;
+            held += usize::from(gate.enter(now, source(n), dice as u16).is_ok());
+        }
+    }
+    assert!((512..=896).contains(&held), "{held}");
+    for _ in 0..16 {
+        assert_eq!(gate.enter(now, source(1000), ALWAYS), Ok(()));
+    }
+}
+
+#[test]
+fn penalties_are_enforced_from_fifteen_seconds_until_the_sum_has_passed() {
+    let start = Instant::now();
+    let mut gate = loaded(start);
+    let mut fail = |now| login(&mut gate, now, source(1), LoginEnd::Failed);
+    assert_eq!(fail(start), Ok(()));
+    assert_eq!(fail(start), Ok(()));
+    assert_eq!(fail(start), Ok(()));
+    assert_eq!(fail(start + seconds(1)), Err(Turned::Penalty));
+    assert_eq!(fail(start + seconds(3)), Err(Turned::Penalty));
+    assert_eq!(gate.enter(start + seconds(3), source(2), NEVER), Ok(()));
+    (4..15).for_each(|second| gate.beat(start + seconds(second)));
+    assert_eq!(gate.enter(start + seconds(15), source(1), NEVER), Ok(()));
+}
+
+#[test]
+fn penalties_wait_for_load() {
+    let mut gate = gate();
+    let start = Instant::now();
+    // One client that retries a revoked key each second, and a good one, at one address.
+    for n in 0..40 {
+        let now = start + seconds(n);
+        assert_eq!(login(&mut gate, now, source(1), LoginEnd::Failed), Ok(()), "{n}");
+        assert_eq!(login(&mut gate, now, source(1), LoginEnd::Good), Ok(()), "{n}");
+    }
+    gate.load.scarce(start + seconds(40));
+    assert_eq!(gate.enter(start + seconds(40), source(1), NEVER), Err(Turned::Penalty));
+}
+
+#[test]
+fn health_checks_cost_nothing_while_nothing_is_scarce() {
+    let mut gate = gate();
+    let start = Instant::now();
+    for n in 0..10_000 {
+        let now = start + Duration::from_millis(500 * n);
+        assert_eq!(login(&mut gate, now, source(1), LoginEnd::Silent), Ok(()), "{n}");
+    }
+    assert_eq!(gate.failures.len(), 0);
+}
+
+#[test]
+fn holding_places_costs_as_much_as_a_deadline() {
+    let start = Instant::now();
+    let mut gate = gate();
+    for second in 0..14 {
+        gate.beat(start + seconds(second));
+    }
+    for (held, enforced) in [(seconds(14), false), (seconds(14), true)] {
+        gate.load.scarce(start + held);
+        gate.enter(start + held, source(1), NEVER).unwrap();
+        gate.leave(start + held, source(1), start, LoginEnd::Unproved);
+        assert_eq!(gate.failures.enforced(start + held, source(1), false), enforced);
+    }
+}
+
+#[test]
+fn failures_far_apart_are_never_enforced() {
+    let mut gate = gate();
+    let start = Instant::now();
+    for n in 0..100 {
+        gate.load.scarce(start + seconds(6 * n));
+        let now = start + seconds(6 * n);
+        assert_eq!(login(&mut gate, now, source(1), LoginEnd::Failed), Ok(()), "{n}");
+    }
+}
+
+#[test]
+fn a_good_login_costs_nothing_and_a_crash_counts_at_once() {
+    let mut gate = gate();
+    let now = Instant::now();
+    for _ in 0..1000 {
+        login(&mut gate, now, source(1), LoginEnd::Good).unwrap();
+    }
+    assert_eq!(gate.failures.len(), 0);
+    login(&mut gate, now, source(1), LoginEnd::Crash).unwrap();
+    assert_eq!(gate.enter(now + seconds(89), source(1), NEVER), Err(Turned::Penalty));
+    assert_eq!(gate.enter(now + seconds(90), source(1), NEVER), Ok(()));
+}
+
+/// Twenty thousand wrong logins a minute from one source, and how many are let in.
+#[test]
+fn a_flood_of_wrong_logins_is_bounded() {
+    let flood = |trusted: bool| {
+        let mut gate = gate();
+        let start = Instant::now();
+        if trusted {
+            prove(&mut gate, start, source(1), "s");
+        }
+        let attempts = (0..60_000).step_by(3).map(|ms| start + Duration::from_millis(ms));
+        attempts.filter(|&now| login(&mut gate, now, source(1), LoginEnd::Failed).is_ok()).count()
+    };
+    let (stranger, trusted) = (flood(false), flood(true));
+    // Counted: 213 and 375.
+    assert!(stranger < 220, "{stranger} of a stranger");
+    assert!(trusted < 400, "{trusted} of a trusted source");
+}
+
+#[test]
+fn other_sources_get_in_under_a_flood() {
+    let mut gate = gate();
+    let start = Instant::now();
+    for n in 0..20_000_u32 {
+        let now = start + Duration::from_millis(u64::from(n) * 3);
+        let _ = login(&mut gate, now, source(n % 74), LoginEnd::Failed);
+        if n % 500 == 0 {
+            assert_eq!(login(&mut gate, now, source(1000 + n), LoginEnd::Good), Ok(()), "{n}");
+        }
+    }
+}
+
+#[test]
+fn wrong_passwords_cost_the_name_at_its_source_alone() {
+    let mut gate = gate();
+    let start = Instant::now();
+    let (service, joe, mike) = ("s".parse().unwrap(), "joe".parse().unwrap(), "mike".parse().unwrap());
+    let mut counted = 0;
+    for second in 0..60 {
+        let now = start + seconds(second);
+        if gate.may_guess(now, source(1), &service, &joe) {
+            gate.guessed_wrong(now, source(1), &service, &joe);
+            counted += 1;
+        }
+        assert!(gate.may_guess(now, source(1), &service, &mike));
+        assert!(gate.may_guess(now, source(2), &service, &joe));
+    }
+    assert!((12..=15).contains(&counted), "{counted} guesses in a minute");
+}
+
+#[test]
+fn a_shared_password_works_beside_an_old_one_that_is_retried() {
+    let mut gate = gate();
+    let start = Instant::now();
+    let (service, shared) = ("s".parse().unwrap(), ClientId::default());
+    prove(&mut gate, start, source(1), "s");
+    for n in 0..200 {
+        let now = start + Duration::from_millis(500 * n);
+        gate.guessed_wrong(now, source(1), &service, &shared);
+        assert!(gate.may_guess(now, source(1), &service, &shared), "{n}");
+    }
+}
+
+#[test]
+fn a_good_login_forgives_its_source() {
+    let start = Instant::now();
+    let mut gate = loaded(start);
+    (0..3).for_each(|_| login(&mut gate, start, source(1), LoginEnd::Failed).unwrap());
+    assert_eq!(gate.enter(start, source(1), NEVER), Err(Turned::Penalty));
+    prove(&mut gate, start, source(1), "s");
+    assert_eq!(gate.enter(start, source(1), NEVER), Ok(()));
+}
+
+#[test]
+fn exempt_sources_have_no_penalties_and_no_bound_of_their_own() {
+    let now = Instant::now();
+    let exempt = vec!["0.0.0.0/24".parse().unwrap()];
+    let mut gate = Gate::new(&Limits::default(), GateRules { exempt, ..GateRules::default() });
+    for n in 0..1000 {
+        gate.load.scarce(now);
+        assert_eq!(login(&mut gate, now, source(1), LoginEnd::Failed), Ok(()), "{n}");
+    }
+    for n in 0..1024 {
+        assert_eq!(gate.enter(now, source(1), ALWAYS), Ok(()), "{n}");
+    }
+    assert_eq!(gate.enter(now, source(1), NEVER), Err(Turned::Full));
+}
+
+#[test]
+fn logins_that_the_server_slept_through_are_excused() {
+    let start = Instant::now();
+    let mut gate = loaded(start);
+    for _ in 0..16 {
+        gate.enter(start, source(1), NEVER).unwrap();
+    }
+    // Half a minute without a beat.
+    let woke = start + seconds(30);
+    for _ in 0..16 {
+        gate.leave(woke, source(1), start, LoginEnd::DeadlinePassed);
+    }
+    assert_eq!(gate.woke_after(woke, start), Some(woke));
+    // What came meanwhile is accepted now, and its client is gone already.
+    for _ in 0..16 {
+        login(&mut gate, woke, source(1), LoginEnd::Unproved).unwrap();
+    }
+    assert_eq!(gate.failures.len(), 0);
+    login(&mut gate, woke, source(1), LoginEnd::Failed).unwrap();
+    assert_eq!(gate.failures.len(), 1, "a wrong proof is nobody else's fault");
+}

@@ -1,0 +1,175 @@
+//! What one client does at the door is not another's fault, not even behind the same address.
+
+use std::{
+    net::{SocketAddr, TcpStream as StdStream},
+    process::Command,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use chan_client::{connect, connect::ConnectError};
+use chan_server::modules::{Modules, echo};
+use chan_tests::{Embedded, PATIENCE, Running, Server, client_key, port_of, program, run};
+use lib_chan::{
+    Channel, Opaque,
+    payload::Codec,
+    secret::{PrivateKey, Secret},
+};
+use tokio::{
+    io::AsyncWriteExt,
+    net::{TcpListener, TcpStream},
+    time::timeout,
+};
+
+fn echo_with(limits: &str) -> Embedded {
+    let any = &[Codec::Bincode, Codec::Json, Codec::Raw];
+    let modules =
+        Modules::new().function_for(any, "test", "echo", |me, chan, (): (), (): ()| echo::start(me, chan));
+    Embedded::start(modules, &["echo"], limits)
+}
+
+/// Whether a client with the right key gets in and is served.
+async fn gets_in(server: &Embedded) -> bool {
+    let opened = connect(server.url("echo")).key(server.key()).open::<Opaque, Opaque>().await;
+    let Ok(chan) = opened else { return false };
+    let hello = Opaque(Bytes::from_static(b"hello"));
+    chan.remote().call(hello.clone()).await == Ok(hello) && chan.close().await == Ok(())
+}
+
+#[tokio::test]
+async fn a_revoked_key_that_is_retried_locks_nobody_else_out() {
+    let server = echo_with("");
+    let revoked = PrivateKey::from_seed(Secret::new([9; 32])).unwrap();
+    let mut good = 0;
+    for _ in 0..40 {
+        let refused = connect(server.url("echo")).key(&revoked).open::<Opaque, Opaque>().await;
+        assert!(matches!(refused, Err(ConnectError::Refused)), "{refused:?}");
+        good += usize::from(gets_in(&server).await);
+    }
+    assert_eq!(good, 40, "good logins of 40");
+}
+
+#[tokio::test]
+async fn health_checks_lock_nobody_out() {
+    let server = echo_with("");
+    let address = SocketAddr::from(([127, 0, 0, 1], port_of(&server.url("echo"))));
+    let mut good = 0;
+    for _ in 0..38 {
+        drop(TcpStream::connect(address).await.unwrap());
+        good += usize::from(gets_in(&server).await);
+    }
+    assert_eq!(good, 38, "good logins of 38");
+}
+
+#[tokio::test]
+async fn logins_without_a_start_leave_room_for_others() {
+    let server = echo_with("max_sessions = 10\nmax_logins = 32\nmax_logins_before_drop = 32");
+    let mut idle = Vec::new();
+    for _ in 0..30 {
+        idle.extend(server.login("echo").await.ok());
+    }
+    // Eight of one client may be about to start something. They hold no session.
+    server.log.wait_for("refusals", |lines| {
+        lines.iter().filter(|line| line.contains("(a quarter of max_logins)")).count() == 22
+    });
+    // The first eight go on waiting; one fewer, and there is room for one that starts something.
+    drop(idle.remove(0));
+    server
+        .log
+        .wait_for("an end", |lines| lines.iter().filter(|line| line.contains("session_ended")).count() == 23);
+    for _ in 0..10 {
+        assert!(gets_in(&server).await);
+    }
+}
+
+/// A server whose service `s` is an echo for `joe`, with these lines in front.
+fn program_with(lines: &str) -> Server {
+    let line = client_key().public_key().to_string();
+    let server = Server::start(&format!(
+        "{lines}\n[[service]]\nname = 's'\nmfa = ['echo', 'start']\n\
+         [[service.client]]\nname = 'joe'\nkey = '{line}'"
+    ));
+    server.folder.write("key", &client_key().to_file_contents());
+    server
+}
+
+fn ping(server: &Server, url: &str) -> (Option<i32>, String, String) {
+    let mut client = Command::new(program("chan-client"));
+    client.args(["ping", url, "--key-file"]).arg(server.folder.path().join("key"));
+    run(client.env("HOME", server.folder.path()))
+}
+
+/// `PROXY` of 203.0.113.9, port 4711.
+const HEADER: [u8; 28] = [
+    13, 10, 13, 10, 0, 13, 10, b'Q', b'U', b'I', b'T', 10, 0x21, 0x11, 0, 12, 203, 0, 113, 9, 127, 0, 0, 1,
+    0x12, 0x67, 0, 80,
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_named_proxy_tells_the_true_source() {
+    let server = program_with("proxy_protocol_from = ['127.0.0.1']");
+    let url = server.url("s for joe").to_owned();
+    let port = port_of(&url);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let through = url.replace(&format!(":{port}/"), &format!(":{}/", listener.local_addr().unwrap().port()));
+    tokio::spawn(async move {
+        while let Ok((mut near, _)) = listener.accept().await {
+            let mut far = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+            far.write_all(&HEADER).await.unwrap();
+            tokio::spawn(async move { tokio::io::copy_bidirectional(&mut near, &mut far).await });
+        }
+    });
+    let (code, out, err) = ping(&server, &through);
+    assert_eq!(code, Some(0), "{out}{err}");
+    assert_eq!(server.event("login_ok")["peer"], "203.0.113.9:4711");
+    // Without a header nobody is let in from there.
+    assert_eq!(ping(&server, &url).0, Some(3));
+    server.log.wait("the reason", |line| line.contains("PROXY protocol: none came"));
+}
+
+#[tokio::test]
+async fn a_server_that_was_stopped_punishes_nobody_for_it() {
+    let server = program_with("[limits]\ntls_timeout = '2 s'\nmax_logins_before_drop = 8\n");
+    let url = server.url("s for joe").to_owned();
+    let address = SocketAddr::from(([127, 0, 0, 1], port_of(&url)));
+    let before: Vec<_> = (0..4).map(|_| StdStream::connect(address).unwrap()).collect();
+    server.signal("STOP");
+    let key = client_key();
+    // Longer than anything else could keep a server silent for.
+    let login = connect(&*url).key(&key).open::<Opaque, Opaque>();
+    assert!(timeout(Duration::from_secs(4), login).await.is_err(), "nobody is there to answer");
+    let meanwhile: Vec<_> = (0..2).map(|_| StdStream::connect(address).unwrap()).collect();
+    server.signal("CONT");
+    drop((before, meanwhile));
+    for n in 0..10 {
+        let (code, _, err) = ping(&server, &url);
+        assert_eq!(code, Some(0), "{n}: {err}");
+    }
+    let log = server.log.all();
+    assert!(!log.iter().any(|line| line.contains("turned") || line.contains("deadline")), "{log:#?}");
+}
+
+#[test]
+fn a_thousand_descriptors_are_enough_for_hundreds_of_sessions() {
+    let server = program_with("");
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "ulimit -Sn 256 && ulimit -Hn 1024 && exec \"$@\"", "sh"]).arg(program("chan-server"));
+    shell.arg("serve").arg("--config").arg(server.folder.path().join("chan-server.toml"));
+    shell.arg("--state").arg(server.folder.path().join("other"));
+    let limited = Running::start(shell);
+    limited.err.wait("what it is limited to", |line| line.contains("max_sessions is 720 instead of 10000"));
+}
+
+#[tokio::test]
+async fn a_client_is_told_which_bound_it_met() {
+    let server = echo_with("max_sessions_per_client = 1");
+    let _first: Channel<Opaque> = server.open("echo").await;
+    let second = connect(server.url("echo")).key(server.key()).open::<Opaque, Opaque>();
+    let Err(ConnectError::RefusedByName(text)) = timeout(PATIENCE, second).await.unwrap() else {
+        panic!("it is let in")
+    };
+    assert!(text.contains("(max_sessions_per_client)"), "{text}");
+    server.log.wait("the name", |line| {
+        line.contains("session_refused") && line.contains("(max_sessions_per_client)")
+    });
+}
