@@ -39,7 +39,7 @@ mod sync;
 pub mod tls;
 
 pub use exit::{CallError, CallFailure, Executed, ExitReason, SendError};
-pub use limits::Limits;
+pub use limits::{Limits, after};
 pub use payload::Opaque;
 #[cfg(feature = "io")]
 pub use {channel::*, process::*};

@@ -1,6 +1,6 @@
 //! Every bound that an owner may set, once.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What a server or a client allows, each with its default.
 ///
@@ -126,4 +126,13 @@ impl Default for Limits {
             drain_timeout: Duration::from_secs(30),
         }
     }
+}
+
+/// Returns the instant that is `time` after `now`, and at most 30 years after it.
+///
+/// `now + time` panics where the sum is beyond what the clock can express. A time that somebody configures or passes, up
+/// to [`Duration::MAX`], is added with this function instead.
+pub fn after(now: Instant, time: Duration) -> Instant {
+    const FOREVER: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
+    now + time.min(FOREVER)
 }

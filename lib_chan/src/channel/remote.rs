@@ -12,7 +12,7 @@ use std::{
 use serde::Serialize;
 
 use crate::{
-    Call, CallError, CallFailure, Executed, ExitReason, Pid, SendError,
+    Call, CallError, CallFailure, Executed, ExitReason, Pid, SendError, after,
     middleman::{NotSent, Shared, keep, now},
     payload::{self, PayloadError},
     process::{poll_proceed, poll_proceed_shortly, settle},
@@ -109,7 +109,8 @@ impl<Out> Remote<Out> {
     /// dropped.
     ///
     /// # Errors
-    /// The reason of the session's end, if that came first: `Protocol` after a cast that could not be read.
+    /// The reason of the session's end, if that came first: `Failed` after a cast that cannot be decoded,
+    /// with a text that says why.
     pub async fn taken(&self) -> Result<(), ExitReason> {
         let shared = self.shared();
         let call = shared
@@ -192,7 +193,7 @@ impl<Out: Serialize + 'static> Remote<Out> {
         let call = shared
             .send(&request, |session, payload| {
                 let now = now();
-                session.call(now, now + within, payload)
+                session.call(now, after(now, within), payload)
             })
             .map_err(not_called)?;
         drop(request);

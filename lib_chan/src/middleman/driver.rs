@@ -19,7 +19,7 @@ use super::{
     wake::now,
 };
 use crate::{
-    ExitReason,
+    ExitReason, after,
     session::{Batch, Endpoint, Request, Rest},
 };
 
@@ -235,7 +235,7 @@ where
 
     fn set_last_call(&mut self) {
         let timeout = self.shared.limits().last_words_timeout;
-        self.last_call.get_or_insert_with(|| now() + timeout);
+        self.last_call.get_or_insert_with(|| after(now(), timeout));
     }
 
     /// Whether there is nobody left to talk to.

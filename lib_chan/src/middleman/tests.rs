@@ -992,3 +992,22 @@ async fn s148_a_link_within_one_end_is_untouched_by_the_loss_of_the_session() {
     tell(&a, |_| Err(ExitReason::failed("boom"))).await;
     assert_eq!(b.pid().ended().await, ExitReason::failed("boom"));
 }
+
+#[tokio::test(start_paused = true)]
+async fn limits_without_end_open_call_and_close() {
+    let limits = Limits {
+        login_timeout: Duration::MAX,
+        stall_timeout: Duration::MAX,
+        call_timeout: Duration::MAX,
+        close_timeout: Duration::MAX,
+        last_words_timeout: Duration::MAX,
+        ..Limits::default()
+    };
+    let (channel, served) = session(&limits, false, service).await;
+    let remote = channel.remote();
+    assert_eq!(remote.call(Add(1, 2)).await, Ok(3));
+    assert_eq!(remote.call_within(Duration::MAX, Add(3, 4)).await, Ok(7));
+    remote.flush().await.unwrap();
+    assert_eq!(channel.close().await, Ok(()));
+    assert_eq!(served.await.unwrap(), ExitReason::Normal);
+}

@@ -28,7 +28,7 @@ use super::{
     Batch, Delivery, Host, Inbound, InboundKind, Request, Session,
     gate::{Gate, Reader},
 };
-use crate::{ExitReason, Limits, handshake::Authenticated};
+use crate::{ExitReason, Limits, after, handshake::Authenticated};
 
 /// The number of an empty place in a mailbox, for a message that was held when its own place came up.
 const PLACE: u64 = u64::MAX;
@@ -268,7 +268,7 @@ impl<H: Host> Endpoint<H> {
     fn make_room(&mut self) {
         let limits = self.session.limits();
         // Not the longest frame that the far end takes: that is as long as it likes.
-        if self.session.unsent() > limits.max_unsent_before_pause + limits.max_frame_len {
+        if self.session.unsent() > limits.max_unsent_before_pause.saturating_add(limits.max_frame_len) {
             self.session.break_off(ExitReason::Overload);
         }
     }
@@ -410,7 +410,7 @@ impl<H: Host> Endpoint<H> {
         if self.session.over().is_none() && !self.session.has_let_go() {
             self.let_go_for = Some(reason.clone());
         }
-        let deadline = now + self.session.limits().close_timeout;
+        let deadline = after(now, self.session.limits().close_timeout);
         self.session.end(reason, taken, Some(deadline));
         self.session.give_up_receiving();
     }

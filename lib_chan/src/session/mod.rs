@@ -51,7 +51,7 @@ pub use self::{
     outgoing::Batch,
 };
 use crate::{
-    CallError, CallFailure, Executed, ExitReason, Limits,
+    CallError, CallFailure, Executed, ExitReason, Limits, after,
     handshake::{Authenticated, SessionParameters, Side},
     payload::Codec,
     wire::{Frame, RefuseCode, Terms},
@@ -348,7 +348,7 @@ impl<H: Host> Session<H> {
             flush_pinged: 0,
             last_heard: now,
             pinged: false,
-            deadline: (side == Side::Server).then(|| now + limits.login_timeout),
+            deadline: (side == Side::Server).then(|| after(now, limits.login_timeout)),
             let_go: false,
             lost: false,
             over: None,

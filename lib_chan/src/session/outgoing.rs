@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, io::IoSlice, time::Instant};
 
-use crate::wire::Frame;
+use crate::{after, wire::Frame};
 
 /// Payloads from here on are kept as they are instead of being copied behind their frame's head.
 pub(super) const OWNED_LEN: usize = 16 * 1024;
@@ -184,13 +184,13 @@ impl Outgoing {
 
     /// When it must be looked again whether the peer takes what is sent.
     pub(super) fn stall_deadline(&self, timeout: std::time::Duration) -> Option<Instant> {
-        self.waiting.map(|(since, _)| since + timeout)
+        self.waiting.map(|(since, _)| after(since, timeout))
     }
 
     /// Whether bytes have waited for `timeout` without a break while less than `least` were accepted.
     pub(super) fn is_stalled(&mut self, now: Instant, timeout: std::time::Duration, least: usize) -> bool {
         let Some((since, accepted)) = self.waiting else { return false };
-        if now < since + timeout {
+        if now < after(since, timeout) {
             return false;
         }
         if self.accepted - accepted < least as u64 {
