@@ -351,8 +351,8 @@ impl<M: Send + 'static> Cell<M> {
 
     fn handle_monitor(&self, from: Pid, monitor: MonitorRef) {
         let mut state = self.lock();
-        let alive = state.is_alive();
-        if let Some(rare) = state.rare().filter(|_| alive) {
+        // A process that is ending still tells its watchers, and with its own reason.
+        if let Some(rare) = state.rare() {
             rare.links.handle_monitor(monitor, from);
             return;
         }

@@ -3,18 +3,22 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use tokio::task::coop::unconstrained;
+use tokio::time::{Instant, Sleep, sleep_until};
+
 use super::cell::Cell;
-use super::current::{in_time, poll_proceed_shortly};
+use super::current::poll_proceed_shortly;
 use super::mailbox::{self, Batch, Item, Letter, Told};
 use super::pid::{Local, Signal, next_monitor};
 use super::run::{self, SpawnOptions};
 use super::{Address, Pid};
-use crate::ExitReason;
 use crate::links::MonitorRef;
+use crate::{ExitReason, after};
 
 /// What a process receives.
 #[derive(Debug, PartialEq, Eq)]
@@ -27,29 +31,51 @@ pub enum Event<M> {
     Down(MonitorRef, Pid, ExitReason),
 }
 
-/// A process's own end: its mailbox, its links and its monitors. Given to the function that runs in it.
+/// A process, as the function that runs in it sees it: its mailbox, links and monitors.
 ///
-/// It belongs into the future it was given to. Moved out of it and used after the process has ended, it receives
-/// nothing any more, and links and monitors made with it have no effect.
+/// It belongs to the future that it was given to. After the process has ended, a `Process` that was moved out of that
+/// future receives nothing, and links and monitors made with it have no effect.
 pub struct Process<M = ()> {
     cell: Arc<Cell<M>>,
     /// Taken out of the mailbox, and not yet received.
     batch: VecDeque<Item<M>>,
+    alarm: Alarm,
 }
 
 impl<M: Send + 'static> Process<M> {
     pub(super) const fn new(cell: Arc<Cell<M>>) -> Self {
-        Self { cell, batch: VecDeque::new() }
+        Self { cell, batch: VecDeque::new(), alarm: Alarm(None) }
     }
 
-    /// Waits for the next message or signal. A dropped future loses nothing.
+    /// Waits for the next message or signal.
+    ///
+    /// A dropped future loses nothing.
     pub async fn recv(&mut self) -> Event<M> {
         poll_fn(|cx| self.poll_recv(cx)).await
     }
 
-    /// As [`recv`](Self::recv), but waits at most this long; then `None`. A dropped future loses nothing.
+    /// As [`recv`](Self::recv), but waits at most `within`, and returns `None` if nothing came by then. Zero returns at
+    /// once. A dropped future loses nothing.
+    ///
+    /// A message that is there costs no timer.
     pub async fn recv_within(&mut self, within: Duration) -> Option<Event<M>> {
-        in_time(within, self.recv()).await
+        if within.is_zero() {
+            poll_fn(poll_proceed_shortly).await;
+            return self.try_recv();
+        }
+        let mut deadline = None;
+        poll_fn(|cx| {
+            if let Poll::Ready(event) = self.poll_recv(cx) {
+                return Poll::Ready(Some(event));
+            }
+            if self.cell.is_ending() {
+                return Poll::Pending;
+            }
+            let deadline = *deadline.get_or_insert_with(|| after(Instant::now().into_std(), within).into());
+            ready!(self.alarm.poll(deadline, cx));
+            Poll::Ready(self.try_recv())
+        })
+        .await
     }
 
     /// Returns the next message or signal if one is in the mailbox. Never waits.
@@ -82,7 +108,7 @@ impl<M: Send + 'static> Process<M> {
         }
     }
 
-    /// The next event of what was taken out of the mailbox.
+    /// Returns the next event of what was taken out of the mailbox.
     fn next(&mut self) -> Option<Event<M>> {
         while let Some(item) = self.batch.pop_front() {
             let event = self.open(item);
@@ -93,7 +119,7 @@ impl<M: Send + 'static> Process<M> {
         None
     }
 
-    /// What the process gets of an item; nothing if nobody waits for the answer any more, or it holds no message.
+    /// Turns an item into an event; `None` for a call that its caller has given up, and for an empty batch.
     fn open(&mut self, item: Item<M>) -> Option<Event<M>> {
         match item {
             Item::Letter(letter) => {
@@ -111,7 +137,7 @@ impl<M: Send + 'static> Process<M> {
         }
     }
 
-    /// The next message of what a session handed over; the rest goes back to where it was.
+    /// Takes the next message of a batch from a session, and puts the rest back.
     fn open_batch(&mut self, mut batch: Box<Batch<M>>) -> Option<M> {
         let mut message = None;
         while message.is_none() {
@@ -126,32 +152,33 @@ impl<M: Send + 'static> Process<M> {
         message
     }
 
-    /// Where messages to this process are sent.
+    /// Returns the address that messages to this process are sent to.
     pub fn address(&self) -> Address<M> {
         Address::new(Arc::clone(&self.cell))
     }
 
-    /// The pid of this process.
+    /// Returns the pid of this process.
     pub fn pid(&self) -> Pid {
         self.cell.pid()
     }
 
-    /// Whether exit signals become messages from now on, all but `Kill` sent with [`Pid::exit`]. Gives what held
-    /// before.
+    /// Sets whether exit signals become messages, all but `Kill` sent with [`Pid::exit`]. Returns the value before.
     ///
-    /// A new process does not trap exits, whatever its parent does. One that must not miss any is spawned so, with
-    /// [`SpawnOptions::trap_exit`].
+    /// A new process does not trap exits, whatever its parent does. A process that must not miss any exit is spawned
+    /// with [`SpawnOptions::trap_exit`].
     pub fn trap_exit(&self, trap_exit: bool) -> bool {
         self.cell.set_trap_exit(trap_exit)
     }
 
-    /// Links this process and another: when one ends, the other gets an exit signal with its reason. There is at most
-    /// one link between two processes, and it does not matter who made it. To oneself it does nothing.
+    /// Links this process and another: when one ends, the other gets an exit signal with its reason.
+    ///
+    /// There is at most one link between two processes, and it does not matter which of them made it. Linking to
+    /// yourself does nothing.
     ///
     /// # Errors
     ///
-    /// `NoProc` if the other is a local process, not alive, and this one does not trap exits. One that does gets the
-    /// exit signal instead; so does everybody if the other is far.
+    /// `NoProc` if the other is a local process that is not alive, and this process does not trap exits. A process that
+    /// traps exits gets the exit signal instead. If the other process is far, the exit signal comes in both cases.
     pub fn link(&self, pid: Pid) -> Result<(), ExitReason> {
         if pid.id() == self.cell.id() {
             return Ok(());
@@ -175,17 +202,19 @@ impl<M: Send + 'static> Process<M> {
         Ok(())
     }
 
-    /// Removes the link to another process, whoever made it. From now on it has no effect on this one; an
-    /// [`Event::Exit`] that is in the mailbox already stays there.
+    /// Removes the link to another process, whichever of the two made it. From now on the link has no effect on this
+    /// process; an [`Event::Exit`] that is in the mailbox already stays there.
     pub fn unlink(&self, pid: Pid) {
         if let Some(id) = self.cell.with_links(|links| links.unlink(&pid)).flatten() {
             pid.signal(Signal::Unlink { from: self.pid(), id });
         }
     }
 
-    /// Asks for an [`Event::Down`] when another process ends: once, with its reason; at once with `NoProc` if it is
-    /// not alive, and with `NoConnection` if it is a far one whose session is over. Every call makes a monitor of its
-    /// own. One of oneself never says anything.
+    /// Monitors another process: when it ends, this one gets an [`Event::Down`] with the reason, once.
+    ///
+    /// The event comes at once, with `NoProc`, if the process has ended already, and with `NoConnection` if it is a far
+    /// process whose session is over. A process whose end is decided but whose future still runs tells its reason. Every
+    /// call makes another monitor. Monitoring yourself never fires.
     pub fn monitor(&self, pid: Pid) -> MonitorRef {
         let monitor = next_monitor();
         let me = self.pid();
@@ -195,8 +224,9 @@ impl<M: Send + 'static> Process<M> {
         monitor
     }
 
-    /// Gives a monitor up: no [`Event::Down`] of it comes any more; one that is in the mailbox already stays there.
-    /// `false` if it had fired, or never was one of this process.
+    /// Removes a monitor: no [`Event::Down`] of it arrives from now on; one that is in the mailbox already stays there.
+    /// Returns `false` if it has fired, and then the event is in the mailbox or was received; or if it is none of this
+    /// process.
     pub fn demonitor(&self, monitor: MonitorRef) -> bool {
         let Some(pid) = self.cell.with_links(|links| links.demonitor(monitor)).flatten() else {
             return false;
@@ -205,8 +235,8 @@ impl<M: Send + 'static> Process<M> {
         true
     }
 
-    /// As [`demonitor`](Self::demonitor), and takes the [`Event::Down`] out of the mailbox if it is there. The cost
-    /// is a look at everything in the mailbox, if the monitor had fired.
+    /// As [`demonitor`](Self::demonitor), and removes the [`Event::Down`] from the mailbox if it is there: none is
+    /// received afterwards. If the monitor has fired, this looks at everything in the mailbox.
     pub fn demonitor_flush(&mut self, monitor: MonitorRef) -> bool {
         let was_active = self.demonitor(monitor);
         if !was_active {
@@ -216,7 +246,7 @@ impl<M: Send + 'static> Process<M> {
         was_active
     }
 
-    /// Spawns a process linked to this one; as one step: it cannot end before the link is there.
+    /// Spawns a process that is linked to this one before it runs, so it cannot end unnoticed.
     ///
     /// # Panics
     ///
@@ -226,14 +256,27 @@ impl<M: Send + 'static> Process<M> {
         N: Send + 'static,
         F: Future<Output = Result<(), ExitReason>> + Send + 'static,
     {
-        run::spawn_after(SpawnOptions::default(), f, |address| {
+        self.spawn_link_with(SpawnOptions::default(), f)
+    }
+
+    /// As [`spawn_link`](Self::spawn_link), with options.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
+    pub fn spawn_link_with<N, F>(&self, options: SpawnOptions, f: impl FnOnce(Process<N>) -> F) -> Address<N>
+    where
+        N: Send + 'static,
+        F: Future<Output = Result<(), ExitReason>> + Send + 'static,
+    {
+        run::spawn_after(options, f, |address| {
             // It is alive: nobody else knows its pid yet.
             let _ = self.link(address.pid());
         })
         .0
     }
 
-    /// Spawns a process monitored by this one; as one step: the reason is always the one it ends with.
+    /// Spawns a process that this one monitors before it runs, so the [`Event::Down`] always carries its reason.
     ///
     /// # Panics
     ///
@@ -243,13 +286,54 @@ impl<M: Send + 'static> Process<M> {
         N: Send + 'static,
         F: Future<Output = Result<(), ExitReason>> + Send + 'static,
     {
-        run::spawn_after(SpawnOptions::default(), f, |address| self.monitor(address.pid()))
+        self.spawn_monitor_with(SpawnOptions::default(), f)
+    }
+
+    /// As [`spawn_monitor`](Self::spawn_monitor), with options.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
+    pub fn spawn_monitor_with<N, F>(
+        &self,
+        options: SpawnOptions,
+        f: impl FnOnce(Process<N>) -> F,
+    ) -> (Address<N>, MonitorRef)
+    where
+        N: Send + 'static,
+        F: Future<Output = Result<(), ExitReason>> + Send + 'static,
+    {
+        run::spawn_after(options, f, |address| self.monitor(address.pid()))
+    }
+}
+
+/// The timer of [`Process::recv_within`], kept from one receive to the next.
+///
+/// A timer that is set too early is left alone: when it fires, the process is woken once for nothing, and the timer is
+/// set again. So a process that receives often and with timeouts sets a timer once a timeout, not once a receive.
+struct Alarm(Option<Pin<Box<Sleep>>>);
+
+impl Alarm {
+    /// Ready once `deadline` has passed.
+    fn poll(&mut self, deadline: Instant, cx: &mut Context<'_>) -> Poll<()> {
+        let sleep = self.0.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        if deadline < sleep.deadline() {
+            sleep.as_mut().reset(deadline);
+        }
+        loop {
+            // What the receive spent of the budget must not keep the deadline from being seen.
+            ready!(pin!(unconstrained(sleep.as_mut())).poll(cx));
+            if sleep.deadline() >= deadline {
+                return Poll::Ready(());
+            }
+            sleep.as_mut().reset(deadline);
+        }
     }
 }
 
 impl<M> Drop for Process<M> {
     fn drop(&mut self) {
-        // Nobody will take these any more, and they leave their places to others.
+        // These are never taken now, so their places go to senders that wait.
         for item in self.batch.drain(..) {
             if matches!(item, Item::Letter(_)) {
                 self.cell.count_taken();

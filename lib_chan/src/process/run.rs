@@ -1,4 +1,4 @@
-//! The future that a process is: polls what runs in it, and sees to its end.
+//! The future behind a process: polls the user's future, and ends the process.
 
 use std::any::Any;
 use std::panic::resume_unwind;
@@ -58,7 +58,7 @@ where
     spawn_after(options, f, |_| ()).0
 }
 
-/// Spawns a process once `before` has been done with its address.
+/// Spawns a process; `before` gets its address before it runs.
 pub(super) fn spawn_after<M, F, T>(
     options: SpawnOptions,
     f: impl FnOnce(Process<M>) -> F,
@@ -78,11 +78,44 @@ where
 /// Makes the task that calls it a process until `f` returns.
 ///
 /// If the future is dropped before that, the process ends with `Killed`. A panic in `f` ends the process with `Panic`
-/// and goes on in the caller.
+/// and resumes in the caller.
 ///
 /// # Errors
 ///
-/// What `f` returns; or the reason of an exit signal that ended the process.
+/// The error that `f` returns, or the reason of an exit signal that ended the process.
+///
+/// # Calls from `main`
+///
+/// `#[tokio::main]` polls `main` on a thread that is not one of the runtime's workers, so every answer has to wake
+/// another thread: a call from there takes about 20 times as long as a call from a process. A program that calls in a
+/// loop enters on a worker, in a task:
+///
+/// ```
+/// use std::time::Duration;
+/// use lib_chan::{Event, ExitReason, Process, Reply, enter, spawn};
+///
+/// async fn doubles(mut me: Process<(u32, Reply<u32>)>) -> Result<(), ExitReason> {
+///     loop {
+///         if let Event::Message((number, reply)) = me.recv().await {
+///             reply.send(2 * number);
+///         }
+///     }
+/// }
+///
+/// #[tokio::main]
+/// async fn main() {
+///     let doubles = spawn(doubles);
+///     let on_a_worker = tokio::spawn(enter(async move |_me: Process| {
+///         let mut sum = 0;
+///         for number in 0..100 {
+///             let call = doubles.call(Duration::from_secs(5), |reply| (number, reply));
+///             sum += call.await.map_err(|error| ExitReason::failed(error.to_string()))?;
+///         }
+///         Ok(sum)
+///     }));
+///     assert_eq!(on_a_worker.await.unwrap(), Ok(9900));
+/// }
+/// ```
 pub async fn enter<M, T>(f: impl AsyncFnOnce(Process<M>) -> Result<T, ExitReason>) -> Result<T, ExitReason>
 where
     M: Send + 'static,

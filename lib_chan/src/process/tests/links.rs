@@ -399,3 +399,23 @@ async fn s65_a_killed_process_tells_all_its_links_killed() {
         other.is_alive_with(&[Exit(a.pid(), Killed)]).await;
     }
 }
+
+#[tokio::test]
+async fn spawn_link_and_spawn_monitor_take_options() {
+    let options = || SpawnOptions { trap_exit: true, mailbox_capacity: 1 };
+    let parent = Actor::new();
+    let (linked, (monitored, monitor)) = parent
+        .does(move |me| {
+            (me.spawn_link_with(options(), Actor::run), me.spawn_monitor_with(options(), Actor::run))
+        })
+        .await;
+    let (linked, monitored) = (Actor(linked), Actor(monitored));
+    assert!(linked.0.try_send(Order::Say(1)).is_ok() && linked.0.try_send(Order::Say(2)).is_err());
+    monitored.pid().exit(Shutdown);
+    monitored.ends(Err(boom()));
+    monitored.has_exited(boom()).await;
+    parent.is_alive_with(&[Down(monitor, monitored.pid(), boom())]).await;
+    parent.ends(Err(Shutdown));
+    parent.has_exited(Shutdown).await;
+    linked.is_alive_with(&[Said(1), Exit(parent.pid(), Shutdown)]).await;
+}

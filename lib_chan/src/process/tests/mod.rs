@@ -14,6 +14,7 @@ mod monitors;
 mod names;
 mod order;
 mod rest;
+mod times;
 
 use std::fmt;
 use std::future::poll_fn;
