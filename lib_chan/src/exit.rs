@@ -24,7 +24,7 @@ pub enum ExitReason {
     NoConnection,
     /// The process panicked. The message stays in the log of its own machine.
     Panic,
-    /// The application's own reason, public, at most [`MAX_TEXT_LEN`](Self::MAX_TEXT_LEN) bytes on the wire.
+    /// The application's own reason, or why a cast cannot be decoded; public, at most [`MAX_TEXT_LEN`](Self::MAX_TEXT_LEN) bytes on the wire.
     Failed(Box<str>),
     /// A peer sent or asked for more than it was told it may.
     Overload,
@@ -32,7 +32,7 @@ pub enum ExitReason {
     Revoked,
     /// The server is draining.
     GoingAway,
-    /// The peer broke the protocol, or sent a cast that cannot be decoded.
+    /// The peer broke the protocol.
     Protocol,
 }
 

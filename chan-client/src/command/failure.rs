@@ -211,7 +211,8 @@ fn meaning(reason: &ExitReason) -> String {
         ExitReason::GoingAway | ExitReason::Shutdown => "the server stops; try again in a while",
         ExitReason::Overload => "too much was sent or left unread; try again with less",
         ExitReason::Revoked => "the right to it was withdrawn; ask the operator",
-        ExitReason::Protocol => "it could not read what it was sent; correct the message",
+        ExitReason::Failed(_) => "if that does not help, ask the operator, whose log says more",
+        ExitReason::Protocol => "the two ends do not speak the same protocol; update the older one",
         _ => "ask the operator, whose log says more",
     };
     format!("{reason}; {advice}")

@@ -168,8 +168,9 @@ fn open<In: DeserializeOwned + 'static>(shared: &Arc<Shared>, message: Inbound) 
     let decoded = payload::decode_message(shared.codec(), &message.payload);
     match (message.kind, decoded) {
         (InboundKind::Cast, Ok(value)) => Some(Message::Cast(value)),
-        (InboundKind::Cast, Err(_)) => {
-            shared.shut_down(ExitReason::Protocol);
+        (InboundKind::Cast, Err(error)) => {
+            // A cast has no answer that could tell its sender, so the end of the session does.
+            shared.shut_down(ExitReason::failed(format!("a cast cannot be decoded: {error}")));
             None
         }
         (InboundKind::Call { call }, decoded) => {

@@ -730,13 +730,13 @@ fn a_service_program_that_refuses_the_connection_is_the_exit_reason() {
 // What is sent is wrong.
 
 #[tokio::test]
-async fn a_cast_that_is_no_message_ends_the_session_as_protocol_at_both_ends() {
+async fn undecodable_cast_says_why_at_both_ends() {
     let mut probe = Probe::start();
     let client: Channel<u32, String> = probe.server.open("service").await;
     client.remote().cast("no request of that service").await.unwrap();
-    let protocol = ExitReason::Protocol;
-    assert_eq!(timeout(PATIENCE, client.remote().ended()).await.unwrap(), protocol);
-    assert_eq!(probe.told().await, ServiceTold::all(&protocol, 0));
+    let reason = timeout(PATIENCE, client.remote().ended()).await.unwrap();
+    assert!(reason.text().starts_with("a cast cannot be decoded: "), "{reason}");
+    assert_eq!(probe.told().await, ServiceTold::all(&reason, 0));
 }
 
 #[tokio::test]

@@ -215,7 +215,7 @@ fn a_cast_that_the_service_cannot_read_is_7_and_one_that_it_takes_is_0() {
     for _ in 0..10 {
         let (code, out, complaint) = cast(r#"{"Forget":{"key":"joe"}}"#);
         assert_eq!((code, out.as_str()), (Some(7), ""), "{complaint}");
-        assert!(complaint.contains("could not read what it was sent"), "{complaint}");
+        assert!(complaint.contains("a cast cannot be decoded: "), "{complaint}");
     }
     let (code, _, complaint) =
         cast(&format!(r#"{{"Store":{{"key":"joe","value":"{}"}}}}"#, "x".repeat(2000)));
@@ -225,7 +225,7 @@ fn a_cast_that_the_service_cannot_read_is_7_and_one_that_it_takes_is_0() {
 
     let mut repl = Running::start(server.client("repl", "name_server"));
     repl.stdin.take().unwrap().write_all(b"! {\"Forget\":{\"key\":\"joe\"}}\n").unwrap();
-    repl.err.wait("what was wrong", |line| line.contains("could not read what it was sent"));
+    repl.err.wait("what was wrong", |line| line.contains("a cast cannot be decoded: "));
     assert_eq!(repl.code(), Some(7));
 }
 

@@ -159,7 +159,7 @@ async fn each_breach_of_the_protocol_ends_that_session_alone_with_protocol() {
     }
     let refusal = |call| Frame::Refuse { call, code: RefuseCode::Refused, text: "no" };
     let call = |call| Frame::Call { to: 0, call, left: 60_000, payload: b"1" };
-    let frames: [&[Frame<'_>]; 14] = [
+    let frames: [&[Frame<'_>]; 13] = [
         &[start()],
         &[Frame::Started { terms: TERMS }],
         &[refusal(0)],
@@ -173,12 +173,14 @@ async fn each_breach_of_the_protocol_ends_that_session_alone_with_protocol() {
         &[Frame::Monitor { monitor: 1, to: 0 }, Frame::Monitor { monitor: 1, to: 0 }],
         &[Frame::Ack { number: 99 }],
         &[Frame::Ended { taken: 99, reason: ExitReason::Normal }],
-        &[Frame::Cast { to: 0, payload: b"no number" }],
     ];
     for frames in frames {
         let reason = attack(&server, "typed", true, &bytes(frames)).await;
         assert_eq!(reason, ExitReason::Protocol, "{frames:?}");
     }
+    let cast = bytes(&[Frame::Cast { to: 0, payload: b"no number" }]);
+    let reason = attack(&server, "typed", true, &cast).await;
+    assert!(reason.text().starts_with("a cast cannot be decoded: "), "{reason}");
     let raw: [&[u8]; 7] = [
         &[0, 0, 0, 0],
         &[0, 0, 0, 1, 0x3f],
