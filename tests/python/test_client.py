@@ -130,7 +130,9 @@ class Sessions(unittest.TestCase):
             session.call({"Burn": {}}).result()
         self.assertEqual((refused.exception.code, refused.exception.executed), (2, False))
         session.cast({"Burn": {}})
-        self.assertEqual(session.wait().reason, "protocol")
+        end = session.wait()
+        self.assertEqual(end.reason, "failed")
+        self.assertRegex(end.text, "a cast cannot be decoded: json: unknown variant")
         self.assertTrue(session.clean)
 
     def test_a_key_opens_the_echo_which_sends_everything_back(self) -> None:
