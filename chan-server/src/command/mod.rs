@@ -37,7 +37,10 @@ pub fn run() -> Result<(), Failure> {
         Some(Command::Completions { shell }) => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Arguments::command(), "chan-server", &mut script);
-            print_line(String::from_utf8_lossy(&script).trim_end())
+            // The generator for bash names a subcommand in two ways where the program's name has a hyphen.
+            let script = String::from_utf8_lossy(&script)
+                .replace("chan__subcmd__server__subcmd__", "chan__server__subcmd__");
+            print_line(script.trim_end())
         }
         Some(Command::Man { directory }) => {
             let failed =

@@ -5,6 +5,8 @@
 
 mod attacks;
 mod chat;
+#[cfg(target_os = "linux")]
+mod completion;
 mod differential;
 mod endings;
 mod examples;
