@@ -29,30 +29,68 @@ impl Bookmarks {
     pub fn url(&self, name: &str) -> Result<ChanUrl, BookmarkError> {
         let text = self.file.read()?;
         let Some((_, url)) = entries(&text).find(|(known, _)| *known == name) else {
-            let known = entries(&text).map(|(known, _)| known).collect::<Vec<_>>().join(", ");
-            return Err(BookmarkError::Unknown { name: name.into(), known: known.into() });
+            return Err(unknown(&text, name));
         };
         url.parse().map_err(|what| BookmarkError::Url { name: name.into(), what })
     }
 
-    /// Saves a URL, in place of one that had the name before. The file it names, if any, becomes an absolute path.
-    /// Waits while another program writes the file.
+    /// Returns the saved names and URLs, in the order of the file. Reads the file.
     ///
     /// # Errors
     ///
-    /// The name is not one, or the file cannot be written.
-    pub fn save(&self, name: &str, url: ChanUrl) -> Result<(), BookmarkError> {
+    /// The file cannot be read.
+    pub fn all(&self) -> Result<Vec<(String, String)>, BookmarkError> {
+        let text = self.file.read()?;
+        Ok(entries(&text).map(|(name, url)| (name.to_owned(), url.to_owned())).collect())
+    }
+
+    /// Deletes the URL saved under a name. Waits while another program writes the file.
+    ///
+    /// # Errors
+    ///
+    /// Nothing has this name, or the file cannot be written.
+    pub fn delete(&self, name: &str) -> Result<(), BookmarkError> {
+        self.file.change(|text| {
+            if !has(text, name) {
+                return Err(unknown(text, name));
+            }
+            Ok(Some(without(text, name)))
+        })
+    }
+
+    /// Saves a URL. With `replace`, the URL takes the place of one that has the name. A file that the URL names becomes an
+    /// absolute path. Waits while another program writes the file.
+    ///
+    /// # Errors
+    ///
+    /// The name is not one, or has another URL and `replace` is not set; or the file cannot be written.
+    pub fn save(&self, name: &str, url: ChanUrl, replace: bool) -> Result<(), BookmarkError> {
         if !is_bookmark(name) {
             return Err(BookmarkError::Name);
         }
         let url = url.absolute().map_err(|source| FileError::Io { path: ".".into(), source })?;
         self.file.change(|text| {
-            let others = text.lines().filter(|line| line.split_whitespace().next() != Some(name));
-            let mut text = others.map(|line| format!("{line}\n")).collect::<String>();
-            text.push_str(&format!("{name} {url}\n"));
-            Ok(Some(text))
+            if !replace && has(text, name) {
+                return Err(BookmarkError::Taken { name: name.into() });
+            }
+            Ok(Some(format!("{}{name} {url}\n", without(text, name))))
         })
     }
+}
+
+fn has(text: &str, name: &str) -> bool {
+    entries(text).any(|(known, _)| known == name)
+}
+
+/// The lines of all other names.
+fn without(text: &str, name: &str) -> String {
+    let others = text.lines().filter(|line| line.split_whitespace().next() != Some(name));
+    others.map(|line| format!("{line}\n")).collect()
+}
+
+fn unknown(text: &str, name: &str) -> BookmarkError {
+    let known = entries(text).map(|(known, _)| known).collect::<Vec<_>>().join(", ");
+    BookmarkError::Unknown { name: name.into(), known: known.into() }
 }
 
 fn entries(text: &str) -> impl Iterator<Item = (&str, &str)> {
@@ -75,6 +113,12 @@ pub enum BookmarkError {
     /// Not a name.
     #[error("a name for a URL is 1 to 64 letters, digits, `.`, `_` or `-`")]
     Name,
+    /// Another URL has this name.
+    #[error("{name} has a URL already; replace it with --replace, or choose another name")]
+    Taken {
+        /// The name.
+        name: Box<str>,
+    },
     /// Nothing has this name.
     #[error("no URL is saved as {name}; {}", advice(known))]
     Unknown {
@@ -116,19 +160,25 @@ mod tests {
     fn a_saved_url_is_found_and_saved_again_in_its_place() {
         let directory = tempfile::tempdir().unwrap();
         let saved = bookmarks(&directory);
-        saved.save("one", url("chan://h:1/s?tofu")).unwrap();
-        saved.save("two", url("chan://h:2/s?tofu")).unwrap();
-        saved.save("one", url("chan://h:3/s?tofu")).unwrap();
+        saved.save("one", url("chan://h:1/s?tofu"), false).unwrap();
+        saved.save("two", url("chan://h:2/s?tofu"), false).unwrap();
+        let taken = saved.save("one", url("chan://h:3/s?tofu"), false).unwrap_err();
+        assert!(matches!(&taken, BookmarkError::Taken { .. }) && taken.to_string().contains("--replace"));
+        assert_eq!(saved.url("one").unwrap(), url("chan://h:1/s?tofu"));
+        saved.save("one", url("chan://h:3/s?tofu"), true).unwrap();
         assert_eq!(saved.url("one").unwrap(), url("chan://h:3/s?tofu"));
         assert_eq!(saved.url("two").unwrap(), url("chan://h:2/s?tofu"));
         assert_eq!(saved.file.read().unwrap().lines().count(), 2);
+        saved.delete("two").unwrap();
+        assert!(matches!(saved.delete("two"), Err(BookmarkError::Unknown { .. })));
+        assert_eq!(saved.all().unwrap(), [("one".to_owned(), "chan://h:3/s?tofu".to_owned())]);
     }
 
     #[test]
     fn a_relative_ca_file_is_saved_as_an_absolute_one() {
         let directory = tempfile::tempdir().unwrap();
         let saved = bookmarks(&directory);
-        saved.save("one", url("chan://h:1/s?ca=ca.pem")).unwrap();
+        saved.save("one", url("chan://h:1/s?ca=ca.pem"), false).unwrap();
         assert!(saved.file.read().unwrap().starts_with("one chan://h:1/s?ca=/"));
     }
 
@@ -137,8 +187,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let saved = bookmarks(&directory);
         assert!(saved.url("x").unwrap_err().to_string().contains("chan-client save"));
-        saved.save("one", url("chan://h:1/s?tofu")).unwrap();
-        saved.save("two", url("chan://h:1/s?tofu")).unwrap();
+        saved.save("one", url("chan://h:1/s?tofu"), false).unwrap();
+        saved.save("two", url("chan://h:1/s?tofu"), false).unwrap();
         assert!(saved.url("x").unwrap_err().to_string().ends_with("saved are: one, two"));
     }
 
@@ -146,7 +196,7 @@ mod tests {
     fn a_name_is_one_plain_word() {
         let directory = tempfile::tempdir().unwrap();
         for name in ["", "a b", "#a", "@a", "a\nb", &"a".repeat(65)] {
-            let saved = bookmarks(&directory).save(name, url("chan://h:1/s?tofu"));
+            let saved = bookmarks(&directory).save(name, url("chan://h:1/s?tofu"), false);
             assert!(matches!(saved, Err(BookmarkError::Name)), "{name:?}");
         }
     }

@@ -41,7 +41,12 @@ impl ConfigFile {
     pub(crate) fn read(&self) -> Result<String, FileError> {
         let mut file = match File::open(&self.path) {
             Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(String::new()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return match fs::symlink_metadata(&self.path) {
+                    Ok(_) => Err(FileError::Dangling { path: self.path.clone() }),
+                    Err(_) => Ok(String::new()),
+                };
+            }
             Err(error) => return Err(self.error(error)),
         };
         let mode = file.metadata().map_err(|error| self.error(error))?.permissions().mode();
@@ -117,6 +122,12 @@ pub enum FileError {
         /// What the system said.
         source: io::Error,
     },
+    /// A link to a file that is not there.
+    #[error("{} is a link to a file that does not exist; make that file, or remove the link", path.display())]
+    Dangling {
+        /// The link.
+        path: PathBuf,
+    },
     /// Neither `XDG_CONFIG_HOME` nor `HOME` names a directory.
     #[error("neither XDG_CONFIG_HOME nor HOME names a directory to keep files in; set one of them")]
     NoHome,
@@ -182,6 +193,17 @@ mod tests {
         fs::write(directory.path().join("file.new"), "half").unwrap();
         append(&file, "one").unwrap();
         assert_eq!(file.read().unwrap(), "one\n");
+    }
+
+    #[test]
+    fn a_dangling_link_is_no_missing_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let link = directory.path().join("link");
+        std::os::unix::fs::symlink("/nowhere/file", &link).unwrap();
+        let file = ConfigFile::at(&link);
+        assert!(matches!(file.read(), Err(FileError::Dangling { .. })));
+        assert!(matches!(append(&file, "one"), Err(FileError::Dangling { .. })));
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
     }
 
     #[test]

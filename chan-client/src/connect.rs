@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use lib_chan::auth::Mechanism;
@@ -211,8 +212,7 @@ pub enum Step {
     Found(Vec<SocketAddr>),
     /// There is a TCP connection to this one; now TLS is set up.
     Connected(SocketAddr),
-    /// The server has proved that it is the expected one; now comes the login, and with it, the first time that a
-    /// password is used, the derivation of its key.
+    /// The server has proved that it is the expected one; now comes the login.
     Encrypted {
         /// How the TLS keys were agreed on.
         group: Box<str>,
@@ -226,6 +226,10 @@ pub enum Step {
         /// What the server says about the session.
         parameters: SessionParameters,
     },
+    /// The key is derived from the password now.
+    Stretching,
+    /// The time for a login was over before the key was derived; all begins again when it is.
+    Outlasted,
     /// The key in the password is not the right one any more; all begins again with a new one.
     KeyOutdated,
 }
@@ -236,21 +240,38 @@ impl Connect<'_> {
     async fn login(&self) -> Result<Connection, ConnectError> {
         let url = self.url.as_ref().map_err(|error| error.clone())?;
         let credential = self.credential.ok_or(UsageError::NoCredential)?;
-        match self.attempt(url, credential).await {
+        match self.attempt(url, credential, None).await {
             Err(Attempt::KeyOutdated) => (self.on_step)(Step::KeyOutdated),
+            Err(Attempt::Outlasted) => (self.on_step)(Step::Outlasted),
             Err(Attempt::Failed(error)) => return Err(error),
             Ok(connection) => return Ok(connection),
         }
-        match self.attempt(url, credential).await {
+        // The caller's own time, where there is one, bounds the whole.
+        let patience = self.timeout.is_none().then_some(self.limits.login_timeout);
+        match self.attempt(url, credential, patience).await {
             Err(Attempt::KeyOutdated) => {
                 Err(ConnectError::misbehaved(url, "it changes its salt at every login"))
             }
+            Err(Attempt::Outlasted) => Err(self.too_slow()),
             Err(Attempt::Failed(error)) => Err(error),
             Ok(connection) => Ok(connection),
         }
     }
 
-    async fn attempt(&self, url: &ChanUrl, credential: Credential<'_>) -> Result<Connection, Attempt> {
+    fn too_slow(&self) -> ConnectError {
+        ConnectError::local(format_args!(
+            "deriving the key from the password takes longer than {}; give it longer with --timeout, or log in with a key",
+            humantime::format_duration(self.limits.login_timeout * 2)
+        ))
+    }
+
+    /// Waits for `patience` for the turn to derive a key, or for the derivation that an attempt before has left behind.
+    async fn attempt(
+        &self,
+        url: &ChanUrl,
+        credential: Credential<'_>,
+        patience: Option<Duration>,
+    ) -> Result<Connection, Attempt> {
         let known_hosts = self.known_hosts.clone();
         let (trust, authority, accept_new) = (url.trust().clone(), url.authority(), self.accept_new);
         let verifier = move || {
@@ -260,7 +281,17 @@ impl Connect<'_> {
         let verifier = spawn_blocking(verifier).await.map_err(ConnectError::local)??;
         let connector = TlsConnector::from(client_config(verifier).map_err(ConnectError::local)?);
 
-        let login = ClientLogin::prepare(url.target(), credential).await;
+        let stretched = AtomicBool::new(false);
+        let on_stretch = || {
+            stretched.store(true, Ordering::Relaxed);
+            (self.on_step)(Step::Stretching);
+        };
+        let prepare = ClientLogin::prepare(url.target(), credential);
+        let login = match patience {
+            Some(patience) => timeout(patience, prepare).await.map_err(|_| self.too_slow())?,
+            None => prepare.await,
+        };
+        let login = login.on_stretch(&on_stretch);
         let found = |addresses: &[SocketAddr]| (self.on_step)(Step::Found(addresses.to_vec()));
         let tcp = dial(&url.host().to_str(), url.port(), self.limits.dial_timeout, found)
             .await
@@ -283,8 +314,16 @@ impl Connect<'_> {
 
         let authenticated = timeout_at(began + self.limits.login_timeout, login.run(&mut stream, exporter))
             .await
-            .map_err(|_| ConnectError::unreachable(url, "the login was not over in time"))?
-            .map_err(|error| Attempt::login(url, &error))?;
+            .map_err(|_| match stretched.load(Ordering::Relaxed) {
+                true => Attempt::Outlasted,
+                false => ConnectError::unreachable(url, "the login was not over in time").into(),
+            })?
+            .map_err(|error| match error {
+                LoginError::Io(error) if stretched.load(Ordering::Relaxed) && is_closed(&error) => {
+                    Attempt::Outlasted
+                }
+                error => Attempt::login(url, &error),
+            })?;
         let (mechanism, parameters) = (authenticated.mechanism(), authenticated.parameters());
         (self.on_step)(Step::LoggedIn { mechanism, parameters });
         self.remember(url, pin).await?;
@@ -307,6 +346,8 @@ impl Connect<'_> {
 /// Why one attempt failed.
 enum Attempt {
     KeyOutdated,
+    /// The time for a login ended while the key was derived. The derivation goes on, and the next attempt has its key.
+    Outlasted,
     Failed(ConnectError),
 }
 
@@ -433,7 +474,8 @@ impl ConnectError {
             },
             None if is_closed(error) => Self::unreachable(
                 url,
-                "the server closed the connection at once; it may be too busy, or have had enough of this address",
+                "the server closed the connection at once; it may be too busy, or have had enough of this address: \
+                 try again in a minute",
             ),
             None => Self::unreachable(url, error),
         }

@@ -1,12 +1,13 @@
 //! JSON as people type it and as it is shown to them.
 
-use serde::de::IgnoredAny;
+use lib_chan::payload::{Codec, PayloadError, decode};
 
 /// A text that is JSON, on one line, without spaces, and with nothing in it that a terminal would obey.
 ///
-/// Numbers and the order of fields stay as they were written, which a parsed tree would not keep.
-pub(crate) fn compact(text: &str) -> Result<String, serde_json::Error> {
-    serde_json::from_str::<IgnoredAny>(text)?;
+/// Numbers and the order of fields stay as they were written, which a parsed tree would not keep. What no receiver may
+/// take is refused: values that are too deep inside one another, and numbers that are too large (PROTOCOL.md, section 15).
+pub(crate) fn compact(text: &str) -> Result<String, PayloadError> {
+    decode::<serde_json::Value>(Codec::Json, text.as_bytes())?;
     let mut out = String::with_capacity(text.len());
     let (mut in_string, mut escaped) = (false, false);
     for c in text.chars() {
@@ -51,8 +52,8 @@ mod tests {
     #[test]
     fn space_goes_outside_of_strings_alone() {
         let text =
-            "{ \"a b\" : [ 1.50 ,\n\t\"\\\" \\\\\" , { } ], \"z\":1e400, \"a b\":12345678901234567890123 }";
-        let short = r#"{"a b":[1.50,"\" \\",{}],"z":1e400,"a b":12345678901234567890123}"#;
+            "{ \"a b\" : [ 1.50 ,\n\t\"\\\" \\\\\" , { } ], \"z\":1e300, \"a b\":12345678901234567890123 }";
+        let short = r#"{"a b":[1.50,"\" \\",{}],"z":1e300,"a b":12345678901234567890123}"#;
         assert_eq!(compact(text).unwrap(), short);
         assert_eq!(compact(short).unwrap(), short);
     }
@@ -64,6 +65,14 @@ mod tests {
         {
             let error = compact(text).unwrap_err().to_string();
             assert!(error.ends_with(place), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn refuses_depth_and_numbers_beyond_the_protocol() {
+        assert!(compact(&format!("{}{}", "[".repeat(64), "]".repeat(64))).is_ok());
+        for text in [format!("{}{}", "[".repeat(65), "]".repeat(65)), "1e400".into(), "[-1e400]".into()] {
+            assert!(compact(&text).is_err(), "{text}");
         }
     }
 

@@ -53,6 +53,10 @@ impl KnownHosts {
     /// As [`keys`](Self::keys), and [`KnownHostsError::Changed`] when another program has meanwhile noted another
     /// key for the same server.
     pub fn add(&self, authority: &str, key: &Pin) -> Result<(), KnownHostsError> {
+        // A key that is noted needs no file that can be written.
+        if self.keys(authority)?.contains(key) {
+            return Ok(());
+        }
         self.file.change(|text| {
             let known = self.keys_in(text, authority)?;
             if known.contains(key) {
@@ -124,6 +128,17 @@ mod tests {
             std::fs::read_to_string(known.path()).unwrap(),
             format!("h:1 {}\nh:2 {}\n", key(1), key(2))
         );
+    }
+
+    #[test]
+    fn a_known_key_needs_no_writable_directory() {
+        let directory = tempfile::tempdir().unwrap();
+        let known = KnownHosts::at(directory.path().join("known_hosts"));
+        known.add("h:1", &key(1)).unwrap();
+        std::fs::remove_file(directory.path().join("known_hosts.lock")).unwrap();
+        known.add("h:1", &key(1)).unwrap();
+        // Nothing was tried to be written, not even the lock.
+        assert!(!directory.path().join("known_hosts.lock").exists());
     }
 
     #[test]

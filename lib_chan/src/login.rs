@@ -4,8 +4,8 @@
 //! time: wrap the calls in [`tokio::time::timeout_at`] with an absolute deadline
 //! ([`Limits::login_timeout`](crate::Limits::login_timeout)).
 
-use std::io;
 use std::sync::Arc;
+use std::{fmt, io};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -112,14 +112,19 @@ pub enum Credential<'c> {
 /// One password is stretched at a time in a process, and a stretch takes so long that whoever connects first and waits
 /// then would outlast the server's patience. So it is the other way round: a login that will have to stretch waits for
 /// its turn in [`prepare`](Self::prepare), and its connection is opened when that has returned.
-#[derive(Debug)]
 #[must_use]
 pub struct ClientLogin<'c> {
     target: Target,
     proof: Proof<'c>,
+    on_stretch: Option<&'c (dyn Fn() + Sync)>,
 }
 
-#[derive(Debug)]
+impl fmt::Debug for ClientLogin<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientLogin").field("target", &self.target).finish_non_exhaustive()
+    }
+}
+
 enum Proof<'c> {
     Password(&'c Password, Option<SemaphorePermit<'static>>),
     Key(&'c PrivateKey),
@@ -139,7 +144,12 @@ impl<'c> ClientLogin<'c> {
             Credential::Password(password) => Proof::Password(password, turn(password, &target).await),
             Credential::Key(key) => Proof::Key(key),
         };
-        Self { target, proof }
+        Self { target, proof, on_stretch: None }
+    }
+
+    /// Calls `told` when a stretch of the password begins, before anything is computed.
+    pub fn on_stretch(self, told: &'c (dyn Fn() + Sync)) -> Self {
+        Self { on_stretch: Some(told), ..self }
     }
 
     /// Logs in over a connection to the target that has its TLS handshake behind it. When this returns `Ok`, the server
@@ -165,7 +175,7 @@ impl<'c> ClientLogin<'c> {
                 write(stream, &send).await?;
                 let challenge = read_message(stream, ExpectPasswordChallenge::MAX_LEN, &mut buffer).await?;
                 let next = next.handle(challenge)?;
-                let keys = keys(password, self.target, &next, turn).await?;
+                let keys = keys(password, self.target, &next, turn, self.on_stretch).await?;
                 next.prove(&keys)?
             }
             Proof::Key(key) => {
@@ -217,6 +227,7 @@ async fn keys(
     target: Target,
     challenge: &ExpectKeys,
     turn: Option<SemaphorePermit<'static>>,
+    on_stretch: Option<&(dyn Fn() + Sync)>,
 ) -> Result<Arc<DerivedKeys>, LoginError> {
     let (salt, params) = (*challenge.salt(), challenge.params());
     if let Some(keys) = password.known_keys(&target, &salt, params) {
@@ -226,6 +237,9 @@ async fn keys(
         password.forget_keys(&target);
         return Err(LoginError::KeyOutdated);
     };
+    if let Some(told) = on_stretch {
+        told();
+    }
     let password = password.clone();
     let stretch = move || {
         // The turn goes with the work: a login that is given up does not let a second stretch begin beside this one.

@@ -1,17 +1,18 @@
 //! From what the command line says to a connection.
 
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read};
 use std::time::Duration;
 
 use lib_chan::login::Credential;
 use lib_chan::private::{self, quoted};
-use lib_chan::secret::{KeyError, Password, PasswordError, PrivateKey};
+use lib_chan::secret::{Password, PasswordError, PrivateKey};
 use lib_chan::signals::Signal;
-use lib_chan::{Channel, Limits, Opaque};
+use lib_chan::{Channel, Limits, Opaque, stdio};
 use tokio::time::{Instant, timeout};
 
 use super::arguments::{Access, Start};
 use super::failure::Failure;
+use super::local::read_key;
 use super::notice::Notice;
 use crate::bookmark::Bookmarks;
 use crate::connect::{Connect, Step, connect};
@@ -20,6 +21,9 @@ use crate::url::ChanUrl;
 
 /// The time for the last words of a session when the user's own is over.
 const LAST_WORDS_TIMEOUT: Duration = Duration::from_millis(100);
+
+/// No frame is longer (PROTOCOL.md, section 16).
+const MAX_MESSAGE_LEN: u64 = 16 * 1024 * 1024;
 
 /// What the user proves with.
 pub(super) enum Secret {
@@ -54,23 +58,18 @@ impl Access {
 
     fn url(&self) -> Result<ChanUrl, Failure> {
         match self.url.strip_prefix('@') {
-            Some(name) => {
-                let bookmarks = Bookmarks::of_user().map_err(Failure::usage)?;
-                bookmarks.url(name).map_err(Failure::usage)
-            }
+            Some(name) => Ok(Bookmarks::of_user()?.url(name)?),
             None => self.url.parse().map_err(Failure::usage),
         }
     }
 
     fn secret(&self, url: &ChanUrl) -> Result<Secret, Failure> {
         if let Some(path) = &self.key_file {
-            let contents = private::read(path, PrivateKey::MAX_FILE_LEN).map_err(Failure::usage)?;
-            let named = |error: KeyError| Failure::usage(format_args!("{}: {error}", quoted(path)));
-            return PrivateKey::from_file_contents(&contents).map(Secret::Key).map_err(named);
+            return read_key(path).map(Secret::Key);
         }
         let password = match &self.password_file {
             Some(path) => {
-                let contents = private::read(path, Password::MAX_FILE_LEN).map_err(Failure::usage)?;
+                let contents = private::read(path, Password::MAX_FILE_LEN)?;
                 let named = |error: PasswordError| Failure::usage(format_args!("{}: {error}", quoted(path)));
                 Password::from_file_contents(&contents).map_err(named)?
             }
@@ -122,10 +121,8 @@ impl Way {
     fn tell(&self, step: &Step, notice: &Notice) {
         notice.wait_for(match step {
             Step::Connected(_) => "setting up TLS",
-            Step::Encrypted { .. } => match self.secret {
-                Secret::Password(_) => "deriving the key from the password",
-                Secret::Key(_) => "logging in",
-            },
+            Step::Encrypted { .. } => "logging in",
+            Step::Stretching | Step::Outlasted => "deriving the key from the password",
             Step::LoggedIn { .. } => "starting the service",
             _ => "connecting",
         });
@@ -146,6 +143,10 @@ impl Way {
                 parameters.window_len(),
                 humantime::format_duration(parameters.heartbeat_interval()),
             ),
+            Step::Stretching => "deriving the key from the password".into(),
+            Step::Outlasted => {
+                "the time for the login is over: connecting once more when the key is derived".into()
+            }
             Step::KeyOutdated => "the server wants the key derived anew: connecting once more".into(),
         });
     }
@@ -178,6 +179,29 @@ impl Start {
     pub(super) fn args(&self) -> Result<Box<str>, Failure> {
         json("the value of --args", self.args.as_deref().unwrap_or("null"))
     }
+}
+
+/// A message as the command line gives it, or from standard input where it is `-`.
+pub(super) fn message(argument: &str) -> Result<Box<str>, Failure> {
+    if argument != "-" {
+        return json("the message", argument);
+    }
+    let mut bytes = Vec::new();
+    let cannot = |error| Failure::local(format_args!("cannot read the message from standard input: {error}"));
+    stdio::stdin().take(MAX_MESSAGE_LEN + 1).read_to_end(&mut bytes).map_err(cannot)?;
+    if bytes.len() as u64 > MAX_MESSAGE_LEN {
+        return Err(Failure::usage(format_args!(
+            "the message from standard input is longer than {MAX_MESSAGE_LEN} bytes, which no server takes \
+             (nothing was sent)"
+        )));
+    }
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let error = error.utf8_error();
+        Failure::usage(format_args!(
+            "the message from standard input is not UTF-8: {error} (nothing was sent)"
+        ))
+    })?;
+    json_quoted("the message from standard input", &text, "")
 }
 
 /// Checks what the user typed before anything is sent.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
 /// Talks to services of a chan-server.
@@ -31,7 +31,8 @@ pub(super) enum Command {
     Call {
         #[command(flatten)]
         access: Access,
-        /// The message, in JSON
+        /// The message, in JSON; `-` reads it from standard input
+        #[arg(allow_negative_numbers = true)]
         message: String,
         #[command(flatten)]
         start: Start,
@@ -40,7 +41,8 @@ pub(super) enum Command {
     Cast {
         #[command(flatten)]
         access: Access,
-        /// The message, in JSON
+        /// The message, in JSON; `-` reads it from standard input
+        #[arg(allow_negative_numbers = true)]
         message: String,
         #[command(flatten)]
         start: Start,
@@ -51,6 +53,8 @@ pub(super) enum Command {
         access: Access,
     },
     /// Print the messages that the service sends, one JSON line each, until it ends
+    ///
+    /// SIGHUP, SIGINT, SIGTERM and an output that nobody reads any more end the command with 0.
     Receive {
         #[command(flatten)]
         access: Access,
@@ -58,6 +62,10 @@ pub(super) enum Command {
         start: Start,
     },
     /// Send messages line by line (`?` tells how); what arrives is shown as it arrives
+    ///
+    /// Input that does not come from a terminal is a script: a line that fails is shown in its place as `- line N: …`, the
+    /// next line is sent, and the exit code is that of the first failure. At the end it waits 250 ms for messages of the
+    /// service.
     Repl {
         #[command(flatten)]
         access: Access,
@@ -69,14 +77,31 @@ pub(super) enum Command {
         /// The file to make; only its owner may read it
         file: PathBuf,
     },
+    /// Print the public key that belongs to a private key, as the line that the server is given
+    Pubkey {
+        /// The file that `chan-client keygen` made
+        file: PathBuf,
+    },
     /// Save a URL under a name; @NAME stands for it from then on
     Save {
         /// 1 to 64 letters, digits, `.`, `_` or `-`
         name: String,
         /// The URL
         url: String,
+        /// Replace a URL that is saved under this name
+        #[arg(long)]
+        replace: bool,
+    },
+    /// Print the saved URLs, a line each
+    List,
+    /// Delete a saved URL
+    Delete {
+        /// Its name
+        name: String,
     },
     /// Listen, and carry each connection to the service in a session of its own
+    ///
+    /// SIGHUP, SIGINT and SIGTERM end the command with 0.
     Forward {
         /// Where to listen: a port (then on loopback alone) or ADDRESS:PORT
         listen: String,
@@ -114,18 +139,39 @@ pub(super) struct Access {
     /// With ?tofu: accept the key of a server never seen before, and remember it
     #[arg(long)]
     pub(super) accept_new: bool,
-    /// Time until the answer is here (call), the message is taken (cast) or the session is open, such as 5s or 2m
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    /// Time until the answer is here (call), the message is taken (cast) or the session is open, such as 5s or 2m; a bare
+    /// number is seconds. Typing the password does not count
+    /// [default: 10s to connect, 15s to log in, 60s for an answer]
+    #[arg(long, value_name = "TIME", value_parser = time)]
     pub(super) timeout: Option<Duration>,
 }
 
 /// What a service of messages is started with.
 #[derive(Debug, Args)]
 pub(super) struct Start {
-    /// What the service is started with, in JSON
-    #[arg(long, value_name = "JSON")]
+    /// What the service is started with, in JSON [default: null]
+    #[arg(long, value_name = "JSON", allow_negative_numbers = true)]
     pub(super) args: Option<String>,
 }
+
+/// A time as people write it. One that is too long to be counted is as good as for ever.
+fn time(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse::<f64>().ok().filter(|seconds| *seconds >= 0.0);
+    let time = match seconds {
+        Some(seconds) => Duration::try_from_secs_f64(seconds).unwrap_or(FOREVER),
+        None => match humantime::parse_duration(text) {
+            Err(humantime::DurationError::NumberOverflow) => FOREVER,
+            parsed => parsed.map_err(|error| format!("{error}; write 5s, 2m or 1h 30m"))?,
+        },
+    };
+    match time.is_zero() {
+        true => Err("no time at all is always over; give some, or leave the option out".into()),
+        false => Ok(time.min(FOREVER)),
+    }
+}
+
+/// Thirty years: a longer time is cut to it, since clocks cannot count every one.
+const FOREVER: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -139,17 +185,45 @@ Exit codes:
   7   the service ended or gave no answer; the message says whether it was executed
   8   the time is over; the message says whether it was executed
   9   the connection was lost; the message says whether it was executed
-  10  executed, but the answer is too long or cannot be read";
+  10  executed, but the answer is too long or cannot be read
+  129, 130, 143  ended by SIGHUP, SIGINT (Ctrl-C) or SIGTERM before it was done";
+
+/// The command line, with the exit codes in the help of every command.
+pub(super) fn command() -> clap::Command {
+    let mut command = Arguments::command();
+    for name in command.get_subcommands().map(|command| command.get_name().to_owned()).collect::<Vec<_>>() {
+        command = command.mut_subcommand(name, |command| command.after_long_help(EXIT_CODES));
+    }
+    command
+}
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
     fn the_command_line_is_sound() {
-        Arguments::command().debug_assert();
+        command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_names_its_exit_codes() {
+        for command in command().get_subcommands_mut() {
+            let help = command.render_long_help().to_string();
+            assert!(help.contains("Exit codes:"), "{help}");
+        }
+    }
+
+    #[test]
+    fn a_negative_number_is_a_message() {
+        for number in ["-5", "-0.5", "-1e5"] {
+            let line = ["chan-client", "call", "@x", number, "--args", number];
+            let Command::Call { message, start, .. } = Arguments::try_parse_from(line).unwrap().command
+            else {
+                panic!()
+            };
+            assert_eq!((message.as_str(), start.args.as_deref()), (number, Some(number)));
+        }
     }
 
     #[test]
@@ -173,6 +247,18 @@ mod tests {
         let line = ["chan-client", "call", "@x", "1", "--timeout", "2m"];
         let Command::Call { access, .. } = Arguments::try_parse_from(line).unwrap().command else { panic!() };
         assert_eq!(access.timeout, Some(Duration::from_secs(120)));
-        assert!(Arguments::try_parse_from(["chan-client", "ping", "@x", "--timeout", "5"]).is_err());
+        for (text, wanted) in [
+            ("5", Duration::from_secs(5)),
+            ("0.5", Duration::from_millis(500)),
+            ("1h 30m", Duration::from_secs(5400)),
+            ("500000000000y", FOREVER),
+            ("300000000000years", FOREVER),
+            ("1e300", FOREVER),
+        ] {
+            assert_eq!(time(text).as_ref(), Ok(&wanted), "{text}");
+        }
+        for text in ["0", "0s", "-1", "soon", "NaN", ""] {
+            assert!(time(text).is_err(), "{text}");
+        }
     }
 }

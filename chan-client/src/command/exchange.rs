@@ -9,7 +9,7 @@ use lib_chan::payload::Codec;
 use lib_chan::{CallError, Channel, ExitReason, Limits, Message, Opaque, signals, stdio};
 use tokio::time::timeout;
 
-use super::access::{Way, close, json};
+use super::access::{Way, close, message as typed};
 use super::arguments::{Access, Start};
 use super::failure::{Code, DONE, Failure, MAYBE};
 use super::notice::Notice;
@@ -17,7 +17,7 @@ use super::{block_on, print_line, show_line};
 use crate::json::compact;
 
 pub(super) fn call(access: &Access, message: &str, start: &Start, notice: &Notice) -> Result<(), Failure> {
-    let (message, args) = (opaque(&json("the message", message)?), start.args()?);
+    let (message, args) = (opaque(&typed(message)?), start.args()?);
     let way = access.way()?;
     block_on(async {
         let bound = way.begin();
@@ -50,7 +50,7 @@ pub(super) fn call(access: &Access, message: &str, start: &Start, notice: &Notic
 }
 
 pub(super) fn cast(access: &Access, message: &str, start: &Start, notice: &Notice) -> Result<(), Failure> {
-    let (message, args) = (opaque(&json("the message", message)?), start.args()?);
+    let (message, args) = (opaque(&typed(message)?), start.args()?);
     let way = access.way()?;
     block_on(async {
         let bound = way.begin();

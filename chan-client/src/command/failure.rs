@@ -3,9 +3,12 @@
 use std::fmt;
 use std::io;
 
+use lib_chan::private::PrivateFileError;
 use lib_chan::signals::Signal;
 use lib_chan::{CallError, CallFailure, Executed, ExitReason};
 
+use crate::bookmark::BookmarkError;
+use crate::config_file::FileError;
 use crate::connect::ConnectError;
 use crate::json::one_line;
 
@@ -125,6 +128,24 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
+impl From<FileError> for Failure {
+    fn from(error: FileError) -> Self {
+        Self::usage(error)
+    }
+}
+
+impl From<BookmarkError> for Failure {
+    fn from(error: BookmarkError) -> Self {
+        Self::usage(error)
+    }
+}
+
+impl From<PrivateFileError> for Failure {
+    fn from(error: PrivateFileError) -> Self {
+        Self::usage(error)
+    }
+}
+
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
         Self::local(error)
@@ -141,6 +162,10 @@ impl From<ConnectError> for Failure {
             }
             ConnectError::Identity(_) | ConnectError::Misbehaved { .. } => (Code::Identity, ""),
             ConnectError::Refused => (Code::Refused, ""),
+            // The public text of a server that speaks no JSON there (`modules`, PROTOCOL.md section 6).
+            ConnectError::RefusedByName(text) if text.ends_with("speaks raw, not json") => {
+                (Code::RefusedByName, "; it carries bytes: use `chan-client pipe` or `chan-client forward`")
+            }
             ConnectError::RefusedByName(_) => (Code::RefusedByName, "; ask the server's operator"),
             ConnectError::Ended(_) => (Code::Ended, "; ask the server's operator"),
             ConnectError::Deadline => (Code::Deadline, "; give it longer with --timeout, or try again"),

@@ -2,16 +2,16 @@
 
 use std::path::Path;
 
-use clap::CommandFactory;
 use clap_complete::Shell;
-use lib_chan::private;
+use lib_chan::private::{self, quoted};
 use lib_chan::secret::{PrivateKey, PublicKey, Secret};
 use zeroize::Zeroizing;
 
-use super::arguments::Arguments;
+use super::arguments::command;
 use super::failure::Failure;
 use super::print_line;
 use crate::bookmark::Bookmarks;
+use crate::json::one_line;
 use crate::url::ChanUrl;
 
 pub(super) fn keygen(file: &Path) -> Result<(), Failure> {
@@ -22,25 +22,52 @@ fn new_key(file: &Path) -> Result<PublicKey, Failure> {
     let mut seed = Zeroizing::new([0; 32]);
     aws_lc_rs::rand::fill(&mut *seed).map_err(|_| Failure::local("the system gave no random bytes"))?;
     let key = PrivateKey::from_seed(Secret::new(*seed)).map_err(Failure::local)?;
-    private::create(file, key.to_file_contents().as_bytes()).map_err(Failure::usage)?;
+    private::create(file, key.to_file_contents().as_bytes())?;
     Ok(key.public_key())
 }
 
-pub(super) fn save(name: &str, url: &str) -> Result<(), Failure> {
+pub(super) fn pubkey(file: &Path) -> Result<(), Failure> {
+    print_line(&read_key(file)?.public_key().to_string())
+}
+
+/// A private key from its file.
+pub(super) fn read_key(file: &Path) -> Result<PrivateKey, Failure> {
+    let contents = private::read(file, PrivateKey::MAX_FILE_LEN)?;
+    let named = |error| Failure::usage(format_args!("{}: {error}", quoted(file)));
+    PrivateKey::from_file_contents(&contents).map_err(named)
+}
+
+pub(super) fn save(name: &str, url: &str, replace: bool) -> Result<(), Failure> {
     let url: ChanUrl = url.parse().map_err(Failure::usage)?;
-    let name = name.strip_prefix('@').unwrap_or(name);
-    Bookmarks::of_user().map_err(Failure::usage)?.save(name, url).map_err(Failure::usage)
+    Ok(Bookmarks::of_user()?.save(bare(name), url, replace)?)
+}
+
+pub(super) fn list() -> Result<(), Failure> {
+    let saved = Bookmarks::of_user()?.all()?;
+    saved.iter().try_for_each(|(name, url)| print_line(&one_line(&format!("{name} {url}"))))
+}
+
+pub(super) fn delete(name: &str) -> Result<(), Failure> {
+    Ok(Bookmarks::of_user()?.delete(bare(name))?)
+}
+
+/// A name as it is saved, for one that may be written as it is used.
+fn bare(name: &str) -> &str {
+    name.strip_prefix('@').unwrap_or(name)
 }
 
 pub(super) fn completions(shell: Shell) -> Result<(), Failure> {
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Arguments::command(), "chan-client", &mut script);
-    print_line(String::from_utf8_lossy(&script).trim_end())
+    clap_complete::generate(shell, &mut command(), "chan-client", &mut script);
+    // The generator for bash names a subcommand in two ways where the program's name has a hyphen.
+    let script =
+        String::from_utf8_lossy(&script).replace("chan__subcmd__client__subcmd__", "chan__client__subcmd__");
+    print_line(script.trim_end())
 }
 
 pub(super) fn man(directory: &Path) -> Result<(), Failure> {
     let failed = |error| Failure::usage(format_args!("cannot write to {}: {error}", directory.display()));
-    clap_mangen::generate_to(Arguments::command(), directory).map_err(failed)
+    clap_mangen::generate_to(command(), directory).map_err(failed)
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ mod tunnel;
 
 use std::io;
 
-use clap::Parser;
+use clap::FromArgMatches;
 use lib_chan::private::forbid_core_dumps;
 use lib_chan::{signals, stdio};
 
@@ -30,7 +30,7 @@ use notice::Notice;
 pub fn run() -> Result<(), Failure> {
     signals::handle()?;
     forbid_core_dumps()?;
-    let Arguments { command, verbose } = Arguments::parse();
+    let Arguments { command, verbose } = arguments()?;
     let notice = Notice::new(verbose);
     match command {
         Command::Call { access, message, start } => exchange::call(&access, &message, &start, &notice),
@@ -39,12 +39,28 @@ pub fn run() -> Result<(), Failure> {
         Command::Receive { access, start } => exchange::receive(&access, &start, &notice),
         Command::Repl { access, start } => repl::repl(&access, &start, &notice),
         Command::Keygen { file } => local::keygen(&file),
-        Command::Save { name, url } => local::save(&name, &url),
+        Command::Pubkey { file } => local::pubkey(&file),
+        Command::Save { name, url, replace } => local::save(&name, &url, replace),
+        Command::List => local::list(),
+        Command::Delete { name } => local::delete(&name),
         Command::Forward { listen, access } => tunnel::forward(&listen, &access, notice),
         Command::Pipe { access } => tunnel::pipe(&access, &notice),
         Command::Completions { shell } => local::completions(shell),
         Command::Man { directory } => local::man(&directory),
     }
+}
+
+/// What the command line says. Wrong usage and the wish for help end the program here, also where they cannot be written.
+fn arguments() -> Result<Arguments, Failure> {
+    let parsed = arguments::command().try_get_matches().and_then(|found| Arguments::from_arg_matches(&found));
+    parsed.or_else(|error| {
+        if error.use_stderr() {
+            stdio::complain(error.render().to_string().trim_end());
+        } else {
+            print_line(error.render().to_string().trim_end())?;
+        }
+        std::process::exit(error.exit_code())
+    })
 }
 
 /// Runs a command that talks to a server.

@@ -45,9 +45,15 @@ pub(super) fn forward(listen: &str, access: &Access, notice: Notice) -> Result<(
         // A wrong password is told now, and its key is derived before anybody waits for it.
         notice.during(async { Ok(way.connect(&notice).ping().await?) }).await?;
         let listener = bind(listen).await?;
+        let address = listener.local_addr()?;
+        if !address.ip().is_loopback() {
+            notice.complain(format_args!(
+                "warning: everybody who reaches {address} uses the service in your name; a port alone listens on loopback"
+            ));
+        }
         // Before anything is printed: whoever reads it may say at once that it is enough.
         let mut signals = signals::subscribe();
-        print_line(&format!("listening on {}", listener.local_addr()?))?;
+        print_line(&format!("listening on {address}"))?;
         tokio::select! {
             failed = accept(&listener, Arc::new((way, notice, Semaphore::new(MAX_LOGINS)))) => failed,
             // It has no other end.

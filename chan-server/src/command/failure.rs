@@ -65,13 +65,16 @@ impl From<StartError> for Failure {
 
 impl From<IdentityError> for Failure {
     fn from(error: IdentityError) -> Self {
-        Self::local(error)
+        match error {
+            IdentityError::NoPlace => Self::usage(error),
+            _ => Self::local(error),
+        }
     }
 }
 
 impl From<PrivateFileError> for Failure {
     fn from(error: PrivateFileError) -> Self {
-        Self::local(error)
+        Self::usage(error)
     }
 }
 

@@ -167,6 +167,10 @@ fn a_codec_that_the_service_does_not_speak_is_6() {
     let (code, _, complaint) = run(server.client("call", "bytes").arg(LOOKUP));
     assert_eq!(code, Some(6), "{complaint}");
     assert!(complaint.contains("raw, not json") && complaint.contains("not executed"), "{complaint}");
+    assert!(
+        complaint.contains("chan-client pipe") && complaint.contains("chan-client forward"),
+        "{complaint}"
+    );
 }
 
 #[test]
@@ -266,6 +270,79 @@ fn a_timeout_bounds_the_close_too() {
     assert_eq!(client.code(), Some(8));
     // A close that nobody answers takes 10 s.
     assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+}
+
+/// A conversation from a pipe: exit code, output and complaints.
+fn script(server: &Server, service: &str, lines: &[u8]) -> (Option<i32>, String, String) {
+    let file = server.folder.path().join("script");
+    fs::write(&file, lines).unwrap();
+    run(server.client("repl", service).stdin(fs::File::open(file).unwrap()))
+}
+
+#[test]
+fn every_failed_line_of_a_script_is_an_exit_code() {
+    let server = Server::start(ECHO);
+    let (code, out, complaint) = script(&server, "echo", b"1\n\"\xff\"\n{bad\n2\nquit\n3\n");
+    assert_eq!(code, Some(2), "{complaint}");
+    let lines: Vec<_> = out.lines().collect();
+    assert!(
+        matches!(lines[..], ["1", utf8, json, "2"] if utf8.starts_with("- line 2: the line is not UTF-8")
+        && json.starts_with("- line 3: the message is not JSON")),
+        "{out}"
+    );
+    assert!(complaint.contains("2 of 5 lines failed, the first is line 2"), "{complaint}");
+    assert_eq!(script(&server, "echo", b"1\nexit\n"), (Some(0), "1\n".into(), String::new()));
+}
+
+#[test]
+fn a_script_shows_what_the_service_still_sends() {
+    let server = Server::start(ECHO);
+    let casts: String = (0..50).map(|number| format!("! {number}\n")).collect();
+    let shown: String = (0..50).map(|number| format!("{number}\n")).collect();
+    assert_eq!(script(&server, "echo", casts.as_bytes()), (Some(0), shown, String::new()));
+}
+
+#[test]
+fn a_message_comes_from_standard_input() {
+    let server = Server::start(ECHO);
+    let file = server.folder.write("message", "{ \"a\": [1] }\n");
+    let mut call = server.client("call", "echo");
+    let found = run(call.arg("-").stdin(fs::File::open(file).unwrap()));
+    assert_eq!(found, (Some(0), "{\"a\":[1]}\n".into(), String::new()));
+    // A number below zero is no option.
+    let found = run(server.client("call", "echo").arg("-5"));
+    assert_eq!(found, (Some(0), "-5\n".into(), String::new()));
+}
+
+const ECHO: &str = "[[service]]\nname = 'echo'\npassword_file = 'password'\nmfa = ['echo', 'start']";
+
+#[test]
+fn a_public_key_is_read_from_its_private_key() {
+    let folder = chan_tests::Folder::new();
+    let key = folder.path().join("key");
+    let client = |command: &str| {
+        let mut client = std::process::Command::new(chan_tests::program("chan-client"));
+        client.arg(command).arg(&key);
+        client
+    };
+    let (code, public, _) = run(&mut client("keygen"));
+    assert_eq!(code, Some(0));
+    assert_eq!(run(&mut client("pubkey")), (Some(0), public, String::new()));
+    // One that is there already is 2, in both programs.
+    assert_eq!(run(&mut client("keygen")).0, Some(2));
+    let mut passwd = std::process::Command::new(chan_tests::program("chan-server"));
+    passwd.args(["passwd", "s", "--generate", "--password-file"]).arg(&key).arg("--state").arg(folder.path());
+    assert_eq!(run(&mut passwd).0, Some(2));
+}
+
+#[test]
+fn a_missing_home_is_2_in_both_programs() {
+    for (name, arguments) in [("chan-client", &["list"][..]), ("chan-server", &["identity"])] {
+        let mut program = std::process::Command::new(chan_tests::program(name));
+        let (code, _, complaint) = run(program.args(arguments).env_clear());
+        assert_eq!(code, Some(2), "{complaint}");
+        assert!(complaint.contains("HOME"), "{complaint}");
+    }
 }
 
 #[test]
