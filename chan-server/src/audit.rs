@@ -36,10 +36,17 @@ pub struct Audit {
 
 #[derive(Debug)]
 struct Writer {
-    lines: SyncSender<String>,
+    queue: SyncSender<Entry>,
     /// Says when the last line was written. Nobody waits for it but the end of this value.
     done: Mutex<Receiver<()>>,
     format: Format,
+}
+
+/// What the writing thread is given.
+enum Entry {
+    Line(String),
+    /// Asks to be told when all before it has been written.
+    Flush(SyncSender<()>),
 }
 
 /// How a line looks.
@@ -72,6 +79,8 @@ pub(crate) enum Event<'e> {
     Listening { address: SocketAddr },
     /// The system gives no more connections for a while.
     AcceptFailed { error: String },
+    /// Verifiers are made of so many passwords, about ten a second; clients wait until that is done.
+    Starting { passwords: usize },
     /// Something in the configuration that is allowed, and worth knowing.
     Warning { text: String },
     /// Something that keeps some clients away, and has to be mended.
@@ -147,6 +156,7 @@ impl Event<'_> {
             | Self::SessionStarted { who, .. }
             | Self::SessionEnded { who, .. } => Cause::Member(*who),
             Self::Listening { .. }
+            | Self::Starting { .. }
             | Self::Warning { .. }
             | Self::Error { .. }
             | Self::Crashed
@@ -204,14 +214,14 @@ impl Audit {
 
     /// To a writer, from a thread that ends with this value.
     pub fn to(writer: impl Write + Send + 'static, format: Format) -> Self {
-        let (lines, queue) = sync_channel(QUEUE_CAPACITY);
+        let (entries, queue) = sync_channel(QUEUE_CAPACITY);
         let (finished, done) = sync_channel(1);
         let spawned = thread::Builder::new().name("audit".into()).spawn(move || {
             write_lines(writer, &queue);
             let _ = finished.send(());
         });
         // Without a thread there is no log, and a server without a log is better than none.
-        Self::with(spawned.is_ok().then_some(Writer { lines, done: Mutex::new(done), format }))
+        Self::with(spawned.is_ok().then_some(Writer { queue: entries, done: Mutex::new(done), format }))
     }
 
     /// To nobody.
@@ -237,17 +247,28 @@ impl Audit {
         }
         let line = Line { time: time_of_day(), event, suppressed: state.suppressed, lost: state.lost };
         let Some(text) = writer.format.line(&line) else { return };
-        match writer.lines.try_send(text) {
+        match writer.queue.try_send(Entry::Line(text)) {
             Ok(()) => (state.suppressed, state.lost) = (0, 0),
             Err(_) => state.lost += 1,
         }
     }
 }
 
+impl Audit {
+    /// Waits until all lines so far have been written, but no longer than a second. Blocks the thread.
+    pub fn flush(&self) {
+        let Some(writer) = &self.writer else { return };
+        let (written, is_written) = sync_channel(1);
+        if writer.queue.try_send(Entry::Flush(written)).is_ok() {
+            let _ = is_written.recv_timeout(LAST_LINES_TIMEOUT);
+        }
+    }
+}
+
 impl Drop for Audit {
     fn drop(&mut self) {
-        if let Some(Writer { lines, done, .. }) = self.writer.take() {
-            drop(lines);
+        if let Some(Writer { queue, done, .. }) = self.writer.take() {
+            drop(queue);
             let done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
             let _ = done.recv_timeout(LAST_LINES_TIMEOUT);
         }
@@ -292,10 +313,13 @@ fn plain(line: &serde_json::Value) -> Option<String> {
     Some(text)
 }
 
-fn write_lines(mut writer: impl Write, queue: &Receiver<String>) {
-    while let Ok(line) = queue.recv() {
-        // Nobody is left to tell that the log is gone.
-        let _ = writer.write_all(line.as_bytes()).and_then(|()| writer.flush());
+fn write_lines(mut writer: impl Write, queue: &Receiver<Entry>) {
+    while let Ok(entry) = queue.recv() {
+        match entry {
+            // Nobody is left to tell that the log is gone.
+            Entry::Line(line) => drop(writer.write_all(line.as_bytes()).and_then(|()| writer.flush())),
+            Entry::Flush(written) => drop(written.send(())),
+        }
     }
 }
 

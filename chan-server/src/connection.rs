@@ -245,7 +245,7 @@ impl Connection {
                     seen = next;
                     match (seen, started.get()) {
                         (Phase::Stopping, Some(control)) => control.end(ExitReason::Shutdown),
-                        (Phase::Stopping, None) => break ExitReason::Shutdown,
+                        (Phase::Stopping, None) | (Phase::Cut, _) => break ExitReason::Shutdown,
                         (Phase::Draining, Some(control)) => control.go_away(),
                         // One that is not open yet is refused when it asks for its service.
                         (Phase::Draining, None) | (Phase::Serving, _) => {}

@@ -79,6 +79,8 @@ pub(crate) enum Phase {
     Draining,
     /// What there is ends.
     Stopping,
+    /// What is still there is cut off.
+    Cut,
 }
 
 /// How a client reaches a service.
@@ -100,7 +102,7 @@ pub(crate) struct Core {
     pub(crate) directory: Directory,
     pub(crate) parameters: SessionParameters,
     pub(crate) sessions: Arc<Mutex<Sessions>>,
-    pub(crate) audit: Audit,
+    pub(crate) audit: Arc<Audit>,
     /// What to start, by the index of an account.
     starters: Vec<Arc<Starter>>,
     /// Where the PROXY protocol is spoken.
@@ -119,7 +121,12 @@ impl Server {
     ///
     /// # Errors
     /// With what is missing, and what to do about it.
-    pub async fn bind(config: Config, state: &StateDir, audit: Audit) -> Result<Self, StartError> {
+    pub async fn bind(
+        config: Config,
+        state: &StateDir,
+        audit: impl Into<Arc<Audit>>,
+    ) -> Result<Self, StartError> {
+        let audit = audit.into();
         let Bound { listeners, skipped } = listener::bind(&config.listen)?;
         let identity = match &config.identity {
             Some(identity) => identity.clone(),
@@ -147,6 +154,10 @@ impl Server {
         let max_of =
             config.services.iter().map(|service| (service.name.as_str().into(), service.max_sessions));
         let sessions = Sessions::new(&limits, max_of);
+        let passwords = count_passwords(&config.services);
+        if passwords > 0 {
+            audit.write(&Event::Starting { passwords });
+        }
         let (accounts, starters) = accounts(config.services, name_key.clone()).await?;
         let (directory, warnings) = Directory::new(name_key, nobody_seed()?, accounts)?;
         for warning in &warnings {
@@ -209,12 +220,26 @@ impl Server {
         let _ = timeout(wait, self.run()).await;
     }
 
+    /// Returns a handle that cuts off what a [shutdown](Self::shutdown) waits for.
+    pub(crate) fn cutter(&self) -> Cutter {
+        Cutter(self.phase.clone())
+    }
+
     /// Accepts nothing more, ends every session with `shutdown`, and waits until their last words are said, but no
     /// longer than the limits for that. Dropping the future cuts what is left.
     pub async fn shutdown(mut self) {
         self.phase.send_replace(Phase::Stopping);
         self.run().await;
         self.core.audit.write(&Event::Stopped);
+    }
+}
+
+/// Cuts off all connections of a server that shuts down. Each writes its last line of the log.
+pub(crate) struct Cutter(watch::Sender<Phase>);
+
+impl Cutter {
+    pub(crate) fn cut(&self) {
+        self.0.send_replace(Phase::Cut);
     }
 }
 
@@ -293,6 +318,12 @@ impl Core {
             self.audit.write(&Event::Crashed);
         }
     }
+}
+
+/// How many passwords need a verifier.
+fn count_passwords(services: &[Service]) -> usize {
+    let clients = services.iter().flat_map(|service| &service.clients);
+    clients.filter(|client| matches!(client.credential, Credential::Password(_))).count()
 }
 
 /// The accounts of all services, and for each the service's starter under the same index.

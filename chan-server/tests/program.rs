@@ -164,7 +164,7 @@ fn a_generated_password_goes_into_a_new_file_of_its_owner() {
     let password = fs::read_to_string(home.path("echo.password")).unwrap();
     assert_eq!((password.len(), mode(&home.path("echo.password"))), (23, 0o600));
     assert!(
-        complained(&home.run(&arguments), 1)
+        complained(&home.run(&arguments), 2)
             .contains("echo.password: it exists already and is not overwritten")
     );
     assert_eq!(fs::read_to_string(home.path("echo.password")).unwrap(), password);
@@ -244,7 +244,7 @@ fn a_state_directory_that_others_may_enter_is_refused_with_the_command_that_mend
     fs::create_dir(home.path("state")).unwrap();
     fs::set_permissions(home.path("state"), fs::Permissions::from_mode(0o755)).unwrap();
     let output = home.run(&["--state", "state"]);
-    assert!(complained(&output, 1).contains("run: chmod 700 state"), "{}", text(&output.stderr));
+    assert!(complained(&output, 2).contains("run: chmod 700 state"), "{}", text(&output.stderr));
 }
 
 #[test]

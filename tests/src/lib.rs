@@ -324,6 +324,15 @@ impl Running {
         Self::spawn(client)
     }
 
+    /// The same, with another output.
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub fn start_with_output(mut client: Command, output: Stdio) -> Self {
+        client.stdout(output);
+        Self::spawn(client)
+    }
+
     fn spawn(mut client: Command) -> Self {
         client.stdin(Stdio::piped()).stderr(Stdio::piped());
         let mut child = client.spawn().expect("the client starts");

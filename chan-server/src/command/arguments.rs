@@ -10,15 +10,11 @@ use crate::identity::{IdentityError, StateDir};
 
 /// Serves named services to untrusted networks.
 ///
-/// A configuration names each service, the password that opens it, and the function that is spawned for every client
-/// which proves that it knows the password. Without a command and without a configuration, it serves a name server and
-/// an echo to this machine alone, and prints how to reach them.
-///
-/// The configuration is looked for in $XDG_CONFIG_HOME/chan-server (or ~/.config/chan-server) and in
-/// /etc/chan-server, under the name chan-server.toml.
+/// A configuration names each service, the password or key that opens it, and the function that is spawned for every
+/// client which proves that it has that password or key. Without a command and without a configuration, the server offers a
+/// name server and an echo to this machine alone, and prints how to reach them.
 #[derive(Debug, Parser)]
 #[command(name = "chan-server", version, after_long_help = EXIT_CODES, max_term_width = 100)]
-#[command(args_conflicts_with_subcommands = true)]
 pub struct Arguments {
     #[command(subcommand)]
     pub(super) command: Option<Command>,
@@ -28,47 +24,68 @@ pub struct Arguments {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Serve, until Ctrl-C or SIGTERM: then wait for the sessions to end, and end what is left with `shutdown`
+    /// Serve a configuration until Ctrl-C or SIGTERM
+    ///
+    /// The first of these signals lets no new client in and waits for the sessions to end (`drain_timeout`, 30 s by
+    /// default). The second ends the sessions with `shutdown`; the third cuts them off. SIGHUP is ignored. The URL of each
+    /// service goes to standard output, the log to standard error: JSON lines, or plain text on a terminal.
+    #[command(after_long_help = EXIT_CODES)]
     Serve {
         #[command(flatten)]
         choice: Choice,
-        #[command(flatten)]
-        place: Place,
     },
-    /// Check a configuration, and say what is wrong with it
+    /// Check a configuration and print its mistakes
+    ///
+    /// Also checks the files that the configuration names and those in the state directory. Prints warnings for what is
+    /// allowed and needs attention, such as a certificate that expires within 30 days; warnings do not change the exit
+    /// code. Makes nothing.
+    #[command(after_long_help = EXIT_CODES)]
     Check {
-        /// The configuration
-        #[arg(long, value_name = "FILE")]
-        config: Option<PathBuf>,
+        #[command(flatten)]
+        choice: ConfigFile,
     },
-    /// Make a verifier, which is what the server needs to know of a password
+    /// Make a password, or the verifier of a password
+    ///
+    /// A verifier is what a server needs to know of a password; it logs nobody in. Without --password-file the password is
+    /// asked for on the terminal, or read from standard input.
+    #[command(after_long_help = EXIT_CODES)]
     Passwd(Passwd),
-    /// Print the pin by which clients know this server, and the URL of each service
+    /// Print the pin of this server and the URL of each service
+    ///
+    /// Without a configuration only the pin is printed. The server's key is made if there is none.
+    #[command(after_long_help = EXIT_CODES)]
     Identity {
         #[command(flatten)]
         choice: Choice,
-        #[command(flatten)]
-        place: Place,
     },
-    /// Print a script that completes command lines
+    /// Print a script that completes command lines in a shell
     Completions {
         /// The shell
         shell: Shell,
     },
-    /// Write the manual pages
+    /// Write the manual pages into a directory
     Man {
-        /// The directory to write them into, which has to exist
+        /// The directory, which must exist
         directory: PathBuf,
     },
 }
 
-/// Which configuration, and under which name clients reach it.
+/// Which configuration is used.
 #[derive(Debug, Args)]
-pub(super) struct Choice {
-    /// The configuration
+pub(super) struct ConfigFile {
+    /// The configuration [default: the first of $XDG_CONFIG_HOME/chan-server/chan-server.toml (or
+    /// ~/.config/chan-server/chan-server.toml) and /etc/chan-server/chan-server.toml]
     #[arg(long, value_name = "FILE")]
     pub(super) config: Option<PathBuf>,
-    /// The host name or address in the URLs that are printed, in place of the configuration's `public`
+}
+
+/// Which configuration is used, and under which name clients reach the server.
+#[derive(Debug, Args)]
+pub(super) struct Choice {
+    #[command(flatten)]
+    pub(super) file: ConfigFile,
+    /// The host name or address in the URLs that are printed [default: `public` in the configuration, or the first
+    /// address of `listen`]
     #[arg(long, value_name = "HOST")]
     pub(super) host: Option<String>,
 }
@@ -76,9 +93,9 @@ pub(super) struct Choice {
 /// Where the server keeps what it must not lose.
 #[derive(Debug, Args)]
 pub(super) struct Place {
-    /// The directory for the server's private key and its name key; made on first use
-    /// [default: $XDG_STATE_HOME/chan-server, or ~/.local/state/chan-server]
-    #[arg(long, value_name = "DIR")]
+    /// The directory of the server's private key, its certificate and its name key; made on first use [default:
+    /// $XDG_STATE_HOME/chan-server, or ~/.local/state/chan-server]
+    #[arg(long, value_name = "DIR", global = true)]
     state: Option<PathBuf>,
 }
 
@@ -90,9 +107,11 @@ impl Place {
 
 const EXIT_CODES: &str = "\
 Exit codes:
-  0   done
-  1   something on this machine failed, such as listening on an address
-  2   wrong usage or configuration";
+  0   done; a server was told to stop
+  1   something on this machine failed, such as listening on an address or writing a file
+  2   wrong usage, wrong configuration, or a file that was named and cannot be used
+  129, 130, 143
+      a signal ended the command: SIGHUP, SIGINT (Ctrl-C) or SIGTERM";
 
 #[cfg(test)]
 mod tests {
@@ -106,15 +125,26 @@ mod tests {
     }
 
     #[test]
-    fn the_state_is_named_only_where_it_is_used() {
-        let of_itself = Arguments::try_parse_from(["chan-server", "--state", "d"]).unwrap();
-        assert_eq!(of_itself.place.state().unwrap().path(), std::path::Path::new("d"));
-        let takes_it =
-            |command: &clap::Command| command.get_arguments().any(|argument| argument.get_id() == "state");
+    fn takes_the_state_before_and_behind_a_command() {
+        for line in
+            ["--state d", "--state d identity", "identity --state d", "--state d check", "serve --state d"]
+        {
+            let line = ["chan-server"].into_iter().chain(line.split(' '));
+            let arguments = Arguments::try_parse_from(line).unwrap();
+            assert_eq!(arguments.place.state().unwrap().path(), std::path::Path::new("d"));
+        }
+    }
+
+    #[test]
+    fn every_command_tells_defaults_and_exit_codes() {
         let arguments = Arguments::command();
-        let takers: Vec<_> = arguments.get_subcommands().filter(|command| takes_it(command)).collect();
-        let names: Vec<_> = takers.iter().map(|command| command.get_name()).collect();
-        assert_eq!(names, ["serve", "passwd", "identity"]);
-        assert!(Arguments::try_parse_from(["chan-server", "check", "--state", "d"]).is_err());
+        for command in arguments.get_subcommands() {
+            let makes_text = ["completions", "man"].contains(&command.get_name());
+            let help = command.clone().render_long_help().to_string();
+            assert!(makes_text || help.contains("Exit codes:"), "{help}");
+            for argument in command.get_arguments().filter(|argument| argument.get_id() == "config") {
+                assert!(argument.get_help().unwrap().to_string().contains("[default: "), "{help}");
+            }
+        }
     }
 }

@@ -57,6 +57,7 @@ impl From<StartError> for Failure {
     fn from(error: StartError) -> Self {
         match error {
             StartError::Config(error) => error.into(),
+            StartError::Identity(error) => error.into(),
             StartError::Directory(_) => Self::usage(error),
             _ => Self::local(error),
         }
@@ -66,20 +67,22 @@ impl From<StartError> for Failure {
 impl From<IdentityError> for Failure {
     fn from(error: IdentityError) -> Self {
         match error {
-            IdentityError::NoPlace => Self::usage(error),
-            _ => Self::local(error),
+            IdentityError::File(error) => error.into(),
+            IdentityError::Unusable { .. } | IdentityError::NoPlace => Self::usage(error),
+            IdentityError::Crypto(_) => Self::local(error),
         }
     }
 }
 
 impl From<PrivateFileError> for Failure {
+    /// 2 where another file, or another mode of this one, helps; 1 where the machine has to be mended.
     fn from(error: PrivateFileError) -> Self {
-        Self::usage(error)
-    }
-}
-
-impl From<io::Error> for Failure {
-    fn from(error: io::Error) -> Self {
-        Self::local(error)
+        use io::ErrorKind::{AlreadyExists, IsADirectory, NotADirectory, NotFound, PermissionDenied};
+        match error.io_kind() {
+            None | Some(AlreadyExists | IsADirectory | NotADirectory | NotFound | PermissionDenied) => {
+                Self::usage(error)
+            }
+            Some(_) => Self::local(error),
+        }
     }
 }

@@ -5,17 +5,24 @@ mod failure;
 mod passwd;
 mod serve;
 
+use std::io::{self, ErrorKind};
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
 
 use clap::{CommandFactory, Parser};
 use lib_chan::private::forbid_core_dumps;
 use lib_chan::{signals, stdio};
+use tokio::runtime::{Builder, Runtime};
 
 pub use arguments::Arguments;
-use arguments::Command;
+use arguments::{Command, Place};
 pub use failure::Failure;
 
-use crate::config::Config;
+use crate::config::{Config, Warning};
+use crate::identity::IdentityError;
 use crate::modules::Modules;
 
 /// Runs the command that this program was started with.
@@ -25,15 +32,20 @@ use crate::modules::Modules;
 /// The command failed: what to tell the user, and the exit code. Wrong usage of the command line itself, and the
 /// wish for help, end the program here.
 pub fn run() -> Result<(), Failure> {
-    signals::handle()?;
-    forbid_core_dumps()?;
+    signals::handle().map_err(|error| Failure::local(format_args!("cannot handle signals: {error}")))?;
+    if let Err(error) = forbid_core_dumps() {
+        // A sandbox may forbid it, and the program is of use all the same.
+        stdio::complain(format_args!(
+            "chan-server: cannot forbid core dumps, which would hold secrets: {error}"
+        ));
+    }
     let Arguments { command, place } = Arguments::parse();
     match command {
         None => serve::serve_or_begin(&place.state()?),
-        Some(Command::Serve { choice, place }) => serve::serve(&choice, &place.state()?),
-        Some(Command::Check { config }) => check(config.as_deref()),
-        Some(Command::Identity { choice, place }) => serve::identity(&choice, &place.state()?),
-        Some(Command::Passwd(passwd)) => passwd.run(),
+        Some(Command::Serve { choice }) => serve::serve(&choice, &place.state()?),
+        Some(Command::Check { choice }) => check(choice.config.as_deref(), &place),
+        Some(Command::Identity { choice }) => serve::identity(&choice, &place.state()?),
+        Some(Command::Passwd(passwd)) => passwd.run(&place),
         Some(Command::Completions { shell }) => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Arguments::command(), "chan-server", &mut script);
@@ -50,9 +62,14 @@ pub fn run() -> Result<(), Failure> {
     }
 }
 
-fn check(file: Option<&Path>) -> Result<(), Failure> {
+fn check(file: Option<&Path>, place: &Place) -> Result<(), Failure> {
     let file = found(file)?;
     let config = block_on(async { Ok(Config::load(&file, &Modules::standard())?) })?;
+    // Whoever checks a configuration for another machine may have no home.
+    match place.state() {
+        Err(IdentityError::NoPlace) => {}
+        state => state?.check(config.identity().is_none())?,
+    }
     for service in config.services() {
         let names = service.clients().iter().map(|client| match client.id().as_str() {
             "" => "shared password".into(),
@@ -62,6 +79,9 @@ fn check(file: Option<&Path>) -> Result<(), Failure> {
         let clients = names.collect::<Vec<_>>().join(", ");
         print_line(&format!("{}: {} for {clients}", service.name(), service.mfa()))?;
     }
+    for Warning { problem, .. } in config.warnings() {
+        print_line(&format!("{}:{}: warning: {}", file.display(), problem.line, problem.text))?;
+    }
     print_line(&format!("{}: no mistakes", file.display()))
 }
 
@@ -70,10 +90,23 @@ fn found(named: Option<&Path>) -> Result<PathBuf, Failure> {
     if let Some(file) = named {
         return Ok(file.into());
     }
-    searched().into_iter().find(|place| place.exists()).ok_or_else(|| {
+    searched().into_iter().find(|place| is_there(place)).ok_or_else(|| {
         let places: Vec<_> = searched().iter().map(|place| place.display().to_string()).collect();
         Failure::usage(format_args!("no configuration in {}; name one: --config FILE", places.join(" or ")))
     })
+}
+
+/// Whether there is a configuration, even one that cannot be read: a dangling link, or a file in a directory without
+/// permission. Its owner wants it served, and nothing in its place.
+fn is_there(file: &Path) -> bool {
+    let dangles = |directory: &Path| directory.is_symlink() && !directory.exists();
+    match file.symlink_metadata() {
+        Ok(_) => true,
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            file.parent().is_some_and(dangles)
+        }
+        Err(_) => true,
+    }
 }
 
 /// Where a configuration is looked for, in this order.
@@ -84,15 +117,87 @@ fn searched() -> Vec<PathBuf> {
 }
 
 fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-    let runtime = tokio::runtime::Runtime::new()?;
+    let runtime = runtime()?;
     let done = runtime.block_on(work);
     // Nothing that still runs is worth waiting for: what had to end has ended.
     runtime.shutdown_background();
     done
 }
 
+/// A runtime with as many threads as the system gives: one for work that blocks, and up to one for each processor.
+fn runtime() -> Result<Runtime, Failure> {
+    let wanted = thread::available_parallelism().map_or(1, NonZero::get);
+    // Found out first, since tokio panics where it is refused a thread.
+    let given = threads(wanted + 1, |work| thread::Builder::new().spawn(work));
+    let mut builder = match given {
+        0 => {
+            let text =
+                "the system gives this program no more threads; allow it at least 4 (ulimit -u, TasksMax=)";
+            return Err(Failure::local(text));
+        }
+        1 => Builder::new_current_thread(),
+        more => {
+            let mut builder = Builder::new_multi_thread();
+            builder.worker_threads(more - 1);
+            builder
+        }
+    };
+    let failed = |error| Failure::local(format_args!("cannot start a runtime for tasks: {error}"));
+    builder.enable_all().build().map_err(failed)
+}
+
+/// Finds out how many threads the system gives at once, up to `wanted`.
+fn threads(wanted: usize, spawn: impl Fn(Box<dyn FnOnce() + Send>) -> io::Result<JoinHandle<()>>) -> usize {
+    let (go_on, waiting) = channel::<()>();
+    let waiting = Arc::new(Mutex::new(waiting));
+    let wait = || {
+        let waiting = Arc::clone(&waiting);
+        // Over as soon as the sender is dropped.
+        move || drop(waiting.lock().map(|waiting| waiting.recv()))
+    };
+    let started: Vec<_> = (0..wanted).map_while(|_| spawn(Box::new(wait())).ok()).collect();
+    drop(go_on);
+    started.into_iter().map(JoinHandle::join).filter(Result::is_ok).count()
+}
+
 /// Writes one line to standard output, at once.
 fn print_line(line: &str) -> Result<(), Failure> {
     stdio::print(&format!("{line}\n"))
         .map_err(|error| Failure::local(format_args!("cannot write the output: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_the_threads_that_can_be_had() {
+        for given in [0, 1, 3] {
+            let left = std::cell::Cell::new(given);
+            let spawn = |work: Box<dyn FnOnce() + Send>| match left.get() {
+                0 => Err(ErrorKind::WouldBlock.into()),
+                more => {
+                    left.set(more - 1);
+                    thread::Builder::new().spawn(work)
+                }
+            };
+            assert_eq!(threads(5, spawn), given);
+        }
+        assert_eq!(threads(2, |work| thread::Builder::new().spawn(work)), 2);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_configuration_out_of_sight_is_there() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        assert!(!is_there(&path("nothing/chan-server.toml")));
+        std::fs::write(path("file"), "").unwrap();
+        assert!(!is_there(&path("file/chan-server.toml")));
+        for link in ["link", "folder"] {
+            std::os::unix::fs::symlink("/nowhere", path(link)).unwrap();
+        }
+        assert!(is_there(&path("link")));
+        assert!(is_there(&path("folder/chan-server.toml")));
+    }
 }

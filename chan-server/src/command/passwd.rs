@@ -1,12 +1,12 @@
 //! `chan-server passwd`: from a password to what a server stores of it.
 
 use std::io::{ErrorKind, IsTerminal, Read, Write, stdin, stdout};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use clap::Args;
-use lib_chan::auth::{Argon2Params, ClientId, PasswordVerifier, Salt, ServiceName};
+use lib_chan::auth::{Argon2Params, ClientId, NameKey, PasswordVerifier, Salt, ServiceName};
 use lib_chan::secret::Password;
 use lib_chan::{private, stdio};
 use zeroize::Zeroizing;
@@ -14,33 +14,32 @@ use zeroize::Zeroizing;
 use super::arguments::Place;
 use super::{Failure, print_line};
 use crate::config::MIN_CHARS;
+use crate::identity::IdentityError;
 
 #[derive(Debug, Args)]
 pub(super) struct Passwd {
     /// The service that the password opens
     #[arg(value_parser = ServiceName::new)]
     service: ServiceName,
-    /// The client that it belongs to; without one, all clients share it
+    /// The client that the password belongs to [default: all clients share it]
     #[arg(value_parser = ServiceName::new)]
     client: Option<ServiceName>,
-    /// Make a password of 128 random bits, instead of asking for one
+    /// Make a password of 128 random bits instead of asking for one
     #[arg(long)]
     generate: bool,
-    /// Take the password from this file; with --generate, write it there
+    /// The file to read the password from, or with --generate the new file to write it to
     #[arg(long, value_name = "FILE")]
     password_file: Option<PathBuf>,
-    /// Write the verifier to this file, instead of to standard output
+    /// The new file to write the verifier to [default: standard output]
     #[arg(long, value_name = "FILE")]
     verifier_file: Option<PathBuf>,
-    /// Take a typed password of fewer than 12 characters
+    /// Accept a password of fewer than 12 characters
     #[arg(long, conflicts_with = "generate")]
     weak: bool,
-    #[command(flatten)]
-    place: Place,
 }
 
 impl Passwd {
-    pub(super) fn run(&self) -> Result<(), Failure> {
+    pub(super) fn run(&self, place: &Place) -> Result<(), Failure> {
         let password = self.password()?;
         if password.chars() < MIN_CHARS && !self.weak {
             return Err(Failure::usage(format_args!(
@@ -50,11 +49,10 @@ impl Passwd {
         }
         match &self.password_file {
             // The server takes the password itself from that file; a verifier beside it would be of no use.
-            Some(file) if self.generate && self.verifier_file.is_none() => print_line(&format!(
-                "made {}; in the configuration: password_file = {file:?}",
-                file.display()
-            )),
-            _ => self.write_verifier(&self.verifier(&password)?),
+            Some(file) if self.generate && self.verifier_file.is_none() => {
+                print_line(&made(file, "password_file"))
+            }
+            _ => self.write_verifier(&self.verifier(&password, place)?),
         }
     }
 
@@ -66,7 +64,11 @@ impl Passwd {
             None if stdin().is_terminal() => asked()?,
             None => {
                 let mut contents = Zeroizing::new(Vec::with_capacity(Password::MAX_FILE_LEN + 1));
-                stdio::stdin().take(Password::MAX_FILE_LEN as u64 + 1).read_to_end(&mut contents)?;
+                let failed = |error| {
+                    Failure::local(format_args!("cannot read the password from standard input: {error}"))
+                };
+                let most = Password::MAX_FILE_LEN as u64 + 1;
+                stdio::stdin().take(most).read_to_end(&mut contents).map_err(failed)?;
                 contents
             }
         };
@@ -77,18 +79,23 @@ impl Passwd {
         let line = generate()?;
         match &self.password_file {
             Some(file) => private::create(file, line.as_bytes())?,
-            // Not to standard output, where the verifier goes.
-            None => stdio::stderr().write_all(format!("password: {}", *line).as_bytes())?,
+            // Not to standard output, where the verifier goes. A password that nobody saw is of no use.
+            None => {
+                let text = Zeroizing::new(format!("password: {}", *line));
+                stdio::stderr().write_all(text.as_bytes()).map_err(|error| {
+                    Failure::local(format_args!("cannot show the password on standard error: {error}"))
+                })?;
+            }
         }
         Ok(Zeroizing::new(line.as_bytes().to_vec()))
     }
 
-    fn verifier(&self, password: &Password) -> Result<PasswordVerifier, Failure> {
+    fn verifier(&self, password: &Password, place: &Place) -> Result<PasswordVerifier, Failure> {
         let client = match &self.client {
             Some(client) => ClientId::new(client.as_str()).map_err(Failure::usage)?,
             None => ClientId::default(),
         };
-        let salt = match self.place.state()?.known_name_key()? {
+        let salt = match known_name_key(place)? {
             Some(name_key) => name_key.salt(&self.service, &client),
             // Away from the server any salt will do: it stays as long as the verifier does.
             None => {
@@ -111,7 +118,29 @@ impl Passwd {
         };
         line.push('\n');
         private::create(file, line.as_bytes())?;
-        print_line(&format!("made {}; in the configuration: verifier_file = {file:?}", file.display()))
+        print_line(&made(file, "verifier_file"))
+    }
+}
+
+/// The name key of the server here, if there is a server. A machine without a home has none.
+fn known_name_key(place: &Place) -> Result<Option<NameKey>, Failure> {
+    match place.state() {
+        Err(IdentityError::NoPlace) => Ok(None),
+        state => Ok(state?.known_name_key()?),
+    }
+}
+
+/// Says that a file was made, with the line for the configuration. That is TOML, whatever the file is called.
+fn made(file: &Path, key: &str) -> String {
+    match file.to_str() {
+        Some(name) => {
+            let name = toml::Value::from(name);
+            format!("made {}; in the configuration: {key} = {name}", file.display())
+        }
+        None => format!(
+            "made {}; a configuration cannot name it, since its name is not UTF-8: rename it",
+            file.display()
+        ),
     }
 }
 
@@ -130,7 +159,7 @@ fn asked() -> Result<Zeroizing<Vec<u8>>, Failure> {
     let ask = |question| {
         let answer = private::ask(question).map_err(|error| match error.kind() {
             ErrorKind::Interrupted => Failure::interrupted("nothing was made"),
-            _ => error.into(),
+            _ => Failure::local(format_args!("cannot ask for the password on the terminal: {error}")),
         })?;
         answer.ok_or_else(|| Failure::usage("no password was given; nothing was made"))
     };
@@ -139,4 +168,19 @@ fn asked() -> Result<Zeroizing<Vec<u8>>, Failure> {
         return Err(Failure::usage("the two are not the same; nothing was made"));
     }
     Ok(first)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_line_for_the_configuration_is_toml() {
+        for name in ["e\u{301}.pw", "\u{200b}.pw", "\u{7f}.pw", "it's.pw", "a\"b.pw", "a\\b.pw", "a\nb"] {
+            let said = made(Path::new(name), "password_file");
+            let line = said.split_once("in the configuration: ").unwrap().1;
+            let table: toml::Table = line.parse().unwrap();
+            assert_eq!(table["password_file"].as_str(), Some(name), "{line}");
+        }
+    }
 }

@@ -2,15 +2,27 @@
 
 use std::{fs::File, io, path::Path};
 
-/// Returns the permission bits of a file that somebody else may read or change.
+#[cfg(unix)]
+use rustix::fs::{StatVfsMountFlags, fstatvfs};
+
+/// What is wrong with a file that somebody else may read or change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Excess {
+    /// The permission bits.
+    pub(super) mode: u32,
+    /// This process's user may change them.
+    pub(super) can_mend: bool,
+}
+
+/// Returns what is wrong with a file that somebody else may read or change.
 #[cfg(not(unix))]
-pub(super) fn excess_mode(_path: &Path, _file: &File) -> io::Result<Option<u32>> {
+pub(super) fn excess(_path: &Path, _file: &File) -> io::Result<Option<Excess>> {
     Ok(None)
 }
 
-/// Returns the permission bits of a file that somebody else may read or change.
+/// Returns what is wrong with a file that somebody else may read or change.
 #[cfg(unix)]
-pub(super) fn excess_mode(path: &Path, file: &File) -> io::Result<Option<u32>> {
+pub(super) fn excess(path: &Path, file: &File) -> io::Result<Option<Excess>> {
     use std::os::unix::fs::MetadataExt;
     let metadata = file.metadata()?;
     let mode = metadata.mode() & 0o7777;
@@ -24,7 +36,11 @@ pub(super) fn excess_mode(path: &Path, file: &File) -> io::Result<Option<u32>> {
         group: unix::group(metadata.gid()),
         is_handed_over: unix::is_handed_over(path),
     };
-    Ok((!access.is_private()).then_some(mode))
+    if access.is_private() {
+        return Ok(None);
+    }
+    let read_only = fstatvfs(file).is_ok_and(|mount| mount.f_flag.contains(StatVfsMountFlags::RDONLY));
+    Ok(Some(Excess { mode, can_mend: access.is_ours && !read_only }))
 }
 
 /// What decides whether a file is private.

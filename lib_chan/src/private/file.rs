@@ -8,21 +8,21 @@ use std::{
 
 use zeroize::Zeroizing;
 
-use super::access::excess_mode;
+use super::access::excess;
 
 /// Why a secret file was not read, or not written.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PrivateFileError {
     /// Somebody else may read it.
-    #[error("{} may be read by others (mode {mode:04o}); run: chmod {mend} {}", .path.display(), quoted(.path))]
+    #[error("{} may be read by others (mode {mode:04o}); {remedy}", .path.display())]
     NotPrivate {
         /// The file or directory.
         path: PathBuf,
         /// Its permission bits.
         mode: u32,
-        /// What the bits should be, as `chmod` takes them.
-        mend: &'static str,
+        /// What to do about it.
+        remedy: String,
     },
     /// Not a file, but a directory.
     #[error("{} is a directory; name a file in it", .0.display())]
@@ -49,6 +49,10 @@ pub enum PrivateFileError {
         error: io::Error,
     },
 }
+
+/// What to do about a file that belongs to another user or cannot be changed, as in a volume of a container.
+const NOT_OURS: &str = "this program cannot change that: have it handed over with mode 0400, or 0440 and a group that only \
+                        this program has, or set CREDENTIALS_DIRECTORY to its directory";
 
 impl PrivateFileError {
     /// Returns the file or directory that could not be used.
@@ -114,7 +118,7 @@ pub fn read(path: &Path, max: usize) -> Result<Zeroizing<Vec<u8>>, PrivateFileEr
 ///
 /// The system gives no permission bits.
 pub fn shared_mode(path: &Path, file: &File) -> io::Result<Option<u32>> {
-    excess_mode(path, file)
+    Ok(excess(path, file)?.map(|excess| excess.mode))
 }
 
 /// Writes a new secret file, mode 0600 from its first moment; it appears whole or not at all.
@@ -187,10 +191,14 @@ pub fn quoted(path: &Path) -> String {
 }
 
 fn refuse_shared(path: &Path, file: &File, mend: &'static str) -> Result<(), PrivateFileError> {
-    match excess_mode(path, file).map_err(io_error("read the permissions of", path))? {
-        Some(mode) => Err(PrivateFileError::NotPrivate { path: path.into(), mode, mend }),
-        None => Ok(()),
-    }
+    let Some(excess) = excess(path, file).map_err(io_error("read the permissions of", path))? else {
+        return Ok(());
+    };
+    let remedy = match excess.can_mend {
+        true => format!("run: chmod {mend} {}", quoted(path)),
+        false => NOT_OURS.into(),
+    };
+    Err(PrivateFileError::NotPrivate { path: path.into(), mode: excess.mode, remedy })
 }
 
 /// A new file beside `path`, under a name that no other program has taken, nor left behind.

@@ -16,6 +16,8 @@ mod main_job;
 mod named;
 mod neighbours;
 mod pages;
+#[cfg(target_os = "linux")]
+mod platform;
 mod python;
 mod relay;
 mod streams;

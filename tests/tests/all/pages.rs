@@ -60,11 +60,13 @@ enum Shown {
     File(&'static str),
     /// Without what is here put in front.
     Part(&'static str),
+    /// Part of this workspace's own manifest.
+    Manifest,
 }
 
 /// The configurations of each page, in their order.
 const CONFIGURATIONS: &[(&str, &[Shown])] = &[
-    ("README.md", &[Shown::File("names.toml")]),
+    ("README.md", &[Shown::File("names.toml"), Shown::Manifest]),
     (
         "docs/redis-from-another-host.md",
         &[
@@ -300,6 +302,12 @@ impl Reader {
                 let text = self.as_done(block);
                 let place = self.run("pwd").concat();
                 fs::write(Path::new(&place).join(name), text).expect("a configuration");
+            }
+            Shown::Manifest => {
+                let manifest = text_of("Cargo.toml");
+                for line in block.lines() {
+                    assert!(manifest.lines().any(|own| own == line), "not in Cargo.toml: {line}");
+                }
             }
             Shown::Part(before) => {
                 let part = self.folder.write("part.toml", &self.as_done(&format!("{before}{block}")));
