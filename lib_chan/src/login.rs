@@ -1,7 +1,7 @@
-//! The login over a connection: drives the two machines of [`handshake`](crate::handshake).
+//! Runs the login over a connection: drives the two state machines of [`handshake`](crate::handshake).
 //!
-//! Nothing is read beyond the last message, so the stream can be handed to a session as it is. Neither side bounds the
-//! time: wrap the calls in [`tokio::time::timeout_at`] with an absolute deadline
+//! Reads nothing beyond the last message, so that the stream can be passed on to a session. Has no timeout: wrap the
+//! calls in [`tokio::time::timeout_at`] with an absolute deadline
 //! ([`Limits::login_timeout`](crate::Limits::login_timeout)).
 
 use std::sync::Arc;
@@ -19,14 +19,14 @@ use crate::handshake::server::{ExpectHello, ExpectProof, Refusal, Verdict};
 use crate::handshake::{Authenticated, Misbehaviour, SessionParameters, Step, checked_len};
 use crate::secret::{Password, PrivateKey, Target};
 
-/// Lets a client log in that has connected. On a refusal the answer has been sent when this returns; in every case but
-/// success the connection is to be closed.
+/// Runs the server's side of a login. A refusal has been sent when this returns. Close the connection unless this
+/// succeeded.
 ///
-/// `allows_source` says whether an account may be used from where the connection comes from. Argon2 is never run here.
-/// A dropped future leaves a connection that is of no use any more.
+/// `allows_source` says whether an account may be used from the source of the connection. Never runs Argon2. A dropped
+/// future leaves the connection unusable.
 ///
 /// # Errors
-/// If the client was refused, misbehaved, or went away.
+/// Returns an error if the client was refused, misbehaved, or disconnected.
 pub async fn login_server<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
     exporter: Exporter,
@@ -66,7 +66,7 @@ async fn let_in<S: AsyncRead + AsyncWrite + Unpin>(
     }
 }
 
-/// Why a client did not get in. For the log: the client has been told nothing, or that it was refused.
+/// The reason why a login failed, for the log: the client was told nothing, or only that it was refused.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ServerLoginError {
@@ -79,7 +79,7 @@ pub enum ServerLoginError {
     /// It closed the connection without having sent one byte.
     #[error("the client sent nothing")]
     SentNothing,
-    /// The connection was lost in between.
+    /// The connection was lost during the login.
     #[error("the connection was lost: {0}")]
     Io(#[from] io::Error),
     /// The system has no random bytes to give.
@@ -97,7 +97,7 @@ impl ServerLoginError {
     }
 }
 
-/// What a client proves itself with.
+/// The secret with which a client proves itself.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub enum Credential<'c> {
@@ -109,9 +109,9 @@ pub enum Credential<'c> {
 
 /// A login of a client, prepared before it connects.
 ///
-/// One password is stretched at a time in a process, and a stretch takes so long that whoever connects first and waits
-/// then would outlast the server's patience. So it is the other way round: a login that will have to stretch waits for
-/// its turn in [`prepare`](Self::prepare), and its connection is opened when that has returned.
+/// A program stretches one password at a time, which takes long. A client that connected first and then waited would
+/// exceed the server's timeout. So a login that has to stretch waits for its turn in [`prepare`](Self::prepare); open
+/// the connection after that has returned.
 #[must_use]
 pub struct ClientLogin<'c> {
     target: Target,
@@ -130,13 +130,13 @@ enum Proof<'c> {
     Key(&'c PrivateKey),
 }
 
-/// Whose turn it is to stretch a password: one at a time in a program, for its memory.
+/// The permit to stretch a password: one at a time in a program, to bound memory.
 static STRETCHING: Semaphore = Semaphore::const_new(1);
 
 impl<'c> ClientLogin<'c> {
-    /// Waits until this login may stretch its password, first come first served; returns at once where there is
-    /// nothing to stretch: with a private key, or a password whose key for this target is known. The turn ends when the
-    /// key is derived or this value is dropped.
+    /// Waits until this login may stretch its password, first come first served. Returns at once if nothing has to be
+    /// stretched: with a private key, or a password whose key for this target is known. The turn ends when the key is
+    /// derived or this value is dropped.
     ///
     /// Dropping the future gives up the place in the queue.
     pub async fn prepare(target: Target, credential: Credential<'c>) -> Self {
@@ -152,15 +152,15 @@ impl<'c> ClientLogin<'c> {
         Self { on_stretch: Some(told), ..self }
     }
 
-    /// Logs in over a connection to the target that has its TLS handshake behind it. When this returns `Ok`, the server
-    /// has proved itself and the stream is at the first byte of the session.
+    /// Logs in over a connection to the target, after the TLS handshake. When this returns `Ok`, the server has proved
+    /// itself and the stream is at the first byte of the session.
     ///
-    /// A dropped future leaves a connection that is of no use any more; a stretch that has begun runs to its end, and
-    /// its key is kept in the password.
+    /// A dropped future leaves the connection unusable. A stretch that has begun continues to its end, and the password
+    /// keeps its key.
     ///
     /// # Errors
-    /// If the server refused, did not prove itself, misbehaved or went away; and [`LoginError::KeyOutdated`], after
-    /// which one more attempt is due, from [`prepare`](Self::prepare) on.
+    /// Returns an error if the server refused, did not prove itself, misbehaved or disconnected. After
+    /// [`LoginError::KeyOutdated`], try once more, beginning with [`prepare`](Self::prepare).
     pub async fn run<S: AsyncRead + AsyncWrite + Unpin>(
         self,
         stream: &mut S,
@@ -189,18 +189,18 @@ impl<'c> ClientLogin<'c> {
     }
 }
 
-/// Why a client did not get in, sorted by who has to do something about it.
+/// The reason why a client could not log in, sorted by who has to act.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LoginError {
     /// Refused; or the server is not who it should be, or misbehaved.
     #[error(transparent)]
     Handshake(#[from] ClientHandshakeError),
-    /// The server names another salt, or other parameters, than at the last login with this password, and this attempt
-    /// had not waited for its turn to stretch. The old key is forgotten: connect again.
+    /// The server states another salt or other parameters than at the last login with this password, and this attempt
+    /// did not wait for its turn to stretch. The old key is discarded: connect again.
     #[error("the server changed how the password is to be stretched")]
     KeyOutdated,
-    /// The password could not be stretched, for want of memory.
+    /// Not enough memory to stretch the password.
     #[error(transparent)]
     Stretch(#[from] StretchError),
     /// The connection was lost, or the server closed it.
@@ -221,7 +221,7 @@ async fn turn(password: &Password, target: &Target) -> Option<SemaphorePermit<'s
     (!password.has_key_for(target)).then_some(turn)
 }
 
-/// The keys that the challenge asks for: known ones, or new ones if it is this login's turn.
+/// Returns the keys for the challenge: known ones, or new ones if this login has its turn.
 async fn keys(
     password: &Password,
     target: Target,

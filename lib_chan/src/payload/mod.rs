@@ -1,44 +1,44 @@
-//! What messages are made of: three codecs behind one guard.
+//! Encodes and decodes messages: three codecs behind one guard.
 //!
-//! Every session states one [`Codec`]; arguments, messages and answers are then values of Rust types that serde takes
-//! to bytes and back. A service need not know which codec its client chose, as long as its types travel in it.
+//! Every session states one [`Codec`]. Arguments, messages and answers are values of Rust types that serde encodes and
+//! decodes. A service need not know which codec its client chose, as long as the codec supports its types.
 //!
-//! # What a payload may do
+//! # Bounds of a payload
 //!
-//! The guard is between serde and the codec, in both directions and for every type. What it refuses is refused by the
-//! sender already, with words that say why.
+//! The guard stands between serde and the codec, in both directions and for every type. The sender already refuses a
+//! value outside of these bounds, and says why.
 //!
-//! - **Depth.** At most [`MAX_DEPTH`] values are inside one another. Sequences, maps, tuples, structs, newtypes, enums
-//!   and `Some` count one each; the tuple or the fields of a variant count one more. Numbers, text, bytes, `None` and
-//!   unit count nothing. What a type skips (unknown fields in JSON) counts like what it keeps.
-//! - **Elements.** All sequences and maps of a payload together have at most as many elements as the payload has
-//!   bytes. This concerns elements of no size alone: every other one is a byte at least. So a `Vec<()>` of two, which
-//!   is one byte in bincode, does not travel there by itself. Fields, and elements of arrays and tuples, are not
-//!   counted: their number comes from the type.
-//! - **Allocation.** Nothing is reserved because of a length that a payload states. A stated length is taken from the
-//!   elements that are left before anyone hears of it; text and bytes are cut from the payload and copied once.
-//! - **End.** A payload is the value and nothing after it. (White space may be around JSON.)
+//! - **Depth.** Values are nested at most [`MAX_DEPTH`] deep. Sequences, maps, tuples, structs, newtypes, enums and
+//!   `Some` count one each; the tuple or the fields of a variant count one more. Numbers, text, bytes, `None` and unit
+//!   do not count. Skipped values (unknown fields in JSON) count like others.
+//! - **Elements.** All sequences and maps of a payload together have at most as many elements as the payload has bytes.
+//!   This affects only elements without a size: every other element takes at least one byte. So a `Vec<()>` of two,
+//!   which is one byte in bincode, is refused there. Fields, and elements of arrays and tuples, are not counted: their
+//!   number comes from the type.
+//! - **Allocation.** Nothing is allocated because of a length that a payload states. A stated length is deducted from
+//!   the remaining elements before a visitor sees it; text and bytes are cut from the payload and copied once.
+//! - **End.** A payload is the value and nothing after it. (White space may surround JSON.)
 //!
-//! Beyond the guard is a type that contains itself through `Option` or a newtype alone, inside `untagged`, `flatten` or
-//! a tag: serde holds such a value in a buffer of its own and decodes it from there again and again, in any format.
+//! The guard cannot bound a type that contains itself only through `Option` or a newtype, inside `untagged`, `flatten`
+//! or a tag: serde keeps such a value in its own buffer and decodes it from there repeatedly, in any format.
 //!
 //! # The codecs
 //!
 //! **bincode** is [bincode 2](https://docs.rs/bincode/2.0.1) in its standard configuration, through serde:
 //!
 //! - Unsigned integers of 16 bits and more, lengths and the indices of variants: below 251, one byte; else the byte
-//!   251, 252, 253 or 254, and the number in 2, 4, 8 or 16 bytes, little-endian. A longer form than needed is read
-//!   too, so payloads are not canonical. Signed ones are first turned into unsigned ones: `n` into `2n`, and below
-//!   zero into `-2n - 1`. `u8` and `i8` are one byte, `usize` and `isize` travel as 64 bits.
+//!   251, 252, 253 or 254, and the number in 2, 4, 8 or 16 bytes, little-endian. A longer form than needed is read too,
+//!   if it is no wider than the type, so payloads are not canonical. Signed integers are first turned into unsigned
+//!   ones: `n` into `2n`, and below zero into `-2n - 1`. `u8` and `i8` are one byte, `usize` and `isize` have 64 bits.
 //! - Floats are IEEE 754, little-endian, 4 or 8 bytes; `bool` is 0 or 1; `char` is its UTF-8.
 //! - Text and bytes: length, content. Sequences: length, elements. Maps: length, then key and value in turn.
 //! - `None` is 0, `Some` is 1 and the value. Enums: the index of the variant as a `u32`, then what it holds.
 //! - Structs, tuples, arrays: their fields one after the other. Newtypes: what is in them. Unit: nothing.
 //!
-//! **json** is serde's JSON: structs are objects, `Request::Lookup { key }` is `{"Lookup":{"key":…}}`, a variant
-//! without content is its name, newtypes are what is in them, bytes are an array of numbers, unit is `null`. Keys are
-//! text; numbers and `bool` become text as keys. A field that comes twice is an error, a key of a map that comes twice
-//! has its last value. An empty payload is no JSON: where there are no arguments, they are `null`.
+//! **json** is serde's JSON. Structs are objects, and are also read from arrays. `Request::Lookup { key }` is
+//! `{"Lookup":{"key":…}}`, a variant without content is its name. Newtypes are their content, bytes an array of
+//! numbers, unit is `null`. Keys are text; numbers and `bool` become text as keys. A field that comes twice is an
+//! error. Of two equal keys of a map, the last counts. An empty payload is an error: missing arguments are `null`.
 //!
 //! **raw** is bytes as they are: `bytes::Bytes` and other types that serde calls bytes, `Vec<u8>`, `[u8; N]` (exactly
 //! N), `String` (UTF-8), newtypes of these, and `()`, which is no bytes. Prefer `Bytes`: a `Vec<u8>` goes through
@@ -84,20 +84,21 @@ use guard::{Exceeded, Level, Seed};
 pub use opaque::{Opaque, decode_message, encode_message};
 use sink::Sink;
 
-/// How payloads of a session are encoded. Stated by the client in its `Start`; the service says which it accepts.
+/// The encoding of all payloads of a session. The client states it in its `Start`; the service decides which ones it
+/// accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Codec {
-    /// Between Rust programs with the same types: short and fast, but no field may be added on one side only.
+    /// For Rust programs with the same types: short and fast. Both sides must have the same fields.
     Bincode = 1,
     /// For people and other languages, and for types that change.
     Json = 2,
-    /// Bytes as they are, for relays.
+    /// Plain bytes, for relays.
     Raw = 3,
 }
 
 impl Codec {
-    /// The codec of a code from the wire; `None` for an unknown one.
+    /// Returns the codec with this code on the wire, or `None` if there is none.
     pub const fn from_code(code: u8) -> Option<Self> {
         Some(match code {
             1 => Self::Bincode,
@@ -107,7 +108,7 @@ impl Codec {
         })
     }
 
-    /// The code on the wire.
+    /// Returns the code on the wire.
     pub const fn code(self) -> u8 {
         self as u8
     }
@@ -134,30 +135,30 @@ impl FromStr for Codec {
     }
 }
 
-/// A name that is no codec's.
+/// A name that belongs to no codec.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a codec: there are bincode, json and raw")]
 pub struct UnknownCodec;
 
-/// The most values inside one another that a payload may have.
+/// The deepest nesting of values in a payload.
 pub const MAX_DEPTH: u8 = 64;
 
 /// Appends `value` to `out`.
 ///
 /// # Errors
 ///
-/// [`PayloadError::Codec`] if the value does not travel in `codec`. `out` is then as it was.
+/// Returns [`PayloadError::Codec`] if `codec` cannot encode the value. `out` is unchanged then.
 pub fn encode<T: Serialize + ?Sized>(codec: Codec, value: &T, out: &mut Vec<u8>) -> Result<(), PayloadError> {
     encode_within(codec, value, usize::MAX, out)
 }
 
-/// Appends `value` to `out` if it takes at most `max` bytes. Stops at the first byte too many, so a value that is
-/// far too long costs no more than one that is just too long.
+/// Appends `value` to `out` if it takes at most `max` bytes. Stops at the first byte too many, so a value that is far
+/// too long costs no more than one that is just too long.
 ///
 /// # Errors
 ///
-/// [`PayloadError::TooLong`] if it takes more bytes, [`PayloadError::Codec`] if it does not travel in `codec`. `out`
-/// is then as it was.
+/// Returns [`PayloadError::TooLong`] if the value takes more bytes, and [`PayloadError::Codec`] if `codec` cannot
+/// encode it. `out` is unchanged then.
 pub fn encode_within<T: Serialize + ?Sized>(
     codec: Codec,
     value: &T,
@@ -183,17 +184,17 @@ pub fn encode_within<T: Serialize + ?Sized>(
     Ok(())
 }
 
-/// The value that all of `bytes` are. Trailing bytes are an error (in JSON, white space is none).
+/// Decodes a value from all of `bytes`. Trailing bytes are an error, except for white space in JSON.
 ///
 /// # Errors
 ///
-/// [`PayloadError::Codec`] if they are no such value, or go beyond what a payload may make a decoder do.
+/// Returns [`PayloadError::Codec`] if `bytes` are no such value, or exceed the bounds of a payload.
 pub fn decode<T: DeserializeOwned>(codec: Codec, bytes: &[u8]) -> Result<T, PayloadError> {
     decode_borrowed(codec, bytes)
 }
 
-/// As [`decode`], for a value that may borrow from `bytes`: a `&[u8]` in `raw` and bincode, a `&str` in all codecs
-/// (in JSON only where nothing in it is escaped).
+/// Decodes like [`decode`] a value that may borrow from `bytes`: a `&[u8]` in `raw` and bincode, a `&str` in all codecs
+/// (in JSON only if it contains no escapes).
 ///
 /// # Errors
 ///

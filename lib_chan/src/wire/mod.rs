@@ -1,7 +1,7 @@
-//! Frames: what a session's bytes are made of (`PROTOCOL.md`, frames).
+//! Reads and writes frames, the units of a session (`PROTOCOL.md`, section 5).
 //!
-//! `u32` length of what follows, big-endian; kind; fields as varints in their shortest form; then the payload or
-//! text, which is the rest. Kinds below [`FIRST_UNORDERED`] are ordered and counted; from there on they are not.
+//! A frame is a big-endian `u32` length of the rest, a kind, fields as varints in their shortest form, and a payload or
+//! text up to its end. Kinds below [`FIRST_UNORDERED`] are ordered and counted; the others are not.
 
 mod varint;
 
@@ -19,32 +19,32 @@ pub const MAX_TEXT_LEN: usize = ExitReason::MAX_TEXT_LEN;
 /// One message on the wire. Payloads and texts are borrowed from the bytes they came in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Frame<'a> {
-    /// The client's first frame: what it wants to speak, what it allows, and `ArgsC`.
+    /// The client's first frame: the codec, its bounds, and the arguments for the service.
     Start {
         /// The codec of every payload of the session ([`Codec`](crate::payload::Codec)).
         codec: u8,
-        /// What the client allows.
+        /// The bounds that the client allows the server.
         terms: Terms,
-        /// Longest frame that the client takes.
+        /// The longest frame that the client accepts, in bytes without its length.
         max_frame_len: u64,
-        /// Credit that each process of the client has at first.
+        /// The first credit of each process of the client, in bytes.
         window_len: u64,
-        /// `ArgsC`, encoded.
+        /// The arguments for the service, encoded.
         args: &'a [u8],
     },
     /// The server's answer: the service runs.
     Started {
-        /// What the server allows.
+        /// The bounds that the server allows the client.
         terms: Terms,
     },
-    /// A message that wants no answer.
+    /// A message without an answer.
     Cast {
         /// The process it is for.
         to: u64,
         /// The message.
         payload: &'a [u8],
     },
-    /// A message that wants an answer.
+    /// A message with an answer.
     Call {
         /// The process it is for.
         to: u64,
@@ -67,29 +67,30 @@ pub enum Frame<'a> {
         /// The answer.
         payload: &'a [u8],
     },
-    /// Why there is no answer to a call. Call 0 is the `Start`.
+    /// The reason why a call has no answer. Call 0 is the `Start`.
     Refuse {
         /// The call.
         call: u64,
         /// Why.
         code: RefuseCode,
-        /// Public words.
+        /// A public text.
         text: &'a str,
     },
     /// An exit signal.
     Exit {
-        /// Who sends it.
+        /// The sender's process.
         from: u64,
-        /// Who gets it.
+        /// The receiver's process.
         to: u64,
-        /// Caused by a link: the number of the last message that the process took. Sent explicitly: none.
+        /// The number of the last message that the process took, if a link caused the exit. `None` if it was sent
+        /// explicitly.
         taken: Option<u64>,
         /// The reason.
         reason: ExitReason,
     },
-    /// The sender's owner ended, or let the session go.
+    /// The owner at the sender ended, or closed the session.
     Ended {
-        /// No message with a larger number was or will be taken by the owner.
+        /// The owner has taken and will take no message with a larger number.
         taken: u64,
         /// The reason.
         reason: ExitReason,
@@ -107,7 +108,7 @@ pub enum Frame<'a> {
         from: u64,
         /// The receiver's process.
         to: u64,
-        /// To be answered by an ack with the same number.
+        /// The number of the ack that answers.
         unlink: u64,
     },
     /// Answers an `Unlink`, before any other signal between the two.
@@ -140,7 +141,7 @@ pub enum Frame<'a> {
         /// The reason.
         reason: ExitReason,
     },
-    /// The sender drains: it ends nothing yet.
+    /// The sender will end the session soon. Ends nothing yet.
     GoAway,
     /// All the credit granted to a process of the sender's so far.
     Credit {
@@ -149,7 +150,7 @@ pub enum Frame<'a> {
         /// Bytes.
         total: u64,
     },
-    /// The number of the last ordered frame that came.
+    /// The number of the last ordered frame received.
     Ack {
         /// That number.
         number: u64,
@@ -166,7 +167,7 @@ pub enum Frame<'a> {
     },
 }
 
-/// What one end allows the other.
+/// The bounds that one end allows the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Terms {
     /// Calls in flight to it.
@@ -175,11 +176,11 @@ pub struct Terms {
     pub max_links: u64,
 }
 
-/// Why a call got no answer.
+/// The reason why a call got no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum RefuseCode {
-    /// Refused in the application's words, or never taken. Not executed.
+    /// Refused by the application, or never taken. Not executed.
     Refused = 1,
     /// It does not decode. Not executed.
     Codec = 2,
@@ -210,7 +211,7 @@ impl RefuseCode {
     }
 }
 
-/// Bytes that are no frame.
+/// The reason why bytes are no frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum WireError {
@@ -265,12 +266,12 @@ mod kind {
     pub(super) const PONG: u8 = 0x43;
 }
 
-/// The length of the frame at the front of `bytes`, without its four bytes of length; `None` while those have not
-/// all come.
+/// Returns the length of the frame at the front of `bytes`, without its four bytes of length, or `None` if these are
+/// incomplete.
 ///
 /// # Errors
-/// [`WireError::TooLong`] over `max`, [`WireError::Truncated`] for a frame without a kind: both before anything is
-/// kept of it.
+/// Returns [`WireError::TooLong`] over `max`, and [`WireError::Truncated`] for a frame without a kind: both before
+/// anything of the frame is kept.
 pub fn frame_len(bytes: &[u8], max: usize) -> Result<Option<usize>, WireError> {
     let Some(&head) = bytes.first_chunk::<LEN_LEN>() else { return Ok(None) };
     match u32::from_be_bytes(head) as usize {
@@ -312,7 +313,7 @@ impl<'a> Frame<'a> {
         }
     }
 
-    /// Appends the frame's head, all of it but the payload, and returns the payload: it comes next on the wire.
+    /// Appends the frame without its payload, and returns the payload, which follows on the wire.
     pub fn put_head(&self, out: &mut Vec<u8>) -> &'a [u8] {
         let start = out.len();
         out.extend_from_slice(&[0; LEN_LEN]);
@@ -382,10 +383,10 @@ impl<'a> Frame<'a> {
         &[]
     }
 
-    /// Reads the frame that `body` is: the kind and all that follows it, without the length.
+    /// Reads a frame from `body`: the kind and everything after it, without the length.
     ///
     /// # Errors
-    /// When `body` is not exactly one frame of a known kind.
+    /// Returns a [`WireError`] if `body` is not exactly one frame of a known kind.
     pub fn parse(body: &'a [u8]) -> Result<Self, WireError> {
         let (&kind, rest) = body.split_first().ok_or(WireError::Truncated)?;
         let mut fields = Fields(rest);
@@ -440,7 +441,7 @@ impl<'a> Frame<'a> {
     }
 }
 
-/// What is left of a frame while its fields are taken off the front.
+/// The rest of a frame while its fields are read from the front.
 struct Fields<'a>(&'a [u8]);
 
 impl<'a> Fields<'a> {
