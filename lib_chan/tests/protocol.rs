@@ -119,7 +119,7 @@ fn session() -> Vec<(char, Vec<u8>)> {
 }
 
 #[test]
-fn the_session_of_the_page_is_what_two_ends_send() {
+fn page_session_matches_two_ends() {
     let written: Vec<_> = block("```session\n", "C")
         .into_iter()
         .map(|line| (line.chars().next().unwrap(), hex(&line[1..])))
@@ -133,7 +133,7 @@ fn the_session_of_the_page_is_what_two_ends_send() {
 }
 
 #[test]
-fn the_golden_vectors_of_the_page_are_frames_of_every_kind() {
+fn page_vectors_cover_every_frame() {
     let mut kinds = std::collections::BTreeSet::new();
     for line in block("```text\n", "Start  ") {
         let (name, rest) = line.split_once(' ').unwrap();
@@ -149,7 +149,7 @@ fn the_golden_vectors_of_the_page_are_frames_of_every_kind() {
 }
 
 #[test]
-fn the_table_of_frames_has_the_kinds_and_the_fields_of_the_vectors() {
+fn page_table_names_every_kind() {
     for line in block("```text\n", "Start  ") {
         let (name, rest) = line.split_once(' ').unwrap();
         let kind = hex(rest)[LEN_LEN];
@@ -158,7 +158,7 @@ fn the_table_of_frames_has_the_kinds_and_the_fields_of_the_vectors() {
 }
 
 #[test]
-fn the_codes_of_the_page_are_the_codes() {
+fn page_codes_match() {
     for code in 0..12 {
         let reason = ExitReason::from_wire(code, "").unwrap();
         let name = reason.to_string();
@@ -173,7 +173,7 @@ fn the_codes_of_the_page_are_the_codes() {
 }
 
 #[test]
-fn the_messages_of_the_page_are_what_the_codecs_make_of_them() {
+fn page_messages_match_codecs() {
     #[derive(Debug, PartialEq, Serialize, Deserialize)]
     enum Request {
         Store { key: String, value: String },
@@ -198,7 +198,7 @@ fn the_messages_of_the_page_are_what_the_codecs_make_of_them() {
 }
 
 #[test]
-fn the_login_of_the_page_is_the_first_test_vector() {
+fn page_login_is_first_vector() {
     let vectors: serde_json::Value =
         serde_json::from_str(include_str!("../../tests/vectors/auth.json")).unwrap();
     let vector = &vectors["password"][0];
@@ -258,7 +258,7 @@ fn read(codec: Codec, kind: &str, payload: &[u8]) -> Option<serde_json::Value> {
 }
 
 #[test]
-fn reads_and_refuses_the_payloads_of_the_page() {
+fn page_payloads_are_read_or_refused() {
     let lines = block("```text\n", "read  ");
     for line in &lines {
         let columns: Vec<_> = line.split("  ").map(str::trim).filter(|column| !column.is_empty()).collect();

@@ -62,7 +62,7 @@ def early(message: int, data: bytes) -> Iterator[None]:
 class Vectors(unittest.TestCase):
     """The vectors of the page and its login, without a server."""
 
-    def test_a_login_gives_the_bytes_of_the_vectors(self) -> None:
+    def test_login_matches_vectors(self) -> None:
         vectors = json.loads((HERE.parent / "vectors" / "auth.json").read_text())
         for vector in vectors["password"] + vectors["key"]:
             with self.subTest(service=vector["service"], client=vector["client"]):
@@ -83,7 +83,7 @@ class Vectors(unittest.TestCase):
                     changed[at] ^= 1
                     self.assertRaises(chan.Misbehaved, check, bytes(changed))
 
-    def test_verifiers_key_lines_and_salts_are_written_as_in_the_vectors(self) -> None:
+    def test_verifiers_keys_and_salts_match_vectors(self) -> None:
         vectors = json.loads((HERE.parent / "vectors" / "auth.json").read_text())
         for vector in vectors["password"]:
             m2 = bytes.fromhex(vector["m2"])[2:]
@@ -102,7 +102,7 @@ class Vectors(unittest.TestCase):
             raw = public_key.public_bytes(Encoding.Raw, PublicFormat.Raw)
             self.assertEqual(vector["key_line"], "ed25519:" + chan.unpadded(raw))
 
-    def test_every_frame_on_the_page_is_parsed_and_written_alike(self) -> None:
+    def test_frames_of_the_page_round_trip(self) -> None:
         page = (HERE.parent.parent / "PROTOCOL.md").read_text()
         frames = re.findall(r"^(?:[A-Z]\w*|C|S) +((?:[0-9a-f]{8})(?: [0-9a-f]+)+)(?:  |$)", page, re.MULTILINE)
         self.assertGreater(len(frames), 30)
@@ -116,7 +116,7 @@ class Vectors(unittest.TestCase):
 class Sessions(unittest.TestCase):
     """What is done with services."""
 
-    def test_names_are_stored_and_looked_up_with_a_password(self) -> None:
+    def test_names_are_stored_and_looked_up(self) -> None:
         session = Session(SERVER["name_server"], password())
         session.cast({"Store": {"key": "joe", "value": "writing a book"}})
         self.assertEqual(session.call({"Lookup": {"key": "joe"}}).result(), "writing a book")
@@ -124,7 +124,7 @@ class Sessions(unittest.TestCase):
         self.assertEqual(session.close().reason, "normal")
         self.assertTrue(session.clean)
 
-    def test_a_request_that_does_not_decode_is_refused_and_a_cast_ends_the_session(self) -> None:
+    def test_undecodable_call_is_refused_and_cast_ends(self) -> None:
         session = Session(SERVER["name_server"], password())
         with self.assertRaises(chan.CallRefused) as refused:
             session.call({"Burn": {}}).result()
@@ -135,14 +135,14 @@ class Sessions(unittest.TestCase):
         self.assertRegex(end.text, "a cast cannot be decoded: json: unknown variant")
         self.assertTrue(session.clean)
 
-    def test_a_key_opens_the_echo_which_sends_everything_back(self) -> None:
+    def test_echo_returns_everything_with_a_key(self) -> None:
         with echo() as session:
             for value in (None, "ünïcödé", [1, {"a": 0.5}], {"joe": "writing a book"}):
                 self.assertEqual(session.call(value).result(), value)
                 session.cast(value)
                 self.assertEqual(session.receive(), value)
 
-    def test_six_hundred_calls_in_flight_get_their_own_answers(self) -> None:
+    def test_600_calls_get_their_own_answers(self) -> None:
         with echo() as session:
             calls = [session.call(n) for n in range(600)]
             self.assertEqual(len(session.calls), 600)
@@ -155,7 +155,7 @@ class Sessions(unittest.TestCase):
             calls = [session.call(n) for n in range(3 * session.max_calls)]
             self.assertEqual([call.result() for call in calls], list(range(len(calls))))
 
-    def test_messages_of_200_kib_go_both_ways_through_credit(self) -> None:
+    def test_200_kib_messages_pass_credit_both_ways(self) -> None:
         with echo(window=65_536) as session:
             texts = [str(n) * 200 * 1024 for n in range(8)]
             session.cast(texts[0])
@@ -167,7 +167,7 @@ class Sessions(unittest.TestCase):
             self.assertGreater(session.own_granted, 6 * 200 * 1024)
             self.assertEqual(session.call(texts[0]).result(), texts[0])
 
-    def test_the_server_sends_nothing_without_credit(self) -> None:
+    def test_server_sends_nothing_without_credit(self) -> None:
         with echo(window=65_536) as session:
             session.cast("a" * 70_000)
             session.cast("b")
@@ -178,14 +178,14 @@ class Sessions(unittest.TestCase):
             self.assertEqual(session.receive(), "a" * 70_000)
             self.assertEqual(session.receive(), "b")
 
-    def test_an_ack_says_that_all_has_been_received(self) -> None:
+    def test_ack_confirms_everything_received(self) -> None:
         with echo() as session:
             for n in range(10):
                 session.cast(n)
             session.sync()
             self.assertEqual(session.acked, 11)
 
-    def test_a_cancelled_call_is_answered_all_the_same(self) -> None:
+    def test_cancelled_call_is_answered(self) -> None:
         with echo() as session:
             call = session.call("never mind")
             call.cancel()
@@ -196,7 +196,7 @@ class Sessions(unittest.TestCase):
             call.cancel()
             session.sync()
 
-    def test_a_process_that_does_not_exist_refuses_and_is_reported(self) -> None:
+    def test_missing_process_refuses_and_is_reported(self) -> None:
         with echo() as session:
             seen: list[tuple[int, list[int]]] = []
             handle = session._handle
@@ -218,13 +218,13 @@ class Sessions(unittest.TestCase):
             expected = [(chan.EXIT, [5, 1, 1, 0, noproc]), (chan.DOWN, [1, 0, noproc]), (chan.UNLINK_ACK, [5, 1, 1])]
             self.assertEqual(seen, expected)
 
-    def test_a_start_with_the_wrong_codec_or_arguments_is_refused(self) -> None:
+    def test_start_with_wrong_codec_or_arguments_is_refused(self) -> None:
         for codec, arguments in ((9, None), (2, {"an": "argument"})):
             with self.subTest(codec=codec), self.assertRaises(chan.StartRefused) as refused:
                 Session(SERVER["echo"], key(), arguments, codec=codec)
             self.assertEqual(refused.exception.code, 2)
 
-    def test_whatever_breaks_the_protocol_ends_the_session_with_protocol(self) -> None:
+    def test_protocol_faults_end_the_session(self) -> None:
         faults = {
             "no kind": bytes(4),
             "a frame too long": bytes.fromhex("00100001"),
@@ -257,7 +257,7 @@ class Sessions(unittest.TestCase):
                 self.assertEqual(session.wait().reason, "protocol")
                 self.assertTrue(session.clean)
 
-    def test_a_message_without_credit_ends_the_session_with_overload(self) -> None:
+    def test_message_without_credit_ends_overload(self) -> None:
         session = Session(SERVER["echo"], key())
         # The echo can take no more than one window and the two messages that exceed one, as nobody takes its own.
         session.write(6 * frame(chan.CAST, 0, rest=b"1" * 300_000))
@@ -269,7 +269,7 @@ class Sessions(unittest.TestCase):
         session.write(600 * frame(chan.PING, 1))
         self.assertEqual(session.wait().reason, "overload")
 
-    def test_answers_to_pings_are_in_order_and_acks_never_fall(self) -> None:
+    def test_pings_are_answered_in_order(self) -> None:
         with echo() as session:
             seen: list[tuple[int, int]] = []
             handle = session._handle
@@ -293,14 +293,14 @@ class Sessions(unittest.TestCase):
                     # The `Start` is frame 1, and each ping follows one cast.
                     self.assertEqual(seen[at - 1], (chan.ACK, number - 99))
 
-    def test_frames_behind_the_proof_are_the_first_of_the_session(self) -> None:
+    def test_frames_after_proof_open_the_session(self) -> None:
         with early(2, frame(chan.PING, 77)):
             session = Session(SERVER["echo"], key())
         session.sync()
         self.assertIn(77, session.pongs)
         self.assertEqual(session.close().reason, "normal")
 
-    def test_a_silent_client_is_left_without_an_ended(self) -> None:
+    def test_silent_client_gets_no_ended(self) -> None:
         session = Session(SERVER["echo"], key())
         kinds = []
         deadline = time.monotonic() + 30
@@ -337,7 +337,7 @@ class Streams(unittest.TestCase):
     def open(self) -> Session:
         return Session(SERVER["stream"], password(), b"", codec=chan.RAW)
 
-    def test_an_empty_cast_is_the_eof_of_its_direction(self) -> None:
+    def test_empty_cast_is_eof(self) -> None:
         listener = self.target()
         session = self.open()
         target, _ = listener.accept()
@@ -376,7 +376,7 @@ class Streams(unittest.TestCase):
         self.assertEqual(refused.exception.code, 1)
         session.close()
 
-    def test_a_target_that_is_missing_ends_an_open_session(self) -> None:
+    def test_missing_target_ends_an_open_session(self) -> None:
         end = self.open().wait()
         self.assertEqual(end.reason, "failed")
         self.assertNotIn(SERVER["socket"], end.text)
@@ -391,7 +391,7 @@ class Streams(unittest.TestCase):
 class Refusals(unittest.TestCase):
     """Who may not come in. The server turns a source away that fails often, so these have a server of their own."""
 
-    def test_a_wrong_password_and_an_unknown_service_get_the_one_refusal(self) -> None:
+    def test_wrong_password_and_unknown_service_look_alike(self) -> None:
         url = SERVER["name_server"]
         with self.assertRaises(chan.LoginRefused) as wrong:
             Session(url, Password(b"incorrect horse"))
@@ -399,7 +399,7 @@ class Refusals(unittest.TestCase):
             Session(url.replace("/name_server?", "/phone_book?"), password())
         self.assertEqual(str(wrong.exception), str(unknown.exception))
 
-    def test_a_server_with_another_pin_is_refused_before_anything_is_sent(self) -> None:
+    def test_server_with_another_pin_is_refused_first(self) -> None:
         url = Url.parse(SERVER["name_server"])
         other = "sha256:" + chan.unpadded(hashlib.sha256(b"another").digest())
         self.assertEqual(len(other), len(url.pins[0]))
@@ -409,7 +409,7 @@ class Refusals(unittest.TestCase):
             Session(text, password())
         Session(f"{text},{url.pins[0]}", password()).close()
 
-    def test_frames_in_front_of_the_proof_end_the_login(self) -> None:
+    def test_frames_before_proof_end_the_login(self) -> None:
         with early(1, frame(chan.PING, 77)), self.assertRaisesRegex(chan.Misbehaved, "ended during the login"):
             Session(SERVER["echo"], key())
 
@@ -417,7 +417,7 @@ class Refusals(unittest.TestCase):
 class ServerEnds(unittest.TestCase):
     """The test that started this stops the server when it reads `open`."""
 
-    def test_the_end_of_the_server_is_answered_in_order(self) -> None:
+    def test_server_shutdown_is_answered(self) -> None:
         session = Session(SERVER["echo"], key())
         print("open", flush=True)
         self.assertEqual(session.wait().reason, "shutdown")

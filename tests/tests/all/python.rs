@@ -92,27 +92,27 @@ fn passes(class: &str) {
 }
 
 #[test]
-fn the_vectors_come_out_in_python_as_they_are_written() {
+fn python_client_computes_test_vectors() {
     passes("Vectors");
 }
 
 #[test]
-fn a_client_written_from_the_protocol_alone_uses_services() {
+fn python_client_uses_services() {
     passes("Sessions");
 }
 
 #[test]
-fn a_client_written_from_the_protocol_alone_relays_streams() {
+fn python_client_relays_streams() {
     passes("Streams");
 }
 
 #[test]
-fn a_client_written_from_the_protocol_alone_is_refused_and_refuses() {
+fn python_client_is_refused_and_refuses() {
     passes("Refusals");
 }
 
 #[test]
-fn a_client_written_from_the_protocol_alone_answers_the_end_of_the_server() {
+fn python_client_answers_shutdown() {
     let Some(python) = python() else { return };
     let folder = Folder::new();
     let mut server = server(folder.path());
