@@ -1,14 +1,16 @@
 //! A channel that was given to a process.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 
-use super::open;
+use super::{
+    feed::{Feed, FeedOutlet},
+    open,
+};
 use crate::{
     Address, ExitReason, Incoming,
     middleman::{Outlet, Shared},
-    process::{Fed, Feed},
     session::{Claim, Inbound},
 };
 
@@ -18,12 +20,6 @@ pub(super) struct Given<In, M> {
     wrap: Box<dyn Fn(Incoming<In>) -> M + Send + Sync>,
 }
 
-/// Where the session puts them.
-struct Mailbox<M> {
-    to: Address<M>,
-    feed: Arc<dyn Feed<M>>,
-}
-
 impl<In: DeserializeOwned + 'static, M: Send + 'static> Given<In, M> {
     pub(super) fn outlet(
         shared: &Arc<Shared>,
@@ -31,7 +27,7 @@ impl<In: DeserializeOwned + 'static, M: Send + 'static> Given<In, M> {
         wrap: impl Fn(Incoming<In>) -> M + Send + Sync + 'static,
     ) -> Arc<dyn Outlet> {
         let feed = Arc::new(Self { shared: Arc::clone(shared), wrap: Box::new(wrap) });
-        Arc::new(Mailbox { to, feed: feed as Arc<dyn Feed<M>> })
+        Arc::new(FeedOutlet { to, feed: feed as Arc<dyn Feed<M>> })
     }
 }
 
@@ -53,12 +49,5 @@ impl<In: DeserializeOwned + 'static, M: Send + 'static> Feed<M> for Given<In, M>
 
     fn ended(&self, reason: ExitReason) -> M {
         (self.wrap)(Incoming::Ended(reason))
-    }
-}
-
-impl<M: Send + 'static> Outlet for Mailbox<M> {
-    fn put(&self, items: VecDeque<Fed>) {
-        // A process that is not alive any more ended this session with it.
-        let _ = self.to.feed(&self.feed, items.into_iter());
     }
 }

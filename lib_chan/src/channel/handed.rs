@@ -3,18 +3,15 @@
 //! The wire and the session know them already; how a process travels inside a message comes later. Until then this is
 //! for tests of links and signals between any two processes of the two ends, and is no part of the public API.
 
-use std::{collections::VecDeque, fmt, marker::PhantomData, sync::Arc};
+use std::{fmt, marker::PhantomData, sync::Arc};
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::Remote;
-use crate::{
-    Address, ExitReason, Pid, SendError,
-    middleman::{Outlet, Shared},
-    payload,
-    process::{Fed, Feed},
-    session::Inbound,
+use super::{
+    Remote,
+    feed::{Feed, FeedOutlet},
 };
+use crate::{Address, ExitReason, Pid, SendError, middleman::Shared, payload, session::Inbound};
 
 impl<Out> Remote<Out> {
     /// Hands a process to the far end, with every right; casts of type `In` reach it as `wrap` makes them.
@@ -26,7 +23,7 @@ impl<Out> Remote<Out> {
     ) -> u64 {
         let shared = Arc::clone(self.shared());
         let feed: Arc<dyn Feed<M>> = Arc::new(HandedOut { shared, process: to.pid(), wrap: Box::new(wrap) });
-        self.shared().hand_out(to.pid(), Arc::new(Mailbox { to: to.clone(), feed }))
+        self.shared().hand_out(to.pid(), Arc::new(FeedOutlet { to: to.clone(), feed }))
     }
 
     /// The process that the far end has handed out under this number.
@@ -73,11 +70,6 @@ struct HandedOut<In, M> {
     wrap: Box<dyn Fn(In) -> M + Send + Sync>,
 }
 
-struct Mailbox<M> {
-    to: Address<M>,
-    feed: Arc<dyn Feed<M>>,
-}
-
 impl<In: DeserializeOwned + 'static, M: Send + 'static> Feed<M> for HandedOut<In, M> {
     fn take(&self, inbound: Inbound) -> Option<M> {
         self.shared.session(|session| session.give_back_to(&self.process, inbound.cost()));
@@ -88,12 +80,5 @@ impl<In: DeserializeOwned + 'static, M: Send + 'static> Feed<M> for HandedOut<In
 
     fn ended(&self, _reason: ExitReason) -> M {
         unreachable!("the session's end is told to its owner alone")
-    }
-}
-
-impl<M: Send + 'static> Outlet for Mailbox<M> {
-    fn put(&self, items: VecDeque<Fed>) {
-        // A process that is not alive any more takes nothing.
-        let _ = self.to.feed(&self.feed, items.into_iter());
     }
 }

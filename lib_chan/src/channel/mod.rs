@@ -1,5 +1,6 @@
 //! What the user holds: the receiving half of a session, [`Channel`], and the sending half, [`Remote`].
 
+mod feed;
 mod given;
 mod handed;
 mod remote;
@@ -18,7 +19,6 @@ use serde::de::DeserializeOwned;
 #[doc(hidden)]
 pub use self::handed::Handed;
 pub use self::remote::Remote;
-pub(crate) use self::reply::FarReply;
 use self::{given::Given, remote::Handle};
 use crate::{
     Address, ExitReason, Incoming, Limits, Message, Reply,
@@ -178,7 +178,7 @@ fn open<In: DeserializeOwned + 'static>(shared: &Arc<Shared>, message: Inbound) 
                 return None;
             }
             match decoded {
-                Ok(value) => Some(Message::Call(value, Reply::far(FarReply::new(Arc::clone(shared), call)))),
+                Ok(value) => Some(Message::Call(value, Reply::far(Arc::clone(shared) as _, call))),
                 Err(error) => {
                     shared.session(|session| session.refuse(call, RefuseCode::Codec, &error.to_string()));
                     None

@@ -1,80 +1,50 @@
-//! The far end's wait for an answer.
+//! Answers to the calls of the far end.
 
-use std::{
-    sync::Arc,
-    task::{Context, Poll},
-};
+use std::task::{Context, Poll};
 
 use crate::{
     middleman::{Shared, keep, with_scratch},
     payload::{Codec, PayloadError},
-    process::settle,
+    process::FarCallers,
     wire::RefuseCode,
 };
 
-/// A call of the far end that is answered once.
-#[derive(Debug)]
-pub(crate) struct FarReply {
-    /// Nothing once it is answered.
-    shared: Option<Arc<Shared>>,
-    call: u64,
-}
-
-impl FarReply {
-    pub(super) const fn new(shared: Arc<Shared>, call: u64) -> Self {
-        Self { shared: Some(shared), call }
-    }
-
-    /// Encodes the answer with the session's codec, to the longest that the far end takes, outside of the lock, and sends
-    /// it. Never waits.
-    pub(crate) fn answer(
-        mut self,
-        encode: impl FnOnce(Codec, usize, &mut Vec<u8>) -> Result<(), PayloadError>,
+impl FarCallers for Shared {
+    /// Encodes with the session's codec, outside of the lock.
+    fn answer(
+        &self,
+        call: u64,
+        encode: &mut dyn FnMut(Codec, usize, &mut Vec<u8>) -> Result<(), PayloadError>,
     ) {
-        let Some(shared) = self.shared.take() else { return };
-        let call = self.call;
-        // Whoever asks for much and is shown out for it is no more work.
-        if shared.gate().is_over() {
+        // The session is over: don't encode an answer that nobody receives.
+        if self.gate().is_over() {
             return;
         }
-        with_scratch(|scratch| match encode(shared.codec(), shared.max_payload_len(), scratch) {
-            Ok(()) => shared.session(|session| session.reply(call, scratch)),
+        with_scratch(|scratch| match encode(self.codec(), self.max_payload_len(), scratch) {
+            Ok(()) => self.session(|session| session.reply(call, scratch)),
             Err(error) => {
                 let code = match error {
                     PayloadError::TooLong { .. } => RefuseCode::AnswerTooLong,
                     _ => RefuseCode::AnswerCodec,
                 };
-                shared.session(|session| session.refuse(call, code, &error.to_string()));
+                self.session(|session| session.refuse(call, code, &error.to_string()));
             }
         });
     }
 
-    /// Refuses the call with a public text.
-    pub(crate) fn refuse(mut self, public: &str) {
-        if let Some(shared) = self.shared.take() {
-            shared.session(|session| session.refuse(self.call, RefuseCode::Refused, public));
-        }
+    fn refuse(&self, call: u64, public: &str) {
+        self.session(|session| session.refuse(call, RefuseCode::Refused, public));
     }
 
-    /// Ready when the caller no longer waits: it gave up, its deadline passed, or its session ended.
-    pub(crate) fn poll_cancelled(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(shared) = &self.shared else { return Poll::Ready(()) };
-        if shared.session(|session| session.poll_cancelled(self.call, keep(cx))) {
+    fn give_no_answer(&self, call: u64) {
+        self.session(|session| session.refuse(call, RefuseCode::NoAnswer, "the call was dropped"));
+    }
+
+    fn poll_cancelled(&self, call: u64, cx: &mut Context<'_>) -> Poll<()> {
+        if self.session(|session| session.poll_cancelled(call, keep(cx))) {
             Poll::Ready(())
         } else {
             Poll::Pending
-        }
-    }
-}
-
-impl Drop for FarReply {
-    fn drop(&mut self) {
-        if let Some(shared) = self.shared.take() {
-            let call = self.call;
-            // A process that ended and owns the session has told its end already; then this is not sent.
-            settle(move |_| {
-                shared.session(|session| session.refuse(call, RefuseCode::NoAnswer, "the call was dropped"));
-            });
         }
     }
 }

@@ -14,7 +14,7 @@ use tokio::io::{AsyncBufRead, AsyncWrite};
 
 use self::driver::Driver;
 pub(crate) use self::{
-    shared::{NotSent, Outlet, Shared},
+    shared::{Fed, NotSent, Outlet, Shared},
     wake::{keep, now, with_scratch},
 };
 use crate::{

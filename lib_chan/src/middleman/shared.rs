@@ -18,8 +18,8 @@ use crate::{
     ExitReason, Limits, MonitorRef, Pid,
     handshake::Authenticated,
     payload::{self, Codec, PayloadError},
-    process::{Fed, Owned, Receipt, Signal, next_monitor},
-    session::{Delivery, Endpoint, Event, Gate, Host, Request, Rights, Session, Unsendable, Who},
+    process::{Owned, Receipt, Signal, next_monitor},
+    session::{Delivery, Endpoint, Event, Gate, Host, Inbound, Request, Rights, Session, Unsendable, Who},
     sync::{Mutex, MutexGuard},
 };
 
@@ -394,6 +394,15 @@ impl Shared {
         let inner = self.lock();
         inner.endpoint.entries() + inner.tables.len()
     }
+}
+
+/// One piece of what a session hands to a process.
+#[derive(Debug)]
+pub(crate) enum Fed {
+    /// A message, not yet decoded.
+    Inbound(Inbound),
+    /// The end of the session.
+    Ended(ExitReason),
 }
 
 /// Where the messages of a channel go that was given to a process.

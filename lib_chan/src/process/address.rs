@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::cell::{Cell, Owned, Posting};
 use super::current::{in_time, is_current, poll_proceed_shortly};
-use super::mailbox::{Asked, Fed, Feed, Letter};
+use super::mailbox::{Asked, Letter, Parcel};
 use super::pid::{Local, Pid};
 use super::reply::{Call, Message, Reply, Waiter};
 use crate::{CallError, CallFailure, Executed, ExitReason, SendError};
@@ -98,13 +98,9 @@ impl<M: Send + 'static> Address<M> {
         }
     }
 
-    /// Hands over what came in for a session whose messages were given to this process: one lock, one wake.
-    pub(crate) fn feed(
-        &self,
-        feed: &Arc<dyn Feed<M>>,
-        items: impl Iterator<Item = Fed>,
-    ) -> Result<(), ExitReason> {
-        self.cell.feed(feed, items.collect())
+    /// Puts a parcel into the mailbox, whether or not there is room: one lock, one wake.
+    pub(crate) fn put(&self, parcel: Box<dyn Parcel<M>>) -> Result<(), ExitReason> {
+        self.cell.put(parcel)
     }
 
     /// Gives the process something to own, or says why it cannot own anything any more.

@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Waker};
 
 use super::SpawnOptions;
 use super::current::is_current;
-use super::mailbox::{Batch, Fed, Feed, Item, Letter, Mailbox, Taken, Told};
+use super::mailbox::{Item, Letter, Mailbox, Parcel, Taken, Told};
 use super::pid::{Local, Pid, Receipt, Signal, Target, answer_for_nobody, next_id};
 use crate::links::{ExitSignal, Links, MonitorRef, Parting, Verdict};
 use crate::sync::{AtomicBool, Mutex, MutexGuard, thread_local};
@@ -203,12 +203,15 @@ impl<M: Send + 'static> Cell<M> {
         drop(waiting);
     }
 
-    pub(super) fn feed(&self, feed: &Arc<dyn Feed<M>>, items: VecDeque<Fed>) -> Result<(), ExitReason> {
+    /// Puts a parcel into the mailbox, or says why the process takes nothing any more.
+    pub(super) fn put(&self, parcel: Box<dyn Parcel<M>>) -> Result<(), ExitReason> {
         let mut state = self.lock();
         if let Phase::Ending(reason) | Phase::Ended(reason) = &state.phase {
-            return Err(reason.clone());
+            let reason = reason.clone();
+            drop(state);
+            return Err(reason);
         }
-        let waker = state.mailbox.push_batch(Batch { feed: Arc::clone(feed), items });
+        let waker = state.mailbox.push_parcel(parcel);
         drop(state);
         wake(waker);
         Ok(())

@@ -11,6 +11,7 @@
 //! Wakers and messages that come out of the methods here are woken and dropped after unlocking: what they do is not
 //! ours.
 
+use std::any::Any;
 use std::collections::{BTreeMap, VecDeque};
 use std::mem;
 use std::sync::Arc;
@@ -20,31 +21,24 @@ use std::task::{Context, Waker};
 use super::pid::{Pid, Receipt};
 use crate::ExitReason;
 use crate::links::MonitorRef;
-use crate::session::Inbound;
 use crate::sync::AtomicU64;
 
-/// Turns what a session received into the messages of the process it was given to.
-pub(crate) trait Feed<M>: Send + Sync + 'static {
-    /// A message, decoded when the process takes it; `None` if there is nothing for the process in it.
-    fn take(&self, inbound: Inbound) -> Option<M>;
+/// Messages that come into the mailbox together, from something that bounds them itself, such as a session.
+pub(crate) trait Parcel<M>: Any + Send {
+    /// Takes out the next message, when the process gets to it.
+    fn next(&mut self) -> Option<M>;
 
-    /// The message that says that the session has ended.
-    fn ended(&self, reason: ExitReason) -> M;
-}
+    /// Whether nothing is left in it.
+    fn is_empty(&self) -> bool;
 
-/// One piece of what a session hands over.
-#[derive(Debug)]
-pub(crate) enum Fed {
-    /// A message, not yet decoded.
-    Inbound(Inbound),
-    /// The session's end.
-    Ended(ExitReason),
+    /// Appends another parcel from the same source; gives back one from another source.
+    fn append(&mut self, other: Box<dyn Parcel<M>>) -> Option<Box<dyn Parcel<M>>>;
 }
 
 /// What waits in a mailbox. Kept small: all but plain messages is boxed.
 pub(super) enum Item<M> {
     Letter(Letter<M>),
-    Batch(Box<Batch<M>>),
+    Parcel(Box<dyn Parcel<M>>),
     Told(Box<Told>),
 }
 
@@ -64,12 +58,6 @@ pub(super) struct Asked<M> {
 pub(super) trait Ticket: Send + Sync {
     /// The message is being taken. `false` if nobody waits any more: then it is not delivered.
     fn take(&self) -> bool;
-}
-
-/// What a session handed over in one go.
-pub(super) struct Batch<M> {
-    pub(super) feed: Arc<dyn Feed<M>>,
-    pub(super) items: VecDeque<Fed>,
 }
 
 /// A signal that became a message.
@@ -133,18 +121,6 @@ impl<M> Mailbox<M> {
             self.accepted += 1;
         }
         self.inbox.push_back(item);
-        self.receiver.take()
-    }
-
-    /// Adds to what is queued from this feed, if that is the last thing in the queue; else queues a new batch.
-    #[must_use]
-    pub(super) fn push_batch(&mut self, mut batch: Batch<M>) -> Option<Waker> {
-        match self.inbox.back_mut() {
-            Some(Item::Batch(last)) if Arc::ptr_eq(&last.feed, &batch.feed) => {
-                last.items.append(&mut batch.items);
-            }
-            _ => self.inbox.push_back(Item::Batch(Box::new(batch))),
-        }
         self.receiver.take()
     }
 
@@ -253,6 +229,20 @@ impl<M> Mailbox<M> {
 
     const fn is_below_capacity(&self) -> bool {
         self.accepted.saturating_sub(self.known_taken) < self.capacity
+    }
+}
+
+impl<M: 'static> Mailbox<M> {
+    /// Queues a parcel, joined with the one before it where both are from the same source. Wake what it gives, after
+    /// unlocking.
+    #[must_use]
+    pub(super) fn push_parcel(&mut self, parcel: Box<dyn Parcel<M>>) -> Option<Waker> {
+        let other = match self.inbox.back_mut() {
+            Some(Item::Parcel(last)) => last.append(parcel),
+            _ => Some(parcel),
+        };
+        self.inbox.extend(other.map(Item::Parcel));
+        self.receiver.take()
     }
 }
 

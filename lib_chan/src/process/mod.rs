@@ -38,6 +38,7 @@ pub use cell::ending_processes;
 pub use names::{NameError, Names};
 pub use pid::Pid;
 pub use process::{Event, Process};
+pub(crate) use reply::FarCallers;
 pub use reply::{Call, Incoming, Message, Reply, Untyped};
 pub use run::{SpawnOptions, enter, spawn, spawn_with};
 
@@ -45,5 +46,5 @@ pub use crate::links::MonitorRef;
 
 pub(crate) use cell::Owned;
 pub(crate) use current::{current, current_id, poll_proceed, poll_proceed_shortly, settle};
-pub(crate) use mailbox::{Fed, Feed};
+pub(crate) use mailbox::Parcel;
 pub(crate) use pid::{Receipt, Signal, Target, next_id, next_monitor};

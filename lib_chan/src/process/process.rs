@@ -13,7 +13,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::cell::Cell;
 use super::current::poll_proceed_shortly;
-use super::mailbox::{self, Batch, Item, Letter, Told};
+use super::mailbox::{self, Item, Letter, Parcel, Told};
 use super::pid::{Local, Signal, next_monitor};
 use super::run::{self, SpawnOptions};
 use super::{Address, Pid};
@@ -129,7 +129,7 @@ impl<M: Send + 'static> Process<M> {
                     Letter::Call(asked) => asked.ticket.take().then_some(Event::Message(asked.message)),
                 }
             }
-            Item::Batch(batch) => self.open_batch(batch).map(Event::Message),
+            Item::Parcel(parcel) => self.open_parcel(parcel).map(Event::Message),
             Item::Told(told) => Some(match *told {
                 Told::Exit(from, reason, _) => Event::Exit(from, reason),
                 Told::Down(monitor, from, reason) => Event::Down(monitor, from, reason),
@@ -137,17 +137,11 @@ impl<M: Send + 'static> Process<M> {
         }
     }
 
-    /// Takes the next message of a batch from a session, and puts the rest back.
-    fn open_batch(&mut self, mut batch: Box<Batch<M>>) -> Option<M> {
-        let mut message = None;
-        while message.is_none() {
-            message = match batch.items.pop_front()? {
-                mailbox::Fed::Inbound(inbound) => batch.feed.take(inbound),
-                mailbox::Fed::Ended(reason) => Some(batch.feed.ended(reason)),
-            };
-        }
-        if !batch.items.is_empty() {
-            self.batch.push_front(Item::Batch(batch));
+    /// Takes the next message of a parcel, and puts the rest back.
+    fn open_parcel(&mut self, mut parcel: Box<dyn Parcel<M>>) -> Option<M> {
+        let message = parcel.next();
+        if !parcel.is_empty() {
+            self.batch.push_front(Item::Parcel(parcel));
         }
         message
     }

@@ -11,7 +11,6 @@ use serde::de::DeserializeOwned;
 
 use super::current::{poll_proceed, settle};
 use super::mailbox::Ticket;
-use crate::channel::FarReply;
 use crate::payload::{self, Codec, PayloadError};
 use crate::sync::{Mutex, MutexGuard};
 use crate::{CallError, CallFailure, Executed, ExitReason};
@@ -63,15 +62,35 @@ pub struct Reply<R = Untyped> {
 
 enum Route {
     Near(Arc<dyn AnySlot>),
-    Far(FarReply),
+    /// A call of this number.
+    Far(Arc<dyn FarCallers>, u64),
+}
+
+/// The callers at the far end of a session. Each call is answered once.
+pub(crate) trait FarCallers: Send + Sync + 'static {
+    /// Encodes an answer, at most as long as the far end takes, and sends it. Never waits.
+    fn answer(
+        &self,
+        call: u64,
+        encode: &mut dyn FnMut(Codec, usize, &mut Vec<u8>) -> Result<(), PayloadError>,
+    );
+
+    /// Refuses the call, with a text that the caller may see.
+    fn refuse(&self, call: u64, public: &str);
+
+    /// Tells the caller that no answer comes.
+    fn give_no_answer(&self, call: u64);
+
+    /// Ready once the caller no longer waits: it gave up, its deadline passed, or its session ended.
+    fn poll_cancelled(&self, call: u64, cx: &mut Context<'_>) -> Poll<()>;
 }
 
 type Encode<R> = fn(Codec, &R, usize, &mut Vec<u8>) -> Result<(), PayloadError>;
 
 impl Reply {
     /// A reply to a caller at the far end of a session.
-    pub(crate) const fn far(reply: FarReply) -> Self {
-        Self { route: Some(Route::Far(reply)), encode: None }
+    pub(crate) const fn far(callers: Arc<dyn FarCallers>, call: u64) -> Self {
+        Self { route: Some(Route::Far(callers, call)), encode: None }
     }
 
     /// A reply to a caller that knows the type; the one that answers learns it from the request.
@@ -102,11 +121,12 @@ impl<R: Send + 'static> Reply<R> {
                     Err(_) => slot.fail(CallFailure::Codec("an answer to another request".into())),
                 }
             }
-            (Some(Route::Far(reply)), Some(encode)) => {
-                reply.answer(|codec, max, out| encode(codec, &answer, max, out));
+            (Some(Route::Far(callers, call)), Some(encode)) => {
+                callers.answer(call, &mut |codec, max, out| encode(codec, &answer, max, out));
             }
-            // Untyped, so there is no answer to send; or sent already.
-            (Some(Route::Far(_)), None) | (None, _) => {}
+            // `Untyped` has no values, so this is never reached.
+            (Some(Route::Far(callers, call)), None) => callers.give_no_answer(call),
+            (None, _) => {}
         }
     }
 }
@@ -116,7 +136,7 @@ impl<R> Reply<R> {
     pub fn refuse(mut self, public: &str) {
         match self.route.take() {
             Some(Route::Near(slot)) => slot.fail(CallFailure::Refused(public.into())),
-            Some(Route::Far(reply)) => reply.refuse(public),
+            Some(Route::Far(callers, call)) => callers.refuse(call, public),
             None => {}
         }
     }
@@ -128,7 +148,7 @@ impl<R> Reply<R> {
             let coop = ready!(poll_proceed(cx));
             match &self.route {
                 Some(Route::Near(slot)) => ready!(slot.poll_cancelled(cx)),
-                Some(Route::Far(reply)) => ready!(reply.poll_cancelled(cx)),
+                Some(Route::Far(callers, call)) => ready!(callers.poll_cancelled(*call, cx)),
                 None => {}
             }
             coop.made_progress();
@@ -139,11 +159,13 @@ impl<R> Reply<R> {
 
 impl<R> Drop for Reply<R> {
     fn drop(&mut self) {
-        // A far reply decides for itself.
-        if let Some(Route::Near(slot)) = self.route.take() {
-            settle(move |reason| {
+        match self.route.take() {
+            Some(Route::Near(slot)) => settle(move |reason| {
                 slot.fail(reason.map_or(CallFailure::NoAnswer, |reason| CallFailure::Exit(reason.clone())));
-            });
+            }),
+            // If the process ended and owns the session, the session has told its end already, and sends this no more.
+            Some(Route::Far(callers, call)) => settle(move |_| callers.give_no_answer(call)),
+            None => {}
         }
     }
 }

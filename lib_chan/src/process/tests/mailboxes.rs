@@ -1,12 +1,12 @@
 //! Bounds, order, and what sessions hand over.
 
+use std::any::Any;
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::*;
-use crate::session::{Inbound, InboundKind};
 
 fn small(mailbox_capacity: usize) -> SpawnOptions {
     SpawnOptions { mailbox_capacity, ..SpawnOptions::default() }
@@ -221,26 +221,37 @@ async fn senders_that_give_up_lose_nobody_elses_message() {
     assert!((at_least..=8000).contains(&sum), "{at_least} {sum}");
 }
 
-/// What stands for a session: its messages are the numbers in `Inbound`; the odd ones turn out to be nothing.
-struct Numbers;
+/// What stands for a session: numbers, of which the odd ones turn out to be nothing.
+struct Numbers {
+    source: u8,
+    numbers: VecDeque<u64>,
+}
 
-impl Feed<u64> for Numbers {
-    fn take(&self, inbound: Inbound) -> Option<u64> {
-        inbound.number.is_multiple_of(2).then_some(inbound.number)
+impl Parcel<u64> for Numbers {
+    fn next(&mut self) -> Option<u64> {
+        std::iter::from_fn(|| self.numbers.pop_front()).find(|number| number.is_multiple_of(2))
     }
 
-    fn ended(&self, _reason: ExitReason) -> u64 {
-        u64::MAX
+    fn is_empty(&self) -> bool {
+        self.numbers.is_empty()
+    }
+
+    fn append(&mut self, other: Box<dyn Parcel<u64>>) -> Option<Box<dyn Parcel<u64>>> {
+        let mut same = (other as Box<dyn Any>).downcast::<Self>().unwrap();
+        if self.source != same.source {
+            return Some(same);
+        }
+        self.numbers.append(&mut same.numbers);
+        None
     }
 }
 
-fn inbound(number: u64) -> Fed {
-    Fed::Inbound(Inbound { number, kind: InboundKind::Cast, payload: Bytes::new() })
+fn parcel(source: u8, numbers: std::ops::Range<u64>) -> Box<dyn Parcel<u64>> {
+    Box::new(Numbers { source, numbers: numbers.collect() })
 }
 
 #[tokio::test]
 async fn what_a_session_hands_over_keeps_its_place_in_the_order() {
-    let feed: Arc<dyn Feed<u64>> = Arc::new(Numbers);
     let (tell, told) = oneshot::channel();
     let (go, gone) = oneshot::channel::<()>();
     let address = spawn_with(small(2), |mut me: Process<u64>| async move {
@@ -253,20 +264,20 @@ async fn what_a_session_hands_over_keeps_its_place_in_the_order() {
         Ok(())
     });
     address.try_send(100).unwrap();
-    address.feed(&feed, (0..5).map(inbound)).unwrap();
-    address.feed(&feed, (5..8).map(inbound)).unwrap();
+    address.put(parcel(0, 0..5)).unwrap();
+    address.put(parcel(0, 5..8)).unwrap();
+    address.put(parcel(1, 20..24)).unwrap();
     address.try_send(101).unwrap();
     assert!(address.try_send(102).is_err(), "only what is sent is counted");
-    address.feed(&feed, [inbound(8), inbound(9), Fed::Ended(boom())].into_iter()).unwrap();
+    address.put(parcel(0, 8..10)).unwrap();
     go.send(()).unwrap();
-    assert_eq!(told.await.unwrap(), [100, 0, 2, 4, 6, 101, 8, u64::MAX]);
+    assert_eq!(told.await.unwrap(), [100, 0, 2, 4, 6, 20, 22, 101, 8]);
     assert_eq!(address.pid().ended().await, Normal);
-    assert_eq!(address.feed(&feed, (0..1).map(inbound)), Err(Normal));
+    assert_eq!(address.put(parcel(0, 0..1)), Err(Normal));
 }
 
 #[tokio::test]
 async fn a_batch_is_one_wake() {
-    let feed: Arc<dyn Feed<u64>> = Arc::new(Numbers);
     let mut me = Process::new(cell::Cell::<u64>::new(&SpawnOptions::default()));
     let address = me.address();
     let wakes = Arc::new(CountWakes::default());
@@ -274,8 +285,8 @@ async fn a_batch_is_one_wake() {
     let mut cx = std::task::Context::from_waker(&waker);
     let mut receive = pin!(me.recv());
     assert!(receive.as_mut().poll(&mut cx).is_pending());
-    address.feed(&feed, (0..100).map(inbound)).unwrap();
-    address.feed(&feed, (100..200).map(inbound)).unwrap();
+    address.put(parcel(0, 0..100)).unwrap();
+    address.put(parcel(0, 100..200)).unwrap();
     address.try_send(7).unwrap();
     assert_eq!(wakes.0.load(Ordering::SeqCst), 1);
 }

@@ -1,0 +1,66 @@
+//! What a session hands to a process through its mailbox.
+
+use std::{any::Any, collections::VecDeque, sync::Arc};
+
+use crate::{
+    Address, ExitReason,
+    middleman::{Fed, Outlet},
+    process::Parcel,
+    session::Inbound,
+};
+
+/// Turns what a session received into the messages of a process.
+pub(super) trait Feed<M>: Send + Sync + 'static {
+    /// Decodes a message, when the process takes it; `None` if it holds nothing for the process.
+    fn take(&self, inbound: Inbound) -> Option<M>;
+
+    /// Returns the message that says that the session has ended.
+    fn ended(&self, reason: ExitReason) -> M;
+}
+
+/// Puts what a session hands over into the mailbox of a process.
+pub(super) struct FeedOutlet<M> {
+    pub(super) to: Address<M>,
+    pub(super) feed: Arc<dyn Feed<M>>,
+}
+
+impl<M: Send + 'static> Outlet for FeedOutlet<M> {
+    fn put(&self, items: VecDeque<Fed>) {
+        // A process that is not alive takes nothing; a session that it owned has ended with it.
+        let _ = self.to.put(Box::new(FeedParcel { feed: Arc::clone(&self.feed), items }));
+    }
+}
+
+struct FeedParcel<M> {
+    feed: Arc<dyn Feed<M>>,
+    items: VecDeque<Fed>,
+}
+
+impl<M: Send + 'static> Parcel<M> for FeedParcel<M> {
+    fn next(&mut self) -> Option<M> {
+        loop {
+            let message = match self.items.pop_front()? {
+                Fed::Inbound(inbound) => self.feed.take(inbound),
+                Fed::Ended(reason) => Some(self.feed.ended(reason)),
+            };
+            if message.is_some() {
+                return message;
+            }
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    fn append(&mut self, other: Box<dyn Parcel<M>>) -> Option<Box<dyn Parcel<M>>> {
+        match (&*other as &dyn Any).downcast_ref::<Self>() {
+            Some(same) if Arc::ptr_eq(&self.feed, &same.feed) => {}
+            _ => return Some(other),
+        }
+        if let Ok(mut same) = (other as Box<dyn Any>).downcast::<Self>() {
+            self.items.append(&mut same.items);
+        }
+        None
+    }
+}
