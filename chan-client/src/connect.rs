@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use lib_chan::auth::Mechanism;
+use lib_chan::dial::{DialError, dial};
 use lib_chan::handshake::client::ClientHandshakeError;
 use lib_chan::handshake::{Authenticated, SessionParameters};
 use lib_chan::login::{ClientLogin, Credential, LoginError};
@@ -20,14 +21,20 @@ use serde::Serialize;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::task::spawn_blocking;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::dial::{DialError, dial};
 use crate::known_hosts::{KnownHosts, KnownHostsError};
 use crate::trust::{IdentityError, Trust, TrustError};
 use crate::url::{ChanUrl, UrlError};
+
+/// A login that was turned away before TLS is tried again after a random time up to this, and up to twice as long each
+/// time after that.
+const RETRY_WITHIN: Duration = Duration::from_millis(200);
+const MAX_RETRY_WITHIN: Duration = Duration::from_secs(2);
+/// A time that is as good as none and can be added to now.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// A connection to be made to a service.
 ///
@@ -114,6 +121,9 @@ impl<'c> Connect<'c> {
     /// Time for all of it. Unless given, only the parts are bounded: [`dial_timeout`](Limits::dial_timeout), then
     /// [`tls_timeout`](Limits::tls_timeout) and [`login_timeout`](Limits::login_timeout). Waiting for other logins of
     /// this process that derive keys is not, nor is the start of the service while its server answers pings.
+    ///
+    /// A server that has too many logins closes a connection before TLS. Then the client tries again, after a random
+    /// time that grows from 0.2 s to 2 s, as long as this time lasts; unless given, [`login_timeout`](Limits::login_timeout).
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
@@ -232,29 +242,51 @@ pub enum Step {
     Outlasted,
     /// The key in the password is not the right one any more; all begins again with a new one.
     KeyOutdated,
+    /// The server has closed the connection before TLS: it has too many logins. The client connects again.
+    TurnedAway {
+        /// After this time.
+        again_in: Duration,
+    },
 }
 
 type Connection = (TlsStream<TcpStream>, Authenticated, Pin);
 
 impl Connect<'_> {
+    /// Attempts to log in until the server takes the login up, or the time is over.
     async fn login(&self) -> Result<Connection, ConnectError> {
         let url = self.url.as_ref().map_err(|error| error.clone())?;
         let credential = self.credential.ok_or(UsageError::NoCredential)?;
-        match self.attempt(url, credential, None).await {
-            Err(Attempt::KeyOutdated) => (self.on_step)(Step::KeyOutdated),
-            Err(Attempt::Outlasted) => (self.on_step)(Step::Outlasted),
-            Err(Attempt::Failed(error)) => return Err(error),
-            Ok(connection) => return Ok(connection),
-        }
+        let deadline = Instant::now() + self.timeout.unwrap_or(self.limits.login_timeout).min(LONGEST);
         // The caller's own time, where there is one, bounds the whole.
         let patience = self.timeout.is_none().then_some(self.limits.login_timeout);
-        match self.attempt(url, credential, patience).await {
-            Err(Attempt::KeyOutdated) => {
-                Err(ConnectError::misbehaved(url, "it changes its salt at every login"))
+        let (mut second, mut longest) = (false, RETRY_WITHIN);
+        loop {
+            match self.attempt(url, credential, patience.filter(|_| second)).await {
+                Ok(connection) => return Ok(connection),
+                Err(Attempt::Failed(error)) => return Err(error),
+                Err(Attempt::Outlasted) if second => return Err(self.too_slow()),
+                Err(Attempt::KeyOutdated) if second => {
+                    return Err(ConnectError::misbehaved(url, "it changes its salt at every login"));
+                }
+                Err(Attempt::KeyOutdated) => {
+                    second = true;
+                    (self.on_step)(Step::KeyOutdated);
+                }
+                Err(Attempt::Outlasted) => {
+                    second = true;
+                    (self.on_step)(Step::Outlasted);
+                }
+                Err(Attempt::TurnedAway(error)) => {
+                    // Those that were turned away together must not come back together.
+                    let again_in = longest.mul_f64(random_part());
+                    if Instant::now() + again_in >= deadline {
+                        return Err(error);
+                    }
+                    (self.on_step)(Step::TurnedAway { again_in });
+                    sleep(again_in).await;
+                    longest = (longest * 2).min(MAX_RETRY_WITHIN);
+                }
             }
-            Err(Attempt::Outlasted) => Err(self.too_slow()),
-            Err(Attempt::Failed(error)) => Err(error),
-            Ok(connection) => Ok(connection),
         }
     }
 
@@ -303,7 +335,7 @@ impl Connect<'_> {
             timeout_at(began + self.limits.tls_timeout, connector.connect(url.host().clone(), tcp))
                 .await
                 .map_err(|_| ConnectError::unreachable(url, "TLS was not set up in time"))?
-                .map_err(|error| ConnectError::tls(url, &error))?;
+                .map_err(|error| Attempt::tls(url, &error))?;
         let connection = stream.get_ref().1;
         let exporter = exporter(connection).map_err(|error| ConnectError::unreachable(url, error))?;
         let certificate = connection.peer_certificates().and_then(<[_]>::first);
@@ -348,10 +380,19 @@ enum Attempt {
     KeyOutdated,
     /// The time for a login ended while the key was derived. The derivation goes on, and the next attempt has its key.
     Outlasted,
+    /// The server closed the connection before TLS. It heard nothing, so another attempt repeats nothing.
+    TurnedAway(ConnectError),
     Failed(ConnectError),
 }
 
 impl Attempt {
+    fn tls(url: &ChanUrl, error: &io::Error) -> Self {
+        let turned_away =
+            error.get_ref().is_none_or(|inner| !inner.is::<rustls::Error>()) && is_closed(error);
+        let error = ConnectError::tls(url, error);
+        if turned_away { Self::TurnedAway(error) } else { Self::Failed(error) }
+    }
+
     fn login(url: &ChanUrl, error: &LoginError) -> Self {
         use ClientHandshakeError as Handshake;
 
@@ -390,6 +431,16 @@ fn encoded<A: Serialize>(codec: Codec, args: &A) -> Result<Vec<u8>, PayloadError
     let mut bytes = Vec::new();
     encode(codec, args, &mut bytes)?;
     Ok(bytes)
+}
+
+/// A random part of one.
+fn random_part() -> f64 {
+    let mut bytes = [0; 4];
+    // Without randomness it is half: nothing secret depends on it.
+    match aws_lc_rs::rand::fill(&mut bytes) {
+        Ok(()) => f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX),
+        Err(_) => 0.5,
+    }
 }
 
 /// The other end has closed. What it had not read yet turns its close into a reset.

@@ -21,8 +21,6 @@ mod bookmark;
 pub mod command;
 mod config_file;
 pub mod connect;
-mod dial;
-pub mod forward;
 mod json;
 mod known_hosts;
 pub mod trust;

@@ -119,6 +119,14 @@ pub(crate) enum Event<'e> {
         #[serde(flatten)]
         who: Who<'e>,
     },
+    /// The target of a `tcp` or `unix` service could not be reached: what was tried, and what the system said.
+    TargetFailed {
+        connection: u64,
+        peer: SocketAddr,
+        #[serde(flatten)]
+        who: Who<'e>,
+        why: String,
+    },
     /// The connection of a client that had proved itself is over: one for each login that was ok.
     SessionEnded {
         connection: u64,
@@ -154,6 +162,7 @@ impl Event<'_> {
             Self::LoginOk { who, .. }
             | Self::SessionRefused { who, .. }
             | Self::SessionStarted { who, .. }
+            | Self::TargetFailed { who, .. }
             | Self::SessionEnded { who, .. } => Cause::Member(*who),
             Self::Listening { .. }
             | Self::Starting { .. }

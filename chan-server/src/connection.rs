@@ -24,6 +24,7 @@ use crate::audit::{Event, Who, escaped};
 use crate::gate::{
     Crowded, Holder, LoginEnd, LoginPermit, OpeningPermit, SessionPermit, Source, Turned, woke_after,
 };
+use crate::modules::Log;
 use crate::proxy_protocol;
 use crate::server::{Core, Phase};
 use crate::traffic::{Counted, Traffic};
@@ -285,7 +286,7 @@ impl Connection {
                 opening.refuse_overload(crowded.as_str());
                 Err(crowded.as_str().into())
             }
-            (None, Some(starter)) => starter.start(opening),
+            (None, Some(starter)) => starter.start(opening, self.log(client)),
             (None, None) => {
                 opening.refuse("revoked");
                 Err("revoked".into())
@@ -299,6 +300,16 @@ impl Connection {
             }
             Err(why) => self.refused(client, &why),
         }
+    }
+
+    /// What the service may write to the log about this connection.
+    fn log(&self, client: &Authenticated) -> Log {
+        let (core, connection, peer) = (Arc::clone(&self.core), self.id, self.peer);
+        let (service, client) = (client.service().clone(), client.client().clone());
+        Arc::new(move |why| {
+            let who = Who { service: service.as_str(), client: client.as_str() };
+            core.audit.write(&Event::TargetFailed { connection, peer, who, why: escaped(why) });
+        })
     }
 
     fn refused(&self, client: &Authenticated, why: &str) {

@@ -491,7 +491,7 @@ async fn a_relay_that_is_refused_ends_with_that_as_its_reason() {
     let unused = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let running = serve(&service("relay", &format!("['tcp', 'connect', '{unused}']"), 1), "").await;
     let chan: Channel<Opaque> = running.open("relay", Codec::Raw, b"").await.unwrap();
-    assert_eq!(chan.remote().ended().await, ExitReason::failed("connection refused"));
+    assert_eq!(chan.remote().ended().await, ExitReason::failed("target: connection refused"));
 }
 
 #[cfg(unix)]

@@ -21,6 +21,8 @@ pub mod wire;
 #[cfg(feature = "io")]
 mod channel;
 #[cfg(feature = "io")]
+pub mod dial;
+#[cfg(feature = "io")]
 pub mod heap;
 #[cfg(feature = "io")]
 pub mod login;
@@ -30,6 +32,8 @@ pub mod middleman;
 pub mod private;
 #[cfg(feature = "io")]
 mod process;
+#[cfg(feature = "io")]
+pub mod relay;
 #[cfg(all(feature = "io", unix))]
 pub mod signals;
 #[cfg(all(feature = "io", unix))]

@@ -148,6 +148,9 @@ impl Way {
                 "the time for the login is over: connecting once more when the key is derived".into()
             }
             Step::KeyOutdated => "the server wants the key derived anew: connecting once more".into(),
+            Step::TurnedAway { again_in } => {
+                format!("the server closed the connection before TLS: connecting again in {again_in:.1?}")
+            }
         });
     }
 }

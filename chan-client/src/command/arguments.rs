@@ -103,12 +103,19 @@ pub(super) enum Command {
     ///
     /// SIGHUP, SIGINT and SIGTERM end the command with 0.
     Forward {
-        /// Where to listen: a port (then on loopback alone) or ADDRESS:PORT
+        /// Where to listen: a port (then on 127.0.0.1 and ::1 alone) or ADDRESS:PORT
         listen: String,
+        /// Connections carried at once; one more is reset. A server allows a client 256 sessions, unless its operator
+        /// sets max_sessions_per_client
+        #[arg(long, value_name = "NUMBER", default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..))]
+        max_connections: u16,
         #[command(flatten)]
         access: Access,
     },
     /// Carry standard input to the service and what it sends to standard output
+    ///
+    /// The EOF of standard input is passed on to the service, and that of the service closes standard output. Then pipe
+    /// ends if standard input gives nothing for 1 s; else it carries standard input to its end.
     Pipe {
         #[command(flatten)]
         access: Access,

@@ -43,7 +43,9 @@ pub fn run() -> Result<(), Failure> {
         Command::Save { name, url, replace } => local::save(&name, &url, replace),
         Command::List => local::list(),
         Command::Delete { name } => local::delete(&name),
-        Command::Forward { listen, access } => tunnel::forward(&listen, &access, notice),
+        Command::Forward { listen, max_connections, access } => {
+            tunnel::forward(&listen, max_connections, &access, notice)
+        }
         Command::Pipe { access } => tunnel::pipe(&access, &notice),
         Command::Completions { shell } => local::completions(shell),
         Command::Man { directory } => local::man(&directory),

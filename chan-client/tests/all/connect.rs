@@ -164,7 +164,10 @@ async fn a_changed_key_is_refused_in_spite_of_consent() {
 #[tokio::test]
 async fn a_server_that_closes_at_once_is_told_from_one_that_speaks_no_tls() {
     let server = Server::plain(async |_| {}).await;
-    unreachable_because(connect(server.url()).key(&key()).ping().await, "closed the connection at once");
+    let mut limits = Limits::default();
+    limits.login_timeout = Duration::from_millis(300);
+    let ping = connect(server.url()).key(&key()).limits(limits).ping().await;
+    unreachable_because(ping, "closed the connection at once");
     let server = Server::plain(async |mut stream| {
         stream.write_all(b"SSH-2.0-OpenSSH_9.8\r\n").await.unwrap();
         drop(stream.read(&mut [0; 1024]).await);
@@ -206,4 +209,22 @@ async fn what_cannot_be_used_is_told_before_anything_is_sent() {
     assert!(matches!(error, Err(ConnectError::Usage(UsageError::NoCredential))), "{error:?}");
     let error = connect("chan://h:1/s?ca=/nowhere").key(&key()).ping().await;
     assert!(matches!(error, Err(ConnectError::Usage(UsageError::Trust(_)))), "{error:?}");
+}
+
+#[tokio::test]
+async fn retries_login_turned_away_before_tls() {
+    let server = Server::start().await;
+    let (port, connections) = (server.port, std::sync::atomic::AtomicU32::new(0));
+    let front = Server::plain(move |mut near| {
+        let turned_away = connections.fetch_add(1, std::sync::atomic::Ordering::Relaxed) < 2;
+        async move {
+            if !turned_away {
+                let mut far = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+                drop(tokio::io::copy_bidirectional(&mut near, &mut far).await);
+            }
+        }
+    });
+    let front = front.await.port;
+    let url = server.url().replace(&format!("localhost:{port}/"), &format!("joe@localhost:{front}/"));
+    connect(url).key(&key()).ping().await.unwrap();
 }

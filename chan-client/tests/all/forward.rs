@@ -3,8 +3,8 @@
 use std::io;
 
 use chan_client::connect;
-use chan_client::forward::{RelayError, relay};
 use lib_chan::payload::Codec;
+use lib_chan::relay::{Relay, RelayError};
 use lib_chan::{Channel, ExitReason, Opaque};
 use tokio::io::{AsyncRead, AsyncWriteExt, duplex, empty, repeat};
 
@@ -20,7 +20,7 @@ async fn open(server: &Server, what: &str) -> Channel<Opaque> {
 async fn carry(what: &str, reader: impl AsyncRead + Unpin) -> (String, Result<(), RelayError>) {
     let server = Server::start().await;
     let mut back = Vec::new();
-    let ended = relay(open(&server, what).await, reader, &mut back).await;
+    let ended = Relay::new("stream").run(open(&server, what).await, reader, &mut back).await;
     (String::from_utf8(back).unwrap(), ended)
 }
 
@@ -65,7 +65,7 @@ async fn a_stream_that_fails_ends_the_session() {
     let (gone, _) = duplex(1);
     let (reader, mut input) = duplex(16);
     input.write_all(b"x").await.unwrap();
-    let relayed = relay(chan, reader, gone).await;
+    let relayed = Relay::new("stream").run(chan, reader, gone).await;
     assert!(
         matches!(&relayed, Err(RelayError::Stream(error)) if error.kind() == io::ErrorKind::BrokenPipe),
         "{relayed:?}"

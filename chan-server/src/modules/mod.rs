@@ -3,7 +3,6 @@
 mod args;
 pub mod echo;
 pub mod name_server;
-mod relay;
 pub mod tcp;
 #[cfg(unix)]
 pub mod unix;
@@ -69,13 +68,14 @@ impl Modules {
                 name_server::start_me_up(me, chan, kvs.clone(), max_len)
             })
             .function_for(any, "echo", "start", |me, chan, (): (), (): ()| echo::start(me, chan))
-            .function_for(&[Codec::Raw], "tcp", "connect", |me, chan, (): (), (to,)| {
-                tcp::connect(me, chan, to)
+            .function_with_log(&[Codec::Raw], "tcp", "connect", |me, chan, (): (), (to,), log| {
+                tcp::connect(me, chan, to, log)
             });
         #[cfg(unix)]
-        let modules = modules.function_for(&[Codec::Raw], "unix", "connect", |me, chan, (): (), (to,)| {
-            unix::connect(me, chan, to)
-        });
+        let modules =
+            modules.function_with_log(&[Codec::Raw], "unix", "connect", |me, chan, (): (), (to,), log| {
+                unix::connect(me, chan, to, log)
+            });
         modules
     }
 
@@ -98,7 +98,7 @@ impl Modules {
 
     /// Adds a function for clients that speak one of these codecs; others are refused by name, after their login.
     pub fn function_for<M, In, Out, ArgsC, ArgsS, F, Fut>(
-        mut self,
+        self,
         codecs: &'static [Codec],
         module: &str,
         function: &str,
@@ -113,11 +113,33 @@ impl Modules {
         F: Fn(Process<M>, Channel<In, Out>, ArgsC, ArgsS) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<(), ExitReason>> + Send + 'static,
     {
+        let start = move |me, chan, args_c, args_s, _: Log| start(me, chan, args_c, args_s);
+        self.function_with_log(codecs, module, function, start)
+    }
+
+    /// Adds a function that has something to say to the log and not to the client.
+    fn function_with_log<M, In, Out, ArgsC, ArgsS, F, Fut>(
+        mut self,
+        codecs: &'static [Codec],
+        module: &str,
+        function: &str,
+        start: F,
+    ) -> Self
+    where
+        M: Send + 'static,
+        In: DeserializeOwned + Send + 'static,
+        Out: Serialize + Send + 'static,
+        ArgsC: DeserializeOwned + Send + 'static,
+        ArgsS: DeserializeOwned + Clone + Send + Sync + 'static,
+        F: Fn(Process<M>, Channel<In, Out>, ArgsC, ArgsS, Log) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), ExitReason>> + Send + 'static,
+    {
         let start = Arc::new(start);
         let prepare = move |args: DeArray<'_>| {
             let args = args::decode::<ArgsS>(args)?;
             let start = Arc::clone(&start);
-            Ok(Box::new(move |opening| open(codecs, opening, Arc::clone(&start), args.clone())) as Start)
+            let start = move |opening, log| open(codecs, opening, Arc::clone(&start), args.clone(), log);
+            Ok(Box::new(start) as Start)
         };
         self.modules.entry(module.into()).or_default().insert(function.into(), Arc::new(prepare));
         self
@@ -205,8 +227,8 @@ impl Starter {
     ///
     /// # Errors
     /// With the words with which the client was refused instead.
-    pub(crate) fn start(&self, opening: Opening) -> Result<(), String> {
-        (self.start)(opening)
+    pub(crate) fn start(&self, opening: Opening, log: Log) -> Result<(), String> {
+        (self.start)(opening, log)
     }
 }
 
@@ -216,7 +238,10 @@ impl fmt::Debug for Starter {
     }
 }
 
-type Start = Box<dyn Fn(Opening) -> Result<(), String> + Send + Sync>;
+/// Writes down why the target of a service cannot be reached. The client learns less.
+pub(crate) type Log = Arc<dyn Fn(&str) + Send + Sync>;
+
+type Start = Box<dyn Fn(Opening, Log) -> Result<(), String> + Send + Sync>;
 
 /// A function whose types are forgotten.
 trait Function: Send + Sync {
@@ -234,6 +259,7 @@ fn open<M, In, Out, ArgsC, ArgsS, F, Fut>(
     opening: Opening,
     start: Arc<F>,
     args_s: ArgsS,
+    log: Log,
 ) -> Result<(), String>
 where
     M: Send + 'static,
@@ -241,7 +267,7 @@ where
     Out: Serialize + Send + 'static,
     ArgsC: DeserializeOwned + Send + 'static,
     ArgsS: Send + 'static,
-    F: Fn(Process<M>, Channel<In, Out>, ArgsC, ArgsS) -> Fut + Send + Sync + 'static,
+    F: Fn(Process<M>, Channel<In, Out>, ArgsC, ArgsS, Log) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = Result<(), ExitReason>> + Send + 'static,
 {
     if !codecs.contains(&opening.codec()) {
@@ -265,7 +291,7 @@ where
         SpawnOptions { mailbox_capacity, ..SpawnOptions::default() },
         move |me: Process<M>| async move {
             let chan = opening.accept::<In, Out>();
-            start(me, chan, args_c, args_s).await
+            start(me, chan, args_c, args_s, log).await
         },
     );
     Ok(())

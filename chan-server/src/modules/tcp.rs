@@ -2,17 +2,43 @@
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
 
+use lib_chan::dial::dial;
+use lib_chan::relay::{Relay, RelayError, tcp_halves};
 use lib_chan::{Channel, ExitReason, Opaque, Process};
 use serde::de::{Error, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer};
-use tokio::net::TcpStream;
 
-use super::relay::{reason, relay};
+use super::Log;
+
+/// How long a target that takes no byte is waited for after its session has ended. The session's place is free
+/// by then, so nothing else bounds the targets that are waited for.
+const LAST_BYTES_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What the client is told of a failed target begins with this.
+pub(super) const TARGET: &str = "target";
+
+/// How bytes are carried between a client and the target of its service.
+pub(super) const fn target_relay() -> Relay {
+    Relay::new(TARGET).last_bytes_timeout(LAST_BYTES_TIMEOUT)
+}
 
 /// A host and a port, as a configuration names them.
 #[derive(Clone, Debug)]
-pub struct HostPort(Box<str>);
+pub struct HostPort {
+    host: Box<str>,
+    port: u16,
+}
+
+impl fmt::Display for HostPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.host.contains(':') {
+            true => write!(f, "[{}]:{}", self.host, self.port),
+            false => write!(f, "{}:{}", self.host, self.port),
+        }
+    }
+}
 
 impl<'de> Deserialize<'de> for HostPort {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -30,13 +56,12 @@ impl Visitor<'_> for HostPortVisitor {
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<HostPort, E> {
-        let parts = text
-            .rsplit_once(':')
-            .filter(|(host, port)| can_exist(host) && port.parse::<u16>().is_ok_and(|port| port > 0));
-        match parts {
-            Some(_) => Ok(HostPort(text.into())),
-            None => Err(E::invalid_value(Unexpected::Str(text), &self)),
-        }
+        let parsed = text.rsplit_once(':').and_then(|(host, port)| {
+            let port = port.parse().ok().filter(|&port| port > 0)?;
+            let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+            can_exist(host).then(|| HostPort { host: bare.into(), port })
+        });
+        parsed.ok_or_else(|| E::invalid_value(Unexpected::Str(text), &self))
     }
 }
 
@@ -56,20 +81,26 @@ fn can_exist(host: &str) -> bool {
     host.len() <= 254 && labels.iter().all(is_label) && (!looks_like_v4 || host.parse::<Ipv4Addr>().is_ok())
 }
 
-/// Connects, and relays bytes both ways. A client speaks the `raw` codec; an empty message is the end of a direction.
+/// Connects to the target, and carries bytes both ways: see [`lib_chan::relay`]. A client speaks the `raw` codec.
 ///
 /// # Errors
-/// When there is no connection, with the reason; and when the client is gone.
-pub async fn connect(_me: Process, chan: Channel<Opaque>, to: HostPort) -> Result<(), ExitReason> {
-    let connecting = tokio::time::timeout(chan.limits().dial_timeout, TcpStream::connect(&*to.0));
-    let stream = match connecting.await {
-        Ok(connected) => connected.map_err(|error| reason(&error))?,
-        Err(_) => return Err(reason(&std::io::ErrorKind::TimedOut.into())),
+/// There is no connection, or it failed, or the session ended before both directions reached EOF.
+pub(super) async fn connect(
+    _me: Process,
+    chan: Channel<Opaque>,
+    to: HostPort,
+    log: Log,
+) -> Result<(), ExitReason> {
+    let mut stream = match dial(&to.host, to.port, chan.limits().dial_timeout, |_| {}).await {
+        Ok(stream) => stream,
+        Err(error) => {
+            log(&format!("{to}: {error}"));
+            return Err(ExitReason::failed(format!("{TARGET}: {}", error.public())));
+        }
     };
-    // Pieces are as long as the other end made them; holding them back gains nothing.
-    let _ = stream.set_nodelay(true);
-    let (reader, writer) = stream.into_split();
-    relay(chan, reader, writer).await
+    let halves = tcp_halves(&mut stream).map_err(|error| RelayError::from(error).reason(TARGET));
+    let (reader, writer) = halves?;
+    target_relay().run(chan, reader, writer).await.map_err(|error| error.reason(TARGET))
 }
 
 #[cfg(test)]

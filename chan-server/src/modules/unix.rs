@@ -1,21 +1,36 @@
 //! A connection to a Unix socket for each client: `mfa = ["unix", "connect", "/run/thing.sock"]`.
 
-use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use std::{fmt, io};
 
+use lib_chan::relay::RelayError;
 use lib_chan::{Channel, ExitReason, Opaque, Process};
 use serde::de::{Error, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer};
 use tokio::net::UnixStream;
+use tokio::sync::Mutex;
+use tokio::time::{sleep, timeout};
 
-use super::relay::{reason, relay};
+use super::Log;
+use super::tcp::{TARGET, target_relay};
+
+/// How soon, and at the latest how often, a socket whose queue is full is tried again. The system tells nobody when
+/// there is room.
+const RETRY_AFTER: Duration = Duration::from_millis(1);
+const MAX_RETRY_AFTER: Duration = Duration::from_millis(50);
 
 /// The most bytes that the system takes for the path of a socket (unix(7)): the room for it less the byte that ends it.
 const MAX_PATH_LEN: usize = if cfg!(target_os = "linux") { 107 } else { 103 };
 
 /// The path of a socket, as a configuration names it.
 #[derive(Clone, Debug)]
-pub struct SocketPath(Box<Path>);
+pub struct SocketPath {
+    path: Box<Path>,
+    /// Held by the process that connects: where the queue is full, the others wait behind it, first come first served.
+    turn: Arc<Mutex<()>>,
+}
 
 impl<'de> Deserialize<'de> for SocketPath {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -35,19 +50,86 @@ impl Visitor<'_> for SocketPathVisitor {
     fn visit_str<E: Error>(self, text: &str) -> Result<SocketPath, E> {
         match Path::new(text) {
             path if path.is_absolute() && text.len() <= MAX_PATH_LEN && !text.contains('\0') => {
-                Ok(SocketPath(path.into()))
+                Ok(SocketPath { path: path.into(), turn: Arc::default() })
             }
             _ => Err(E::invalid_value(Unexpected::Str(text), &self)),
         }
     }
 }
 
-/// Connects, and relays bytes both ways. A client speaks the `raw` codec; an empty message is the end of a direction.
+impl SocketPath {
+    /// Connects. Waits while the queue of the socket is full.
+    async fn connect(&self) -> io::Result<UnixStream> {
+        let _turn = self.turn.lock().await;
+        let mut wait = RETRY_AFTER;
+        loop {
+            match UnixStream::connect(&self.path).await {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(wait).await,
+                connected => return connected,
+            }
+            wait = (wait * 2).min(MAX_RETRY_AFTER);
+        }
+    }
+}
+
+/// Connects to the socket, and carries bytes both ways: see [`lib_chan::relay`]. A client speaks the `raw` codec.
+///
+/// A Unix socket has no reset. Where a TCP connection would be reset, the socket is closed without a shutdown: a target
+/// that only reads cannot tell this from an EOF, one that writes gets `EPIPE`.
 ///
 /// # Errors
-/// When there is no connection, with the reason; and when the client is gone.
-pub async fn connect(_me: Process, chan: Channel<Opaque>, to: SocketPath) -> Result<(), ExitReason> {
-    let stream = UnixStream::connect(&to.0).await.map_err(|error| reason(&error))?;
-    let (reader, writer) = stream.into_split();
-    relay(chan, reader, writer).await
+/// There is no connection, or it failed, or the session ended before both directions reached EOF.
+pub(super) async fn connect(
+    _me: Process,
+    chan: Channel<Opaque>,
+    to: SocketPath,
+    log: Log,
+) -> Result<(), ExitReason> {
+    let connected = timeout(chan.limits().dial_timeout, to.connect()).await;
+    let connected = connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+    let mut stream = connected.map_err(|error| {
+        log(&format!("{}: {error}", to.path.display()));
+        RelayError::from(error).reason(TARGET)
+    })?;
+    // Not `into_split`: its sending half sends an EOF when it is dropped.
+    let (reader, writer) = stream.split();
+    target_relay().run(chan, reader, writer).await.map_err(|error| error.reason(TARGET))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::UnixListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn waits_its_turn_at_a_full_queue() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let listener = {
+            let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None).unwrap();
+            socket.bind(&socket2::SockAddr::unix(&path).unwrap()).unwrap();
+            socket.listen(1).unwrap();
+            socket.set_nonblocking(true).unwrap();
+            UnixListener::from_std(std::os::fd::OwnedFd::from(socket).into()).unwrap()
+        };
+        let mut queued = Vec::new();
+        let full = loop {
+            match UnixStream::connect(&path).await {
+                Ok(stream) => queued.push(stream),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(full.kind(), io::ErrorKind::WouldBlock);
+        let to = SocketPath { path: path.into(), turn: Arc::default() };
+        let mut waiting = tokio::spawn({
+            let to = to.clone();
+            async move { to.connect().await }
+        });
+        assert!(timeout(MAX_RETRY_AFTER * 2, &mut waiting).await.is_err(), "connected to a full queue");
+        for _ in 0..=queued.len() {
+            listener.accept().await.unwrap();
+        }
+        assert!(waiting.await.unwrap().is_ok());
+    }
 }

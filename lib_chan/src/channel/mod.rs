@@ -118,6 +118,13 @@ impl<In, Out> Channel<In, Out> {
         .await;
         if reason == ExitReason::Normal { Ok(()) } else { Err(reason) }
     }
+
+    /// Ends the session with this reason, behind what was sent.
+    pub(crate) fn end(mut self, reason: ExitReason) {
+        if let Some(held) = self.held.take() {
+            held.shared.let_go(reason);
+        }
+    }
 }
 
 impl<In: DeserializeOwned + 'static, Out> Channel<In, Out> {

@@ -724,7 +724,7 @@ fn a_service_program_that_refuses_the_connection_is_the_exit_reason() {
     assert_eq!(code, Some(7));
     assert!(complaint.contains("connection refused"), "{complaint}");
     let ended = server.event("session_ended");
-    assert_eq!(ended["reason"], "failed: connection refused");
+    assert_eq!(ended["reason"], "failed: target: connection refused");
 }
 
 // What is sent is wrong.

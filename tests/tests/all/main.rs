@@ -20,6 +20,7 @@ mod pages;
 mod platform;
 mod python;
 mod relay;
+mod relay_endings;
 mod streams;
 #[cfg(target_os = "linux")]
 mod terminal;

@@ -11,23 +11,28 @@ use std::{
     thread,
 };
 
-use chan_client::{connect, forward::relay};
+use chan_client::connect;
 use chan_tests::{Folder, Lines, PASSWORD, Running, Server, available, program, run};
-use lib_chan::{Limits, payload::Codec, secret::Password};
+use lib_chan::{Limits, payload::Codec, relay::Relay, secret::Password};
 
 /// A server with a service `s` in front of something.
-fn in_front_of(mfa: &str) -> Server {
+pub(super) fn in_front_of(mfa: &str) -> Server {
     Server::start(&format!("[[service]]\nname = 's'\npassword_file = 'password'\nmfa = {mfa}"))
 }
 
-fn in_front_of_port(port: u16) -> Server {
+pub(super) fn in_front_of_port(port: u16) -> Server {
     in_front_of(&format!("['tcp', 'connect', '127.0.0.1:{port}']"))
 }
 
 /// `chan-client forward`, and the port where it listens.
 fn forward(server: &Server) -> (Running, String) {
+    forward_by(server, server.url("s"), &[])
+}
+
+/// The same by way of another URL, and with these options.
+pub(super) fn forward_by(server: &Server, url: &str, options: &[&str]) -> (Running, String) {
     let mut client = Command::new(program("chan-client"));
-    client.args(["forward", "0", server.url("s"), "--password-file"]);
+    client.args(["forward", "0", url]).args(options).arg("--password-file");
     client.arg(server.folder.path().join("password")).env("HOME", server.folder.path());
     let client = Running::start(client);
     let line = client.out.wait("listening", |line| line.starts_with("listening"));
@@ -59,7 +64,7 @@ impl Drop for Daemon {
 }
 
 /// A TCP server that does this with each connection.
-fn listen(serve: impl Fn(TcpStream) + Send + 'static) -> u16 {
+pub(super) fn listen(serve: impl Fn(TcpStream) + Send + 'static) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = listener.local_addr().expect("an address").port();
     thread::spawn(move || {
@@ -240,6 +245,59 @@ fn git_clones_through_a_pipe() {
     assert!(copied == noise, "what was cloned is not what was there");
 }
 
+// SSH.
+
+#[test]
+fn ssh_runs_through_pipe_as_proxy_command() {
+    let sshd = Path::new("/usr/sbin/sshd");
+    if !["ssh", "ssh-keygen", "/usr/sbin/sshd"].iter().all(|program| available(program)) {
+        return;
+    }
+    let folder = Folder::new();
+    let path = |name: &str| folder.path().join(name);
+    for key in ["host", "user"] {
+        let made =
+            run(Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(path(key)));
+        assert_eq!(made.0, Some(0), "{made:?}");
+    }
+    let config = folder.write(
+        "sshd_config",
+        &format!(
+            "HostKey {}\nAuthorizedKeysFile {}\nStrictModes no\nUsePAM no\nPermitRootLogin yes\n",
+            path("host").display(),
+            path("user.pub").display()
+        ),
+    );
+    if Command::new(sshd).args(["-t", "-f"]).arg(&config).output().is_ok_and(|test| !test.status.success()) {
+        // As root it wants a directory that the package's start script makes.
+        fs::create_dir_all("/run/sshd").expect("a directory for sshd");
+    }
+    let port = listen(move |stream| {
+        let mut sshd = Command::new(sshd);
+        sshd.args(["-i", "-f"]).arg(&config).stderr(Stdio::null());
+        let (near, far) = (stream.try_clone().expect("a socket"), stream);
+        sshd.stdin(std::os::fd::OwnedFd::from(near)).stdout(std::os::fd::OwnedFd::from(far));
+        let mut child = sshd.spawn().expect("sshd starts");
+        thread::spawn(move || child.wait());
+    });
+    let server = in_front_of_port(port);
+    let through = format!(
+        "ProxyCommand={} pipe '{}' --password-file {}",
+        program("chan-client").display(),
+        server.url("s"),
+        server.folder.path().join("password").display()
+    );
+    let user = run(Command::new("id").arg("-un")).1.trim().to_owned();
+    let mut ssh = Command::new("ssh");
+    ssh.args(["-F", "none", "-o", &through, "-o", "StrictHostKeyChecking=no", "-o", "BatchMode=yes"]);
+    ssh.args(["-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR", "-o", "IdentitiesOnly=yes"]);
+    ssh.arg("-i").arg(path("user")).arg(format!("{user}@anywhere")).stdin(Stdio::null());
+    ssh.arg("head -c 3000000 /dev/zero; exit 23");
+    let output = ssh.output().expect("ssh starts");
+    assert_eq!(output.status.code(), Some(23), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.stdout.len(), 3_000_000);
+}
+
 // Streams and their ends.
 
 /// `chan-client pipe`, fed from a file.
@@ -319,7 +377,7 @@ fn pieces_are_as_short_as_either_end_wants_them() {
     let mut back = Vec::new();
     let relayed = tokio::runtime::Runtime::new().unwrap().block_on(async {
         let connect = connect(server.url("s")).password(&password).limits(limits).codec(Codec::Raw);
-        relay(connect.open().await.unwrap(), text.as_bytes(), &mut back).await
+        Relay::new("stream").run(connect.open().await.unwrap(), text.as_bytes(), &mut back).await
     });
     assert!(relayed.is_ok(), "{relayed:?}");
     assert!(back == text.as_bytes(), "{} bytes came back", back.len());
@@ -344,9 +402,9 @@ fn a_refused_connection_is_the_reason_of_the_end() {
     let server = in_front_of_port(unused);
     let (code, out, complaint) = run(&mut server.client("pipe", "s"));
     assert_eq!((code, out.as_str()), (Some(7), ""), "{complaint}");
-    assert!(complaint.contains("failed: connection refused"), "{complaint}");
+    assert!(complaint.contains("failed: target: connection refused"), "{complaint}");
     assert!(!complaint.contains(&unused.to_string()), "addresses stay at home: {complaint}");
-    assert_eq!(server.event("session_ended")["reason"], "failed: connection refused");
+    assert_eq!(server.event("session_ended")["reason"], "failed: target: connection refused");
 }
 
 #[test]
@@ -361,7 +419,7 @@ fn a_connection_that_is_reset_behind_the_server_is_not_taken_for_its_end() {
     let input = folder.write("input", &"x".repeat(100_000));
     let (code, _, complaint) = pipe(&server, &input);
     assert_eq!(code, Some(7), "{complaint}");
-    assert!(complaint.contains("failed: connection reset"), "{complaint}");
+    assert!(complaint.contains("failed: target: connection reset"), "{complaint}");
 }
 
 #[test]

@@ -1,0 +1,339 @@
+//! Carries bytes both ways between a channel and a stream.
+//!
+//! A cast is a piece of the stream, of any length. An empty cast is the EOF of its direction. If the session ends
+//! before that EOF, for whatever reason, the direction was reset: `PROTOCOL.md`, section 15.
+//!
+//! Both ends of a session run the same relay: `chan-server` between the session and the target of a `tcp` or `unix`
+//! service, `chan-client` between the session and a local connection or standard input and output.
+
+use std::{
+    future::pending,
+    io,
+    pin::{Pin, pin},
+    sync::atomic::{AtomicU64, Ordering},
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::{Buf, BytesMut};
+use socket2::{SockRef, TcpKeepalive};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::{
+        TcpStream,
+        tcp::{ReadHalf, WriteHalf},
+    },
+    sync::watch,
+    time::sleep,
+};
+
+use crate::{Channel, ExitReason, Message, Opaque, Remote};
+
+/// The longest piece in bytes. Pieces are shorter if the far end takes only shorter payloads.
+const MAX_PIECE_LEN: usize = 16 * 1024;
+/// Silence after which a TCP connection is probed, and the time between probes. Linux sends 9 of them, so a host that
+/// vanished is noticed in about 3 min. The system's own defaults add up to more than 2 h.
+const KEEPALIVE_TIME: Duration = Duration::from_secs(60);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+
+/// How bytes are carried between a channel and a stream.
+///
+/// ```no_run
+/// use lib_chan::{Channel, Opaque, relay::{Relay, RelayError, tcp_halves}};
+/// use tokio::net::TcpStream;
+///
+/// async fn carry(chan: Channel<Opaque>, mut stream: TcpStream) -> Result<(), RelayError> {
+///     // Dropped before the far end's EOF, `stream` is reset and not closed.
+///     let (reader, writer) = tcp_halves(&mut stream)?;
+///     Relay::new("the local stream").run(chan, reader, writer).await
+/// }
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct Relay {
+    stream: &'static str,
+    last_bytes_timeout: Option<Duration>,
+    input_timeout: Option<Duration>,
+}
+
+impl Relay {
+    /// A relay for a stream that the far end knows by this name: it is part of the reason with which the session ends
+    /// when the stream fails.
+    pub const fn new(stream: &'static str) -> Self {
+        Self { stream, last_bytes_timeout: None, input_timeout: None }
+    }
+
+    /// Gives up a stream that takes no byte for this long after the session has ended. Default: never.
+    pub const fn last_bytes_timeout(mut self, timeout: Duration) -> Self {
+        self.last_bytes_timeout = Some(timeout);
+        self
+    }
+
+    /// Ends the relay after the far end's EOF if the stream gives nothing for this long. A stream that gives something
+    /// in this time is read to its EOF. Default: the stream is always read to its EOF.
+    pub const fn input_timeout(mut self, timeout: Duration) -> Self {
+        self.input_timeout = Some(timeout);
+        self
+    }
+
+    /// Sends to the far end what `reader` gives, and writes to `writer` what the far end sends, until both directions
+    /// have reached EOF. Then closes the channel.
+    ///
+    /// The EOF of one direction leaves the other open. `writer` is shut down if and only if the far end sent its EOF.
+    /// If the far end ends with `Normal` after its EOF, it wants nothing more, and the relay ends too.
+    ///
+    /// Dropping the future ends the session. Bytes that are in flight are lost, and the far end sees a reset.
+    ///
+    /// # Errors
+    /// The stream failed, or the session ended before both directions reached EOF. The far end is told the reason.
+    pub async fn run(
+        self,
+        mut chan: Channel<Opaque>,
+        reader: impl AsyncRead + Unpin,
+        writer: impl AsyncWrite + Unpin,
+    ) -> Result<(), RelayError> {
+        match self.both_ways(&mut chan, reader, writer).await {
+            Ok(()) => chan.close().await.map_err(RelayError::Session),
+            Err(error) => {
+                chan.end(error.reason(self.stream));
+                Err(error)
+            }
+        }
+    }
+
+    async fn both_ways(
+        self,
+        chan: &mut Channel<Opaque>,
+        reader: impl AsyncRead + Unpin,
+        writer: impl AsyncWrite + Unpin,
+    ) -> Result<(), RelayError> {
+        let remote = chan.remote();
+        let (state, mut when) = watch::channel(Writing::Open);
+        let written = AtomicU64::new(0);
+        let mut outward = pin!(self.to_far(reader, &remote, when.clone()));
+        let mut inward = pin!(from_far(chan, writer, &state, &written));
+        let mut stuck = pin!(self.stuck(&remote, &written));
+        // Nothing more is read once this is false: the local EOF was sent, or there is nobody to send to.
+        let mut reading = true;
+        let mut sent_eof = false;
+        loop {
+            tokio::select! {
+                over = &mut inward => return match over {
+                    Ok(()) => match remote.ended().await {
+                        ExitReason::Normal if *state.borrow() == Writing::Ended => Ok(()),
+                        reason => Err(RelayError::Session(reason)),
+                    },
+                    Err(error) => {
+                        let closed = error.kind() == io::ErrorKind::BrokenPipe;
+                        state.send_replace(if closed { Writing::Closed } else { Writing::Failed });
+                        // What the stream said before it broke is worth hearing.
+                        let said_all = if reading { outward.await? == Reading::Eof } else { sent_eof };
+                        // A stream that has said its EOF and takes nothing more was closed, in good order.
+                        if closed && said_all { Ok(()) } else { Err(error.into()) }
+                    }
+                },
+                end = &mut outward, if reading => {
+                    reading = false;
+                    match end? {
+                        Reading::Eof => sent_eof = true,
+                        Reading::Silent => return Ok(()),
+                        // What came before the end is still to be written.
+                        Reading::SessionOver => {}
+                    }
+                }
+                () = passed_on(&mut when), if sent_eof => return Ok(()),
+                () = &mut stuck => return Err(io::Error::from(io::ErrorKind::TimedOut).into()),
+            }
+        }
+    }
+
+    /// Sends what there is to read, and the EOF behind it.
+    async fn to_far(
+        self,
+        mut reader: impl AsyncRead + Unpin,
+        remote: &Remote<Opaque>,
+        mut writing: watch::Receiver<Writing>,
+    ) -> Result<Reading, RelayError> {
+        let max_piece_len = remote.max_payload_len().min(MAX_PIECE_LEN);
+        let mut buffer = BytesMut::new();
+        let mut input_timeout = self.input_timeout;
+        loop {
+            buffer.reserve(max_piece_len);
+            let mut piece = (&mut reader).take(max_piece_len as u64);
+            let read = tokio::select! {
+                biased;
+                read = piece.read_buf(&mut buffer) => read?,
+                () = no_more(&mut writing, input_timeout) => return Ok(Reading::Silent),
+            };
+            let state = *writing.borrow();
+            // A socket tells an error once. It told the writer, and to the reader it looks like an EOF.
+            if read == 0 && state == Writing::Failed {
+                return Ok(Reading::Silent);
+            }
+            if state == Writing::Ended {
+                input_timeout = None;
+            }
+            if remote.cast(Opaque(buffer.split().freeze())).await.is_err() {
+                return Ok(Reading::SessionOver);
+            }
+            if read == 0 {
+                return Ok(Reading::Eof);
+            }
+        }
+    }
+
+    /// Waits until the session is over and the stream has taken nothing for a while: it would be held for ever.
+    async fn stuck(self, remote: &Remote<Opaque>, written: &AtomicU64) {
+        let Some(timeout) = self.last_bytes_timeout else { return pending().await };
+        remote.ended().await;
+        let mut before = None;
+        loop {
+            let now = Some(written.load(Ordering::Relaxed));
+            if before == now {
+                return;
+            }
+            before = now;
+            sleep(timeout).await;
+        }
+    }
+}
+
+/// How the reading of the stream ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reading {
+    /// At its EOF, which was sent.
+    Eof,
+    /// Nothing more is to be expected, though there was no EOF.
+    Silent,
+    /// The session is over.
+    SessionOver,
+}
+
+/// How far the writing to the stream is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Writing {
+    Open,
+    /// The far end's EOF was passed on.
+    Ended,
+    /// The stream takes nothing more.
+    Closed,
+    /// The stream failed.
+    Failed,
+}
+
+/// Waits until the far end's EOF has been passed on.
+async fn passed_on(writing: &mut watch::Receiver<Writing>) {
+    // The sender outlives this wait.
+    let _ = writing.wait_for(|&state| state == Writing::Ended).await;
+}
+
+/// Waits until nothing can be expected from a stream that has nothing to read at the moment.
+async fn no_more(writing: &mut watch::Receiver<Writing>, input_timeout: Option<Duration>) {
+    let state = writing.wait_for(|&state| state != Writing::Open).await.map(|state| *state);
+    match (state, input_timeout) {
+        (Ok(Writing::Closed | Writing::Failed), _) => {}
+        (Ok(Writing::Ended), Some(timeout)) => sleep(timeout).await,
+        _ => pending().await,
+    }
+}
+
+/// Writes what comes, until the session is over: also after the EOF, since this is how the end is noticed.
+async fn from_far(
+    chan: &mut Channel<Opaque>,
+    mut writer: impl AsyncWrite + Unpin,
+    state: &watch::Sender<Writing>,
+    written: &AtomicU64,
+) -> io::Result<()> {
+    while let Some(message) = chan.recv().await {
+        let Opaque(mut piece) = match message {
+            Message::Cast(piece) => piece,
+            Message::Call(_, reply) => {
+                reply.refuse("a stream takes casts only");
+                continue;
+            }
+        };
+        if *state.borrow() == Writing::Ended {
+            // Nothing follows an EOF. A far end that sends it all the same is not listened to.
+            continue;
+        }
+        if piece.is_empty() {
+            writer.shutdown().await?;
+            state.send_replace(Writing::Ended);
+            continue;
+        }
+        while piece.has_remaining() {
+            let len = writer.write_buf(&mut piece).await?;
+            if len == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            written.fetch_add(len as u64, Ordering::Relaxed);
+        }
+        writer.flush().await?;
+    }
+    Ok(())
+}
+
+/// Why a relay ended before both directions reached EOF.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RelayError {
+    /// The stream failed.
+    #[error("the local stream failed: {0}")]
+    Stream(#[from] io::Error),
+    /// The session ended, and not in good order: with another reason than `Normal`, or before the far end's EOF.
+    #[error("the session ended: {0}")]
+    Session(ExitReason),
+}
+
+impl RelayError {
+    /// The reason for the end of the session that the far end may know: of an error of the system, its kind alone.
+    pub fn reason(&self, stream: &str) -> ExitReason {
+        match self {
+            Self::Stream(error) => ExitReason::failed(format!("{stream}: {}", error.kind())),
+            Self::Session(reason) => reason.clone(),
+        }
+    }
+}
+
+/// Splits a TCP connection for a relay, and makes it one that is reset when it is dropped.
+///
+/// A connection that is dropped is closed by the system, and its peer sees an EOF, as if it had got everything. This
+/// one is reset instead, until its sending half has been shut down: so a relay that is killed, or whose program is
+/// killed, is never taken for an EOF. It also sends without delay and probes a silent peer.
+///
+/// # Errors
+/// The connection has failed already.
+pub fn tcp_halves(stream: &mut TcpStream) -> io::Result<(ReadHalf<'_>, TcpWriter<'_>)> {
+    stream.set_nodelay(true)?;
+    let socket = SockRef::from(&*stream);
+    socket.set_linger(Some(Duration::ZERO))?;
+    socket.set_tcp_keepalive(
+        &TcpKeepalive::new().with_time(KEEPALIVE_TIME).with_interval(KEEPALIVE_INTERVAL),
+    )?;
+    // Not `into_split`: its sending half sends an EOF when it is dropped.
+    let (reader, writer) = stream.split();
+    Ok((reader, TcpWriter(writer)))
+}
+
+/// The sending half of a TCP connection that is reset when it is dropped, unless this half was shut down before: see
+/// [`tcp_halves`].
+#[derive(Debug)]
+pub struct TcpWriter<'a>(WriteHalf<'a>);
+
+impl AsyncWrite for TcpWriter<'_> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(Pin::new(&mut self.0).poll_shutdown(cx))?;
+        // A reset from here on would take back what was sent, and was sent in full.
+        Poll::Ready(SockRef::from(self.0.as_ref()).set_linger(None))
+    }
+}
+
+#[cfg(test)]
+mod tests;
