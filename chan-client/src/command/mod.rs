@@ -29,7 +29,12 @@ use notice::Notice;
 /// wish for help, end the program here.
 pub fn run() -> Result<(), Failure> {
     signals::handle()?;
-    forbid_core_dumps()?;
+    if let Err(error) = forbid_core_dumps() {
+        // A sandbox may forbid it, and the program is of use all the same.
+        stdio::complain(format_args!(
+            "chan-client: cannot forbid core dumps, which would hold secrets: {error}"
+        ));
+    }
     let Arguments { command, verbose } = arguments()?;
     let notice = Notice::new(verbose);
     match command {

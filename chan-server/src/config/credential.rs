@@ -156,8 +156,8 @@ fn verifier(key: &str, who: &str, line: &str, salts: &mut Salts) -> Result<Crede
 fn public_key(key: &str, line: &str) -> Result<Credential, String> {
     if PrivateKey::from_file_contents(line.as_bytes()).is_ok() {
         return Err(format!(
-            "\"{key}\" is a client's private key, which a server must not have; write its public key, which begins with \
-             ed25519:"
+            "\"{key}\" is a client's private key, which a server must not have; write its public key, which \
+             chan-client pubkey FILE prints"
         ));
     }
     let public = line

@@ -12,21 +12,28 @@ pub use self::file::{
 };
 pub use self::prompt::ask;
 
-/// Forbids core dumps of this process, which would hold its secrets. To be called first of all.
+/// Forbids core dumps of this process, which would hold its secrets. Call it first in `main`.
 ///
-/// The limit alone does not stop a system that pipes dumps to a program, so on Linux the process is also marked as one
-/// that is not dumped; then no other process of the same user may look into its memory either. Does nothing where there
-/// are no such limits.
+/// On Linux the process is marked as one that is not dumped, which also closes its memory to other processes of the same
+/// user. The limit on core files is set as well, and elsewhere alone; a sandbox that forbids limits changes nothing on
+/// Linux. Does nothing where there are no such limits.
 ///
 /// # Errors
-/// The system refused.
+///
+/// The system refused. The program is of use all the same.
 pub fn forbid_core_dumps() -> io::Result<()> {
     #[cfg(unix)]
     {
         use rustix::process::{Resource, Rlimit, setrlimit};
-        setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
+        let limited = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
+        // Where dumps are piped to a program the limit says nothing, so on Linux the mark alone decides.
+        #[cfg(target_os = "linux")]
+        let limited = {
+            use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+            let _ = limited;
+            set_dumpable_behavior(DumpableBehavior::NotDumpable)
+        };
+        limited?;
     }
-    #[cfg(target_os = "linux")]
-    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?;
     Ok(())
 }

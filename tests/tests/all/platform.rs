@@ -183,6 +183,24 @@ fn serves_the_example_without_ipv6() {
 }
 
 #[test]
+fn a_sandbox_that_forbids_limits_stops_nothing() {
+    if !available("strace") {
+        return;
+    }
+    let folder = configured(ECHO);
+    let trace = folder.path().join("trace");
+    for (name, arguments) in
+        [("chan-client", ["--version"].as_slice()), ("chan-server", &["check", "--config", "c.toml"])]
+    {
+        let mut sandboxed = Command::new("strace");
+        sandboxed.args(["-f", "-e", "inject=prlimit64,setrlimit:error=EPERM", "-o"]).arg(&trace);
+        sandboxed.arg(program(name)).args(arguments).current_dir(folder.path()).env("HOME", folder.path());
+        assert_eq!(run(&mut sandboxed).0, Some(0), "{name}");
+        assert!(fs::read_to_string(&trace).unwrap().contains("INJECTED"), "{name}");
+    }
+}
+
+#[test]
 fn serves_before_the_clock_is_set() {
     if !available("faketime") {
         return;
