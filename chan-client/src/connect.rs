@@ -16,7 +16,7 @@ use lib_chan::payload::{Codec, PayloadError, encode};
 use lib_chan::secret::{Password, PrivateKey};
 use lib_chan::tls::{Pin, client_config, exporter, spki_sha256};
 use lib_chan::wire::Frame;
-use lib_chan::{Channel, ExitReason, Limits};
+use lib_chan::{Channel, ExitReason, Limits, after};
 use serde::Serialize;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -331,11 +331,13 @@ impl Connect<'_> {
         (self.on_step)(Step::Connected(tcp.peer_addr().map_err(ConnectError::local)?));
 
         let began = Instant::now();
-        let mut stream =
-            timeout_at(began + self.limits.tls_timeout, connector.connect(url.host().clone(), tcp))
-                .await
-                .map_err(|_| ConnectError::unreachable(url, "TLS was not set up in time"))?
-                .map_err(|error| Attempt::tls(url, &error))?;
+        let mut stream = timeout_at(
+            after(began.into_std(), self.limits.tls_timeout).into(),
+            connector.connect(url.host().clone(), tcp),
+        )
+        .await
+        .map_err(|_| ConnectError::unreachable(url, "TLS was not set up in time"))?
+        .map_err(|error| Attempt::tls(url, &error))?;
         let connection = stream.get_ref().1;
         let exporter = exporter(connection).map_err(|error| ConnectError::unreachable(url, error))?;
         let certificate = connection.peer_certificates().and_then(<[_]>::first);
@@ -344,18 +346,21 @@ impl Connect<'_> {
         let group = connection.negotiated_key_exchange_group().map(|group| format!("{:?}", group.name()));
         (self.on_step)(Step::Encrypted { group: group.unwrap_or_default().into(), pin });
 
-        let authenticated = timeout_at(began + self.limits.login_timeout, login.run(&mut stream, exporter))
-            .await
-            .map_err(|_| match stretched.load(Ordering::Relaxed) {
-                true => Attempt::Outlasted,
-                false => ConnectError::unreachable(url, "the login was not over in time").into(),
-            })?
-            .map_err(|error| match error {
-                LoginError::Io(error) if stretched.load(Ordering::Relaxed) && is_closed(&error) => {
-                    Attempt::Outlasted
-                }
-                error => Attempt::login(url, &error),
-            })?;
+        let authenticated = timeout_at(
+            after(began.into_std(), self.limits.login_timeout).into(),
+            login.run(&mut stream, exporter),
+        )
+        .await
+        .map_err(|_| match stretched.load(Ordering::Relaxed) {
+            true => Attempt::Outlasted,
+            false => ConnectError::unreachable(url, "the login was not over in time").into(),
+        })?
+        .map_err(|error| match error {
+            LoginError::Io(error) if stretched.load(Ordering::Relaxed) && is_closed(&error) => {
+                Attempt::Outlasted
+            }
+            error => Attempt::login(url, &error),
+        })?;
         let (mechanism, parameters) = (authenticated.mechanism(), authenticated.parameters());
         (self.on_step)(Step::LoggedIn { mechanism, parameters });
         self.remember(url, pin).await?;

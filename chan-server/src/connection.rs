@@ -153,7 +153,7 @@ impl Connection {
     /// between, the time begins anew when it goes on: the client could not have been heard.
     async fn within<T>(&self, time: Duration, work: impl Future<Output = T>) -> Option<T> {
         let mut work = pin!(work);
-        let mut deadline = self.accepted + time;
+        let mut deadline = lib_chan::after(self.accepted.into_std(), time).into();
         loop {
             match timeout_at(deadline, &mut work).await {
                 Ok(done) => return Some(done),
@@ -227,7 +227,7 @@ impl Connection {
         let mut serving = pin!(serve(stream, client, &self.core.limits, start));
         // A client that has proved itself and asks for nothing holds a connection all the same.
         let time = self.core.limits.login_timeout;
-        let mut patience = pin!(sleep_until(began + time));
+        let mut patience = pin!(sleep_until(lib_chan::after(began.into_std(), time).into()));
         let (mut patient, mut seen) = (true, Phase::Serving);
         let reason = loop {
             tokio::select! {
