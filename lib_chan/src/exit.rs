@@ -1,34 +1,34 @@
-//! Why things end: exit reasons, and what is known about a call that failed.
+//! Exit reasons, and what is known about a call that failed.
 
 use std::fmt;
 
 /// Why a process, a link, a channel or a session ended.
 ///
-/// Erlang's reasons, as a closed set. An application's own reason is [`Failed`](Self::Failed) with a public text;
+/// The set is closed and follows Erlang's reasons. An application's own reason is [`Failed`](Self::Failed) with a public text;
 /// panic messages, paths and the like never cross the wire.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ExitReason {
-    /// The process returned `Ok(())`, or the channel was closed or dropped. Kills nobody over a link.
+    /// The process returned `Ok(())`, or the channel was closed or dropped. Ends no linked process.
     Normal,
-    /// An orderly stop, as a supervisor or a draining server asks for it.
+    /// A supervisor or a draining server asked for an orderly stop.
     Shutdown,
     /// Sent with [`Pid::exit`](crate::Pid::exit) it cannot be trapped and ends the receiver as `Killed`; a process that ends with it itself
     /// gives its links this reason, which they can trap.
     Kill,
     /// Ended by `Kill` from outside.
     Killed,
-    /// There is no such process, or not any more.
+    /// The process does not exist or has ended.
     NoProc,
-    /// The connection to the far end was lost, or never was.
+    /// The connection to the far end was lost or never existed.
     NoConnection,
     /// The process panicked. The message stays in the log of its own machine.
     Panic,
     /// The application's own reason, or why a cast cannot be decoded; public, at most [`MAX_TEXT_LEN`](Self::MAX_TEXT_LEN) bytes on the wire.
     Failed(Box<str>),
-    /// A peer sent or asked for more than it was told it may.
+    /// A peer sent or asked for more than its limits allow.
     Overload,
-    /// The right to this service was withdrawn while the session ran.
+    /// The right to use this service was withdrawn during the session.
     Revoked,
     /// The server is draining.
     GoingAway,
@@ -41,12 +41,12 @@ impl ExitReason {
     /// character boundary.
     pub const MAX_TEXT_LEN: usize = 256;
 
-    /// A `Failed` with this public text.
+    /// Returns `Failed` with this public text.
     pub fn failed(text: impl Into<Box<str>>) -> Self {
         Self::Failed(text.into())
     }
 
-    /// The reason's code on the wire (`PROTOCOL.md`, exit reasons).
+    /// Returns the reason's code on the wire (`PROTOCOL.md`, exit reasons).
     pub const fn code(&self) -> u8 {
         match self {
             Self::Normal => 0,
@@ -64,7 +64,8 @@ impl ExitReason {
         }
     }
 
-    /// The text that crosses the wire: that of `Failed`, cut to [`MAX_TEXT_LEN`](Self::MAX_TEXT_LEN); else empty.
+    /// Returns the text that crosses the wire: the text of `Failed`, cut to [`MAX_TEXT_LEN`](Self::MAX_TEXT_LEN), else an
+    /// empty one.
     pub fn text(&self) -> &str {
         match self {
             Self::Failed(text) => cut(text, Self::MAX_TEXT_LEN),
@@ -72,7 +73,7 @@ impl ExitReason {
         }
     }
 
-    /// The reason of a code and text from the wire; `None` for an unknown code, or a text where none belongs.
+    /// Returns the reason for a code and text from the wire; `None` for an unknown code, or a text where none belongs.
     pub fn from_wire(code: u8, text: &str) -> Option<Self> {
         if code != 7 && !text.is_empty() {
             return None;
@@ -125,11 +126,11 @@ impl std::error::Error for ExitReason {}
 /// Whether the other side executed a call that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Executed {
-    /// It did not, and will not.
+    /// The other side did not execute it, and will not.
     No,
-    /// It did; only the answer is missing.
+    /// The other side executed it; only the answer is missing.
     Yes,
-    /// Nobody on this side can know.
+    /// This side cannot know.
     Unknown,
 }
 

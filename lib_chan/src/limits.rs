@@ -1,37 +1,36 @@
-//! Every bound that an owner may set, once.
+//! Every bound that an owner may set.
 
 use std::time::{Duration, Instant};
 
-/// What a server or a client allows, each with its default.
+/// The bounds of a server or a client, with their defaults.
 ///
-/// This is the only place where a default is written.
+/// Defaults are written here alone. Every time but `heartbeat_interval` may be up to [`Duration::MAX`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
-    /// Time for finding the addresses of a host and connecting to one of them: of a client to its server, of a `tcp`
-    /// service to what it stands in front of. What waits for a key to be derived waits for this too, so an address that
-    /// never answers must not hold it up for long. Default 10 s.
+    /// Time to resolve a host and connect to one of its addresses: of a client to its server, of a `tcp` service to its
+    /// target. Default 10 s.
     pub dial_timeout: Duration,
     /// Time for the TLS handshake. Default 5 s.
     pub tls_timeout: Duration,
-    /// Time from accept to the end of the login, TLS included, absolute. Default 15 s.
+    /// Time from accept to the end of the login, TLS included. Default 15 s.
     pub login_timeout: Duration,
-    /// Connections that have not proved anything: from this number on a growing part is dropped. Default 128.
+    /// Number of connections that have not logged in from which on a growing part of new ones is dropped. Default 128.
     pub max_logins_before_drop: usize,
     /// The part dropped at `max_logins_before_drop`, in percent; grows to all at `max_logins`. Default 30.
     pub login_drop_percent: u8,
-    /// Connections that have not proved anything, at most. Default 1 024.
+    /// Most connections that have not logged in. Default 1 024.
     pub max_logins: usize,
-    /// The same for one source (an IPv4 address, an IPv6 /64). Default 16.
+    /// Most connections of one source (an IPv4 address, an IPv6 /64) that have not logged in. Default 16.
     pub max_logins_per_source: usize,
     /// The longest frame after the login, in bytes without its length. Told to the peer; 1 KiB to 16 MiB.
     /// Default 1 MiB. Cost: one such buffer a session while one is being received.
     pub max_frame_len: usize,
-    /// Sessions in all. Default 10 000.
+    /// Most sessions of a server. Default 10 000.
     pub max_sessions: usize,
-    /// Sessions of one service. Default 10 000.
+    /// Most sessions of one service. Default 10 000.
     pub max_sessions_per_service: usize,
-    /// Sessions of one named client, or of one source address under a shared password. Default 256.
+    /// Most sessions of one named client, or of one source address under a shared password. Default 256.
     pub max_sessions_per_client: usize,
     /// Credit window: payload bytes plus 64 a message that a peer may send ahead to one process. At least 64 KiB.
     /// Default 256 KiB. Cost: so much memory a session whose process does not read. Where much goes one way, 1 MiB is
@@ -52,19 +51,20 @@ pub struct Limits {
     /// Silence after which a ping is sent; the connection is dead after three times this. The server's holds for both
     /// ends. 1 to 300 s. Default 15 s.
     pub heartbeat_interval: Duration,
-    /// Bytes wait without a break for this long while less than `min_accepted` was accepted: dead. Default 60 s.
+    /// Time after which a connection is dead if unsent bytes waited all the while and the stream accepted less than
+    /// `min_accepted`. Default 60 s.
     pub stall_timeout: Duration,
-    /// See `stall_timeout`. Default 64 KiB.
+    /// Bytes that the stream must accept within `stall_timeout`. Default 64 KiB.
     pub min_accepted: usize,
     /// Messages from other processes of the program in the mailbox of a service's process, untaken; what comes over its
     /// session is bounded by `window_len` instead. Default 1 024, which is that of every process that is spawned without
     /// another.
     pub mailbox_capacity: usize,
-    /// Deadline of a call that names none. Default 60 s.
+    /// Time of a call that names none; a call to the far end waits 30 days at most. Default 60 s.
     pub call_timeout: Duration,
     /// How long `close` waits for the other end before it says `noconnection`. Default 10 s.
     pub close_timeout: Duration,
-    /// How long a session that ended reads and discards, so that its last words arrive. Default 2 s.
+    /// How long a session that has ended goes on to read and discard, so that its last frames arrive. Default 2 s.
     pub last_words_timeout: Duration,
     /// Unsent acks, pongs and answers about unknown processes, above which the session ends `overload`. Default 1 024.
     pub max_reflections: usize,
@@ -73,7 +73,7 @@ pub struct Limits {
     pub max_untaken_exits: usize,
     /// Pairs (link and unlink, monitor and demonitor, call and cancel) a second. Default 100.
     pub max_pairs_per_second: u32,
-    /// Pairs that may come at once. Default 1 000.
+    /// Most pairs at once. Default 1 000.
     pub max_pairs_burst: u32,
     /// How long a server that is told to stop waits for its sessions to end by themselves, before it ends what is left
     /// with `shutdown`; 0 for not at all. Default 30 s.

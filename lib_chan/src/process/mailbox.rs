@@ -8,8 +8,8 @@
 //! A sender that finds no room waits in line, and what it sends goes in when the receiver has emptied its batch, or at
 //! the end of the poll in which it took something: not at every message, which would cost a lock and a wake each.
 //!
-//! Wakers and messages that come out of the methods here are woken and dropped after unlocking: what they do is not
-//! ours.
+//! Callers wake and drop the wakers and messages that these methods return after unlocking, because both may run code
+//! of users.
 
 use std::any::Any;
 use std::collections::{BTreeMap, VecDeque};
@@ -35,14 +35,14 @@ pub(crate) trait Parcel<M>: Any + Send {
     fn append(&mut self, other: Box<dyn Parcel<M>>) -> Option<Box<dyn Parcel<M>>>;
 }
 
-/// What waits in a mailbox. Kept small: all but plain messages is boxed.
+/// One entry of a mailbox. Everything but plain messages is boxed, to keep it small.
 pub(super) enum Item<M> {
     Letter(Letter<M>),
     Parcel(Box<dyn Parcel<M>>),
     Told(Box<Told>),
 }
 
-/// What is bounded: a message, sent by a process or task.
+/// A message that a process or task sent, and that counts against the bound.
 pub(super) enum Letter<M> {
     Cast(M),
     Call(Box<Asked<M>>),
@@ -54,7 +54,7 @@ pub(super) struct Asked<M> {
     pub(super) ticket: Arc<dyn Ticket>,
 }
 
-/// Who waits for what comes of a message.
+/// The caller that waits for the answer to a message.
 pub(super) trait Ticket: Send + Sync {
     /// The message is being taken. `false` if nobody waits any more: then it is not delivered.
     fn take(&self) -> bool;

@@ -1,24 +1,24 @@
 //! Processes as Erlang has them: mailboxes, links, monitors, exit reasons.
 //!
-//! A process is a future with a mailbox and a [`Pid`]. [`spawn`] makes one, [`enter`] makes one of the task that calls
-//! it. It ends with `Ok(())`, with `Err(reason)`, by a panic, or by an exit signal from another; whoever is linked to
-//! it or monitors it is told, once, with the reason, after its future was dropped.
+//! A process is a future with a mailbox and a [`Pid`]. [`spawn`] starts a process; [`enter`] makes the calling task one.
+//! A process ends with `Ok(())`, with `Err(reason)`, by a panic, or by an exit signal. Its links and monitors are told the
+//! reason once, after its future has been dropped.
 //!
-//! What holds, in few words:
+//! Guarantees:
 //!
 //! * From one process to another, messages and signals arrive in the order sent.
-//! * An exit signal acts at the next await: a future cannot be stopped between two. Destructors run, other code after
-//!   that await does not. A process that never awaits keeps its local links and monitors waiting until it does;
-//!   whatever it owns, its sessions above all, ends at once. [`ending_processes`] counts them.
+//! * An exit signal acts at the next await, because a future cannot be stopped between two. Destructors run; other code
+//!   behind that await does not. A process that never awaits delays its local links and monitors. What it owns, its
+//!   sessions above all, ends at once. [`ending_processes`] counts such processes.
 //! * Nobody sees a process alive whose end is decided.
 //! * No [`Event::Down`] arrives after [`Process::demonitor_flush`] has returned, and a link has no effect after
 //!   [`Process::unlink`] has returned: a signal removes its record and queues its event under one lock.
-//! * The sender of a signal is the process in whose poll the call is made. A call made in any other task has a sender
-//!   that was never alive.
+//! * The sender of a signal is the process whose future makes the call. In any other task the sender is a process that
+//!   was never alive.
 //! * Mailboxes are bounded for messages: [`Address::send`] waits, [`Address::try_send`] refuses. Signals are never
 //!   refused and never wait.
 //!
-//! Each process has one lock, and no two are ever held together. There is no table of all processes.
+//! Each process has one lock, and no two locks are held together. There is no table of all processes.
 
 mod address;
 mod cell;
