@@ -62,7 +62,8 @@ pub struct Limits {
     pub mailbox_capacity: usize,
     /// Time of a call that names none; a call to the far end waits 30 days at most. Default 60 s.
     pub call_timeout: Duration,
-    /// How long `close` waits for the other end before it says `noconnection`. Default 10 s.
+    /// How long `close` waits for a sign of progress of the other end before it says `noconnection`. A peer that takes
+    /// what was sent before may take longer, as long as it does not stall (`stall_timeout`). Default 10 s.
     pub close_timeout: Duration,
     /// How long a session that has ended goes on to read and discard, so that its last frames arrive. Default 2 s.
     pub last_words_timeout: Duration,

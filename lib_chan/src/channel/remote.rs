@@ -77,6 +77,22 @@ impl<Out> Remote<Out> {
         })
     }
 
+    /// Ends this session at both ends with `reason`, and nothing else: the process that owns it lives on, and gets
+    /// [`Incoming::Ended`](crate::Incoming::Ended) where the channel was [given](crate::Channel::give_to) to it. What was
+    /// sent before still goes out. Does nothing once the session has ended.
+    ///
+    /// A server that takes a right away says [`ExitReason::Revoked`]; a group that removes a member can say the same:
+    ///
+    /// ```
+    /// # use lib_chan::{ExitReason, Remote};
+    /// fn remove(member: &Remote<String>) {
+    ///     member.end(ExitReason::Revoked);
+    /// }
+    /// ```
+    pub fn end(&self, reason: ExitReason) {
+        self.shared().shut_down(reason);
+    }
+
     /// Waits until the far end has received all that was sent before. Received is not yet taken by its process. A dropped
     /// future takes nothing back.
     ///

@@ -13,14 +13,10 @@ use tokio::{
     time::{Sleep, sleep_until},
 };
 
-use super::{
-    Opening,
-    shared::{Shared, Tokio},
-    wake::now,
-};
+use super::{Opening, shared::Shared, wake::now};
 use crate::{
     ExitReason, after,
-    session::{Batch, Endpoint, Request, Rest},
+    session::{Batch, Endpoint, Rest},
 };
 
 /// How often the driver goes round before it lets other tasks run.
@@ -77,16 +73,11 @@ where
         }
     }
 
-    /// Does something with the endpoint, and what follows from it.
-    fn drive<T>(&mut self, f: impl FnOnce(&mut Endpoint<Tokio>) -> T) -> T {
-        let (result, request) = self.shared.drive(f);
-        self.start(request);
-        result
-    }
-
     /// Starts the service that the client asks for.
-    fn start(&mut self, request: Option<Request>) {
-        if let Some(request) = request {
+    fn start(&mut self) {
+        if self.start.is_some()
+            && let Some(request) = self.shared.take_request()
+        {
             self.shared.agree(request.codec);
             if let Some(start) = self.start.take() {
                 start(Opening::new(Arc::clone(&self.shared), request));
@@ -111,12 +102,10 @@ where
         while self.writing == Writing::Open {
             if self.batch.chunk().is_empty() {
                 let (len, now) = (std::mem::take(&mut accepted), now());
-                let mut batch = std::mem::take(&mut self.batch);
-                let all = self.drive(|endpoint| {
+                let all = self.shared.drive(|endpoint| {
                     endpoint.handle_accepted(now, len);
-                    endpoint.transmit(now, &mut batch)
+                    endpoint.transmit(now, &mut self.batch)
                 });
-                self.batch = batch;
                 if self.batch.chunk().is_empty() {
                     if all {
                         self.writing = Writing::Closing;
@@ -141,7 +130,7 @@ where
             }
         }
         if accepted > 0 {
-            self.drive(|endpoint| endpoint.handle_accepted(now(), accepted));
+            self.shared.drive(|endpoint| endpoint.handle_accepted(now(), accepted));
         }
         self.poll_flush(cx);
         progress
@@ -180,15 +169,15 @@ where
             }
         };
         let len = bytes.len();
-        let request = self.shared.handle_bytes(now(), bytes);
+        self.shared.handle_bytes(now(), bytes);
         Pin::new(&mut self.stream).consume(len);
-        self.start(request);
+        self.start();
         true
     }
 
     /// Nothing more will come, and nothing more is worth sending.
     fn lose(&mut self) {
-        self.drive(Endpoint::handle_loss);
+        self.shared.drive(Endpoint::handle_loss);
         self.last_call = Some(now());
     }
 
@@ -196,7 +185,8 @@ where
         // What was appended since the writing stopped for want of it has woken nobody.
         let hungry = self.writing == Writing::Open && self.batch.chunk().is_empty();
         let (waker, armed) = (cx.waker().clone(), self.armed);
-        let Rest::Until(wanted) = self.drive(|endpoint| endpoint.sleep(waker, hungry, armed)) else {
+        let Rest::Until(wanted) = self.shared.quietly(|endpoint| endpoint.sleep(waker, hungry, armed)) else {
+            self.shared.drive(|_| ());
             return true;
         };
         if wanted.is_none() {
@@ -218,7 +208,7 @@ where
 
     /// What the timer would do, for a driver that does not come to set it.
     fn look_at_the_clock(&mut self) {
-        match self.drive(|endpoint| endpoint.poll_timeout()) {
+        match self.shared.drive(|endpoint| endpoint.poll_timeout()) {
             Some(at) if at <= now() => self.handle_timeout(),
             Some(_) => {}
             None => self.set_last_call(),
@@ -228,7 +218,7 @@ where
     fn handle_timeout(&mut self) {
         // As the session does with its own: what a burst has left goes.
         self.batch.shrink();
-        if self.drive(|endpoint| endpoint.handle_timeout(now())) {
+        if self.shared.drive(|endpoint| endpoint.handle_timeout(now())) {
             self.stop_writing();
         }
     }
@@ -253,7 +243,7 @@ where
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<ExitReason> {
         // One turn for the others: what they are about to append goes out in the same write.
-        if self.drive(Endpoint::rise) && !std::mem::replace(&mut self.yielded, true) {
+        if self.shared.quietly(Endpoint::rise) && !std::mem::replace(&mut self.yielded, true) {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
@@ -261,7 +251,7 @@ where
         for _ in 0..MAX_ROUNDS {
             let again = ready!(self.poll_round(cx));
             if !again {
-                self.drive(Endpoint::handle_loss);
+                self.shared.drive(Endpoint::handle_loss);
                 return Poll::Ready(self.shared.with(|endpoint| endpoint.cause()));
             }
         }
@@ -275,6 +265,6 @@ where
 impl<S, F> Drop for Driver<S, F> {
     /// However the driver ends, the session has its end, and all that is due is delivered.
     fn drop(&mut self) {
-        while !self.shared.drive(Endpoint::leave).0 {}
+        while !self.shared.drive(Endpoint::leave) {}
     }
 }

@@ -62,6 +62,8 @@ struct Terms {
 struct Inner {
     endpoint: Endpoint<Tokio>,
     tables: Tables,
+    /// Until the driver starts the service.
+    request: Option<Box<Request>>,
     /// What this session has added to [`HELD_IN_ALL`].
     counted: usize,
 }
@@ -72,6 +74,7 @@ static HELD_IN_ALL: AtomicUsize = AtomicUsize::new(0);
 const COUNTED_STEP: usize = 64 * 1024;
 
 impl Inner {
+    #[inline]
     fn poll(&mut self, who: Who) -> Option<Event<Tokio>> {
         let held = self.endpoint.held();
         let steps = held - held % COUNTED_STEP;
@@ -99,7 +102,7 @@ impl Shared {
     ) -> Arc<Self> {
         Arc::new_cyclic(|me| Self {
             gate: Arc::clone(endpoint.gate()),
-            inner: Mutex::new(Inner { endpoint, tables: Tables::default(), counted: 0 }),
+            inner: Mutex::new(Inner { endpoint, tables: Tables::default(), request: None, counted: 0 }),
             terms: OnceLock::new(),
             client: authenticated.client().as_str().into(),
             service: authenticated.service().as_str().into(),
@@ -161,7 +164,7 @@ impl Shared {
         let mut inner = self.lock();
         let result = f(&mut inner.endpoint);
         if let Some(event) = inner.poll(Who::User) {
-            self.perform(inner, event, Who::User, wake_each);
+            self.follow(inner, event, Who::User);
         }
         result
     }
@@ -171,61 +174,79 @@ impl Shared {
         self.with(|endpoint| f(endpoint.session_mut()))
     }
 
-    /// The same for the driver: with it, what the client asks for, when that has come.
-    pub(super) fn drive<T>(&self, f: impl FnOnce(&mut Endpoint<Tokio>) -> T) -> (T, Option<Request>) {
+    /// The same for the driver.
+    pub(super) fn drive<T>(&self, f: impl FnOnce(&mut Endpoint<Tokio>) -> T) -> T {
         let mut inner = self.lock();
         let result = f(&mut inner.endpoint);
-        let event = inner.poll(Who::Driver);
-        // Its poll ends soon.
-        let request = event.and_then(|event| self.perform(inner, event, Who::Driver, wake_together));
-        (result, request)
+        if let Some(event) = inner.poll(Who::Driver) {
+            self.follow(inner, event, Who::Driver);
+        }
+        result
+    }
+
+    /// The same for what is followed by nothing.
+    pub(super) fn quietly<T>(&self, f: impl FnOnce(&mut Endpoint<Tokio>) -> T) -> T {
+        f(&mut self.lock().endpoint)
     }
 
     /// Takes what was read from the stream.
-    pub(super) fn handle_bytes(&self, now: Instant, bytes: &[u8]) -> Option<Request> {
+    pub(super) fn handle_bytes(&self, now: Instant, bytes: &[u8]) {
         let untaken = [&self.untaken_exits, &self.untaken_ends].map(Receipt::outstanding);
-        self.drive(|endpoint| endpoint.handle_bytes(now, bytes, untaken)).1
+        self.drive(|endpoint| endpoint.handle_bytes(now, bytes, untaken));
+    }
+
+    /// What the client asks for, if it has just said so.
+    pub(super) fn take_request(&self) -> Option<Request> {
+        self.lock().request.take().map(|request| *request)
     }
 
     /// Carries out `event` and all that follow, without the lock.
+    fn follow(&self, mut inner: MutexGuard<'_, Inner>, event: Event<Tokio>, who: Who) {
+        match event {
+            Event::Wake(waker) => match inner.poll(who) {
+                None => {
+                    drop(inner);
+                    waker.wake();
+                }
+                Some(event) => self.perform(inner, vec![waker], event, who),
+            },
+            event => self.perform(inner, Vec::new(), event, who),
+        }
+    }
+
     #[inline(never)]
     fn perform(
         &self,
         mut inner: MutexGuard<'_, Inner>,
+        mut woken: Vec<Waker>,
         event: Event<Tokio>,
         who: Who,
-        wake: impl FnOnce(Vec<Waker>),
-    ) -> Option<Request> {
-        let (mut first, mut woken, mut rest, mut closed) = (None, Vec::new(), Vec::new(), None);
+    ) {
+        let (mut rest, mut closed) = (Vec::new(), None);
         let mut next = Some(event);
         while let Some(event) = next {
             match event {
-                Event::Wake(waker) if first.is_none() && woken.is_empty() => first = Some(waker),
-                Event::Wake(waker) => {
-                    woken.extend(first.take());
-                    woken.push(waker);
-                }
+                Event::Wake(waker) => woken.push(waker),
                 Event::Closed => closed = Some(inner.tables.close()),
+                Event::Requested(request) => inner.request = Some(request),
                 other => rest.push(other),
             }
             next = inner.poll(who);
         }
         drop(inner);
         drop(closed);
-        match first {
-            Some(waker) => waker.wake(),
-            None => wake(woken),
+        match who {
+            Who::User => wake_each(woken),
+            // Its poll ends soon.
+            Who::Driver => wake_together(woken),
         }
-        let mut request = None;
         for event in rest {
             match event {
                 Event::Deliver(deliveries) => self.deliver(deliveries),
-                Event::Requested(requested) => request = Some(requested),
                 Event::Disown(owner) => self.disown(&owner),
-                Event::Wake(_) | Event::Closed => {}
+                Event::Wake(_) | Event::Closed | Event::Requested(_) => {}
             }
         }
-        request
     }
 
     // Processes.

@@ -250,6 +250,46 @@ async fn a_channel_given_to_a_process_brings_everything_in_order_and_its_end_las
     assert_eq!(reason, ExitReason::Normal);
 }
 
+#[tokio::test(start_paused = true)]
+async fn ends_one_given_session_and_not_its_owner() {
+    let (tell, told) = oneshot::channel();
+    let group = spawn(async move |mut me: Process<Incoming<Request>>| {
+        let mut reasons = Vec::new();
+        while reasons.len() < 2 {
+            if let Event::Message(Incoming::Ended(reason)) = me.recv().await {
+                reasons.push(reason);
+            }
+        }
+        let _ = tell.send(reasons);
+        Ok(())
+    });
+    let mut members = Vec::new();
+    for _ in 0..2 {
+        let group = group.clone();
+        let (send, remote) = oneshot::channel();
+        let (channel, served) = session(&Limits::default(), false, move |opening| {
+            spawn(async move |_me: Process| {
+                let channel: Channel<Request, String> = opening.accept();
+                let _ = send.send(channel.remote());
+                channel.give_to(&group, |incoming| incoming).map_err(|_| ExitReason::NoProc)
+            });
+        })
+        .await;
+        members.push((channel, served, remote.await.unwrap()));
+    }
+    let (mut first, served, member) = members.remove(0);
+    member.cast("farewell").await.unwrap();
+    member.end(ExitReason::Revoked);
+    assert!(matches!(first.recv().await, Some(Message::Cast(text)) if text == "farewell"));
+    assert!(first.recv().await.is_none());
+    assert_eq!(first.remote().ended().await, ExitReason::Revoked);
+    assert_eq!(served.await.unwrap(), ExitReason::Revoked);
+    let (second, _served, _member) = members.remove(0);
+    second.remote().cast(Request::Note("still here".into())).await.unwrap();
+    assert_eq!(second.close().await, Ok(()));
+    assert_eq!(told.await.unwrap(), [ExitReason::Revoked, ExitReason::Normal]);
+}
+
 /// Both ends call each other at once; each answers what it is asked with what it was asked.
 async fn echo_calls(mut channel: Channel<Blob, Blob>) {
     while let Some(message) = channel.recv().await {

@@ -10,7 +10,7 @@
 //!   is done with the receiving half: [`fetch`](Endpoint::fetch), [`hand_over`](Endpoint::hand_over),
 //!   [`own`](Endpoint::own), [`let_go`](Endpoint::let_go) and the like. Any thread calls them, one at a time.
 //! - **The output**: [`poll`](Endpoint::poll). After every input and every operation it is called until it says
-//!   `None`, before the next one; then each [`Event`] is carried out, in order.
+//!   `None`, before the next one; then each [`Event`] is carried out, in order. Only `rise` and `sleep` have none.
 //! - **Questions**, which change nothing: [`over`](Endpoint::over), [`poll_timeout`](Endpoint::poll_timeout),
 //!   [`held`](Endpoint::held), [`cause`](Endpoint::cause).
 //!
@@ -41,8 +41,8 @@ pub enum Event<H: Host> {
     /// Tell processes, in this order. For the driver alone, until it has left: so everything of a session arrives in
     /// the order in which the session made it.
     Deliver(Vec<Delivery<H::Process>>),
-    /// The client has said what it wants: start the service. For the driver, once.
-    Requested(Request),
+    /// The client has said what it wants: start the service. Said once, to the driver, which brought the bytes.
+    Requested(Box<Request>),
     /// This process owns the session once less.
     Disown(H::Process),
     /// The session is over, and nothing more comes for any process: said once.
@@ -75,6 +75,8 @@ pub struct Endpoint<H: Host> {
     /// As the gate says it, for whoever has the lock.
     paused: bool,
     driver: Driver<H::Waiter>,
+    /// When the driver last went to sleep, it was to be awake by then.
+    awake_by: Option<Instant>,
     /// The reader, while it sleeps.
     receiver: Option<H::Waiter>,
     /// Messages that a process came to in its mailbox while the session was paused, and how many places in the mailbox
@@ -124,6 +126,7 @@ impl<H: Host> Endpoint<H> {
             session,
             paused: false,
             driver: Driver::Awake,
+            awake_by: None,
             receiver: None,
             held: VecDeque::new(),
             owed_places: 0,
@@ -157,9 +160,13 @@ impl<H: Host> Endpoint<H> {
     /// Takes what was read from the stream, in pieces of any size. `untaken` are the exits that the peer
     /// [provoked](Delivery::Exit::provoked) and that no process has taken yet: those sent explicitly, and those of links.
     pub fn handle_bytes(&mut self, now: Instant, bytes: &[u8], untaken: [usize; 2]) {
+        self.look_for_pause(now);
         let [explicit, of_links] = untaken;
         self.session.set_untaken_exits(explicit, of_links);
         self.session.handle_bytes(now, bytes);
+        if let Some(request) = self.session.take_request() {
+            self.rare.push_back(Event::Requested(Box::new(request)));
+        }
     }
 
     /// The stream took the next `len` bytes of the batch.
@@ -169,8 +176,18 @@ impl<H: Host> Endpoint<H> {
 
     /// Time has passed. Returns whether the connection was given up for dead: then nothing may be written any more.
     pub fn handle_timeout(&mut self, now: Instant) -> bool {
+        self.look_for_pause(now);
         self.session.handle_timeout(now);
         self.session.is_lost()
+    }
+
+    /// A driver that wakes a heartbeat later than its timer said was stopped, and the whole program or machine with it. Its
+    /// own silence must not count as the peer's.
+    fn look_for_pause(&mut self, now: Instant) {
+        let Some(awake_by) = self.awake_by.take() else { return };
+        if now > after(awake_by, self.session.heartbeat_interval()) {
+            self.session.handle_pause(now);
+        }
     }
 
     /// The connection is gone: nothing more comes or goes.
@@ -202,6 +219,7 @@ impl<H: Host> Endpoint<H> {
         }
         let until = self.session.poll_timeout();
         let armed = until.map(|until| armed.map_or(until, |armed| armed.min(until)));
+        self.awake_by = armed;
         self.driver = Driver::Sleeps { waiter, hungry, armed };
         Rest::Until(until)
     }
@@ -221,25 +239,44 @@ impl<H: Host> Endpoint<H> {
 
     /// What is to be done next; `None` when nothing is. `in_all` is the count of bytes [held](Self::held) by all sessions
     /// of the program together.
+    #[inline]
     pub fn poll(&mut self, who: Who, in_all: usize) -> Option<Event<H>> {
-        if let Some(event) = self.rare.pop_front() {
-            return Some(event);
+        self.decide(in_all);
+        if let Some(waiter) = self.session.woken.pop_front() {
+            return Some(Event::Wake(waiter));
         }
+        if !self.rare.is_empty() {
+            return self.rare.pop_front();
+        }
+        if who == Who::User && !matches!(self.driver, Driver::Gone) {
+            return None;
+        }
+        self.has_deliveries().then(|| Event::Deliver(self.take_deliveries()))
+    }
+
+    /// Everything that follows from the state that the last input left. It is looked at after each message: what seldom
+    /// follows is in functions of its own.
+    #[inline]
+    fn decide(&mut self, in_all: usize) {
         let crowded = in_all > self.session.limits().max_unsent_in_all;
         if crowded {
             self.make_room();
         }
+        let share = if crowded { 0 } else { self.session.limits().max_unsent_before_pause };
         let over = self.session.over().is_some();
-        let resumed = self.pause(crowded, over);
-        if over && !self.told_over {
-            return Some(self.tell_over());
+        let paused = self.session.unsent() > share && !over;
+        if paused != self.paused {
+            self.set_paused(paused);
+        }
+        if over != self.told_over {
+            self.tell_over();
         }
         if !self.told_open && self.session.is_open() {
             self.told_open = true;
             self.wake_watchers();
         }
         // A paused receiver takes nothing: woken for it, it would only ask again.
-        if self.receiver.is_some() && (resumed || (self.session.has_inbox() && !self.paused)) {
+        if self.receiver.is_some() && self.session.has_inbox() && !paused {
             self.session.woken.extend(self.receiver.take());
         }
         if let Driver::Sleeps { hungry, armed, .. } = self.driver
@@ -247,24 +284,10 @@ impl<H: Host> Endpoint<H> {
         {
             self.wake_driver();
         }
-        match self.session.woken.pop_front() {
-            Some(waiter) => Some(Event::Wake(waiter)),
-            None => self.poll_for_driver(who),
-        }
-    }
-
-    /// What the driver does, or whoever comes after it.
-    fn poll_for_driver(&mut self, who: Who) -> Option<Event<H>> {
-        if who == Who::User && !matches!(self.driver, Driver::Gone) {
-            return None;
-        }
-        if let Some(request) = self.session.take_request() {
-            return Some(Event::Requested(request));
-        }
-        self.has_deliveries().then(|| Event::Deliver(self.take_deliveries()))
     }
 
     /// All sessions together hold too much: one that has more than its share of that ends.
+    #[cold]
     fn make_room(&mut self) {
         let limits = self.session.limits();
         // Not the longest frame that the far end takes: that is as long as it likes.
@@ -273,26 +296,25 @@ impl<H: Host> Endpoint<H> {
         }
     }
 
-    /// Hands out nothing more while too much is unsent. Returns whether a pause has just ended.
-    fn pause(&mut self, crowded: bool, over: bool) -> bool {
-        let share = if crowded { 0 } else { self.session.limits().max_unsent_before_pause };
-        let paused = self.session.unsent() > share && !over;
-        if paused == self.paused {
-            return false;
-        }
+    /// While too much is unsent, nothing more is handed out.
+    #[cold]
+    fn set_paused(&mut self, paused: bool) {
         self.paused = paused;
         self.gate.set_paused(paused);
-        !paused
+        if !paused {
+            self.session.woken.extend(self.receiver.take());
+        }
     }
 
-    fn tell_over(&mut self) -> Event<H> {
+    #[cold]
+    fn tell_over(&mut self) {
         self.told_over = true;
         self.gate.set_over();
+        self.session.woken.extend(self.receiver.take());
         self.wake_watchers();
         self.wake_driver();
-        self.session.woken.extend(self.receiver.take());
+        self.rare.push_back(Event::Closed);
         self.rare.extend(self.owner.take().map(Event::Disown));
-        Event::Closed
     }
 
     fn wake_watchers(&mut self) {

@@ -15,6 +15,7 @@
 //! The order of calls by a driver, after any input: `take_deliveries` and `take_woken`, then `transmit`, then
 //! `poll_timeout`.
 
+mod attachment;
 mod border;
 mod budget;
 mod call;
@@ -36,6 +37,7 @@ use bytes::Bytes;
 use rustc_hash::FxBuildHasher;
 
 use self::{
+    attachment::Attachment,
     border::Border,
     budget::Budget,
     call::{Asking, Owing},
@@ -226,6 +228,19 @@ enum Sort {
     Mark,
 }
 
+/// When something must have happened; it may be put off, but not beyond `last`.
+#[derive(Clone, Copy, Debug)]
+struct Deadline {
+    at: Instant,
+    last: Instant,
+}
+
+impl Deadline {
+    const fn new(at: Instant) -> Self {
+        Self { at, last: at }
+    }
+}
+
 /// What becomes of messages that come in for the owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Receiver {
@@ -251,8 +266,7 @@ pub struct Session<H: Host> {
     refused: Option<StartRefused>,
 
     outgoing: Outgoing,
-    /// The start of a frame whose rest has not come.
-    partial: Vec<u8>,
+    attachment: Attachment,
     received: u64,
     received_len: u64,
     acked_by_us: (u64, u64),
@@ -287,10 +301,8 @@ pub struct Session<H: Host> {
     /// How far the last ping for a flush asks; until that is acknowledged no other goes.
     flush_pinged: u64,
 
-    last_heard: Instant,
-    pinged: bool,
     /// When the client must have said what it wants, or the far end must have answered an end.
-    deadline: Option<Instant>,
+    deadline: Option<Deadline>,
     /// This end sent its `Ended`.
     let_go: bool,
     lost: bool,
@@ -320,7 +332,7 @@ impl<H: Host> Session<H> {
             request: None,
             refused: None,
             outgoing: Outgoing::default(),
-            partial: Vec::new(),
+            attachment: Attachment::new(parameters.heartbeat_interval(), now),
             received: 0,
             received_len: 0,
             acked_by_us: (0, 0),
@@ -346,9 +358,7 @@ impl<H: Host> Session<H> {
             flushing: BTreeMap::new(),
             last_flush: Flush::default(),
             flush_pinged: 0,
-            last_heard: now,
-            pinged: false,
-            deadline: (side == Side::Server).then(|| after(now, limits.login_timeout)),
+            deadline: (side == Side::Server).then(|| Deadline::new(after(now, limits.login_timeout))),
             let_go: false,
             lost: false,
             over: None,
@@ -429,10 +439,16 @@ impl<H: Host> Session<H> {
         self.over.clone().map(|reason| Err(NotOpened::Ended(reason)))
     }
 
+    /// How long a silence is answered with a ping; both ends use the server's.
+    pub fn heartbeat_interval(&self) -> Duration {
+        self.parameters.heartbeat_interval()
+    }
+
     // How it ends.
 
     /// This end's owner ended, or let go: the peer is told, with the number of the last message it took. `deadline`
-    /// bounds the wait for the peer's answer.
+    /// bounds the wait for the peer's answer. While the peer makes progress with what was sent before, the wait goes
+    /// on, for as long as a peer may take that does not stall.
     pub(crate) fn end(&mut self, reason: ExitReason, taken: u64, deadline: Option<Instant>) {
         if self.let_go {
             return;
@@ -440,7 +456,10 @@ impl<H: Host> Session<H> {
         self.let_go = true;
         if self.over.is_none() {
             self.outgoing.put(&Frame::Ended { taken, reason });
-            self.deadline = deadline;
+            let (stall, least) = (self.limits.stall_timeout, self.limits.min_accepted.max(1));
+            let periods = self.outgoing.unacked().div_ceil(least as u64);
+            let slowest = stall.saturating_mul(u32::try_from(periods).unwrap_or(u32::MAX));
+            self.deadline = deadline.map(|at| Deadline { at, last: after(at, slowest) });
             self.fail_waiting(&ExitReason::Normal);
             if self.phase != Phase::Open {
                 self.finish(ExitReason::Normal, None, self.outgoing.appended);
@@ -492,7 +511,7 @@ impl<H: Host> Session<H> {
             self.deliveries.push(Delivery::Over(reason.clone()));
         }
         self.woken.extend(std::mem::take(&mut self.flushing).into_values());
-        self.partial = Vec::new();
+        self.attachment.partial = Vec::new();
         self.deadline = None;
         self.over = Some(reason);
     }
@@ -568,6 +587,10 @@ impl<H: Host> Session<H> {
     /// The stream took the next `len` bytes of the batch.
     pub(crate) fn handle_accepted(&mut self, now: Instant, len: usize) {
         self.outgoing.accept(len);
+        if len > 0 {
+            self.attachment.say(now);
+            self.put_off_deadline(now, self.limits.close_timeout);
+        }
         self.owing.written(self.outgoing.accepted);
         if !self.waiting.is_empty() {
             self.pump(now);
@@ -577,6 +600,11 @@ impl<H: Host> Session<H> {
     /// Bytes that the stream has not taken.
     pub fn unsent(&self) -> usize {
         self.outgoing.unsent()
+    }
+
+    /// Bytes that the peer has not acknowledged; up to as many more as were appended between two of its acks.
+    pub fn unacked(&self) -> u64 {
+        self.outgoing.unacked()
     }
 
     /// Whether there is something for [`transmit`](Self::transmit) to hand over.
@@ -589,14 +617,12 @@ impl<H: Host> Session<H> {
         if self.heard_all {
             return None;
         }
-        let h = self.parameters.heartbeat_interval();
-        let heartbeat = self.last_heard + if self.pinged { 3 * h } else { h };
         [
-            Some(heartbeat),
+            Some(self.attachment.deadline()),
             self.outgoing.stall_deadline(self.limits.stall_timeout),
             self.asking.next_deadline(),
             self.owing.next_deadline(),
-            self.deadline,
+            self.deadline.map(|deadline| deadline.at),
         ]
         .into_iter()
         .flatten()
@@ -616,21 +642,42 @@ impl<H: Host> Session<H> {
             self.waiting.retain(|waiting| withdrawn.binary_search(&waiting.ticket).is_err());
         }
         self.owing.expire(now, &mut self.woken);
-        let h = self.parameters.heartbeat_interval();
-        let dead = now >= self.last_heard + 3 * h
+        let dead = self.attachment.is_dead(now)
             || self.outgoing.is_stalled(now, self.limits.stall_timeout, self.limits.min_accepted)
-            || self.deadline.is_some_and(|deadline| now >= deadline);
+            || self.deadline.is_some_and(|deadline| now >= deadline.at);
         if dead {
             return self.handle_loss();
         }
-        if !self.pinged && now >= self.last_heard + h {
-            self.pinged = true;
-            if self.can_put() {
-                self.outgoing.put(&Frame::Ping { token: 0 });
-            }
+        if self.attachment.ping(now) && self.can_put() {
+            self.outgoing.put(&Frame::Ping { token: 0 });
         }
         self.tell_given_up(now);
         self.pump(now);
+    }
+
+    /// This end did not run for a while, so whatever is late is late because of that: the clocks that watch the peer
+    /// start anew. Deadlines of calls stay.
+    pub(crate) fn handle_pause(&mut self, now: Instant) {
+        if self.heard_all {
+            return;
+        }
+        self.attachment.restart(now);
+        self.outgoing.restart(now);
+        if let Some(deadline) = &mut self.deadline {
+            let wait = if self.let_go { self.limits.close_timeout } else { self.limits.login_timeout };
+            let at = after(now, wait);
+            *deadline = Deadline { at, last: deadline.last.max(at) };
+        }
+        if self.can_put() {
+            self.outgoing.put(&Frame::Ping { token: 0 });
+        }
+    }
+
+    /// The peer makes progress: it may take so much longer to answer the end of this session.
+    fn put_off_deadline(&mut self, now: Instant, wait: Duration) {
+        if let Some(deadline) = self.deadline.as_mut().filter(|deadline| self.let_go && now < deadline.at) {
+            deadline.at = deadline.at.max(after(now, wait).min(deadline.last));
+        }
     }
 
     /// What must be told to processes, in order.

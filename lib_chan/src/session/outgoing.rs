@@ -85,6 +85,9 @@ pub(super) struct Outgoing {
     reflections: (usize, usize),
     /// Where the bytes of the second of these end.
     fetched: u64,
+    /// Bytes that the peer has acknowledged, at least; and what is known when the frame of this number is.
+    acked: u64,
+    mark: (u64, u64),
     /// Since when bytes have waited without a break, and the count of bytes accepted then.
     waiting: Option<(Instant, u64)>,
 }
@@ -179,6 +182,26 @@ impl Outgoing {
         }
         if self.accepted == self.appended {
             self.waiting = None;
+        }
+    }
+
+    /// The peer has acknowledged the frames up to this number.
+    pub(super) const fn acked(&mut self, number: u64) {
+        if number >= self.mark.0 {
+            self.acked = self.mark.1;
+            self.mark = (self.number, self.appended);
+        }
+    }
+
+    /// Bytes that are not known to be acknowledged.
+    pub(super) const fn unacked(&self) -> u64 {
+        self.appended - self.acked
+    }
+
+    /// The peer gets its time anew.
+    pub(super) fn restart(&mut self, now: Instant) {
+        if self.waiting.is_some() {
+            self.waiting = Some((now, self.accepted));
         }
     }
 

@@ -33,8 +33,7 @@ const ACK_PART: u64 = 8;
 impl<H: Host> Session<H> {
     /// Takes what was read from the stream, in pieces of any size.
     pub(crate) fn handle_bytes(&mut self, now: Instant, mut bytes: &[u8]) {
-        self.last_heard = now;
-        self.pinged = false;
+        self.ack_due |= self.attachment.hear(now);
         while !bytes.is_empty() && !self.heard_all {
             if let Err(error) = self.handle_piece(now, &mut bytes) {
                 self.break_off(match error {
@@ -110,7 +109,7 @@ impl<H: Host> Session<H> {
 
     /// Handles whole frames at the front of `bytes`, or keeps the start of one.
     fn handle_piece(&mut self, now: Instant, bytes: &mut &[u8]) -> Result<(), Fault> {
-        if !self.partial.is_empty() {
+        if !self.attachment.partial.is_empty() {
             return self.complete_partial(now, bytes);
         }
         let mut whole = 0;
@@ -135,7 +134,7 @@ impl<H: Host> Session<H> {
             if let Some(len) = wire::frame_len(rest, self.limits.max_frame_len)? {
                 self.reserve_frame(wire::LEN_LEN + len, rest.len());
             }
-            self.partial.extend_from_slice(rest);
+            self.attachment.partial.extend_from_slice(rest);
         }
         Ok(())
     }
@@ -144,26 +143,26 @@ impl<H: Host> Session<H> {
     /// doubling is exact.
     fn reserve_frame(&mut self, wanted: usize, have: usize) {
         if have * 2 >= wanted {
-            self.partial.reserve_exact(wanted.saturating_sub(self.partial.len()));
+            self.attachment.partial.reserve_exact(wanted.saturating_sub(self.attachment.partial.len()));
         }
     }
 
     /// Adds to the frame whose start is kept; handles it when it is whole.
     fn complete_partial(&mut self, now: Instant, bytes: &mut &[u8]) -> Result<(), Fault> {
-        let wanted = match wire::frame_len(&self.partial, self.limits.max_frame_len)? {
+        let wanted = match wire::frame_len(&self.attachment.partial, self.limits.max_frame_len)? {
             Some(len) => wire::LEN_LEN + len,
             None => wire::LEN_LEN,
         };
-        let missing = wanted - self.partial.len();
+        let missing = wanted - self.attachment.partial.len();
         let (now_here, rest) = bytes.split_at(missing.min(bytes.len()));
-        self.reserve_frame(wanted, self.partial.len() + now_here.len());
-        self.partial.extend_from_slice(now_here);
+        self.reserve_frame(wanted, self.attachment.partial.len() + now_here.len());
+        self.attachment.partial.extend_from_slice(now_here);
         *bytes = rest;
-        if self.partial.len() < wanted || wanted == wire::LEN_LEN {
-            wire::frame_len(&self.partial, self.limits.max_frame_len)?;
+        if self.attachment.partial.len() < wanted || wanted == wire::LEN_LEN {
+            wire::frame_len(&self.attachment.partial, self.limits.max_frame_len)?;
             return Ok(());
         }
-        let frame = Bytes::from(std::mem::take(&mut self.partial));
+        let frame = Bytes::from(std::mem::take(&mut self.attachment.partial));
         self.handle_frames(now, &frame)
     }
 
@@ -266,6 +265,12 @@ impl<H: Host> Session<H> {
                 }
             }
             Frame::Ack { number } => {
+                // One that says nothing new is the sign of life of a peer to which a long frame is on its way.
+                if self.acked < self.outgoing.number {
+                    // It comes three times in a heartbeat.
+                    let wait = self.limits.close_timeout.max(self.heartbeat_interval());
+                    self.put_off_deadline(now, wait);
+                }
                 self.handle_ack(number)?;
                 self.ping_for_flush();
             }
@@ -482,6 +487,7 @@ impl<H: Host> Session<H> {
             return Err(Fault::Protocol);
         }
         self.acked = self.acked.max(number);
+        self.outgoing.acked(number);
         let later = self.flushing.split_off(&Flush { number: self.acked + 1, ticket: 0 });
         self.woken.extend(std::mem::replace(&mut self.flushing, later).into_values());
         Ok(())

@@ -656,9 +656,11 @@ impl World {
 
     fn note_let_go(&mut self, at: At, reason: &ExitReason) {
         let end = self.end(at);
-        if end.session().is_some_and(|session| !session.has_let_go()) {
-            let close_timeout = end.limits.close_timeout;
-            let close_by = (self.now + close_timeout).duration_since(self.base);
+        if let Some(session) = end.session().filter(|session| !session.has_let_go()) {
+            // A peer that does not stall may take so long for what was sent to it.
+            let periods = (session.unacked() + 64).div_ceil(end.limits.min_accepted as u64) as u32;
+            let most = end.limits.close_timeout + end.limits.stall_timeout * periods;
+            let close_by = (self.now + most).duration_since(self.base);
             self.note(What::LetGo { at, reason: reason.clone(), close_by });
         }
     }
@@ -747,15 +749,11 @@ impl World {
     /// Lets a driver sleep that has nothing to do.
     fn rest_driver(&mut self, at: At) {
         let end = self.end(at);
-        let Some(hungry) = end.endpoint.is_some().then(|| end.is_hungry()) else { return };
-        if end.gone || end.asleep {
-            return;
-        }
-        let waiter = DRIVERS + at.number();
-        end.asleep = true;
-        match self.driver(at, |endpoint, _| endpoint.sleep(waiter, hungry, None)) {
-            Some(Rest::Until(until)) => self.end(at).armed = until,
-            _ => self.end(at).asleep = false,
+        let hungry = end.is_hungry();
+        let Some(endpoint) = end.endpoint.as_mut().filter(|_| !end.gone && !end.asleep) else { return };
+        match endpoint.sleep(DRIVERS + at.number(), hungry, None) {
+            Rest::Until(until) => (end.asleep, end.armed) = (true, until),
+            Rest::Work => self.after(at, Who::Driver),
         }
     }
 
@@ -787,8 +785,11 @@ impl World {
     }
 
     pub(crate) fn drive(&mut self, at: At, drive: Drive) {
-        if std::mem::take(&mut self.end(at).asleep) {
-            self.driver(at, |endpoint, _| endpoint.rise());
+        let end = self.end(at);
+        if std::mem::take(&mut end.asleep)
+            && let Some(endpoint) = &mut end.endpoint
+        {
+            endpoint.rise();
         }
         match drive {
             Drive::Write => self.write(at),

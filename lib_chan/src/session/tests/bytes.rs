@@ -69,7 +69,7 @@ fn frames_cut_anywhere_are_the_same_frames() {
 
 /// Memory that holds the start of a frame.
 fn kept(session: &Session<Numbers>) -> usize {
-    session.partial.capacity()
+    session.attachment.partial.capacity()
 }
 
 #[test]

@@ -1,11 +1,11 @@
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::pair::{Numbers, beginning};
 use crate::{
     Limits,
     handshake::{SessionParameters, pair_in_memory},
     payload::Codec,
-    session::{Batch, Delivery, Endpoint, Event, Next, Who},
+    session::{Batch, Delivery, Endpoint, Event, Next, Rest, Who},
     wire::{Frame, Terms},
 };
 
@@ -33,7 +33,6 @@ impl Alone {
         let (max_frame_len, window_len) = (1 << 20, 1 << 20);
         let codec = Codec::Raw as u8;
         alone.feed(&[Frame::Start { codec, terms, max_frame_len, window_len, args: &[] }]);
-        assert!(alone.endpoint.poll(Who::User, 0).is_none(), "the driver starts the service");
         assert!(matches!(alone.endpoint.poll(Who::Driver, 0), Some(Event::Requested(_))));
         alone.endpoint.session_mut().accept(None, false);
         alone.came(Who::Driver, 0);
@@ -107,7 +106,7 @@ fn wakes_a_sleeping_driver_once_for_output() {
     let mut alone = Alone::open(&Limits::default());
     alone.endpoint.rise();
     let armed = alone.endpoint.sleep(7, true, None);
-    assert!(matches!(armed, crate::session::Rest::Until(Some(_))));
+    assert!(matches!(armed, Rest::Until(Some(_))));
     assert!(alone.came(Who::Driver, 0).woken.is_empty());
     alone.endpoint.session_mut().try_cast(&mut vec![1]).unwrap();
     assert_eq!(alone.came(Who::User, 0).woken, [7]);
@@ -180,4 +179,28 @@ fn a_closed_gate_gives_no_message_away_and_says_which_was_the_last() {
     assert!(matches!(reader.take(), Next::Closed));
     let sent = alone.sent();
     assert!(sent.last().unwrap().starts_with(&format!("Ended {{ taken: {},", first.number)), "{sent:?}");
+}
+
+#[test]
+fn an_end_that_was_stopped_takes_its_pause_for_nobodys_silence() {
+    let limits = Limits::default();
+    for late in [0, 1000] {
+        let mut alone = Alone::open(&limits);
+        let Rest::Until(Some(until)) = alone.endpoint.sleep(7, true, None) else { panic!("it sleeps") };
+        // Three heartbeats without a byte, which this end did or did not sleep through.
+        alone.now = until;
+        if late == 0 {
+            alone.endpoint.handle_timeout(alone.now);
+            let Rest::Until(Some(until)) = alone.endpoint.sleep(7, false, None) else { panic!("it sleeps") };
+            alone.now = until;
+        }
+        alone.now += Duration::from_secs(late);
+        let dead = alone.endpoint.handle_timeout(alone.now);
+        assert_eq!(dead, late == 0);
+        if late > 0 {
+            assert_eq!(alone.sent(), ["Ping { token: 0 }"]);
+            alone.now += 3 * limits.heartbeat_interval;
+            assert!(alone.endpoint.handle_timeout(alone.now), "the peer gets its time once");
+        }
+    }
 }

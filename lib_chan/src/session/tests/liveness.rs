@@ -255,3 +255,69 @@ fn what_a_burst_leaves_goes_although_the_peer_is_always_the_first_to_ping() {
     lone.wait(heartbeat * 3 / 4);
     assert_eq!(lone.session.outgoing.kept(), 0);
 }
+
+#[test]
+fn repeats_its_ack_in_the_middle_of_a_long_frame() {
+    let mut lone = Lone::open(Side::Server);
+    let mut frame = Vec::new();
+    Frame::Cast { to: 0, payload: &vec![0; 100_000] }.put(&mut frame);
+    let mut acks = 0;
+    for piece in frame.chunks(1000).take(90) {
+        lone.session.handle_bytes(lone.now, piece);
+        acks += lone.frames().len();
+        lone.wait(Duration::from_secs(1));
+    }
+    assert!((17..=19).contains(&acks), "{acks} in 90 s at a heartbeat of 15 s");
+}
+
+#[test]
+fn a_long_frame_on_a_slow_link_outlives_three_heartbeats() {
+    // 1 MiB at 8 KiB a second, in either direction.
+    for side in [Side::Client, Side::Server] {
+        let mut pair = Pair::open(9);
+        let now = pair.now;
+        let (near, far) = match side {
+            Side::Client => (&mut pair.client, &mut pair.server),
+            Side::Server => (&mut pair.server, &mut pair.client),
+        };
+        near.session.cast(now, &mut vec![7; 1_000_000]).unwrap();
+        let len = near.session.unsent();
+        (near.room, far.room) = (0, usize::MAX);
+        let mut left = len;
+        while left > 0 {
+            let piece = left.min(8192);
+            left -= piece;
+            match side {
+                Side::Client => pair.client.room += piece,
+                Side::Server => pair.server.room += piece,
+            }
+            pair.advance(Duration::from_secs(1));
+            assert_eq!((pair.client.session.over(), pair.server.session.over()), (None, None), "{left} left");
+        }
+    }
+}
+
+#[test]
+fn a_close_waits_while_the_peer_takes_what_was_sent_and_not_for_ever() {
+    for takes in [true, false] {
+        let mut lone = Lone::open(Side::Client);
+        let now = lone.now;
+        lone.session.cast(now, &mut vec![0; 500_000]).unwrap();
+        lone.session.end(ExitReason::Normal, 0, Some(now + Limits::default().close_timeout));
+        let mut seconds = 0;
+        let len = lone.session.unsent();
+        lone.fetch();
+        lone.session.handle_accepted(now, len);
+        while lone.ended().is_none() {
+            if takes {
+                // All of it is in the kernel's buffer, and the peer is still in the middle of it.
+                lone.feed(&Frame::Ack { number: 0 });
+            }
+            lone.wait(Duration::from_secs(1));
+            seconds += 1;
+        }
+        // 500 kB at 64 KiB a minute are eight minutes.
+        let expected = if takes { 480..=510 } else { 10..=10 };
+        assert!(expected.contains(&seconds), "{seconds}");
+    }
+}
