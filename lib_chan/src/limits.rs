@@ -67,15 +67,17 @@ pub struct Limits {
     pub close_timeout: Duration,
     /// How long a session that has ended goes on to read and discard, so that its last frames arrive. Default 2 s.
     pub last_words_timeout: Duration,
-    /// Unsent acks, pongs and answers about unknown processes, above which the session ends `overload`. Default 1 024.
+    /// Unsent acks, pongs and answers about links and monitors, above which the session ends `overload`. Default 16 384.
+    /// Cost: about 12 bytes each.
     pub max_reflections: usize,
-    /// Untaken exits that a peer sent explicitly. Default 64. Those of its links are bounded by
+    /// Exit signals that a peer sent explicitly and that lie in mailboxes of processes that trap exits, above which the
+    /// session ends `overload`; looked at before each read. Default 1 024. Those of its links are bounded by
     /// [`max_links`](Self::max_links).
     pub max_untaken_exits: usize,
-    /// Pairs (link and unlink, monitor and demonitor, call and cancel) a second. Default 100.
-    pub max_pairs_per_second: u32,
-    /// Most pairs at once. Default 1 000.
-    pub max_pairs_burst: u32,
+    /// Calls that a peer may cancel, a second. Default 100.
+    pub max_cancels_per_second: u32,
+    /// Calls that a peer may cancel at once. Default 1 000.
+    pub max_cancels_burst: u32,
     /// How long a server that is told to stop waits for its sessions to end by themselves, before it ends what is left
     /// with `shutdown`; 0 for not at all. Default 30 s.
     pub drain_timeout: Duration,
@@ -120,10 +122,10 @@ impl Default for Limits {
             call_timeout: Duration::from_secs(60),
             close_timeout: Duration::from_secs(10),
             last_words_timeout: Duration::from_secs(2),
-            max_reflections: 1024,
-            max_untaken_exits: 64,
-            max_pairs_per_second: 100,
-            max_pairs_burst: 1000,
+            max_reflections: 16 * 1024,
+            max_untaken_exits: 1024,
+            max_cancels_per_second: 100,
+            max_cancels_burst: 1000,
             drain_timeout: Duration::from_secs(30),
         }
     }

@@ -3,15 +3,12 @@
 //! Pure data: nothing here sends, waits or locks. The methods change the table and say which signals to send; whoever
 //! holds the table sends them, in that order, after it has let go of the lock around it.
 //!
-//! A record is kept on both sides of a link. `unlink` makes the record of its own side inactive at once, and the other
-//! side answers with an acknowledgement; only that removes the record. So an exit over the link that was under way is
-//! ignored, also where the link was made again meanwhile: what comes before the acknowledgement is about the link that
-//! was taken back. Both sides agree afterwards whatever crossed on the way.
+//! [`Link`] is the state machine of a link; a session runs the same one for links that cross it.
 //!
-//! That needs one order of `Link` and `UnlinkAck` from one process to the other, though a process sends the first
-//! itself and the second is sent for it, by whoever brought the `Unlink`. So the table remembers the acknowledgement
-//! that it owes until that was delivered. [`Links::link`] has it sent again before the `Link`: a second one has no
-//! effect, because its number is known no more. And while a `Link` is on its way, the acknowledgement waits for it, and
+//! It needs `Link` and `UnlinkAck` to arrive in the order sent, though a process sends the first itself and the thread
+//! that brought the `Unlink` sends the second for it. So the table remembers the acknowledgement that it owes until
+//! that was delivered. [`Links::link`] has it sent again before the `Link`: a second one has no effect, because its
+//! number is known no more. And while a `Link` is on its way, the acknowledgement waits for it, and
 //! [`Links::link_sent`] gives it out.
 
 use std::collections::BTreeMap;
@@ -84,39 +81,131 @@ pub struct Parting<P> {
     pub watched: Vec<(MonitorRef, P)>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum LinkState {
-    Active,
-    /// This side has unlinked, and the other may not know: a `Link` from there is older than that.
-    TakenBack,
-    /// There is no link; the record is here for an acknowledgement.
+/// A link as one of its two sides knows it.
+///
+/// A side that takes the link back knows what was sent before the other side heard of it: everything that comes in
+/// front of the acknowledgement. So no exit of a link that was taken back is ever taken for one of a link made since,
+/// and both sides agree in the end, whatever crossed on the way.
+///
+/// ```text
+///            link, Link in          unlink              Ack in
+///   Absent ───────────────▶ Active ────────▶ Unlinking ────────▶ Absent
+///      ▲                      │ ▲                │ link
+///      └──────────────────────┘ │ Ack in         ▼        Unlink in
+///        Unlink in, Exit in     └──────────── Relinked ◀───────────▶ Unlinked ──▶ Absent
+///                                                       link, Link in       Ack in
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Link {
+    /// There is no link.
+    #[default]
     Absent,
+    /// There is a link.
+    Active,
+    /// This side has sent an `Unlink` with this number: a `Link` or `Exit` that comes in is older.
+    Unlinking(u64),
+    /// And has linked again since: an `Exit` that comes in is one of the link before.
+    Relinked(u64),
+    /// And then the other side has unlinked.
+    Unlinked(u64),
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Link {
-    state: LinkState,
-    /// The number of the last `Unlink` of this side, until that is acknowledged: an `Exit` before is older.
-    awaits: Option<u64>,
+impl Link {
+    /// Returns whether there is a link for this side.
+    pub const fn is_active(&self) -> bool {
+        matches!(self, Self::Active | Self::Relinked(_))
+    }
+
+    /// Returns whether there is nothing to remember.
+    pub const fn is_absent(&self) -> bool {
+        matches!(self, Self::Absent)
+    }
+
+    /// Returns the number of the `Unlink` that the other side has not acknowledged.
+    pub const fn awaits(&self) -> Option<u64> {
+        match *self {
+            Self::Absent | Self::Active => None,
+            Self::Unlinking(number) | Self::Relinked(number) | Self::Unlinked(number) => Some(number),
+        }
+    }
+
+    /// This side links. Returns whether to send a `Link`.
+    pub const fn link(&mut self) -> bool {
+        *self = match *self {
+            Self::Active | Self::Relinked(_) => return false,
+            Self::Absent => Self::Active,
+            Self::Unlinking(number) | Self::Unlinked(number) => Self::Relinked(number),
+        };
+        true
+    }
+
+    /// This side unlinks. Returns whether to send an `Unlink` with this number.
+    pub const fn unlink(&mut self, number: u64) -> bool {
+        let was_active = self.is_active();
+        if was_active {
+            *self = Self::Unlinking(number);
+        }
+        was_active
+    }
+
+    /// A `Link` came in. Returns whether it made the link.
+    pub const fn handle_link(&mut self) -> bool {
+        *self = match *self {
+            Self::Absent => Self::Active,
+            Self::Unlinked(number) => Self::Relinked(number),
+            Self::Active | Self::Relinked(_) | Self::Unlinking(_) => return false,
+        };
+        true
+    }
+
+    /// An `Unlink` came in, which must be acknowledged in any case. Returns whether it removed the link.
+    pub const fn handle_unlink(&mut self) -> bool {
+        *self = match *self {
+            Self::Active => Self::Absent,
+            Self::Relinked(number) => Self::Unlinked(number),
+            Self::Absent | Self::Unlinking(_) | Self::Unlinked(_) => return false,
+        };
+        true
+    }
+
+    /// An `UnlinkAck` with this number came in.
+    pub fn handle_unlink_ack(&mut self, number: u64) {
+        if self.awaits() == Some(number) {
+            *self = if self.is_active() { Self::Active } else { Self::Absent };
+        }
+    }
+
+    /// An `Exit` came in over the link. Returns whether it is the end of the link that this side knows.
+    pub const fn handle_exit(&mut self) -> bool {
+        let is_current = matches!(self, Self::Active);
+        if is_current {
+            *self = Self::Absent;
+        }
+        is_current
+    }
+}
+
+/// What a process knows of a link, and what it has still to send about it.
+#[derive(Clone, Copy, Debug, Default)]
+struct Record {
+    link: Link,
     /// The number of an `Unlink` that came in and whose acknowledgement may not have been delivered yet.
     owed: Option<u64>,
     /// A `Link` is on its way to the other side.
     sending: bool,
 }
 
-impl Link {
-    const ABSENT: Self = Self { state: LinkState::Absent, awaits: None, owed: None, sending: false };
-
-    /// Whether nothing would be lost with the record.
-    fn is_over(&self) -> bool {
-        self.state == LinkState::Absent && self.awaits.is_none() && self.owed.is_none() && !self.sending
+impl Record {
+    /// Returns whether nothing would be lost with the record.
+    const fn is_over(&self) -> bool {
+        self.link.is_absent() && self.owed.is_none() && !self.sending
     }
 }
 
 /// The links and monitors of one process. `P` names the others.
 #[derive(Clone, Debug)]
 pub struct Links<P> {
-    links: BTreeMap<P, Link>,
+    links: BTreeMap<P, Record>,
     watchers: BTreeMap<MonitorRef, P>,
     watched: BTreeMap<MonitorRef, P>,
     last_unlink: u64,
@@ -132,11 +221,10 @@ impl<P: Ord + Clone> Links<P> {
     /// This process links to `to`. Once the `Link` asked for was sent, call [`link_sent`](Self::link_sent), or
     /// [`link_failed`](Self::link_failed) if there is nobody.
     pub fn link(&mut self, to: P) -> LinkRequest {
-        let record = self.links.entry(to).or_insert(Link::ABSENT);
-        if record.state == LinkState::Active {
+        let record = self.links.entry(to).or_default();
+        if !record.link.link() {
             return LinkRequest { ack: None, link: false };
         }
-        record.state = LinkState::Active;
         record.sending = true;
         LinkRequest { ack: record.owed.take(), link: true }
     }
@@ -153,37 +241,30 @@ impl<P: Ord + Clone> Links<P> {
 
     /// There is nobody at the other side. `false` if this process was told of that already, or unlinked, meanwhile.
     pub fn link_failed(&mut self, to: &P) -> bool {
-        self.links.remove(to).is_some_and(|record| record.state == LinkState::Active)
+        self.links.remove(to).is_some_and(|record| record.link.is_active())
     }
 
-    /// A `Link` came in. Ignored where there is a record: the link is active then, or this side has unlinked after
-    /// the other sent it.
+    /// A `Link` came in.
     pub fn handle_link(&mut self, from: P) {
-        let record = self.links.entry(from).or_insert(Link::ABSENT);
-        if record.state == LinkState::Absent {
-            // The other side would not have linked again before it had what was owed; or it has unlinked and linked
-            // again, and then wants it no more.
-            record.state = LinkState::Active;
-        }
+        self.links.entry(from).or_default().link.handle_link();
     }
 
-    /// This process unlinks from `to`: from now on the link has no effect on it. Gives the number of the `Unlink` to
-    /// send, or nothing where there was no link.
+    /// This process unlinks from `to`: from now on the link has no effect on it. Returns the number of the `Unlink` to
+    /// send, or `None` where there was no link.
     pub fn unlink(&mut self, to: &P) -> Option<u64> {
-        let record = self.links.get_mut(to).filter(|record| record.state == LinkState::Active)?;
-        self.last_unlink += 1;
-        record.state = LinkState::TakenBack;
-        record.awaits = Some(self.last_unlink);
-        Some(self.last_unlink)
+        let number = self.last_unlink + 1;
+        let sent = self.links.get_mut(to)?.link.unlink(number);
+        sent.then(|| {
+            self.last_unlink = number;
+            number
+        })
     }
 
-    /// An `Unlink` came in. Whether to answer it now with an `UnlinkAck` of the same number, and then to call
-    /// [`ack_delivered`](Self::ack_delivered); else whoever sends the `Link` that is under way does it.
+    /// An `Unlink` came in. Returns whether to answer it now with an `UnlinkAck` of the same number, and then to call
+    /// [`ack_delivered`](Self::ack_delivered); else the sender of the `Link` that is on its way does it.
     pub fn handle_unlink(&mut self, from: P, id: u64) -> bool {
-        let record = self.links.entry(from).or_insert(Link::ABSENT);
-        if record.state == LinkState::Active {
-            record.state = LinkState::Absent;
-        }
+        let record = self.links.entry(from).or_default();
+        record.link.handle_unlink();
         record.owed = Some(id);
         !record.sending
     }
@@ -196,19 +277,16 @@ impl<P: Ord + Clone> Links<P> {
         }
     }
 
-    /// An `UnlinkAck` came in: lets the record go, unless the link was made anew since.
+    /// An `UnlinkAck` came in.
     pub fn handle_unlink_ack(&mut self, from: &P, id: u64) {
-        if let Some(record) = self.links.get_mut(from).filter(|record| record.awaits == Some(id)) {
-            record.awaits = None;
-            if record.state == LinkState::TakenBack {
-                record.state = LinkState::Absent;
-            }
+        if let Some(record) = self.links.get_mut(from) {
+            record.link.handle_unlink_ack(id);
             self.tidy(from);
         }
     }
 
     fn tidy(&mut self, peer: &P) {
-        if self.links.get(peer).is_some_and(Link::is_over) {
+        if self.links.get(peer).is_some_and(Record::is_over) {
             self.links.remove(peer);
         }
     }
@@ -222,11 +300,10 @@ impl<P: Ord + Clone> Links<P> {
     /// 5. the end, with the same reason.
     pub fn handle_exit(&mut self, signal: ExitSignal<'_, P>, trap_exit: bool) -> Verdict {
         if signal.link {
-            let is_current = |link: &&mut Link| link.state == LinkState::Active && link.awaits.is_none();
-            let Some(link) = self.links.get_mut(signal.from).filter(is_current) else {
+            let is_its_end = self.links.get_mut(signal.from).is_some_and(|record| record.link.handle_exit());
+            if !is_its_end {
                 return Verdict::Drop;
-            };
-            link.state = LinkState::Absent;
+            }
             self.tidy(signal.from);
         } else if *signal.reason == ExitReason::Kill {
             return Verdict::End(ExitReason::Killed);
@@ -271,7 +348,7 @@ impl<P: Ord + Clone> Links<P> {
         Parting {
             links: links
                 .into_iter()
-                .filter(|(_, record)| record.state == LinkState::Active)
+                .filter(|(_, record)| record.link.is_active())
                 .map(|(peer, _)| peer)
                 .collect(),
             watchers: std::mem::take(&mut self.watchers).into_iter().collect(),
@@ -281,12 +358,12 @@ impl<P: Ord + Clone> Links<P> {
 
     /// Whether there is an active link to `peer`.
     pub fn is_linked(&self, peer: &P) -> bool {
-        self.links.get(peer).is_some_and(|record| record.state == LinkState::Active)
+        self.links.get(peer).is_some_and(|record| record.link.is_active())
     }
 
     /// The others that this process has an active link to.
     pub fn links(&self) -> impl Iterator<Item = &P> {
-        self.links.iter().filter(|(_, record)| record.state == LinkState::Active).map(|(peer, _)| peer)
+        self.links.iter().filter(|(_, record)| record.link.is_active()).map(|(peer, _)| peer)
     }
 
     /// Records of any kind: links active and not, monitors in both directions.

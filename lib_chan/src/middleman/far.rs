@@ -5,10 +5,7 @@ use std::{
     sync::{Arc, Weak},
 };
 
-use super::{
-    shared::{Outlet, Shared},
-    wake::now,
-};
+use super::shared::{Outlet, Shared};
 use crate::{
     ExitReason, MonitorRef, Pid,
     process::{Signal, Target, next_id},
@@ -113,11 +110,11 @@ impl Target for Far {
         let Some(shared) = self.shared.upgrade() else { return answer_for_lost(self.pid(), signal) };
         shared.session(|session| match signal {
             Signal::Link { from } => session.link(from, far),
-            Signal::Unlink { from, id } => session.unlink(from, far, id),
+            Signal::Unlink { from, id } => session.unlink(&from, far, id),
             Signal::UnlinkAck { from, id } => session.unlink_ack(&from, far, id),
             Signal::Exit { from, reason, link, .. } => session.exit(&from, far, link.then_some(0), reason),
             Signal::Monitor { from, monitor } => session.monitor(from, monitor.number(), far),
-            Signal::Demonitor { monitor } => session.demonitor(now(), monitor.number()),
+            Signal::Demonitor { monitor } => session.demonitor(monitor.number()),
             // What stands for a far process monitors nobody by this name.
             Signal::Down { .. } => {}
         });

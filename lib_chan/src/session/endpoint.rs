@@ -162,7 +162,7 @@ impl<H: Host> Endpoint<H> {
     pub fn handle_bytes(&mut self, now: Instant, bytes: &[u8], untaken: [usize; 2]) {
         self.look_for_pause(now);
         let [explicit, of_links] = untaken;
-        self.session.set_untaken_exits(explicit, of_links);
+        self.session.check_untaken_exits(explicit, of_links);
         self.session.handle_bytes(now, bytes);
         if let Some(request) = self.session.take_request() {
             self.rare.push_back(Event::Requested(Box::new(request)));

@@ -126,8 +126,8 @@ pub enum Delivery<P> {
         to: P,
         reason: ExitReason,
         link: bool,
-        /// The peer can cause any number of these: it counts until a process has taken it, or ended with it
-        /// ([`set_untaken_exits`](Session::set_untaken_exits)). Not so the end of a link that this end has set.
+        /// The peer can cause any number of these: it counts while it lies untaken in a mailbox
+        /// ([`check_untaken_exits`](Session::check_untaken_exits)). Not so the end of a link that this end has made.
         provoked: bool,
     },
     Monitor {
@@ -285,15 +285,11 @@ pub struct Session<H: Host> {
     last_ticket: u64,
     sent_tickets: HashSet<u64, FxBuildHasher>,
     asking: Asking<H::Waiter>,
-    /// What this end spends on cancels and on taking monitors back: well below what it allows the peer, because what goes
-    /// out over a time may arrive at once.
-    taking_back: Budget,
-    /// What the peer spends on taking back.
-    pairs: Budget,
-    /// Exit signals that the peer sent explicitly, and that no process has taken.
-    untaken_exits: usize,
-    /// Ends of links that the peer had set, and that no process has taken.
-    untaken_ends: usize,
+    /// What this end spends on cancels: well below what it allows the peer, because what goes out over a time may arrive
+    /// at once.
+    own_cancels: Budget,
+    /// What the peer spends on cancels.
+    cancels: Budget,
     owing: Owing<H::Waiter>,
     border: Border<H::Process>,
     flushing: BTreeMap<Flush, H::Waiter>,
@@ -349,10 +345,8 @@ impl<H: Host> Session<H> {
             last_ticket: 0,
             sent_tickets: HashSet::default(),
             asking: Asking::default(),
-            taking_back: Budget::new(limits.max_pairs_per_second / 10, limits.max_pairs_burst / 2),
-            pairs: Budget::new(limits.max_pairs_per_second, limits.max_pairs_burst),
-            untaken_exits: 0,
-            untaken_ends: 0,
+            own_cancels: Budget::new(limits.max_cancels_per_second / 10, limits.max_cancels_burst / 2),
+            cancels: Budget::new(limits.max_cancels_per_second, limits.max_cancels_burst),
             owing: Owing::default(),
             border: Border::new(own_window),
             flushing: BTreeMap::new(),
@@ -407,9 +401,9 @@ impl<H: Host> Session<H> {
         if self.over.is_some() {
             return;
         }
-        self.border.set_owner(owner, linked, &mut self.deliveries);
         self.outgoing.put(&Frame::Started { terms: self.own_terms() });
         self.phase = Phase::Open;
+        self.set_owner(owner, linked);
     }
 
     /// Refuses the client's `Start`, and ends the session.
@@ -462,7 +456,7 @@ impl<H: Host> Session<H> {
             self.deadline = deadline.map(|at| Deadline { at, last: after(at, slowest) });
             self.fail_waiting(&ExitReason::Normal);
             if self.phase != Phase::Open {
-                self.finish(ExitReason::Normal, None, self.outgoing.appended);
+                self.finish(ExitReason::Normal, false, None, self.outgoing.appended);
             }
         }
     }
@@ -477,7 +471,7 @@ impl<H: Host> Session<H> {
             self.outgoing.put(&Frame::Ended { taken: self.received, reason: reason.clone() });
         }
         // All that was appended still goes out, in front of the `Ended`.
-        self.finish(reason, None, self.outgoing.appended);
+        self.finish(reason, false, None, self.outgoing.appended);
     }
 
     /// The connection is gone, or must be taken for gone: nothing more comes or goes. A driver that could still write
@@ -487,12 +481,13 @@ impl<H: Host> Session<H> {
             self.outgoing.clear();
             self.lost = true;
         }
-        self.finish(ExitReason::NoConnection, None, self.outgoing.accepted);
+        self.finish(ExitReason::NoConnection, false, None, self.outgoing.accepted);
     }
 
-    /// Everything that waits gets its one ending. `taken`: what the far owner took, when it said so.
+    /// Everything that waits gets its one ending. `far_owner_lives`: it was this end's owner that ended the session.
+    /// `taken`: what the far owner took, when it said so.
     /// `sent`: how many bytes may have reached it.
-    fn finish(&mut self, reason: ExitReason, taken: Option<u64>, sent: u64) {
+    fn finish(&mut self, reason: ExitReason, far_owner_lives: bool, taken: Option<u64>, sent: u64) {
         if self.over.is_some() {
             return;
         }
@@ -506,7 +501,8 @@ impl<H: Host> Session<H> {
         };
         self.asking.end(&reason, executed, &mut self.woken);
         self.owing.end(&mut self.woken);
-        self.border.end(&reason, &mut self.deliveries);
+        self.border.end(&reason, far_owner_lives);
+        self.deliveries.append(&mut self.border.deliveries);
         if self.receiver == Receiver::HandedOver {
             self.deliveries.push(Delivery::Over(reason.clone()));
         }
@@ -651,7 +647,6 @@ impl<H: Host> Session<H> {
         if self.attachment.ping(now) && self.can_put() {
             self.outgoing.put(&Frame::Ping { token: 0 });
         }
-        self.tell_given_up(now);
         self.pump(now);
     }
 

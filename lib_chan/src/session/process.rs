@@ -1,16 +1,15 @@
 //! What processes of this end do to those of the far end.
 
-use std::time::Instant;
-
-use super::{Delivery, Host, Rights, Session, border::OWNER};
+use super::{Delivery, Host, Rights, Session, border::OWNER, outgoing::Outgoing};
 use crate::{ExitReason, wire::Frame};
 
 impl<H: Host> Session<H> {
-    /// Makes `owner` the holder of id 0, linked to the far owner or not. Once the session is over nobody holds it any
-    /// more, and a link to the far owner ends as it is made.
+    /// Makes `owner` the owner: the process behind id 0, linked to the far owner or not. Once the session is over it has
+    /// no owner any more, and a link to the far owner ends as it is made.
     pub(crate) fn set_owner(&mut self, owner: Option<H::Process>, linked: bool) {
         let Some(reason) = self.over.clone() else {
-            return self.border.set_owner(owner, linked, &mut self.deliveries);
+            self.border.set_owner(owner, linked, self.far_terms.max_links);
+            return self.put_border();
         };
         if let Some(to) = owner.filter(|_| linked) {
             self.deliveries.push(Delivery::Link { from: OWNER, to: to.clone() });
@@ -18,12 +17,12 @@ impl<H: Host> Session<H> {
         }
     }
 
-    /// Whether the owner is linked to the far owner by the session's end itself.
+    /// Returns whether the owner takes the session's end for an exit signal of the far owner.
     pub const fn is_linked(&self) -> bool {
         self.border.is_linked()
     }
 
-    /// The process that holds id 0, if it is one.
+    /// Returns the owner, if it is a process.
     pub const fn owner(&self) -> Option<&H::Process> {
         self.border.owner()
     }
@@ -35,100 +34,92 @@ impl<H: Host> Session<H> {
 
     /// A process that was handed out took messages of this cost: the peer may send it as much more.
     pub fn give_back_to(&mut self, process: &H::Process, cost: u64) {
-        let frame = self.border.give_back(process, cost);
-        self.put_border(frame);
+        self.border.give_back(process, cost);
+        self.put_border();
     }
 
     /// `process` links to the far process `far`.
     pub fn link(&mut self, process: H::Process, far: u64) {
         if self.over.is_some() {
-            let (reason, link) = (ExitReason::NoConnection, true);
-            return self.deliveries.push(Delivery::Exit {
-                from: far,
-                to: process,
-                reason,
-                link,
-                provoked: false,
-            });
+            let (from, to, reason) = (far, process, ExitReason::NoConnection);
+            return self.deliveries.push(Delivery::Exit { from, to, reason, link: true, provoked: false });
         }
-        let frame = self.border.link(&process, far, self.far_terms.max_links, &mut self.deliveries);
-        self.put_border(frame);
+        self.border.link(&process, far, self.far_terms.max_links);
+        self.put_border();
     }
 
     /// `process` unlinks from the far process `far`, with this number.
-    pub fn unlink(&mut self, process: H::Process, far: u64, unlink: u64) {
-        match self.border.unlink(&process, far, unlink) {
-            Some(frame) => self.put_border(Some(frame)),
-            None => self.deliveries.push(Delivery::UnlinkAck { from: far, to: process, unlink }),
-        }
+    pub fn unlink(&mut self, process: &H::Process, far: u64, unlink: u64) {
+        self.border.unlink(process, far, unlink);
+        self.put_border();
     }
 
     /// `process` acknowledges an unlink of the far process `far`. A second time has no effect.
     pub fn unlink_ack(&mut self, process: &H::Process, far: u64, unlink: u64) {
-        let frame = self.border.unlink_ack(process, far, unlink);
-        self.put_border(frame);
+        self.border.unlink_ack(process, far, unlink);
     }
 
-    /// How many exit signals that the peer [provoked](Delivery::Exit::provoked) no process has taken or ended with yet:
-    /// those that it sent explicitly, and those of links. Said before bytes are handled.
-    pub(crate) const fn set_untaken_exits(&mut self, explicit: usize, of_links: usize) {
-        self.untaken_exits = explicit;
-        self.untaken_ends = of_links;
+    /// Ends the session `overload` if more exit signals that the peer [provoked](Delivery::Exit::provoked) lie untaken in
+    /// mailboxes than allowed: `explicit` of those that it sent explicitly, `of_links` of those of links. To be called
+    /// before bytes are handled.
+    pub(crate) fn check_untaken_exits(&mut self, explicit: usize, of_links: usize) {
+        if explicit > self.limits.max_untaken_exits || of_links > self.limits.max_links as usize {
+            self.break_off(ExitReason::Overload);
+        }
     }
 
     /// `process` sends an exit signal to `far`: over a link when `taken` says what it took last.
     pub fn exit(&mut self, process: &H::Process, far: u64, taken: Option<u64>, reason: ExitReason) {
         match taken {
-            Some(taken) => {
-                let frames = self.border.exit_link(process, far, taken, reason);
-                frames.into_iter().for_each(|frame| self.put_border(frame));
-            }
-            None => {
-                let frame = self.border.exit(process, far, reason);
-                self.put_border(Some(frame));
-            }
+            Some(taken) => self.border.exit_link(process, far, taken, &reason),
+            None => self.border.exit(process, far, reason),
         }
+        self.put_border();
     }
 
     /// `process` monitors the far process `far`, and calls the monitor `reference`.
     pub fn monitor(&mut self, process: H::Process, reference: u64, far: u64) {
-        let frame = match &self.over {
-            Some(_) => Err(ExitReason::NoConnection),
-            None => self.border.monitor(process.clone(), reference, far, self.far_terms.max_links),
-        };
-        match frame {
-            Ok(frame) => self.put_border(frame),
-            Err(reason) => {
-                self.deliveries.push(Delivery::Down { monitor: reference, from: far, to: process, reason });
-            }
+        if self.over.is_some() {
+            let (monitor, from, reason) = (reference, far, ExitReason::NoConnection);
+            return self.deliveries.push(Delivery::Down { monitor, from, to: process, reason });
         }
+        self.border.monitor(process, reference, far, self.far_terms.max_links);
+        self.put_border();
     }
 
-    /// A process takes the monitor back that it calls `reference`: it hears nothing of it any more. Of very many taken
-    /// back at once the peer learns bit by bit; meanwhile they serve those who monitor the same again.
-    pub fn demonitor(&mut self, now: Instant, reference: u64) {
+    /// A process gives up the monitor that it calls `reference`: it hears nothing of it any more.
+    pub fn demonitor(&mut self, reference: u64) {
         self.border.demonitor(reference);
-        self.tell_given_up(now);
-    }
-
-    /// Tells the peer of monitors that were taken back, as fast as it may be told.
-    pub(super) fn tell_given_up(&mut self, now: Instant) {
-        while self.border.has_given_up() && self.taking_back.spend(now) {
-            let frame = self.border.demonitor_one();
-            self.put_border(frame);
-        }
+        self.put_border();
     }
 
     /// The process on which the peer set `monitor` ended.
     pub fn down(&mut self, monitor: u64, taken: u64, reason: ExitReason) {
-        let frame = self.border.down(monitor, taken, reason);
-        self.put_border(frame);
+        self.border.down(monitor, taken, reason);
+        self.put_border();
     }
 
-    fn put_border(&mut self, frame: Option<Frame<'static>>) {
-        if let Some(frame) = frame.filter(|_| self.can_put()) {
-            self.outgoing.put(&frame);
+    /// Takes what follows from what a process of this end did.
+    fn put_border(&mut self) {
+        self.take_border(|outgoing, frame| {
+            outgoing.put(frame);
+        });
+    }
+
+    /// Takes what follows from what a process of the peer did.
+    pub(super) fn reflect_border(&mut self) {
+        self.take_border(Outgoing::reflect);
+    }
+
+    fn take_border(&mut self, put: fn(&mut Outgoing, &Frame<'_>)) {
+        self.deliveries.append(&mut self.border.deliveries);
+        let mut frames = std::mem::take(&mut self.border.frames);
+        if !frames.is_empty() && self.can_put() {
+            frames.iter().for_each(|frame| put(&mut self.outgoing, frame));
             self.check_unsent();
         }
+        frames.clear();
+        // Its memory serves again, unless the session ended meanwhile.
+        self.border.frames = frames;
     }
 }

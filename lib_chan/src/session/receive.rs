@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::{
     Delivery, Flush, Host, Inbound, InboundKind, MAX_CALL_TIME, Phase, Receiver, Request, Session,
     StartRefused,
-    border::{Breach, Crossing, OWNER},
+    border::{Breach, OWNER},
     call::Outcome,
     credit::Balance,
 };
@@ -29,6 +29,9 @@ const ACK_LEN: u64 = 256 * 1024;
 /// After this part of either it goes along with what is written anyway. A write of its own, with a record of TLS and a
 /// wake-up at either end, costs as much as a hundred small messages.
 const ACK_PART: u64 = 8;
+
+/// The reason in the answer to an `Ended`: the owner lives, and is out of reach.
+const ANSWER: ExitReason = ExitReason::NoConnection;
 
 impl<H: Host> Session<H> {
     /// Takes what was read from the stream, in pieces of any size.
@@ -217,7 +220,9 @@ impl<H: Host> Session<H> {
                 return self.handle_message(to, InboundKind::Call { call }, run.slice_ref(payload));
             }
             Frame::Cancel { call } => {
-                self.spend_pair(now)?;
+                if !self.cancels.spend(now) {
+                    return Err(Fault::Overload);
+                }
                 if !self.owing.cancel(call, &mut self.woken) {
                     return Err(Fault::Protocol);
                 }
@@ -225,36 +230,42 @@ impl<H: Host> Session<H> {
             Frame::Reply { call, payload } => self.handle_reply(call, Ok(run.slice_ref(payload)))?,
             Frame::Refuse { call: 0, code, text } => {
                 self.refused = Some(StartRefused { code, text: text.into() });
-                self.finish(ExitReason::Normal, None, self.outgoing.appended);
+                self.finish(ExitReason::Normal, false, None, self.outgoing.appended);
             }
             Frame::Refuse { call, code, text } => self.handle_refusal(now, call, code, text)?,
-            Frame::Exit { from, to, taken, reason } => self.handle_exit(from, to, taken.is_some(), reason)?,
+            Frame::Exit { from, to, taken: None, reason } => {
+                self.border.handle_exit(from, to, reason);
+                self.reflect_border();
+            }
+            Frame::Exit { from, to, taken: Some(_), reason } => {
+                let result = self.border.handle_exit_link(from, to, reason, self.limits.max_links.into());
+                self.reflect_border();
+                result?;
+            }
             Frame::Ended { taken, reason } => self.handle_ended(taken, reason)?,
             Frame::Link { from, to } => {
-                let crossing = self.border.handle_link(from, to, u64::from(self.limits.max_links))?;
-                self.cross(crossing);
+                let result = self.border.handle_link(from, to, self.limits.max_links.into());
+                self.reflect_border();
+                result?;
             }
             Frame::Unlink { from, to, unlink } => {
-                self.spend_pair(now)?;
-                let crossing = self.border.handle_unlink(from, to, unlink);
-                self.cross_end(crossing, from, to);
+                self.border.handle_unlink(from, to, unlink);
+                self.reflect_border();
             }
             Frame::UnlinkAck { from, to, unlink } => {
-                let max_links = u64::from(self.limits.max_links);
-                self.border.handle_unlink_ack(from, to, unlink, max_links, &mut self.deliveries)?;
+                self.border.handle_unlink_ack(from, to, unlink, self.limits.max_links.into())?;
             }
             Frame::Monitor { monitor, to } => {
-                let crossing = self.border.handle_monitor(monitor, to, u64::from(self.limits.max_links))?;
-                self.cross(crossing);
+                self.border.handle_monitor(monitor, to, self.limits.max_links.into())?;
+                self.reflect_border();
             }
             Frame::Demonitor { monitor } => {
-                self.spend_pair(now)?;
-                let crossing = self.border.handle_demonitor(monitor)?;
-                self.cross(crossing);
+                self.border.handle_demonitor(monitor)?;
+                self.reflect_border();
             }
             Frame::Down { monitor, taken: _, reason } => {
-                let crossing = self.border.handle_down(monitor, reason);
-                self.cross(crossing);
+                self.border.handle_down(monitor, reason);
+                self.reflect_border();
             }
             Frame::GoAway => self.peer_drains = true,
             Frame::Credit { id: OWNER, total } => self.balance.grant(total),
@@ -289,33 +300,6 @@ impl<H: Host> Session<H> {
             return Err(Fault::Overload);
         }
         Ok(())
-    }
-
-    fn handle_exit(&mut self, from: u64, to: u64, link: bool, reason: ExitReason) -> Result<(), Fault> {
-        let crossing = if link {
-            let max_links = u64::from(self.limits.max_links);
-            let [ack, exit] =
-                self.border.handle_exit_link(from, to, reason, max_links, &mut self.deliveries)?;
-            self.cross(ack);
-            exit
-        } else {
-            self.border.handle_exit(from, to, reason)
-        };
-        let mut too_many = false;
-        if let Crossing::Deliver(Delivery::Exit { link, provoked: true, .. }) = crossing {
-            self.untaken_exits += usize::from(!link);
-            // A link that ends leaves its place to another at once, but its exit signal may lie untaken.
-            self.untaken_ends += usize::from(link);
-            too_many = self.untaken_exits > self.limits.max_untaken_exits
-                || self.untaken_ends > self.limits.max_links as usize;
-        }
-        // The one too many is delivered all the same: it is the one ending of a link.
-        if link {
-            self.cross_end(crossing, from, to);
-        } else {
-            self.cross(crossing);
-        }
-        if too_many { Err(Fault::Overload) } else { Ok(()) }
     }
 
     fn handle_ping(&mut self, token: u64) {
@@ -470,15 +454,17 @@ impl<H: Host> Session<H> {
         }
     }
 
-    /// The far owner ended. This end answers, so that the far end knows that all it sent has come.
+    /// The far owner ended, or it lives and this is the answer to the end of ours.
     fn handle_ended(&mut self, taken: u64, reason: ExitReason) -> Result<(), Fault> {
         // What was taken has come: in the answer to our own end that is all we sent, and a flush before it is done.
         self.handle_ack(taken)?;
+        let is_answer = self.let_go && reason == ANSWER;
         if !std::mem::replace(&mut self.let_go, true) {
             // What came before may still be taken: the owner ends later, if at all.
-            self.outgoing.put(&Frame::Ended { taken: self.received, reason: ExitReason::Normal });
+            self.outgoing.put(&Frame::Ended { taken: self.received, reason: ANSWER });
         }
-        self.finish(reason, Some(taken), self.outgoing.appended);
+        let reason = if is_answer { ExitReason::Normal } else { reason };
+        self.finish(reason, is_answer, Some(taken), self.outgoing.appended);
         Ok(())
     }
 
@@ -491,34 +477,6 @@ impl<H: Host> Session<H> {
         let later = self.flushing.split_off(&Flush { number: self.acked + 1, ticket: 0 });
         self.woken.extend(std::mem::replace(&mut self.flushing, later).into_values());
         Ok(())
-    }
-
-    /// The second of a pair came, that takes back what the first had done.
-    fn spend_pair(&mut self, now: Instant) -> Result<(), Fault> {
-        if self.pairs.spend(now) { Ok(()) } else { Err(Fault::Overload) }
-    }
-
-    /// The peer ends a link.
-    fn cross_end(&mut self, crossing: Crossing<H::Process>, from: u64, to: u64) {
-        let restored = match crossing {
-            Crossing::Deliver(_) => self.border.restore(from, to),
-            Crossing::Answer(_) | Crossing::Drop => None,
-        };
-        self.cross(crossing);
-        self.deliveries.extend(restored);
-    }
-
-    fn cross(&mut self, crossing: Crossing<H::Process>) {
-        match crossing {
-            Crossing::Deliver(delivery) => self.deliveries.push(delivery),
-            Crossing::Answer(frame) => {
-                if self.can_put() {
-                    self.outgoing.reflect(&frame);
-                    self.check_unsent();
-                }
-            }
-            Crossing::Drop => {}
-        }
     }
 }
 

@@ -147,7 +147,7 @@ impl<H: Host> Session<H> {
     /// deadlines only.
     pub fn cancel_call(&mut self, now: Instant, call: u64) {
         self.withdraw(now, call);
-        if self.asking.abandon(call) && self.can_put() && self.taking_back.spend(now) {
+        if self.asking.abandon(call) && self.can_put() && self.own_cancels.spend(now) {
             self.outgoing.put(&Frame::Cancel { call });
         }
     }

@@ -352,7 +352,7 @@ impl World {
     }
 
     pub(crate) fn signal_far(&mut self, at: At, proc: Proc, far: u64, signal: Signal) {
-        let (me, now) = (Pid::Local(proc), self.now);
+        let me = Pid::Local(proc);
         let before = self.end(at).session().map_or(0, Session::unsent);
         let is_link = signal == Signal::Link;
         self.note(What::Said { at, proc, far, signal: signal.clone() });
@@ -363,11 +363,11 @@ impl World {
         let session = endpoint.session_mut();
         match signal {
             Signal::Link => session.link(me, far),
-            Signal::Unlink { id } => session.unlink(me, far, id),
+            Signal::Unlink { id } => session.unlink(&me, far, id),
             Signal::UnlinkAck { id } => session.unlink_ack(&me, far, id),
             Signal::Exit { reason, link } => session.exit(&me, far, link.then_some(0), reason),
             Signal::Monitor { monitor } => session.monitor(me, monitor, far),
-            Signal::Demonitor { monitor } => session.demonitor(now, monitor),
+            Signal::Demonitor { monitor } => session.demonitor(monitor),
             Signal::Down { .. } => {}
         }
         if is_link && session.unsent() > before {

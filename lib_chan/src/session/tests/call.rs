@@ -361,7 +361,7 @@ fn cancelling_over_and_over_ends_overload_and_this_end_never_cancels_that_often(
     let limits = Limits::default();
     let mut lone = Lone::open(Side::Server);
     feed_call(&mut lone, 1);
-    for _ in 0..limits.max_pairs_burst {
+    for _ in 0..limits.max_cancels_burst {
         lone.feed(&Frame::Cancel { call: 1 });
     }
     assert_eq!(lone.ended(), None);

@@ -154,10 +154,10 @@ fn nothing_follows_the_last_word() {
     lone.session.reply(1, &mut vec![]);
     lone.session.cancel_call(now, asked);
     lone.session.link(8, 0);
-    lone.session.unlink(7, 0, 1);
+    lone.session.unlink(&7, 0, 1);
     lone.session.unlink_ack(&1, 1, 1);
     lone.session.monitor(8, 1, 5);
-    lone.session.demonitor(lone.now, 1);
+    lone.session.demonitor(1);
     lone.session.exit(&8, 0, None, ExitReason::Kill);
     lone.session.go_away();
     lone.session.flush();
@@ -274,7 +274,7 @@ fn every_ending_leaves_empty_tables_once_everybody_has_looked() {
             pair.client.session.monitor(process, process.into(), 0);
             pair.server.session.monitor(process, process.into(), 0);
         }
-        pair.client.session.unlink(10, 0, 1);
+        pair.client.session.unlink(&10, 0, 1);
         pair.settle();
         ending(&mut pair);
         pair.settle();

@@ -218,7 +218,7 @@ fn messages_handed_over_come_in_one_order_with_the_signals_and_the_end_comes_las
             other => panic!("{other:?}"),
         })
         .collect();
-    assert_eq!(seen, ["2", "3", "4", "5", "link", "6", "exit from 1", "exit from 0", "over shutdown"]);
+    assert_eq!(seen, ["2", "3", "4", "5", "link", "6", "exit from 0", "exit from 1", "over shutdown"]);
 }
 
 #[test]
