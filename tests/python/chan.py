@@ -40,7 +40,7 @@ REASONS = (
     "normal", "shutdown", "kill", "killed", "noproc", "noconnection",
     "panic", "failed", "overload", "revoked", "going away", "protocol",
 )  # fmt: skip
-PROTOCOL, FAILED, OVERLOAD = 11, 7, 8
+NO_CONNECTION, PROTOCOL, FAILED, OVERLOAD = 5, 11, 7, 8
 
 
 class Misbehaved(Exception):
@@ -538,7 +538,7 @@ class Session:
             except SessionEnded:
                 pass
             except TimeoutError:
-                self._over(SessionEnded(5))
+                self._over(SessionEnded(NO_CONNECTION))
         assert self.end is not None
         return self.end
 
@@ -560,7 +560,7 @@ class Session:
             try:
                 body = self._next(deadline)
             except (Closed, Lost):
-                self._over(SessionEnded(5))
+                self._over(SessionEnded(NO_CONNECTION))
                 continue
             try:
                 self._handle(*parse(body))
@@ -615,7 +615,9 @@ class Session:
             call._answer = rest if kind == REPLY else CallRefused(fields[1], rest.decode())
         elif kind == ENDED:
             taken, reason = fields
-            self._say_ended(self.received, 0)
+            if self.said_ended and reason == NO_CONNECTION:
+                reason = 0  # The answer to our own end: the other owner lives.
+            self._say_ended(self.received, NO_CONNECTION)
             for call in self.calls.values():
                 call._answer = SessionEnded(reason, rest.decode(), None if call.number <= taken else False)
             self.calls.clear()

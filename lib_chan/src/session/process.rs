@@ -24,18 +24,21 @@ impl<H: Host> Session<H> {
 
     /// Returns the owner, if it is a process.
     pub const fn owner(&self) -> Option<&H::Process> {
-        self.border.owner()
+        self.border.ids.owner()
     }
 
     /// Lets the peer reach `process` under the id returned.
     pub fn hand_out(&mut self, process: H::Process, rights: Rights) -> u64 {
-        self.border.hand_out(process, rights)
+        self.border.ids.hand_out(process, rights)
     }
 
     /// A process that was handed out took messages of this cost: the peer may send it as much more.
     pub fn give_back_to(&mut self, process: &H::Process, cost: u64) {
-        self.border.give_back(process, cost);
-        self.put_border();
+        if let Some((id, total)) = self.border.ids.give_back(process, cost)
+            && self.can_put()
+        {
+            self.outgoing.put(&Frame::Credit { id, total });
+        }
     }
 
     /// `process` links to the far process `far`.

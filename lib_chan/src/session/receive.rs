@@ -388,7 +388,7 @@ impl<H: Host> Session<H> {
     fn handle_message(&mut self, to: u64, kind: InboundKind, payload: Bytes) -> Result<usize, Fault> {
         let message = Inbound { number: self.received, kind, payload };
         if to != OWNER {
-            let Some(to) = self.border.receive(to, message.cost())? else {
+            let Some(to) = self.border.ids.receive(to, message.cost())? else {
                 self.refuse_unreachable(&message);
                 return Ok(0);
             };
