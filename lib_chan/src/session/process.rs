@@ -27,6 +27,11 @@ impl<H: Host> Session<H> {
         self.border.ids.owner()
     }
 
+    /// Returns the process that the peer knows by this id.
+    pub fn named(&self, id: u64) -> Option<H::Process> {
+        self.border.ids.process(id)
+    }
+
     /// Lets the peer reach `process` under the id returned.
     pub fn hand_out(&mut self, process: H::Process, rights: Rights) -> u64 {
         self.border.ids.hand_out(process, rights)

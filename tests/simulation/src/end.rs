@@ -85,8 +85,6 @@ pub(crate) struct End {
     tap: Vec<u8>,
     tapped: u64,
     read: u64,
-    /// Whose links the next `Link` frames are.
-    linkers: VecDeque<Proc>,
     /// Our processes by the ids that the peer knows.
     pub(crate) names: Vec<(u64, Proc)>,
     /// Those of them that only a link has given.
@@ -125,7 +123,6 @@ impl End {
             tap: Vec::new(),
             tapped: 0,
             read: 0,
-            linkers: VecDeque::new(),
             names: Vec::new(),
             linked_names: Vec::new(),
             last_heard: now,
@@ -353,7 +350,6 @@ impl World {
 
     pub(crate) fn signal_far(&mut self, at: At, proc: Proc, far: u64, signal: Signal) {
         let me = Pid::Local(proc);
-        let before = self.end(at).session().map_or(0, Session::unsent);
         let is_link = signal == Signal::Link;
         self.note(What::Said { at, proc, far, signal: signal.clone() });
         if is_link && self.has_end_under_way(at, proc, far) {
@@ -369,9 +365,6 @@ impl World {
             Signal::Monitor { monitor } => session.monitor(me, monitor, far),
             Signal::Demonitor { monitor } => session.demonitor(monitor),
             Signal::Down { .. } => {}
-        }
-        if is_link && session.unsent() > before {
-            self.end(at).linkers.push_back(proc);
         }
         self.after(at, Who::User);
     }
@@ -878,7 +871,8 @@ impl World {
             end.tapped += (wire::LEN_LEN + len) as u64;
             let end_offset = end.tapped;
             if let Tapped::Link { from, to } = frame
-                && let Some(proc) = end.linkers.pop_front()
+                && from != 0
+                && let Some(Pid::Local(proc)) = end.session().and_then(|session| session.named(from))
             {
                 let named = end.names.contains(&(from, proc));
                 if !named {

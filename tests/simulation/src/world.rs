@@ -1147,7 +1147,7 @@ impl World {
             let idle = end.is_idle() && (!hole && !far_over || end.is_over());
             let Some(endpoint) = end.endpoint.as_ref().filter(|_| idle) else { continue };
             let entries = endpoint.session().entries();
-            if entries > 2 * records + ops + owed {
+            if entries > 3 * records + ops + owed {
                 let detail = format!("{at:?}: {entries}, and {records} records, {ops} waits, {owed} calls");
                 self.violations.push(Violation::new("a table holds what nobody has", detail));
             }

@@ -209,17 +209,14 @@ async fn each_flood_ends_that_session_alone_with_overload() {
     let cancelled = (1..=1010)
         .flat_map(|call| [Frame::Call { to: 9, call, left: 1000, payload: b"" }, Frame::Cancel { call }]);
     let floods = [
-        ("exits", over_and_over(&[exit(None)], 65)),
-        ("ends of links", over_and_over(&[Frame::Link { from: 1, to: 0 }, exit(Some(0))], 1100)),
+        ("exits", over_and_over(&[exit(None)], 50_000)),
+        ("ends of links", over_and_over(&[Frame::Link { from: 1, to: 0 }, exit(Some(0))], 50_000)),
         ("links", numbered(|from| Frame::Link { from, to: 0 }, 1025)),
         ("monitors", numbered(|monitor| Frame::Monitor { monitor, to: 0 }, 1025)),
-        ("monitors of nobody", numbered(|monitor| Frame::Monitor { monitor, to: 9 }, 100_000)),
-        ("links to nobody", numbered(|from| Frame::Link { from, to: 9 }, 100_000)),
         ("pings", over_and_over(&[Frame::Ping { token: 0 }], 100_000)),
         ("calls", numbered(|call| Frame::Call { to: 0, call, left: 60_000, payload: b"1" }, 1025)),
         ("casts", over_and_over(&[Frame::Cast { to: 0, payload: b"1" }], 5000)),
         ("cancels", bytes(&cancelled.collect::<Vec<_>>())),
-        ("unlinks", over_and_over(&[Frame::Unlink { from: 1, to: 0, unlink: 1 }], 1100)),
     ];
     for (what, flood) in floods {
         assert_eq!(attack(&server, "stuck", true, &flood).await, ExitReason::Overload, "{what}");

@@ -118,7 +118,7 @@ impl<P: Clone + Ord> Ids<P> {
         owner.into_iter().chain(self.ids.get(process).copied())
     }
 
-    pub(super) fn process(&self, id: u64) -> Option<P> {
+    pub(in crate::session) fn process(&self, id: u64) -> Option<P> {
         if id == OWNER { self.owner.clone() } else { Some(self.known.get(&id)?.process.clone()) }
     }
 

@@ -37,6 +37,8 @@ pub(super) struct End {
     pub(super) owners: Vec<Proc>,
     /// It was over because the peer's `Ended` came, which said this.
     pub(super) heard_taken: Option<u64>,
+    /// It was over with the answer to its own end: the far owner lives.
+    pub(super) answered: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -122,7 +124,8 @@ impl Sessions {
                 let (may_overload, end) = (self.may_overload(*at, wire), self.end(*at));
                 let fine = end.let_go.as_ref().is_some_and(|(own, _)| own == reason)
                     || end.broke_off.as_ref() == Some(reason)
-                    || (*reason == ExitReason::Normal && end.let_go.is_none())
+                    || (matches!(reason, ExitReason::Normal | ExitReason::NoConnection)
+                        && end.let_go.is_none())
                     || (*reason == ExitReason::Overload && (may_overload || end.overloaded));
                 broken.unless(fine, "the last word is the owner's", || format!("{at:?} {reason:?}"));
             }
@@ -189,9 +192,13 @@ impl Sessions {
         if let Some(close_by) = end.let_go.as_ref().map(|(_, close_by)| *close_by) {
             broken.unless(now <= close_by, "a close is bounded in time", || format!("{at:?} {now:?}"));
         }
-        let heard = wire.heard(at).map(|ended| &ended.reason);
-        if end.broke_off.is_none() {
-            end.heard_taken = wire.heard(at).filter(|ended| ended.reason == *reason).map(|ended| ended.taken);
+        // The answer to its own end says that the other owner lives.
+        let answered = |heard: &ExitReason| *heard == ExitReason::NoConnection && end.let_go.is_some();
+        let said = |heard| if answered(heard) { &ExitReason::Normal } else { heard };
+        let heard = wire.heard(at).map(|ended| said(&ended.reason));
+        end.answered = wire.heard(at).is_some_and(|ended| answered(&ended.reason));
+        if end.broke_off.is_none() && heard == Some(reason) {
+            end.heard_taken = wire.heard(at).map(|ended| ended.taken);
         }
         end.overloaded = *reason == ExitReason::Overload && heard != Some(reason) && may_overload;
         let fine = match (&end.broke_off, heard, reason) {

@@ -72,6 +72,8 @@ pub(super) struct Signals {
     few_links: bool,
     /// When, by line, links and monitors across a connection have ended, and at which end of it.
     freed: Vec<(usize, At)>,
+    /// Links that were taken back: on the wire they keep their places until the far session has acknowledged that.
+    taken_back: Vec<At>,
     /// When the last link was made.
     link_lines: BTreeMap<(Proc, Pid), usize>,
     line: usize,
@@ -97,6 +99,7 @@ impl Signals {
             late: BTreeSet::new(),
             max_links: [0, 1].map(|side| plan.limits[side].max_links as usize),
             freed: Vec::new(),
+            taken_back: Vec::new(),
             link_lines: BTreeMap::new(),
             line: 0,
             few_links: plan.limits.iter().any(|limits| limits.max_links < 1000),
@@ -186,6 +189,9 @@ impl Signals {
                 broken.unless(same, "a process knows its links", || format!("{proc} {to:?} {link:?}"));
                 if let (Some(link), Some(number)) = (link, id) {
                     *link = Link { standing: Standing::TakenBack, awaits: Some(*number) };
+                    if let (Pid::Far { conn, .. }, Some(life)) = (*to, self.lives.get(proc)) {
+                        self.taken_back.push(at(conn, life.side));
+                    }
                 }
             }
             What::Parted { proc, to } => {
@@ -375,8 +381,11 @@ impl Signals {
         let freed = self.freed.iter().filter(|(line, at)| *line > since && *at == here).count();
         let owned = |proc: &Proc| sessions.of(here).is_some_and(|end| end.owners.contains(proc));
         let twice = self.said.iter().filter(|(at, proc)| *at == here && owned(proc)).count();
+        // Each change of the owner gives links another name, and what had the old one keeps its place for a while.
+        let renamed = sessions.of(here).map_or(0, |end| end.owners.len()) * links;
+        let taken_back = self.taken_back.iter().filter(|at| **at == here).count();
         // The one in question is among them.
-        links + monitors + freed + twice > self.max_links[here.side.other() as usize]
+        links + monitors + freed + twice + renamed + taken_back > self.max_links[here.side.other() as usize]
     }
 
     /// Whether a link to or monitor on `of` may end with this reason now, at a process of `side`.
@@ -402,6 +411,7 @@ impl Signals {
                 let there = sessions.of(at(conn, side.other()));
                 let handed = there.and_then(|end| end.handed.get(&id));
                 let late = sessions.of(at(conn, side)).is_some_and(|end| end.over_since < since);
+                let lives = sessions.of(at(conn, side)).is_some_and(|end| end.answered);
                 let owner_reason = id == 0 && over == Some(reason);
                 let own_reason = self.named(at(conn, side.other()), id, sessions).any(|proc| {
                     decided(proc) == Some(reason) || *reason == ExitReason::NoProc && decided(proc).is_some()
@@ -412,7 +422,7 @@ impl Signals {
                 owner_reason
                     || own_reason
                     || *reason == ExitReason::NoProc && id != 0 && no_right
-                    || *reason == ExitReason::NoConnection && over.is_some() && (id != 0 || late)
+                    || *reason == ExitReason::NoConnection && over.is_some() && (id != 0 || late || lives)
                     || *reason == ExitReason::Overload && self.is_full(at(conn, side), since, sessions)
             }
             Pid::Watch { .. } => false,
