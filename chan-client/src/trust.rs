@@ -182,6 +182,12 @@ impl TrustError {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum IdentityError {
+    /// The server's own certificate is one of an authority.
+    #[error(
+        "the server's certificate is that of an authority (CA:TRUE), which no server may show; pin its key (?pin=…), or \
+         ask its operator for a certificate with basicConstraints CA:FALSE"
+    )]
+    CaCertificate,
     /// A certificate with another fault.
     #[error("the server's certificate is not acceptable ({what}); ask its operator")]
     Certificate {
@@ -286,6 +292,8 @@ impl IdentityError {
             Fault::UnknownIssuer => Self::Issuer,
             Fault::Other(OtherError(other)) => match other.downcast_ref::<Self>() {
                 Some(own) => own.clone(),
+                // The verifier has no type of its own for it.
+                None if other.to_string() == "CaUsedAsEndEntity" => Self::CaCertificate,
                 None => Self::Certificate { what: other.to_string().into() },
             },
             other => Self::Certificate { what: other.to_string().into() },
@@ -470,6 +478,20 @@ mod tests {
         let error = try_trust(&authority.trust(), &Authority::new("ours").sign("h", 2020..4000)).await;
         assert_eq!(error, Err(IdentityError::Signature), "another key under the same name");
         assert!(IdentityError::Issuer.to_string().contains("?ca=FILE"));
+    }
+
+    #[tokio::test]
+    async fn the_certificate_of_an_authority_is_told_with_what_to_do() {
+        let mut params = CertificateParams::new(vec!["h".into()]).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.self_signed(&key).unwrap();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), certificate.pem()).unwrap();
+        let server = Server { certificate: certificate.into(), key };
+        let error = try_trust(&Trust::Ca(file.path().into()), &server).await.unwrap_err();
+        assert_eq!(error, IdentityError::CaCertificate);
+        assert!(error.to_string().contains("?pin=") && error.to_string().contains("CA:FALSE"), "{error}");
     }
 
     #[tokio::test]

@@ -186,7 +186,7 @@ Exit codes:
   1   something on this machine failed, such as writing the output
   2   wrong usage, URL or configuration; nothing was sent
   3   cannot connect, or TLS fails; nothing was executed
-  4   the server is not the expected one, or misbehaves; nothing was executed
+  4   the server is not the expected one, or breaks the protocol; the message says whether it was executed
   5   refused; it is never said whether for the password, the service or the client
   6   refused by name after the login; not executed
   7   the service ended or gave no answer; the message says whether it was executed

@@ -15,6 +15,11 @@ use crate::json::one_line;
 pub(super) const DONE: &str = "executed: do not send it again";
 pub(super) const MAYBE: &str = "perhaps executed: find out before you send it again";
 
+/// A session ends with `protocol` only if one of its ends broke the protocol; a message that the service cannot read
+/// does not.
+const BROKEN: &str = "the server broke the protocol, or says that this client did: they are of different versions, or something between \
+     them changes what is sent; tell the server's operator";
+
 /// A command that failed, as its user learns of it.
 ///
 /// The line says what happened, whether it was executed where that is the question, and what to do next.
@@ -86,6 +91,7 @@ impl Failure {
     pub(super) fn ended(reason: &ExitReason) -> Self {
         match reason {
             ExitReason::NoConnection => Self::new(Code::Lost, "the connection was lost; connect again"),
+            ExitReason::Protocol => Self::new(Code::Identity, BROKEN),
             reason => Self::new(Code::Ended, format_args!("the service ended: {}", meaning(reason))),
         }
     }
@@ -167,6 +173,7 @@ impl From<ConnectError> for Failure {
                 (Code::RefusedByName, "; it carries bytes: use `chan-client pipe` or `chan-client forward`")
             }
             ConnectError::RefusedByName(_) => (Code::RefusedByName, "; ask the server's operator"),
+            ConnectError::Ended(ExitReason::Protocol) => (Code::Identity, "; tell the server's operator"),
             ConnectError::Ended(_) => (Code::Ended, "; ask the server's operator"),
             ConnectError::Deadline => (Code::Deadline, "; give it longer with --timeout, or try again"),
             ConnectError::Lost => (Code::Lost, "; try again"),
@@ -191,6 +198,7 @@ impl From<CallError> for Failure {
             CallFailure::Exit(ExitReason::NoConnection) => {
                 Self::new(code, format_args!("the connection was lost ({advice})"))
             }
+            CallFailure::Exit(ExitReason::Protocol) => Self::new(code, format_args!("{BROKEN} ({advice})")),
             CallFailure::Exit(reason) => {
                 Self::new(code, format_args!("the service ended: {} ({advice})", meaning(reason)))
             }
@@ -219,6 +227,7 @@ fn call_code(executed: Executed, reason: &CallFailure) -> Code {
     match reason {
         CallFailure::Deadline => Code::Deadline,
         CallFailure::Exit(ExitReason::NoConnection) => Code::Lost,
+        CallFailure::Exit(ExitReason::Protocol) => Code::Identity,
         CallFailure::Exit(_) | CallFailure::NoAnswer => Code::Ended,
         CallFailure::Codec(_) | CallFailure::TooLong { .. } if executed == Executed::Yes => Code::Answer,
         CallFailure::Codec(_)
@@ -237,7 +246,6 @@ fn meaning(reason: &ExitReason) -> String {
         ExitReason::Overload => "too much was sent or left unread; try again with less",
         ExitReason::Revoked => "the right to it was withdrawn; ask the operator",
         ExitReason::Failed(_) => "if that does not help, ask the operator, whose log says more",
-        ExitReason::Protocol => "the two ends do not speak the same protocol; update the older one",
         _ => "ask the operator, whose log says more",
     };
     format!("{reason}; {advice}")
@@ -267,6 +275,7 @@ mod tests {
         assert_eq!(connect(ConnectError::Refused), 5);
         assert_eq!(connect(ConnectError::RefusedByName("codec".into())), 6);
         assert_eq!(connect(ConnectError::Ended(ExitReason::Panic)), 7);
+        assert_eq!(connect(ConnectError::Ended(ExitReason::Protocol)), 4);
         assert_eq!(connect(ConnectError::Deadline), 8);
         assert_eq!(connect(ConnectError::Lost), 9);
     }
@@ -278,6 +287,8 @@ mod tests {
         assert_eq!(call(No, CallFailure::Codec("x".into())), 6);
         assert_eq!(call(No, CallFailure::TooLong { max: 1 }), 6);
         assert_eq!(call(No, CallFailure::Overload), 6);
+        assert_eq!(call(Unknown, CallFailure::Exit(ExitReason::Protocol)), 4);
+        assert_eq!(Failure::ended(&ExitReason::Protocol).exit_code(), 4);
         assert_eq!(call(No, CallFailure::Exit(ExitReason::Panic)), 7);
         assert_eq!(call(Unknown, CallFailure::Exit(ExitReason::Normal)), 7);
         assert_eq!(call(Unknown, CallFailure::NoAnswer), 7);
