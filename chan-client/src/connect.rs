@@ -236,6 +236,8 @@ pub enum Step {
         /// What the server says about the session.
         parameters: SessionParameters,
     },
+    /// The server's key was accepted and could not be noted, for this reason: it will be as unknown the next time.
+    NotNoted(Box<str>),
     /// The key is derived from the password now.
     Stretching,
     /// The time for a login was over before the key was derived; all begins again when it is.
@@ -375,7 +377,11 @@ impl Connect<'_> {
         }
         let (known_hosts, authority) = (self.known_hosts.clone(), url.authority());
         let add = move || known_hosts.map_or_else(KnownHosts::of_user, Ok)?.add(&authority, &pin);
-        spawn_blocking(add).await.map_err(ConnectError::local)?.map_err(TrustError::from)?;
+        match spawn_blocking(add).await.map_err(ConnectError::local)? {
+            // The caller has accepted this key, and whether it is asked again does not matter to this session.
+            Err(KnownHostsError::File(error)) => (self.on_step)(Step::NotNoted(error.to_string().into())),
+            noted => noted.map_err(TrustError::from)?,
+        }
         Ok(())
     }
 }

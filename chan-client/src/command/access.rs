@@ -119,6 +119,10 @@ impl Way {
     }
 
     fn tell(&self, step: &Step, notice: &Notice) {
+        if let Step::NotNoted(why) = step {
+            return notice
+                .complain(format_args!("warning: the server's key was accepted and is not noted: {why}"));
+        }
         notice.wait_for(match step {
             Step::Connected(_) => "setting up TLS",
             Step::Encrypted { .. } => "logging in",
@@ -143,6 +147,7 @@ impl Way {
                 parameters.window_len(),
                 humantime::format_duration(parameters.heartbeat_interval()),
             ),
+            Step::NotNoted(why) => format!("the server's key is not noted: {why}"),
             Step::Stretching => "deriving the key from the password".into(),
             Step::Outlasted => {
                 "the time for the login is over: connecting once more when the key is derived".into()

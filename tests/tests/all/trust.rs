@@ -62,6 +62,17 @@ fn tofu_notes_a_key_by_consent_and_knows_it_again_and_never_takes_another() {
 }
 
 #[test]
+fn an_accepted_key_that_cannot_be_noted_is_a_warning() {
+    let server = Server::start(SERVICE);
+    let url = format!("chan://127.0.0.1:{}/s?tofu", port_of(server.url("s")));
+    let mut client = server.client_at("ping", &url, &server.folder.path().join("password"));
+    // Where nobody can make a file.
+    let (code, _, complaint) = run(client.arg("--accept-new").env("XDG_CONFIG_HOME", "/proc"));
+    assert_eq!(code, Some(0), "{complaint}");
+    says(&complaint, &["warning", "not noted", "/proc/chan-client/known_hosts"]);
+}
+
+#[test]
 fn a_pin_that_is_not_the_servers_is_told_with_the_key_that_was_shown() {
     let (server, other) = (Server::start(SERVICE), Server::start(SERVICE));
     let wrong = server.url("s").replace(pin_of(server.url("s")), pin_of(other.url("s")));
