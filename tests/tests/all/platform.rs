@@ -206,11 +206,14 @@ fn serves_before_the_clock_is_set() {
         return;
     }
     let folder = configured(ECHO);
-    let mut early = Command::new("faketime");
-    early.args(["1970-01-05 00:00:00"]).arg(program("chan-server")).args(["serve", "--config", "c.toml"]);
-    early.current_dir(folder.path()).env("HOME", folder.path()).env_remove("XDG_STATE_HOME");
+    // The program `faketime` would stay between, and outlive the test with the server.
+    let (_, library, _) = run(Command::new("faketime").args(["1970-01-05", "printenv", "LD_PRELOAD"]));
+    assert!(library.contains("libfaketime"), "{library}");
+    let mut early = serve(&folder);
+    early.env("LD_PRELOAD", library.trim()).env("FAKETIME", "@1970-01-05 00:00:00");
     let server = Running::start(early);
     server.out.wait("a URL", |line| line.starts_with("echo: chan://"));
+    assert!(logged(&server, "listening").contains("\"time\":\"1970-01-05T"));
 }
 
 #[test]
