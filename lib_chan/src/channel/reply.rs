@@ -4,18 +4,14 @@ use std::task::{Context, Poll};
 
 use crate::{
     middleman::{Shared, keep, with_scratch},
-    payload::{Codec, PayloadError},
-    process::FarCallers,
+    payload::PayloadError,
+    process::{EncodeAnswer, FarCallers},
     wire::RefuseCode,
 };
 
 impl FarCallers for Shared {
     /// Encodes with the session's codec, outside of the lock.
-    fn answer(
-        &self,
-        call: u64,
-        encode: &mut dyn FnMut(Codec, usize, &mut Vec<u8>) -> Result<(), PayloadError>,
-    ) {
+    fn answer(&self, call: u64, encode: &mut EncodeAnswer<'_>) {
         // The session is over: don't encode an answer that nobody receives.
         if self.gate().is_over() {
             return;

@@ -38,8 +38,8 @@ pub use cell::ending_processes;
 pub use names::{NameError, Names};
 pub use pid::Pid;
 pub use process::{Event, Process};
-pub(crate) use reply::FarCallers;
 pub use reply::{Call, Incoming, Message, Reply, Untyped};
+pub(crate) use reply::{EncodeAnswer, FarCallers};
 pub use run::{SpawnOptions, enter, spawn, spawn_with};
 
 pub use crate::links::MonitorRef;

@@ -69,11 +69,7 @@ enum Route {
 /// The callers at the far end of a session. Each call is answered once.
 pub(crate) trait FarCallers: Send + Sync + 'static {
     /// Encodes an answer, at most as long as the far end takes, and sends it. Never waits.
-    fn answer(
-        &self,
-        call: u64,
-        encode: &mut dyn FnMut(Codec, usize, &mut Vec<u8>) -> Result<(), PayloadError>,
-    );
+    fn answer(&self, call: u64, encode: &mut EncodeAnswer<'_>);
 
     /// Refuses the call, with a text that the caller may see.
     fn refuse(&self, call: u64, public: &str);
@@ -84,6 +80,9 @@ pub(crate) trait FarCallers: Send + Sync + 'static {
     /// Ready once the caller no longer waits: it gave up, its deadline passed, or its session ended.
     fn poll_cancelled(&self, call: u64, cx: &mut Context<'_>) -> Poll<()>;
 }
+
+/// Appends an answer in this codec, at most so many bytes, to a buffer.
+pub(crate) type EncodeAnswer<'a> = dyn FnMut(Codec, usize, &mut Vec<u8>) -> Result<(), PayloadError> + 'a;
 
 type Encode<R> = fn(Codec, &R, usize, &mut Vec<u8>) -> Result<(), PayloadError>;
 
