@@ -1,20 +1,29 @@
-//! The audit log: one line for each thing that happened at the door, with the true reason, which the peer never gets.
+//! The audit log: one line for each event at the door, with the true reason, which the peer never gets.
 //!
-//! Lines are written by a thread of their own, so that a reader that stalls never holds up the server: what finds no
-//! room is counted, and the next line says how many were lost. Events that strangers can cause at will are limited to a
-//! few a second, and those that a client can cause which has proved itself to more, for each of them apart, so that
-//! nobody hides what another does. What is left out is counted likewise.
+//! A thread of its own writes the lines, so that a reader that stalls never holds up the server. Lines that find no room
+//! are counted, and a later line says how many were lost. Events that strangers can cause at will are limited to a few a
+//! second; the others are counted. Events of authenticated clients are never left out: where one client causes too many
+//! for a line each, a line now and then has their totals for each of its sources.
+
+mod bucket;
+mod event;
+mod output;
 
 use std::collections::HashMap;
 use std::io::{self, IsTerminal, Write};
-use std::net::SocketAddr;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Mutex, PoisonError};
+use std::net::IpAddr;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 use tokio::time::Instant;
+
+use bucket::{Bucket, Rate};
+use event::Sum;
+pub(crate) use event::{Event, Who};
+use output::Output;
 
 /// Lines that wait for the writer, at most. Cost: about 300 bytes each, when they wait.
 const QUEUE_CAPACITY: usize = 4096;
@@ -22,7 +31,12 @@ const QUEUE_CAPACITY: usize = 4096;
 /// that fail, which would be hidden behind those.
 const STRANGERS: Rate = Rate { burst: 100, per_second: 20 };
 /// For each client that a configuration names, and for those together that share a password. A session is three events.
-const MEMBER: Rate = Rate { burst: 1000, per_second: 100 };
+/// Cost: about 250 bytes of log a line.
+const MEMBER: Rate = Rate { burst: 10_000, per_second: 1000 };
+/// How often totals are written of what had no line of its own.
+const SUM_INTERVAL: Duration = Duration::from_secs(10);
+/// Totals by source, at most. What comes from other sources is summed without it.
+const MAX_SUMS: usize = 1024;
 /// How long the end of a program waits for its last lines to be read.
 const LAST_LINES_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -31,7 +45,7 @@ const LAST_LINES_TIMEOUT: Duration = Duration::from_secs(1);
 pub struct Audit {
     /// `None` where nobody wants to know.
     writer: Option<Writer>,
-    state: Mutex<State>,
+    state: Arc<Mutex<State>>,
 }
 
 #[derive(Debug)]
@@ -64,116 +78,17 @@ struct State {
     unheard: Bucket,
     failed: Bucket,
     /// By service and client. As many as have credentials, since only who has proved to be one of them gets here.
-    members: HashMap<(Box<str>, Box<str>), Bucket>,
+    members: HashMap<Member, Bucket>,
+    /// Totals of what has no line of its own.
+    sums: HashMap<(Member, Option<IpAddr>), Sum>,
     /// Limited events that were not written.
     suppressed: u64,
     /// Lines that found no room.
     lost: u64,
 }
 
-/// What happened.
-#[derive(Debug, Serialize)]
-#[serde(tag = "event", rename_all = "snake_case")]
-pub(crate) enum Event<'e> {
-    /// The server takes connections at this address.
-    Listening { address: SocketAddr },
-    /// The system gives no more connections for a while.
-    AcceptFailed { error: String },
-    /// Verifiers are made of so many passwords, about ten a second; clients wait until that is done.
-    Starting { passwords: usize },
-    /// Something in the configuration that is allowed, and worth knowing.
-    Warning { text: String },
-    /// Something that keeps some clients away, and has to be mended.
-    Error { text: String },
-    /// A connection was dropped before TLS.
-    Turned { peer: SocketAddr, why: &'e str },
-    /// A login that was refused, or not completed.
-    LoginFailed {
-        connection: u64,
-        peer: SocketAddr,
-        #[serde(flatten)]
-        who: Who<'e>,
-        why: String,
-        ms: u64,
-    },
-    /// A client proved itself.
-    LoginOk {
-        connection: u64,
-        peer: SocketAddr,
-        #[serde(flatten)]
-        who: Who<'e>,
-        ms: u64,
-    },
-    /// A client that had proved itself got no session.
-    SessionRefused {
-        connection: u64,
-        peer: SocketAddr,
-        #[serde(flatten)]
-        who: Who<'e>,
-        why: String,
-    },
-    /// A service was started for a client.
-    SessionStarted {
-        connection: u64,
-        peer: SocketAddr,
-        #[serde(flatten)]
-        who: Who<'e>,
-    },
-    /// The target of a `tcp` or `unix` service could not be reached: what was tried, and what the system said.
-    TargetFailed {
-        connection: u64,
-        peer: SocketAddr,
-        #[serde(flatten)]
-        who: Who<'e>,
-        why: String,
-    },
-    /// The connection of a client that had proved itself is over: one for each login that was ok.
-    SessionEnded {
-        connection: u64,
-        peer: SocketAddr,
-        #[serde(flatten)]
-        who: Who<'e>,
-        reason: String,
-        bytes_in: u64,
-        bytes_out: u64,
-        ms: u64,
-    },
-    /// The server's own code panicked over a connection.
-    Crashed,
-    /// The server takes nothing new any more, and waits for these to end.
-    Draining { sessions: usize, ms: u64 },
-    /// The server stops.
-    Stopped,
-}
-
-/// Whom an event is about; both empty where that is not known.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
-pub(crate) struct Who<'e> {
-    pub(crate) service: &'e str,
-    #[serde(skip_serializing_if = "str::is_empty")]
-    pub(crate) client: &'e str,
-}
-
-impl Event<'_> {
-    fn cause(&self) -> Cause<'_> {
-        match self {
-            Self::Turned { .. } | Self::AcceptFailed { .. } => Cause::Unheard,
-            Self::LoginFailed { .. } => Cause::Failed,
-            Self::LoginOk { who, .. }
-            | Self::SessionRefused { who, .. }
-            | Self::SessionStarted { who, .. }
-            | Self::TargetFailed { who, .. }
-            | Self::SessionEnded { who, .. } => Cause::Member(*who),
-            Self::Listening { .. }
-            | Self::Starting { .. }
-            | Self::Warning { .. }
-            | Self::Error { .. }
-            | Self::Crashed
-            | Self::Draining { .. }
-            | Self::Stopped => Cause::Server,
-        }
-    }
-}
+/// Service and client.
+type Member = (Box<str>, Box<str>);
 
 /// Who can cause an event at will.
 enum Cause<'e> {
@@ -195,6 +110,20 @@ impl State {
             }
             Cause::Server => true,
         }
+    }
+
+    /// Adds an event that has no line to the totals of its client, or counts it.
+    fn sum(&mut self, event: &Event<'_>) {
+        let mut one = Sum::default();
+        let (Cause::Member(who), Some(source)) = (event.cause(), one.add(event)) else {
+            self.suppressed += 1;
+            return;
+        };
+        let member = || (who.service.into(), who.client.into());
+        let key = (member(), Some(source));
+        let key =
+            if self.sums.len() < MAX_SUMS || self.sums.contains_key(&key) { key } else { (member(), None) };
+        self.sums.entry(key).or_default().add(event);
     }
 }
 
@@ -225,25 +154,28 @@ impl Audit {
     pub fn to(writer: impl Write + Send + 'static, format: Format) -> Self {
         let (entries, queue) = sync_channel(QUEUE_CAPACITY);
         let (finished, done) = sync_channel(1);
+        let mut this = Self::none();
+        let state = Arc::clone(&this.state);
         let spawned = thread::Builder::new().name("audit".into()).spawn(move || {
-            write_lines(writer, &queue);
+            write_lines(Output::new(writer), &queue, format, &state);
             let _ = finished.send(());
         });
         // Without a thread there is no log, and a server without a log is better than none.
-        Self::with(spawned.is_ok().then_some(Writer { queue: entries, done: Mutex::new(done), format }))
+        this.writer = spawned.is_ok().then_some(Writer { queue: entries, done: Mutex::new(done), format });
+        this
     }
 
     /// To nobody.
     pub fn none() -> Self {
-        Self::with(None)
-    }
-
-    fn with(writer: Option<Writer>) -> Self {
-        let (unheard, failed) = (Bucket::new(STRANGERS), Bucket::new(STRANGERS));
-        Self {
-            writer,
-            state: Mutex::new(State { unheard, failed, members: HashMap::new(), suppressed: 0, lost: 0 }),
-        }
+        let state = State {
+            unheard: Bucket::new(STRANGERS),
+            failed: Bucket::new(STRANGERS),
+            members: HashMap::new(),
+            sums: HashMap::new(),
+            suppressed: 0,
+            lost: 0,
+        };
+        Self { writer: None, state: Arc::new(Mutex::new(state)) }
     }
 
     /// Writes an event down. Never waits.
@@ -251,13 +183,13 @@ impl Audit {
         let Some(writer) = &self.writer else { return };
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if !state.take(event.cause(), Instant::now()) {
-            state.suppressed += 1;
-            return;
+            return state.sum(event);
         }
         let line = Line { time: time_of_day(), event, suppressed: state.suppressed, lost: state.lost };
         let Some(text) = writer.format.line(&line) else { return };
         match writer.queue.try_send(Entry::Line(text)) {
             Ok(()) => (state.suppressed, state.lost) = (0, 0),
+            Err(_) if matches!(event.cause(), Cause::Member(_)) => state.sum(event),
             Err(_) => state.lost += 1,
         }
     }
@@ -285,6 +217,10 @@ impl Drop for Audit {
 }
 
 impl Format {
+    fn event(self, event: &Event<'_>) -> Option<String> {
+        self.line(&Line { time: time_of_day(), event, suppressed: 0, lost: 0 })
+    }
+
     fn line(self, line: &Line<'_>) -> Option<String> {
         let mut text = match self {
             Self::Json => serde_json::to_string(line).ok()?,
@@ -322,14 +258,35 @@ fn plain(line: &serde_json::Value) -> Option<String> {
     Some(text)
 }
 
-fn write_lines(mut writer: impl Write, queue: &Receiver<Entry>) {
-    while let Ok(entry) = queue.recv() {
-        match entry {
-            // Nobody is left to tell that the log is gone.
-            Entry::Line(line) => drop(writer.write_all(line.as_bytes()).and_then(|()| writer.flush())),
-            Entry::Flush(written) => drop(written.send(())),
+/// Writes lines until there will be no more, and totals in between.
+fn write_lines<W: Write>(
+    mut output: Output<W>,
+    queue: &Receiver<Entry>,
+    format: Format,
+    state: &Mutex<State>,
+) {
+    let note = |lost| format.event(&Event::LinesLost { lost });
+    let mut summed = Instant::now();
+    let mut over = false;
+    while !over {
+        match queue.recv_timeout(SUM_INTERVAL.saturating_sub(summed.elapsed())) {
+            Ok(Entry::Line(line)) => output.write_line(&line, note),
+            Ok(Entry::Flush(written)) => drop(written.send(())),
+            Err(RecvTimeoutError::Timeout) => output.catch_up(note),
+            Err(RecvTimeoutError::Disconnected) => over = true,
+        }
+        if over || summed.elapsed() >= SUM_INTERVAL {
+            summed = Instant::now();
+            let sums = std::mem::take(&mut state.lock().unwrap_or_else(PoisonError::into_inner).sums);
+            for (((service, client), source), sum) in sums {
+                let who = Who { service: &service, client: &client };
+                if let Some(line) = format.event(&Event::SessionsSummed { who, source, sum }) {
+                    output.write_line(&line, note);
+                }
+            }
         }
     }
+    output.catch_up(note);
 }
 
 /// A text from a peer as the log may hold it: what does not print is escaped, so it cannot look like another line or
@@ -344,39 +301,6 @@ pub(crate) fn escaped(text: &str) -> String {
         }
     }
     escaped
-}
-
-/// How many events may come at once, and how many a second after that.
-#[derive(Clone, Copy, Debug)]
-struct Rate {
-    burst: u32,
-    per_second: u32,
-}
-
-/// A bucket of tokens that fills with time.
-#[derive(Debug)]
-struct Bucket {
-    rate: Rate,
-    tokens: f64,
-    filled: Option<Instant>,
-}
-
-impl Bucket {
-    fn new(rate: Rate) -> Self {
-        Self { rate, tokens: f64::from(rate.burst), filled: None }
-    }
-
-    fn take(&mut self, now: Instant) -> bool {
-        let since = self.filled.map_or(Duration::ZERO, |filled| now.saturating_duration_since(filled));
-        self.filled = Some(now);
-        let filled = self.tokens + since.as_secs_f64() * f64::from(self.rate.per_second);
-        self.tokens = filled.min(f64::from(self.rate.burst));
-        let any = self.tokens >= 1.0;
-        if any {
-            self.tokens -= 1.0;
-        }
-        any
-    }
 }
 
 #[cfg(test)]
@@ -436,27 +360,71 @@ mod tests {
         );
     }
 
-    #[test]
-    fn what_others_cause_is_limited_for_each_and_counted_and_what_the_server_does_is_not() {
-        let started = |client| Event::SessionStarted {
+    fn ended(client: &str, host: u8) -> Event<'_> {
+        Event::SessionEnded {
             connection: 1,
-            peer: ([10, 0, 0, 1], 4711).into(),
+            peer: ([10, 0, 0, host], 4711).into(),
             who: Who { service: "echo", client },
-        };
-        for (rate, event) in [(STRANGERS, turned()), (MEMBER, started("joe"))] {
-            let lines = written(Format::Json, |audit| {
-                (0..rate.burst * 2).for_each(|_| audit.write(&event));
-                audit.write(&started("mike"));
-                audit.write(&Event::Stopped);
-            });
-            let lines: Vec<serde_json::Value> =
-                lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
-            let [limited @ .., mike, stopped] = &lines[..] else { panic!("{lines:?}") };
-            assert_eq!((&mike["client"], &stopped["event"]), (&"mike".into(), &"stopped".into()));
-            let (written, suppressed) = (limited.len() as u64, mike["suppressed"].as_u64().unwrap());
-            assert!(suppressed > 0 && written >= u64::from(rate.burst), "{written} and {suppressed}");
-            assert_eq!(written + suppressed, u64::from(rate.burst * 2));
+            reason: "normal".into(),
+            bytes_in: 100,
+            bytes_out: 7,
+            ms: 1,
         }
+    }
+
+    #[test]
+    fn what_strangers_cause_is_limited_and_counted() {
+        let lines = written(Format::Json, |audit| {
+            (0..STRANGERS.burst * 2).for_each(|_| audit.write(&turned()));
+            audit.write(&ended("mike", 1));
+            audit.write(&Event::Stopped);
+        });
+        let lines: Vec<serde_json::Value> =
+            lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let [limited @ .., mike, stopped] = &lines[..] else { panic!("{lines:?}") };
+        assert_eq!((&mike["client"], &stopped["event"]), (&"mike".into(), &"stopped".into()));
+        let (written, suppressed) = (limited.len() as u64, mike["suppressed"].as_u64().unwrap());
+        assert!(suppressed > 0 && written >= u64::from(STRANGERS.burst), "{written} and {suppressed}");
+        assert_eq!(written + suppressed, u64::from(STRANGERS.burst * 2));
+    }
+
+    #[test]
+    fn no_total_of_a_client_is_lost() {
+        let count = u64::from(MEMBER.burst) * 2;
+        let lines = written(Format::Json, |audit| {
+            for n in 0..count {
+                audit.write(&ended("joe", (n % 2) as u8));
+            }
+            audit.write(&ended("mike", 1));
+        });
+        let lines = lines.iter().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        let (mut ends, mut bytes, mut sums) = (0, 0, 0);
+        for line in lines.filter(|line| line["client"] == "joe") {
+            let number = |name: &str| line[name].as_u64().unwrap();
+            if line["event"] == "sessions_summed" {
+                sums += 1;
+                assert!(line["source"].as_str().unwrap().starts_with("10.0.0."), "{line}");
+                ends += number("ended");
+            } else {
+                ends += 1;
+            }
+            bytes += number("bytes_in") + number("bytes_out");
+        }
+        assert_eq!((ends, bytes), (count, 107 * count));
+        assert!(sums >= 2, "one for each source: {sums}");
+    }
+
+    #[test]
+    fn totals_of_many_sources_have_a_bound() {
+        let audit = Audit::none();
+        let mut state = audit.state.lock().unwrap();
+        for n in 0..5000_u16 {
+            let [high, low] = n.to_be_bytes();
+            let peer = ([10, 0, high, low], 1).into();
+            state.sum(&Event::LoginOk { connection: 1, peer, who: Who::default(), ms: 1 });
+        }
+        assert_eq!(state.sums.len(), MAX_SUMS + 1);
+        assert_eq!(state.sums.values().map(|sum| sum.logins).sum::<u64>(), 5000);
     }
 
     #[test]
@@ -472,19 +440,6 @@ mod tests {
             });
         });
         assert!(lines.last().unwrap().contains("wrong proof"), "{lines:?}");
-    }
-
-    #[test]
-    fn a_bucket_gives_its_burst_and_then_so_many_a_second() {
-        let mut bucket = Bucket::new(STRANGERS);
-        let start = Instant::now();
-        let mut taken = |seconds| {
-            let now = start + Duration::from_secs(seconds);
-            (0..1000).filter(|_| bucket.take(now)).count() as u32
-        };
-        assert_eq!(taken(0), STRANGERS.burst);
-        assert_eq!(taken(1), STRANGERS.per_second);
-        assert_eq!(taken(3600), STRANGERS.burst);
     }
 
     #[test]

@@ -1,0 +1,157 @@
+//! What the log tells.
+
+use std::net::{IpAddr, SocketAddr};
+
+use serde::Serialize;
+
+use super::Cause;
+
+/// What happened.
+#[derive(Debug, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub(crate) enum Event<'e> {
+    /// The server takes connections at this address.
+    Listening { address: SocketAddr },
+    /// The system gives no more connections for a while.
+    AcceptFailed { error: String },
+    /// Verifiers are made of so many passwords, about ten a second; clients wait until that is done.
+    Starting { passwords: usize },
+    /// Something in the configuration that is allowed, and worth knowing.
+    Warning { text: String },
+    /// Something that keeps some clients away, and has to be mended.
+    Error { text: String },
+    /// A connection was dropped before TLS.
+    Turned { peer: SocketAddr, why: &'e str },
+    /// A login that was refused, or not completed.
+    LoginFailed {
+        connection: u64,
+        peer: SocketAddr,
+        #[serde(flatten)]
+        who: Who<'e>,
+        why: String,
+        ms: u64,
+    },
+    /// A client proved itself.
+    LoginOk {
+        connection: u64,
+        peer: SocketAddr,
+        #[serde(flatten)]
+        who: Who<'e>,
+        ms: u64,
+    },
+    /// A client that had proved itself got no session.
+    SessionRefused {
+        connection: u64,
+        peer: SocketAddr,
+        #[serde(flatten)]
+        who: Who<'e>,
+        why: String,
+    },
+    /// A service was started for a client.
+    SessionStarted {
+        connection: u64,
+        peer: SocketAddr,
+        #[serde(flatten)]
+        who: Who<'e>,
+    },
+    /// The target of a `tcp` or `unix` service could not be reached: what was tried, and what the system said.
+    TargetFailed {
+        connection: u64,
+        peer: SocketAddr,
+        #[serde(flatten)]
+        who: Who<'e>,
+        why: String,
+    },
+    /// The connection of a client that had proved itself is over: one for each login that was ok.
+    SessionEnded {
+        connection: u64,
+        peer: SocketAddr,
+        #[serde(flatten)]
+        who: Who<'e>,
+        reason: String,
+        bytes_in: u64,
+        bytes_out: u64,
+        ms: u64,
+    },
+    /// Events of one authenticated client that came too fast for a line each. Nothing is missing from the totals; the
+    /// source is missing where there were too many.
+    SessionsSummed {
+        #[serde(flatten)]
+        who: Who<'e>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        source: Option<IpAddr>,
+        #[serde(flatten)]
+        sum: Sum,
+    },
+    /// So many lines before this one could not be written, since the log was full or gone.
+    LinesLost { lost: u64 },
+    /// The server's own code panicked over a connection.
+    Crashed,
+    /// The server takes nothing new any more, and waits for these to end.
+    Draining { sessions: usize, ms: u64 },
+    /// The server stops.
+    Stopped,
+}
+
+/// Whom an event is about; both empty where that is not known.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub(crate) struct Who<'e> {
+    pub(crate) service: &'e str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub(crate) client: &'e str,
+}
+
+/// Totals of events that have no line of their own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Sum {
+    pub(crate) logins: u64,
+    pub(crate) refused: u64,
+    pub(crate) started: u64,
+    pub(crate) targets_failed: u64,
+    pub(crate) ended: u64,
+    pub(crate) bytes_in: u64,
+    pub(crate) bytes_out: u64,
+}
+
+impl Sum {
+    /// Adds an event; `None` for one that is not of an authenticated client.
+    pub(super) fn add(&mut self, event: &Event<'_>) -> Option<IpAddr> {
+        let (count, peer) = match event {
+            Event::LoginOk { peer, .. } => (&mut self.logins, peer),
+            Event::SessionRefused { peer, .. } => (&mut self.refused, peer),
+            Event::SessionStarted { peer, .. } => (&mut self.started, peer),
+            Event::TargetFailed { peer, .. } => (&mut self.targets_failed, peer),
+            Event::SessionEnded { peer, bytes_in, bytes_out, .. } => {
+                self.bytes_in += bytes_in;
+                self.bytes_out += bytes_out;
+                (&mut self.ended, peer)
+            }
+            _ => return None,
+        };
+        *count += 1;
+        Some(peer.ip())
+    }
+}
+
+impl Event<'_> {
+    pub(super) fn cause(&self) -> Cause<'_> {
+        match self {
+            Self::Turned { .. } | Self::AcceptFailed { .. } => Cause::Unheard,
+            Self::LoginFailed { .. } => Cause::Failed,
+            Self::LoginOk { who, .. }
+            | Self::SessionRefused { who, .. }
+            | Self::SessionStarted { who, .. }
+            | Self::TargetFailed { who, .. }
+            | Self::SessionEnded { who, .. } => Cause::Member(*who),
+            Self::Listening { .. }
+            | Self::Starting { .. }
+            | Self::Warning { .. }
+            | Self::Error { .. }
+            | Self::SessionsSummed { .. }
+            | Self::LinesLost { .. }
+            | Self::Crashed
+            | Self::Draining { .. }
+            | Self::Stopped => Cause::Server,
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! Writes lines to where the log goes, which may be full, slow or gone.
+
+use std::io::{ErrorKind, Write};
+use std::thread::sleep;
+use std::time::Duration;
+
+/// How long to wait for a reader that shares the log with somebody who made it non-blocking.
+const RETRY_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Writes whole lines. A line that was cut is completed before anything else, and lines that could not be written are
+/// counted.
+pub(super) struct Output<W> {
+    writer: W,
+    /// The end of a line that was cut.
+    rest: Vec<u8>,
+    lost: u64,
+}
+
+impl<W: Write> Output<W> {
+    pub(super) fn new(writer: W) -> Self {
+        Self { writer, rest: Vec::new(), lost: 0 }
+    }
+
+    /// Writes a line, or counts it. `note` makes the line that tells how many are missing.
+    pub(super) fn write_line(&mut self, line: &str, note: impl FnOnce(u64) -> Option<String>) {
+        self.catch_up(note);
+        if !self.rest.is_empty() || self.lost > 0 || !self.try_write(line.as_bytes()) {
+            self.lost += 1;
+        }
+    }
+
+    /// Completes a line that was cut, and tells what is missing, if that is possible now.
+    pub(super) fn catch_up(&mut self, note: impl FnOnce(u64) -> Option<String>) {
+        let rest = std::mem::take(&mut self.rest);
+        if !rest.is_empty() && !self.try_write(&rest) {
+            self.rest = rest;
+        }
+        if self.rest.is_empty()
+            && self.lost > 0
+            && let Some(text) = note(self.lost)
+            && self.try_write(text.as_bytes())
+        {
+            self.lost = 0;
+        }
+    }
+
+    /// Writes this, at least its beginning; then the end of it waits. `false`: nothing was written.
+    fn try_write(&mut self, bytes: &[u8]) -> bool {
+        let mut written = 0;
+        while written < bytes.len() {
+            match self.writer.write(&bytes[written..]) {
+                Ok(0) => break,
+                Ok(len) => written += len,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                // This thread has nothing else to do.
+                Err(error) if error.kind() == ErrorKind::WouldBlock => sleep(RETRY_INTERVAL),
+                Err(_) => break,
+            }
+        }
+        // What a buffer keeps is written with a later line.
+        let _ = self.writer.flush();
+        if written == 0 {
+            return false;
+        }
+        self.rest = bytes[written..].to_vec();
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    /// A disk with so much room.
+    struct Disk {
+        room: usize,
+        written: Vec<u8>,
+    }
+
+    impl Write for Disk {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            if self.room == 0 {
+                return Err(ErrorKind::StorageFull.into());
+            }
+            let len = bytes.len().min(self.room);
+            self.room -= len;
+            self.written.extend(&bytes[..len]);
+            Ok(len)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_full_disk_cuts_no_line_and_hides_no_loss() {
+        for room in 0..20 {
+            let mut output = Output::new(Disk { room, written: Vec::new() });
+            let note = |lost| Some(format!("lost {lost}\n"));
+            (0..5).for_each(|n| output.write_line(&format!("line {n}\n"), note));
+            output.writer.room = usize::MAX;
+            output.write_line("last\n", note);
+            let text = String::from_utf8(output.writer.written).unwrap();
+            let lines: Vec<_> = text.lines().collect();
+            let [whole @ .., note, last] = &lines[..] else { panic!("{room}: {text}") };
+            assert_eq!(*last, "last");
+            for (n, line) in whole.iter().enumerate() {
+                assert_eq!(*line, format!("line {n}"), "{room}: {text}");
+            }
+            assert_eq!(*note, format!("lost {}", 5 - whole.len()), "{room}: {text}");
+        }
+    }
+}
