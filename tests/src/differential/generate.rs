@@ -41,7 +41,8 @@ pub async fn generate(seed: u64, steps: usize, ends: Ends) -> (Program, Trace) {
         world.alive().collect::<Vec<_>>()
     };
     let cut_before = writer.cut_before(steps);
-    let mut alive = run(vec![writer.first()]).await;
+    run(vec![writer.first()]).await;
+    let mut alive = run(writer.owners()).await;
     let mut done = 0;
     while done < steps {
         if cut_before.is_some_and(|step| step <= done)
@@ -149,6 +150,22 @@ impl Writer {
         Step::new(OUTSIDE, ops)
     }
 
+    /// Owners begin to trap exits, and never stop.
+    fn owners(&mut self) -> Vec<Step> {
+        let owners: Vec<_> = (0..self.spawned).filter(|slot| self.ends.owns(*slot)).collect();
+        self.trapping.extend(&owners);
+        owners.into_iter().map(|owner| Step::new(owner, vec![Op::TrapExit(true)])).collect()
+    }
+
+    /// Whether it leaves every owner alive.
+    fn spares_owners(&self, actor: Slot, op: Op) -> bool {
+        match op {
+            Op::ExitTo(to, Reason::Kill) if self.ends.owns(to) => false,
+            Op::TrapExit(false) => !self.ends.owns(actor),
+            op => !(self.ends.owns(actor) && op.ends(actor)),
+        }
+    }
+
     /// Whether and when the connection is lost: in a quarter of the programs.
     fn cut_before(&mut self, steps: usize) -> Option<usize> {
         (self.ends == Ends::Two && self.random.percent(25)).then(|| self.random.below(steps))
@@ -181,7 +198,11 @@ impl Writer {
     /// Two at the same time, mostly about each other.
     fn crossing(&mut self, one: Slot, other: Slot, alive: &[Slot]) -> Vec<Step> {
         self.vain.clear();
-        if self.trapping.contains(&other) && !self.held.contains(&other) && self.random.percent(40) {
+        if !self.ends.owns(one)
+            && self.trapping.contains(&other)
+            && !self.held.contains(&other)
+            && self.random.percent(40)
+        {
             let mut first = self.peaceful(one, other, true, alive);
             let reason = self.reason();
             first.push(self.random.weighted(&[(1, Op::Return), (1, Op::Crash), (4, Op::Exit(reason))]));
@@ -268,14 +289,16 @@ impl Writer {
             6 => Some(Op::TrapExit(self.random.percent(50))),
             _ => None,
         };
-        op.map_or_else(|| self.burst(actor, alive), |op| Step::new(actor, vec![op]))
+        op.filter(|op| self.spares_owners(actor, *op))
+            .map_or_else(|| self.burst(actor, alive), |op| Step::new(actor, vec![op]))
     }
 
     fn burst(&mut self, actor: Slot, alive: &[Slot]) -> Step {
         let len = if self.random.percent(55) { 1 } else { 2 + self.random.below(4) };
         let mut ops = Vec::new();
         while ops.len() < len {
-            let Some(op) = self.op(actor, alive) else { continue };
+            let op = self.op(actor, alive).filter(|op| self.spares_owners(actor, *op));
+            let Some(op) = op else { continue };
             ops.push(op);
             if op.ends(actor) || matches!(op, Op::Spawn(..)) {
                 break;
@@ -309,7 +332,8 @@ impl Writer {
         while ops.len() < len {
             let number = self.message();
             let reason = self.reason();
-            ops.push(self.random.weighted(&[(2, Op::Send(to, number)), (1, Op::ExitTo(to, reason))]));
+            let op = self.random.weighted(&[(2, Op::Send(to, number)), (1, Op::ExitTo(to, reason))]);
+            ops.extend(Some(op).filter(|op| self.spares_owners(OUTSIDE, *op)));
         }
     }
 
@@ -320,7 +344,7 @@ impl Writer {
             Some(to) => Some(Op::Send(to, self.message())),
             None => self.spawn(OUTSIDE, SpawnHow::Plain, Life::Serve),
         };
-        Step::new(OUTSIDE, op.into_iter().collect())
+        Step::new(OUTSIDE, op.into_iter().filter(|op| self.spares_owners(OUTSIDE, *op)).collect())
     }
 
     fn op(&mut self, actor: Slot, alive: &[Slot]) -> Option<Op> {

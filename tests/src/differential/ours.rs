@@ -58,14 +58,30 @@ struct Entrance {
     end: usize,
     address: Address<Note>,
     /// As the other end knows it, if there is one and it does.
-    far: Option<Arc<Handed<Note>>>,
+    far: Option<Far>,
     commands: UnboundedSender<Command>,
 }
 
 /// A process as it is reached from one of the ends.
 enum Reached {
     Near(Address<Note>),
-    Far(Arc<Handed<Note>>),
+    Far(Far),
+}
+
+/// A process as the other end knows it.
+#[derive(Clone)]
+enum Far {
+    Owner(Remote<Note>),
+    Handed(Arc<Handed<Note>>),
+}
+
+impl Far {
+    fn pid(&self) -> Pid {
+        match self {
+            Self::Owner(remote) => remote.pid(),
+            Self::Handed(handed) => handed.pid(),
+        }
+    }
 }
 
 /// A message from one process to another.
@@ -73,6 +89,15 @@ enum Reached {
 pub(super) struct Note {
     from: Slot,
     number: u8,
+}
+
+impl Note {
+    /// What an owner finds behind the last message of its session.
+    pub(super) const ENDED: Self = Self { from: OUTSIDE - 1, number: 0 };
+
+    const fn is_ended(&self) -> bool {
+        self.from == Self::ENDED.from
+    }
 }
 
 enum Command {
@@ -161,7 +186,16 @@ impl World {
                 session.cut(usize::from(end)).await;
                 Value::Done
             }
-            _ => self.shared.outside(op),
+            _ => {
+                let value = self.shared.outside(op);
+                if let (Op::Spawn(child, ..), Some(session)) = (op, &mut self.session)
+                    && self.shared.ends.owns(child)
+                {
+                    let owner = self.shared.entrance(child).expect("it was spawned");
+                    session.give(owner.end, &owner.address);
+                }
+                value
+            }
         }
     }
 
@@ -205,7 +239,7 @@ impl World {
         loop {
             self.learn();
             // What one end has sent to the other has arrived, and what that was answered too.
-            if let Some(session) = &self.session {
+            if let Some(session) = &mut self.session {
                 session.flush().await;
             }
             rounds += 1;
@@ -343,8 +377,11 @@ impl Shared {
         let address = spawn(Box::new(move |me| Box::pin(live(me, life, (end, child), shared, commands))));
         let remotes = self.remotes.as_ref().filter(|_| !self.ends.hides(child));
         let far = remotes.map(|remotes| {
+            if self.ends.owns(child) {
+                return Far::Owner(remotes[1 - end].clone());
+            }
             let id = remotes[end].hand_out(&address, |note: Note| note);
-            Arc::new(remotes[1 - end].handed::<Note>(id))
+            Far::Handed(Arc::new(remotes[1 - end].handed::<Note>(id)))
         });
         let mut table = self.table();
         table.numbers.insert(address.pid(), child);
@@ -358,7 +395,7 @@ impl Reached {
     fn pid(&self) -> Pid {
         match self {
             Self::Near(address) => address.pid(),
-            Self::Far(handed) => handed.pid(),
+            Self::Far(far) => far.pid(),
         }
     }
 }
@@ -370,7 +407,8 @@ fn send(to: &Reached, from: Slot, number: u8) -> Value {
     // Whether it arrives is seen by the receiver. Mailboxes and windows have room for more than a program sends.
     match to {
         Reached::Near(address) => drop(address.try_send(note)),
-        Reached::Far(handed) => drop(handed.try_cast(&note)),
+        Reached::Far(Far::Owner(remote)) => drop(remote.try_cast(note)),
+        Reached::Far(Far::Handed(handed)) => drop(handed.try_cast(&note)),
     }
     Value::Done
 }
@@ -436,7 +474,7 @@ impl Actor {
                 biased;
                 event = self.me.recv(), if !self.held => {
                     let seen = self.see(event);
-                    self.seen.push(seen);
+                    self.seen.extend(seen);
                 }
                 round = async { asked.unwrap_or_default() }, if asked.is_some() => {
                     asked = None;
@@ -551,8 +589,9 @@ impl Actor {
         Value::Done
     }
 
-    fn see(&self, event: Event<Note>) -> Seen {
-        match event {
+    fn see(&self, event: Event<Note>) -> Option<Seen> {
+        Some(match event {
+            Event::Message(note) if note.is_ended() => return None,
             Event::Message(note) => Seen::Message(note.from, note.number),
             Event::Exit(pid, reason) => Seen::Exit(self.shared.number(&pid), Reason::of_ours(&reason)),
             Event::Down(reference, pid, reason) => {
@@ -562,7 +601,7 @@ impl Actor {
                 let of = if by_name { OUTSIDE } else { self.shared.number(&pid) };
                 Seen::Down(monitor, of, Reason::of_ours(&reason))
             }
-        }
+        })
     }
 
     fn tell(&self, report: Report) {

@@ -34,6 +34,12 @@ impl Ends {
         }
     }
 
+    /// Whether this process owns the session at its end. An owner traps exits and lives until the last look: its end
+    /// is the end of the session.
+    pub fn owns(self, slot: Slot) -> bool {
+        self == Self::Two && slot < 2
+    }
+
     /// Whether this process is never handed to the other end, which can do nothing to it, and knows it by nothing but
     /// the exit signals of links that it has made itself.
     pub fn hides(self, slot: Slot) -> bool {

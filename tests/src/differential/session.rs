@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use lib_chan::handshake::{SessionParameters, pair_in_memory};
 use lib_chan::middleman::{open, serve};
 use lib_chan::payload::Codec;
-use lib_chan::{Channel, Limits, Remote};
+use lib_chan::{Address, Channel, Incoming, Limits, Message, Remote};
 use tokio::io::{AsyncRead, AsyncWrite, BufReader, DuplexStream, ReadBuf};
 use tokio::sync::oneshot;
 
@@ -18,14 +18,16 @@ use super::ours::Note;
 /// Less than one step of a program may send, so that frames arrive in pieces and have to wait for each other.
 const STREAM_LEN: usize = 60;
 
-/// Both ends of a session. Each is owned by no process: what is compared is what the processes are to each other.
+/// Both ends of a session.
 pub(super) struct Session {
     ends: [End; 2],
     cut: bool,
 }
 
 struct End {
-    channel: Channel<Note>,
+    /// Until it is given to the owner.
+    channel: Option<Channel<Note>>,
+    remote: Remote<Note>,
     cut: Option<oneshot::Sender<()>>,
     /// The middleman has let go of the stream.
     gone: oneshot::Receiver<Infallible>,
@@ -47,20 +49,43 @@ impl Session {
         let near = open(BufReader::new(near), &client, &limits, Codec::Bincode, b"", false).await;
         let near = near.expect("the session opens");
         let far = told.await.expect("it is served");
-        let end = |channel, cut, gone| End { channel, cut: Some(cut), gone };
+        let end = |channel: Channel<Note>, cut, gone| {
+            let remote = channel.remote();
+            End { channel: Some(channel), remote, cut: Some(cut), gone }
+        };
         Self { ends: [end(near, cut_near, near_gone), end(far, cut_far, far_gone)], cut: false }
     }
 
     pub(super) fn remotes(&self) -> [Remote<Note>; 2] {
-        [self.ends[0].channel.remote(), self.ends[1].channel.remote()]
+        [self.ends[0].remote.clone(), self.ends[1].remote.clone()]
+    }
+
+    /// Gives an end to the process that owns it.
+    pub(super) fn give(&mut self, end: usize, owner: &Address<Note>) {
+        let channel = self.ends[end].channel.take().expect("an end is given once");
+        let given = channel.give_to(owner, |incoming| match incoming {
+            Incoming::Message(Message::Cast(note)) => note,
+            Incoming::Message(Message::Call(..)) => unreachable!("nobody calls"),
+            Incoming::Ended(_) => Note::ENDED,
+        });
+        given.expect("the owner is alive");
     }
 
     /// Waits until what each end has sent has been told to the processes of the other, unless it is cut.
-    pub(super) async fn flush(&self) {
-        if !self.cut {
-            for end in &self.ends {
-                end.channel.remote().flush().await.expect("nobody has ended the session");
-            }
+    pub(super) async fn flush(&mut self) {
+        let mut over = false;
+        for end in self.ends.iter().filter(|_| !self.cut) {
+            over |= end.remote.flush().await.is_err();
+        }
+        if over {
+            // An owner has ended. Nobody needs the last words.
+            self.cut(0).await;
+        }
+    }
+
+    async fn gone(&mut self) {
+        for end in &mut self.ends {
+            poll_fn(|cx| Pin::new(&mut end.gone).poll(cx)).await.expect_err("nothing is sent");
         }
     }
 
@@ -68,10 +93,9 @@ impl Session {
     pub(super) async fn cut(&mut self, first: usize) {
         if !std::mem::replace(&mut self.cut, true) {
             let cut = self.ends[first].cut.take().expect("it is cut once");
-            cut.send(()).expect("the middleman is there");
-            for end in &mut self.ends {
-                poll_fn(|cx| Pin::new(&mut end.gone).poll(cx)).await.expect_err("nothing is sent");
-            }
+            // It is gone already where an owner has ended.
+            let _ = cut.send(());
+            self.gone().await;
         }
     }
 }

@@ -213,7 +213,7 @@ async fn each_flood_ends_that_session_alone_with_overload() {
         ("ends of links", over_and_over(&[Frame::Link { from: 1, to: 0 }, exit(Some(0))], 50_000)),
         ("links", numbered(|from| Frame::Link { from, to: 0 }, 1025)),
         ("monitors", numbered(|monitor| Frame::Monitor { monitor, to: 0 }, 1025)),
-        ("pings", over_and_over(&[Frame::Ping { token: 0 }], 100_000)),
+        ("pings", over_and_over(&[Frame::Ping { token: 0 }], 1_500_000)),
         ("calls", numbered(|call| Frame::Call { to: 0, call, left: 60_000, payload: b"1" }, 1025)),
         ("casts", over_and_over(&[Frame::Cast { to: 0, payload: b"1" }], 5000)),
         ("cancels", bytes(&cancelled.collect::<Vec<_>>())),
