@@ -45,6 +45,7 @@ impl<W: Write> Output<W> {
     }
 
     /// Writes this, at least its beginning; then the end of it waits. `false`: nothing was written.
+    #[expect(clippy::disallowed_methods, reason = "the log has a thread of its own, with nothing else to do")]
     fn try_write(&mut self, bytes: &[u8]) -> bool {
         let mut written = 0;
         while written < bytes.len() {
@@ -52,7 +53,6 @@ impl<W: Write> Output<W> {
                 Ok(0) => break,
                 Ok(len) => written += len,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                // This thread has nothing else to do.
                 Err(error) if error.kind() == ErrorKind::WouldBlock => sleep(RETRY_INTERVAL),
                 Err(_) => break,
             }
