@@ -40,10 +40,14 @@ pub struct Limits {
     pub max_unsent_before_pause: usize,
     /// Unsent bytes of a session, beyond one largest frame, above which it ends `overload`. Default 16 MiB.
     pub max_unsent: usize,
-    /// Unsent bytes of all sessions of the program together. Above it a session that has any hands out nothing more,
-    /// so that no credit goes back, and one that has more than `max_unsent_before_pause` and `max_frame_len` ends
-    /// `overload`. Counted in steps of 64 KiB a session. Default 512 MiB.
-    pub max_unsent_in_all: usize,
+    /// Bytes that all sessions of the program hold together because of their peers: frames that came in part, messages
+    /// that no process has taken, and output that the network has not taken. The total never exceeds this, as long as
+    /// there are no more than `max_sessions`. Default 512 MiB.
+    ///
+    /// Above half of it, a session with unsent output hands out nothing more, so that no credit returns, and one that
+    /// holds more than `max_unsent_before_pause` and `max_frame_len` together ends `overload`. Above three quarters, one
+    /// that holds more than its even share (an eighth of this, divided by `max_sessions`) ends `overload`.
+    pub max_held_in_all: usize,
     /// Calls that the peer may have in flight. Told to the peer. Default 1 024.
     pub max_calls: u32,
     /// Links and monitors together that the peer may have in a session. Told to the peer. Default 1 024.
@@ -112,7 +116,7 @@ impl Default for Limits {
             window_len: 256 * KIB,
             max_unsent_before_pause: 256 * KIB,
             max_unsent: 16 * MIB,
-            max_unsent_in_all: 512 * MIB,
+            max_held_in_all: 512 * MIB,
             max_calls: 1024,
             max_links: 1024,
             heartbeat_interval: Duration::from_secs(15),

@@ -64,27 +64,32 @@ struct Inner {
     tables: Tables,
     /// Until the driver starts the service.
     request: Option<Box<Request>>,
-    /// What this session has added to [`HELD_IN_ALL`].
+    /// What this session has added to [`HELD_IN_ALL`]; a multiple of the step, which is a power of two.
     counted: usize,
+    step: usize,
 }
 
 /// Bytes held by all sessions of the program.
 static HELD_IN_ALL: AtomicUsize = AtomicUsize::new(0);
-/// A session counts in steps of this length, so that a small message does not cost a word that all cores share.
-const COUNTED_STEP: usize = 64 * 1024;
 
 impl Inner {
-    #[inline]
+    #[inline(always)]
     fn poll(&mut self, who: Who) -> Option<Event<Tokio>> {
         let held = self.endpoint.held();
-        let steps = held - held % COUNTED_STEP;
+        let steps = held & !(self.step - 1);
+        if steps != self.counted {
+            self.count(steps);
+        }
+        self.endpoint.poll(who, HELD_IN_ALL.load(Ordering::Relaxed))
+    }
+
+    #[cold]
+    fn count(&mut self, steps: usize) {
         let before = std::mem::replace(&mut self.counted, steps);
-        let in_all = match steps.checked_sub(before) {
-            Some(0) => HELD_IN_ALL.load(Ordering::Relaxed),
-            Some(more) => HELD_IN_ALL.fetch_add(more, Ordering::Relaxed) + more,
-            None => HELD_IN_ALL.fetch_sub(before - steps, Ordering::Relaxed) - (before - steps),
+        match steps.checked_sub(before) {
+            Some(more) => HELD_IN_ALL.fetch_add(more, Ordering::Relaxed),
+            None => HELD_IN_ALL.fetch_sub(before - steps, Ordering::Relaxed),
         };
-        self.endpoint.poll(who, in_all)
     }
 }
 
@@ -102,7 +107,13 @@ impl Shared {
     ) -> Arc<Self> {
         Arc::new_cyclic(|me| Self {
             gate: Arc::clone(endpoint.gate()),
-            inner: Mutex::new(Inner { endpoint, tables: Tables::default(), request: None, counted: 0 }),
+            inner: Mutex::new(Inner {
+                endpoint,
+                tables: Tables::default(),
+                request: None,
+                counted: 0,
+                step: Endpoint::<Tokio>::held_step(limits),
+            }),
             terms: OnceLock::new(),
             client: authenticated.client().as_str().into(),
             service: authenticated.service().as_str().into(),

@@ -63,6 +63,11 @@ impl Grant {
         allowed
     }
 
+    /// What messages cost that came and were neither taken nor discarded yet.
+    pub(super) const fn outstanding(&self) -> u64 {
+        self.received - self.returned
+    }
+
     /// Credit of taken or discarded messages comes back. A new total to tell the peer, once that is worth a frame.
     pub(super) const fn give_back(&mut self, cost: u64) -> Option<u64> {
         self.returned += cost;

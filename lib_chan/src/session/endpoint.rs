@@ -239,7 +239,7 @@ impl<H: Host> Endpoint<H> {
 
     /// What is to be done next; `None` when nothing is. `in_all` is the count of bytes [held](Self::held) by all sessions
     /// of the program together.
-    #[inline]
+    #[inline(always)]
     pub fn poll(&mut self, who: Who, in_all: usize) -> Option<Event<H>> {
         self.decide(in_all);
         if let Some(waiter) = self.session.woken.pop_front() {
@@ -256,13 +256,14 @@ impl<H: Host> Endpoint<H> {
 
     /// Everything that follows from the state that the last input left. It is looked at after each message: what seldom
     /// follows is in functions of its own.
-    #[inline]
+    #[inline(always)]
     fn decide(&mut self, in_all: usize) {
-        let crowded = in_all > self.session.limits().max_unsent_in_all;
-        if crowded {
-            self.make_room();
+        let limits = self.session.limits();
+        let mut share = limits.max_unsent_before_pause;
+        if in_all > limits.max_held_in_all / 2 {
+            self.make_room(in_all);
+            share = 0;
         }
-        let share = if crowded { 0 } else { self.session.limits().max_unsent_before_pause };
         let over = self.session.over().is_some();
         let paused = self.session.unsent() > share && !over;
         if paused != self.paused {
@@ -286,14 +287,25 @@ impl<H: Host> Endpoint<H> {
         }
     }
 
-    /// All sessions together hold too much: one that has more than its share of that ends.
+    /// All sessions together hold much: one that holds more than its share of that ends. In the end the shares are so
+    /// small that all of them and what is there already stay within the bound.
     #[cold]
-    fn make_room(&mut self) {
+    fn make_room(&mut self, in_all: usize) {
         let limits = self.session.limits();
-        // Not the longest frame that the far end takes: that is as long as it likes.
-        if self.session.unsent() > limits.max_unsent_before_pause.saturating_add(limits.max_frame_len) {
+        let most = if in_all > limits.max_held_in_all / 4 * 3 {
+            Self::even_share(limits)
+        } else {
+            // Not the longest frame that the far end takes: that is as long as it likes.
+            limits.max_unsent_before_pause + limits.max_frame_len
+        };
+        if self.held() > most {
             self.session.break_off(ExitReason::Overload);
         }
+    }
+
+    /// What each of the most sessions may hold when there is little room.
+    fn even_share(limits: &Limits) -> usize {
+        limits.max_held_in_all / 8 / limits.max_sessions.max(1)
     }
 
     /// While too much is unsent, nothing more is handed out.
@@ -483,7 +495,14 @@ impl<H: Host> Endpoint<H> {
 
     /// Bytes that this end keeps because of the peer.
     pub fn held(&self) -> usize {
-        if matches!(self.driver, Driver::Gone) { 0 } else { self.session.unsent() }
+        if matches!(self.driver, Driver::Gone) { 0 } else { self.session.held() }
+    }
+
+    /// A power of two. Who adds up what is held may round it down to a multiple of this, so that small messages do not
+    /// change a sum that all sessions share: what the rounding hides stays within the bound.
+    pub fn held_step(limits: &Limits) -> usize {
+        let share = Self::even_share(limits).clamp(1, 64 * 1024);
+        1 << share.ilog2()
     }
 
     /// How many entries its tables hold; 0 for a session that is over and whose callers have all looked.

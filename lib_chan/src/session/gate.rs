@@ -56,6 +56,7 @@ impl Gate {
     }
 
     /// Takes the right to `message`.
+    #[inline]
     pub fn claim(&self, message: &Inbound) -> Claim {
         let mut word = self.word.load(Ordering::Relaxed);
         loop {
@@ -74,11 +75,13 @@ impl Gate {
     }
 
     /// Whether nothing is handed out at the moment.
+    #[inline]
     pub fn is_paused(&self) -> bool {
         self.word.load(Ordering::Relaxed) & PAUSED != 0
     }
 
     /// Whether a message that comes to its turn may be claimed at once.
+    #[inline]
     pub fn is_straight(&self) -> bool {
         self.word.load(Ordering::Relaxed) & (PAUSED | HOLDING) == 0
     }
@@ -144,20 +147,21 @@ impl Reader {
     }
 
     /// Whether the next message has to be [fetched](super::Endpoint::fetch) first.
+    #[inline]
     pub fn must_fetch(&self) -> bool {
         self.batch.is_empty() || self.gate.is_paused()
     }
 
     /// Takes the next message that was fetched.
+    #[inline]
     pub fn take(&mut self) -> Next {
-        let Some(message) = self.batch.front() else { return Next::Empty };
-        let claim = self.gate.claim(message);
-        if claim == Claim::Closed {
-            return Next::Closed;
-        }
-        match self.batch.pop_front() {
-            Some(message) => Next::Message(message, claim == Claim::TakenGiveBack),
-            None => Next::Empty,
+        let Some(message) = self.batch.pop_front() else { return Next::Empty };
+        match self.gate.claim(&message) {
+            Claim::Closed => {
+                self.batch.push_front(message);
+                Next::Closed
+            }
+            claim => Next::Message(message, claim == Claim::TakenGiveBack),
         }
     }
 }

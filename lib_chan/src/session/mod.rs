@@ -598,6 +598,12 @@ impl<H: Host> Session<H> {
         self.outgoing.unsent()
     }
 
+    /// Bytes that are kept because of the peer: a frame that came in part, messages that the owner has not taken, and what
+    /// the stream has not taken.
+    pub(crate) fn held(&self) -> usize {
+        self.outgoing.unsent() + self.attachment.partial.capacity() + self.grant.outstanding() as usize
+    }
+
     /// Bytes that the peer has not acknowledged; up to as many more as were appended between two of its acks.
     pub fn unacked(&self) -> u64 {
         self.outgoing.unacked()

@@ -181,7 +181,7 @@ async fn asks_for_much_and_reads_nothing(limits: &Limits, max_frame_len: u64) ->
 
 #[tokio::test(start_paused = true)]
 async fn a_peer_that_reads_nothing_is_shown_out_where_memory_is_short() {
-    let short = Limits { max_unsent_in_all: 1 << 20, ..Limits::default() };
+    let short = Limits { max_held_in_all: 1 << 20, ..Limits::default() };
     // However long the frames are that it says it takes.
     for max_frame_len in [1 << 20, 16 << 20] {
         assert_eq!(asks_for_much_and_reads_nothing(&Limits::default(), max_frame_len).await, None);

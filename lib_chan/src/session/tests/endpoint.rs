@@ -204,3 +204,43 @@ fn an_end_that_was_stopped_takes_its_pause_for_nobodys_silence() {
         }
     }
 }
+
+#[test]
+fn all_sessions_together_hold_no_more_than_their_bound() {
+    const SOURCES: usize = 200;
+    let limits = Limits { max_held_in_all: 8 << 20, max_sessions: SOURCES, ..Limits::default() };
+    let mut frame = Vec::new();
+    Frame::Cast { to: 0, payload: &vec![0; 1_000_000] }.put(&mut frame);
+    let mut sources: Vec<Alone> = (0..SOURCES).map(|_| Alone::open(&limits)).collect();
+    let step = Endpoint::<Numbers>::held_step(&limits);
+    let (mut counted, mut most) = (vec![0; SOURCES], 0);
+    // Each sends almost all of a frame, in turn.
+    for piece in frame[..frame.len() - 1].chunks(4096) {
+        for (place, source) in sources.iter_mut().enumerate() {
+            source.endpoint.handle_bytes(source.now, piece, [0, 0]);
+            counted[place] = source.endpoint.held() & !(step - 1);
+            source.came(Who::Driver, counted.iter().sum());
+            counted[place] = source.endpoint.held() & !(step - 1);
+        }
+        most = most.max(sources.iter().map(|source| source.endpoint.held()).sum());
+    }
+    assert!(most <= limits.max_held_in_all, "{most}");
+    assert!(most > limits.max_held_in_all / 2, "they hold much: {most}");
+    let ended = sources.iter().filter(|source| source.endpoint.over().is_some()).count();
+    assert!(ended > 0 && ended < SOURCES, "{ended}");
+}
+
+#[test]
+fn who_holds_little_lives_on_where_memory_is_short() {
+    let limits = Limits::default();
+    let mut alone = Alone::open(&limits);
+    alone.feed(&[call(1)]);
+    alone.came(Who::Driver, limits.max_held_in_all);
+    assert_eq!(alone.endpoint.over(), None);
+    alone.endpoint.handle_bytes(alone.now, &(100_000_u32).to_be_bytes(), [0, 0]);
+    alone.endpoint.handle_bytes(alone.now, &[2; 90_000], [0, 0]);
+    alone.came(Who::Driver, limits.max_held_in_all / 2);
+    assert_eq!(alone.endpoint.over(), None);
+    alone.came(Who::Driver, limits.max_held_in_all);
+    assert_eq!(alone.endpoint.over(), Some(&crate::ExitReason::Overload));
+}
