@@ -152,7 +152,7 @@ async fn wrong_usage_is_told_before_anything_is_sent() {
     user.run(&["call", url, "1", "--args", "x"]).await.failed(2, &["--args", "line 1 column 1"]);
     user.run(&["call", "@nothing", "1"]).await.failed(2, &["chan-client save NAME URL"]);
     let exposed = secret_file(&user.home, "exposed", PASSWORD);
-    std::fs::set_permissions(&exposed, PermissionsExt::from_mode(0o640)).unwrap();
+    std::fs::set_permissions(&exposed, PermissionsExt::from_mode(0o644)).unwrap();
     let exposed = exposed.to_str().unwrap();
     let done = user.run_bare(&["call", url, "1", "--password-file", exposed]).await;
     done.failed(2, &[&format!("chmod 600 {exposed}")]);
@@ -218,11 +218,13 @@ async fn lines_of_a_file_are_sent_one_after_the_other() {
     let (mut server, user) = (Server::start().await, User::new());
     let input = "{\"Double\":1}\n! {\"Note\":5}\n\nnonsense\n\"Refuse\"\n{\"Double\":2}";
     let done = user.run_with_input(&["repl", &server.url()], input).await;
-    assert_eq!((done.code, done.err.as_str()), (0, ""));
     let lines = done.out.lines().collect::<Vec<_>>();
     let ["\"2\"", wrong, refused, "\"4\""] = lines[..] else { panic!("{lines:?}") };
-    assert!(wrong.starts_with("- the message is not JSON"), "{wrong}");
-    assert!(refused.starts_with("- refused: no such number"), "{refused}");
+    assert!(wrong.starts_with("- line 4: the message is not JSON"), "{wrong}");
+    assert!(refused.starts_with("- line 5: refused: no such number"), "{refused}");
+    // In a script, a failed line fails the command, after all lines were sent.
+    assert_eq!((done.code, done.err.lines().count()), (2, 1), "{done:?}");
+    assert!(done.err.contains("2 of 6 lines failed, the first is line 4"), "{done:?}");
     assert_eq!(server.noted.recv().await, Some(5));
 }
 

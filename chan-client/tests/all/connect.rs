@@ -92,7 +92,13 @@ async fn each_step_is_told_in_its_order() {
     let on_step = |step| steps.lock().unwrap().push(step);
     connect(server.url()).password(&password(PASSWORD)).on_step(on_step).ping().await.unwrap();
     let steps = steps.into_inner().unwrap();
-    let [Step::Found(found), Step::Connected(peer), encrypted, Step::LoggedIn { mechanism, .. }] = &steps[..]
+    let [
+        Step::Found(found),
+        Step::Connected(peer),
+        encrypted,
+        Step::Stretching,
+        Step::LoggedIn { mechanism, .. },
+    ] = &steps[..]
     else {
         panic!("{steps:?}");
     };
