@@ -10,9 +10,10 @@ import json
 import os
 import re
 import socket
+import struct
 import time
 import unittest
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -318,7 +319,7 @@ class Sessions(unittest.TestCase):
 
 
 class Streams(unittest.TestCase):
-    """A service in front of a Unix socket: section 15, byte streams."""
+    """Services in front of a Unix or TCP socket: section 15, byte streams."""
 
     def target(self) -> socket.socket:
         listener = socket.socket(socket.AF_UNIX)
@@ -331,6 +332,15 @@ class Streams(unittest.TestCase):
 
     def open(self) -> Session:
         return Session(SERVER["stream"], password(), b"", codec=chan.RAW)
+
+    def tcp(self) -> tuple[Session, socket.socket]:
+        """A session with the service in front of the TCP socket that is our standard input, and its target."""
+        session = Session(SERVER["tcp"], password(), b"", codec=chan.RAW)
+        with socket.socket(fileno=os.dup(0)) as listener:
+            listener.settimeout(30)
+            target, _ = listener.accept()
+        target.settimeout(30)
+        return session, target
 
     def test_empty_cast_is_eof(self) -> None:
         listener = self.target()
@@ -361,6 +371,40 @@ class Streams(unittest.TestCase):
             session.cast(b"")
             self.assertEqual(b"".join(iter(lambda: target.recv(100), b"")), b"still heard")
         self.assertEqual(session.wait().reason, "normal")
+
+    def test_end_before_empty_cast_resets_target(self) -> None:
+        ends: dict[str, Callable[[Session], object]] = {
+            "normal": lambda session: session._say_ended(0, 0),
+            "failed": lambda session: session._say_ended(0, chan.FAILED),
+            "lost": lambda session: session.connection.socket.close(),
+        }
+        for name, end in ends.items():
+            with self.subTest(end=name):
+                session, target = self.tcp()
+                with target:
+                    session.cast(b"half of it")
+                    self.assertEqual(target.recv(100), b"half of it")
+                    end(session)
+                    self.assertRaises(ConnectionResetError, target.recv, 100)
+
+    def test_end_after_empty_cast_is_no_reset(self) -> None:
+        session, target = self.tcp()
+        with target:
+            session.cast(b"all of it")
+            session.cast(b"")
+            self.assertEqual(b"".join(iter(lambda: target.recv(100), b"")), b"all of it")
+            self.assertEqual(session.close().reason, "normal")
+            self.assertEqual(target.recv(100), b"")
+
+    def test_reset_of_target_sends_no_empty_cast(self) -> None:
+        session, target = self.tcp()
+        target.sendall(b"half of it")
+        self.assertEqual(session.receive(), b"half of it")
+        target.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        target.close()
+        end = session.wait()
+        self.assertEqual((end.reason, list(session.queue)), ("failed", []))
+        self.assertRegex(end.text, "^target: connection reset")
 
     def test_a_call_is_refused(self) -> None:
         listener = self.target()

@@ -3,6 +3,8 @@
 use std::{
     env,
     ffi::OsString,
+    net::TcpListener,
+    os::fd::OwnedFd,
     path::Path,
     process::{Command, Stdio},
 };
@@ -33,8 +35,9 @@ fn python() -> Option<OsString> {
     None
 }
 
-/// A server with a password for the name server and for a Unix socket in `folder`, and a client with a key for the echo.
-fn server(folder: &Path) -> Server {
+/// A server with a password for the name server, for a Unix socket in `folder` and for the port of `target`, and a client
+/// with a key for the echo.
+fn server(folder: &Path, target: &TcpListener) -> Server {
     let keys = Folder::new();
     let file = keys.path().join("key");
     let (code, line, complaint) = run(Command::new(program("chan-client")).arg("keygen").arg(&file));
@@ -57,36 +60,45 @@ fn server(folder: &Path) -> Server {
         name = "stream"
         password_file = "password"
         mfa = ["unix", "connect", {socket:?}]
+        [[service]]
+        name = "tcp"
+        password_file = "password"
+        mfa = ["tcp", "connect", "{tcp}"]
         [limits]
         heartbeat_interval = "1 s"
         "#,
-        socket = folder.join("target")
+        socket = folder.join("target"),
+        tcp = target.local_addr().expect("its port"),
     ));
     let seed = std::fs::read_to_string(file).expect("the key that was made");
     server.folder.write("key", &seed);
     server
 }
 
-/// The tests of a class, with what they have to know of the server.
-fn client(python: OsString, server: &Server, folder: &Path, class: &str) -> Command {
+/// Runs the tests of a class, and tells them about the server. Their standard input is the listening socket `target`.
+fn client(python: OsString, server: &Server, folder: &Path, target: TcpListener, class: &str) -> Command {
     let known = serde_json::json!({
         "name_server": server.url("name_server"),
         "echo": server.url("echo for joe"),
         "stream": server.url("stream"),
+        "tcp": server.url("tcp"),
         "socket": folder.join("target"),
         "password_file": server.folder.path().join("password"),
         "key_file": server.folder.path().join("key"),
     });
     let mut client = Command::new(python);
     client.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("python/test_client.py")).args(["-v", class]);
-    client.env("CHAN_TEST", known.to_string()).env("PYTHONDONTWRITEBYTECODE", "1").stdin(Stdio::null());
+    client.env("CHAN_TEST", known.to_string()).env("PYTHONDONTWRITEBYTECODE", "1");
+    client.stdin(OwnedFd::from(target));
     client
 }
 
 fn passes(class: &str) {
     let Some(python) = python() else { return };
     let folder = Folder::new();
-    let (code, out, complaints) = run(&mut client(python, &server(folder.path()), folder.path(), class));
+    let target = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let server = server(folder.path(), &target);
+    let (code, out, complaints) = run(&mut client(python, &server, folder.path(), target, class));
     assert_eq!(code, Some(0), "{out}\n{complaints}");
     assert!(!complaints.contains("Ran 0 tests"), "{complaints}");
 }
@@ -115,8 +127,9 @@ fn python_client_is_refused_and_refuses() {
 fn python_client_answers_shutdown() {
     let Some(python) = python() else { return };
     let folder = Folder::new();
-    let mut server = server(folder.path());
-    let client = Running::start(client(python, &server, folder.path(), "ServerEnds"));
+    let target = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let mut server = server(folder.path(), &target);
+    let client = Running::start(client(python, &server, folder.path(), target, "ServerEnds"));
     client.out.wait("open", |line| line == "open");
     // Told twice it does not wait for the sessions to end by themselves.
     server.signal("TERM");
