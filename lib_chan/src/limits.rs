@@ -5,6 +5,16 @@ use std::time::{Duration, Instant};
 /// The bounds of a server or a client, with their defaults.
 ///
 /// Defaults are written here alone. Every time but `heartbeat_interval` may be up to [`Duration::MAX`].
+///
+/// ```
+/// use std::time::Duration;
+/// use lib_chan::Limits;
+///
+/// let mut limits = Limits::default();
+/// limits.max_sessions = 500;
+/// limits.call_timeout = Duration::from_secs(5);
+/// assert_eq!(limits.max_frame_len, 1024 * 1024);
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {

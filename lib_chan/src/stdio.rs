@@ -6,7 +6,7 @@
 //!
 //! | need | use |
 //! |---|---|
-//! | print a result | [`print`]; the caller handles the error |
+//! | print a result | [`print()`]; the caller handles the error |
 //! | tell the user something | [`complain`]; it never fails and never waits longer than a second |
 //! | read or write as `std::io` does | [`stdin`], [`stdout`], [`stderr`] |
 //! | the same in a task, without blocking the runtime | [`input`], [`output`] |

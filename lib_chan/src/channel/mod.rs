@@ -29,15 +29,35 @@ use crate::{
     wire::RefuseCode,
 };
 
-/// The receiving half of a session: what the far end sends comes out of it, in order, and then its end.
+/// The receiving half of a session: returns the messages of the far end in order, and then `None`.
 ///
-/// It belongs to the process that opened it or last received from it, or to a task that is no process. When that
-/// process ends, the session ends with the same reason; when the channel is dropped otherwise, with `Normal`. What is
-/// in the channel unread is lost then, and the far end can tell which calls were not executed.
+/// The process that opened the channel or last received from it owns the session. When the owner ends, the session ends
+/// with the same reason. When the channel is dropped otherwise, the session ends with `Normal`. Unread messages are lost
+/// then, and the far end can tell which calls were not executed.
 ///
-/// `In` is what comes, `Out` what [`remote`](Self::remote) sends.
+/// `In` is the type of received messages, and `Out` that of the messages that [`remote`](Self::remote) sends.
+///
+/// ```
+/// use lib_chan::{Channel, ExitReason, Message};
+///
+/// /// Collects the texts of the far end until it ends the session.
+/// async fn collect(mut chan: Channel<String>) -> Result<Vec<String>, ExitReason> {
+///     let remote = chan.remote();
+///     let mut texts = Vec::new();
+///     while let Some(message) = chan.recv().await {
+///         match message {
+///             Message::Cast(text) => texts.push(text),
+///             Message::Call(_, reply) => reply.refuse("casts only"),
+///         }
+///     }
+///     match remote.ended().await {
+///         ExitReason::Normal => Ok(texts),
+///         reason => Err(reason),
+///     }
+/// }
+/// ```
 pub struct Channel<In, Out = In> {
-    /// Nothing once the channel was given on.
+    /// `None` once the channel was consumed.
     held: Option<Held>,
     types: PhantomData<fn(Out) -> In>,
 }
@@ -47,7 +67,7 @@ struct Held {
     shared: Arc<Shared>,
     handle: Arc<Handle>,
     reader: Reader,
-    /// The number of the process that owns the session, 0 for none.
+    /// The number of the process that owns the session; 0 for none.
     owner: u64,
 }
 
@@ -68,28 +88,30 @@ impl<In, Out> Channel<In, Out> {
         &self.held().shared
     }
 
-    /// Who is calling: the name of the client's entry in the server's configuration, empty under a shared password.
+    /// Returns the name of the client's entry in the server's configuration; empty under a shared password.
     pub fn client(&self) -> &str {
         self.shared().client()
     }
 
-    /// The service that this session is with.
+    /// Returns the name of the service.
     pub fn service(&self) -> &str {
         self.shared().service()
     }
 
-    /// What this end allows, and how long it waits.
+    /// Returns the limits of this end.
     pub fn limits(&self) -> &Limits {
         self.shared().limits()
     }
 
-    /// The sending half; as many as are wanted.
+    /// Returns the sending half. May be called any number of times.
     pub fn remote(&self) -> Remote<Out> {
         Remote::new(Arc::clone(&self.held().handle))
     }
 
-    /// Goes on without a receiver: casts that come are discarded, calls refused. The session ends with the last
-    /// [`Remote`], with the reason of the process that drops it if that ends, else with `Normal`.
+    /// Continues the session without a receiver: casts from the far end are discarded, and calls are refused.
+    ///
+    /// The session ends when the last [`Remote`] is dropped: with the reason of the process that drops it if that process
+    /// has ended, and with `Normal` otherwise.
     pub fn into_remote(mut self) -> Remote<Out> {
         let remote = self.remote();
         if let Some(Held { shared, reader, .. }) = self.held.take() {
@@ -98,13 +120,13 @@ impl<In, Out> Channel<In, Out> {
         remote
     }
 
-    /// Ends the session in good order: waits until the far end has all that was sent, and has said so.
+    /// Ends the session with `Normal`, and waits until the far end has confirmed everything that was sent.
     ///
-    /// Dropping the future does not take the end back: it goes on by itself.
+    /// Dropping the future does not stop the close, which continues in the background.
     ///
     /// # Errors
-    /// `NoConnection` if the far end did not answer in [`Limits::close_timeout`](crate::Limits::close_timeout), or the
-    /// connection was lost; the far end's reason if it ended first with another than `Normal`.
+    /// `NoConnection` if the far end made no progress within [`Limits::close_timeout`](crate::Limits::close_timeout) or
+    /// the connection was lost. The far end's reason if that end ended the session first, and not with `Normal`.
     pub async fn close(mut self) -> Result<(), ExitReason> {
         let Some(held) = self.held.take() else { return Ok(()) };
         held.shared.let_go(ExitReason::Normal);
@@ -119,7 +141,7 @@ impl<In, Out> Channel<In, Out> {
         if reason == ExitReason::Normal { Ok(()) } else { Err(reason) }
     }
 
-    /// Ends the session with this reason, behind what was sent.
+    /// Ends the session with this reason, after everything that was sent.
     pub(crate) fn end(mut self, reason: ExitReason) {
         if let Some(held) = self.held.take() {
             held.shared.let_go(reason);
@@ -128,11 +150,11 @@ impl<In, Out> Channel<In, Out> {
 }
 
 impl<In: DeserializeOwned + 'static, Out> Channel<In, Out> {
-    /// The next message; `None` when the session has ended and all has been read. Why it ended is what
-    /// [`Remote::ended`] says, and the exit signal of a process that is linked.
+    /// Returns the next message, or `None` once the session has ended and every message has been read. The reason is in
+    /// [`Remote::ended`], and in the exit signal that a linked process gets.
     ///
-    /// Nothing is handed out while more than [`Limits::max_unsent_before_pause`](crate::Limits::max_unsent_before_pause)
-    /// bytes are unsent, so a service that only answers cannot be made to fill the memory.
+    /// Waits while more than [`Limits::max_unsent_before_pause`](crate::Limits::max_unsent_before_pause) bytes are unsent,
+    /// so that a client cannot fill the memory of a service with answers that it does not read.
     ///
     /// Dropping the future loses nothing.
     pub async fn recv(&mut self) -> Option<Message<In>> {
@@ -145,14 +167,14 @@ impl<In: DeserializeOwned + 'static, Out> Channel<In, Out> {
         }
     }
 
-    /// Gives the channel to a process: `wrap` makes a message of it of what comes, and last of the session's end.
+    /// Gives the channel to a process, which gets every message, and last the end of the session, as `wrap` converts it.
     ///
-    /// What has come and was not read goes first; the session's ownership goes with it: it ends with its new owner. From
-    /// now on everything of this session, signals included, arrives in that one mailbox in the order sent. It is bounded
-    /// by the session's own credit and does not count against the mailbox's bound.
+    /// Unread messages go first. The process becomes the owner, so the session ends with it. From now on everything of
+    /// this session, signals included, arrives in that mailbox in the order sent. Its messages are bounded by the
+    /// session's credit and do not count against the mailbox's bound.
     ///
     /// # Errors
-    /// The channel is given back if the process is not alive any more.
+    /// Returns the channel if the process is not alive.
     pub fn give_to<M: Send + 'static>(
         mut self,
         to: &Address<M>,
@@ -169,8 +191,7 @@ impl<In: DeserializeOwned + 'static, Out> Channel<In, Out> {
     }
 }
 
-/// What a message that a process takes is to it: decoded here, by whoever takes it. Nothing if it cannot be read, or
-/// nobody waits for its answer any more.
+/// Decodes a message in the task that takes it. Returns `None` if it cannot be decoded, or if the caller no longer waits.
 fn open<In: DeserializeOwned + 'static>(shared: &Arc<Shared>, message: Inbound) -> Option<Message<In>> {
     let decoded = payload::decode_message(shared.codec(), &message.payload);
     match (message.kind, decoded) {
@@ -196,7 +217,7 @@ fn open<In: DeserializeOwned + 'static>(shared: &Arc<Shared>, message: Inbound) 
 }
 
 impl Held {
-    /// The next message that may be taken; ready with nothing at the end.
+    /// Polls for the next message; ready with `None` at the end.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Inbound>> {
         let fetch = self.reader.must_fetch();
         let coop = if fetch { Some(ready!(poll_proceed(cx))) } else { None };
@@ -226,7 +247,7 @@ impl Held {
         }
     }
 
-    /// Whoever receives owns: the channel was moved to another process, or to a task that is none.
+    /// Makes the receiving process the owner: the channel was moved to it. A task that is no process owns nothing.
     fn adopt(&mut self) {
         self.owner = current_id();
         let linked = self.shared.session(|session| session.is_linked());

@@ -19,13 +19,36 @@ use crate::{
     session::{Flush, Unsendable},
 };
 
-/// The sending half of a session. Cheap to clone; usable in any task, process or not.
+/// The sending half of a session. Cheap to clone, and usable in any task, process or not.
+///
+/// ```
+/// use std::time::Duration;
+/// use lib_chan::{Call, CallError, Executed, Remote};
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Serialize, Deserialize)]
+/// struct Withdraw {
+///     amount: u64,
+/// }
+///
+/// impl Call for Withdraw {
+///     type Reply = bool;
+/// }
+///
+/// /// Tries again only if the first call was certainly not executed.
+/// async fn withdraw(account: &Remote<Withdraw>, amount: u64) -> Result<bool, CallError> {
+///     match account.call_within(Duration::from_secs(5), Withdraw { amount }).await {
+///         Err(error) if error.executed == Executed::No => account.call(Withdraw { amount }).await,
+///         result => result,
+///     }
+/// }
+/// ```
 pub struct Remote<Out> {
     handle: Arc<Handle>,
     types: PhantomData<fn(Out)>,
 }
 
-/// What all remotes of a session and its channel share; dropped with the last of them.
+/// Shared by the channel and all remotes of a session; dropped with the last of them.
 pub(super) struct Handle {
     shared: Arc<Shared>,
 }
@@ -55,18 +78,20 @@ impl<Out> Remote<Out> {
         &self.handle.shared
     }
 
-    /// The pid of whoever owns the far end: to link to, monitor, and send exit signals.
+    /// Returns the pid of the far end's owner, which this end can link to, monitor, and send exit signals.
     pub fn pid(&self) -> Pid {
         self.shared().remote().clone()
     }
 
-    /// The most bytes that a message to the far end may have when it is encoded: for who cuts something into messages.
+    /// Returns the most bytes that an encoded message to the far end may have. A relay cuts its stream by this.
     pub fn max_payload_len(&self) -> usize {
         self.shared().session(|session| session.max_payload_len())
     }
 
-    /// Waits for the end of the session: the far owner's reason, or `NoConnection`. Ready at once afterwards. A dropped
-    /// future loses nothing.
+    /// Waits for the end of the session, and returns its reason; `NoConnection` if the connection was lost. Returns at
+    /// once if the session has ended already.
+    ///
+    /// Dropping the future loses nothing.
     pub fn ended(&self) -> impl Future<Output = ExitReason> + Send + use<Out> {
         let mut ended = self.shared().ended();
         poll_fn(move |cx| {
@@ -77,11 +102,12 @@ impl<Out> Remote<Out> {
         })
     }
 
-    /// Ends this session at both ends with `reason`, and nothing else: the process that owns it lives on, and gets
-    /// [`Incoming::Ended`](crate::Incoming::Ended) where the channel was [given](crate::Channel::give_to) to it. What was
-    /// sent before still goes out. Does nothing once the session has ended.
+    /// Ends this session at both ends with `reason`. Everything that was sent before still goes out.
     ///
-    /// A server that takes a right away says [`ExitReason::Revoked`]; a group that removes a member can say the same:
+    /// The process that owns the session lives on. It gets [`Incoming::Ended`](crate::Incoming::Ended) if the channel was
+    /// [given](crate::Channel::give_to) to it. Does nothing if the session has ended already.
+    ///
+    /// A server that withdraws a right uses [`ExitReason::Revoked`]. A group that removes a member can do the same:
     ///
     /// ```
     /// # use lib_chan::{ExitReason, Remote};
@@ -93,11 +119,13 @@ impl<Out> Remote<Out> {
         self.shared().shut_down(reason);
     }
 
-    /// Waits until the far end has received all that was sent before. Received is not yet taken by its process. A dropped
-    /// future takes nothing back.
+    /// Waits until the far end has received everything that was sent before. Its process may not have taken it yet: see
+    /// [`taken`](Self::taken).
+    ///
+    /// Dropping the future takes nothing back.
     ///
     /// # Errors
-    /// The reason of the session's end, if that came first.
+    /// The reason of the session's end, if the session ended first.
     pub async fn flush(&self) -> Result<(), ExitReason> {
         let shared = self.shared();
         let flushing = Flushing { shared, flush: shared.session(|session| session.flush()) };
@@ -116,16 +144,15 @@ impl<Out> Remote<Out> {
 }
 
 impl<Out> Remote<Out> {
-    /// Waits until the far process has taken all that was sent before, or has discarded it where it receives no more. One
-    /// round trip at least; as long as the far process takes its time. What it *did* with it, only an answer says.
+    /// Waits until the far process has taken everything that was sent before, or has discarded it because it no longer
+    /// receives. Takes at least one round trip. Only an answer says what the process *did* with a message.
     ///
-    /// Messages that cannot be read are found when they are taken, so this is how the sender of a cast learns of it.
+    /// A message that cannot be decoded is found when it is taken, so this is how the sender of a cast learns of it.
     ///
-    /// Counts as one of the calls that may be under way, until the far process gets there, also where the future has been
-    /// dropped.
+    /// Counts as one call in flight until the far process gets there, even if the future is dropped before.
     ///
     /// # Errors
-    /// The reason of the session's end, if that came first: `Failed` after a cast that cannot be decoded,
+    /// The reason of the session's end, if the session ended first. After a cast that cannot be decoded, that is `Failed`
     /// with a text that says why.
     pub async fn taken(&self) -> Result<(), ExitReason> {
         let shared = self.shared();
@@ -134,13 +161,13 @@ impl<Out> Remote<Out> {
             .map_err(|error| ExitReason::from(NotSent::Session(error)))?;
         match (Calling { shared, call: Some(call) }).answer().await {
             Err(CallError { reason: CallFailure::Exit(reason), .. }) => Err(reason),
-            // It is never executed: any answer says that its turn has come.
+            // The mark is never executed: any answer means that its turn has come.
             _ => Ok(()),
         }
     }
 }
 
-/// A wait for an acknowledgement. Dropped, it is forgotten.
+/// A wait for an acknowledgement. Dropping it removes it from the session.
 struct Flushing<'a> {
     shared: &'a Arc<Shared>,
     flush: Flush,
@@ -153,13 +180,14 @@ impl Drop for Flushing<'_> {
 }
 
 impl<Out: Serialize + 'static> Remote<Out> {
-    /// Sends a message that wants no answer. Waits for credit, and while 256 KiB are unsent, first come first served.
-    /// Ready means that it is on its way, in order, not that it arrived: see [`flush`](Self::flush).
+    /// Sends a message without an answer. Waits for credit, and while 256 KiB are unsent. Waiting senders are served in the
+    /// order in which they came.
     ///
-    /// A message whose future is dropped while it waits is not sent.
+    /// When this returns, the message is in the session's output, in order; it may not have arrived: see
+    /// [`flush`](Self::flush). If the future is dropped while it waits, the message is not sent.
     ///
     /// # Errors
-    /// The reason of the session's end; `Failed` when the message does not encode or is too long.
+    /// The reason of the session's end, or `Failed` if the message cannot be encoded or is too long.
     pub async fn cast(&self, message: impl Into<Out>) -> Result<(), SendError<()>> {
         let shared = self.shared();
         let ticket = shared
@@ -176,29 +204,30 @@ impl<Out: Serialize + 'static> Remote<Out> {
             .map_err(|error| not_sent(NotSent::Session(error)))
     }
 
-    /// Sends a message that wants no answer, if it need not wait: what a broadcast uses.
+    /// Sends a message without an answer if it can be sent at once. Never waits, which suits a broadcast.
     ///
     /// # Errors
-    /// As [`cast`](Self::cast); `Overload` when it would have to wait.
+    /// Those of [`cast`](Self::cast), and `Overload` if the message would have to wait.
     pub fn try_cast(&self, message: impl Into<Out>) -> Result<(), SendError<()>> {
         self.shared().send(&message.into(), |session, payload| session.try_cast(payload)).map_err(not_sent)
     }
 
-    /// Calls, with the deadline of [`Limits::call_timeout`](crate::Limits::call_timeout).
+    /// Calls the far end as [`call_within`](Self::call_within) does, within
+    /// [`Limits::call_timeout`](crate::Limits::call_timeout).
     ///
     /// # Errors
-    /// See [`call_within`](Self::call_within).
+    /// Those of [`call_within`](Self::call_within).
     pub async fn call<Q: Call + Into<Out>>(&self, request: Q) -> Result<Q::Reply, CallError> {
         self.call_within(self.shared().limits().call_timeout, request).await
     }
 
-    /// Calls: sends a request and waits for its answer, at most `within`, waiting for credit, room and one of the calls
-    /// that the far end allows at a time included.
+    /// Sends a request and waits for its answer, at most `within`. That time includes the waits for credit, for room in
+    /// the output, and for the number of calls that the far end allows.
     ///
     /// Dropping the future gives the call up: the far end sees it as cancelled, and a late answer is discarded.
     ///
     /// # Errors
-    /// [`CallError`] says what went wrong, and whether the far end executed the call. Nothing is tried again.
+    /// [`CallError`] says what went wrong, and whether the far end executed the call. Calls are never retried.
     pub async fn call_within<Q: Call + Into<Out>>(
         &self,
         within: Duration,
@@ -219,7 +248,7 @@ impl<Out: Serialize + 'static> Remote<Out> {
     }
 }
 
-/// Lets other tasks run now and then, and a kill land, where nothing has to be waited for.
+/// Yields now and then, so that a loop of casts that never wait lets other tasks run and can be killed.
 async fn cooperate() -> Result<(), SendError<()>> {
     poll_fn(|cx| {
         ready!(poll_proceed_shortly(cx));
@@ -228,10 +257,10 @@ async fn cooperate() -> Result<(), SendError<()>> {
     .await
 }
 
-/// A cast in the queue. Dropped, it is taken back.
+/// A cast that waits in the queue. Dropping it withdraws the cast.
 struct Casting<'a> {
     shared: &'a Arc<Shared>,
-    /// Nothing once its fate is known.
+    /// `None` once the cast was sent or has failed.
     ticket: Option<u64>,
 }
 
@@ -261,10 +290,10 @@ impl Drop for Casting<'_> {
     }
 }
 
-/// A call under way. Dropped, it is given up.
+/// A call in flight. Dropping it gives the call up.
 struct Calling<'a> {
     shared: &'a Arc<Shared>,
-    /// Nothing once the outcome is known.
+    /// `None` once the outcome is known.
     call: Option<u64>,
 }
 

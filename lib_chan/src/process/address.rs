@@ -1,4 +1,4 @@
-//! Where messages to a process are sent.
+//! The address of a process: sends messages and calls to its mailbox.
 
 use std::fmt;
 use std::pin::{Pin, pin};
@@ -15,7 +15,30 @@ use crate::{CallError, CallFailure, Executed, ExitReason, SendError};
 
 /// Sends messages of type `M` to one process.
 ///
-/// Cheap to clone, and keeps the process neither alive nor, once it has ended, more of it than a small record.
+/// Cheap to clone, and usable in any task. An address does not keep its process alive. After the process has ended, it
+/// keeps a small record only.
+///
+/// ```
+/// use std::time::Duration;
+/// use lib_chan::{CallError, CallFailure, Event, Executed, ExitReason, Process, Reply, spawn};
+///
+/// # #[tokio::main]
+/// # async fn main() {
+/// let squares = spawn(async |mut me: Process<(u32, Reply<u32>)>| {
+///     while let Event::Message((number, reply)) = me.recv().await {
+///         reply.send(number * number);
+///     }
+///     Ok(())
+/// });
+/// assert_eq!(squares.call(Duration::from_secs(5), |reply| (7, reply)).await, Ok(49));
+///
+/// // Every caller learns why there is no answer.
+/// squares.pid().exit(ExitReason::Shutdown);
+/// assert_eq!(squares.pid().ended().await, ExitReason::Shutdown);
+/// let error = squares.call(Duration::from_secs(5), |reply| (7, reply)).await.unwrap_err();
+/// assert_eq!(error, CallError::new(Executed::No, CallFailure::Exit(ExitReason::NoProc)));
+/// # }
+/// ```
 pub struct Address<M> {
     cell: Arc<Cell<M>>,
 }
@@ -25,19 +48,19 @@ impl<M: Send + 'static> Address<M> {
         Self { cell }
     }
 
-    /// The pid of the process.
+    /// Returns the pid of the process.
     pub fn pid(&self) -> Pid {
         self.cell.pid()
     }
 
-    /// Sends a message, and waits while the mailbox is full; those that wait are served in the order they came. A
-    /// process that sends to itself never waits.
+    /// Sends a message, and waits while the mailbox is full. Waiting senders are served in the order in which they came.
+    /// A process that sends to itself never waits.
     ///
-    /// If the future is dropped while it waits, the message is dropped, or was sent already.
+    /// If the future is dropped while it waits, the message is either sent already or dropped.
     ///
     /// # Errors
     ///
-    /// `NoProc` if the process is not alive; the reason of its end if it ends meanwhile. The message is given back.
+    /// `NoProc` if the process is not alive, and the reason of its end if it ends meanwhile. The error holds the message.
     pub async fn send(&self, message: M) -> Result<(), SendError<M>> {
         self.post(Letter::Cast(message)).await
     }
@@ -46,25 +69,26 @@ impl<M: Send + 'static> Address<M> {
     ///
     /// # Errors
     ///
-    /// `NoProc` if the process is not alive, `Overload` if the mailbox is full or others wait for room. The message is
-    /// given back.
+    /// `NoProc` if the process is not alive, and `Overload` if the mailbox is full or other senders wait for room. The
+    /// error holds the message.
     pub fn try_send(&self, message: M) -> Result<(), SendError<M>> {
         self.cell.try_post(Letter::Cast(message))
     }
 
-    /// Sends the message that `make` makes of a [`Reply`], and waits for the answer, `within` this time, room in the
-    /// mailbox included. As `gen_server:call` does.
+    /// Sends the message that `make` builds around a [`Reply`], and waits for the answer, as `gen_server:call` does. The
+    /// time `within` includes the wait for room in the mailbox.
     ///
-    /// A dropped future gives the call up: a message not yet taken is never delivered, the process can see it in
-    /// [`Reply::cancelled`], and a late answer is dropped.
+    /// Dropping the future gives the call up. A message that was not taken is never delivered, [`Reply::cancelled`]
+    /// returns, and a late answer is dropped.
     ///
     /// # Errors
     ///
-    /// * `CallingSelf`: a process that waits for itself would wait for ever.
-    /// * `Deadline`: no answer in time. *Not executed* if the message was not taken: it never will be.
-    /// * `Exit(reason)`: the process was not alive (`NoProc`), or ended with the reply in its hands, or in its mailbox,
-    ///   and then the call was *not executed*. A reply handed to another process ends with that one.
-    /// * `NoAnswer`: the reply was dropped. `Refused`: it was refused.
+    /// * `CallingSelf`: the process calls itself, and would wait for ever.
+    /// * `Deadline`: no answer came in time. The call was *not executed* if the message was not taken; it never will be.
+    /// * `Exit(reason)`: the process was not alive (`NoProc`), or the process that held the reply ended. The call was *not
+    ///   executed* if the message was still in the mailbox.
+    /// * `NoAnswer`: the reply was dropped.
+    /// * `Refused`: the call was refused.
     pub async fn call<R: Send + 'static>(
         &self,
         within: Duration,
@@ -81,34 +105,34 @@ impl<M: Send + 'static> Address<M> {
         if is_current(self.cell.id()) {
             return Err(CallError::new(Executed::No, CallFailure::CallingSelf));
         }
-        // Dropped on every way out, and then the call is given up.
+        // Every way out drops the waiter, which gives the call up.
         let waiter = Waiter::new();
         let message = make(&waiter);
         let asked = Letter::Call(Box::new(Asked { message, ticket: waiter.ticket() }));
         let mut answer = pin!(async {
-            // Where it comes back the message is dropped, and its reply with it, but its fate is known already.
+            // A message that comes back is dropped, and its reply with it. The outcome is known already.
             let sent = self.post(asked).await.map_err(|error| error.reason);
             sent.map_err(|reason| CallError::new(Executed::No, CallFailure::Exit(reason)))?;
             waiter.answer().await
         });
         match in_time(within, answer.as_mut()).await {
             Some(answer) => answer,
-            // Before the message is dropped that may still wait for room.
+            // First give up, then drop the message, which may still wait for room: its reply must not settle the call.
             None => waiter.give_up(),
         }
     }
 
-    /// Puts a parcel into the mailbox, whether or not there is room: one lock, one wake.
+    /// Puts a parcel into the mailbox, even if it is full. Takes one lock and wakes once.
     pub(crate) fn put(&self, parcel: Box<dyn Parcel<M>>) -> Result<(), ExitReason> {
         self.cell.put(parcel)
     }
 
-    /// Gives the process something to own, or says why it cannot own anything any more.
+    /// Gives the process something to own. Fails with the reason of its end if the process has ended.
     pub(crate) fn own(&self, owned: Arc<dyn Owned>) -> Result<(), ExitReason> {
         self.cell.own(owned)
     }
 
-    /// Takes back what was given to [`own`](Self::own).
+    /// Undoes [`own`](Self::own).
     pub(crate) fn disown(&self, owned: &Arc<dyn Owned>) {
         self.cell.disown(owned);
     }
@@ -129,12 +153,12 @@ impl<M: Send + 'static> Address<M> {
 }
 
 impl<T: Send + 'static> Address<Message<T>> {
-    /// Calls a process that takes [`Message`]s with a request that owns the type of its reply, as
-    /// [`call`](Self::call) does.
+    /// Calls a process that takes [`Message`]s. The request determines the type of the answer. Otherwise it behaves as
+    /// [`call`](Self::call).
     ///
     /// # Errors
     ///
-    /// As [`call`](Self::call); and `Codec`, executed, if the process answers another request than it was asked.
+    /// Those of [`call`](Self::call), and `Codec`, *executed*, if the process answers with the type of another request.
     pub async fn request<Q: Call + Into<T>>(
         &self,
         within: Duration,
@@ -162,7 +186,7 @@ struct Post<'a, M: Send + 'static> {
     posting: Posting<M>,
 }
 
-// Nothing in it is ever pinned: the message is moved into the mailbox.
+// The future is never pinned inside: it moves its message into the mailbox.
 impl<M: Send + 'static> Unpin for Post<'_, M> {}
 
 impl<M: Send + 'static> Future for Post<'_, M> {

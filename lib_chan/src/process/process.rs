@@ -35,6 +35,25 @@ pub enum Event<M> {
 ///
 /// It belongs to the future that it was given to. After the process has ended, a `Process` that was moved out of that
 /// future receives nothing, and links and monitors made with it have no effect.
+///
+/// ```
+/// use lib_chan::{Event, ExitReason, Process, enter};
+///
+/// # #[tokio::main]
+/// # async fn main() {
+/// let heard = enter(async |mut me: Process<String>| {
+///     let parent = me.address();
+///     let (_, monitor) = me.spawn_monitor(async move |_me: Process| Ok(parent.send("ready".into()).await?));
+///     // The message was sent before the end, so it arrives first.
+///     let Event::Message(text) = me.recv().await else { return Err(ExitReason::failed("no message")) };
+///     match me.recv().await {
+///         Event::Down(of, _, ExitReason::Normal) if of == monitor => Ok(text),
+///         _ => Err(ExitReason::failed("no end")),
+///     }
+/// });
+/// assert_eq!(heard.await.as_deref(), Ok("ready"));
+/// # }
+/// ```
 pub struct Process<M = ()> {
     cell: Arc<Cell<M>>,
     /// Taken out of the mailbox, and not yet received.

@@ -1,4 +1,4 @@
-//! Calls: a request owns the type of its reply, and whoever holds the [`Reply`] answers.
+//! Calls: the request determines the type of the answer, and the holder of the [`Reply`] answers.
 
 use std::any::Any;
 use std::fmt;
@@ -15,48 +15,72 @@ use crate::payload::{self, Codec, PayloadError};
 use crate::sync::{Mutex, MutexGuard};
 use crate::{CallError, CallFailure, Executed, ExitReason};
 
-/// A request that is answered with a value of one type.
+/// A request whose type determines the type of its answer.
 pub trait Call: Serialize + DeserializeOwned {
-    /// What it is answered with.
+    /// The type of the answer.
     type Reply: Serialize + DeserializeOwned + Send + 'static;
 }
 
-/// Whoever hands messages on does not know what they are answered with.
+/// A relay does not know the types of the answers that it passes on.
 impl Call for crate::Opaque {
     type Reply = Self;
 }
 
-/// What a process that is cast to and called receives.
+/// A cast or a call, as its receiver gets it.
 #[derive(Debug)]
 pub enum Message<T> {
-    /// No answer is wanted.
+    /// A message without an answer.
     Cast(T),
-    /// An answer is wanted: `reply.to(&request).send(answer)`.
+    /// A request and its reply. Answer it with `reply.to(&request).send(answer)`.
     Call(T, Reply),
 }
 
-/// What comes from a channel that was given to a process.
+/// An item from a channel that was given to a process with [`Channel::give_to`](crate::Channel::give_to).
 #[derive(Debug)]
 pub enum Incoming<T> {
     /// A message.
     Message(Message<T>),
-    /// The channel has ended, and nothing comes after this.
+    /// The session has ended. This is the last item.
     Ended(ExitReason),
 }
 
-/// The type of a reply whose request was not looked at yet. It has no values.
+/// The type parameter of a [`Reply`] before [`Reply::to`] has given it the type of its answer. It has no values.
 #[derive(Debug)]
 pub enum Untyped {}
 
-/// The right, and the duty, to answer one call with an `R`. It may be handed to another process.
+/// The right and the duty to answer one call with an `R`.
 ///
-/// Dropped without an answer, the caller learns so: with the reason of the process, if it ended with the reply in its
-/// hands; else as *no answer*. An answer that nobody waits for any more is dropped.
+/// A reply may be moved to another process. If it is dropped without an answer, the caller gets `NoAnswer`; if the
+/// process that held it has ended, the caller gets the reason of that end. An answer is dropped if its caller no longer
+/// waits.
+///
+/// ```
+/// use std::time::Duration;
+/// use lib_chan::{CallFailure, Event, Executed, Process, Reply, spawn};
+///
+/// # #[tokio::main]
+/// # async fn main() {
+/// let halves = spawn(async |mut me: Process<(u32, Reply<u32>)>| {
+///     while let Event::Message((number, reply)) = me.recv().await {
+///         match number % 2 {
+///             0 => reply.send(number / 2),
+///             _ => reply.refuse("an odd number"),
+///         }
+///     }
+///     Ok(())
+/// });
+/// let half = async |number| halves.call(Duration::from_secs(5), |reply| (number, reply)).await;
+/// assert_eq!(half(8).await, Ok(4));
+/// let error = half(7).await.unwrap_err();
+/// assert_eq!(error.executed, Executed::No);
+/// assert_eq!(error.reason, CallFailure::Refused("an odd number".into()));
+/// # }
+/// ```
 #[must_use = "the caller waits"]
 pub struct Reply<R = Untyped> {
-    /// Where the answer goes; nothing once it went.
+    /// Where the answer goes; `None` once it was given.
     route: Option<Route>,
-    /// How a far caller gets an `R`. Nothing where the caller is near.
+    /// Encodes an `R` for a far caller; `None` for a local one.
     encode: Option<Encode<R>>,
 }
 
@@ -68,7 +92,7 @@ enum Route {
 
 /// The callers at the far end of a session. Each call is answered once.
 pub(crate) trait FarCallers: Send + Sync + 'static {
-    /// Encodes an answer, at most as long as the far end takes, and sends it. Never waits.
+    /// Encodes an answer within the length that the far end accepts, and sends it. Never waits.
     fn answer(&self, call: u64, encode: &mut EncodeAnswer<'_>);
 
     /// Refuses the call, with a text that the caller may see.
@@ -77,27 +101,27 @@ pub(crate) trait FarCallers: Send + Sync + 'static {
     /// Tells the caller that no answer comes.
     fn give_no_answer(&self, call: u64);
 
-    /// Ready once the caller no longer waits: it gave up, its deadline passed, or its session ended.
+    /// Becomes ready once the caller no longer waits: it gave up, its deadline passed, or its session ended.
     fn poll_cancelled(&self, call: u64, cx: &mut Context<'_>) -> Poll<()>;
 }
 
-/// Appends an answer in this codec, at most so many bytes, to a buffer.
+/// Appends an answer in the given codec, of at most the given number of bytes, to a buffer.
 pub(crate) type EncodeAnswer<'a> = dyn FnMut(Codec, usize, &mut Vec<u8>) -> Result<(), PayloadError> + 'a;
 
 type Encode<R> = fn(Codec, &R, usize, &mut Vec<u8>) -> Result<(), PayloadError>;
 
 impl Reply {
-    /// A reply to a caller at the far end of a session.
+    /// Makes a reply to a caller at the far end of a session.
     pub(crate) const fn far(callers: Arc<dyn FarCallers>, call: u64) -> Self {
         Self { route: Some(Route::Far(callers, call)), encode: None }
     }
 
-    /// A reply to a caller that knows the type; the one that answers learns it from the request.
+    /// Makes a reply to a local caller. The callee learns the type of the answer from the request.
     pub(super) fn untyped<R: Send + 'static>(waiter: &Waiter<R>) -> Self {
         Self { route: Some(Route::Near(Arc::clone(&waiter.0) as Arc<dyn AnySlot>)), encode: None }
     }
 
-    /// The reply of the type that this request is answered with.
+    /// Gives the reply the type of the answer to `request`.
     pub fn to<Q: Call>(mut self, _request: &Q) -> Reply<Q::Reply> {
         Reply { route: self.route.take(), encode: Some(payload::encode_message) }
     }
@@ -108,10 +132,10 @@ impl<R: Send + 'static> Reply<R> {
         Self { route: Some(Route::Near(Arc::clone(&waiter.0) as Arc<dyn AnySlot>)), encode: None }
     }
 
-    /// Answers. Never waits.
+    /// Answers the call. Never waits.
     ///
-    /// If the answer does not travel to a far caller (too long, not encodable), the caller is told that, and that the
-    /// call was executed.
+    /// If the answer to a far caller is too long or cannot be encoded, the caller gets an error that says so, and that
+    /// the call was executed.
     pub fn send(mut self, answer: R) {
         match (self.route.take(), self.encode) {
             (Some(Route::Near(slot)), _) => {
@@ -131,7 +155,7 @@ impl<R: Send + 'static> Reply<R> {
 }
 
 impl<R> Reply<R> {
-    /// Refuses the call, with a text that the caller may see. The call counts as *not executed*.
+    /// Refuses the call, with a text that the caller sees. The call counts as *not executed*.
     pub fn refuse(mut self, public: &str) {
         match self.route.take() {
             Some(Route::Near(slot)) => slot.fail(CallFailure::Refused(public.into())),
@@ -140,8 +164,9 @@ impl<R> Reply<R> {
         }
     }
 
-    /// Waits until nobody waits for the answer any more: the caller gave up, ended, or its deadline passed. A dropped
-    /// future loses nothing.
+    /// Waits until the caller no longer waits for the answer: it gave up or ended, or its deadline passed.
+    ///
+    /// Dropping the future loses nothing.
     pub fn cancelled(&self) -> impl Future<Output = ()> + Send + '_ {
         poll_fn(|cx| {
             let coop = ready!(poll_proceed(cx));
@@ -162,7 +187,7 @@ impl<R> Drop for Reply<R> {
             Some(Route::Near(slot)) => settle(move |reason| {
                 slot.fail(reason.map_or(CallFailure::NoAnswer, |reason| CallFailure::Exit(reason.clone())));
             }),
-            // If the process ended and owns the session, the session has told its end already, and sends this no more.
+            // If the process has ended and owned the session, the session has ended too and no longer sends this.
             Some(Route::Far(callers, call)) => settle(move |_| callers.give_no_answer(call)),
             None => {}
         }
@@ -175,7 +200,7 @@ impl<R> fmt::Debug for Reply<R> {
     }
 }
 
-/// The caller's end of a local call. Dropped, it gives the call up.
+/// The caller's end of a local call. Dropping it gives the call up.
 pub(super) struct Waiter<R: Send + 'static>(Arc<Slot<R>>);
 
 impl<R: Send + 'static> Waiter<R> {
@@ -207,7 +232,7 @@ impl<R: Send + 'static> Waiter<R> {
         })
     }
 
-    /// The time is over. An answer that came in wins.
+    /// Gives the call up at its deadline. Returns the answer if one has arrived.
     pub(super) fn give_up(&self) -> Result<R, CallError> {
         let mut wait = self.0.lock();
         let answer = wait.answer.take().unwrap_or(Err(CallFailure::Deadline));
@@ -243,10 +268,10 @@ struct Wait<R> {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stage {
-    /// The message was not taken yet.
+    /// The message has not been taken.
     Queued,
     Taken,
-    /// Nobody waits.
+    /// The caller no longer waits.
     GivenUp,
 }
 
@@ -269,7 +294,7 @@ impl<R> Slot<R> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The first ending is the only one; what comes after it, or too late, is dropped.
+    /// Settles the call once. Drops later endings, and those of a call that was given up.
     fn settle(&self, answer: Result<R, CallFailure>) {
         let mut wait = self.lock();
         if wait.stage == Stage::GivenUp || wait.answer.is_some() {
@@ -285,7 +310,7 @@ impl<R> Slot<R> {
     }
 }
 
-/// A slot, whatever its type.
+/// A slot for answers of any type.
 trait AnySlot: Any + Send + Sync {
     fn fail(&self, failure: CallFailure);
     fn poll_cancelled(&self, cx: &Context<'_>) -> Poll<()>;

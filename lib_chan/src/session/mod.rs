@@ -1,10 +1,9 @@
-//! A session: what holds between two ends that have proved themselves, until it ends.
+//! One session, from the end of the login to the end of the session.
 //!
-//! [`Session`] is one end's pure state. Bytes go in ([`handle_bytes`](Session::handle_bytes)) and come out
-//! ([`transmit`](Session::transmit)); time comes as an argument. What the processes of this end do is a method each,
-//! and appends frames straight to the outgoing buffer. What they wait for is kept with a waiter of the caller's own
-//! kind, handed back by [`take_woken`](Session::take_woken) when there is something to see; what must be told to
-//! processes comes from [`take_deliveries`](Session::take_deliveries).
+//! [`Session`] is the pure state of one end. [`handle_bytes`](Session::handle_bytes) takes received bytes,
+//! [`transmit`](Session::transmit) returns the bytes to send, and time is an argument. Each action of this end's
+//! processes is a method, which appends frames to the output. A process that waits leaves a waiter of the caller's
+//! type, which the session returns when there is something to see.
 //!
 //! ```text
 //!            start / Start                accept / Started
@@ -12,8 +11,7 @@
 //!      └───────────────────────┴──────────── Refuse, Ended, loss ─────┘
 //! ```
 //!
-//! The order of calls by a driver, after any input: `take_deliveries` and `take_woken`, then `transmit`, then
-//! `poll_timeout`.
+//! [`Endpoint`] drives it: see its module for the order of the calls.
 
 mod attachment;
 mod border;
