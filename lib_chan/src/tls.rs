@@ -1,7 +1,7 @@
-//! TLS as both sides use it: version 1.3 only, the hybrid post-quantum group first, one application protocol, and
-//! nothing resumed.
+//! The TLS of both ends: version 1.3 only, the hybrid post-quantum group first, one application protocol, and no
+//! resumption.
 //!
-//! The process-wide default of rustls is neither read nor set: a program with two providers compiled in would panic.
+//! Neither reads nor sets the process-wide default of rustls, which panics in a program with two providers.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -27,10 +27,10 @@ use rustls::{CertificateError, ConnectionCommon, DigitallySignedStruct, Protocol
 use crate::auth::Exporter;
 use crate::secret::{Secret, decode_exactly};
 
-/// The application protocol, which both sides insist on.
+/// The application protocol (ALPN), which both ends require.
 pub const ALPN: &[u8] = b"lib-chan/1";
 
-/// The cryptography of every connection: aws-lc-rs, with X25519MLKEM768 first.
+/// Returns the cryptography of every connection: aws-lc-rs, with X25519MLKEM768 first.
 pub fn crypto_provider() -> Arc<CryptoProvider> {
     let kx_groups = vec![
         provider::kx_group::X25519MLKEM768,
@@ -41,10 +41,10 @@ pub fn crypto_provider() -> Arc<CryptoProvider> {
     Arc::new(CryptoProvider { kx_groups, ..provider::default_provider() })
 }
 
-/// The configuration of a server that shows the certificate of `resolver`, usually a [`ReloadableKey`].
+/// Returns the configuration of a server that shows the certificate of `resolver`, usually a [`ReloadableKey`].
 ///
 /// # Errors
-/// If the provider cannot do TLS 1.3.
+/// The provider does not support TLS 1.3.
 pub fn server_config(resolver: Arc<dyn ResolvesServerCert>) -> Result<Arc<ServerConfig>, TlsError> {
     let mut config = ServerConfig::builder_with_provider(crypto_provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
@@ -57,10 +57,11 @@ pub fn server_config(resolver: Arc<dyn ResolvesServerCert>) -> Result<Arc<Server
     Ok(Arc::new(config))
 }
 
-/// The configuration of a client that trusts whom `verifier` trusts, for instance a [`PinVerifier`].
+/// Returns the configuration of a client that trusts the servers that `verifier` accepts, for instance a
+/// [`PinVerifier`].
 ///
 /// # Errors
-/// If the provider cannot do TLS 1.3.
+/// The provider does not support TLS 1.3.
 pub fn client_config(verifier: Arc<dyn ServerCertVerifier>) -> Result<Arc<ClientConfig>, TlsError> {
     let mut config = ClientConfig::builder_with_provider(crypto_provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
@@ -73,13 +74,13 @@ pub fn client_config(verifier: Arc<dyn ServerCertVerifier>) -> Result<Arc<Client
     Ok(Arc::new(config))
 }
 
-/// What binds a login to this connection (RFC 9266), once its handshake is complete.
+/// Returns the exporter that binds a login to this connection (RFC 9266), once the TLS handshake is complete.
 ///
-/// There is no other way to an [`Exporter`], so here is where the version and the application protocol are insisted
-/// on: rustls lets a client through that offers no protocol at all.
+/// Every login needs an [`Exporter`], so this checks the version and the application protocol: rustls accepts a client
+/// that offers no protocol at all.
 ///
 /// # Errors
-/// If the handshake is not complete, or the connection is not what both sides insist on: close it.
+/// The handshake is not complete, or the version or protocol is wrong. Close the connection.
 pub fn exporter<Side>(connection: &ConnectionCommon<Side>) -> Result<Exporter, TlsError> {
     if connection.is_handshaking() {
         return Err(TlsError::Handshaking);
@@ -94,10 +95,10 @@ pub fn exporter<Side>(connection: &ConnectionCommon<Side>) -> Result<Exporter, T
     Ok(Exporter::new(Secret::new(bytes)))
 }
 
-/// A certificate chain and the private key that belongs to it.
+/// A certificate chain and its private key.
 ///
-/// A certificate that has expired is no error: a client that pins the key does not look at dates. Ask
-/// [`validity`](Self::validity) where they matter.
+/// An expired certificate is no error, because a client that pins the key ignores the dates. [`validity`](Self::validity)
+/// returns them.
 #[derive(Clone)]
 pub struct CheckedKey {
     key: Arc<CertifiedKey>,
@@ -106,7 +107,7 @@ pub struct CheckedKey {
 }
 
 impl CheckedKey {
-    /// Checks that the key is that of the first certificate.
+    /// Checks that the private key belongs to the first certificate.
     ///
     /// # Errors
     ///
@@ -132,7 +133,7 @@ impl CheckedKey {
     ///
     /// # Errors
     ///
-    /// As [`new`](Self::new), and if the PEM cannot be read.
+    /// Those of [`new`](Self::new), or the PEM cannot be read.
     pub fn from_pem(chain: &[u8], key: &[u8]) -> Result<Self, TlsError> {
         let chain = CertificateDer::pem_slice_iter(chain)
             .collect::<Result<Vec<_>, _>>()
@@ -169,29 +170,28 @@ impl fmt::Debug for CheckedKey {
     }
 }
 
-/// The moment so many seconds from the start of 1970; one before that counts as its start.
+/// Returns the moment `seconds` after the start of 1970, or that start for a negative number.
 fn system_time(seconds: i64) -> SystemTime {
     let since = Duration::from_secs(u64::try_from(seconds).unwrap_or_default());
     UNIX_EPOCH.checked_add(since).unwrap_or(UNIX_EPOCH)
 }
 
-/// The identity of a server, which can be replaced while it serves. A connection gets what is there when its
-/// handshake begins.
+/// The identity of a server, which can be replaced while the server runs. A connection uses the identity at the start of
+/// its handshake.
 pub struct ReloadableKey(RwLock<CheckedKey>);
 
 impl ReloadableKey {
-    /// Shows this identity until it is replaced.
+    /// Creates a key that shows this identity until it is replaced.
     pub fn new(key: CheckedKey) -> Self {
         Self(RwLock::new(key))
     }
 
-    /// Shows another identity to whoever connects from now on. It has been checked before, so a bad pair never gets
-    /// here and the old one stays.
+    /// Replaces the identity for new connections. A [`CheckedKey`] is checked on creation, so this cannot fail.
     pub fn replace(&self, key: CheckedKey) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = key;
     }
 
-    /// The identity that is shown now.
+    /// Returns the current identity.
     pub fn current(&self) -> CheckedKey {
         self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -209,9 +209,9 @@ impl ResolvesServerCert for ReloadableKey {
     }
 }
 
-/// The SHA-256 of a public key (of the certificate's `SubjectPublicKeyInfo`), by which a client can know a server.
+/// The SHA-256 of a public key, by which a client recognises a server. Covers the certificate's `SubjectPublicKeyInfo`.
 ///
-/// Written `sha256:` and 32 bytes in base64url without padding.
+/// Its text is `sha256:` and 32 bytes in base64url without padding.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Pin(pub [u8; 32]);
 
@@ -238,17 +238,17 @@ impl fmt::Debug for Pin {
     }
 }
 
-/// A text is not a pin.
+/// The error for a text that is not a pin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a pin: expected `sha256:` and 32 bytes in base64url without padding")]
 pub struct PinError;
 
-/// The pin of a certificate.
+/// Returns the pin of a certificate.
 ///
-/// It is read by the same parser as the key that checks the server's signature, so the two cannot be different keys.
+/// Uses the parser that also reads the key for the check of the server's signature, so both see the same key.
 ///
 /// # Errors
-/// If it is not a certificate.
+/// The bytes are not a certificate.
 pub fn spki_sha256(certificate: &CertificateDer<'_>) -> Result<Pin, TlsError> {
     let spki = ParsedCertificate::try_from(certificate)?.subject_public_key_info();
     let hash = digest::digest(&digest::SHA256, &spki);
@@ -259,8 +259,7 @@ pub fn spki_sha256(certificate: &CertificateDer<'_>) -> Result<Pin, TlsError> {
     Ok(Pin(pin))
 }
 
-/// Trusts a server whose public key has one of these pins and that shows that it owns the key. Neither name nor dates
-/// count, as with SSH.
+/// Trusts a server that proves that it has the private key of one of these pins. Ignores names and dates, as SSH does.
 #[derive(Debug)]
 pub struct PinVerifier {
     pins: Vec<Pin>,
@@ -268,7 +267,7 @@ pub struct PinVerifier {
 }
 
 impl PinVerifier {
-    /// Trusts these. With an empty list it trusts nobody.
+    /// Creates a verifier that trusts these pins, and nobody if the list is empty.
     pub fn new(pins: impl IntoIterator<Item = Pin>) -> Self {
         Self { pins: pins.into_iter().collect(), provider: crypto_provider() }
     }
@@ -299,7 +298,7 @@ impl ServerCertVerifier for PinVerifier {
         Err(rustls::PeerIncompatible::Tls12NotOffered.into())
     }
 
-    /// A certificate is public; this is where its owner shows that it has the key. Without it a pin is worth nothing.
+    // A certificate is public. This check shows that the server has the private key; without it, a pin is worthless.
     fn verify_tls13_signature(
         &self,
         message: &[u8],
@@ -315,28 +314,28 @@ impl ServerCertVerifier for PinVerifier {
     }
 }
 
-/// Why a connection or a certificate is of no use.
+/// The reason that a connection or a certificate cannot be used.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TlsError {
-    /// The handshake has to be completed first.
+    /// The TLS handshake is not complete.
     #[error("the TLS handshake is not complete")]
     Handshaking,
-    /// The connection is not of TLS 1.3.
+    /// The connection does not use TLS 1.3.
     #[error("the connection is not of TLS 1.3")]
     OtherVersion,
-    /// The other end did not ask for the application protocol `lib-chan/1`.
+    /// The peer did not offer the application protocol `lib-chan/1`.
     #[error("the other end does not speak lib-chan/1")]
     OtherProtocol,
     /// A certificate or private key cannot be read.
     #[error("the {what} cannot be read: {why}")]
     Unreadable {
-        /// Which.
+        /// The certificate or key in question.
         what: &'static str,
-        /// Why.
+        /// The error of the parser.
         why: Box<str>,
     },
-    /// Rustls says so.
+    /// Rustls reported an error.
     #[error(transparent)]
     Rustls(#[from] rustls::Error),
 }

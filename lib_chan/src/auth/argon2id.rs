@@ -1,4 +1,4 @@
-//! From a password to keys: Argon2id, then HKDF.
+//! Derives keys from a password: Argon2id, then HKDF.
 
 use std::fmt;
 
@@ -9,10 +9,10 @@ use zeroize::Zeroizing;
 use super::verifier::PasswordVerifier;
 use crate::secret::{Password, PrivateKey, Secret};
 
-/// How much work it is to stretch a password, always within what a client is ready to do: 19 to 256 MiB, 2 to 10
-/// passes, 1 to 4 lanes, and memory times passes at most 1 GiB.
+/// The cost of stretching a password, within the bounds that every client accepts: 19 to 256 MiB, 2 to 10 passes, 1 to 4
+/// lanes, and memory times passes at most 1 GiB.
 ///
-/// Default: 64 MiB, 3 passes, 1 lane; a tenth to half a second.
+/// Default: 64 MiB, 3 passes and 1 lane, which take 0.1 to 0.5 s.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Argon2Params {
     m_kib: u32,
@@ -21,7 +21,7 @@ pub struct Argon2Params {
 }
 
 impl Argon2Params {
-    /// What a server uses unless it is told otherwise, and what it names for a service that it does not have.
+    /// The default parameters. A server also shows them for a service that does not exist.
     pub const DEFAULT: Self = Self { m_kib: 64 * 1024, t: 3, p: 1 };
 
     const M_KIB: std::ops::RangeInclusive<u32> = 19 * 1024..=256 * 1024;
@@ -29,10 +29,10 @@ impl Argon2Params {
     const P: std::ops::RangeInclusive<u8> = 1..=4;
     const MAX_M_KIB_TIMES_T: u64 = 1024 * 1024;
 
-    /// Checks parameters: memory in KiB, passes, lanes. Nothing is allocated.
+    /// Checks parameters: memory in KiB, passes, lanes. Allocates nothing.
     ///
     /// # Errors
-    /// If one is outside its bounds, with its value.
+    /// A parameter is outside of its bounds. The error holds its value.
     pub fn new(m_kib: u32, t: u32, p: u8) -> Result<Self, ParamsError> {
         if !Self::M_KIB.contains(&m_kib) {
             return Err(ParamsError::Memory(m_kib));
@@ -49,17 +49,17 @@ impl Argon2Params {
         Ok(Self { m_kib, t, p })
     }
 
-    /// Memory, in KiB.
+    /// Returns the memory in KiB.
     pub fn m_kib(self) -> u32 {
         self.m_kib
     }
 
-    /// Passes over the memory.
+    /// Returns the number of passes over the memory.
     pub fn t(self) -> u32 {
         self.t
     }
 
-    /// Lanes.
+    /// Returns the number of lanes.
     pub fn p(self) -> u8 {
         self.p
     }
@@ -77,7 +77,7 @@ impl fmt::Display for Argon2Params {
     }
 }
 
-/// Which parameter is outside its bounds.
+/// A parameter that is outside of its bounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ParamsError {
@@ -90,7 +90,7 @@ pub enum ParamsError {
     /// Lanes.
     #[error("{0} Argon2 lanes are not between 1 and 4")]
     Lanes(u8),
-    /// Each is within its bounds, but both together are too much.
+    /// Memory and passes are each within their bounds, but their product is too large.
     #[error("{t} Argon2 passes over {m_kib} KiB are more than 1 GiB of work")]
     Work {
         /// Memory, in KiB.
@@ -100,27 +100,27 @@ pub enum ParamsError {
     },
 }
 
-/// What makes equal passwords unequal. No secret: whoever asks for a service is told its salt.
+/// A salt: makes the keys of equal passwords differ. Not a secret: the server sends it to anyone who asks for a service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Salt(pub [u8; 16]);
 
-/// What a stretched password becomes: the key a client signs with, and the key a server answers with.
+/// The keys that are derived from a password: one signs for the client, the other keys the server's answer.
 ///
 /// Both are wiped when dropped.
 #[derive(Debug)]
 pub struct DerivedKeys {
-    /// Signs the client's proof.
+    /// The key that signs the client's proof.
     pub(crate) client: PrivateKey,
-    /// Keys the server's answer.
+    /// The key of the server's answer.
     pub(crate) server: Secret<32>,
 }
 
 impl DerivedKeys {
-    /// Runs Argon2id. Blocks for a tenth of a second or more, and takes the memory that the parameters say: not for an
-    /// async task.
+    /// Runs Argon2id. Blocks for a tenth of a second or more, and allocates the memory that the parameters name. Don't call
+    /// this in an async task; use `spawn_blocking`.
     ///
     /// # Errors
-    /// If the memory is not to be had.
+    /// The memory cannot be allocated.
     pub fn derive(password: &Password, salt: &Salt, params: Argon2Params) -> Result<Self, StretchError> {
         password.count_derivation();
         #[cfg(test)]
@@ -134,20 +134,20 @@ impl DerivedKeys {
         Ok(Self { client, server: expand(&stretched, b"chan-auth-v1 server key")? })
     }
 
-    /// What a server stores of these keys.
+    /// Returns the part of these keys that a server stores.
     pub fn verifier(&self, salt: &Salt, params: Argon2Params) -> PasswordVerifier {
         PasswordVerifier::new(params, *salt, self.client.public_key(), self.server.clone())
     }
 }
 
-/// Why a password could not be stretched. Never the password's fault.
+/// The reason that a password could not be stretched. Never depends on the password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum StretchError {
-    /// No memory.
+    /// The memory cannot be allocated.
     #[error("there are no {m_kib} KiB of memory to stretch a password with")]
     NoMemory {
-        /// What was asked for, in KiB.
+        /// The requested memory in KiB.
         m_kib: u32,
     },
     /// The cryptographic library refused.
@@ -168,7 +168,7 @@ fn stretch(
     let block_count = params.block_count();
     let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
 
-    // The result can be computed from what is left in the blocks, so they are wiped too. `try_reserve`, because a
+    // The keys can be computed from the contents of the blocks, so the blocks are wiped too. `try_reserve`, because a
     // failed `vec!` ends the whole program.
     let mut blocks = Zeroizing::new(Vec::new());
     blocks.try_reserve_exact(block_count).map_err(no_memory)?;

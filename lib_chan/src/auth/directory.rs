@@ -1,4 +1,4 @@
-//! Who may log in to what, and the one place where that is decided.
+//! The accounts of a server, and the decision to accept a login.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -12,25 +12,25 @@ use super::proof::{Mechanism, ServerKey, Transcript};
 use super::verifier::PasswordVerifier;
 use crate::secret::{KeyError, PrivateKey, PublicKey, Secret};
 
-/// The secret that salts are made with, of services that exist and of those that do not, so that the two look alike.
+/// The secret from which salts are derived, for names that exist and for names that do not, so that both look alike.
 ///
-/// It has to last over restarts (a state file of mode 0600), or a name whose salt stays can be told from one whose salt
-/// changes. Servers that share their accounts may share it.
+/// It must outlive restarts, in a state file of mode 0600. Otherwise the salts of unknown names change at a restart, and
+/// those of accounts do not. Servers that share their accounts may share it.
 #[derive(Clone, Debug)]
 pub struct NameKey(Secret<32>);
 
 impl NameKey {
-    /// Takes 32 bytes from a secure random source, or those of the state file.
+    /// Creates the key from 32 bytes of a secure random source, or from those of the state file.
     pub fn new(bytes: Secret<32>) -> Self {
         Self(bytes)
     }
 
-    /// The bytes, for the state file.
+    /// Returns the bytes for the state file.
     pub fn expose(&self) -> &[u8; 32] {
         self.0.expose()
     }
 
-    /// The salt of a name: that of a verifier which is made on this server, and that of an unknown name.
+    /// Returns the salt of a name, for a verifier that is made on this server and for an unknown name.
     pub fn salt(&self, service: &ServiceName, client: &ClientId) -> Salt {
         let key = hmac::Key::new(hmac::HMAC_SHA256, self.0.expose());
         let mut mac = hmac::Context::with_key(&key);
@@ -45,33 +45,33 @@ impl NameKey {
     }
 }
 
-/// One that may log in: a client of a service, and how it is known.
+/// A client of a service that may log in, and its credential.
 #[derive(Clone, Debug)]
 pub struct Account {
     /// The service.
     pub service: ServiceName,
-    /// The client; empty for the one whose password is the service's own.
+    /// The name of the client; empty under a shared password.
     pub client: ClientId,
-    /// What its proof is checked with.
+    /// Checks the client's proof.
     pub verifier: AccountVerifier,
-    /// `false` refuses it, as a revoked client is.
+    /// `false` for a revoked client, which is refused.
     pub enabled: bool,
-    /// The holder's own: given back, never looked at.
+    /// Opaque value, returned unchanged.
     pub index: usize,
 }
 
-/// What the proof of an account is checked with.
+/// The record that checks the proofs of an account.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum AccountVerifier {
-    /// It knows a password.
+    /// The client has a password.
     Password(PasswordVerifier),
-    /// It has the private key to this one.
+    /// The client has the private key of this public key.
     Key(PublicKey),
 }
 
 impl AccountVerifier {
-    /// What a client has to prove itself with.
+    /// Returns the mechanism that the client must use.
     pub fn mechanism(&self) -> Mechanism {
         match self {
             Self::Password(_) => Mechanism::Password,
@@ -89,23 +89,23 @@ impl AccountVerifier {
 
 /// All accounts of a server.
 ///
-/// Never changed: a reload makes a new one. Someone who asks for a name that is not in it gets the same bytes, over the
-/// same code path, as someone who asks for one that is.
+/// Immutable: a reload creates a new one. The code path and the form of the answer are the same for a name that is in the
+/// directory and for one that is not.
 pub struct Directory {
     services: HashMap<ServiceName, HashMap<ClientId, Account>>,
     name_key: NameKey,
-    /// Checks the proofs of unknown names. Nobody has its private half.
+    /// Checks the proofs of unknown names. Nobody has the private key.
     nobody: PublicKey,
 }
 
 impl Directory {
-    /// Collects the accounts. `nobody_seed` is 32 bytes from a secure random source, new at each start: a key pair is
-    /// made of it that nobody owns.
+    /// Collects the accounts. `nobody_seed` is 32 bytes from a secure random source, new at each start. It gives the key
+    /// pair of unknown names, which nobody has.
     ///
-    /// The warnings are for whoever wrote the configuration; the directory is good all the same.
+    /// The warnings are for the author of the configuration. The directory is usable despite them.
     ///
     /// # Errors
-    /// If a name comes twice, or two names share a password's verifier.
+    /// A name comes twice, or two names share the verifier of a password.
     pub fn new(
         name_key: NameKey,
         nobody_seed: Secret<32>,
@@ -132,17 +132,17 @@ impl Directory {
         Ok((Self { services, name_key, nobody }, warnings))
     }
 
-    /// The account of this name, if there is one.
+    /// Returns the account with this name, if there is one.
     pub fn account(&self, service: &ServiceName, client: &ClientId) -> Option<&Account> {
         self.services.get(service)?.get(client)
     }
 
-    /// All accounts, in no order.
+    /// Returns all accounts, in no particular order.
     pub fn accounts(&self) -> impl Iterator<Item = &Account> {
         self.services.values().flat_map(HashMap::values)
     }
 
-    /// What to ask of someone who claims this name, whether or not there is such an account.
+    /// Returns the challenge for a claimed name, whether or not there is such an account.
     pub(crate) fn candidate(
         &self,
         service: &ServiceName,
@@ -150,7 +150,7 @@ impl Directory {
         mechanism: Mechanism,
     ) -> Candidate<'_> {
         let standing = self.standing(service, client, mechanism);
-        // Made for real accounts too, so that both take the same time.
+        // Computed for real accounts too, so that both take the same time.
         let salt = self.name_key.salt(service, client);
         let (salt, params) = match standing.map(|account| &account.verifier) {
             Ok(AccountVerifier::Password(verifier)) => (*verifier.salt(), verifier.params()),
@@ -181,7 +181,7 @@ impl fmt::Debug for Directory {
     }
 }
 
-/// Someone who claims to be a client of a service: what to ask of them, and what their proof is checked with.
+/// A claim to be a client of a service: the challenge, and the key that checks the proof.
 #[derive(Debug)]
 pub(crate) struct Candidate<'d> {
     standing: Result<&'d Account, RefusalCause>,
@@ -191,10 +191,10 @@ pub(crate) struct Candidate<'d> {
 }
 
 impl<'d> Candidate<'d> {
-    /// The one place where a login is accepted: the proof is right, *and* the account is real, *and* it is enabled,
-    /// *and* it may come from where it comes from.
+    /// Decides the login. No other function accepts one. The proof must be right, *and* the account must exist, *and* it
+    /// must be enabled, *and* its source must be allowed.
     ///
-    /// The signature is checked first and for everyone, real or not.
+    /// The signature is checked first, and also for accounts that do not exist.
     pub(crate) fn judge(
         &self,
         transcript: &Transcript,
@@ -217,7 +217,7 @@ impl<'d> Candidate<'d> {
 }
 
 impl Account {
-    /// What the answer to this account's proof is keyed with.
+    /// Returns the key of the answer to this account's proof.
     pub(crate) fn server_key(&self, exporter: &super::Exporter) -> ServerKey {
         match &self.verifier {
             AccountVerifier::Password(verifier) => ServerKey::of_password(verifier.server_key()),
@@ -226,31 +226,31 @@ impl Account {
     }
 }
 
-/// The true reason of a refusal. For the log of the server; the peer is told nothing but that it was refused.
+/// The true reason of a refusal, for the log of the server. The peer learns only that it was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
 pub enum RefusalCause {
-    /// No such service.
+    /// The service does not exist.
     #[error("unknown service")]
     UnknownService,
     /// The service has no such client.
     #[error("unknown client")]
     UnknownClient,
-    /// The client has another kind of credential than it came with.
+    /// The client used another mechanism than that of its credential.
     #[error("no credential of this kind")]
     OtherMechanism,
     /// The password or key is wrong.
     #[error("wrong proof")]
     WrongProof,
-    /// The proof was right, and the client is revoked.
+    /// The proof was right, but the client is revoked.
     #[error("disabled")]
     Disabled,
-    /// The proof was right, and the client may not come from there.
+    /// The proof was right, but the client may not use this source.
     #[error("source not allowed")]
     SourceNotAllowed,
 }
 
-/// The name of an account, as messages about a configuration show it.
+/// The name of an account, as it appears in messages about a configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AccountName {
     /// The service.
@@ -275,44 +275,45 @@ impl fmt::Display for AccountName {
     }
 }
 
-/// Why accounts do not make a directory.
+/// The reason that accounts do not form a directory.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DirectoryError {
-    /// Two accounts of one name.
+    /// Two accounts have one name.
     #[error("{0} is there twice")]
     SameName(AccountName),
-    /// Two names with one verifier: strangers would be shown the same salt for both, and so that both are real.
+    /// Two names have one verifier. The server would show the same salt for both, and so reveal that both exist.
     #[error("{first} and {second} have the same verifier: make one for each")]
     SharedVerifier {
-        /// The one that came first.
+        /// The first name.
         first: AccountName,
-        /// The one that came second.
+        /// The second name.
         second: AccountName,
     },
-    /// The cryptographic library could not make a key.
+    /// The cryptographic library could not create a key.
     #[error(transparent)]
     Key(#[from] KeyError),
 }
 
-/// What is allowed, and worth knowing.
+/// A warning about an account that is allowed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DirectoryWarning {
-    /// Strangers are shown the parameters, and unknown names have the default ones.
+    /// A verifier has other parameters than the default. The server shows them to strangers, and so reveals that the name
+    /// exists.
     #[error(
         "{account} has Argon2 parameters {params}, not {}, so strangers can tell that it exists",
         Argon2Params::DEFAULT
     )]
     NotDefaultParams {
-        /// Whose verifier.
+        /// The name of the account.
         account: AccountName,
-        /// What it says.
+        /// The parameters of its verifier.
         params: Argon2Params,
     },
 }
 
-/// Finds what two verifiers have in common.
+/// Finds verifiers that are used twice.
 #[derive(Default)]
 struct Unshared {
     salts: HashMap<Salt, AccountName>,

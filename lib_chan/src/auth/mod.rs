@@ -1,10 +1,10 @@
-//! chan-auth-v1: what a client proves with, what a server stores, and the cryptography between the two.
+//! chan-auth-v1: the credentials of clients, the verifiers of servers, and the cryptography of both.
 //!
-//! A password is stretched with Argon2id *by the client* and becomes an Ed25519 key; the server stores the public half
-//! (the verifier), so what it stores logs nobody in, and what it sees of a login is of no use elsewhere. The server
-//! itself never stretches anything for a stranger: verifying is one signature check.
+//! *The client* stretches a password with Argon2id and derives an Ed25519 key from it. The server stores the public half
+//! in a verifier, which logs nobody in. A proof that the server sees is useless on any other connection. The server never
+//! stretches a password for a stranger: it checks one signature.
 //!
-//! `PROTOCOL.md` has the bytes. The messages and the order they come in are in [`handshake`](crate::handshake).
+//! `PROTOCOL.md` specifies the bytes. [`handshake`](crate::handshake) has the messages and their order.
 
 mod argon2id;
 mod directory;

@@ -6,7 +6,7 @@ use std::fmt;
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ServiceName(Box<str>);
 
-/// The name of a client: 0 to 64 bytes of the same characters. Empty where a service has one password for all.
+/// The name of a client: 0 to 64 bytes of the same characters. Empty under a shared password.
 #[derive(Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ClientId(Box<str>);
 
@@ -17,7 +17,7 @@ impl ServiceName {
     /// Checks a name.
     ///
     /// # Errors
-    /// If it is empty, too long, or holds another character.
+    /// The name is empty, too long, or contains another character.
     pub fn new(name: &str) -> Result<Self, NameError> {
         if name.is_empty() {
             return Err(NameError::Empty);
@@ -25,7 +25,7 @@ impl ServiceName {
         checked(name).map(Self)
     }
 
-    /// The name.
+    /// Returns the name.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -35,12 +35,12 @@ impl ClientId {
     /// Checks a name.
     ///
     /// # Errors
-    /// If it is too long, or holds another character.
+    /// The name is too long, or contains another character.
     pub fn new(name: &str) -> Result<Self, NameError> {
         checked(name).map(Self)
     }
 
-    /// The name; may be empty.
+    /// Returns the name, which may be empty.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -82,17 +82,17 @@ macro_rules! prints_as_its_text {
 
 prints_as_its_text!(ServiceName ClientId);
 
-/// Why a text is not the name of a service or client.
+/// The reason that a text is not the name of a service or client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum NameError {
-    /// Only a client's name may be empty.
+    /// The name is empty. Only a client's name may be.
     #[error("the name of a service is empty")]
     Empty,
-    /// More than 64 bytes.
+    /// The name has more than 64 bytes.
     #[error("the name is longer than {MAX_NAME_LEN} bytes")]
     TooLong,
-    /// Not of the characters that a name is made of.
+    /// The name contains another character.
     #[error("a name is made of letters, digits, `.`, `_` and `-`")]
     Character,
 }

@@ -1,4 +1,4 @@
-//! What both sides prove, and what it is bound to.
+//! The proofs of both ends, and their binding to the connection.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use aws_lc_rs::{digest, hmac};
 use super::argon2id::DerivedKeys;
 use crate::secret::{PrivateKey, Secret};
 
-/// What a client proves itself with.
+/// The kind of credential that a client proves itself with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Mechanism {
@@ -18,12 +18,12 @@ pub enum Mechanism {
 }
 
 impl Mechanism {
-    /// Its code on the wire.
+    /// Returns the code on the wire.
     pub const fn code(self) -> u8 {
         self as u8
     }
 
-    /// The mechanism of a code; `None` for any other.
+    /// Returns the mechanism with this code, or `None` if there is none.
     pub const fn from_code(code: u8) -> Option<Self> {
         match code {
             1 => Some(Self::Password),
@@ -42,8 +42,8 @@ impl fmt::Display for Mechanism {
     }
 }
 
-/// 32 bytes that only the two ends of one TLS connection know: its exporter (RFC 9266). Every proof is made over it,
-/// so a proof is worth nothing on another connection.
+/// The exporter of a TLS connection (RFC 9266): 32 bytes that only its two ends know. Every proof covers it, so a proof
+/// is useless on another connection.
 #[derive(Clone, Debug)]
 pub struct Exporter(Secret<32>);
 
@@ -51,18 +51,18 @@ impl Exporter {
     /// The label of RFC 9266 section 4.2; the context is empty.
     pub const LABEL: &'static [u8] = b"EXPORTER-Channel-Binding";
 
-    /// Takes what TLS exported under [`LABEL`](Self::LABEL), once its handshake was complete.
+    /// Wraps the bytes that TLS exported under [`LABEL`](Self::LABEL) after its handshake was complete.
     pub fn new(bytes: Secret<32>) -> Self {
         Self(bytes)
     }
 }
 
-/// The hash of all that was said: what both proofs are about.
+/// The hash of all messages so far. Both proofs cover it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Transcript([u8; 32]);
 
 impl Transcript {
-    /// Hashes the connection's exporter and both messages exactly as they travelled, lengths included.
+    /// Hashes the connection's exporter and the bytes of both messages, including their lengths.
     pub(crate) fn new(exporter: &Exporter, hello: &[u8], challenge: &[u8]) -> Self {
         let mut hash = digest::Context::new(&digest::SHA256);
         for part in [b"chan-auth-v1\0".as_slice(), exporter.0.expose(), hello, challenge] {
@@ -75,7 +75,7 @@ impl Transcript {
         Self(transcript)
     }
 
-    /// What a client signs.
+    /// Returns the bytes that a client signs.
     pub(crate) fn to_be_signed(&self) -> [u8; 58] {
         let mut message = [0; 58];
         let parts = b"chan-auth-v1 client proof\0".iter().chain(&self.0);
@@ -86,31 +86,31 @@ impl Transcript {
     }
 }
 
-/// The client's proof; `None` if the cryptographic library fails.
+/// Returns the client's proof, or `None` if the cryptographic library fails.
 pub(crate) fn client_proof(key: &PrivateKey, transcript: &Transcript) -> Option<[u8; 64]> {
     key.sign(&transcript.to_be_signed())
 }
 
-/// What the server's proof is keyed with.
+/// The key of the server's proof.
 pub(crate) struct ServerKey(hmac::Key);
 
 impl ServerKey {
-    /// For a password: the server shows that it has the verifier.
+    /// For a password, on the server: the proof shows that the server has the verifier.
     pub(crate) fn of_password(server_key: &Secret<32>) -> Self {
         Self(hmac::Key::new(hmac::HMAC_SHA256, server_key.expose()))
     }
 
-    /// For a password, on the side that has it.
+    /// For a password, on the client.
     pub(crate) fn of_derived(keys: &DerivedKeys) -> Self {
         Self::of_password(&keys.server)
     }
 
-    /// For a key: TLS alone shows who the server is, and the proof only seals the message.
+    /// For a private key: TLS alone authenticates the server, and the proof only seals the message.
     pub(crate) fn of_connection(exporter: &Exporter) -> Self {
         Self(hmac::Key::new(hmac::HMAC_SHA256, exporter.0.expose()))
     }
 
-    /// The server's proof over the transcript, the client's proof, and what the server says with it.
+    /// Returns the server's proof over the transcript, the client's proof, and the parameters of the session.
     pub(crate) fn server_proof(
         &self,
         transcript: &Transcript,
@@ -126,7 +126,7 @@ impl ServerKey {
         proof
     }
 
-    /// Whether this is the server's proof, compared in constant time.
+    /// Returns `true` if this is the server's proof. Compares in constant time.
     pub(crate) fn verifies(
         &self,
         transcript: &Transcript,

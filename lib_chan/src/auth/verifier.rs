@@ -1,4 +1,4 @@
-//! What a server stores of a password.
+//! The verifier that a server stores in place of a password.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,11 +10,11 @@ use zeroize::Zeroizing;
 use super::argon2id::{Argon2Params, DerivedKeys, ParamsError, Salt, StretchError};
 use crate::secret::{KeyError, Password, PublicKey, Secret, decode_exactly};
 
-/// What a server stores in place of a password.
+/// The record that a server stores in place of a password.
 ///
-/// Written `$chan$argon2id$v=19$m=65536,t=3,p=1$<salt>$<public key>$<server key>`, the last three in base64url without
-/// padding. It logs nobody in. Its last field is a secret all the same: whoever has it can answer in the server's
-/// name, and passwords can be guessed against it. `Debug` masks it; [`to_line`](Self::to_line) writes it.
+/// Its text is `$chan$argon2id$v=19$m=65536,t=3,p=1$<salt>$<public key>$<server key>`, with the last three fields in
+/// base64url without padding. A verifier logs nobody in, but it is a secret: a thief can impersonate the server and guess
+/// passwords against it. `Debug` masks it; [`to_line`](Self::to_line) returns it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PasswordVerifier {
     params: Argon2Params,
@@ -33,18 +33,18 @@ impl PasswordVerifier {
         Self { params, salt, public_key, server_key }
     }
 
-    /// Runs Argon2id for a password known to the server's owner, when a configuration is loaded or a verifier is
-    /// made. Blocks for a tenth of a second or more.
+    /// Derives the verifier of a password with Argon2id, for a configuration or a verifier file. Blocks for a tenth of a
+    /// second or more.
     ///
-    /// The salt is [`NameKey::salt`](super::NameKey::salt), so that it is the same after a restart.
+    /// Pass the salt of [`NameKey::salt`](super::NameKey::salt), so that it is the same after a restart.
     ///
     /// # Errors
-    /// If the memory is not to be had.
+    /// The memory cannot be allocated.
     pub fn derive(password: &Password, salt: &Salt, params: Argon2Params) -> Result<Self, StretchError> {
         Ok(DerivedKeys::derive(password, salt, params)?.verifier(salt, params))
     }
 
-    /// The verifier as a configuration holds it. The line is a secret.
+    /// Returns the verifier as one line for a configuration. The line is a secret.
     pub fn to_line(&self) -> Zeroizing<String> {
         let mut line = Zeroizing::new(String::with_capacity(192));
         line.push_str(&format!("{PREFIX}{}$", self.params));
@@ -57,17 +57,17 @@ impl PasswordVerifier {
         line
     }
 
-    /// How the password is stretched.
+    /// Returns the parameters of Argon2id.
     pub fn params(&self) -> Argon2Params {
         self.params
     }
 
-    /// What it is stretched with.
+    /// Returns the salt.
     pub fn salt(&self) -> &Salt {
         &self.salt
     }
 
-    /// What a client's proof is checked with.
+    /// Returns the public key that checks a client's proof.
     pub fn public_key(&self) -> &PublicKey {
         &self.public_key
     }
@@ -102,7 +102,7 @@ fn parse_params(text: &str) -> Result<Argon2Params, VerifierError> {
     let mut number = |name: &str| -> Option<u32> {
         let digits = fields.next()?.strip_prefix(name)?;
         let number = digits.parse::<u32>().ok()?;
-        // One spelling only: no sign, no leading zero.
+        // A number has one spelling only: no sign, no leading zero.
         (number.to_string() == digits).then_some(number)
     };
     let (Some(m_kib), Some(t), Some(p)) = (number("m="), number("t="), number("p=")) else {
@@ -127,17 +127,17 @@ impl fmt::Debug for PasswordVerifier {
     }
 }
 
-/// Why a line is not a verifier. Says nothing about what it holds.
+/// The reason that a line is not a verifier. Reveals nothing about the line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum VerifierError {
-    /// Another form.
+    /// The line has another form.
     #[error("not a verifier: expected `{PREFIX}m=…,t=…,p=…$<salt>$<public key>$<server key>`")]
     NotAVerifier,
-    /// No client would do the work.
+    /// The parameters are outside of the bounds that clients accept.
     #[error("the verifier's parameters: {0}")]
     Params(#[from] ParamsError),
-    /// The public key is one that must not be used.
+    /// The public key must not be used.
     #[error("the verifier's key: {0}")]
     Key(#[from] KeyError),
 }

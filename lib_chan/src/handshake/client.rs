@@ -1,4 +1,4 @@
-//! The client's machine.
+//! The state machine of the client.
 
 use super::message::{
     ACCEPTED, Answer, Hello, KeyChallenge, MAX_ACCEPT_LEN, MAX_CHALLENGE_LEN, PasswordChallenge, as_received,
@@ -44,11 +44,11 @@ impl ExpectPasswordChallenge {
     /// The most bytes that are due.
     pub const MAX_LEN: usize = MAX_CHALLENGE_LEN;
 
-    /// Takes the challenge: which salt and which parameters the password is to be stretched with. Both have been
-    /// checked; nothing has been stretched and nothing is to be sent yet.
+    /// Takes the challenge: the salt and the parameters with which to stretch the password. Checks both. Does not stretch
+    /// the password, and sends nothing yet.
     ///
     /// # Errors
-    /// If the server misbehaved.
+    /// The server misbehaved.
     pub fn handle(self, body: &[u8]) -> Result<ExpectKeys, ClientHandshakeError> {
         let PasswordChallenge { params, salt, nonce: _ } = PasswordChallenge::parse(body)?;
         let transcript = Transcript::new(&self.said.exporter, &self.said.wire, &as_received(body));
@@ -56,7 +56,7 @@ impl ExpectPasswordChallenge {
     }
 }
 
-/// Waits for the keys that the challenge asks for. Nothing is received here: they are the client's own.
+/// Waits for the keys that the client derives from the password. Receives nothing.
 #[derive(Debug)]
 pub struct ExpectKeys {
     hello: Hello,
@@ -66,20 +66,20 @@ pub struct ExpectKeys {
 }
 
 impl ExpectKeys {
-    /// What the password is to be stretched with.
+    /// Returns the salt for the password.
     pub fn salt(&self) -> &Salt {
         &self.salt
     }
 
-    /// How the password is to be stretched.
+    /// Returns the parameters of Argon2id.
     pub fn params(&self) -> Argon2Params {
         self.params
     }
 
-    /// Signs with the keys that [`DerivedKeys::derive`] made of the password, the salt and the parameters.
+    /// Signs with the keys that [`DerivedKeys::derive`] derived from the password, the salt and the parameters.
     ///
     /// # Errors
-    /// If the cryptographic library fails.
+    /// The cryptographic library failed.
     pub fn prove(self, keys: &DerivedKeys) -> Result<Step<ExpectAccept>, ClientHandshakeError> {
         ExpectAccept::prove(&keys.client, ServerKey::of_derived(keys), self.transcript, self.hello)
     }
@@ -96,10 +96,10 @@ impl ExpectKeyChallenge<'_> {
     /// The most bytes that are due.
     pub const MAX_LEN: usize = MAX_CHALLENGE_LEN;
 
-    /// Takes the challenge, and signs.
+    /// Takes the challenge and signs.
     ///
     /// # Errors
-    /// If the server misbehaved, or the cryptographic library fails.
+    /// The server misbehaved, or the cryptographic library failed.
     pub fn handle(self, body: &[u8]) -> Result<Step<ExpectAccept>, ClientHandshakeError> {
         KeyChallenge::parse(body)?;
         let transcript = Transcript::new(&self.said.exporter, &self.said.wire, &as_received(body));
@@ -120,10 +120,10 @@ impl ExpectAccept {
     /// The most bytes that are due.
     pub const MAX_LEN: usize = MAX_ACCEPT_LEN;
 
-    /// Takes the answer. Not one byte of the session may be sent, and none believed, before this returned `Ok`.
+    /// Takes the answer. The driver must neither send nor accept any byte of the session before this returns `Ok`.
     ///
     /// # Errors
-    /// If the server refused, did not prove itself, or misbehaved.
+    /// The server refused, did not prove itself, or misbehaved.
     pub fn handle(self, body: &[u8]) -> Result<Authenticated, ClientHandshakeError> {
         let (server_proof, parameters) = match Answer::parse(body)? {
             Answer::Accepted { server_proof, parameters } => (server_proof, parameters),
@@ -154,7 +154,7 @@ impl std::fmt::Debug for ExpectAccept {
     }
 }
 
-/// The hello, as a value and as it travelled, and the connection it travelled on.
+/// The hello as a value and as its bytes, and the connection that carried it.
 #[derive(Debug)]
 struct Said {
     exporter: Exporter,
@@ -173,16 +173,16 @@ impl Said {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ClientHandshakeError {
-    /// The server refused. Service, client, password, key: it never says which was wrong.
+    /// The server refused. It never says which of service, client, password and key was wrong.
     #[error("refused: the service, the client, the password or the key is wrong")]
     Refused,
-    /// The server accepted without showing that it knows the password: it is not the one that it should be.
+    /// The server accepted without proving that it knows the password, so it is not the expected server.
     #[error("the server did not prove that it knows the password")]
     WrongServerProof,
-    /// The server broke the protocol, or asks for what no server should.
+    /// The server broke the protocol, or asked for work outside of the bounds.
     #[error("the server misbehaved: {0}")]
     ServerMisbehaved(#[from] Misbehaviour),
-    /// The cryptographic library failed, for want of memory. Nobody's fault.
+    /// The cryptographic library failed because memory ran out. Neither end is at fault.
     #[error("the cryptographic library failed to sign")]
     Library,
 }

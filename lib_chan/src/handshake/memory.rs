@@ -1,4 +1,4 @@
-//! Both machines in one place.
+//! Both machines in memory, for tests.
 
 use aws_lc_rs::digest;
 
@@ -8,15 +8,14 @@ use super::{Authenticated, SessionParameters};
 use crate::auth::{Account, AccountVerifier, ClientId, Directory, Exporter, NameKey, ServiceName};
 use crate::secret::{PrivateKey, Secret};
 
-/// Runs both machines against each other, without a connection between them: the client's end and the server's end, in
-/// this order, of service `memory` and client `tester`. For tests, simulations and benchmarks of what comes after the
-/// login; takes some tens of microseconds.
+/// Runs both machines against each other without a connection. Returns the client's end and the server's end, in this
+/// order, of the service `memory` and the client `tester`. Takes some tens of microseconds.
 ///
-/// It is the real handshake, with a key made of `seed`, and gives no right that running the two public machines by
-/// hand would not: whoever holds both ends has nobody to deceive.
+/// Meant for tests, simulations and benchmarks of sessions. This is the real handshake, with a key made from `seed`. It
+/// grants nothing that a caller of the two public machines could not get: the caller holds both ends.
 ///
 /// # Errors
-/// If the cryptographic library fails, for want of memory.
+/// The cryptographic library failed because memory ran out.
 pub fn pair_in_memory(
     parameters: SessionParameters,
     seed: [u8; 32],

@@ -1,4 +1,4 @@
-//! The bytes of the four messages, written and read by hand. `PROTOCOL.md` has the table.
+//! Encodes and decodes the four messages. `PROTOCOL.md` has the table.
 
 use super::{Misbehaviour, SessionParameters};
 use crate::auth::{Argon2Params, ClientId, Mechanism, Salt, ServiceName};
@@ -18,7 +18,7 @@ const ARGON2_VERSION: u8 = 0x13;
 pub(super) const ACCEPTED: u8 = 0;
 const REFUSED: u8 = 1;
 
-/// M1: who wants what, and how it will prove that it may.
+/// M1: the service, the client and the mechanism of the proof.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Hello {
     pub(super) mechanism: Mechanism,
@@ -57,7 +57,7 @@ impl Hello {
     }
 }
 
-/// M2 for a password: what to stretch it with.
+/// M2 for a password: a nonce, the salt and the parameters of Argon2id.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct PasswordChallenge {
     pub(super) nonce: [u8; 32],
@@ -137,7 +137,7 @@ pub(super) fn parse_proof(body: &[u8]) -> Result<[u8; PROOF_LEN], Misbehaviour> 
     body.try_into().map_err(|_| Misbehaviour::Malformed("proof"))
 }
 
-/// M4, or the refusal in its place.
+/// M4, or a refusal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Answer {
     Accepted { server_proof: [u8; 32], parameters: [u8; SessionParameters::LEN] },
@@ -169,19 +169,19 @@ impl Answer {
     }
 }
 
-/// A message as it travels: its length in two bytes, then its body.
+/// Encodes a message: its length in two bytes, then its body.
 fn framed(body: &[u8]) -> Vec<u8> {
     // No message has more than 168 bytes.
     let len = u16::try_from(body.len()).unwrap_or(u16::MAX);
     [&len.to_be_bytes(), body].concat()
 }
 
-/// A message that was received, as it travelled.
+/// A received message with its length.
 pub(super) fn as_received(body: &[u8]) -> Vec<u8> {
     framed(body)
 }
 
-/// Reads field after field; each is there in full, or the message is malformed.
+/// Reads one field after another. A message that ends within a field is malformed.
 struct Fields<'a> {
     rest: &'a [u8],
     malformed: Misbehaviour,

@@ -1,4 +1,4 @@
-//! From a fresh TLS connection to [`Authenticated`]: four messages, two machines, no second way.
+//! The login as two state machines: four messages lead from a fresh TLS connection to [`Authenticated`].
 //!
 //! ```text
 //! client                                                server
@@ -13,13 +13,12 @@
 //!   Authenticated                                         Authenticated
 //! ```
 //!
-//! A state is consumed by the message it waits for, and a [`Step`] carries both the next state and the bytes to send, so
-//! whoever drives the machines can neither skip a message nor invent one. The driver reads two bytes, asks
-//! [`checked_len`] whether so much is due, reads that much, and hands it in. Time, sockets and randomness are its own
-//! affair; the nonces come in as arguments.
+//! A message consumes the state that waits for it. A [`Step`] carries both the next state and the bytes to send, so a
+//! driver can neither skip nor invent a message. The driver reads two bytes, checks the length with [`checked_len`],
+//! reads that many bytes, and passes them in. The driver owns the clock, the socket and the random source; nonces are
+//! arguments.
 //!
-//! Every message of a session that comes here instead is malformed: the machines know no other message than the one
-//! they wait for.
+//! Each state accepts one message only. Any other message, such as a frame of a session, is malformed.
 
 pub mod client;
 mod memory;
@@ -32,18 +31,18 @@ use crate::auth::{ClientId, Mechanism, ParamsError, ServiceName};
 pub use memory::pair_in_memory;
 pub use parameters::{ParametersError, SessionParameters};
 
-/// What a state leads to: the next one, and what has to be sent before it can get its message.
+/// The result of a state: the next state, and the bytes to send before its message can arrive.
 #[derive(Debug)]
 #[must_use]
 pub struct Step<N> {
     /// The next state, or the end.
     pub next: N,
-    /// The bytes to send and flush, length included.
+    /// The bytes to send and flush, including their length.
     pub send: Vec<u8>,
 }
 
-/// Proof that the other end proved itself. Without one no session can be built, and only the two machines make it,
-/// each after it has verified what the other sent.
+/// Shows that the other end has proved itself. A session cannot be built without one. Only the two machines create it,
+/// each after it has verified the other end's proof.
 #[derive(Debug)]
 pub struct Authenticated {
     side: Side,
@@ -53,81 +52,81 @@ pub struct Authenticated {
     parameters: SessionParameters,
 }
 
-/// Which end of a session.
+/// An end of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Side {
-    /// The one that connected.
+    /// The end that connected.
     Client,
-    /// The one that accepted.
+    /// The end that accepted.
     Server,
 }
 
 impl Authenticated {
-    /// Which end this is.
+    /// Returns which end this is.
     pub fn side(&self) -> Side {
         self.side
     }
 
-    /// The service that the client may use.
+    /// Returns the service that the client may use.
     pub fn service(&self) -> &ServiceName {
         &self.service
     }
 
-    /// Who the client is; empty where a service has one password for all.
+    /// Returns the name of the client; empty under a shared password.
     pub fn client(&self) -> &ClientId {
         &self.client
     }
 
-    /// What the client proved itself with.
+    /// Returns the mechanism of the client's proof.
     pub fn mechanism(&self) -> Mechanism {
         self.mechanism
     }
 
-    /// What the server said about the session.
+    /// Returns the parameters that the server set for the session.
     pub fn parameters(&self) -> SessionParameters {
         self.parameters
     }
 }
 
-/// How the other end broke the rules of the handshake. There is no answer to it but to close.
+/// A breach of the handshake by the other end. Close the connection without an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Misbehaviour {
-    /// A message longer than any that is due. Found before anything is reserved.
+    /// The message is longer than any that may come now. Detected before memory is allocated.
     #[error("a message of {len} bytes where at most {max} are due")]
     TooLong {
-        /// What it said.
+        /// The stated length in bytes.
         len: usize,
-        /// What is due.
+        /// The most bytes that may come now.
         max: usize,
     },
-    /// Not the message that is due, or not well-formed.
+    /// The message is of another kind, or not well-formed.
     #[error("malformed {0}")]
     Malformed(&'static str),
-    /// Another version of the protocol.
+    /// The peer speaks another version of the protocol.
     #[error("version {0} of the authentication, which is unknown")]
     UnknownVersion(u8),
-    /// A mechanism that does not exist.
+    /// The mechanism does not exist.
     #[error("mechanism {0}, which is unknown")]
     UnknownMechanism(u8),
-    /// A challenge for another mechanism than the one asked for.
+    /// The challenge is for another mechanism than the requested one.
     #[error("a challenge for another mechanism")]
     OtherMechanism,
-    /// A second hello where the proof is due.
+    /// A second hello came instead of the proof.
     #[error("a second hello")]
     SecondHello,
-    /// A challenge that asks for more work, or less, than is reasonable.
+    /// The challenge asks for more or less work than the bounds of [`Argon2Params`](crate::auth::Argon2Params) allow.
     #[error("unreasonable challenge: {0}")]
     Challenge(#[from] ParamsError),
-    /// A session that cannot be.
+    /// The parameters of the session are out of bounds.
     #[error("unreasonable session: {0}")]
     Parameters(#[from] ParametersError),
 }
 
-/// The length of the message that follows these two bytes.
+/// Returns the length of the message that follows these two bytes.
 ///
 /// # Errors
-/// If it is more than `max`. Nothing has been reserved for it.
+/// The length exceeds `max`. No memory has been allocated for it.
 pub fn checked_len(prefix: [u8; 2], max: usize) -> Result<usize, Misbehaviour> {
     let len = usize::from(u16::from_be_bytes(prefix));
     if len > max {

@@ -1,10 +1,10 @@
-//! What a server says about the session that follows.
+//! The parameters that a server sets for a session.
 
 use std::time::Duration;
 
 use crate::limits::Limits;
 
-/// What the server says about the session in its last message of the handshake, within the bounds of [`Limits`].
+/// The parameters of the session in the server's last message of the handshake, within the bounds of [`Limits`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SessionParameters {
     max_frame_len: u32,
@@ -13,7 +13,7 @@ pub struct SessionParameters {
 }
 
 impl SessionParameters {
-    /// On the wire.
+    /// The length on the wire, in bytes.
     pub(super) const LEN: usize = 12;
 
     /// Checks parameters: the longest frame and the credit window in bytes, the heartbeat in milliseconds.
@@ -36,12 +36,12 @@ impl SessionParameters {
         Ok(Self { max_frame_len, window_len, heartbeat_ms })
     }
 
-    /// What a server with these limits says. A heartbeat is rounded down to milliseconds.
+    /// Returns the parameters of a server with these limits. Rounds the heartbeat down to milliseconds.
     ///
     /// # Errors
     /// If one is outside its bounds.
     pub fn from_limits(limits: &Limits) -> Result<Self, ParametersError> {
-        // What does not fit is out of bounds too, except for the window, which may be as large as can be said.
+        // A value that does not fit is out of bounds too, except for the window, which is cut to the largest value.
         let saturated = |value: u128| u32::try_from(value).unwrap_or(u32::MAX);
         Self::new(
             saturated(limits.max_frame_len as u128),
@@ -50,22 +50,22 @@ impl SessionParameters {
         )
     }
 
-    /// The longest frame that the server takes, in bytes without its length.
+    /// Returns the longest frame that the server accepts, in bytes without its length.
     pub fn max_frame_len(self) -> u32 {
         self.max_frame_len
     }
 
-    /// The credit window, in bytes.
+    /// Returns the credit window, in bytes.
     pub fn window_len(self) -> u32 {
         self.window_len
     }
 
-    /// The heartbeat that both ends use.
+    /// Returns the heartbeat of both ends.
     pub fn heartbeat_interval(self) -> Duration {
         Duration::from_millis(self.heartbeat_ms.into())
     }
 
-    /// Parameters that no server should name, to see what a client makes of them.
+    /// Creates parameters without checks, to test a client.
     #[cfg(test)]
     pub(super) fn unchecked(max_frame_len: u32, window_len: u32, heartbeat_ms: u32) -> Self {
         Self { max_frame_len, window_len, heartbeat_ms }
@@ -90,7 +90,7 @@ impl SessionParameters {
     }
 }
 
-/// Which parameter of a session is outside its bounds.
+/// A parameter of a session that is outside of its bounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ParametersError {

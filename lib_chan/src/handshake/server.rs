@@ -1,4 +1,4 @@
-//! The server's machine.
+//! The state machine of the server.
 
 use super::message::{
     ACCEPTED, Answer, Hello, KeyChallenge, MAX_HELLO_LEN, PROOF_LEN, PasswordChallenge, as_received,
@@ -22,8 +22,8 @@ impl<'d> ExpectHello<'d> {
     /// The most bytes that are due.
     pub const MAX_LEN: usize = MAX_HELLO_LEN;
 
-    /// The machine for one connection. `nonce` is 32 bytes from a secure random source, never used before;
-    /// `parameters` is what the client will be told about the session.
+    /// Creates the machine for one connection. `nonce` is 32 bytes from a secure random source, never used before. The
+    /// client is told the `parameters` of the session.
     pub fn new(
         directory: &'d Directory,
         exporter: Exporter,
@@ -33,10 +33,10 @@ impl<'d> ExpectHello<'d> {
         Self { directory, exporter, parameters, nonce }
     }
 
-    /// Takes the hello. Whether there is such a service shows in nothing that is sent.
+    /// Takes the hello. The answer does not show whether the service exists.
     ///
     /// # Errors
-    /// If the client misbehaved: the connection is to be closed without an answer.
+    /// The client misbehaved. Close the connection without an answer.
     pub fn handle(self, body: &[u8]) -> Result<Step<ExpectProof<'d>>, Misbehaviour> {
         let hello = Hello::parse(body)?;
         let candidate = self.directory.candidate(&hello.service, &hello.client, hello.mechanism);
@@ -68,11 +68,11 @@ impl<'d> ExpectProof<'d> {
     /// The most bytes that are due.
     pub const MAX_LEN: usize = PROOF_LEN;
 
-    /// Takes the proof. `allows_source` says whether the account may be used from where the connection comes from; it
-    /// is asked only for an account whose proof was right.
+    /// Takes the proof. `allows_source` returns `true` if the account may be used from the source of the connection. It is
+    /// called only for an account whose proof was right.
     ///
     /// # Errors
-    /// If the client misbehaved: the connection is to be closed without an answer.
+    /// The client misbehaved. Close the connection without an answer.
     pub fn handle(
         self,
         body: &[u8],
@@ -97,25 +97,25 @@ impl<'d> ExpectProof<'d> {
     }
 }
 
-/// How a login ended. Either way there is an answer to send.
+/// The outcome of a login. Both outcomes have an answer to send.
 #[derive(Debug)]
 pub enum Verdict {
     /// The client proved itself.
     Accepted(Authenticated),
-    /// It did not. After the answer the connection is to be closed: there is one attempt a connection.
+    /// The client did not prove itself. Close the connection after the answer: each connection has one attempt.
     Refused(Refusal),
 }
 
-/// Who was refused, and the true reason: for the log. The client is told neither.
+/// The refused client and the true reason, for the log. The client learns neither.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("service `{service}`, client `{client}`, {mechanism}: {cause}")]
 pub struct Refusal {
-    /// The service that was asked for, which need not exist.
+    /// The requested service, which may not exist.
     pub service: ServiceName,
-    /// The client that it claimed to be.
+    /// The name that the client claimed.
     pub client: ClientId,
-    /// What it tried to prove itself with.
+    /// The mechanism of its proof.
     pub mechanism: Mechanism,
-    /// Why it was refused.
+    /// The reason of the refusal.
     pub cause: RefusalCause,
 }

@@ -1,4 +1,4 @@
-//! A process, seen from outside: its state, under one lock, and what signals do to it.
+//! The shared state of a process under one lock, and the effects of signals on it.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -16,16 +16,16 @@ use crate::links::{ExitSignal, Links, MonitorRef, Parting, Verdict};
 use crate::sync::{AtomicBool, Mutex, MutexGuard, thread_local};
 use crate::{ExitReason, SendError};
 
-/// Something that ends with the process that owns it: a session, a registered name.
+/// A thing that ends with the process that owns it: a session or a registered name.
 pub(crate) trait Owned: Send + Sync + 'static {
-    /// The end of the owner is decided, its future not yet dropped. Called once, with no lock of a process held.
+    /// Tells that the end of the owner is decided; its future is not dropped yet. Called once, with no process lock held.
     fn owner_ended(&self, reason: &ExitReason);
 }
 
 pub(super) struct Cell<M> {
     me: Weak<Self>,
     id: u64,
-    /// Set with the phase, and read without the lock.
+    /// Set together with the phase, and read without the lock.
     ending: AtomicBool,
     taken: Taken,
     state: Mutex<State<M>>,
@@ -37,15 +37,15 @@ struct State<M> {
     /// Wakes the task that polls the process.
     task: Option<Waker>,
     mailbox: Mailbox<M>,
-    /// What most processes do without.
+    /// The state that most processes never need.
     rare: Option<Box<Rare>>,
 }
 
 enum Phase {
     Alive,
-    /// The end is decided. What it was doing is not dropped yet.
+    /// The end is decided. The future is not dropped yet.
     Ending(ExitReason),
-    /// Nothing is left of it.
+    /// The future is dropped, and the links and monitors have been told.
     Ended(ExitReason),
 }
 
@@ -55,10 +55,10 @@ struct Rare {
     owned: Vec<Arc<dyn Owned>>,
 }
 
-/// How far a message is on its way into the mailbox.
+/// The progress of a message on its way into the mailbox.
 pub(super) enum Posting<M> {
     New(Letter<M>),
-    /// There was no room; the mailbox has it, under this ticket.
+    /// The mailbox was full. It holds the message under this ticket.
     Waiting(u64),
     Done,
 }
@@ -85,7 +85,7 @@ impl<M: Send + 'static> Cell<M> {
     }
 
     pub(super) fn pid(&self) -> Pid {
-        // Whoever calls holds the process in an `Arc`, so it is there.
+        // The caller holds the process in an `Arc`, so the upgrade succeeds.
         self.me.upgrade().map_or_else(Pid::nobody, |me| Pid::new(self.id, me))
     }
 
@@ -98,7 +98,7 @@ impl<M: Send + 'static> Cell<M> {
         self.lock().rare().map(|rare| f(&mut rare.links))
     }
 
-    /// A link to a process that is not there: a message to one that traps exits, else an error.
+    /// Reports a link to a process that does not exist: as an event if this process traps exits, else as an error.
     pub(super) fn link_failed(&self, to: &Pid) -> Result<(), ExitReason> {
         let mut state = self.lock();
         if !state.rare().is_some_and(|rare| rare.links.link_failed(to)) {
@@ -111,7 +111,7 @@ impl<M: Send + 'static> Cell<M> {
         Ok(())
     }
 
-    /// Sends, if there is room.
+    /// Puts the message into the mailbox if it has room.
     pub(super) fn try_post(&self, letter: Letter<M>) -> Result<(), SendError<M>> {
         let mut state = self.lock();
         let reason = if !state.is_alive() {
@@ -128,7 +128,7 @@ impl<M: Send + 'static> Cell<M> {
         Err(SendError { message: letter.into_message(), reason })
     }
 
-    /// Sends, or waits for room in the order of coming.
+    /// Puts the message into the mailbox, or waits for room. Waiting senders are served in the order in which they came.
     pub(super) fn poll_post(
         &self,
         posting: &mut Posting<M>,
@@ -160,7 +160,7 @@ impl<M: Send + 'static> Cell<M> {
             return Poll::Ready(Ok(()));
         }
         let ticket = state.mailbox.wait(letter, cx.waker().clone(), &self.taken);
-        // The receiver may have taken something between the look and the wait.
+        // The receiver may have taken something between the check and the wait.
         let wakers = state.mailbox.admit(&self.taken);
         let waits = state.mailbox.waits(ticket);
         drop(state);
@@ -197,13 +197,13 @@ impl<M: Send + 'static> Cell<M> {
         Poll::Ready(Ok(()))
     }
 
-    /// A sender gives up.
+    /// Removes a waiting sender that gave up.
     pub(super) fn withdraw(&self, ticket: u64) {
         let waiting = self.lock().mailbox.withdraw(ticket);
         drop(waiting);
     }
 
-    /// Puts a parcel into the mailbox, or says why the process takes nothing any more.
+    /// Puts a parcel into the mailbox. Fails with the reason of the end if the process has ended.
     pub(super) fn put(&self, parcel: Box<dyn Parcel<M>>) -> Result<(), ExitReason> {
         let mut state = self.lock();
         if let Phase::Ending(reason) | Phase::Ended(reason) = &state.phase {
@@ -217,7 +217,7 @@ impl<M: Send + 'static> Cell<M> {
         Ok(())
     }
 
-    /// Moves everything that is queued into the empty `batch`; `false` if there is nothing.
+    /// Moves everything that is queued into the empty `batch`. Returns `false` if the queue is empty.
     pub(super) fn try_receive(&self, batch: &mut VecDeque<Item<M>>) -> bool {
         let mut state = self.lock();
         let admitted = state.mailbox.admit(&self.taken);
@@ -227,7 +227,7 @@ impl<M: Send + 'static> Cell<M> {
         received
     }
 
-    /// As [`try_receive`](Self::try_receive); if there is nothing, the receiver is woken when something comes.
+    /// Does what [`try_receive`](Self::try_receive) does. If the queue is empty, wakes the receiver when something comes.
     pub(super) fn receive(&self, batch: &mut VecDeque<Item<M>>, cx: &Context<'_>) -> bool {
         let mut old = None;
         let mut state = self.lock();
@@ -242,19 +242,20 @@ impl<M: Send + 'static> Cell<M> {
         self.lock().mailbox.flush(monitor);
     }
 
-    /// Whoever polls the process is woken through `waker` from now on.
+    /// Sets the waker of the task that polls the process.
     pub(super) fn set_task(&self, waker: &Waker) {
         let old = self.lock().task.replace(waker.clone());
         drop(old);
     }
 
-    /// Decides the end, unless it is decided already: from now on the process is not alive, and what it owns is told.
-    /// Wake what it gives, so that it is seen to; who sees to it now need not.
+    /// Decides the end, unless it is decided already. From now on the process is not alive, and the things that it owns
+    /// are told. The caller wakes the returned waker, so that the process is polled and ends. The task that polls it need
+    /// not.
     pub(super) fn decide(&self, reason: ExitReason) -> Option<Waker> {
         self.decide_in(self.lock(), reason)
     }
 
-    /// As [`decide`](Self::decide), under a lock that is held already.
+    /// Does what [`decide`](Self::decide) does, under a lock that is held already.
     fn decide_in(&self, mut state: MutexGuard<'_, State<M>>, reason: ExitReason) -> Option<Waker> {
         if !state.is_alive() {
             return None;
@@ -271,7 +272,7 @@ impl<M: Send + 'static> Cell<M> {
         task
     }
 
-    /// The reason of the end, once it is decided.
+    /// Returns the reason of the end, once it is decided.
     pub(super) fn reason(&self) -> Option<ExitReason> {
         match &self.lock().phase {
             Phase::Alive => None,
@@ -279,13 +280,13 @@ impl<M: Send + 'static> Cell<M> {
         }
     }
 
-    /// All that was never taken.
+    /// Removes everything that was never taken from the mailbox.
     pub(super) fn clear_mailbox(&self) -> VecDeque<Item<M>> {
         self.lock().mailbox.clear()
     }
 
-    /// The last step of the end, when its future has been dropped: tells its links, then its monitors. Whoever comes
-    /// meanwhile is told after them.
+    /// Completes the end after the future has been dropped: tells the links, then the monitors. Links and monitors that
+    /// arrive meanwhile are told after them.
     pub(super) fn part(&self) {
         loop {
             let mut state = self.lock();
@@ -314,13 +315,13 @@ impl<M: Send + 'static> Cell<M> {
         }
     }
 
-    /// How many things it owns.
+    /// Returns the number of things that the process owns.
     #[cfg(test)]
     pub(super) fn belongings(&self) -> usize {
         self.lock().rare.as_ref().map_or(0, |rare| rare.owned.len())
     }
 
-    /// How many senders wait for room.
+    /// Returns the number of senders that wait for room.
     #[cfg(test)]
     pub(super) fn waiting(&self) -> usize {
         self.lock().mailbox.senders().len()
@@ -340,7 +341,7 @@ impl<M: Send + 'static> Cell<M> {
     }
 
     fn handle_unlink(&self, from: &Pid, id: u64) {
-        // One that has ended has no link, and answers so.
+        // A process that has ended has no link, and answers so.
         if self.with_links(|links| links.handle_unlink(from.clone(), id)) != Some(false) {
             self.acknowledge(from, id);
         }
@@ -354,7 +355,7 @@ impl<M: Send + 'static> Cell<M> {
 
     fn handle_monitor(&self, from: Pid, monitor: MonitorRef) {
         let mut state = self.lock();
-        // A process that is ending still tells its watchers, and with its own reason.
+        // A process that is ending still tells its monitors, with its own reason.
         if let Some(rare) = state.rare() {
             rare.links.handle_monitor(monitor, from);
             return;
@@ -365,7 +366,7 @@ impl<M: Send + 'static> Cell<M> {
 
     fn handle_down(&self, from: Pid, monitor: MonitorRef, reason: ExitReason) {
         let mut state = self.lock();
-        // The pid from the table is dropped after unlocking: its drop may run code of others.
+        // The pid from the table is dropped after unlocking, because its drop may run foreign code.
         let watched = state.rare().and_then(|rare| rare.links.handle_down(monitor));
         if watched.is_some() {
             Self::tell(state, Told::Down(monitor, from, reason));
@@ -389,12 +390,12 @@ impl<M: Send + 'static> Cell<M> {
 }
 
 impl<M> Cell<M> {
-    /// Counts a message as taken.
+    /// Counts one message as taken.
     pub(super) fn count_taken(&self) {
         self.taken.take_one();
     }
 
-    /// Lets in senders that wait for the places of messages taken.
+    /// Admits waiting senders to the places of messages that were taken.
     pub(super) fn admit(&self) {
         if self.taken.is_wanted() {
             let admitted = self.lock().mailbox.admit(&self.taken);
@@ -403,7 +404,7 @@ impl<M> Cell<M> {
     }
 
     fn lock(&self) -> MutexGuard<'_, State<M>> {
-        // No code of others runs under the lock, so a poisoned one is as good as any.
+        // No foreign code runs under the lock, so a poisoned lock still guards a consistent state.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -413,7 +414,8 @@ impl<M> State<M> {
         matches!(self.phase, Phase::Alive)
     }
 
-    /// The rare part, made when first needed; `None` once the process has ended, so that nothing stays in it.
+    /// Returns the rare part, and creates it on first use. Returns `None` once the process has ended, so that nothing
+    /// stays in it.
     fn rare(&mut self) -> Option<&mut Rare> {
         if matches!(self.phase, Phase::Ended(_)) {
             return None;
@@ -456,7 +458,7 @@ impl<M: Send + 'static> Local for Cell<M> {
         if alive {
             rare.links.handle_link(from.clone());
         }
-        // One that is ending still tells those it is linked to, so for them it is there.
+        // A process that is ending still tells its links, so for them it exists.
         alive || rare.links.is_linked(from)
     }
 
@@ -487,7 +489,7 @@ impl<M: Send + 'static> Local for Cell<M> {
         let Some(rare) = &mut state.rare else { return };
         let place = rare.owned.iter().position(|other| Arc::ptr_eq(other, owned));
         let taken_back = place.map(|place| rare.owned.swap_remove(place));
-        // Dropped after unlocking: it may be the last one, and its drop is not ours.
+        // Dropped after unlocking: it may be the last reference, and its drop runs foreign code.
         drop(state);
         drop(taken_back);
     }
@@ -497,10 +499,10 @@ impl<M: Send + 'static> Local for Cell<M> {
     }
 }
 
-/// How many processes have been ended and still run, because they have not come to an await yet. Those that stay in
-/// this number are stuck.
+/// Returns the number of processes in the program whose end is decided and whose futures still run, because they have
+/// not reached an await. A number that does not fall to zero shows stuck processes.
 ///
-/// It counts the whole program, costs nothing to ask, and is for metrics.
+/// Reads one counter. Meant for metrics.
 pub fn ending_processes() -> usize {
     ENDING.load(Ordering::Relaxed)
 }
@@ -515,8 +517,8 @@ fn wake(wakers: impl IntoIterator<Item = Waker>) {
 
 type Telling = VecDeque<(Vec<Arc<dyn Owned>>, ExitReason)>;
 
-/// Tells what a process owns of its end. A session told may end another process, which owns another session: those
-/// wait in a queue of the thread, so that no chain of them, however long, needs stack.
+/// Tells the things that a process owns that it has ended. A session that is told may end another process, which owns
+/// another session. These wait in a queue of the thread, so that a chain of any length needs no stack.
 fn tell_owned(owned: Vec<Arc<dyn Owned>>, reason: ExitReason) {
     thread_local! {
         static TELLING: RefCell<Option<Telling>> = const { RefCell::new(None) };
@@ -537,7 +539,7 @@ fn tell_owned(owned: Vec<Arc<dyn Owned>>, reason: ExitReason) {
     });
     while let Some((owned, reason)) = next {
         for one in owned {
-            // A panic of one must not cost the others their ending.
+            // A panic in one must not keep the others from ending.
             let _ = catch_unwind(AssertUnwindSafe(|| one.owner_ended(&reason)));
         }
         next = TELLING.try_with(|telling| telling.borrow_mut().as_mut()?.pop_front()).ok().flatten();

@@ -1,4 +1,4 @@
-//! Which process is being polled on this thread, and what waits for the end of that poll.
+//! The process that is polled on this thread, and the decisions that wait for the end of that poll.
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
@@ -15,7 +15,7 @@ use tokio::task::coop;
 use super::pid::{Local, Pid, Target};
 use crate::{ExitReason, sync::thread_local};
 
-/// What a `Drop` leaves with the process in whose poll it ran.
+/// A decision that a `Drop` leaves to the process in whose poll it ran.
 type Note = Box<dyn FnOnce(Option<&ExitReason>) + Send>;
 
 /// A process while it is polled, or while its future is dropped.
@@ -37,7 +37,7 @@ impl Frame {
     /// Runs `f` as this process, and catches its panic. The frame is moved out of the slot and back into it.
     pub(super) fn enter<T>(slot: &mut Option<Self>, f: impl FnOnce() -> T) -> Result<T, Box<dyn Any + Send>> {
         let swap = |slot: &mut Option<Self>| {
-            // A thread that is going away has no place for the frame any more; nothing is polled there.
+            // A thread that is shutting down has no slot for the frame, and polls nothing.
             let _ = FRAME.try_with(|frame| mem::swap(&mut *frame.borrow_mut(), slot));
         };
         swap(slot);
@@ -46,7 +46,7 @@ impl Frame {
         result
     }
 
-    /// Settles what was left during the polls: with the reason if the process ended, else without.
+    /// Settles the decisions that were left during the polls: with the reason if the process has ended, else without.
     pub(super) fn settle(&mut self, reason: Option<&ExitReason>) {
         for note in mem::take(&mut self.notes) {
             note(reason);
@@ -54,40 +54,40 @@ impl Frame {
     }
 }
 
-/// The process in whose poll, or in the drop of whose future, the call is made.
+/// Returns the current process: the one that is polled, or whose future is dropped, around this call.
 pub(crate) fn current() -> Option<Pid> {
     with_frame(|frame| Pid::new(frame.id, Arc::clone(&frame.process) as Arc<dyn Target>))
 }
 
-/// The number of the current process, 0 for none.
+/// Returns the number of the current process; 0 for none.
 pub(crate) fn current_id() -> u64 {
     with_frame(|frame| frame.id).unwrap_or(0)
 }
 
-/// Whether the call is made in the poll of the process with this id.
+/// Returns `true` if the process with this id is the current one.
 pub(super) fn is_current(id: u64) -> bool {
     with_frame(|frame| frame.id == id) == Some(true)
 }
 
-/// Who sends a signal: the current process, or, from any other task, a fresh pid that was never alive.
+/// Returns the sender of a signal: the current process, or, in any other task, a fresh pid that was never alive.
 pub(crate) fn sender() -> Pid {
     current().unwrap_or_else(Pid::nobody)
 }
 
-/// The first step of every future of this crate: spends the task's budget, so that an await that is always ready
-/// returns to the runtime now and then, and stays pending once the current process is to end. Call `made_progress` on
-/// what it gives before returning `Ready`.
+/// Polls first in every future of this crate. Spends the task's budget, so that an await that is always ready returns to
+/// the runtime now and then. Stays pending once the end of the current process is decided. The caller calls
+/// `made_progress` on the returned value before it returns `Ready`.
 pub(crate) fn poll_proceed(cx: &mut Context<'_>) -> Poll<coop::RestoreOnPending> {
     if is_ending() {
-        // Nobody needs to wake it: whoever polls the process sees the same flag after this poll.
+        // No wake is needed: the task that polls the process checks the same flag after this poll.
         return Poll::Pending;
     }
     coop::poll_proceed(cx)
 }
 
-/// As [`poll_proceed`], for what is mostly ready and takes a fraction of a microsecond: every eighth time spends the
-/// budget, so that a task which sends or receives goes on for a thousand messages, and not for 128. The runtime wakes
-/// another worker for every task that has spent its budget, which costs as much as a hundred messages.
+/// Does what [`poll_proceed`] does, for operations that are mostly ready and take a fraction of a microsecond. Only every
+/// eighth poll spends the budget, so that a task sends or receives a thousand messages in a row, and not 128. The
+/// runtime wakes another worker for every task that has spent its budget, which costs as much as a hundred messages.
 pub(crate) fn poll_proceed_shortly(cx: &mut Context<'_>) -> Poll<()> {
     const TIMES: u8 = 8;
     thread_local! {
@@ -103,10 +103,10 @@ pub(crate) fn poll_proceed_shortly(cx: &mut Context<'_>) -> Poll<()> {
     Poll::Ready(())
 }
 
-/// Decides later what a `Drop` cannot decide now.
+/// Postpones a decision that a `Drop` cannot make yet.
 ///
-/// Inside the poll of a process, or the drop of its future, `note` runs right after that, with the process's reason if
-/// it has ended by then. Anywhere else it runs at once, with none. It must not panic.
+/// During the poll of a process, or the drop of its future, `note` runs right after that, with the reason of the process
+/// if it has ended by then. Anywhere else `note` runs at once, without a reason. It must not panic.
 pub(crate) fn settle(note: impl FnOnce(Option<&ExitReason>) + Send + 'static) {
     let mut note = Some(note);
     let left = with_frame(|frame| frame.notes.extend(note.take().map(|note| Box::new(note) as Note)));
@@ -117,10 +117,10 @@ pub(crate) fn settle(note: impl FnOnce(Option<&ExitReason>) + Send + 'static) {
     }
 }
 
-/// Waits for `future`, or until the time is over: then `None`, unless the current process is to end.
+/// Waits for `future`, at most `within`. Returns `None` at the deadline, unless the end of the current process is decided.
 pub(super) async fn in_time<F: Future>(within: Duration, future: F) -> Option<F::Output> {
     let mut future = pin!(future);
-    // What the future spent of the budget must not keep the deadline from being seen.
+    // The budget that the future has spent must not hide the deadline.
     let mut deadline = pin!(coop::unconstrained(tokio::time::sleep(within)));
     poll_fn(|cx| {
         if let Poll::Ready(output) = future.as_mut().poll(cx) {

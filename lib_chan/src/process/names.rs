@@ -1,4 +1,4 @@
-//! Names for processes, in a table that somebody owns.
+//! A table of names for processes.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -11,10 +11,9 @@ use crate::sync::{Mutex, MutexGuard};
 
 /// A table of names for processes that take messages of type `M`.
 ///
-/// There is no table of the whole program: who wants names keeps one of these, and hands clones of it, which are the
-/// same table, to those who may look in it. A name goes as soon as the end of its process is decided, so before
-/// anybody is told of that. A name is resolved once: what is made of the address afterwards, a monitor say, stays with
-/// the process when the name moves to another.
+/// There is no table of the whole program. A program creates its own tables and passes on clones, which share one table.
+/// A name is removed as soon as the end of its process is decided, before any link or monitor is told. A lookup resolves
+/// a name once: the address and its monitors stay with the process when the name moves to another.
 pub struct Names<M> {
     table: Arc<Mutex<Table<M>>>,
 }
@@ -29,7 +28,7 @@ struct Entered<M> {
     entry: Arc<dyn Owned>,
 }
 
-/// Why a name was not registered.
+/// The reason that a name was not registered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum NameError {
@@ -45,7 +44,7 @@ pub enum NameError {
 }
 
 impl<M: Send + 'static> Names<M> {
-    /// A table without names.
+    /// Returns an empty table.
     pub fn new() -> Self {
         let table = Table { by_name: HashMap::new(), by_pid: HashMap::new() };
         Self { table: Arc::new(Mutex::new(table)) }
@@ -79,7 +78,7 @@ impl<M: Send + 'static> Names<M> {
         })
     }
 
-    /// Takes a name away from its process. `false` if nobody has it.
+    /// Removes a name from its process. Returns `false` if no process has it.
     pub fn unregister(&self, name: &str) -> bool {
         let entered = {
             let mut table = lock(&self.table);
@@ -91,7 +90,7 @@ impl<M: Send + 'static> Names<M> {
         true
     }
 
-    /// The process that has this name now.
+    /// Returns the address of the process that has this name now.
     pub fn whereis(&self, name: &str) -> Option<Address<M>> {
         lock(&self.table).by_name.get(name).map(|entered| entered.address.clone())
     }
@@ -115,7 +114,7 @@ impl<M> fmt::Debug for Names<M> {
     }
 }
 
-/// What a process owns while it has a name.
+/// A registered name, which its process owns.
 struct NameEntry<M> {
     table: Weak<Mutex<Table<M>>>,
     pid: Pid,
@@ -132,7 +131,7 @@ impl<M: Send + 'static> Owned for NameEntry<M> {
 fn release<M>(table: &Mutex<Table<M>>, pid: &Pid) {
     let mut table = lock(table);
     let entered = table.by_pid.remove(pid).and_then(|name| table.by_name.remove(&name));
-    // An address may be the last of its process, whose messages are not to be dropped under the lock.
+    // An address may be the last of its process, whose messages must not be dropped under the lock.
     drop(table);
     drop(entered);
 }

@@ -1,4 +1,4 @@
-//! Names of processes, and what one process can do to another.
+//! Pids, and the signals that processes send to one another.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -14,72 +14,71 @@ use crate::ExitReason;
 use crate::links::MonitorRef;
 use crate::sync::Mutex;
 
-/// Names one process, here or at the far end of a session. Never used again for another.
+/// Names one process, local or at the far end of a session. A pid is never reused for another process.
 ///
-/// A pid keeps nothing alive but a small record of the process, and every signal may be sent to it after the process
-/// ended.
+/// A pid keeps only a small record of its process alive. Signals may be sent to it after the process has ended.
 #[derive(Clone)]
 pub struct Pid {
     id: u64,
     target: Arc<dyn Target>,
 }
 
-/// Where signals to a pid go: a process, or what stands for one.
+/// The receiver of the signals to a pid: a process, or its proxy in a session.
 pub(crate) trait Target: Send + Sync + 'static {
-    /// Takes a signal. Never blocks, never refuses, and is called with no lock of a process held.
+    /// Takes a signal. Never blocks and never refuses. Called with no process lock held.
     fn signal(&self, signal: Signal);
 
-    /// The process itself, where it is a local one.
+    /// Returns the process itself if it is local.
     fn local(&self) -> Option<&dyn Local> {
         None
     }
 }
 
-/// What only a local process can do: answer at once.
+/// The signals that only a local process can answer at once.
 pub(crate) trait Local: Target {
-    /// Takes a `Link`; `false`, and nothing is done, if the process is not alive.
+    /// Takes a `Link`. Returns `false` and does nothing if the process is not alive.
     fn link(&self, from: &Pid) -> bool;
 
-    /// Takes a `Monitor` whose `Down` always carries the reason of the end and comes after it, however late it is set.
+    /// Takes a `Monitor` whose `Down` always carries the reason of the end and comes after it, even if the monitor is set
+    /// after the end.
     fn watch(&self, from: Pid, monitor: MonitorRef);
 
-    /// Gives the process something to own, or says why it cannot own anything any more.
+    /// Gives the process something to own. Fails with the reason of its end if it has ended.
     fn own(&self, owned: Arc<dyn Owned>) -> Result<(), ExitReason>;
 
-    /// Takes back what was given to `own`. Does nothing where it is not there (any more).
+    /// Undoes `own`. Does nothing if the process does not own the thing.
     fn disown(&self, owned: &Arc<dyn Owned>);
 
-    /// Whether the end of the process has been decided.
+    /// Returns `true` once the end of the process is decided.
     fn is_ending(&self) -> bool;
 }
 
-/// Everything one process can do to another, besides sending it messages. From one process to another they arrive in
-/// the order sent, messages included.
+/// A signal from one process to another. Signals and messages from one process to another arrive in the order sent.
 #[derive(Clone, Debug)]
 pub(crate) enum Signal {
     /// `from` has linked to the receiver.
     Link { from: Pid },
-    /// `from` has removed its link, and awaits an `UnlinkAck` with this id.
+    /// `from` has removed its link, and waits for an `UnlinkAck` with this id.
     Unlink { from: Pid, id: u64 },
-    /// Answers an `Unlink`. May come twice, or for an id that is not known any more: then it has no effect.
+    /// Answers an `Unlink`. Has no effect if it comes twice or its id is no longer known.
     UnlinkAck { from: Pid, id: u64 },
     /// `from` wants a `Down` when the receiver ends.
     Monitor { from: Pid, monitor: MonitorRef },
-    /// `from` does not want it any more.
+    /// `from` no longer wants the `Down`.
     Demonitor { monitor: MonitorRef },
-    /// An exit signal; `link` is set where it was caused by a link.
+    /// An exit signal; `link` is set if a link caused it.
     Exit { from: Pid, reason: ExitReason, link: bool, receipt: Option<Receipt> },
     /// `from`, which the receiver monitors, has ended.
     Down { from: Pid, monitor: MonitorRef, reason: ExitReason },
 }
 
-/// Kept along with an exit signal until it was taken or had its effect: who sent it for a peer counts those that are
-/// still somewhere.
+/// Accompanies an exit signal until the signal was taken or has had its effect. A session that sent the signal for its
+/// peer counts those that are left.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Receipt(Arc<()>);
 
 impl Receipt {
-    /// How many of its clones are still kept.
+    /// Returns the number of clones that are left.
     pub(crate) fn outstanding(&self) -> usize {
         Arc::strong_count(&self.0) - 1
     }
@@ -90,12 +89,12 @@ impl Pid {
         Self { id, target }
     }
 
-    /// A fresh pid for something that is no local process: the far end of a session, a watcher.
+    /// Returns a fresh pid for something that is no local process, such as the far end of a session.
     pub(crate) fn far(target: Arc<dyn Target>) -> Self {
         Self { id: next_id(), target }
     }
 
-    /// A fresh pid of a process that never was.
+    /// Returns a fresh pid of a process that never existed.
     pub(crate) fn nobody() -> Self {
         static NOBODY: LazyLock<Arc<Nobody>> = LazyLock::new(|| Arc::new(Nobody));
         Self::far(Arc::clone(&NOBODY) as Arc<dyn Target>)
@@ -103,19 +102,23 @@ impl Pid {
 
     /// Sends the process an exit signal, as `exit(Pid, Reason)` does. Never waits, and never fails.
     ///
-    /// `Kill` ends it with `Killed`, whatever it does against it. A process that traps exits gets any other reason as
-    /// [`Event::Exit`](crate::Event::Exit); one that does not ends with it, unless it is `Normal`. Nobody sees the process alive
-    /// afterwards; what it was doing stops at its next await. On one's own pid it acts at the next await of this
-    /// crate; to end at once, return `Err(reason)`.
+    /// `Kill` always ends the process, with `Killed`. A process that traps exits gets any other reason as
+    /// [`Event::Exit`](crate::Event::Exit). A process that does not trap exits ends with the reason, unless the reason is
+    /// `Normal`. Nobody sees the process alive afterwards; its future stops at its next await.
+    ///
+    /// A process that sends this to itself ends at its next await of this crate. To end at once, return `Err(reason)`.
     pub fn exit(&self, reason: ExitReason) {
         self.signal(Signal::Exit { from: current::sender(), reason, link: false, receipt: None });
     }
 
-    /// Why the process ended, when it has. May be awaited in any task, process or not; does not keep the pid.
+    /// Waits for the end of the process, and returns its reason. May be awaited in any task, process or not. The future
+    /// does not borrow the pid.
     ///
-    /// For a local process it is always the reason, also when it ended long ago, and it comes after the process's
-    /// future was dropped. For a far one it is `NoConnection` where its session is over by then, for whatever reason:
-    /// what that was, [`Remote::ended`](crate::Remote::ended) says. A dropped future loses nothing.
+    /// For a local process, this always returns the reason, even if the process ended long ago. It returns after the
+    /// future of the process was dropped. For a far process, it returns `NoConnection` if the session has ended by then;
+    /// [`Remote::ended`](crate::Remote::ended) returns the reason of the session's end.
+    ///
+    /// Dropping the future loses nothing.
     pub fn ended(&self) -> impl Future<Output = ExitReason> + Send + use<> {
         Watch::new(self.clone())
     }
@@ -132,7 +135,7 @@ impl Pid {
         self.target.local()
     }
 
-    /// Gives a local process something to own; see [`Local::own`]. A far process owns nothing here: `NoProc`.
+    /// Gives a local process something to own; see [`Local::own`]. Fails with `NoProc` for a far process.
     pub(crate) fn own(&self, owned: Arc<dyn Owned>) -> Result<(), ExitReason> {
         self.local().map_or(Err(ExitReason::NoProc), |local| local.own(owned))
     }
@@ -177,18 +180,18 @@ impl fmt::Debug for Pid {
     }
 }
 
-/// A number for a pid or a monitor that no other has.
+/// Returns a number that no other pid or monitor has.
 pub(crate) fn next_id() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     NEXT.fetch_add(1, atomic::Ordering::Relaxed)
 }
 
-/// A monitor reference that no other monitor has.
+/// Returns a fresh monitor reference.
 pub(crate) fn next_monitor() -> MonitorRef {
     MonitorRef::new(next_id())
 }
 
-/// What a process that does not exist answers.
+/// Answers signals in the place of a process that does not exist.
 struct Nobody;
 
 impl Target for Nobody {
@@ -197,7 +200,7 @@ impl Target for Nobody {
     }
 }
 
-/// Answers a signal to a process that is not alive, in its name.
+/// Answers a signal on behalf of a process that is not alive.
 pub(crate) fn answer_for_nobody(nobody: &Pid, signal: Signal) {
     let me = nobody.clone();
     match signal {
@@ -212,7 +215,7 @@ pub(crate) fn answer_for_nobody(nobody: &Pid, signal: Signal) {
     }
 }
 
-/// A monitor that is a future. Set when made, removed when dropped.
+/// A future that monitors a process. The monitor is set on creation and removed on drop.
 struct Watch {
     watched: Pid,
     monitor: MonitorRef,
