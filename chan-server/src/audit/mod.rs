@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
+use lib_chan::stdio;
 use serde::Serialize;
 use tokio::time::Instant;
 
@@ -147,10 +148,11 @@ impl Audit {
     /// To the standard error: JSON, or plain words where that is a terminal.
     pub fn stderr() -> Self {
         let format = if io::stderr().is_terminal() { Format::Plain } else { Format::Json };
-        Self::to(io::stderr(), format)
+        Self::to(stdio::stderr(), format)
     }
 
-    /// To a writer, from a thread that ends with this value.
+    /// To a writer, from a thread that ends with this value. The writer waits while it has no room: for a standard
+    /// stream use [`lib_chan::stdio`], since another program may have made the stream non-blocking.
     pub fn to(writer: impl Write + Send + 'static, format: Format) -> Self {
         let (entries, queue) = sync_channel(QUEUE_CAPACITY);
         let (finished, done) = sync_channel(1);

@@ -1,11 +1,6 @@
 //! Writes lines to where the log goes, which may be full, slow or gone.
 
 use std::io::{ErrorKind, Write};
-use std::thread::sleep;
-use std::time::Duration;
-
-/// How long to wait for a reader that shares the log with somebody who made it non-blocking.
-const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Writes whole lines. A line that was cut is completed before anything else, and lines that could not be written are
 /// counted.
@@ -45,7 +40,6 @@ impl<W: Write> Output<W> {
     }
 
     /// Writes this, at least its beginning; then the end of it waits. `false`: nothing was written.
-    #[expect(clippy::disallowed_methods, reason = "the log has a thread of its own, with nothing else to do")]
     fn try_write(&mut self, bytes: &[u8]) -> bool {
         let mut written = 0;
         while written < bytes.len() {
@@ -53,7 +47,6 @@ impl<W: Write> Output<W> {
                 Ok(0) => break,
                 Ok(len) => written += len,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => sleep(RETRY_INTERVAL),
                 Err(_) => break,
             }
         }

@@ -2,13 +2,13 @@
 
 use std::{
     fs::File,
-    io::{PipeReader, PipeWriter, Read, Write, pipe},
+    io::{BufRead, BufReader, PipeReader, PipeWriter, Read, Write, pipe},
     os::fd::AsFd,
     process::{Command, Stdio},
     thread,
 };
 
-use chan_tests::{Running, Server, program};
+use chan_tests::{Folder, Running, Server, program};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
 const SERVICES: &str = r#"
@@ -82,6 +82,31 @@ fn reads_and_writes_streams_made_non_blocking() {
     feeding.join().unwrap().unwrap();
     assert_eq!(client.wait().unwrap().code(), Some(0));
     assert!(received == wanted, "{} of {} bytes", received.len(), wanted.len());
+}
+
+#[test]
+fn logs_to_a_stream_made_non_blocking_and_full() {
+    let folder = Folder::new();
+    folder.write("password", "correct horse battery");
+    folder.write("c.toml", &format!("listen = ['127.0.0.1:0']\n{SERVICES}"));
+    let (log, writer) = full();
+    set_non_blocking(&writer, true);
+    let mut serve = Command::new(program("chan-server"));
+    serve.args(["serve", "--config", "c.toml", "--state", "state"]).current_dir(folder.path());
+    let mut server = serve.stdout(Stdio::piped()).stderr(writer).spawn().unwrap();
+    drop(serve);
+    let mut printed = BufReader::new(server.stdout.take().unwrap()).lines();
+    assert!(printed.next().unwrap().unwrap().starts_with("Listening on "));
+    // Now there is room, for lines that had none until here.
+    let lines = BufReader::new(log).lines().map(|line| line.unwrap().trim_start_matches('\0').to_owned());
+    let before: Vec<_> = lines.take_while(|line| !line.contains("\"listening\"")).collect();
+    server.kill().unwrap();
+    server.wait().unwrap();
+    assert!(
+        before.iter().all(|line| line.starts_with("{\"time\"") && !line.contains("\"lost\"")),
+        "{before:?}"
+    );
+    assert!(before.iter().any(|line| line.contains("\"starting\"")), "{before:?}");
 }
 
 #[test]
