@@ -97,6 +97,14 @@ fn bind_one(address: SocketAddr, only_v6: bool) -> Result<TcpListener, BindError
     bound().map_err(|error| BindError { address, error })
 }
 
+/// Returns whether a network of this machine has the address, as far as binding tells: `true` in doubt.
+pub(crate) fn has_address(ip: IpAddr) -> bool {
+    let address = SocketAddr::new(ip, 0);
+    let bound = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))
+        .and_then(|socket| socket.bind(&address.into()));
+    bound.map_or_else(|error| error.kind() != io::ErrorKind::AddrNotAvailable, |()| true)
+}
+
 impl BindError {
     /// Whether the machine has no IPv6. An IPv6 address of a network that is missing is a mistake, and no such case.
     fn is_for_want_of_ipv6(&self) -> bool {

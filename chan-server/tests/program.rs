@@ -115,6 +115,29 @@ fn check_names_file_line_and_key_and_exits_with_2() {
     );
 }
 
+/// 192.0.2.1 is an address for documentation, which no machine has.
+#[test]
+fn check_warns_of_sockets_and_addresses_not_there() {
+    let home = Home::new();
+    let folder = home.path("").display().to_string();
+    home.write("file", "");
+    let folder = folder.trim_end_matches('/');
+    let key = "key = 'ed25519:11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo'";
+    let mut config = "listen = ['127.0.0.1:1', '192.0.2.1:1']\n".to_owned();
+    for (name, target) in [("a", "file"), ("b", "."), ("c", "later.sock")] {
+        config += &format!("[[service]]\nname = '{name}'\nmfa = ['unix', 'connect', '{folder}/{target}']\n");
+        config += &format!("[[service.client]]\nname = 'joe'\n{key}\n");
+    }
+    home.write("c.toml", &config);
+    let output = home.run(&["check", "--config", "c.toml"]);
+    let text = printed(&output);
+    let warnings: Vec<_> = text.lines().filter(|line| line.contains("warning: ")).collect();
+    let [address, file, directory] = warnings[..] else { panic!("{text}") };
+    assert!(address.contains("c.toml:1: ") && address.contains("192.0.2.1"), "{address}");
+    assert!(file.contains("c.toml:4: ") && file.contains("file is an ordinary file"), "{file}");
+    assert!(directory.contains("c.toml:10: ") && directory.contains("is a directory"), "{directory}");
+}
+
 #[test]
 fn a_password_from_standard_input_becomes_a_verifier_that_the_configuration_takes() {
     let home = Home::new();

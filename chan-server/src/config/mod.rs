@@ -32,6 +32,7 @@ use document::{Problems, Table};
 
 use crate::gate::GateRules;
 use crate::identity::Identity;
+use crate::listener::has_address;
 use crate::modules::Modules;
 
 /// The most bytes of a configuration.
@@ -218,15 +219,26 @@ fn check_listen(root: &mut Table<'_>, problems: &mut Problems<'_>) -> Option<Lis
     }
     let mut addresses = Vec::new();
     for text in texts {
+        let text_span = text.span();
         match text.get_ref().parse::<SocketAddr>() {
             Ok(address) if address.port() != 0 && addresses.contains(&address) => {
-                problems.add(&text.span(), format!("\"listen\" names {address} twice; remove one"));
+                problems.add(&text_span, format!("\"listen\" names {address} twice; remove one"));
             }
-            Ok(address) => addresses.push(address),
+            Ok(address) => {
+                let ip = address.ip();
+                // A machine without IPv6 serves without `[::1]`.
+                if !ip.is_loopback() && !has_address(ip) {
+                    let text = format!(
+                        "\"listen\": no network of this machine has {ip}; serve fails until one does"
+                    );
+                    problems.warn(&text_span, text, false);
+                }
+                addresses.push(address);
+            }
             Err(_) => {
                 let wrong = shown(text.get_ref());
                 let instead = "write an address and a port, as \"127.0.0.1:1234\" or \"[::1]:1234\"";
-                problems.add(&text.span(), format!("\"listen\" cannot be \"{wrong}\"; {instead}"));
+                problems.add(&text_span, format!("\"listen\" cannot be \"{wrong}\"; {instead}"));
             }
         }
     }

@@ -13,6 +13,8 @@ use super::credential::{self, Credential, Salts};
 use super::document::{Problems, Span, Table, shown};
 use super::{Context, limits};
 use crate::modules::Starter;
+#[cfg(unix)]
+use crate::modules::unix;
 
 /// A service: a name, who may start it, and what is started.
 #[derive(Debug)]
@@ -185,6 +187,12 @@ fn mfa(table: &mut Table<'_>, context: &Context<'_>, problems: &mut Problems<'_>
     };
     let mut args = DeArray::new();
     items.for_each(|item| args.push(item));
+    #[cfg(unix)]
+    if let ("unix", "connect", Some(path)) = (&*module, &*function, args.first())
+        && let Some(text) = path.get_ref().as_str().and_then(unix::warning)
+    {
+        problems.warn(&path.span(), format!("\"mfa\": {text}"), false);
+    }
     match context.modules.starter(&module, &function, args) {
         Ok(starter) => Some(Arc::new(starter)),
         Err(error) => {

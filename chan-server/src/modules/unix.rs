@@ -1,5 +1,7 @@
 //! A connection to a Unix socket for each client: `mfa = ["unix", "connect", "/run/thing.sock"]`.
 
+use std::fs;
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,6 +57,18 @@ impl Visitor<'_> for SocketPathVisitor {
             _ => Err(E::invalid_value(Unexpected::Str(text), &self)),
         }
     }
+}
+
+/// Says what stands in the place of a socket. The socket itself may come later, so nothing there is no warning.
+pub(crate) fn warning(path: &str) -> Option<String> {
+    let kind = fs::metadata(path).ok()?.file_type();
+    let what = match kind {
+        kind if kind.is_socket() => return None,
+        kind if kind.is_dir() => "a directory",
+        kind if kind.is_file() => "an ordinary file",
+        _ => "a device or a pipe",
+    };
+    Some(format!("{path} is {what}, not a socket; name the socket, or have its program make it"))
 }
 
 impl SocketPath {
