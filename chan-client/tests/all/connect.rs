@@ -1,6 +1,9 @@
 //! Connecting, against servers on loopback.
 
+use std::pin::pin;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use chan_client::KnownHosts;
@@ -105,6 +108,46 @@ async fn each_step_is_told_in_its_order() {
     assert!(found.contains(peer));
     assert_eq!(*encrypted, Step::Encrypted { group: "X25519MLKEM768".into(), pin: server.pin });
     assert_eq!(*mechanism, Mechanism::Password);
+}
+
+/// Lets this much time pass at once, for all timers of the runtime.
+fn leap(time: Duration) {
+    tokio::time::pause();
+    // The clock moves with the first poll.
+    let _ = pin!(tokio::time::advance(time)).poll(&mut Context::from_waker(Waker::noop()));
+    tokio::time::resume();
+}
+
+#[tokio::test]
+async fn slow_derivation_is_finished_and_used() {
+    let server = Server::start().await;
+    let (password, outlasted) = (password(PASSWORD), AtomicUsize::new(0));
+    let on_step = |step| match step {
+        Step::Stretching => leap(Limits::default().login_timeout),
+        Step::Outlasted => drop(outlasted.fetch_add(1, Ordering::Relaxed)),
+        _ => {}
+    };
+    connect(server.url()).password(&password).on_step(on_step).ping().await.unwrap();
+    assert_eq!((outlasted.into_inner(), password.derivations()), (1, 1));
+}
+
+#[tokio::test]
+async fn derivation_without_end_is_given_up() {
+    let server = Server::start().await;
+    let on_step = |step| match step {
+        Step::Stretching => leap(Limits::default().login_timeout),
+        Step::Outlasted => drop(tokio::spawn(async {
+            // Years pass until the key is there.
+            loop {
+                leap(Limits::default().login_timeout);
+                tokio::task::yield_now().await;
+            }
+        })),
+        _ => {}
+    };
+    let failed = connect(server.url()).password(&password(PASSWORD)).on_step(on_step).ping().await;
+    let Err(ConnectError::Local(what)) = failed else { panic!("{failed:?}") };
+    assert!(what.contains("takes longer than 30s") && what.contains("log in with a key"), "{what}");
 }
 
 #[tokio::test]
@@ -222,7 +265,7 @@ async fn retries_login_turned_away_before_tls() {
     let server = Server::start().await;
     let (port, connections) = (server.port, std::sync::atomic::AtomicU32::new(0));
     let front = Server::plain(move |mut near| {
-        let turned_away = connections.fetch_add(1, std::sync::atomic::Ordering::Relaxed) < 2;
+        let turned_away = connections.fetch_add(1, Ordering::Relaxed) < 2;
         async move {
             if !turned_away {
                 let mut far = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
