@@ -1,6 +1,6 @@
 //! The completion scripts in the real shells.
 
-use std::process::Command;
+use std::{fs, process::Command};
 
 use chan_tests::{Folder, Terminal, available, program, run};
 
@@ -33,6 +33,32 @@ fn bash_completes_options_of_subcommands() {
         );
         let (code, out, complaint) = run(Command::new("bash").args(["-c", &complete]));
         assert_eq!((code, out.trim()), (Some(0), option), "{complaint}");
+    }
+}
+
+/// With the package `bash-completion`, which loads a script when its program is first completed.
+#[test]
+fn bash_completes_with_its_completion_package() {
+    const FRAMEWORK: &str = "/usr/share/bash-completion/bash_completion";
+    if !available("bash") || !available(FRAMEWORK) {
+        return;
+    }
+    let folder = Folder::new();
+    let place = folder.path().join("bash-completion/completions");
+    fs::create_dir_all(&place).unwrap();
+    for (name, line, option) in LINES {
+        fs::rename(script(&folder, name, "bash"), place.join(name)).unwrap();
+        let mut bash = Command::new("bash");
+        bash.args(["--norc", "--noprofile", "-i"]).env("HOME", folder.path()).env("PS1", "ready> ");
+        let path = program(name).parent().unwrap().display().to_string();
+        bash.env("XDG_DATA_HOME", folder.path()).env("PATH", format!("{path}:{}", env!("PATH")));
+        let mut terminal = Terminal::start(&bash);
+        terminal.see("ready> ");
+        terminal.type_keys(&format!("source {FRAMEWORK}; echo 'do''ne'\r"));
+        terminal.see("done");
+        terminal.see("ready> ");
+        terminal.type_keys(&format!("{line}\t"));
+        terminal.see(option);
     }
 }
 

@@ -231,6 +231,15 @@ fn forwarded_port_is_on_both_loopback_addresses() {
 }
 
 #[test]
+fn forwarding_for_others_is_warned_of() {
+    let server = in_front_of_port(1);
+    let mut forward = server.client_at("forward", "0.0.0.0:0", &server.folder.path().join("password"));
+    forward.arg(server.url("s"));
+    let forward = Running::start(forward);
+    forward.err.wait("the warning", |line| line.contains("warning: everybody who reaches 0.0.0.0:"));
+}
+
+#[test]
 fn unix_target_sees_close_of_killed_client() {
     let folder = Folder::new();
     let path = folder.path().join("socket");
