@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use chan_server::config::{Config, ConfigError};
 use chan_server::modules::Modules;
+use lib_chan::Limits;
 use lib_chan::secret::{PrivateKey, Secret};
 
 /// A copy of `conf`, in which every file has the mode that it should have.
@@ -93,6 +94,23 @@ fn said(error: &ConfigError, directory: &Path) -> Vec<String> {
     let directory = format!("{}/", directory.display());
     let lines = error.problems.iter().map(|problem| format!("{}: {}", problem.line, problem.text));
     lines.map(|line| line.replace(&directory, "")).collect()
+}
+
+#[tokio::test]
+async fn sample_states_every_limit_with_its_default() {
+    let (conf, modules) = (Conf::copy(), Modules::standard());
+    let sample = fs::read_to_string(self::conf("chan-server.toml")).unwrap();
+    let tables: Vec<_> = sample.lines().skip_while(|line| *line != "# [limits]").map(in_use).collect();
+    // `Debug` names every field.
+    for field in format!("{:?}", Limits::default()).split(['{', ',']).filter_map(|part| part.split_once(": "))
+    {
+        let key = field.0.trim();
+        assert!(tables.iter().any(|line| line.starts_with(&format!("{key} = "))), "{key}");
+    }
+    conf.write("chan-server.toml", format!("{sample}\n{}", tables.join("\n")).as_bytes(), 0o644);
+    conf.write("name_server.password", b"correct horse battery staple\n", 0o600);
+    let config = Config::load(&conf.path("chan-server.toml"), &modules).unwrap();
+    assert_eq!(config.limits(), &Limits::default());
 }
 
 #[tokio::test]
