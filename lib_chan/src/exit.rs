@@ -252,7 +252,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_reason_survives_the_wire_and_no_other_code_is_read() {
+    fn reads_every_reason_and_no_other_code() {
         let mut known = 0;
         for code in 0..=u8::MAX {
             let text = if code == 7 { "boom" } else { "" };

@@ -738,7 +738,7 @@ async fn seen(by: &crate::Address<Order>, count: usize) -> Vec<String> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn s115_s116_a_far_process_that_fails_is_seen_over_a_link_and_a_monitor() {
+async fn a_far_process_that_fails_is_seen_over_a_link_and_a_monitor() {
     let (here, there, far, _near, channel) = two_processes().await;
     let target = far.clone();
     tell(&here, move |me| {
@@ -755,7 +755,7 @@ async fn s115_s116_a_far_process_that_fails_is_seen_over_a_link_and_a_monitor() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn s117_a_kill_across_the_session_is_killed_to_a_linked_trapping_process() {
+async fn a_kill_across_the_session_is_killed_to_a_linked_trapping_process() {
     let (here, there, far, _near, _channel) = two_processes().await;
     let target = far.clone();
     tell(&here, move |me| {
@@ -770,7 +770,7 @@ async fn s117_a_kill_across_the_session_is_killed_to_a_linked_trapping_process()
 }
 
 #[tokio::test(start_paused = true)]
-async fn s118_a_far_process_that_is_linked_and_does_not_trap_dies_along() {
+async fn a_far_process_that_is_linked_and_does_not_trap_dies_along() {
     let (here, there, far, _near, _channel) = two_processes().await;
     tell(&here, move |me| {
         me.link(far)?;
@@ -781,7 +781,7 @@ async fn s118_a_far_process_that_is_linked_and_does_not_trap_dies_along() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn s119_s124_a_cut_connection_is_noconnection_to_links_and_monitors_at_both_ends() {
+async fn a_cut_connection_is_noconnection_to_links_and_monitors_at_both_ends() {
     let (here, there, far, near, channel) = two_processes().await;
     let target = near.clone();
     tell(&there, move |me| {
@@ -806,7 +806,7 @@ async fn s119_s124_a_cut_connection_is_noconnection_to_links_and_monitors_at_bot
 }
 
 #[tokio::test(start_paused = true)]
-async fn s126_after_unlink_and_demonitor_the_far_end_has_no_effect() {
+async fn after_unlink_and_demonitor_the_far_end_has_no_effect() {
     let (here, there, far, _near, channel) = two_processes().await;
     tell(&here, move |me| {
         me.link(far.clone())?;
@@ -824,7 +824,7 @@ async fn s126_after_unlink_and_demonitor_the_far_end_has_no_effect() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn s128_s130_a_link_and_a_monitor_to_a_dead_far_process_are_noproc() {
+async fn a_link_and_a_monitor_to_a_dead_far_process_are_noproc() {
     let (here, there, far, _near, _channel) = two_processes().await;
     tell(&there, |_| Err(ExitReason::failed("boom"))).await;
     there.pid().ended().await;
@@ -839,7 +839,7 @@ async fn s128_s130_a_link_and_a_monitor_to_a_dead_far_process_are_noproc() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn s131_s132_a_pid_held_after_its_session_is_out_of_reach() {
+async fn a_pid_held_after_its_session_is_out_of_reach() {
     let (here, _there, far, _near, channel) = two_processes().await;
     let remote = channel.remote();
     drop(channel);
@@ -859,7 +859,7 @@ async fn s131_s132_a_pid_held_after_its_session_is_out_of_reach() {
 // client's tests make, stands for them. S140: a session's beginning is what `open` returns with.
 
 #[tokio::test(start_paused = true)]
-async fn s120_s121_s123_a_lost_session_is_noconnection_and_the_far_process_lives() {
+async fn a_lost_session_is_noconnection_and_the_far_process_lives() {
     let (here, there, far, _near, channel) = two_processes().await;
     let bystander = spawn(actor);
     let (a, b) = (far.clone(), far);
@@ -885,7 +885,7 @@ async fn s120_s121_s123_a_lost_session_is_noconnection_and_the_far_process_lives
 }
 
 #[tokio::test(start_paused = true)]
-async fn s125_a_new_session_restores_nothing_of_an_old_one() {
+async fn a_new_session_restores_nothing_of_an_old_one() {
     let (here, there, far, _near, channel) = two_processes().await;
     tell(&here, move |me| {
         me.trap_exit(true);
@@ -908,7 +908,7 @@ async fn s125_a_new_session_restores_nothing_of_an_old_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn s127_s147_a_normal_end_and_a_normal_exit_across_the_session_harm_nobody() {
+async fn a_normal_end_and_a_normal_exit_across_the_session_harm_nobody() {
     let (here, there, far, near, channel) = two_processes().await;
     let linked = far.clone();
     tell(&here, move |me| me.link(linked)).await;
@@ -924,7 +924,7 @@ async fn s127_s147_a_normal_end_and_a_normal_exit_across_the_session_harm_nobody
 }
 
 #[tokio::test(start_paused = true)]
-async fn s129_a_link_to_a_dead_far_process_returns_and_then_ends_one_that_does_not_trap() {
+async fn a_link_to_a_dead_far_process_returns_and_then_ends_one_that_does_not_trap() {
     let (here, there, far, _near, _channel) = two_processes().await;
     tell(&there, |_| Err(ExitReason::failed("boom"))).await;
     there.pid().ended().await;
@@ -937,7 +937,7 @@ async fn s129_a_link_to_a_dead_far_process_returns_and_then_ends_one_that_does_n
 }
 
 #[tokio::test(start_paused = true)]
-async fn s137_s138_s141_the_end_of_a_session_is_told_to_each_who_waits_and_after_what_it_caused() {
+async fn the_end_of_a_session_is_told_to_each_who_waits_and_after_what_it_caused() {
     let (here, _there, far, _near, channel) = two_processes().await;
     tell(&here, move |me| {
         me.trap_exit(true);
@@ -957,7 +957,7 @@ async fn s137_s138_s141_the_end_of_a_session_is_told_to_each_who_waits_and_after
 }
 
 #[tokio::test(start_paused = true)]
-async fn s142_s143_a_cast_after_the_end_is_an_error_and_a_call_under_way_ends() {
+async fn a_cast_after_the_end_is_an_error_and_a_call_under_way_ends() {
     let (channel, served) = session(&Limits::default(), false, service).await;
     let remote = channel.remote();
     let asked = tokio::spawn({
@@ -976,7 +976,7 @@ async fn s142_s143_a_cast_after_the_end_is_an_error_and_a_call_under_way_ends() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn s146_all_messages_of_a_far_process_come_before_its_down() {
+async fn all_messages_of_a_far_process_come_before_its_down() {
     let (tell_test, told) = oneshot::channel();
     let (channel, _served) = session(&Limits::default(), false, move |opening| {
         spawn(async move |mut me: Process| {
@@ -1014,7 +1014,7 @@ async fn s146_all_messages_of_a_far_process_come_before_its_down() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn s148_a_link_within_one_end_is_untouched_by_the_loss_of_the_session() {
+async fn a_link_within_one_end_is_untouched_by_the_loss_of_the_session() {
     let (here, there, far, _near, channel) = two_processes().await;
     let (a, b) = (there.clone(), spawn(actor));
     let peer = b.pid();

@@ -50,7 +50,7 @@ async fn a_call_is_answered() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn s94_s95_s113_a_late_answer_is_dropped() {
+async fn a_late_answer_is_dropped() {
     let (server, mut calls) = hands_out();
     let first = server.call(Duration::from_secs(1), |reply| reply).await;
     assert_eq!(first, failed(Executed::Unknown, CallFailure::Deadline));
@@ -64,7 +64,7 @@ async fn s94_s95_s113_a_late_answer_is_dropped() {
 }
 
 #[tokio::test]
-async fn s109_a_call_to_a_dead_process_is_not_executed() {
+async fn a_call_to_a_dead_process_is_not_executed() {
     let server = takes_nothing();
     server.pid().exit(Kill);
     assert_eq!(server.call(LONG, |reply| reply).await, exit(Executed::No, NoProc));
@@ -73,25 +73,25 @@ async fn s109_a_call_to_a_dead_process_is_not_executed() {
 }
 
 #[tokio::test]
-async fn s111_a_call_fails_with_the_reason_of_the_process() {
+async fn a_call_fails_with_the_reason_of_the_process() {
     let server = takes_and_ends(Err(boom()));
     assert_eq!(server.call(LONG, |reply| reply).await, exit(Executed::Unknown, boom()));
 }
 
 #[tokio::test]
-async fn s112_a_normal_end_is_a_reason_too() {
+async fn a_normal_end_is_a_reason_too() {
     let server = takes_and_ends(Ok(()));
     assert_eq!(server.call(LONG, |reply| reply).await, exit(Executed::Unknown, Normal));
 }
 
 #[tokio::test]
-async fn s114_a_process_does_not_call_itself() {
+async fn a_process_does_not_call_itself() {
     let answer = enter(async |me: Process<Ask>| Ok(me.address().call(LONG, |reply| reply).await)).await;
     assert_eq!(answer, Ok(failed(Executed::No, CallFailure::CallingSelf)));
 }
 
 #[tokio::test]
-async fn a_kill_and_a_panic_are_reasons_of_a_call_too() {
+async fn call_fails_with_kill_or_panic() {
     let server = spawn(|mut me: Process<Ask>| async move {
         let _call = me.recv().await;
         std::future::pending().await
@@ -166,7 +166,7 @@ async fn a_reply_dropped_is_no_answer() {
 }
 
 #[tokio::test]
-async fn a_reply_lost_in_a_panic_that_is_caught_is_no_answer() {
+async fn caught_panic_gives_no_answer() {
     let server = spawn(|mut me: Process<Ask>| async move {
         let reply = me.recv().await;
         let lost = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
@@ -190,7 +190,7 @@ async fn a_reply_refused_is_not_executed() {
 }
 
 #[tokio::test]
-async fn a_reply_handed_on_is_answered_though_the_first_has_ended() {
+async fn moved_reply_outlives_first_holder() {
     let (second, mut calls) = hands_out();
     let first = spawn(|mut me: Process<Ask>| async move {
         if let Event::Message(reply) = me.recv().await {
@@ -208,7 +208,7 @@ async fn a_reply_handed_on_is_answered_though_the_first_has_ended() {
 }
 
 #[tokio::test]
-async fn the_reason_is_that_of_the_process_that_had_the_reply_last() {
+async fn reply_ends_with_its_last_holder() {
     let second = takes_and_ends(Err(boom()));
     let first = spawn(|mut me: Process<Ask>| async move {
         if let Event::Message(reply) = me.recv().await {

@@ -24,51 +24,51 @@ async fn is_told(reason: ExitReason) {
 }
 
 #[tokio::test]
-async fn s21_normal_is_ignored() {
+async fn normal_is_ignored() {
     let (a, b) = signalled(Actor::new(), Normal).await;
     b.is_alive_with(&[]).await;
     a.is_alive_with(&[]).await;
 }
 
 #[tokio::test]
-async fn s22_normal_is_told_to_who_traps() {
+async fn normal_is_told_to_who_traps() {
     is_told(Normal).await;
 }
 
 #[tokio::test]
-async fn s23_any_other_reason_ends_the_receiver() {
+async fn any_other_reason_ends_the_receiver() {
     ends_it(boom(), boom()).await;
 }
 
 #[tokio::test]
-async fn s24_any_other_reason_is_told_to_who_traps() {
+async fn any_other_reason_is_told_to_who_traps() {
     is_told(boom()).await;
 }
 
 #[tokio::test]
-async fn s25_kill_ends_as_killed() {
+async fn kill_ends_as_killed() {
     ends_it(Kill, Killed).await;
 }
 
 #[tokio::test]
-async fn s26_kill_ends_who_traps_too() {
+async fn kill_ends_who_traps_too() {
     let (a, b) = signalled(Actor::trapping(), Kill).await;
     b.has_exited(Killed).await;
     a.is_alive_with(&[]).await;
 }
 
 #[tokio::test]
-async fn s27_killed_is_told_to_who_traps() {
+async fn killed_is_told_to_who_traps() {
     is_told(Killed).await;
 }
 
 #[tokio::test]
-async fn s28_killed_ends_the_receiver() {
+async fn killed_ends_the_receiver() {
     ends_it(Killed, Killed).await;
 }
 
 #[tokio::test]
-async fn s29_normal_is_ignored_between_linked_processes_too() {
+async fn normal_is_ignored_between_linked_processes_too() {
     let (a, b) = (Actor::new(), Actor::new());
     a.links(&b).await;
     a.exits(&b, Normal).await;
@@ -77,7 +77,7 @@ async fn s29_normal_is_ignored_between_linked_processes_too() {
 }
 
 #[tokio::test]
-async fn s30_an_exit_comes_back_over_the_link() {
+async fn an_exit_comes_back_over_the_link() {
     let (a, b) = (Actor::new(), Actor::new());
     a.links(&b).await;
     let pid = b.pid();
@@ -90,7 +90,7 @@ async fn s30_an_exit_comes_back_over_the_link() {
 }
 
 #[tokio::test]
-async fn s31_a_kill_comes_back_over_the_link_as_killed() {
+async fn a_kill_comes_back_over_the_link_as_killed() {
     let (a, b) = (Actor::trapping(), Actor::new());
     a.links(&b).await;
     a.exits(&b, Kill).await;
@@ -107,42 +107,42 @@ fn to_itself(a: &Actor, reason: ExitReason) {
 }
 
 #[tokio::test]
-async fn s32_normal_from_oneself_ends() {
+async fn normal_from_oneself_ends() {
     let a = Actor::new();
     to_itself(&a, Normal);
     a.has_exited(Normal).await;
 }
 
 #[tokio::test]
-async fn s33_normal_from_oneself_is_told_to_who_traps() {
+async fn normal_from_oneself_is_told_to_who_traps() {
     let a = Actor::trapping();
     a.exits(&a, Normal).await;
     a.is_alive_with(&[Exit(a.pid(), Normal)]).await;
 }
 
 #[tokio::test]
-async fn s34_any_other_reason_from_oneself_ends() {
+async fn any_other_reason_from_oneself_ends() {
     let a = Actor::new();
     to_itself(&a, boom());
     a.has_exited(boom()).await;
 }
 
 #[tokio::test]
-async fn s35_any_other_reason_from_oneself_is_told_to_who_traps() {
+async fn own_exit_is_trapped() {
     let a = Actor::trapping();
     a.exits(&a, boom()).await;
     a.is_alive_with(&[Exit(a.pid(), boom())]).await;
 }
 
 #[tokio::test]
-async fn s36_kill_from_oneself_ends_who_traps() {
+async fn kill_from_oneself_ends_who_traps() {
     let a = Actor::trapping();
     to_itself(&a, Kill);
     a.has_exited(Killed).await;
 }
 
 #[tokio::test]
-async fn s37_nothing_runs_after_the_await_that_follows_an_exit_of_oneself() {
+async fn exit_of_oneself_acts_at_next_await() {
     for _ in 0..1000 {
         let (ran, probe) = (Arc::new(Mutex::new(0)), Actor::new());
         let count = Arc::clone(&ran);
@@ -159,7 +159,7 @@ async fn s37_nothing_runs_after_the_await_that_follows_an_exit_of_oneself() {
 }
 
 #[tokio::test]
-async fn s38_an_exit_of_a_dead_process_is_nothing() {
+async fn an_exit_of_a_dead_process_is_nothing() {
     let (a, dead) = (Actor::new(), dead().await);
     a.does(move |_| dead.exit(boom())).await;
     a.is_alive_with(&[]).await;
@@ -168,13 +168,13 @@ async fn s38_an_exit_of_a_dead_process_is_nothing() {
 // S39, an exit signal to a name, cannot be written: `exit` is a method of a `Pid`.
 
 #[tokio::test]
-async fn s40_a_reason_is_told_as_it_was_given() {
+async fn a_reason_is_told_as_it_was_given() {
     // Reasons are a closed set here; the open part is the text.
     is_told(ExitReason::failed("{my,[reason],#{k => 1}}")).await;
 }
 
 #[tokio::test]
-async fn s41_the_first_reason_decides() {
+async fn the_first_reason_decides() {
     let (a, b) = (Actor::new(), Actor::new());
     let pid = b.pid();
     a.does(move |_| {
@@ -186,7 +186,7 @@ async fn s41_the_first_reason_decides() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn s42_after_a_kill_nobody_sees_it_alive() {
+async fn after_a_kill_nobody_sees_it_alive() {
     let a = Actor::new();
     for _ in 0..2000 {
         let b = Actor::new();
@@ -207,7 +207,7 @@ async fn s42_after_a_kill_nobody_sees_it_alive() {
 }
 
 #[tokio::test]
-async fn s43_a_killed_process_runs_its_destructors_and_nothing_else() {
+async fn a_killed_process_runs_its_destructors_and_nothing_else() {
     struct Sign(Arc<Mutex<Vec<&'static str>>>, &'static str);
     impl Drop for Sign {
         fn drop(&mut self) {

@@ -27,7 +27,7 @@ async fn taken_along(reason: ExitReason) {
 }
 
 #[tokio::test]
-async fn s1_a_normal_exit_takes_nobody_along() {
+async fn a_normal_exit_takes_nobody_along() {
     let (a, b) = pair(false).await;
     a.ends(Err(Normal));
     a.has_exited(Normal).await;
@@ -36,32 +36,32 @@ async fn s1_a_normal_exit_takes_nobody_along() {
 }
 
 #[tokio::test]
-async fn s2_a_normal_exit_is_told_to_who_traps() {
+async fn a_normal_exit_is_told_to_who_traps() {
     trapped(Err(Normal), Normal).await;
 }
 
 #[tokio::test]
-async fn s3_an_exit_takes_along_who_does_not_trap() {
+async fn an_exit_takes_along_who_does_not_trap() {
     taken_along(boom()).await;
 }
 
 #[tokio::test]
-async fn s4_an_exit_is_told_to_who_traps() {
+async fn an_exit_is_told_to_who_traps() {
     trapped(Err(boom()), boom()).await;
 }
 
 #[tokio::test]
-async fn s5_an_own_kill_stays_kill_over_a_link() {
+async fn an_own_kill_stays_kill_over_a_link() {
     taken_along(Kill).await;
 }
 
 #[tokio::test]
-async fn s6_a_kill_over_a_link_can_be_trapped() {
+async fn a_kill_over_a_link_can_be_trapped() {
     trapped(Err(Kill), Kill).await;
 }
 
 #[tokio::test]
-async fn s7_a_third_party_kills_a_linked_process() {
+async fn a_third_party_kills_a_linked_process() {
     let (a, b) = pair(false).await;
     Actor::new().exits(&a, Kill).await;
     a.has_exited(Killed).await;
@@ -69,7 +69,7 @@ async fn s7_a_third_party_kills_a_linked_process() {
 }
 
 #[tokio::test]
-async fn s8_a_third_party_kills_a_process_linked_to_one_that_traps() {
+async fn kill_reaches_trapping_link_as_killed() {
     let (a, b) = pair(true).await;
     Actor::new().exits(&a, Kill).await;
     a.has_exited(Killed).await;
@@ -77,7 +77,7 @@ async fn s8_a_third_party_kills_a_process_linked_to_one_that_traps() {
 }
 
 #[tokio::test]
-async fn s9_s10_a_panic_is_told_as_panic() {
+async fn a_panic_is_told_as_panic() {
     let (a, b) = pair(true).await;
     a.order(|_| panic!("on purpose"));
     a.has_exited(Panic).await;
@@ -85,28 +85,28 @@ async fn s9_s10_a_panic_is_told_as_panic() {
 }
 
 #[tokio::test]
-async fn s11_an_error_that_nobody_handles_is_the_reason() {
+async fn an_error_that_nobody_handles_is_the_reason() {
     // In Erlang an uncaught throw; here what `?` lets through.
     trapped(Err(ExitReason::failed("thrown")), ExitReason::failed("thrown")).await;
 }
 
 #[tokio::test]
-async fn s12_shutdown_is_a_reason_as_any_other() {
+async fn shutdown_is_a_reason_as_any_other() {
     taken_along(Shutdown).await;
 }
 
 #[tokio::test]
-async fn s13_a_reason_of_ones_own_travels_unchanged() {
+async fn a_reason_of_ones_own_travels_unchanged() {
     taken_along(ExitReason::failed("shutdown: x")).await;
 }
 
 #[tokio::test]
-async fn s14_a_return_is_a_normal_exit() {
+async fn a_return_is_a_normal_exit() {
     trapped(Ok(()), Normal).await;
 }
 
 #[tokio::test]
-async fn s15_what_is_caught_nobody_sees() {
+async fn what_is_caught_nobody_sees() {
     let (a, b) = pair(true).await;
     a.does(|_| std::panic::catch_unwind(|| panic!("on purpose")).unwrap_err()).await;
     a.is_alive_with(&[]).await;
@@ -114,7 +114,7 @@ async fn s15_what_is_caught_nobody_sees() {
 }
 
 #[tokio::test]
-async fn s16_an_exit_goes_down_a_chain() {
+async fn an_exit_goes_down_a_chain() {
     let (a, b, c, d) = (Actor::new(), Actor::new(), Actor::new(), Actor::new());
     a.links(&b).await;
     b.links(&c).await;
@@ -126,7 +126,7 @@ async fn s16_an_exit_goes_down_a_chain() {
 }
 
 #[tokio::test]
-async fn s17_one_that_traps_stops_it() {
+async fn one_that_traps_stops_it() {
     let (a, b, c) = (Actor::new(), Actor::trapping(), Actor::new());
     a.links(&b).await;
     b.links(&c).await;
@@ -146,7 +146,7 @@ async fn ring(b: Actor, c: Actor) -> (Actor, Actor, Actor) {
 }
 
 #[tokio::test]
-async fn s18_in_a_ring_each_ends_once_for_the_same_reason() {
+async fn ring_ends_once_with_one_reason() {
     let (a, b, c) = ring(Actor::new(), Actor::new()).await;
     a.ends(Err(boom()));
     for actor in [a, b, c] {
@@ -155,7 +155,7 @@ async fn s18_in_a_ring_each_ends_once_for_the_same_reason() {
 }
 
 #[tokio::test]
-async fn s19_in_a_ring_of_those_that_trap_each_is_told_once() {
+async fn trapping_ring_tells_each_once() {
     let (a, b, c) = ring(Actor::trapping(), Actor::trapping()).await;
     a.ends(Err(boom()));
     a.has_exited(boom()).await;
@@ -165,7 +165,7 @@ async fn s19_in_a_ring_of_those_that_trap_each_is_told_once() {
 }
 
 #[tokio::test]
-async fn s20_a_process_that_fails_before_its_first_step_is_told_too() {
+async fn tells_failure_before_first_poll() {
     // What is spawned exists here; what it can do at the earliest is to panic before there is a future.
     let a = Actor::trapping();
     let child = a
@@ -181,7 +181,7 @@ async fn s20_a_process_that_fails_before_its_first_step_is_told_too() {
 }
 
 #[tokio::test]
-async fn s44_a_link_to_a_dead_process_is_an_error() {
+async fn a_link_to_a_dead_process_is_an_error() {
     let (a, dead) = (Actor::new(), dead().await);
     assert_eq!(a.does(move |me| me.link(dead)).await, Err(NoProc));
     a.is_alive_with(&[]).await;
@@ -189,14 +189,14 @@ async fn s44_a_link_to_a_dead_process_is_an_error() {
 }
 
 #[tokio::test]
-async fn s45_that_error_unhandled_is_the_reason() {
+async fn that_error_unhandled_is_the_reason() {
     let (a, dead) = (Actor::new(), dead().await);
     a.order(move |me| me.link(dead).err().map(Err));
     a.has_exited(NoProc).await;
 }
 
 #[tokio::test]
-async fn s46_who_traps_is_told_of_a_link_to_a_dead_process() {
+async fn link_to_dead_process_is_trapped() {
     let (a, dead) = (Actor::trapping(), dead().await);
     let pid = dead.clone();
     assert_eq!(a.does(move |me| me.link(dead)).await, Ok(()));
@@ -205,14 +205,14 @@ async fn s46_who_traps_is_told_of_a_link_to_a_dead_process() {
 }
 
 #[tokio::test]
-async fn s47_a_link_to_oneself_is_nothing() {
+async fn a_link_to_oneself_is_nothing() {
     let a = Actor::new();
     a.links(&a).await;
     assert_eq!(a.records(), 0);
 }
 
 #[tokio::test]
-async fn s48_links_are_not_counted() {
+async fn links_are_not_counted() {
     let (a, b) = pair(false).await;
     a.links(&b).await;
     a.unlinks(&b).await;
@@ -223,7 +223,7 @@ async fn s48_links_are_not_counted() {
 }
 
 #[tokio::test]
-async fn s49_a_link_made_by_both_sides_goes_with_one_unlink() {
+async fn one_unlink_removes_mutual_link() {
     let (a, b) = pair(false).await;
     b.links(&a).await;
     a.unlinks(&b).await;
@@ -234,7 +234,7 @@ async fn s49_a_link_made_by_both_sides_goes_with_one_unlink() {
 }
 
 #[tokio::test]
-async fn s50_the_side_that_did_not_link_can_unlink() {
+async fn the_side_that_did_not_link_can_unlink() {
     let (a, b) = pair(false).await;
     b.unlinks(&a).await;
     a.ends(Err(boom()));
@@ -243,7 +243,7 @@ async fn s50_the_side_that_did_not_link_can_unlink() {
 }
 
 #[tokio::test]
-async fn s51_an_unlink_without_a_link_is_nothing() {
+async fn an_unlink_without_a_link_is_nothing() {
     let (a, b, dead) = (Actor::new(), Actor::new(), dead().await);
     a.unlinks(&b).await;
     a.does(|me| me.unlink(dead)).await;
@@ -251,7 +251,7 @@ async fn s51_an_unlink_without_a_link_is_nothing() {
 }
 
 #[tokio::test]
-async fn s52_an_unlink_leaves_what_is_in_the_mailbox() {
+async fn an_unlink_leaves_what_is_in_the_mailbox() {
     let (a, b) = pair(true).await;
     a.ends(Err(boom()));
     a.has_exited(boom()).await;
@@ -260,7 +260,7 @@ async fn s52_an_unlink_leaves_what_is_in_the_mailbox() {
 }
 
 #[tokio::test]
-async fn s53_a_link_made_again_works_again() {
+async fn a_link_made_again_works_again() {
     let (a, b) = pair(false).await;
     a.unlinks(&b).await;
     a.links(&b).await;
@@ -272,13 +272,13 @@ async fn s53_a_link_made_again_works_again() {
 // S54, a link to something that is no pid, cannot be written: `link` takes a `Pid`.
 
 #[tokio::test]
-async fn s55_both_sides_know_of_a_link() {
+async fn both_sides_know_of_a_link() {
     let (a, b) = pair(false).await;
     assert_eq!((a.linked(), b.linked()), (vec![b.pid()], vec![a.pid()]));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn s56_a_linked_child_that_crashes_at_once_is_told_once() {
+async fn link_tells_immediate_crash_once() {
     for _ in 0..1000 {
         let a = Actor::trapping();
         let child = a.does(|me| me.spawn_link(|_: Process| async { Err(boom()) }).pid()).await;
@@ -289,7 +289,7 @@ async fn s56_a_linked_child_that_crashes_at_once_is_told_once() {
 }
 
 #[tokio::test]
-async fn s57_a_linked_child_that_crashes_takes_its_parent_along() {
+async fn a_linked_child_that_crashes_takes_its_parent_along() {
     let a = Actor::new();
     a.order(|me| {
         me.spawn_link(|_: Process| async { panic!("on purpose") });
@@ -306,7 +306,7 @@ async fn family() -> (Actor, Actor) {
 }
 
 #[tokio::test]
-async fn s58_a_child_survives_the_normal_end_of_its_parent() {
+async fn a_child_survives_the_normal_end_of_its_parent() {
     let (a, child) = family().await;
     a.ends(Ok(()));
     a.has_exited(Normal).await;
@@ -314,7 +314,7 @@ async fn s58_a_child_survives_the_normal_end_of_its_parent() {
 }
 
 #[tokio::test]
-async fn s59_a_child_ends_when_its_parent_is_shut_down() {
+async fn a_child_ends_when_its_parent_is_shut_down() {
     let (a, child) = family().await;
     a.ends(Err(Shutdown));
     a.has_exited(Shutdown).await;
@@ -322,7 +322,7 @@ async fn s59_a_child_ends_when_its_parent_is_shut_down() {
 }
 
 #[tokio::test]
-async fn s60_one_that_no_longer_traps_ends() {
+async fn one_that_no_longer_traps_ends() {
     let (a, b) = pair(true).await;
     b.does(|me| me.trap_exit(false)).await;
     a.ends(Err(boom()));
@@ -330,7 +330,7 @@ async fn s60_one_that_no_longer_traps_ends() {
 }
 
 #[tokio::test]
-async fn s61_what_was_trapped_before_stays_a_message() {
+async fn what_was_trapped_before_stays_a_message() {
     let (a, b) = pair(true).await;
     a.ends(Err(boom()));
     a.has_exited(boom()).await;
@@ -339,14 +339,14 @@ async fn s61_what_was_trapped_before_stays_a_message() {
 }
 
 #[tokio::test]
-async fn s62_trap_exit_gives_what_held_before() {
+async fn trap_exit_gives_what_held_before() {
     let a = Actor::new();
     let before = a.does(|me| [me.trap_exit(true), me.trap_exit(true), me.trap_exit(false)]).await;
     assert_eq!(before, [false, true, true]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn s63_after_unlink_nothing_comes_any_more() {
+async fn after_unlink_nothing_comes_any_more() {
     let watch = spawn(|mut me: Process| async move {
         me.trap_exit(true);
         for round in 0..3000 {
@@ -364,7 +364,7 @@ async fn s63_after_unlink_nothing_comes_any_more() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn s64_both_sides_agree_whatever_crosses() {
+async fn both_sides_agree_whatever_crosses() {
     let (a, b) = (Actor::trapping(), Actor::trapping());
     let toggle = |other: Pid, seed: u32| {
         move |me: &mut Process<Order>| {
@@ -387,7 +387,7 @@ async fn s64_both_sides_agree_whatever_crosses() {
 }
 
 #[tokio::test]
-async fn s65_a_killed_process_tells_all_its_links_killed() {
+async fn a_killed_process_tells_all_its_links_killed() {
     let a = Actor::new();
     let others = [Actor::trapping(), Actor::trapping(), Actor::trapping()];
     for other in &others {

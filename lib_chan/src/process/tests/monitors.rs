@@ -10,7 +10,7 @@ async fn pair() -> (Actor, Actor, MonitorRef) {
 }
 
 #[tokio::test]
-async fn s66_a_normal_exit_is_told() {
+async fn a_normal_exit_is_told() {
     let (a, b, r) = pair().await;
     b.ends(Ok(()));
     b.has_exited(Normal).await;
@@ -19,7 +19,7 @@ async fn s66_a_normal_exit_is_told() {
 }
 
 #[tokio::test]
-async fn s67_a_crash_is_told_and_does_no_harm() {
+async fn a_crash_is_told_and_does_no_harm() {
     let (a, b, r) = pair().await;
     b.ends(Err(boom()));
     b.has_exited(boom()).await;
@@ -27,7 +27,7 @@ async fn s67_a_crash_is_told_and_does_no_harm() {
 }
 
 #[tokio::test]
-async fn s68_a_kill_is_told_as_killed() {
+async fn a_kill_is_told_as_killed() {
     let (a, b, r) = pair().await;
     b.pid().exit(Kill);
     b.has_exited(Killed).await;
@@ -35,7 +35,7 @@ async fn s68_a_kill_is_told_as_killed() {
 }
 
 #[tokio::test]
-async fn s69_an_own_kill_is_told_as_kill() {
+async fn an_own_kill_is_told_as_kill() {
     let (a, b, r) = pair().await;
     b.ends(Err(Kill));
     b.has_exited(Kill).await;
@@ -43,7 +43,7 @@ async fn s69_an_own_kill_is_told_as_kill() {
 }
 
 #[tokio::test]
-async fn s70_a_dead_process_is_told_as_noproc() {
+async fn a_dead_process_is_told_as_noproc() {
     let (a, dead) = (Actor::new(), dead().await);
     let pid = dead.clone();
     let r = a.does(move |me| me.monitor(pid)).await;
@@ -52,7 +52,7 @@ async fn s70_a_dead_process_is_told_as_noproc() {
 }
 
 #[tokio::test]
-async fn s71_monitors_are_counted() {
+async fn monitors_are_counted() {
     let (a, b, first) = pair().await;
     let second = a.monitors(&b).await;
     assert_ne!(first, second);
@@ -62,7 +62,7 @@ async fn s71_monitors_are_counted() {
 }
 
 #[tokio::test]
-async fn s72_a_monitor_of_oneself_never_fires() {
+async fn a_monitor_of_oneself_never_fires() {
     let a = Actor::new();
     a.monitors(&a).await;
     a.is_alive_with(&[]).await;
@@ -70,7 +70,7 @@ async fn s72_a_monitor_of_oneself_never_fires() {
 }
 
 #[tokio::test]
-async fn s73_the_watched_is_not_touched_by_the_end_of_the_watcher() {
+async fn end_of_watcher_leaves_watched_alone() {
     let (a, b, _) = pair().await;
     a.ends(Err(boom()));
     a.has_exited(boom()).await;
@@ -79,7 +79,7 @@ async fn s73_the_watched_is_not_touched_by_the_end_of_the_watcher() {
 }
 
 #[tokio::test]
-async fn s74_a_monitor_given_up_says_nothing() {
+async fn a_monitor_given_up_says_nothing() {
     let (a, b, r) = pair().await;
     assert!(a.does(move |me| me.demonitor(r)).await);
     assert_eq!((a.records(), b.records()), (0, 0));
@@ -109,17 +109,17 @@ async fn demonitor_after_down(give_up: fn(&mut Process, MonitorRef) -> bool) -> 
 // S77 and the second half.
 
 #[tokio::test]
-async fn s75_s77_what_is_in_the_mailbox_stays_there() {
+async fn what_is_in_the_mailbox_stays_there() {
     assert_eq!(demonitor_after_down(|me, r| me.demonitor(r)).await, (false, 1));
 }
 
 #[tokio::test]
-async fn s76_s78_unless_it_is_flushed() {
+async fn unless_it_is_flushed() {
     assert_eq!(demonitor_after_down(Process::demonitor_flush).await, (false, 0));
 }
 
 #[tokio::test]
-async fn s78_also_when_it_came_out_of_the_mailbox_along_with_another() {
+async fn flush_removes_down_taken_with_another() {
     let watch = spawn(|mut me: Process| async move {
         let (first, one) = me.spawn_monitor(|_: Process| async { Err(boom()) });
         first.pid().ended().await;
@@ -135,25 +135,25 @@ async fn s78_also_when_it_came_out_of_the_mailbox_along_with_another() {
 }
 
 #[tokio::test]
-async fn s79_it_is_given_up_once() {
+async fn it_is_given_up_once() {
     let (a, _b, r) = pair().await;
     assert_eq!(a.does(move |me| [me.demonitor(r), me.demonitor(r)]).await, [true, false]);
 }
 
 #[tokio::test]
-async fn s80_nothing_to_flush_while_it_is_active() {
+async fn nothing_to_flush_while_it_is_active() {
     let (a, _b, r) = pair().await;
     assert!(a.does(move |me| me.demonitor_flush(r)).await);
 }
 
 #[tokio::test]
-async fn s81_one_that_never_was_is_not_given_up() {
+async fn one_that_never_was_is_not_given_up() {
     let a = Actor::new();
     assert!(!a.does(|me| me.demonitor(next_monitor())).await);
 }
 
 #[tokio::test]
-async fn s82_that_of_another_process_still_fires() {
+async fn that_of_another_process_still_fires() {
     let (a, b, r) = pair().await;
     assert!(!Actor::new().does(move |me| me.demonitor(r)).await);
     b.ends(Err(boom()));
@@ -164,7 +164,7 @@ async fn s82_that_of_another_process_still_fires() {
 // S83, giving up something that is no monitor, cannot be written: `demonitor` takes a `MonitorRef`.
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn s84_after_a_flush_nothing_is_left() {
+async fn after_a_flush_nothing_is_left() {
     let watch = spawn(|mut me: Process| async move {
         for round in 0..5000 {
             let (child, r) = me.spawn_monitor(|_: Process| async { Err(boom()) });
@@ -179,7 +179,7 @@ async fn s84_after_a_flush_nothing_is_left() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn s85_a_monitored_child_that_crashes_at_once_is_told_with_its_reason() {
+async fn monitor_tells_reason_of_immediate_crash() {
     let watch = spawn(|mut me: Process| async move {
         for _ in 0..1000 {
             let (child, r) = me.spawn_monitor(|_: Process| async { Err(boom()) });
@@ -191,7 +191,7 @@ async fn s85_a_monitored_child_that_crashes_at_once_is_told_with_its_reason() {
 }
 
 #[tokio::test]
-async fn s91_a_link_and_a_monitor_give_one_each() {
+async fn a_link_and_a_monitor_give_one_each() {
     let (a, b) = (Actor::trapping(), Actor::new());
     let r = a.monitors(&b).await;
     a.links(&b).await;
@@ -201,7 +201,7 @@ async fn s91_a_link_and_a_monitor_give_one_each() {
 }
 
 #[tokio::test]
-async fn s92_the_exit_comes_before_the_down() {
+async fn the_exit_comes_before_the_down() {
     for _ in 0..200 {
         let (a, b) = (Actor::trapping(), Actor::new());
         a.links(&b).await;

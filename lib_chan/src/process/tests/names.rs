@@ -9,7 +9,7 @@ async fn named() -> (Names<Order>, Actor) {
 }
 
 #[tokio::test]
-async fn s86_s89_a_process_is_monitored_by_its_name() {
+async fn a_process_is_monitored_by_its_name() {
     let (names, b) = named().await;
     let a = Actor::new();
     let found = names.whereis("a").unwrap().pid();
@@ -20,14 +20,14 @@ async fn s86_s89_a_process_is_monitored_by_its_name() {
 }
 
 #[tokio::test]
-async fn s87_s104_s105_s110_a_name_that_nobody_has_gives_no_process() {
+async fn a_name_that_nobody_has_gives_no_process() {
     // So there is nothing to monitor, to send to or to call: whoever looks the name up has to say what then.
     let (names, _a) = named().await;
     assert!(names.whereis("nobody").is_none());
 }
 
 #[tokio::test]
-async fn s88_a_monitor_stays_with_the_process_when_the_name_moves() {
+async fn monitor_stays_when_name_moves() {
     let (names, b) = named().await;
     let (a, c) = (Actor::new(), Actor::new());
     let found = names.whereis("a").unwrap().pid();
@@ -43,7 +43,7 @@ async fn s88_a_monitor_stays_with_the_process_when_the_name_moves() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn s90_the_name_is_free_when_the_down_comes() {
+async fn the_name_is_free_when_the_down_comes() {
     let watch = spawn(|mut me: Process| async move {
         let names = Names::new();
         for _ in 0..500 {
@@ -62,7 +62,7 @@ async fn s90_the_name_is_free_when_the_down_comes() {
 }
 
 #[tokio::test]
-async fn s106_a_name_goes_with_its_process() {
+async fn a_name_goes_with_its_process() {
     let (names, a) = named().await;
     assert_eq!(names.whereis("a").unwrap().pid(), a.pid());
     a.pid().exit(Kill);
@@ -70,7 +70,7 @@ async fn s106_a_name_goes_with_its_process() {
 }
 
 #[tokio::test]
-async fn s107_a_name_is_refused() {
+async fn a_name_is_refused() {
     let (names, a) = named().await;
     assert_eq!(names.register("a", &Actor::new().0), Err(NameError::Taken));
     assert_eq!(names.register("b", &a.0), Err(NameError::AlreadyNamed));
@@ -84,7 +84,7 @@ async fn s107_a_name_is_refused() {
 }
 
 #[tokio::test]
-async fn s108_a_name_taken_away_is_no_end() {
+async fn a_name_taken_away_is_no_end() {
     let (names, b) = named().await;
     let a = Actor::new();
     let found = names.whereis("a").unwrap().pid();
@@ -100,7 +100,7 @@ async fn s108_a_name_taken_away_is_no_end() {
 }
 
 #[tokio::test]
-async fn a_name_given_and_taken_leaves_nothing_with_the_process() {
+async fn taken_name_leaves_nothing_behind() {
     let (names, a) = named().await;
     for _ in 0..10 {
         assert!(names.unregister("a"));

@@ -3,7 +3,7 @@
 use super::*;
 
 #[tokio::test]
-async fn s97_messages_and_exits_of_one_sender_stay_in_order() {
+async fn messages_and_exits_of_one_sender_stay_in_order() {
     let (a, b) = (Actor::new(), Actor::trapping());
     let to = b.clone();
     a.does(move |_| {
@@ -16,7 +16,7 @@ async fn s97_messages_and_exits_of_one_sender_stay_in_order() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn s98_ten_thousand_messages_stay_in_order() {
+async fn ten_thousand_messages_stay_in_order() {
     let b = Actor::new();
     let to = b.clone();
     let a = spawn(|_: Process| async move {
@@ -52,7 +52,7 @@ async fn last_words(rounds: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn s99_s100_a_last_message_comes_before_the_exit_and_the_down() {
+async fn last_message_comes_before_exit_and_down() {
     last_words(1000).await;
 }
 
@@ -81,7 +81,7 @@ async fn what_a_destructor_sends_comes_before_the_exit_too() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn s101_an_exit_after_an_unlink_does_not_touch_the_other() {
+async fn exit_after_unlink_has_no_effect() {
     let b = Actor::new();
     for _ in 0..500 {
         let a = Actor::new();
@@ -98,7 +98,7 @@ async fn s101_an_exit_after_an_unlink_does_not_touch_the_other() {
 }
 
 #[tokio::test]
-async fn s102_a_message_before_a_kill_may_stay_unread() {
+async fn a_message_before_a_kill_may_stay_unread() {
     let (a, b) = (Actor::new(), Actor::new());
     let to = b.clone();
     a.does(move |_| {
@@ -110,7 +110,7 @@ async fn s102_a_message_before_a_kill_may_stay_unread() {
 }
 
 #[tokio::test]
-async fn s103_a_message_to_a_dead_process_comes_back() {
+async fn a_message_to_a_dead_process_comes_back() {
     let b = Actor::new();
     b.ends(Ok(()));
     b.has_exited(Normal).await;

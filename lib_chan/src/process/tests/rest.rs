@@ -17,7 +17,7 @@ async fn busy(mut me: Process<u32>) -> Result<(), ExitReason> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn s149_a_busy_process_ends_at_its_next_await() {
+async fn a_busy_process_ends_at_its_next_await() {
     // Whoever does not await at all is in `endings`.
     for _ in 0..20 {
         let a = spawn(busy);
@@ -30,7 +30,7 @@ async fn s149_a_busy_process_ends_at_its_next_await() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn s150_a_busy_process_that_traps_is_told_and_killed() {
+async fn a_busy_process_that_traps_is_told_and_killed() {
     let a = spawn_with(SpawnOptions { trap_exit: true, ..SpawnOptions::default() }, busy);
     a.pid().exit(boom());
     a.send(0).await.unwrap();
@@ -39,7 +39,7 @@ async fn s150_a_busy_process_that_traps_is_told_and_killed() {
 }
 
 #[tokio::test]
-async fn s151_trapping_is_not_inherited() {
+async fn trapping_is_not_inherited() {
     let a = Actor::trapping();
     let child = Actor(a.does(|me| me.spawn_link(Actor::run)).await);
     assert!(a.does(|me| me.trap_exit(true)).await);
@@ -47,7 +47,7 @@ async fn s151_trapping_is_not_inherited() {
 }
 
 #[tokio::test]
-async fn s152_a_message_that_looks_like_an_exit_is_a_message() {
+async fn message_like_exit_stays_message() {
     // Messages and exits are different variants of an event; nobody can send the one as the other.
     let received = enter(async |mut me: Process<Seen>| {
         me.address().send(Exit(me.pid(), boom())).await?;
@@ -67,7 +67,7 @@ fn told(socket: &Belonging) -> Vec<ExitReason> {
 }
 
 #[tokio::test]
-async fn s153_what_a_killed_process_owned_is_told_at_once() {
+async fn what_a_killed_process_owned_is_told_at_once() {
     let (socket, owned) = socket();
     let a = Actor::new();
     a.pid().own(owned).unwrap();
@@ -78,7 +78,7 @@ async fn s153_what_a_killed_process_owned_is_told_at_once() {
 }
 
 #[tokio::test]
-async fn s154_what_was_handed_on_ends_with_its_new_owner() {
+async fn what_was_handed_on_ends_with_its_new_owner() {
     let (socket, owned) = socket();
     let (a, b) = (Actor::new(), Actor::new());
     a.0.own(Arc::clone(&owned)).unwrap();
@@ -96,7 +96,7 @@ async fn s154_what_was_handed_on_ends_with_its_new_owner() {
 }
 
 #[tokio::test]
-async fn s155_who_gives_up_what_it_owns_is_told_nothing() {
+async fn who_gives_up_what_it_owns_is_told_nothing() {
     let (socket, owned) = socket();
     let a = Actor::trapping();
     a.pid().own(Arc::clone(&owned)).unwrap();
@@ -109,7 +109,7 @@ async fn s155_who_gives_up_what_it_owns_is_told_nothing() {
 }
 
 #[tokio::test]
-async fn s156_what_a_process_is_linked_to_ends_from_outside() {
+async fn what_a_process_is_linked_to_ends_from_outside() {
     let (far, port) = Recorder::new();
     let a = Actor::trapping();
     let pid = port.clone();
@@ -121,7 +121,7 @@ async fn s156_what_a_process_is_linked_to_ends_from_outside() {
 }
 
 #[tokio::test]
-async fn s157_only_one_that_is_spawned_trapping_misses_no_exit() {
+async fn only_one_that_is_spawned_trapping_misses_no_exit() {
     let late = spawn(|me: Process<Order>| {
         me.trap_exit(false);
         Actor::run(me)
@@ -138,7 +138,7 @@ async fn s157_only_one_that_is_spawned_trapping_misses_no_exit() {
 }
 
 #[tokio::test]
-async fn s158_a_child_ends_when_its_parent_is_killed() {
+async fn a_child_ends_when_its_parent_is_killed() {
     let a = Actor::new();
     let child = Actor(a.does(|me| me.spawn_link(Actor::run)).await);
     a.pid().exit(Kill);
@@ -147,7 +147,7 @@ async fn s158_a_child_ends_when_its_parent_is_killed() {
 }
 
 #[tokio::test]
-async fn s159_the_exit_comes_before_the_down_whichever_was_set_first() {
+async fn exit_comes_before_down() {
     for _ in 0..200 {
         let (a, b) = (Actor::trapping(), Actor::new());
         let r = a.monitors(&b).await;
@@ -159,7 +159,7 @@ async fn s159_the_exit_comes_before_the_down_whichever_was_set_first() {
 }
 
 #[tokio::test]
-async fn s160_a_link_is_gone_once_its_exit_was_told() {
+async fn a_link_is_gone_once_its_exit_was_told() {
     let (a, b) = (Actor::new(), Actor::trapping());
     b.links(&a).await;
     a.ends(Err(boom()));
@@ -168,7 +168,7 @@ async fn s160_a_link_is_gone_once_its_exit_was_told() {
 }
 
 #[tokio::test]
-async fn s161_the_first_of_two_links_decides() {
+async fn the_first_of_two_links_decides() {
     let (a, b, c) = (Actor::new(), Actor::new(), Actor::trapping());
     b.links(&a).await;
     b.links(&c).await;
@@ -179,7 +179,7 @@ async fn s161_the_first_of_two_links_decides() {
 }
 
 #[tokio::test]
-async fn s162_a_kill_goes_on_as_killed() {
+async fn a_kill_goes_on_as_killed() {
     let (a, b, c) = (Actor::trapping(), Actor::new(), Actor::new());
     b.links(&c).await;
     let pid = b.pid();
