@@ -177,6 +177,8 @@ pub mod private;
 mod process;
 #[cfg(feature = "io")]
 pub mod relay;
+#[cfg(feature = "io")]
+pub mod runtime;
 #[cfg(all(feature = "io", unix))]
 pub mod signals;
 #[cfg(all(feature = "io", unix))]

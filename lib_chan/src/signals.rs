@@ -47,6 +47,8 @@ use tokio::{
     sync::mpsc,
 };
 
+use crate::runtime::MORE_THREADS;
+
 /// The number of signals that wait to be read from a [`Subscription`].
 pub const MAX_WAITING: usize = 2;
 
@@ -95,7 +97,8 @@ pub fn handle() -> io::Result<()> {
         return Ok(());
     }
     let (ready, is_ready) = sync_channel(1);
-    thread::Builder::new().name("signals".into()).spawn(move || watch(&ready))?;
+    let watching = thread::Builder::new().name("signals".into()).spawn(move || watch(&ready));
+    watching.map_err(|error| io::Error::new(error.kind(), MORE_THREADS))?;
     is_ready.recv().map_err(io::Error::other)??;
     state.handled = true;
     Ok(())

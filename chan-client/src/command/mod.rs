@@ -14,7 +14,7 @@ use std::io;
 
 use clap::FromArgMatches;
 use lib_chan::private::forbid_core_dumps;
-use lib_chan::{signals, stdio};
+use lib_chan::{runtime, signals, stdio};
 
 pub use arguments::Arguments;
 use arguments::Command;
@@ -28,7 +28,7 @@ use notice::Notice;
 /// The command failed: what to tell the user, and the exit code. Wrong usage of the command line itself, and the
 /// wish for help, end the program here.
 pub fn run() -> Result<(), Failure> {
-    signals::handle()?;
+    signals::handle().map_err(|error| Failure::local(format_args!("cannot handle signals: {error}")))?;
     if let Err(error) = forbid_core_dumps() {
         // A sandbox may forbid it, and the program is of use all the same.
         stdio::complain(format_args!(
@@ -72,7 +72,7 @@ fn arguments() -> Result<Arguments, Failure> {
 
 /// Runs a command that talks to a server.
 fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-    let runtime = tokio::runtime::Runtime::new()?;
+    let runtime = runtime::start()?;
     let done = runtime.block_on(work);
     // A read from standard input that nobody waits for any more cannot be cancelled.
     runtime.shutdown_background();

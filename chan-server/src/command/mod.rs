@@ -5,17 +5,12 @@ mod failure;
 mod passwd;
 mod serve;
 
-use std::io::{self, ErrorKind};
-use std::num::NonZero;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::channel;
-use std::sync::{Arc, Mutex};
-use std::thread::{self, JoinHandle};
 
 use clap::{CommandFactory, Parser};
 use lib_chan::private::forbid_core_dumps;
-use lib_chan::{signals, stdio};
-use tokio::runtime::{Builder, Runtime};
+use lib_chan::{runtime, signals, stdio};
 
 pub use arguments::Arguments;
 use arguments::{Command, Place};
@@ -117,47 +112,11 @@ fn searched() -> Vec<PathBuf> {
 }
 
 fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-    let runtime = runtime()?;
+    let runtime = runtime::start().map_err(Failure::local)?;
     let done = runtime.block_on(work);
     // Nothing that still runs is worth waiting for: what had to end has ended.
     runtime.shutdown_background();
     done
-}
-
-/// A runtime with as many threads as the system gives: one for work that blocks, and up to one for each processor.
-fn runtime() -> Result<Runtime, Failure> {
-    let wanted = thread::available_parallelism().map_or(1, NonZero::get);
-    // Found out first, since tokio panics where it is refused a thread.
-    let given = threads(wanted + 1, |work| thread::Builder::new().spawn(work));
-    let mut builder = match given {
-        0 => {
-            let text =
-                "the system gives this program no more threads; allow it at least 4 (ulimit -u, TasksMax=)";
-            return Err(Failure::local(text));
-        }
-        1 => Builder::new_current_thread(),
-        more => {
-            let mut builder = Builder::new_multi_thread();
-            builder.worker_threads(more - 1);
-            builder
-        }
-    };
-    let failed = |error| Failure::local(format_args!("cannot start a runtime for tasks: {error}"));
-    builder.enable_all().build().map_err(failed)
-}
-
-/// Finds out how many threads the system gives at once, up to `wanted`.
-fn threads(wanted: usize, spawn: impl Fn(Box<dyn FnOnce() + Send>) -> io::Result<JoinHandle<()>>) -> usize {
-    let (go_on, waiting) = channel::<()>();
-    let waiting = Arc::new(Mutex::new(waiting));
-    let wait = || {
-        let waiting = Arc::clone(&waiting);
-        // Over as soon as the sender is dropped.
-        move || drop(waiting.lock().map(|waiting| waiting.recv()))
-    };
-    let started: Vec<_> = (0..wanted).map_while(|_| spawn(Box::new(wait())).ok()).collect();
-    drop(go_on);
-    started.into_iter().map(JoinHandle::join).filter(Result::is_ok).count()
 }
 
 /// Writes one line to standard output, at once.
@@ -169,22 +128,6 @@ fn print_line(line: &str) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn counts_the_threads_that_can_be_had() {
-        for given in [0, 1, 3] {
-            let left = std::cell::Cell::new(given);
-            let spawn = |work: Box<dyn FnOnce() + Send>| match left.get() {
-                0 => Err(ErrorKind::WouldBlock.into()),
-                more => {
-                    left.set(more - 1);
-                    thread::Builder::new().spawn(work)
-                }
-            };
-            assert_eq!(threads(5, spawn), given);
-        }
-        assert_eq!(threads(2, |work| thread::Builder::new().spawn(work)), 2);
-    }
 
     #[cfg(unix)]
     #[test]

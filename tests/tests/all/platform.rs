@@ -201,6 +201,30 @@ fn a_sandbox_that_forbids_limits_stops_nothing() {
 }
 
 #[test]
+fn says_that_it_needs_more_threads() {
+    if !available("strace") {
+        return;
+    }
+    let folder = configured(ECHO);
+    let password = folder.path().join("password");
+    for (name, arguments) in [
+        ("chan-client", ["ping", "chan://127.0.0.1:1/s?tofu", "--password-file", password.to_str().unwrap()]),
+        ("chan-server", ["serve", "--config", "c.toml", "-v"]),
+    ] {
+        let arguments = if name == "chan-server" { &arguments[..3] } else { &arguments };
+        // None at all, and none but the one for signals.
+        for which in ["1+", "2+"] {
+            let mut refused = Command::new("strace");
+            refused.args(["-o", "trace", "-e", &format!("inject=clone,clone3:error=EAGAIN:when={which}")]);
+            refused.arg(program(name)).args(arguments).current_dir(folder.path()).env("HOME", folder.path());
+            let (code, _, complaint) = run(&mut refused);
+            assert_eq!(code, Some(1), "{name}: {complaint}");
+            assert!(complaint.contains("allow it at least 4"), "{name}: {complaint}");
+        }
+    }
+}
+
+#[test]
 fn serves_before_the_clock_is_set() {
     if !available("faketime") {
         return;
