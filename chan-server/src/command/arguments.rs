@@ -59,11 +59,13 @@ pub(super) enum Command {
         choice: Choice,
     },
     /// Print a script that completes command lines in a shell
+    #[command(after_long_help = EXIT_CODES)]
     Completions {
         /// The shell
         shell: Shell,
     },
     /// Write the manual pages into a directory
+    #[command(after_long_help = EXIT_CODES)]
     Man {
         /// The directory, which must exist
         directory: PathBuf,
