@@ -17,7 +17,7 @@ use lib_chan::tls::{TlsError, exporter};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use tokio_rustls::server::TlsStream;
 
 use crate::audit::{Event, Who, escaped};
@@ -195,7 +195,6 @@ impl Connection {
         let who = Who::of(client);
         self.write(|connection, peer| Event::LoginOk { connection, peer, who, ms: self.age() });
         let opening = OpeningPermit::take(&self.core.sessions, self.holder(client));
-        let began = Instant::now();
         let opening = match opening {
             Ok(opening) => opening,
             Err(crowded) => {
@@ -225,23 +224,10 @@ impl Connection {
             }
         };
         let mut serving = pin!(serve(stream, client, &self.core.limits, start));
-        // A client that has proved itself and asks for nothing holds a connection all the same.
-        let time = self.core.limits.login_timeout;
-        let mut patience = pin!(sleep_until(lib_chan::after(began.into_std(), time).into()));
-        let (mut patient, mut seen) = (true, Phase::Serving);
+        let mut seen = Phase::Serving;
         let reason = loop {
             tokio::select! {
                 reason = &mut serving => break reason,
-                () = &mut patience, if patient => {
-                    let later = woke_after(&self.core.gate, began, time);
-                    if started.get().is_some() {
-                        patient = false;
-                    } else if later > patience.deadline() {
-                        patience.as_mut().reset(later);
-                    } else {
-                        break ExitReason::NoConnection;
-                    }
-                }
                 next = after(seen, &mut phase) => {
                     seen = next;
                     match (seen, started.get()) {
