@@ -33,13 +33,13 @@ impl<In: DeserializeOwned + 'static, M: Send + 'static> Given<In, M> {
 
 impl<In: DeserializeOwned + 'static, M: Send + 'static> Feed<M> for Given<In, M> {
     fn take(&self, inbound: Inbound) -> Option<M> {
-        let gate = self.shared.gate();
-        let inbound = if gate.is_straight() {
+        let claims = self.shared.claims();
+        let inbound = if claims.is_straight() {
             inbound
         } else {
             self.shared.with(|endpoint| endpoint.take_turn(inbound))?
         };
-        match gate.claim(&inbound) {
+        match claims.claim(&inbound) {
             Claim::Taken => {}
             Claim::TakenGiveBack => self.shared.with(|endpoint| endpoint.give_back()),
             Claim::Closed => return None,

@@ -13,7 +13,7 @@ impl FarCallers for Shared {
     /// Encodes with the session's codec, outside of the lock.
     fn answer(&self, call: u64, encode: &mut EncodeAnswer<'_>) {
         // The session is over: don't encode an answer that nobody receives.
-        if self.gate().is_over() {
+        if self.claims().is_over() {
             return;
         }
         with_scratch(|scratch| match encode(self.codec(), self.max_payload_len(), scratch) {

@@ -19,7 +19,7 @@ use crate::{
     handshake::Authenticated,
     payload::{self, Codec, PayloadError},
     process::{Owned, Receipt, Signal, next_monitor},
-    session::{Delivery, Endpoint, Event, Gate, Host, Inbound, Request, Rights, Session, Unsendable, Who},
+    session::{Claims, Delivery, Endpoint, Event, Host, Inbound, Request, Rights, Session, Unsendable, Who},
     sync::{Mutex, MutexGuard},
 };
 
@@ -38,7 +38,7 @@ impl Host for Tokio {
 /// carried out once the lock has been let go.
 pub(crate) struct Shared {
     inner: Mutex<Inner>,
-    gate: Arc<Gate>,
+    claims: Arc<Claims>,
     /// Set when the client's `Start` is known.
     terms: OnceLock<Terms>,
     client: Box<str>,
@@ -106,7 +106,7 @@ impl Shared {
         authenticated: &Authenticated,
     ) -> Arc<Self> {
         Arc::new_cyclic(|me| Self {
-            gate: Arc::clone(endpoint.gate()),
+            claims: Arc::clone(endpoint.claims()),
             inner: Mutex::new(Inner {
                 endpoint,
                 tables: Tables::default(),
@@ -162,8 +162,8 @@ impl Shared {
     }
 
     /// What a receiver asks for each message.
-    pub(crate) fn gate(&self) -> &Gate {
-        &self.gate
+    pub(crate) fn claims(&self) -> &Claims {
+        &self.claims
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

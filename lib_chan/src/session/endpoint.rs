@@ -14,7 +14,7 @@
 //! - **Questions**, which change nothing: [`over`](Endpoint::over), [`poll_timeout`](Endpoint::poll_timeout),
 //!   [`held`](Endpoint::held), [`cause`](Endpoint::cause).
 //!
-//! Beside it, [`Gate`] and [`Reader`] are what a receiver uses for each message without it.
+//! Beside it, [`Claims`] and [`Reader`] are what a receiver uses for each message without it.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -26,7 +26,7 @@ use bytes::Bytes;
 
 use super::{
     Batch, Delivery, Host, Inbound, InboundKind, Request, Session,
-    gate::{Gate, Reader},
+    claims::{Claims, Reader},
 };
 use crate::{ExitReason, Limits, after, handshake::Authenticated};
 
@@ -71,8 +71,8 @@ pub enum Rest {
 #[derive(Debug)]
 pub struct Endpoint<H: Host> {
     session: Session<H>,
-    gate: Arc<Gate>,
-    /// As the gate says it, for whoever has the lock.
+    claims: Arc<Claims>,
+    /// What [`Claims::is_paused`] says, for whoever has the lock.
     paused: bool,
     driver: Driver<H::Waiter>,
     /// When the driver last went to sleep, it was to be awake by then.
@@ -122,7 +122,7 @@ impl<H: Host> Endpoint<H> {
     pub fn new(authenticated: &Authenticated, limits: &Limits, now: Instant) -> Self {
         let session = Session::new(authenticated, limits, now);
         Self {
-            gate: Arc::new(Gate::new(limits.window_len as u64)),
+            claims: Arc::new(Claims::new(limits.window_len as u64)),
             session,
             paused: false,
             driver: Driver::Awake,
@@ -151,8 +151,8 @@ impl<H: Host> Endpoint<H> {
     }
 
     /// What receivers share with this.
-    pub const fn gate(&self) -> &Arc<Gate> {
-        &self.gate
+    pub const fn claims(&self) -> &Arc<Claims> {
+        &self.claims
     }
 
     // Inputs of the driver.
@@ -312,7 +312,7 @@ impl<H: Host> Endpoint<H> {
     #[cold]
     fn set_paused(&mut self, paused: bool) {
         self.paused = paused;
-        self.gate.set_paused(paused);
+        self.claims.set_paused(paused);
         if !paused {
             self.session.woken.extend(self.receiver.take());
         }
@@ -321,7 +321,7 @@ impl<H: Host> Endpoint<H> {
     #[cold]
     fn tell_over(&mut self) {
         self.told_over = true;
-        self.gate.set_over();
+        self.claims.set_over();
         self.session.woken.extend(self.receiver.take());
         self.wake_watchers();
         self.wake_driver();
@@ -366,7 +366,7 @@ impl<H: Host> Endpoint<H> {
 
     /// The one reader of the channel: for whoever opened the session, or accepted it.
     pub fn reader(&self) -> Reader {
-        Reader::new(Arc::clone(&self.gate))
+        Reader::new(Arc::clone(&self.claims))
     }
 
     /// Gives credit back and fetches what has come. `true`: look at the reader, where nothing is the end. Else a waiter is
@@ -390,7 +390,7 @@ impl<H: Host> Endpoint<H> {
 
     /// Gives the credit of all messages back that were taken.
     pub fn give_back(&mut self) {
-        let cost = self.gate.take_untold();
+        let cost = self.claims.take_untold();
         self.session.give_back(cost);
     }
 
@@ -402,16 +402,19 @@ impl<H: Host> Endpoint<H> {
 
     /// A process that the session was given to comes to `message` in its mailbox: what it may take. While too much is
     /// unsent that is nothing, and the message is held; afterwards each place in the mailbox gives the oldest held.
-    /// Signals of the session may overtake messages held so.
+    /// Signals of the session may overtake messages held so. Once the owner has let go, nothing is held.
     ///
-    /// Only where the [`Gate`] is not [straight](Gate::is_straight) is there anything to decide.
+    /// Only where the [`Claims`] are not [straight](Claims::is_straight) is there anything to decide.
     pub fn take_turn(&mut self, message: Inbound) -> Option<Inbound> {
+        if self.claims.is_closed() {
+            return None;
+        }
         if message.number != PLACE {
             self.held.push_back(message);
         }
         let taken = if self.paused { None } else { self.held.pop_front() };
         self.owed_places += usize::from(taken.is_none());
-        self.gate.set_holding(!self.held.is_empty());
+        self.claims.set_holding(!self.held.is_empty());
         taken
     }
 
@@ -440,7 +443,11 @@ impl<H: Host> Endpoint<H> {
 
     /// The owner ended or let go, with this reason: the last message it took is final, and the far end is told.
     pub fn let_go(&mut self, now: Instant, reason: ExitReason) {
-        let taken = self.gate.close();
+        let taken = self.claims.close();
+        // Nobody comes to these any more; the last number taken tells the peer so.
+        self.held = VecDeque::new();
+        self.owed_places = 0;
+        self.claims.set_holding(false);
         if self.session.over().is_none() && !self.session.has_let_go() {
             self.let_go_for = Some(reason.clone());
         }

@@ -17,9 +17,9 @@ mod attachment;
 mod border;
 mod budget;
 mod call;
+mod claims;
 mod credit;
 mod endpoint;
-mod gate;
 mod outgoing;
 mod process;
 mod receive;
@@ -45,9 +45,9 @@ use self::{
 pub use self::{
     border::Rights,
     call::Outcome,
+    claims::{Claim, Claims, Next, Reader},
     credit::credit_part,
     endpoint::{Endpoint, Event, Rest, Who},
-    gate::{Claim, Gate, Next, Reader},
     outgoing::Batch,
 };
 use crate::{

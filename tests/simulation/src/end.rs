@@ -536,16 +536,17 @@ impl World {
 
     /// A letter of a channel that was given to a process.
     pub(crate) fn receive_letter(&mut self, proc: Proc, at: At, message: Inbound) {
-        let Some(gate) = self.end(at).endpoint.as_ref().map(|endpoint| Arc::clone(endpoint.gate())) else {
+        let Some(claims) = self.end(at).endpoint.as_ref().map(|endpoint| Arc::clone(endpoint.claims()))
+        else {
             return;
         };
-        let turn = if gate.is_straight() {
+        let turn = if claims.is_straight() {
             Some(message)
         } else {
             self.endpoint(at, Who::User, |endpoint, _| endpoint.take_turn(message)).flatten()
         };
         let Some(message) = turn else { return };
-        match gate.claim(&message) {
+        match claims.claim(&message) {
             Claim::Closed => {}
             claim => self.take(proc, at, &message, claim == Claim::TakenGiveBack),
         }

@@ -53,7 +53,7 @@ async fn a_receiver_that_is_paused_sleeps_until_the_output_has_drained() {
     near.write_all(&bytes).await.unwrap();
     let Some(Message::Call(blob, reply)) = channel.recv().await else { panic!("a call") };
     reply.to(&blob).send(Blob(vec![7; 400_000]));
-    assert!(channel.shared().gate().is_paused());
+    assert!(channel.shared().claims().is_paused());
     bytes.clear();
     Frame::Cast { to: 0, payload: &[0] }.put(&mut bytes);
     near.write_all(&bytes).await.unwrap();
@@ -98,11 +98,11 @@ async fn a_process_that_a_channel_was_given_to_goes_on_as_soon_as_little_enough_
     Frame::Cast { to: 0, payload: &[0] }.put(&mut bytes);
     near.write_all(&bytes).await.unwrap();
     tokio::time::sleep(Duration::from_millis(1)).await;
-    assert!(shared.gate().is_paused() && told.try_recv().is_err());
+    assert!(shared.claims().is_paused() && told.try_recv().is_err());
     // Some of the answer is read, and then nothing more: the rest fills the stream.
     near.read_exact(&mut vec![0; 200_000]).await.unwrap();
     tokio::time::sleep(Duration::from_millis(1)).await;
-    assert!(!shared.gate().is_paused());
+    assert!(!shared.claims().is_paused());
     assert_eq!(told.try_recv(), Ok(Blob(vec![])));
 }
 

@@ -39,7 +39,7 @@ impl<P> Monitors<P> {
     }
 
     pub(super) fn len(&self) -> usize {
-        self.watching.len() + self.watched.len()
+        self.watching.len().max(self.references.len()) + self.watched.len()
     }
 }
 
@@ -122,6 +122,7 @@ impl<P: Clone + Ord> Border<P> {
             let reason = reason(watching.far, &watching.process);
             self.deliveries.push(watching.down(reason));
         }
+        self.monitors.references.clear();
         for (monitor, to) in std::mem::take(&mut self.monitors.watched) {
             let watched = self.watched_process(to);
             self.deliveries.extend(watched.map(|to| Delivery::Demonitor { monitor, to }));

@@ -151,25 +151,48 @@ fn holds_messages_of_a_given_channel_while_too_much_is_unsent() {
     let letters = alone.came(Who::Driver, 0).deliveries;
     alone.endpoint.session_mut().try_cast(&mut vec![0; 100]).unwrap();
     alone.came(Who::User, 0);
-    let gate = std::sync::Arc::clone(alone.endpoint.gate());
-    assert!(gate.is_paused());
+    let claims = std::sync::Arc::clone(alone.endpoint.claims());
+    assert!(claims.is_paused());
     for letter in letters {
         let Delivery::Inbound(message) = letter else { panic!("{letter:?}") };
         assert_eq!(alone.endpoint.take_turn(message), None);
     }
     alone.sent();
     let places = alone.came(Who::Driver, 0).deliveries;
-    assert!(!gate.is_paused() && places.len() == 2 && !gate.is_straight());
+    assert!(!claims.is_paused() && places.len() == 2 && !claims.is_straight());
     let taken = places.into_iter().map(|place| match place {
         Delivery::Inbound(place) => alone.endpoint.take_turn(place).unwrap().number,
         other => panic!("{other:?}"),
     });
     assert!(taken.is_sorted());
-    assert!(gate.is_straight(), "nothing is held any more");
+    assert!(claims.is_straight(), "nothing is held any more");
 }
 
 #[test]
-fn a_closed_gate_gives_no_message_away_and_says_which_was_the_last() {
+fn keeps_no_held_message_of_a_dead_owner() {
+    let limits = Limits { max_unsent_before_pause: 10, ..Limits::default() };
+    let mut alone = Alone::open(&limits);
+    let reader = alone.endpoint.reader();
+    alone.endpoint.own(Some(5), false);
+    alone.endpoint.hand_over(reader);
+    alone.feed(&[call(1), call(2)]);
+    let letters = alone.came(Who::Driver, 0).deliveries;
+    alone.endpoint.session_mut().try_cast(&mut vec![0; 100]).unwrap();
+    alone.came(Who::User, 0);
+    let mut letters = letters.into_iter().map(|letter| match letter {
+        Delivery::Inbound(message) => message,
+        other => panic!("{other:?}"),
+    });
+    assert_eq!(alone.endpoint.take_turn(letters.next().unwrap()), None);
+    alone.endpoint.let_go(alone.now, crate::ExitReason::Normal);
+    assert_eq!(alone.endpoint.take_turn(letters.next().unwrap()), None, "its thread was about to take it");
+    alone.endpoint.handle_loss();
+    alone.came(Who::Driver, 0);
+    assert_eq!(alone.endpoint.entries(), 0);
+}
+
+#[test]
+fn closed_claims_give_no_message_away_and_says_which_was_the_last() {
     let mut alone = Alone::open(&Limits::default());
     let mut reader = alone.endpoint.reader();
     alone.feed(&[call(1), call(2)]);

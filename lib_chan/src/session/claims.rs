@@ -31,7 +31,7 @@ const FLAGS: u64 = CLOSED | PAUSED | HOLDING | OVER;
 /// The credit of taken messages is written by the one receiver alone, and given back by that receiver under the lock.
 /// When another becomes the receiver, the lock is between the two.
 #[derive(Debug)]
-pub struct Gate {
+pub struct Claims {
     word: AtomicU64,
     /// Credit of messages that were taken and not given back yet.
     untold: AtomicU64,
@@ -50,7 +50,7 @@ pub enum Claim {
     Closed,
 }
 
-impl Gate {
+impl Claims {
     pub(super) fn new(window: u64) -> Self {
         Self { word: AtomicU64::new(0), untold: AtomicU64::new(0), part: credit_part(window) }
     }
@@ -84,6 +84,11 @@ impl Gate {
     #[inline]
     pub fn is_straight(&self) -> bool {
         self.word.load(Ordering::Relaxed) & (PAUSED | HOLDING) == 0
+    }
+
+    /// Whether the owner may take nothing more.
+    pub(super) fn is_closed(&self) -> bool {
+        self.word.load(Ordering::Relaxed) & CLOSED != 0
     }
 
     /// Whether the session has ended, a moment later than it says itself.
@@ -126,7 +131,7 @@ impl Gate {
 /// There is one at a time. [`Endpoint`](super::Endpoint) gives it out and takes it back, so no message is lost on the way.
 #[derive(Debug)]
 pub struct Reader {
-    gate: Arc<Gate>,
+    claims: Arc<Claims>,
     pub(super) batch: VecDeque<Inbound>,
 }
 
@@ -142,21 +147,21 @@ pub enum Next {
 }
 
 impl Reader {
-    pub(super) const fn new(gate: Arc<Gate>) -> Self {
-        Self { gate, batch: VecDeque::new() }
+    pub(super) const fn new(claims: Arc<Claims>) -> Self {
+        Self { claims, batch: VecDeque::new() }
     }
 
     /// Whether the next message has to be [fetched](super::Endpoint::fetch) first.
     #[inline]
     pub fn must_fetch(&self) -> bool {
-        self.batch.is_empty() || self.gate.is_paused()
+        self.batch.is_empty() || self.claims.is_paused()
     }
 
     /// Takes the next message that was fetched.
     #[inline]
     pub fn take(&mut self) -> Next {
         let Some(message) = self.batch.pop_front() else { return Next::Empty };
-        match self.gate.claim(&message) {
+        match self.claims.claim(&message) {
             Claim::Closed => {
                 self.batch.push_front(message);
                 Next::Closed
