@@ -34,6 +34,8 @@ pub(crate) struct Plan {
     pub(crate) restless: bool,
     /// All that happens is about the links of few processes, and the role of the owner goes from one to another.
     pub(crate) entangled: bool,
+    /// Channels are given up for their remotes, or change hands, more than anything else.
+    pub(crate) gives_up: bool,
 }
 
 /// What processes like to do.
@@ -73,6 +75,7 @@ impl Plan {
         if restless && !(entangled && seed % 32 == 2) {
             limits.iter_mut().for_each(|limits| limits.max_links = limits.max_links.min(2));
         }
+        let gives_up = seed % 16 == 6;
         let longest = max_frame_len - 64;
         Self {
             steps: 150 + seeded.below(250) as u64,
@@ -87,15 +90,17 @@ impl Plan {
             },
             faults: seeded.pick(&[0, 50, 100, 200]),
             think: seeded.pick(&[0, 1_000, 100_000, 10_000_000]),
-            taste: match (restless, wide) {
-                (true, _) => Taste::Links,
-                (_, true) => Taste::Flood,
+            taste: match (restless, wide, gives_up) {
+                (true, ..) => Taste::Links,
+                (_, true, _) => Taste::Flood,
+                (.., true) => Taste::Calls,
                 _ => taste,
             },
             login: seeded.once_in(16),
             full_frames: seed % 8 == 1 && max_frame_len == 1024,
             restless,
             entangled,
+            gives_up,
         }
     }
 }

@@ -14,7 +14,7 @@ use lib_chan::{
 
 use crate::{
     log::{At, Pid, Proc, Side, Signal, Token, What},
-    world::World,
+    world::{Violation, World},
 };
 
 /// One process.
@@ -402,6 +402,10 @@ impl World {
             self.note(What::Stuck { proc });
         }
         for at in std::mem::take(&mut self.process(proc).owned) {
+            if self.end(at).session().is_some_and(|session| session.over().is_some()) {
+                let detail = format!("{proc} {at:?}");
+                self.violations.push(Violation::new("a process keeps no session that is over", detail));
+            }
             self.let_go(at, reason.clone());
         }
     }

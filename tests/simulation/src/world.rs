@@ -877,7 +877,11 @@ impl World {
     fn end_something(&mut self, proc: Proc) {
         let reason = self.a_reason();
         let reads = self.process(proc).reads.clone();
-        match self.rng.below(16) {
+        let mut kind = self.rng.below(16);
+        if self.plan.gives_up && !reads.is_empty() && self.rng.once_in(2) {
+            kind = self.rng.pick(&[8, 9]);
+        }
+        match kind {
             0..3 => self.decide(proc, reason),
             3..6 => {
                 let to = self.a_pid(proc);
