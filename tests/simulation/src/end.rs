@@ -73,7 +73,7 @@ pub(crate) struct End {
     pub(crate) handed: Option<Reader>,
     reader_waits: bool,
     pub(crate) owner: Option<Proc>,
-    given_to: Option<Proc>,
+    pub(crate) given_to: Option<Proc>,
     pub(crate) lives_by_remotes: bool,
     watches: Vec<(u64, u64)>,
     /// Exits of the peer that no process has taken: sent explicitly, and over links.

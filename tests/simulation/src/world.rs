@@ -1151,9 +1151,19 @@ impl World {
             let idle = end.is_idle() && (!hole && !far_over || end.is_over());
             let Some(endpoint) = end.endpoint.as_ref().filter(|_| idle) else { continue };
             let entries = endpoint.session().entries();
+            // Besides its owner.
+            let held = endpoint.entries() - entries > 1 && !endpoint.claims().is_paused();
+            let given_to = end.given_to;
             if entries > 3 * records + ops + owed {
                 let detail = format!("{at:?}: {entries}, and {records} records, {ops} waits, {owed} calls");
                 self.violations.push(Violation::new("a table holds what nobody has", detail));
+            }
+            if held
+                && let Some(proc) = given_to
+                && self.process(proc).is_alive()
+                && self.process(proc).mailbox.is_empty()
+            {
+                self.violations.push(Violation::new("a held message is taken", format!("{at:?} by {proc}")));
             }
         }
     }

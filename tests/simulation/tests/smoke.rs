@@ -29,7 +29,7 @@ const FOUND: &[(u64, &str)] = &[
     (5_857_395, "a link to the role that the owner before had made void stayed in the table"),
     (866_126, "an acknowledgement of the unlink before the last gave no place free"),
     (225_737, "a message that was held for a process that then ended stayed for ever"),
-    (23_665, "calls that a channel had fetched were never answered when it was given up for its remotes"),
+    (44_726, "calls that a channel had fetched were never answered when it was given up for its remotes"),
 ];
 
 #[test]
