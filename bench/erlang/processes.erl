@@ -15,8 +15,9 @@ main(Work, Millis) ->
     io:format("{\"count\":~b,\"seconds\":~f~s}~n", [Count, Elapsed / 1.0e9, BytesEach]),
     halt().
 
-measure(one_way, Until) -> {one_way(1, Until), ""};
-measure(four_to_one, Until) -> {one_way(4, Until), ""};
+measure(one_way, Until) -> {one_way(fun read/3, 1, Until), ""};
+measure(four_to_one, Until) -> {one_way(fun read/3, 4, Until), ""};
+measure(timeout, Until) -> {one_way(fun read_in_time/3, 1, Until), ""};
 measure(ping_pong, Until) -> {ping_pong(Until), ""};
 measure(spawn, Until) -> {spawn_until(Until, 0), ""};
 measure(idle, _) ->
@@ -32,8 +33,8 @@ measure(Shape, Until) ->
 
 %% One way.
 
-one_way(Senders, Until) ->
-    Reader = spawn(fun() -> read(#{}, 0, 0) end),
+one_way(Read, Senders, Until) ->
+    Reader = spawn(fun() -> Read(#{}, 0, 0) end),
     Me = self(),
     [spawn_link(fun() -> Me ! {sent, send_bursts(Reader, N, 0, Until)} end) || N <- lists:seq(1, Senders)],
     Sent = lists:sum([receive {sent, S} -> S end || _ <- lists:seq(1, Senders)]),
@@ -66,6 +67,17 @@ read(Next, Arrived, Wrong) ->
         {Sender, Number} ->
             Due = maps:get(Sender, Next, 0),
             read(Next#{Sender => Number + 1}, Arrived + 1, Wrong + wrong(Due, Number))
+    end.
+
+read_in_time(Next, Arrived, Wrong) ->
+    receive
+        {done, From} ->
+            From ! {arrived, Arrived, Wrong},
+            read_in_time(Next, Arrived, Wrong);
+        {Sender, Number} ->
+            Due = maps:get(Sender, Next, 0),
+            read_in_time(Next#{Sender => Number + 1}, Arrived + 1, Wrong + wrong(Due, Number))
+    after 60000 -> exit(late)
     end.
 
 wrong(N, N) -> 0;

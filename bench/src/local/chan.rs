@@ -1,16 +1,21 @@
 //! lib_chan's processes.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use lib_chan::{Address, Event, Process, SpawnOptions, spawn, spawn_with};
 
 use super::{Ball, CAPACITY, Latch, Note, Notes, Player, Processes, Reader};
 
-pub(super) struct Chan;
+/// Whether the reader waits for each message with a timeout.
+pub(super) struct Chan<const TIMED: bool>;
+
+/// A timeout that never passes.
+const LONG: Duration = Duration::from_secs(60);
 
 struct Hit(Ball<Address<Hit>>);
 
-impl Processes for Chan {
+impl<const TIMED: bool> Processes for Chan<TIMED> {
     type Notes = Address<Note>;
 
     async fn spawn_reader() -> Address<Note> {
@@ -18,7 +23,8 @@ impl Processes for Chan {
         spawn_with(options, async move |mut me: Process<Note>| {
             let mut reader = Reader::default();
             loop {
-                if let Event::Message(note) = me.recv().await {
+                let event = if TIMED { me.recv_within(LONG).await } else { Some(me.recv().await) };
+                if let Some(Event::Message(note)) = event {
                     reader.read(note);
                 }
             }

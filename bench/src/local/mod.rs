@@ -43,6 +43,8 @@ pub enum Work {
     OneWay,
     /// Messages from four processes to one.
     FourToOne,
+    /// Messages from one process to another, which waits for each with a timeout that never passes.
+    Timeout,
     /// A message there and one back.
     PingPong,
     /// Processes that end as soon as they run.
@@ -74,7 +76,8 @@ pub async fn measure(system: System, work: Work, length: Duration) -> Result<Sam
         match system {
             System::Chan => match shape(work) {
                 Some(shape) => linked::measure(shape, length).await,
-                None => measure_with::<chan::Chan>(work, length).await,
+                None if work == Work::Timeout => one_way::<chan::Chan<true>>(1, length).await,
+                None => measure_with::<chan::Chan<false>>(work, length).await,
             },
             System::Mpsc => measure_with::<mpsc::Mpsc>(work, length).await,
             System::Ractor => measure_with::<ractor::Ractor>(work, length).await,
@@ -130,7 +133,9 @@ async fn measure_with<P: Processes>(work: Work, length: Duration) -> Result<Samp
         }
         Work::Spawn => spawn::<P>(length).await,
         Work::Idle => idle::<P>().await,
-        Work::Chain | Work::Star | Work::Ring => bail!("only lib_chan and Erlang have links"),
+        Work::Chain | Work::Star | Work::Ring | Work::Timeout => {
+            bail!("this is lib_chan's and Erlang's alone")
+        }
     }
 }
 

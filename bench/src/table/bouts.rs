@@ -71,7 +71,7 @@ pub(super) enum Target {
 
 pub(super) fn all() -> Vec<Bout> {
     use Target::{AtLeast, AtMost, Under};
-    use local::Work::{Chain, FourToOne, Idle, OneWay, PingPong, Ring, Spawn, Star};
+    use local::Work::{Chain, FourToOne, Idle, OneWay, PingPong, Ring, Spawn, Star, Timeout};
     use net::Peer::{Chan, ChanBytes, Raw, Tarpc, Tonic, TonicFed};
     let net = |peer, work, len| Contestant::Net(peer, work, len);
     let latency = |peer| net(peer, net::Work::Latency, 64);
@@ -84,6 +84,12 @@ pub(super) fn all() -> Vec<Bout> {
     vec![
         processes("local: messages, one sender", messages, OneWay, Some(AtLeast(3.0)), Some(AtLeast(1.0))),
         processes("local: messages, four senders", messages, FourToOne, None, None),
+        Bout {
+            name: "local: messages, each awaited with a timeout",
+            unit: messages,
+            contestants: vec![Contestant::Local(local::System::Chan, Timeout), Contestant::Erlang(Timeout)],
+            rows: vec![row([Contestant::Erlang(Timeout)], Some(AtLeast(1.0)))],
+        },
         processes("local: ping-pong", Unit::PerSecond("round trips"), PingPong, None, None),
         processes("local: spawn and end", Unit::PerSecond("processes"), Spawn, Some(AtLeast(4.0)), None),
         processes("local: an idle process", Unit::BytesEach, Idle, Some(Under(1536.0)), None),
