@@ -18,6 +18,8 @@ main(Work, Millis) ->
 measure(one_way, Until) -> {one_way(fun read/3, 1, Until), ""};
 measure(four_to_one, Until) -> {one_way(fun read/3, 4, Until), ""};
 measure(timeout, Until) -> {one_way(fun read_in_time/3, 1, Until), ""};
+measure(Empty, Until) when Empty =:= empty; Empty =:= empty_within -> {look_until(Until, 0), ""};
+measure(Call, Until) when Call =:= call; Call =:= call_from_main -> {call_until(Until), ""};
 measure(ping_pong, Until) -> {ping_pong(Until), ""};
 measure(spawn, Until) -> {spawn_until(Until, 0), ""};
 measure(idle, _) ->
@@ -82,6 +84,37 @@ read_in_time(Next, Arrived, Wrong) ->
 
 wrong(N, N) -> 0;
 wrong(_, _) -> 1.
+
+%% Looks into an empty mailbox.
+
+look_until(Until, Looks) ->
+    case is_over(Until) of
+        true -> Looks;
+        false -> look(1000), look_until(Until, Looks + 1000)
+    end.
+
+look(0) -> ok;
+look(N) ->
+    receive Found -> exit({found, Found}) after 0 -> ok end,
+    look(N - 1).
+
+%% Calls, as gen makes them, to a process that is as small as ours.
+
+call_until(Until) ->
+    Server = spawn_link(fun answer/0),
+    call_until(Server, Until, 0).
+
+call_until(Server, Until, Calls) ->
+    case Calls rem 64 =:= 0 andalso is_over(Until) of
+        true -> Calls;
+        false ->
+            {ok, Next} = gen:call(Server, next, Calls, 60000),
+            Next = Calls + 1,
+            call_until(Server, Until, Next)
+    end.
+
+answer() ->
+    receive {next, From, Number} -> gen:reply(From, Number + 1), answer() end.
 
 %% Ping-pong.
 

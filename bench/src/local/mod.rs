@@ -3,7 +3,9 @@
 //! Every system does the same work, and the work checks itself: numbers arrive in order, the ball goes back and forth
 //! one by one, every process spawned is seen to end.
 
+mod calls;
 mod chan;
+mod empty;
 mod kameo;
 mod linked;
 mod mpsc;
@@ -15,9 +17,12 @@ use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
 use clap::ValueEnum;
+use lib_chan::{Process, enter};
 use serde::Serialize;
 use tokio::sync::{Notify, oneshot};
 
+use self::empty::Look;
+use self::linked::Shape;
 use crate::sample::{Clock, Sample, memory};
 
 /// Whose processes.
@@ -45,6 +50,14 @@ pub enum Work {
     FourToOne,
     /// Messages from one process to another, which waits for each with a timeout that never passes.
     Timeout,
+    /// Looks into an empty mailbox with `try_recv`.
+    Empty,
+    /// The same with `recv_within` and a time of zero.
+    EmptyWithin,
+    /// Calls from one process to another, one at a time.
+    Call,
+    /// Calls to a process from the task that `block_on` runs, as the main function of `#[tokio::main]` is.
+    CallFromMain,
     /// A message there and one back.
     PingPong,
     /// Processes that end as soon as they run.
@@ -68,16 +81,26 @@ const SPAWNED: usize = 10_000;
 const IDLE: usize = 100_000;
 /// What bounded mailboxes hold.
 const CAPACITY: usize = 1024;
+const ALONE: &str = "only lib_chan and Erlang do this work";
 
 /// Measures one system at one work for about `length`.
 pub async fn measure(system: System, work: Work, length: Duration) -> Result<Sample> {
+    if work == Work::CallFromMain {
+        ensure!(system == System::Chan, ALONE);
+        return calls::measure(length).await;
+    }
     // In a task: the thread that a runtime is entered on is none of its workers.
     tokio::spawn(async move {
         match system {
-            System::Chan => match shape(work) {
-                Some(shape) => linked::measure(shape, length).await,
-                None if work == Work::Timeout => one_way::<chan::Chan<true>>(1, length).await,
-                None => measure_with::<chan::Chan<false>>(work, length).await,
+            System::Chan => match work {
+                Work::Timeout => one_way::<chan::Chan<true>>(1, length).await,
+                Work::Empty => empty::measure(Look::Try, length).await,
+                Work::EmptyWithin => empty::measure(Look::WithinZero, length).await,
+                Work::Call => enter(async move |_me: Process| Ok(calls::measure(length).await)).await?,
+                Work::Chain => linked::measure(Shape::Chain, length).await,
+                Work::Star => linked::measure(Shape::Star, length).await,
+                Work::Ring => linked::measure(Shape::Ring, length).await,
+                _ => measure_with::<chan::Chan<false>>(work, length).await,
             },
             System::Mpsc => measure_with::<mpsc::Mpsc>(work, length).await,
             System::Ractor => measure_with::<ractor::Ractor>(work, length).await,
@@ -133,19 +156,7 @@ async fn measure_with<P: Processes>(work: Work, length: Duration) -> Result<Samp
         }
         Work::Spawn => spawn::<P>(length).await,
         Work::Idle => idle::<P>().await,
-        Work::Chain | Work::Star | Work::Ring | Work::Timeout => {
-            bail!("this is lib_chan's and Erlang's alone")
-        }
-    }
-}
-
-/// How the processes are linked, if they are.
-const fn shape(work: Work) -> Option<linked::Shape> {
-    match work {
-        Work::Chain => Some(linked::Shape::Chain),
-        Work::Star => Some(linked::Shape::Star),
-        Work::Ring => Some(linked::Shape::Ring),
-        _ => None,
+        _ => bail!(ALONE),
     }
 }
 

@@ -71,7 +71,10 @@ pub(super) enum Target {
 
 pub(super) fn all() -> Vec<Bout> {
     use Target::{AtLeast, AtMost, Under};
-    use local::Work::{Chain, FourToOne, Idle, OneWay, PingPong, Ring, Spawn, Star, Timeout};
+    use local::Work::{
+        Call, CallFromMain, Chain, Empty, EmptyWithin, FourToOne, Idle, OneWay, PingPong, Ring, Spawn, Star,
+        Timeout,
+    };
     use net::Peer::{Chan, ChanBytes, Raw, Tarpc, Tonic, TonicFed};
     let net = |peer, work, len| Contestant::Net(peer, work, len);
     let latency = |peer| net(peer, net::Work::Latency, 64);
@@ -84,18 +87,22 @@ pub(super) fn all() -> Vec<Bout> {
     vec![
         processes("local: messages, one sender", messages, OneWay, Some(AtLeast(3.0)), Some(AtLeast(1.0))),
         processes("local: messages, four senders", messages, FourToOne, None, None),
-        Bout {
-            name: "local: messages, each awaited with a timeout",
-            unit: messages,
-            contestants: vec![Contestant::Local(local::System::Chan, Timeout), Contestant::Erlang(Timeout)],
-            rows: vec![row([Contestant::Erlang(Timeout)], Some(AtLeast(1.0)))],
-        },
+        with_erlang("local: messages, each awaited with a timeout", messages, Timeout, Some(AtLeast(1.0))),
+        with_erlang("local: an empty mailbox, `try_recv`", Unit::PerSecond("looks"), Empty, None),
+        with_erlang(
+            "local: an empty mailbox, `recv_within` zero",
+            Unit::PerSecond("looks"),
+            EmptyWithin,
+            None,
+        ),
+        with_erlang("local: calls from a process", Unit::PerSecond("calls"), Call, None),
+        with_erlang("local: calls from the main task", Unit::PerSecond("calls"), CallFromMain, None),
         processes("local: ping-pong", Unit::PerSecond("round trips"), PingPong, None, None),
         processes("local: spawn and end", Unit::PerSecond("processes"), Spawn, Some(AtLeast(4.0)), None),
         processes("local: an idle process", Unit::BytesEach, Idle, Some(Under(1536.0)), None),
-        linked("local: 10 000 in a chain end", Chain),
-        linked("local: 10 000 in a star end", Star),
-        linked("local: 10 000 in a ring end", Ring),
+        with_erlang("local: 10 000 in a chain end", Unit::MedianTime, Chain, None),
+        with_erlang("local: 10 000 in a star end", Unit::MedianTime, Star, None),
+        with_erlang("local: 10 000 in a ring end", Unit::MedianTime, Ring, None),
         Bout {
             name: "net: one caller, 64 B, latency",
             unit: Unit::MedianTime,
@@ -139,14 +146,14 @@ fn row<const N: usize>(against: [Contestant; N], target: Option<Target>) -> Row 
     Row { against: against.into(), target }
 }
 
-/// Processes that end with one of them: nobody else has links.
-fn linked(name: &'static str, work: local::Work) -> Bout {
+/// A bout that only lib_chan and Erlang can take part in.
+fn with_erlang(name: &'static str, unit: Unit, work: local::Work, target: Option<Target>) -> Bout {
     let erlang = Contestant::Erlang(work);
     Bout {
         name,
-        unit: Unit::MedianTime,
+        unit,
         contestants: vec![Contestant::Local(local::System::Chan, work), erlang],
-        rows: vec![row([erlang], None)],
+        rows: vec![row([erlang], target)],
     }
 }
 
