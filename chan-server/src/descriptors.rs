@@ -4,7 +4,6 @@ use lib_chan::Limits;
 
 /// Lets the process open as many descriptors as the system allows it. Returns what to tell the owner if that fails; the
 /// server then adapts to what there is.
-#[cfg(unix)]
 pub(crate) fn raise() -> Option<String> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
@@ -17,20 +16,9 @@ pub(crate) fn raise() -> Option<String> {
     raised.err().map(text)
 }
 
-#[cfg(not(unix))]
-pub(crate) fn raise() -> Option<String> {
-    None
-}
-
 /// Returns how many descriptors the process may have, if there is a bound.
-#[cfg(unix)]
 pub(crate) fn max_descriptors() -> Option<u64> {
     rustix::process::getrlimit(rustix::process::Resource::Nofile).current
-}
-
-#[cfg(not(unix))]
-pub(crate) fn max_descriptors() -> Option<u64> {
-    None
 }
 
 /// Lowers the numbers of logins and sessions to what goes with so many descriptors. Returns what to tell the owner, if

@@ -386,7 +386,6 @@ mod tests {
         assert!(text.contains("key.pem is not the key that belongs to"), "{text}");
     }
 
-    #[cfg(unix)]
     #[test]
     fn secrets_that_others_may_read_are_refused_with_the_command_that_mends_it() {
         use std::os::unix::fs::PermissionsExt;

@@ -85,9 +85,7 @@ fn bind_one(address: SocketAddr, only_v6: bool) -> Result<TcpListener, BindError
         if address.is_ipv6() {
             socket.set_only_v6(only_v6)?;
         }
-        // A server that starts again must not wait for the last connections of its predecessor to be forgotten. On
-        // Windows the option means that others may take the port away.
-        #[cfg(unix)]
+        // A server that starts again must not wait for the last connections of its predecessor to be forgotten.
         socket.set_reuse_address(true)?;
         socket.set_nonblocking(true)?;
         socket.bind(&SockAddr::from(address))?;

@@ -1,5 +1,4 @@
 //! The program as it is run.
-#![cfg(unix)]
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};

@@ -193,7 +193,6 @@ fn without_ipv6(error: &io::Error) -> bool {
 
 /// Each connection takes two descriptors, and the usual soft limit of 1 024 is there for programs that use `select`. A
 /// system that forbids this leaves it as it is.
-#[cfg(unix)]
 fn raise_descriptors() {
     use rustix::process::{Resource, getrlimit, setrlimit};
 
@@ -201,9 +200,6 @@ fn raise_descriptors() {
     limit.current = limit.maximum;
     let _ = setrlimit(Resource::Nofile, limit);
 }
-
-#[cfg(not(unix))]
-fn raise_descriptors() {}
 
 fn failure(error: RelayError) -> Failure {
     match error {

@@ -129,7 +129,6 @@ fn print_line(line: &str) -> Result<(), Failure> {
 mod tests {
     use super::*;
 
-    #[cfg(unix)]
     #[test]
     fn a_configuration_out_of_sight_is_there() {
         let directory = tempfile::tempdir().unwrap();

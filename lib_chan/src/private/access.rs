@@ -1,8 +1,7 @@
 //! Who may read a file, and whether that is this process alone.
 
-use std::{fs::File, io, path::Path};
+use std::{fs::File, io, os::unix::fs::MetadataExt, path::Path};
 
-#[cfg(unix)]
 use rustix::fs::{StatVfsMountFlags, fstatvfs};
 
 /// What is wrong with a file that somebody else may read or change.
@@ -15,15 +14,7 @@ pub(super) struct Excess {
 }
 
 /// Returns what is wrong with a file that somebody else may read or change.
-#[cfg(not(unix))]
-pub(super) fn excess(_path: &Path, _file: &File) -> io::Result<Option<Excess>> {
-    Ok(None)
-}
-
-/// Returns what is wrong with a file that somebody else may read or change.
-#[cfg(unix)]
 pub(super) fn excess(path: &Path, file: &File) -> io::Result<Option<Excess>> {
-    use std::os::unix::fs::MetadataExt;
     let metadata = file.metadata()?;
     let mode = metadata.mode() & 0o7777;
     // The common case needs to know nobody's groups.
@@ -44,7 +35,6 @@ pub(super) fn excess(path: &Path, file: &File) -> io::Result<Option<Excess>> {
 }
 
 /// What decides whether a file is private.
-#[cfg(unix)]
 #[derive(Clone, Copy, Debug)]
 struct Access {
     mode: u32,
@@ -56,7 +46,6 @@ struct Access {
 }
 
 /// The group of a file.
-#[cfg(unix)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Group {
     /// This process does not have it.
@@ -67,7 +56,6 @@ enum Group {
     Alone,
 }
 
-#[cfg(unix)]
 impl Access {
     fn is_private(self) -> bool {
         if self.is_handed_over {
@@ -84,7 +72,6 @@ impl Access {
     }
 }
 
-#[cfg(unix)]
 mod unix {
     use std::{
         env, fs,
@@ -155,7 +142,7 @@ mod unix {
     }
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
 mod tests {
     use super::unix::{is_alone, only_local};
     use super::*;

@@ -161,7 +161,6 @@ fn has_no_links(error: &io::Error) -> bool {
 pub fn create_directory(path: &Path) -> Result<(), PrivateFileError> {
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true);
-    #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
     builder.create(path).map_err(io_error("make the directory", path))?;
     check_directory(path)
@@ -221,7 +220,6 @@ fn new_draft(path: &Path) -> io::Result<(PathBuf, File)> {
 fn new_file() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);
-    #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     options
 }
@@ -236,7 +234,7 @@ fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Privat
     move |error| PrivateFileError::Io { what, path, error }
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
 

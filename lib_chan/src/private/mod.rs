@@ -22,18 +22,15 @@ pub use self::prompt::ask;
 ///
 /// The system refused. The program is of use all the same.
 pub fn forbid_core_dumps() -> io::Result<()> {
-    #[cfg(unix)]
-    {
-        use rustix::process::{Resource, Rlimit, setrlimit};
-        let limited = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
-        // Where dumps are piped to a program the limit says nothing, so on Linux the mark alone decides.
-        #[cfg(target_os = "linux")]
-        let limited = {
-            use rustix::process::{DumpableBehavior, set_dumpable_behavior};
-            let _ = limited;
-            set_dumpable_behavior(DumpableBehavior::NotDumpable)
-        };
-        limited?;
-    }
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    let limited = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
+    // Where dumps are piped to a program the limit says nothing, so on Linux the mark alone decides.
+    #[cfg(target_os = "linux")]
+    let limited = {
+        use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+        let _ = limited;
+        set_dumpable_behavior(DumpableBehavior::NotDumpable)
+    };
+    limited?;
     Ok(())
 }

@@ -3,9 +3,18 @@
 //! Done here, since what the `rpassword` crate does at Ctrl-C (7.5) ends the program before the terminal shows again
 //! what is typed.
 
-use std::io;
+use std::{
+    fs::File,
+    io::{self, Read, Write},
+};
 
+use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, tcgetattr, tcsetattr};
 use zeroize::Zeroizing;
+
+use crate::signals::Settings;
+
+/// As long as a line can be that a terminal gives.
+const MAX_LINE_LEN: usize = 4096;
 
 /// Asks on the terminal, whatever standard input and output are connected to; what is typed is not shown. The answer has
 /// its line end; `None` if the user gave none (Ctrl-D). Blocks until then, and leaves the terminal as it was, also where a
@@ -14,62 +23,39 @@ use zeroize::Zeroizing;
 /// # Errors
 /// There is no terminal; [`io::ErrorKind::Interrupted`] if the user pressed Ctrl-C.
 pub fn ask(question: &str) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
-    #[cfg(unix)]
-    return unix::ask(question);
-    #[cfg(not(unix))]
-    return Err(io::Error::new(io::ErrorKind::Unsupported, format!("no terminal to ask on: {question}")));
+    let mut tty = File::options().read(true).write(true).open("/dev/tty")?;
+    let _restored = Settings::keep(&tty)?;
+    let interrupt = hide(&tty)?;
+    write!(tty, "{question}")?;
+    // Room for all that is read, since a buffer that grows leaves copies behind.
+    let mut line = Zeroizing::new(vec![0; MAX_LINE_LEN]);
+    let len = loop {
+        match tty.read(&mut line) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            read => break read?,
+        }
+    };
+    line.truncate(len);
+    if line.last() == Some(&b'\n') {
+        return Ok(Some(line));
+    }
+    writeln!(tty)?;
+    match line.last() {
+        Some(&key) if key == interrupt => Err(io::ErrorKind::Interrupted.into()),
+        _ => Ok(None),
+    }
 }
 
-#[cfg(unix)]
-mod unix {
-    use std::{
-        fs::File,
-        io::{self, Read, Write},
-    };
-
-    use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, tcgetattr, tcsetattr};
-    use zeroize::Zeroizing;
-
-    use crate::signals::Settings;
-
-    /// As long as a line can be that a terminal gives.
-    const MAX_LINE_LEN: usize = 4096;
-
-    pub(super) fn ask(question: &str) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
-        let mut tty = File::options().read(true).write(true).open("/dev/tty")?;
-        let _restored = Settings::keep(&tty)?;
-        let interrupt = hide(&tty)?;
-        write!(tty, "{question}")?;
-        // Room for all that is read, since a buffer that grows leaves copies behind.
-        let mut line = Zeroizing::new(vec![0; MAX_LINE_LEN]);
-        let len = loop {
-            match tty.read(&mut line) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                read => break read?,
-            }
-        };
-        line.truncate(len);
-        if line.last() == Some(&b'\n') {
-            return Ok(Some(line));
-        }
-        writeln!(tty)?;
-        match line.last() {
-            Some(&key) if key == interrupt => Err(io::ErrorKind::Interrupted.into()),
-            _ => Ok(None),
-        }
-    }
-
-    /// Shows nothing of what is typed but the end of the line. Returns the key that interrupts, which ends the line.
-    fn hide(tty: &File) -> io::Result<u8> {
-        let mut hidden = tcgetattr(tty)?;
-        let interrupt = hidden.special_codes[SpecialCodeIndex::VINTR];
-        hidden.local_modes -= LocalModes::ECHO;
-        hidden.local_modes |= LocalModes::ECHONL | LocalModes::ICANON;
-        // Ctrl-C ends the line and not the program, which could not set the terminal right any more.
-        hidden.local_modes -= LocalModes::ISIG;
-        hidden.special_codes[SpecialCodeIndex::VEOL] = interrupt;
-        // What was typed ahead was shown, and is no secret.
-        tcsetattr(tty, OptionalActions::Flush, &hidden)?;
-        Ok(interrupt)
-    }
+/// Shows nothing of what is typed but the end of the line. Returns the key that interrupts, which ends the line.
+fn hide(tty: &File) -> io::Result<u8> {
+    let mut hidden = tcgetattr(tty)?;
+    let interrupt = hidden.special_codes[SpecialCodeIndex::VINTR];
+    hidden.local_modes -= LocalModes::ECHO;
+    hidden.local_modes |= LocalModes::ECHONL | LocalModes::ICANON;
+    // Ctrl-C ends the line and not the program, which could not set the terminal right any more.
+    hidden.local_modes -= LocalModes::ISIG;
+    hidden.special_codes[SpecialCodeIndex::VEOL] = interrupt;
+    // What was typed ahead was shown, and is no secret.
+    tcsetattr(tty, OptionalActions::Flush, &hidden)?;
+    Ok(interrupt)
 }
