@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use lib_chan::auth::Mechanism;
+use lib_chan::channel::{OpenError, open};
 use lib_chan::dial::{DialError, dial};
 use lib_chan::handshake::client::ClientHandshakeError;
 use lib_chan::handshake::{Authenticated, SessionParameters};
 use lib_chan::login::{ClientLogin, Credential, LoginError};
-use lib_chan::middleman::{OpenError, open};
 use lib_chan::payload::{Codec, PayloadError, encode};
 use lib_chan::secret::{Password, PrivateKey};
 use lib_chan::tls::{Pin, client_config, exporter, spki_sha256};

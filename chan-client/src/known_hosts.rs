@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use lib_chan::tls::Pin;
 
 use crate::config_file::{ConfigFile, FileError};
-use crate::trust::IdentityError;
+use crate::identity::IdentityError;
 
 /// A file that says which key a server showed the first time; the memory of `tofu`.
 ///

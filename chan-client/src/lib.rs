@@ -21,6 +21,7 @@ mod bookmark;
 pub mod command;
 mod config_file;
 pub mod connect;
+mod identity;
 mod json;
 mod known_hosts;
 pub mod trust;

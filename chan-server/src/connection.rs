@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use lib_chan::ExitReason;
 use lib_chan::auth::{Account, AccountVerifier, Mechanism, RefusalCause};
+use lib_chan::channel::{Control, Opening, serve};
 use lib_chan::handshake::Authenticated;
 use lib_chan::handshake::server::Refusal;
 use lib_chan::login::{ServerLoginError, login_server};
-use lib_chan::middleman::{Control, Opening, serve};
 use lib_chan::tls::{TlsError, exporter};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -26,7 +26,7 @@ use crate::gate::{
 };
 use crate::modules::Log;
 use crate::proxy_protocol;
-use crate::server::{Core, Phase};
+use crate::shared::{Core, Phase, after};
 use crate::traffic::{Counted, Traffic};
 
 /// A connection, as the log knows it.
@@ -327,15 +327,6 @@ impl Connection {
 
 /// What a client is told that comes too late.
 const GOING_AWAY: &str = "the server is going away";
-
-/// Waits until the server has come further than `seen`. One that is dropped without a word cuts its connections itself.
-pub(crate) async fn after(seen: Phase, phase: &mut watch::Receiver<Phase>) -> Phase {
-    let further = phase.wait_for(|&phase| phase > seen).await.map(|phase| *phase);
-    match further {
-        Ok(phase) => phase,
-        Err(_) => std::future::pending().await,
-    }
-}
 
 impl<'c> Who<'c> {
     fn of(client: &'c Authenticated) -> Self {

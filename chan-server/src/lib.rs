@@ -11,6 +11,9 @@ pub mod listener;
 pub mod modules;
 mod proxy_protocol;
 mod server;
+mod shared;
 mod traffic;
+mod units;
+mod words;
 
 pub use server::{Server, ServiceUrl, StartError};

@@ -1,18 +1,16 @@
 //! The server: what it serves, and the tasks that do it.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ipnet::IpNet;
-use lib_chan::Limits;
 use lib_chan::auth::{
     Account, AccountVerifier, Argon2Params, Directory, DirectoryError, NameKey, PasswordVerifier,
     StretchError,
 };
-use lib_chan::handshake::{Authenticated, ParametersError, SessionParameters};
+use lib_chan::handshake::{ParametersError, SessionParameters};
 use lib_chan::secret::Secret;
 use lib_chan::tls::{ReloadableKey, TlsError, server_config};
 use tokio::net::{TcpListener, TcpStream};
@@ -24,12 +22,13 @@ use zeroize::Zeroizing;
 
 use crate::audit::{Audit, Event};
 use crate::config::{Client, Config, ConfigError, Credential, Service};
-use crate::connection::{Connection, after};
+use crate::connection::Connection;
 use crate::descriptors::{keep_within, max_descriptors};
 use crate::gate::{Gate, LoginPermit, Sessions, Source, beat};
 use crate::identity::{Identity, IdentityError, StateDir, url};
 use crate::listener::{self, BindError, Bound};
 use crate::modules::Starter;
+use crate::shared::{Core, Phase, after};
 
 /// Why a server does not start.
 #[derive(Debug, thiserror::Error)]
@@ -71,18 +70,6 @@ pub struct Server {
     core: Arc<Core>,
 }
 
-/// What a server is about; it only goes on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Phase {
-    Serving,
-    /// Nothing new begins.
-    Draining,
-    /// What there is ends.
-    Stopping,
-    /// What is still there is cut off.
-    Cut,
-}
-
 /// How a client reaches a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -93,22 +80,6 @@ pub struct ServiceUrl {
     pub client: String,
     /// What it connects to, with the server's pin.
     pub url: String,
-}
-
-/// What all connections share.
-pub(crate) struct Core {
-    pub(crate) limits: Limits,
-    pub(crate) acceptor: TlsAcceptor,
-    pub(crate) directory: Directory,
-    pub(crate) parameters: SessionParameters,
-    pub(crate) sessions: Arc<Mutex<Sessions>>,
-    pub(crate) audit: Arc<Audit>,
-    /// What to start, by the index of an account.
-    starters: Vec<Arc<Starter>>,
-    /// Where the PROXY protocol is spoken.
-    proxies: Vec<IpNet>,
-    pub(crate) gate: Arc<Mutex<Gate>>,
-    connections: AtomicU64,
 }
 
 impl Server {
@@ -209,7 +180,7 @@ impl Server {
     }
 
     /// Accepts nothing more, tells every client so, and waits for the sessions to end by themselves, at most
-    /// [`Limits::drain_timeout`]. What is left then goes on until the server is [shut down](Self::shutdown).
+    /// [`Limits::drain_timeout`](lib_chan::Limits::drain_timeout). What is left then goes on until the server is [shut down](Self::shutdown).
     ///
     /// Dropping the future ends the wait and nothing else.
     pub async fn drain(&mut self) {
@@ -250,17 +221,6 @@ impl fmt::Debug for Server {
 }
 
 impl Core {
-    /// What to start for a client that has proved itself.
-    pub(crate) fn starter(&self, client: &Authenticated) -> Option<&Starter> {
-        let account = self.directory.account(client.service(), client.client())?;
-        self.starters.get(account.index).map(Arc::as_ref)
-    }
-
-    /// Returns whether a peer is a proxy, which says whose each of its connections is.
-    pub(crate) fn is_proxy(&self, peer: IpAddr) -> bool {
-        self.proxies.iter().any(|net| net.contains(&peer))
-    }
-
     /// Accepts until it is stopped, then waits for the connections that were accepted here.
     async fn accept(self: Arc<Self>, listener: TcpListener, mut phase: watch::Receiver<Phase>) {
         let mut connections = JoinSet::new();

@@ -13,8 +13,8 @@ use chan_server::config::Config;
 use chan_server::identity::StateDir;
 use chan_server::modules::Modules;
 use chan_server::modules::name_server::{Lookup, Request, Store};
+use lib_chan::channel::{OpenError, open};
 use lib_chan::login::{ClientLogin, Credential, LoginError};
-use lib_chan::middleman::{OpenError, open};
 use lib_chan::payload::Codec;
 use lib_chan::secret::{Password, PrivateKey, Secret, Target};
 use lib_chan::tls::{Pin, PinVerifier, client_config, exporter};
@@ -494,7 +494,6 @@ async fn a_relay_that_is_refused_ends_with_that_as_its_reason() {
     assert_eq!(chan.remote().ended().await, ExitReason::failed("target: connection refused"));
 }
 
-#[cfg(unix)]
 #[tokio::test]
 async fn a_unix_socket_is_relayed_too_and_ends_with_its_session() {
     let directory = tempfile::tempdir().unwrap();

@@ -147,6 +147,9 @@
     warn(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)
 )]
 
+#[cfg(all(feature = "io", not(unix)))]
+compile_error!("the feature `io` needs a Unix system; without it the pure half builds everywhere");
+
 pub mod auth;
 mod exit;
 pub mod handshake;
@@ -154,7 +157,6 @@ mod limits;
 #[doc(hidden)]
 pub mod links;
 pub mod payload;
-pub mod secret;
 #[doc(hidden)]
 #[allow(rustdoc::private_intra_doc_links, reason = "hidden pages are read with --document-private-items")]
 pub mod session;
@@ -162,7 +164,7 @@ pub mod session;
 pub mod wire;
 
 #[cfg(feature = "io")]
-mod channel;
+pub mod channel;
 #[cfg(feature = "io")]
 pub mod dial;
 #[cfg(feature = "io")]
@@ -170,7 +172,7 @@ pub mod heap;
 #[cfg(feature = "io")]
 pub mod login;
 #[cfg(feature = "io")]
-pub mod middleman;
+mod middleman;
 #[cfg(feature = "io")]
 pub mod private;
 #[cfg(feature = "io")]
@@ -179,16 +181,20 @@ mod process;
 pub mod relay;
 #[cfg(feature = "io")]
 pub mod runtime;
-#[cfg(all(feature = "io", unix))]
+#[cfg(feature = "io")]
 pub mod signals;
-#[cfg(all(feature = "io", unix))]
+#[cfg(feature = "io")]
 pub mod stdio;
 mod sync;
 #[cfg(feature = "io")]
 pub mod tls;
 
+pub use auth::secret;
 pub use exit::{CallError, CallFailure, Executed, ExitReason, SendError};
 pub use limits::{Limits, after};
 pub use payload::Opaque;
 #[cfg(feature = "io")]
-pub use {channel::*, process::*};
+pub use {
+    channel::{Channel, Remote},
+    process::*,
+};

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use bytes::Bytes;
 use clap::ValueEnum;
-use lib_chan::middleman::{Opening, open, serve as serve_session};
+use lib_chan::channel::{Opening, open, serve as serve_session};
 use lib_chan::payload::Codec;
 use lib_chan::{Call, Channel, ExitReason, Limits, Message, Opaque, Process, Remote, spawn};
 use serde::{Deserialize, Serialize};

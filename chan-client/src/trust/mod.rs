@@ -14,8 +14,9 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{CertificateError, DigitallySignedStruct, Error, OtherError, RootCertStore, SignatureScheme};
 
-pub use error::{IdentityError, TrustError};
+pub use error::TrustError;
 
+pub use crate::identity::IdentityError;
 use crate::known_hosts::{KnownHosts, KnownHostsError};
 
 /// How the server's identity is judged. It always comes from the caller, never from what the server says.

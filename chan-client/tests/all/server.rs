@@ -6,9 +6,9 @@ use std::sync::Arc;
 use lib_chan::auth::{
     Account, AccountVerifier, Argon2Params, ClientId, Directory, NameKey, PasswordVerifier, ServiceName,
 };
+use lib_chan::channel::{Opening, serve};
 use lib_chan::handshake::SessionParameters;
 use lib_chan::login::login_server;
-use lib_chan::middleman::{Opening, serve};
 use lib_chan::payload::Codec;
 use lib_chan::secret::{Password, PrivateKey, Secret};
 use lib_chan::tls::{CheckedKey, Pin, ReloadableKey, exporter, server_config};

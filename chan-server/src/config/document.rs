@@ -9,6 +9,8 @@ use serde::de::DeserializeOwned;
 use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue};
 
+use crate::words::{nearest, shown};
+
 /// One mistake in a configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
@@ -273,36 +275,9 @@ impl<'t> Entry<'t> {
     }
 }
 
-/// The candidate that was probably meant.
-pub(crate) fn nearest<'c>(word: &str, candidates: impl Iterator<Item = &'c str>) -> Option<&'c str> {
-    candidates
-        .map(|candidate| (strsim::osa_distance(word, candidate), candidate))
-        .filter(|&(distance, candidate)| distance <= (candidate.len() / 3).max(1))
-        .min_by_key(|&(distance, _)| distance)
-        .map(|(_, candidate)| candidate)
-}
-
-/// A word from the file as a message may show it: on one line, and not long.
-pub(crate) fn shown(word: &str) -> String {
-    let mut text: String = word.chars().take(80).flat_map(char::escape_debug).collect();
-    if word.chars().nth(80).is_some() {
-        text.push('…');
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_nearest_word_is_named_and_a_far_one_is_not() {
-        let known = ["password", "password_file", "mfa"];
-        assert_eq!(nearest("pasword", known.into_iter()), Some("password"));
-        assert_eq!(nearest("passwordfile", known.into_iter()), Some("password_file"));
-        assert_eq!(nearest("colour", known.into_iter()), None);
-        assert_eq!(nearest("x", known.into_iter()), None);
-    }
 
     #[test]
     fn a_syntax_error_does_not_repeat_the_line_it_is_on() {

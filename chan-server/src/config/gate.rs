@@ -5,9 +5,10 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use toml::Spanned;
 
-use super::document::{Problems, Table, shown};
+use super::document::{Problems, Table};
 use super::limits;
 use crate::gate::GateRules;
+use crate::words::shown;
 
 /// Reads the table; what it does not name keeps its default.
 pub(super) fn read(mut table: Table<'_>, problems: &mut Problems<'_>) -> GateRules {

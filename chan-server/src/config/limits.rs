@@ -4,9 +4,9 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use lib_chan::Limits;
-use serde::Deserialize;
 
 use super::document::{Problems, Table};
+use crate::units::{GIB, HOUR, KIB, MIB, Number, SECOND};
 
 /// How a field is written, where it is, and what it may be.
 enum Field {
@@ -22,11 +22,6 @@ enum Field {
     Percent(fn(&mut Limits) -> &mut u8),
 }
 
-const SECOND: u64 = 1000;
-const HOUR: u64 = 3600 * SECOND;
-const KIB: usize = 1024;
-const MIB: usize = 1024 * KIB;
-const GIB: usize = 1024 * MIB;
 const MANY: usize = 1_000_000;
 
 const FIELDS: &[(&str, Field)] = &[
@@ -122,14 +117,6 @@ pub(super) fn time(
     time
 }
 
-/// A number with or without a unit.
-#[derive(Deserialize)]
-#[serde(untagged)]
-pub(crate) enum Number {
-    Plain(u64),
-    WithUnit(String),
-}
-
 impl Field {
     /// How such a value is written, by the example of its default.
     fn expected(&self) -> String {
@@ -171,40 +158,6 @@ impl Field {
             Self::Percent(field) => *field(limits) = within(number.count()?, &(0..=100))?,
         }
         Some(())
-    }
-}
-
-impl Number {
-    /// A number of bytes.
-    pub(crate) fn bytes(&self) -> Option<usize> {
-        let units = [("KiB", KIB as u64), ("MiB", MIB as u64), ("GiB", GIB as u64)];
-        usize::try_from(self.in_units(&units, 1)?).ok()
-    }
-
-    /// A span of time.
-    fn milliseconds(&self) -> Option<u64> {
-        self.in_units(&[("ms", 1), ("s", SECOND), ("min", 60 * SECOND), ("h", HOUR)], SECOND)
-    }
-
-    /// A number without a unit.
-    fn count<T: TryFrom<u64>>(&self) -> Option<T> {
-        match self {
-            Self::Plain(number) => T::try_from(*number).ok(),
-            Self::WithUnit(_) => None,
-        }
-    }
-
-    /// The number in the smallest unit; without a unit it counts `plain`s.
-    fn in_units(&self, units: &[(&str, u64)], plain: u64) -> Option<u64> {
-        match self {
-            Self::Plain(number) => number.checked_mul(plain),
-            Self::WithUnit(text) => {
-                let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-                let (number, unit) = text.split_at_checked(digits)?;
-                let (_, size) = units.iter().find(|(name, _)| *name == unit.trim_start())?;
-                number.parse::<u64>().ok()?.checked_mul(*size)
-            }
-        }
     }
 }
 

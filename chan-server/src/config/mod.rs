@@ -24,8 +24,6 @@ use zeroize::Zeroizing;
 pub use credential::Credential;
 pub(crate) use credential::MIN_CHARS;
 pub use document::{ConfigError, Problem, Warning};
-pub(crate) use document::{nearest, shown};
-pub(crate) use limits::Number;
 pub use service::{Client, Service};
 
 use document::{Problems, Table};
@@ -34,6 +32,7 @@ use crate::gate::GateRules;
 use crate::identity::Identity;
 use crate::listener::has_address;
 use crate::modules::Modules;
+use crate::words::shown;
 
 /// The most bytes of a configuration.
 const MAX_LEN: usize = 4 * 1024 * 1024;

@@ -10,11 +10,11 @@ use toml::Spanned;
 use toml::de::{DeArray, ValueDeserializer};
 
 use super::credential::{self, Credential, Salts};
-use super::document::{Problems, Span, Table, shown};
+use super::document::{Problems, Span, Table};
 use super::{Context, limits};
 use crate::modules::Starter;
-#[cfg(unix)]
 use crate::modules::unix;
+use crate::words::shown;
 
 /// A service: a name, who may start it, and what is started.
 #[derive(Debug)]
@@ -187,7 +187,6 @@ fn mfa(table: &mut Table<'_>, context: &Context<'_>, problems: &mut Problems<'_>
     };
     let mut args = DeArray::new();
     items.for_each(|item| args.push(item));
-    #[cfg(unix)]
     if let ("unix", "connect", Some(path)) = (&*module, &*function, args.first())
         && let Some(text) = path.get_ref().as_str().and_then(unix::warning)
     {

@@ -4,7 +4,6 @@ mod args;
 pub mod echo;
 pub mod name_server;
 pub mod tcp;
-#[cfg(unix)]
 pub mod unix;
 
 use std::collections::BTreeMap;
@@ -12,14 +11,14 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use lib_chan::middleman::Opening;
+use lib_chan::channel::Opening;
 use lib_chan::payload::Codec;
 use lib_chan::{Channel, ExitReason, Process, SpawnOptions};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use toml::de::DeArray;
 
-use crate::config::{nearest, shown};
+use crate::words::{nearest, shown};
 
 use args::ArgsError;
 
@@ -63,20 +62,17 @@ impl Modules {
     pub fn standard() -> Self {
         let any = &[Codec::Bincode, Codec::Json, Codec::Raw];
         let kvs = lib_chan::spawn(name_server::kvs);
-        let modules = Self::new()
+        Self::new()
             .function("name_server", "start_me_up", move |me, chan, (): (), max_len| {
                 name_server::start_me_up(me, chan, kvs.clone(), max_len)
             })
             .function_for(any, "echo", "start", |me, chan, (): (), (): ()| echo::start(me, chan))
             .function_with_log(&[Codec::Raw], "tcp", "connect", |me, chan, (): (), (to,), log| {
                 tcp::connect(me, chan, to, log)
-            });
-        #[cfg(unix)]
-        let modules =
-            modules.function_with_log(&[Codec::Raw], "unix", "connect", |me, chan, (): (), (to,), log| {
+            })
+            .function_with_log(&[Codec::Raw], "unix", "connect", |me, chan, (): (), (to,), log| {
                 unix::connect(me, chan, to, log)
-            });
-        modules
+            })
     }
 
     /// Adds a function with typed messages, for clients that speak bincode or JSON. One of the same name is replaced.

@@ -12,7 +12,7 @@ use lib_chan::{Address, Call, Channel, Event, ExitReason, Message, Process, Repl
 use serde::de::{Error, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::config::Number;
+use crate::units::Number;
 
 /// Gives a key a value, in place of the one it had.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -10,6 +10,7 @@ mod argon2id;
 mod directory;
 mod name;
 mod proof;
+pub mod secret;
 mod verifier;
 
 pub use argon2id::{Argon2Params, DerivedKeys, ParamsError, Salt, StretchError};

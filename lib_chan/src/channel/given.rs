@@ -5,8 +5,8 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 
 use super::{
+    decode,
     feed::{Feed, FeedOutlet},
-    open,
 };
 use crate::{
     Address, ExitReason, Incoming,
@@ -44,7 +44,7 @@ impl<In: DeserializeOwned + 'static, M: Send + 'static> Feed<M> for Given<In, M>
             Claim::TakenGiveBack => self.shared.with(|endpoint| endpoint.give_back()),
             Claim::Closed => return None,
         }
-        open(&self.shared, inbound).map(|message| (self.wrap)(Incoming::Message(message)))
+        decode(&self.shared, inbound).map(|message| (self.wrap)(Incoming::Message(message)))
     }
 
     fn ended(&self, reason: ExitReason) -> M {

@@ -1,8 +1,10 @@
-//! What the user holds: the receiving half of a session, [`Channel`], and the sending half, [`Remote`].
+//! Sessions, as the user holds them: the receiving half, [`Channel`], and the sending half, [`Remote`]. [`open`] and
+//! [`serve`] make them of a stream on which the login is done.
 
 mod feed;
 mod given;
 mod handed;
+mod opening;
 mod remote;
 mod reply;
 
@@ -18,12 +20,15 @@ use serde::de::DeserializeOwned;
 
 #[doc(hidden)]
 pub use self::handed::Handed;
-pub use self::remote::Remote;
 use self::{given::Given, remote::Handle};
+pub use self::{
+    opening::{Control, OpenError, Opening, open, serve},
+    remote::Remote,
+};
 use crate::{
     Address, ExitReason, Incoming, Limits, Message, Reply,
     middleman::{Shared, keep, now},
-    payload,
+    payload::{self, PayloadError},
     process::{Owned, current, current_id, poll_proceed, poll_proceed_shortly, settle},
     session::{Inbound, InboundKind, Next, Reader},
     wire::RefuseCode,
@@ -161,7 +166,7 @@ impl<In: DeserializeOwned + 'static, Out> Channel<In, Out> {
         loop {
             let message =
                 poll_fn(|cx| self.held.as_mut().map_or(Poll::Ready(None), |held| held.poll(cx))).await?;
-            if let Some(message) = open(self.shared(), message) {
+            if let Some(message) = decode(self.shared(), message) {
                 return Some(message);
             }
         }
@@ -192,13 +197,12 @@ impl<In: DeserializeOwned + 'static, Out> Channel<In, Out> {
 }
 
 /// Decodes a message in the task that takes it. Returns `None` if it cannot be decoded, or if the caller no longer waits.
-fn open<In: DeserializeOwned + 'static>(shared: &Arc<Shared>, message: Inbound) -> Option<Message<In>> {
+fn decode<In: DeserializeOwned + 'static>(shared: &Arc<Shared>, message: Inbound) -> Option<Message<In>> {
     let decoded = payload::decode_message(shared.codec(), &message.payload);
     match (message.kind, decoded) {
         (InboundKind::Cast, Ok(value)) => Some(Message::Cast(value)),
         (InboundKind::Cast, Err(error)) => {
-            // A cast has no answer that could tell its sender, so the end of the session does.
-            shared.shut_down(ExitReason::failed(format!("a cast cannot be decoded: {error}")));
+            end_undecodable(shared, &error);
             None
         }
         (InboundKind::Call { call }, decoded) => {
@@ -214,6 +218,11 @@ fn open<In: DeserializeOwned + 'static>(shared: &Arc<Shared>, message: Inbound) 
             }
         }
     }
+}
+
+/// Ends the session because a cast cannot be decoded: a cast has no answer that could tell its sender.
+fn end_undecodable(shared: &Shared, error: &PayloadError) {
+    shared.shut_down(ExitReason::failed(format!("a cast cannot be decoded: {error}")));
 }
 
 impl Held {

@@ -13,10 +13,10 @@ use tokio::{
     time::{Sleep, sleep_until},
 };
 
-use super::{Opening, shared::Shared, wake::now};
+use super::{shared::Shared, wake::now};
 use crate::{
     ExitReason, after,
-    session::{Batch, Endpoint, Rest},
+    session::{Batch, Endpoint, Request, Rest},
 };
 
 /// How often the driver goes round before it lets other tasks run.
@@ -27,7 +27,7 @@ const MAX_PIECES: usize = 16;
 /// Drives one session over one stream until it is over and its last words are said.
 ///
 /// It polls both directions and waits for neither inside the other: a peer that does not read is still read from.
-pub(super) struct Driver<S, F> {
+pub(crate) struct Driver<S, F> {
     stream: S,
     shared: Arc<Shared>,
     /// What starts the service, until the client has said what it wants.
@@ -56,9 +56,9 @@ enum Writing {
 impl<S, F> Driver<S, F>
 where
     S: AsyncBufRead + AsyncWrite + Unpin,
-    F: FnOnce(Opening) + Unpin,
+    F: FnOnce(Arc<Shared>, Request) + Unpin,
 {
-    pub(super) fn new(stream: S, shared: Arc<Shared>, start: Option<F>) -> Self {
+    pub(crate) fn new(stream: S, shared: Arc<Shared>, start: Option<F>) -> Self {
         Self {
             stream,
             shared,
@@ -80,7 +80,7 @@ where
         {
             self.shared.agree(request.codec);
             if let Some(start) = self.start.take() {
-                start(Opening::new(Arc::clone(&self.shared), request));
+                start(Arc::clone(&self.shared), request);
             }
         }
     }
@@ -237,7 +237,7 @@ where
 impl<S, F> Future for Driver<S, F>
 where
     S: AsyncBufRead + AsyncWrite + Unpin,
-    F: FnOnce(Opening) + Unpin,
+    F: FnOnce(Arc<Shared>, Request) + Unpin,
 {
     type Output = ExitReason;
 

@@ -100,7 +100,7 @@ impl Drop for Inner {
 }
 
 impl Shared {
-    pub(super) fn new(
+    pub(crate) fn new(
         endpoint: Endpoint<Tokio>,
         limits: &Limits,
         authenticated: &Authenticated,
@@ -126,7 +126,7 @@ impl Shared {
     }
 
     /// From now on messages may be encoded.
-    pub(super) fn agree(&self, codec: Codec) {
+    pub(crate) fn agree(&self, codec: Codec) {
         let max_payload_len = self.session(|session| session.max_payload_len());
         let _ = self.terms.set(Terms { codec, max_payload_len });
     }

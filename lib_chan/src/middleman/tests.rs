@@ -26,9 +26,9 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::{Opening, open, serve};
 use crate::{
     Call, CallError, CallFailure, Channel, Event, Executed, ExitReason, Incoming, Limits, Message, Process,
+    channel::{Opening, open, serve},
     enter,
     handshake::{SessionParameters, pair_in_memory},
     payload::Codec,

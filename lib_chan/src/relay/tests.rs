@@ -10,9 +10,9 @@ use super::*;
 use crate::{
     Limits, Process,
     auth::{Account, AccountVerifier, Directory, Exporter, NameKey},
+    channel::{open, serve},
     handshake::{Authenticated, SessionParameters},
     login::{ClientLogin, Credential, login_server},
-    middleman::{open, serve},
     payload::Codec,
     secret::{PrivateKey, Secret, Target},
     spawn,

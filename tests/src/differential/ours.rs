@@ -5,7 +5,8 @@ use std::ops::ControlFlow;
 use std::panic::resume_unwind;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use lib_chan::{Address, Event, ExitReason, Handed, MonitorRef, Names, Pid, Process, Remote, spawn};
+use lib_chan::channel::Handed;
+use lib_chan::{Address, Event, ExitReason, MonitorRef, Names, Pid, Process, Remote, spawn};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::yield_now;

@@ -6,8 +6,8 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use lib_chan::channel::{open, serve};
 use lib_chan::handshake::{SessionParameters, pair_in_memory};
-use lib_chan::middleman::{open, serve};
 use lib_chan::payload::Codec;
 use lib_chan::{Address, Channel, Incoming, Limits, Message, Remote};
 use tokio::io::{AsyncRead, AsyncWrite, BufReader, DuplexStream, ReadBuf};
@@ -43,7 +43,7 @@ impl Session {
         let (near, cut_near, near_gone) = Line::new(near);
         let (far, cut_far, far_gone) = Line::new(far);
         let (tell, told) = oneshot::channel();
-        let start = |opening: lib_chan::middleman::Opening| drop(tell.send(opening.accept()));
+        let start = |opening: lib_chan::channel::Opening| drop(tell.send(opening.accept()));
         let server_limits = limits.clone();
         tokio::spawn(async move { serve(BufReader::new(far), &server, &server_limits, start).await });
         let near = open(BufReader::new(near), &client, &limits, Codec::Bincode, b"", false).await;

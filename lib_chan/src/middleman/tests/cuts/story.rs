@@ -14,10 +14,14 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::super::super::{Opening, Shared, open, serve};
+use super::super::super::Shared;
 use crate::{
     Address, Call, CallError, Channel, Event, Executed, ExitReason, Limits, Message, Pid, Process, Remote,
-    Reply, SpawnOptions, Untyped, handshake::Authenticated, payload::Codec, spawn_with,
+    Reply, SpawnOptions, Untyped,
+    channel::{Opening, open, serve},
+    handshake::Authenticated,
+    payload::Codec,
+    spawn_with,
 };
 /// How long whoever had all its endings goes on listening for one more.
 const PATIENCE: Duration = Duration::from_secs(300);
