@@ -8,13 +8,29 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::sleep;
 
-use crate::config::Listen;
-
 /// Connections that the system keeps for us until they are accepted.
 const BACKLOG: i32 = 1024;
 /// The waits while the system has no descriptor to give.
 const MIN_BACKOFF: Duration = Duration::from_millis(10);
 const MAX_BACKOFF: Duration = Duration::from_secs(1);
+
+/// Where to listen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Listen {
+    /// This port of every address.
+    Everywhere(u16),
+    /// These addresses.
+    At(Vec<SocketAddr>),
+}
+
+impl Listen {
+    pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
+        match self {
+            Self::Everywhere(port) => vec![(Ipv6Addr::UNSPECIFIED, *port).into()],
+            Self::At(addresses) => addresses.clone(),
+        }
+    }
+}
 
 /// Why the server cannot listen.
 #[derive(Debug, thiserror::Error)]

@@ -30,7 +30,7 @@ use document::{Problems, Table};
 
 use crate::gate::GateRules;
 use crate::identity::Identity;
-use crate::listener::has_address;
+use crate::listener::{Listen, has_address};
 use crate::modules::Modules;
 use crate::words::shown;
 
@@ -56,24 +56,6 @@ pub struct Config {
     pub(crate) services: Vec<Service>,
     /// In the order of the file.
     pub(crate) warnings: Vec<Warning>,
-}
-
-/// Where to listen.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Listen {
-    /// This port of every address.
-    Everywhere(u16),
-    /// These addresses.
-    At(Vec<SocketAddr>),
-}
-
-impl Listen {
-    pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
-        match self {
-            Self::Everywhere(port) => vec![(Ipv6Addr::UNSPECIFIED, *port).into()],
-            Self::At(addresses) => addresses.clone(),
-        }
-    }
 }
 
 impl Config {
