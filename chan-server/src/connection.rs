@@ -22,7 +22,8 @@ use tokio_rustls::server::TlsStream;
 
 use crate::audit::{Event, Who, escaped};
 use crate::gate::{
-    Crowded, Holder, LoginEnd, LoginPermit, OpeningPermit, SessionPermit, Source, Turned, woke_after,
+    Crowded, Holder, LoginEnd, LoginPermit, OpeningPermit, SessionPermit, Source, Turned, deadline,
+    woke_after,
 };
 use crate::modules::Log;
 use crate::proxy_protocol;
@@ -153,16 +154,16 @@ impl Connection {
     /// between, the time begins anew when it goes on: the client could not have been heard.
     async fn within<T>(&self, time: Duration, work: impl Future<Output = T>) -> Option<T> {
         let mut work = pin!(work);
-        let mut deadline = lib_chan::after(self.accepted.into_std(), time).into();
+        let mut end = deadline(self.accepted, time);
         loop {
-            match timeout_at(deadline, &mut work).await {
+            match timeout_at(end, &mut work).await {
                 Ok(done) => return Some(done),
                 Err(_) => {
                     let later = woke_after(&self.core.gate, self.accepted, time);
-                    if later <= deadline {
+                    if later <= end {
                         return None;
                     }
-                    deadline = later;
+                    end = later;
                 }
             }
         }

@@ -251,7 +251,8 @@ impl Core {
             _ = after(Phase::Draining, &mut phase) => {}
         }
         // What does not end in this time is cut off, with the set that owns it.
-        let _ = timeout(self.limits.close_timeout + self.limits.last_words_timeout, all_ended).await;
+        let _ = timeout(self.limits.close_timeout.saturating_add(self.limits.last_words_timeout), all_ended)
+            .await;
     }
 
     /// Takes a place for a connection, and lets it go its way; or drops it.

@@ -24,8 +24,8 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::time::Duration;
 
-use lib_chan::Limits;
 use lib_chan::auth::{ClientId, ServiceName};
+use lib_chan::{Limits, after};
 use tokio::time::Instant;
 
 pub(crate) use permit::{LoginPermit, OpeningPermit, SessionPermit, beat, woke_after};
@@ -184,7 +184,7 @@ impl Gate {
 
     /// Notes that a client proved itself: its source, and its name there, are trusted for a while.
     pub fn proved(&mut self, now: Instant, source: Source, service: &ServiceName, client: &ClientId) {
-        let (pair, until) = (self.pair(source, service, client), now + self.rules.trust);
+        let (pair, until) = (self.pair(source, service, client), deadline(now, self.rules.trust));
         self.trusted_sources.set(now, source, until);
         self.trusted_pairs.set(now, pair, until);
         self.failures.forgive(now, source);
@@ -279,6 +279,11 @@ impl Gate {
         let part = first + (1.0 - first) * (waiting - self.max_before_drop) as f64 / span;
         f64::from(dice) < part * (f64::from(u16::MAX) + 1.0)
     }
+}
+
+/// Returns the instant that is `time` after `from`. A time of any length that somebody configures is as good as for ever.
+pub(crate) fn deadline(from: Instant, time: Duration) -> Instant {
+    after(from.into_std(), time).into()
 }
 
 /// Counts things by a key, and keeps nothing for a key that has none.

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::deadline;
+
 /// How often the failures of somebody who is trusted weigh less than those of a stranger.
 const TRUSTED_DISCOUNT: u32 = 25;
 
@@ -96,7 +98,7 @@ impl<K: Copy + Eq + Hash + Ord> Penalties<K> {
             return;
         }
         let sum = self.sums.end(now, key).map_or(Duration::ZERO, |end| end - now);
-        let end = now + (sum + more).min(self.max);
+        let end = deadline(now, sum.saturating_add(more).min(self.max));
         self.sums.set(now, key, end);
         if end - now >= self.min || self.enforced.end(now, key).is_some() {
             self.enforced.set(now, key, end);

@@ -7,7 +7,7 @@ use lib_chan::auth::{ClientId, ServiceName};
 use tokio::time::{Instant, interval};
 
 use super::load::Pulse;
-use super::{Crowded, Gate, Holder, LoginEnd, Sessions, Source, Turned};
+use super::{Crowded, Gate, Holder, LoginEnd, Sessions, Source, Turned, deadline};
 
 /// A place among connections that have not proved anything. A permit that is dropped without [`settle`](Self::settle)
 /// means that the code over it panicked.
@@ -121,7 +121,7 @@ pub(crate) async fn beat(gate: &Mutex<Gate>) {
 /// Returns the deadline of something that began at `began` and may take `time`: from its beginning, or from the moment
 /// when the program last went on after a stop. A stop takes no time from anybody.
 pub(crate) fn woke_after(gate: &Mutex<Gate>, began: Instant, time: Duration) -> Instant {
-    locked(gate).woke_after(Instant::now(), began).unwrap_or(began) + time
+    deadline(locked(gate).woke_after(Instant::now(), began).unwrap_or(began), time)
 }
 
 /// The counts are whole between any two statements that could panic, so a poisoned lock is as good as another.
@@ -179,5 +179,7 @@ mod tests {
         tokio::time::advance(Duration::from_secs(30)).await;
         let woke = Instant::now();
         assert_eq!(woke_after(&gate, began, time), woke + time);
+        // However long the time is.
+        assert!(woke_after(&gate, began, Duration::MAX) > woke + time);
     }
 }

@@ -303,3 +303,21 @@ fn logins_that_the_server_slept_through_are_excused() {
     login(&mut gate, woke, source(1), LoginEnd::Failed).unwrap();
     assert_eq!(gate.failures.len(), 1, "a wrong proof is nobody else's fault");
 }
+
+#[test]
+fn rules_take_times_of_any_length() {
+    let mut rules = GateRules::default();
+    (rules.trust, rules.penalty_max, rules.penalty_failed) = (Duration::MAX, Duration::MAX, Duration::MAX);
+    (rules.penalty_unproved, rules.penalty_crash) = (Duration::MAX, Duration::MAX);
+    let mut gate = Gate::new(&Limits::default(), rules);
+    let now = Instant::now();
+    prove(&mut gate, now, source(1), "s");
+    for end in [LoginEnd::Failed, LoginEnd::Unproved, LoginEnd::Crash] {
+        for _ in 0..2 {
+            gate.enter(now, source(end as u32 + 2), NEVER).unwrap();
+            gate.leave(now, source(end as u32 + 2), now, end);
+            gate.crashes.forgive(now, source(LoginEnd::Crash as u32 + 2));
+        }
+    }
+    assert!(gate.trusts(now + seconds(3600), source(1)));
+}
