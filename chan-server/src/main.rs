@@ -2,8 +2,13 @@
 
 use std::process::ExitCode;
 
+/// Gives the memory of a burst back to the system within ten seconds, and keeps that of the last messages for the next.
+/// The allocators of glibc and mimalloc keep it all: see `docs/measurements/memory.md`.
+#[cfg(unix)]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
-    lib_chan::heap::keep_freed_memory();
     match chan_server::command::run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

@@ -40,7 +40,8 @@ pub struct Limits {
     pub max_sessions: usize,
     /// Most sessions of one service. Default 10 000.
     pub max_sessions_per_service: usize,
-    /// Most sessions of one named client, or of one source address under a shared password. Default 256.
+    /// Most sessions of one named client, or of one source address under a shared password. Default 300: more than
+    /// the 256 that a `forward` carries, since some of its sessions end while others begin.
     pub max_sessions_per_client: usize,
     /// Credit window: payload bytes plus 64 a message that a peer may send ahead to one process. At least 64 KiB.
     /// Default 256 KiB. Cost: so much memory a session whose process does not read. Where much goes one way, 1 MiB is
@@ -122,7 +123,7 @@ impl Default for Limits {
             max_frame_len: MIB,
             max_sessions: 10_000,
             max_sessions_per_service: 10_000,
-            max_sessions_per_client: 256,
+            max_sessions_per_client: 300,
             window_len: 256 * KIB,
             max_unsent_before_pause: 256 * KIB,
             max_unsent: 16 * MIB,

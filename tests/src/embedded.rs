@@ -1,6 +1,6 @@
 //! A server inside the test, for services that the standard modules cannot be.
 
-use std::{io::Write, path::Path, process::Command, sync::Arc};
+use std::{io::Write, net::Ipv4Addr, path::Path, process::Command, sync::Arc};
 
 use chan_client::{connect, trust::Trust, url::ChanUrl};
 use chan_server::{
@@ -17,10 +17,40 @@ use lib_chan::{
     secret::{PrivateKey, Secret, Target},
     tls::{PinVerifier, client_config, exporter},
 };
-use tokio::{net::TcpStream, runtime::Runtime};
+use tokio::{
+    net::{TcpSocket, TcpStream},
+    runtime::Runtime,
+};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::{Folder, Lines, program};
+
+/// Logs in at this URL from an address of loopback, and hands out the stream as it is before the session.
+///
+/// # Errors
+/// When there is no connection, no TLS, or no login.
+///
+/// # Panics
+/// If the URL is none of a server of this machine that it pins.
+pub async fn login(
+    url: &str,
+    credential: Credential<'_>,
+    from: Ipv4Addr,
+) -> Result<(TlsStream<TcpStream>, Authenticated), LoginError> {
+    let url: ChanUrl = url.parse().expect("a URL");
+    let Trust::Pin(pins) = url.trust().clone() else { panic!("it pins") };
+    let socket = TcpSocket::new_v4()?;
+    socket.bind((from, 0).into())?;
+    let tcp = socket.connect((Ipv4Addr::LOCALHOST, url.port()).into()).await?;
+    let config = client_config(Arc::new(PinVerifier::new(pins))).expect("a configuration");
+    let mut stream = TlsConnector::from(config).connect(url.host().clone(), tcp).await?;
+    let exporter = exporter(stream.get_ref().1).expect("TLS is done");
+    let host = url.authority().into();
+    let target = Target { host, service: url.service().clone(), client: url.client().clone() };
+    let login = ClientLogin::prepare(target, credential).await;
+    let authenticated = login.run(&mut stream, exporter).await?;
+    Ok((stream, authenticated))
+}
 
 /// A server of the library, on a runtime of its own, so that a test may block. Its client `joe` logs in with a key.
 #[derive(Debug)]
@@ -121,20 +151,7 @@ impl Embedded {
     /// # Panics
     /// If the URL is none.
     pub async fn login(&self, service: &str) -> Result<(TlsStream<TcpStream>, Authenticated), LoginError> {
-        let url: ChanUrl = self.url(service).parse().expect("a URL");
-        let Trust::Pin(pins) = url.trust().clone() else { panic!("it pins") };
-        let tcp = TcpStream::connect(("127.0.0.1", url.port())).await?;
-        let config = client_config(Arc::new(PinVerifier::new(pins))).expect("a configuration");
-        let mut stream = TlsConnector::from(config).connect(url.host().clone(), tcp).await?;
-        let exporter = exporter(stream.get_ref().1).expect("TLS is done");
-        let target = Target {
-            host: "127.0.0.1".into(),
-            service: service.parse().expect("a name"),
-            client: "joe".parse().expect("a name"),
-        };
-        let login = ClientLogin::prepare(target, Credential::Key(&self.key)).await;
-        let authenticated = login.run(&mut stream, exporter).await?;
-        Ok((stream, authenticated))
+        login(&self.url(service), Credential::Key(&self.key), Ipv4Addr::LOCALHOST).await
     }
 
     /// The program `chan-client`, with the right key.

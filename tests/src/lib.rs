@@ -24,7 +24,7 @@ mod proxy;
 #[cfg(target_os = "linux")]
 mod terminal;
 
-pub use embedded::{Embedded, client_key};
+pub use embedded::{Embedded, client_key, login};
 pub use proxy::{Proxy, port_of};
 #[cfg(target_os = "linux")]
 pub use terminal::Terminal;

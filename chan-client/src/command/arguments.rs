@@ -105,7 +105,7 @@ pub(super) enum Command {
     Forward {
         /// Where to listen: a port (then on 127.0.0.1 and ::1 alone) or ADDRESS:PORT
         listen: String,
-        /// Connections carried at once; one more is reset. A server allows a client 256 sessions, unless its operator
+        /// Connections carried at once; one more is reset. A server allows a client 300 sessions, unless its operator
         /// sets max_sessions_per_client
         #[arg(long, value_name = "NUMBER", default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..))]
         max_connections: u16,

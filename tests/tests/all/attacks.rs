@@ -1,21 +1,10 @@
 //! What strangers and members try, over real TCP. Attackers come from 127.0.0.2, honest clients from 127.0.0.1.
 
-use std::{
-    collections::HashSet,
-    fs,
-    io::Write as _,
-    net::{SocketAddr, TcpListener},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    thread,
-    time::Duration,
-};
+use std::{collections::HashSet, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use chan_server::modules::{Modules, echo};
-use chan_tests::{Embedded, PATIENCE, Proxy, Running, Server, available, client_key, port_of, program, run};
+use chan_tests::{Embedded, PATIENCE, Proxy, available, port_of, run};
 use lib_chan::{
     Call, CallFailure, Channel, Executed, Limits, Message, Opaque, Process,
     payload::Codec,
@@ -312,66 +301,6 @@ async fn a_member_that_sends_more_than_its_credit_is_ended_as_overload() {
     server
         .log
         .wait("the end", |line| line.contains("session_ended") && line.contains("\"reason\":\"overload\""));
-}
-
-/// The memory that a process uses now, in KiB.
-fn resident(id: u32) -> usize {
-    let status = fs::read_to_string(format!("/proc/{id}/status")).expect("it runs");
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("a line about memory");
-    line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).expect("a number")
-}
-
-#[test]
-fn peers_that_are_stopped_cost_the_server_no_more_than_their_windows() {
-    const CLIENTS: usize = 8;
-    // Behind the service somebody who never stops talking, and says when nobody takes it any more.
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let (tell, told) = std::sync::mpsc::channel();
-    let total = Arc::new(AtomicUsize::new(0));
-    let counted = Arc::clone(&total);
-    thread::spawn(move || {
-        for mut stream in listener.incoming().map_while(Result::ok) {
-            let (tell, counted) = (tell.clone(), Arc::clone(&counted));
-            stream.set_write_timeout(Some(Duration::from_secs(2))).unwrap();
-            thread::spawn(move || {
-                while let Ok(len) = stream.write(&[0; 64 * 1024]) {
-                    counted.fetch_add(len, Ordering::Relaxed);
-                }
-                let _ = tell.send(());
-                // The connection stays.
-                let _ = std::io::Read::read(&mut stream, &mut [0]);
-            });
-        }
-    });
-    let server = Server::start(&format!(
-        "[[service]]\nname = 's'\nmfa = ['tcp', 'connect', '127.0.0.1:{port}']\n\
-         [[service.client]]\nname = 'joe'\nkey = '{}'",
-        client_key().public_key()
-    ));
-    let key = server.folder.write("key", &client_key().to_file_contents());
-    let before = resident(server.id());
-    let clients: Vec<_> = (0..CLIENTS)
-        .map(|_| {
-            let mut client = std::process::Command::new(program("chan-client"));
-            client.args(["pipe", server.url("s for joe"), "--key-file"]).arg(&key);
-            Running::start_unread(client)
-        })
-        .collect();
-    server.log.wait_for("all sessions", |lines| {
-        lines.iter().filter(|line| line.contains("session_started")).count() == CLIENTS
-    });
-    for client in &clients {
-        client.signal("STOP");
-    }
-    for _ in 0..CLIENTS {
-        told.recv_timeout(PATIENCE).expect("everything is full at last");
-    }
-    let used = resident(server.id()).saturating_sub(before);
-    // A window, a read buffer, a TLS record on its way and the tasks: under 1 MiB each, whatever was sent.
-    assert!(used < CLIENTS * 1024 + 4096, "{used} KiB for {CLIENTS} stopped peers");
-    assert!(total.load(Ordering::Relaxed) > CLIENTS * 256 * 1024, "the windows were filled");
-    assert!(!server.log.all().iter().any(|line| line.contains("session_ended")), "they were all still there");
 }
 
 #[tokio::test]

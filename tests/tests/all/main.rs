@@ -13,6 +13,8 @@ mod examples;
 mod exit_codes;
 mod hostile;
 mod main_job;
+#[cfg(target_os = "linux")]
+mod memory;
 mod named;
 mod neighbours;
 mod pages;

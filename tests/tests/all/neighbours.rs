@@ -16,9 +16,13 @@ use lib_chan::{
     secret::{PrivateKey, Secret},
 };
 use tokio::{
-    io::AsyncWriteExt,
-    net::{TcpListener, TcpStream},
-    time::timeout,
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{
+        TcpListener, TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    task::JoinSet,
+    time::{Instant, sleep_until, timeout},
 };
 
 fn echo_with(limits: &str) -> Embedded {
@@ -172,4 +176,96 @@ async fn a_client_is_told_which_bound_it_met() {
     server.log.wait("the name", |line| {
         line.contains("session_refused") && line.contains("(max_sessions_per_client)")
     });
+}
+
+/// Carries connections to a port of this machine, each way `delay` later.
+async fn delayed(port: u16, delay: Duration) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let near_port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((near, _)) = listener.accept().await {
+            let Ok(far) = TcpStream::connect(("127.0.0.1", port)).await else { continue };
+            let ((from_near, to_near), (from_far, to_far)) = (near.into_split(), far.into_split());
+            carry(from_near, to_far, delay);
+            carry(from_far, to_near, delay);
+        }
+    });
+    near_port
+}
+
+fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, delay: Duration) {
+    let (send, mut line) = tokio::sync::mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        let mut piece = vec![0; 64 * 1024];
+        while let Ok(len @ 1..) = from.read(&mut piece).await {
+            let _ = send.send((Instant::now() + delay, piece[..len].to_vec()));
+        }
+    });
+    tokio::spawn(async move {
+        while let Some((due, piece)) = line.recv().await {
+            sleep_until(due).await;
+            if to.write_all(&piece).await.is_err() {
+                return;
+            }
+        }
+    });
+}
+
+/// Opens so many connections at once through four `forward`s behind one address, 50 ms away each way from a server with
+/// these limits, and gives how many carry bytes both ways.
+async fn forwarded(connections: usize, limits: &str) -> (Server, usize) {
+    let target = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let target_port = target.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = target.accept().await {
+            tokio::spawn(async move {
+                let (mut from, mut to) = stream.into_split();
+                tokio::io::copy(&mut from, &mut to).await
+            });
+        }
+    });
+    let server = Server::start(&format!(
+        "[limits]\n{limits}\n[[service]]\nname = 's'\nmfa = ['tcp', 'connect', '127.0.0.1:{target_port}']\n\
+         [[service.client]]\nname = 'joe'\nkey = '{}'",
+        client_key().public_key()
+    ));
+    let key = server.folder.write("key", &client_key().to_file_contents());
+    let url = server.url("s for joe").to_owned();
+    let port = port_of(&url);
+    let far = delayed(port, Duration::from_millis(50)).await;
+    let url = url.replace(&format!(":{port}/"), &format!(":{far}/"));
+    let forwards: Vec<_> = (0..4)
+        .map(|_| {
+            let mut client = Command::new(program("chan-client"));
+            client.args(["forward", "0", &url, "--key-file"]).arg(&key).env("HOME", server.folder.path());
+            let client = Running::start(client);
+            let line = client.out.wait("listening", |line| line.starts_with("listening"));
+            (client, line.rsplit(':').next().unwrap().parse::<u16>().unwrap())
+        })
+        .collect();
+    let mut carried = JoinSet::new();
+    for n in 0..connections {
+        let port = forwards[n % forwards.len()].1;
+        carried.spawn(async move {
+            let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
+            stream.write_all(b"hello").await?;
+            stream.read_exact(&mut [0; 5]).await
+        });
+    }
+    let carried = timeout(4 * PATIENCE, carried.join_all()).await.expect("each is carried or reset");
+    (server, carried.iter().filter(|carried| carried.is_ok()).count())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn forwards_turned_away_try_again_until_let_in() {
+    let (server, carried) = forwarded(40, "max_logins_per_source = 8\nmax_logins_before_drop = 16").await;
+    assert_eq!(carried, 40, "{:#?}", server.log.all());
+    server.log.wait("one that was turned away", |line| line.contains("max_logins_per_source"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "two hundred connections; the test above is the short one"]
+async fn two_hundred_connections_of_four_forwards_are_carried() {
+    let (_server, carried) = forwarded(200, "").await;
+    assert_eq!(carried, 200);
 }
