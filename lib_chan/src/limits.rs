@@ -56,8 +56,9 @@ pub struct Limits {
     /// there are no more than `max_sessions`. Default 512 MiB.
     ///
     /// Above half of it, a session with unsent output hands out nothing more, so that no credit returns, and one that
-    /// holds more than `max_unsent_before_pause` and `max_frame_len` together ends `overload`. Above three quarters, one
-    /// that holds more than its even share (an eighth of this, divided by `max_sessions`) ends `overload`.
+    /// holds more than its share ends `overload`. The share is `max_unsent_before_pause` and `max_frame_len` together at
+    /// half, and is halved again and again as the total grows; from three quarters on it is an eighth of this, divided by
+    /// `max_sessions`. So the sessions that hold most end first.
     pub max_held_in_all: usize,
     /// Calls that the peer may have in flight. Told to the peer. Default 1 024.
     pub max_calls: u32,
@@ -67,9 +68,10 @@ pub struct Limits {
     /// ends. 1 to 300 s. Default 15 s.
     pub heartbeat_interval: Duration,
     /// Time after which a connection is dead if unsent bytes waited all the while and the stream accepted less than
-    /// `min_accepted`. Default 60 s.
+    /// `min_accepted`, or if a frame was incomplete all the while and less than `min_accepted` of it came. Default 60 s.
     pub stall_timeout: Duration,
-    /// Bytes that the stream must accept within `stall_timeout`. Default 64 KiB.
+    /// Bytes that the stream must accept, and bytes of an incomplete frame that must come, within `stall_timeout`.
+    /// Default 64 KiB.
     pub min_accepted: usize,
     /// Messages from other processes of the program in the mailbox of a service's process, untaken; what comes over its
     /// session is bounded by `window_len` instead. Default 1 024, which is that of every process that is spawned without

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::after;
+
 /// Heartbeats without a byte after which a connection is dead.
 const SILENT_HEARTBEATS: u32 = 3;
 /// An end that hears something says something itself at least this many times in a heartbeat.
@@ -12,6 +14,8 @@ const SIGNS_PER_HEARTBEAT: u32 = 3;
 pub(super) struct Attachment {
     /// The start of a frame whose rest has not come.
     pub(super) partial: Vec<u8>,
+    /// Since when `partial` has waited for its rest, or was last found to make progress, and its length then.
+    incomplete: Option<(Instant, usize)>,
     heartbeat: Duration,
     last_heard: Instant,
     /// When the stream last took a byte, or this end last promised one.
@@ -21,7 +25,14 @@ pub(super) struct Attachment {
 
 impl Attachment {
     pub(super) const fn new(heartbeat: Duration, now: Instant) -> Self {
-        Self { partial: Vec::new(), heartbeat, last_heard: now, last_said: now, pinged: false }
+        Self {
+            partial: Vec::new(),
+            incomplete: None,
+            heartbeat,
+            last_heard: now,
+            last_said: now,
+            pinged: false,
+        }
     }
 
     /// Bytes came. Returns whether the peer should be told so: in the middle of a long frame it gets no other sign
@@ -34,6 +45,37 @@ impl Attachment {
             self.last_said = now;
         }
         owes_sign
+    }
+
+    /// A frame became whole, or was discarded.
+    pub(super) fn take_partial(&mut self) -> Vec<u8> {
+        self.incomplete = None;
+        std::mem::take(&mut self.partial)
+    }
+
+    /// Bytes came and were handled: a frame may have begun.
+    pub(super) fn note_partial(&mut self, now: Instant) {
+        if !self.partial.is_empty() {
+            self.incomplete.get_or_insert((now, self.partial.len()));
+        }
+    }
+
+    /// When the session next looks whether an incomplete frame makes progress.
+    pub(super) fn stall_deadline(&self, timeout: Duration) -> Option<Instant> {
+        self.incomplete.map(|(since, _)| after(since, timeout))
+    }
+
+    /// Returns `true` if a frame was incomplete for all of `timeout` while less than `least` bytes of it came.
+    ///
+    /// The heartbeat does not see this, since any byte is a sign of life: a peer could hold the memory of a long frame for
+    /// ever, at one byte a heartbeat.
+    pub(super) fn is_stalled(&mut self, now: Instant, timeout: Duration, least: usize) -> bool {
+        let Some((since, len)) = self.incomplete.filter(|&(since, _)| now >= after(since, timeout)) else {
+            return false;
+        };
+        let stalled = self.partial.len().saturating_sub(len) < least;
+        self.incomplete = Some(if stalled { (since, len) } else { (now, self.partial.len()) });
+        stalled
     }
 
     /// The stream took bytes.
@@ -61,5 +103,8 @@ impl Attachment {
     pub(super) fn restart(&mut self, now: Instant) {
         self.last_heard = now;
         self.pinged = true;
+        if self.incomplete.is_some() {
+            self.incomplete = Some((now, self.partial.len()));
+        }
     }
 }

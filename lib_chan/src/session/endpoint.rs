@@ -291,16 +291,26 @@ impl<H: Host> Endpoint<H> {
     /// small that all of them and what is there already stay within the bound.
     #[cold]
     fn make_room(&mut self, in_all: usize) {
-        let limits = self.session.limits();
-        let most = if in_all > limits.max_held_in_all / 4 * 3 {
-            Self::even_share(limits)
-        } else {
-            // Not the longest frame that the far end takes: that is as long as it likes.
-            limits.max_unsent_before_pause + limits.max_frame_len
-        };
-        if self.held() > most {
+        if self.held() > Self::share(self.session.limits(), in_all) {
             self.session.break_off(ExitReason::Overload);
         }
+    }
+
+    /// What a session may hold while all together hold more than half of the bound. It is halved in even steps between half
+    /// and three quarters: whoever fills the total with large shares loses those before others lose small ones.
+    fn share(limits: &Limits, in_all: usize) -> usize {
+        let half = limits.max_held_in_all / 2;
+        let quarter = (half / 2).max(1);
+        let over_half = in_all.saturating_sub(half);
+        let even = Self::even_share(limits);
+        if over_half > quarter {
+            return even;
+        }
+        // Not the longest frame that the far end takes: that is as long as it likes.
+        let largest = limits.max_unsent_before_pause.saturating_add(limits.max_frame_len);
+        let halvings = (largest / even.max(1)).max(1).ilog2() as usize + 1;
+        let done = (over_half as u128 * halvings as u128 / quarter as u128) as u32;
+        largest.checked_shr(done).unwrap_or(0).max(even)
     }
 
     /// What each of the most sessions may hold when there is little room.

@@ -505,7 +505,7 @@ impl<H: Host> Session<H> {
             self.deliveries.push(Delivery::Over(reason.clone()));
         }
         self.woken.extend(std::mem::take(&mut self.flushing).into_values());
-        self.attachment.partial = Vec::new();
+        drop(self.attachment.take_partial());
         self.deadline = None;
         self.over = Some(reason);
     }
@@ -620,6 +620,7 @@ impl<H: Host> Session<H> {
         [
             Some(self.attachment.deadline()),
             self.outgoing.stall_deadline(self.limits.stall_timeout),
+            self.attachment.stall_deadline(self.limits.stall_timeout),
             self.asking.next_deadline(),
             self.owing.next_deadline(),
             self.deadline.map(|deadline| deadline.at),
@@ -644,6 +645,7 @@ impl<H: Host> Session<H> {
         self.owing.expire(now, &mut self.woken);
         let dead = self.attachment.is_dead(now)
             || self.outgoing.is_stalled(now, self.limits.stall_timeout, self.limits.min_accepted)
+            || self.attachment.is_stalled(now, self.limits.stall_timeout, self.limits.min_accepted)
             || self.deadline.is_some_and(|deadline| now >= deadline.at);
         if dead {
             return self.handle_loss();

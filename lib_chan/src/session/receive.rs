@@ -45,6 +45,7 @@ impl<H: Host> Session<H> {
                 });
             }
         }
+        self.attachment.note_partial(now);
         self.pump(now);
     }
 
@@ -165,7 +166,7 @@ impl<H: Host> Session<H> {
             wire::frame_len(&self.attachment.partial, self.limits.max_frame_len)?;
             return Ok(());
         }
-        let frame = Bytes::from(std::mem::take(&mut self.attachment.partial));
+        let frame = Bytes::from(self.attachment.take_partial());
         self.handle_frames(now, &frame)
     }
 

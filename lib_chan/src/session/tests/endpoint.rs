@@ -267,3 +267,24 @@ fn who_holds_little_lives_on_where_memory_is_short() {
     alone.came(Who::Driver, limits.max_held_in_all);
     assert_eq!(alone.endpoint.over(), Some(&crate::ExitReason::Overload));
 }
+
+#[test]
+fn largest_holders_end_before_small_ones() {
+    let limits = Limits::default();
+    let lives = |held: u32, of_64: usize| {
+        let mut alone = Alone::open(&limits);
+        alone.endpoint.handle_bytes(alone.now, &1_000_001_u32.to_be_bytes(), [0, 0]);
+        alone.endpoint.handle_bytes(alone.now, &vec![2; held as usize], [0, 0]);
+        alone.came(Who::Driver, limits.max_held_in_all / 64 * of_64);
+        alone.endpoint.over().is_none()
+    };
+    // Shares at 33/64, 36/64, 42/64 and 49/64 of the total.
+    for (held, lived) in [
+        (1_000_000, [true, false, false, false]),
+        (200_000, [true, true, false, false]),
+        (30_000, [true, true, true, false]),
+        (4_000, [true, true, true, true]),
+    ] {
+        assert_eq!([33, 36, 42, 49].map(|of_64| lives(held, of_64)), lived, "{held}");
+    }
+}

@@ -260,9 +260,9 @@ fn what_a_burst_leaves_goes_although_the_peer_is_always_the_first_to_ping() {
 fn repeats_its_ack_in_the_middle_of_a_long_frame() {
     let mut lone = Lone::open(Side::Server);
     let mut frame = Vec::new();
-    Frame::Cast { to: 0, payload: &vec![0; 100_000] }.put(&mut frame);
+    Frame::Cast { to: 0, payload: &vec![0; 200_000] }.put(&mut frame);
     let mut acks = 0;
-    for piece in frame.chunks(1000).take(90) {
+    for piece in frame.chunks(2000).take(90) {
         lone.session.handle_bytes(lone.now, piece);
         acks += lone.frames().len();
         lone.wait(Duration::from_secs(1));
@@ -319,5 +319,45 @@ fn a_close_waits_while_the_peer_takes_what_was_sent_and_not_for_ever() {
         // 500 kB at 64 KiB a minute are eight minutes.
         let expected = if takes { 480..=510 } else { 10..=10 };
         assert!(expected.contains(&seconds), "{seconds}");
+    }
+}
+
+#[test]
+fn a_frame_that_trickles_is_a_stall() {
+    // Almost a whole frame at once, and then so many bytes a second.
+    for (a_second, stalls) in [(1, true), (1000, true), (1200, false)] {
+        let mut lone = Lone::open(Side::Server);
+        let mut frame = Vec::new();
+        Frame::Cast { to: 0, payload: &vec![0; 900_000] }.put(&mut frame);
+        let (first, rest) = frame.split_at(600_000);
+        lone.session.handle_bytes(lone.now, first);
+        let mut seconds = 0;
+        for piece in rest.chunks(a_second).take(300) {
+            lone.wait(Duration::from_secs(1));
+            if lone.ended().is_some() {
+                break;
+            }
+            seconds += 1;
+            lone.session.handle_bytes(lone.now, piece);
+            lone.frames();
+        }
+        assert_eq!(lone.ended().is_some(), stalls, "{a_second}");
+        let limit = Limits::default().stall_timeout.as_secs();
+        assert!(if stalls { seconds < 2 * limit } else { seconds > 2 * limit }, "{a_second}: {seconds} s");
+        assert!(!stalls || lone.session.attachment.partial.capacity() == 0, "its memory is given back");
+    }
+}
+
+#[test]
+fn slow_small_frames_are_no_stall() {
+    let mut lone = Lone::open(Side::Server);
+    let mut frames = Vec::new();
+    (0..100).for_each(|_| Frame::Cast { to: 0, payload: &[0; 100] }.put(&mut frames));
+    // Each piece ends in the middle of a frame.
+    for piece in frames.chunks(103) {
+        lone.session.handle_bytes(lone.now, piece);
+        lone.frames();
+        lone.wait(Duration::from_secs(10));
+        assert_eq!(lone.ended(), None);
     }
 }
