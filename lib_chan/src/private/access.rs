@@ -24,8 +24,9 @@ pub(super) fn excess(path: &Path, file: &File) -> io::Result<Option<Excess>> {
     let access = Access {
         mode,
         is_ours: metadata.uid() == rustix::process::geteuid().as_raw(),
+        is_roots: metadata.uid() == 0,
         group: unix::group(metadata.gid()),
-        is_handed_over: unix::is_handed_over(path),
+        is_handed_over: unix::is_handed_over(path, &metadata),
     };
     if access.is_private() {
         return Ok(None);
@@ -40,6 +41,8 @@ struct Access {
     mode: u32,
     /// The file belongs to the user of this process.
     is_ours: bool,
+    /// The file belongs to root, who decides about this machine anyway.
+    is_roots: bool,
     group: Group,
     /// The platform put the file where it keeps secrets for this process.
     is_handed_over: bool,
@@ -64,8 +67,9 @@ impl Access {
         let group_is_closed = self.mode & 0o070 == 0;
         let group_may = match self.group {
             Group::Foreign => false,
-            // Its owner gave the file to this group for us: only the owner could close it further.
-            Group::Shared => !self.is_ours,
+            // Root gave the file to this group for us. Any other member of the group could have made such a file, and one
+            // that the group may write holds what the group likes.
+            Group::Shared => !self.is_ours && self.is_roots && self.mode & 0o020 == 0,
             Group::Alone => true,
         };
         self.mode & 0o007 == 0 && (group_is_closed || group_may)
@@ -75,6 +79,7 @@ impl Access {
 mod unix {
     use std::{
         env, fs,
+        os::unix::fs::MetadataExt,
         path::{Path, PathBuf},
     };
 
@@ -85,18 +90,24 @@ mod unix {
     /// Where Docker and Podman put secrets.
     const SECRETS: &str = "/run/secrets";
 
-    /// Whether the file lies where the platform keeps the secrets of this process. Kubernetes has links there, which lead
-    /// to files below the same directory.
-    pub(super) fn is_handed_over(path: &Path) -> bool {
-        let Ok(path) = fs::canonicalize(path) else { return false };
+    /// Whether the file lies where the platform keeps the secrets of this process.
+    pub(super) fn is_handed_over(path: &Path, opened: &fs::Metadata) -> bool {
         let places = [env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from), Some(SECRETS.into())];
-        places
-            .into_iter()
-            .flatten()
+        is_handed_over_to(&places.into_iter().flatten().collect::<Vec<_>>(), path, opened)
+    }
+
+    /// Whether the opened file lies below one of these places. Kubernetes has links there, which lead to files below the same
+    /// directory. The path is resolved after the file was opened, so it must still lead to that file.
+    pub(super) fn is_handed_over_to(places: &[PathBuf], path: &Path, opened: &fs::Metadata) -> bool {
+        let Ok(path) = fs::canonicalize(path) else { return false };
+        let is_same = |now: fs::Metadata| (now.dev(), now.ino()) == (opened.dev(), opened.ino());
+        let mut places = places
+            .iter()
             .filter(|place| place.is_absolute())
-            .filter_map(|place| fs::canonicalize(place).ok())
+            .filter_map(|place| fs::canonicalize(place).ok());
+        fs::metadata(&path).is_ok_and(is_same)
             // The root would hold every file.
-            .any(|place| place.parent().is_some() && path.starts_with(place))
+            && places.any(|place| place.parent().is_some() && path.starts_with(place))
     }
 
     pub(super) fn group(gid: u32) -> Group {
@@ -148,7 +159,8 @@ mod tests {
     use super::*;
 
     fn is_private(mode: u32, is_ours: bool, group: Group, is_handed_over: bool) -> bool {
-        Access { mode, is_ours, group, is_handed_over }.is_private()
+        // Whose is not ours is root's.
+        Access { mode, is_ours, is_roots: !is_ours, group, is_handed_over }.is_private()
     }
 
     #[test]
@@ -167,12 +179,38 @@ mod tests {
             // Kubernetes gives a volume to `fsGroup`: to files of root, and to those that this process made.
             assert!(is_private(mode, true, Group::Alone, false));
             assert!(is_private(mode, false, Group::Alone, false));
-            assert!(is_private(mode, false, Group::Shared, false));
+            // What a group may write that others have too is theirs.
+            assert_eq!(is_private(mode, false, Group::Shared, false), mode & 0o020 == 0);
             // Its own file it can close.
             assert!(!is_private(mode, true, Group::Shared, false));
             assert!(!is_private(mode, true, Group::Foreign, false));
             assert!(!is_private(mode, false, Group::Foreign, false));
         }
+    }
+
+    #[test]
+    fn refuses_a_file_that_another_member_made() {
+        let access = |is_roots| Access {
+            mode: 0o440,
+            is_ours: false,
+            is_roots,
+            group: Group::Shared,
+            is_handed_over: false,
+        };
+        assert!(access(true).is_private());
+        assert!(!access(false).is_private());
+    }
+
+    #[test]
+    fn believes_a_place_only_for_the_opened_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let (opened, now) = (directory.path().join("opened"), directory.path().join("now"));
+        for path in [&opened, &now] {
+            std::fs::write(path, "").unwrap();
+        }
+        let opened = std::fs::metadata(opened).unwrap();
+        assert!(!unix::is_handed_over_to(&[directory.path().into()], &now, &opened));
+        assert!(unix::is_handed_over_to(&[directory.path().into()], &now, &std::fs::metadata(&now).unwrap()));
     }
 
     #[test]

@@ -87,8 +87,9 @@ fn told(error: &io::Error) -> String {
 /// The file must be closed to everybody but this process:
 ///
 /// - A file of this process's user must not be open to others, nor to its group, unless no other user has that group.
-/// - A file of another user, such as root, must not be open to others, and to its group only if this process has it: the
-///   file was handed over (a Kubernetes volume with `fsGroup`).
+/// - A file of another user must not be open to others, and to its group only if this process has it and no other user
+///   does (a Kubernetes volume with `fsGroup`). Other users may have the group if the file is root's and the group may
+///   only read.
 /// - A file below `$CREDENTIALS_DIRECTORY` (systemd) or `/run/secrets` (Docker) is taken as the platform hands it over,
 ///   unless others may write it.
 ///
