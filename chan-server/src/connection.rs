@@ -211,14 +211,11 @@ impl Connection {
             drop(opening);
             let serving = *watched.borrow() == Phase::Serving;
             if serving {
-                let crowded = match self.permit(client) {
-                    Ok(permit) => {
-                        let _ = place.set(permit);
-                        None
-                    }
-                    Err(crowded) => Some(crowded),
-                };
-                self.start(asked, client, crowded, given);
+                let permit = self.permit(client).map(Arc::new);
+                if let Ok(permit) = &permit {
+                    let _ = place.set(Arc::clone(permit));
+                }
+                self.start(asked, client, permit, given);
             } else {
                 asked.refuse(GOING_AWAY);
                 self.refused(client, GOING_AWAY);
@@ -264,17 +261,17 @@ impl Connection {
         &self,
         opening: Opening,
         client: &Authenticated,
-        crowded: Option<Crowded>,
+        permit: Result<Arc<SessionPermit>, Crowded>,
         started: &OnceLock<Control>,
     ) {
         let control = opening.control();
-        let outcome = match (crowded, self.core.starter(client)) {
-            (Some(crowded), _) => {
+        let outcome = match (permit, self.core.starter(client)) {
+            (Err(crowded), _) => {
                 opening.refuse_overload(crowded.as_str());
                 Err(crowded.as_str().into())
             }
-            (None, Some(starter)) => starter.start(opening, self.log(client)),
-            (None, None) => {
+            (Ok(permit), Some(starter)) => starter.start(opening, self.log(client, permit)),
+            (Ok(_), None) => {
                 opening.refuse("revoked");
                 Err("revoked".into())
             }
@@ -290,10 +287,14 @@ impl Connection {
     }
 
     /// What the service may write to the log about this connection.
-    fn log(&self, client: &Authenticated) -> Log {
+    ///
+    /// A relay may outlive its session, with a target that takes no bytes or that does not answer yet. It keeps this value
+    /// and with it the place: else a client that starts and ends sessions could have any number of such targets.
+    fn log(&self, client: &Authenticated, place: Arc<SessionPermit>) -> Log {
         let (core, connection, peer) = (Arc::clone(&self.core), self.id, self.peer);
         let (service, client) = (client.service().clone(), client.client().clone());
         Arc::new(move |why| {
+            let _held = &place;
             let who = Who { service: service.as_str(), client: client.as_str() };
             core.audit.write(&Event::TargetFailed { connection, peer, who, why: escaped(why) });
         })

@@ -12,8 +12,7 @@ use serde::{Deserialize, Deserializer};
 
 use super::Log;
 
-/// How long a target that takes no byte is waited for after its session has ended. The session's place is free
-/// by then, so nothing else bounds the targets that are waited for.
+/// How long a target that takes no byte is waited for after its session has ended. The session keeps its place meanwhile.
 const LAST_BYTES_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What the client is told of a failed target begins with this.

@@ -9,11 +9,11 @@ use std::{
 use bytes::Bytes;
 use chan_client::{connect, connect::ConnectError};
 use chan_server::modules::{Modules, echo};
-use chan_tests::{Embedded, PATIENCE, Running, Server, client_key, port_of, program, run};
+use chan_tests::{Embedded, PASSWORD, PATIENCE, Running, Server, client_key, port_of, program, run};
 use lib_chan::{
     Channel, Opaque,
     payload::Codec,
-    secret::{PrivateKey, Secret},
+    secret::{Password, PrivateKey, Secret},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -268,4 +268,33 @@ async fn forwards_turned_away_try_again_until_let_in() {
 async fn two_hundred_connections_of_four_forwards_are_carried() {
     let (_server, carried) = forwarded(200, "").await;
     assert_eq!(carried, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_hangs_keeps_its_place() {
+    let target = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let server = Server::start(&format!(
+        "[limits]\nmax_sessions_per_client = 2\n[[service]]\nname = 's'\npassword_file = 'password'\n\
+         mfa = ['tcp', 'connect', '{}']",
+        target.local_addr().unwrap()
+    ));
+    let password = Password::new(PASSWORD).unwrap();
+    let open = || connect(server.url("s")).password(&password).codec(Codec::Raw).open::<Opaque, Opaque>();
+    let mut targets = Vec::new();
+    for _ in 0..2 {
+        let chan = open().await.unwrap();
+        targets.push(target.accept().await.unwrap());
+        // Until the system keeps no more for a target that reads nothing, and credit is used up.
+        let piece = Opaque(Bytes::from(vec![0; 16 * 1024]));
+        while timeout(Duration::from_secs(1), chan.remote().cast(piece.clone())).await.is_ok() {}
+        drop(chan);
+        server.log.wait_for("the end", |lines| {
+            lines.iter().filter(|line| line.contains("session_ended")).count() == targets.len()
+        });
+    }
+    let refused = open().await.map(|_| ()).unwrap_err().to_string();
+    assert!(refused.contains("max_sessions_per_client"), "{refused}");
+    drop(targets);
+    // Places come back with the ends of the targets.
+    while open().await.is_err() {}
 }

@@ -1,7 +1,6 @@
 //! EOF, reset and loss of a stream that is carried, told apart at both ends; and the limits of `forward` and `pipe`.
 
 use std::{
-    fs,
     io::{ErrorKind, Read, Write},
     net::{Shutdown, TcpListener, TcpStream},
     process::Stdio,
@@ -43,8 +42,13 @@ struct HalfDone {
 
 impl HalfDone {
     fn start() -> Self {
+        Self::start_with("")
+    }
+
+    /// The same, with these limits of the server.
+    fn start_with(limits: &str) -> Self {
         let (port, target) = target();
-        let server = in_front_of_port(port);
+        let server = in_front_of(&format!("['tcp', 'connect', '127.0.0.1:{port}']\n[limits]\n{limits}"));
         let proxy = Proxy::before(server.url("s"));
         let (forward, port) = forward_by(&server, &proxy.url(server.url("s")), &[]);
         let mut local = TcpStream::connect(format!("127.0.0.1:{port}")).unwrap();
@@ -100,6 +104,27 @@ fn cut_network_resets_both_ends() {
     let half = HalfDone::start();
     half.proxy.cut();
     half.assert_reset();
+}
+
+#[test]
+fn silent_network_resets_both_ends() {
+    let half = HalfDone::start_with("heartbeat_interval = '1 s'");
+    half.proxy.swallow();
+    half.assert_reset();
+}
+
+#[test]
+fn killed_server_fails_pipe() {
+    let (port, target) = target();
+    let server = in_front_of_port(port);
+    let mut pipe = Running::start_unread(server.client("pipe", "s"));
+    pipe.stdin.as_mut().unwrap().write_all(&vec![7; PART]).unwrap();
+    assert_eq!(target.recv_timeout(PATIENCE).unwrap(), Ok(()));
+    server.signal("KILL");
+    assert_eq!(target.recv_timeout(PATIENCE).unwrap(), Err(ErrorKind::ConnectionReset));
+    // Its input is still open, and what it has written is not the whole.
+    pipe.err.wait("the loss", |line| line.contains("connection was lost"));
+    assert_eq!(pipe.code(), Some(9));
 }
 
 #[test]
@@ -239,8 +264,9 @@ fn forwarding_for_others_is_warned_of() {
     forward.err.wait("the warning", |line| line.contains("warning: everybody who reaches 0.0.0.0:"));
 }
 
-#[test]
-fn unix_target_sees_close_of_killed_client() {
+/// Half an upload to a Unix socket, which tells an end in two steps: an EOF, and then that nobody is there to write to.
+/// An EOF that was sent leaves somebody there.
+fn unix_upload(end: impl FnOnce(&Server, &mut Running)) -> ErrorKind {
     let folder = Folder::new();
     let path = folder.path().join("socket");
     let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
@@ -249,9 +275,21 @@ fn unix_target_sees_close_of_killed_client() {
     let (mut stream, _) = listener.accept().unwrap();
     pipe.stdin.as_mut().unwrap().write_all(b"half").unwrap();
     stream.read_exact(&mut [0; 4]).unwrap();
-    pipe.signal("KILL");
-    // All that a Unix socket can tell: the end, and then that nobody is there to write to.
+    end(&server, &mut pipe);
     assert_eq!(stream.read(&mut [0; 1]).unwrap(), 0);
-    assert_eq!(stream.write_all(b"x").unwrap_err().kind(), ErrorKind::BrokenPipe);
-    drop(fs::remove_file(path));
+    match stream.write_all(b"x") {
+        Err(error) => error.kind(),
+        Ok(()) => {
+            drop(stream);
+            assert_eq!(pipe.code(), Some(0));
+            ErrorKind::UnexpectedEof
+        }
+    }
+}
+
+#[test]
+fn unix_target_sees_close_of_killed_end() {
+    assert_eq!(unix_upload(|_, pipe| pipe.signal("KILL")), ErrorKind::BrokenPipe, "pipe");
+    assert_eq!(unix_upload(|server, _| server.signal("KILL")), ErrorKind::BrokenPipe, "server");
+    assert_eq!(unix_upload(|_, pipe| drop(pipe.stdin.take())), ErrorKind::UnexpectedEof, "nobody was killed");
 }
