@@ -5,6 +5,7 @@ mod hot;
 mod local;
 mod machine;
 mod net;
+mod network;
 mod program;
 mod sample;
 mod table;
@@ -30,6 +31,8 @@ enum Command {
     Growth(growth::Options),
     /// The part of `growth` about a service that is flooded.
     Flood(growth::Options),
+    /// Measures over paths with a round trip time, a rate and a loss; `bench/network` runs it as root.
+    Network(network::Options),
     /// Measures processes inside this program; prints the result as JSON.
     Local {
         system: local::System,
@@ -44,7 +47,13 @@ enum Command {
         count: u64,
     },
     /// Serves clients until standard input ends. The first line it prints says where.
-    Serve { peer: net::Peer, work: net::Work },
+    Serve {
+        peer: net::Peer,
+        work: net::Work,
+        /// Listens on this address.
+        #[arg(long, default_value = "127.0.0.1")]
+        at: std::net::IpAddr,
+    },
     /// Measures as the client of such a server; prints the result as JSON.
     Client {
         peer: net::Peer,
@@ -85,11 +94,12 @@ async fn run(command: Command) -> Result<()> {
         Command::Hot { .. } => Ok(()),
         Command::Table(options) => table::run(options).await,
         Command::Growth(options) => growth::run(options).await,
+        Command::Network(options) => network::run(options).await,
         Command::Flood(options) => growth::run(options.only_flood()).await,
         Command::Local { system, work, length } => {
             net::say(&local::measure(system, work, length.duration()).await?)
         }
-        Command::Serve { peer, work } => net::serve(peer, work).await,
+        Command::Serve { peer, work, at } => net::serve(peer, work, at).await,
         Command::Client { peer, work, server, load, length } => {
             let server = serde_json::from_str(&server)?;
             net::say(&net::measure(peer, work, &server, length.duration(), load).await?)

@@ -286,8 +286,13 @@ pub(super) async fn one_way(client: &Client, len: usize, length: Duration) -> Re
     Ok(clock.sample(sent))
 }
 
-pub(super) async fn one_way_bytes(client: &Client, len: usize, length: Duration) -> Result<Sample> {
-    let ChanBytes(remote) = ChanBytes::connect(client).await?;
+pub(super) async fn one_way_bytes(
+    client: &Client,
+    limits: &Limits,
+    len: usize,
+    length: Duration,
+) -> Result<Sample> {
+    let remote: Remote<Opaque> = connect_with(client, Codec::Raw, limits, b"").await?;
     let body = Body::new(len);
     let clock = Clock::start(length);
     let mut sent = 0;

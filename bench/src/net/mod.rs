@@ -6,6 +6,7 @@
 mod chan;
 mod connect;
 mod flood;
+mod plain;
 mod raw;
 mod secure;
 mod sessions;
@@ -13,14 +14,17 @@ mod tarpc;
 pub mod tonic;
 
 use std::io::Write;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
 use clap::ValueEnum;
 use lib_chan::Limits;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, BufReader, stdin};
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
 
 pub use self::chan::Pace;
 pub use self::sessions::Order;
@@ -36,6 +40,8 @@ pub enum Peer {
     ChanBytes,
     /// tokio-rustls and nothing else.
     Raw,
+    /// TCP and nothing else.
+    Tcp,
     Tarpc,
     Tonic,
     /// tonic, its client stream fed through a channel, as from a task that has other things to do.
@@ -49,6 +55,7 @@ impl Peer {
             Self::Chan => "lib_chan",
             Self::ChanBytes => "lib_chan, bytes",
             Self::Raw => "tokio-rustls",
+            Self::Tcp => "TCP",
             Self::Tarpc => "tarpc",
             Self::Tonic => "tonic",
             Self::TonicFed => "tonic, fed",
@@ -78,6 +85,12 @@ pub enum Work {
     Sessions,
     /// Casts to a service that hardly takes any.
     Flood,
+    /// The same as one way, with the windows that a user gets who sets none; tonic's follow the path.
+    Bulk,
+    /// Connections made one after the other, each until the answer to its first call.
+    First,
+    /// One caller, one short call at a time, beside calls of [`BULK_LEN`] on the same connection.
+    Beside,
 }
 
 /// Callers at a time in [`Work::Calls`], where nothing else is said.
@@ -88,6 +101,9 @@ pub const HELD: Duration = Duration::from_millis(20);
 const WARM_UP: Duration = Duration::from_millis(200);
 /// How many times of calls all callers together have room for at first.
 const ROOM_FOR_TIMES: usize = 400_000;
+/// Bytes of a long call that is made beside short ones, and how many are made at a time.
+const BULK_LEN: usize = 1024 * 1024;
+const BULK_CALLERS: usize = 2;
 /// Connections that are being made at a time in [`Work::Connect`].
 const CONNECTORS: usize = 4;
 /// Idle connections: those that a server has before its memory is looked at, and those that are measured.
@@ -125,7 +141,7 @@ const STREAM_WINDOW: u32 = 1024 * 1024;
 fn limits(work: Work) -> Limits {
     let mut limits = Limits::default();
     match work {
-        Work::LongCalls => limits.max_frame_len *= 2,
+        Work::LongCalls | Work::Beside => limits.max_frame_len *= 2,
         Work::OneWay => limits.window_len = STREAM_WINDOW as usize,
         _ => {}
     }
@@ -138,8 +154,11 @@ pub fn configured_account() -> Result<String> {
 }
 
 /// Serves one peer until standard input ends, then tells how many connections ended well, and the processor time.
-pub async fn serve(peer: Peer, work: Work) -> Result<()> {
-    let server = secure::Server::bind(peer).await?;
+pub async fn serve(peer: Peer, work: Work, at: IpAddr) -> Result<()> {
+    if peer == Peer::Tcp {
+        return plain::serve(at, work).await;
+    }
+    let server = secure::Server::bind(peer, at).await?;
     // Deriving a key takes its time, which is not part of what is measured.
     let accounts = match work {
         Work::Connect => connect::Accounts::with_password()?,
@@ -152,20 +171,27 @@ pub async fn serve(peer: Peer, work: Work) -> Result<()> {
             (Peer::Chan | Peer::ChanBytes, Work::Connect) => connect::serve_logins(server, accounts).await,
             (Peer::Raw, Work::Connect) => connect::serve_handshakes(server).await,
             (Peer::Chan | Peer::ChanBytes, _) => chan::serve(server, accounts, limits(work)).await,
-            (Peer::Raw, Work::OneWay) => raw::serve_stream(server).await,
+            (Peer::Raw, Work::OneWay | Work::Bulk) => raw::serve_stream(server).await,
             (Peer::Raw, _) => raw::serve_echo(server).await,
+            (Peer::Tcp, _) => bail!("it has no TLS"),
             (Peer::Tarpc, _) => tarpc::serve(server).await,
-            (Peer::Tonic | Peer::TonicFed, _) => tonic::serve(server).await,
+            (Peer::Tonic | Peer::TonicFed, _) => tonic::serve(server, work == Work::Bulk).await,
         }
     });
     let start = cpu_seconds();
-    let mut input = BufReader::new(stdin()).lines();
-    while input.next_line().await?.is_some() {}
+    until_input_ends().await?;
     if serving.is_finished() {
         serving.await??;
     }
     let cpu_seconds = cpu_seconds() - start;
     say(&Sample { count: counters.all_served().await, cpu_seconds, ..Sample::default() })
+}
+
+/// Waits until whoever started this program wants it to end.
+async fn until_input_ends() -> Result<()> {
+    let mut input = BufReader::new(stdin()).lines();
+    while input.next_line().await?.is_some() {}
+    Ok(())
 }
 
 /// Does the work of one peer as the client, for about `length`.
@@ -187,12 +213,27 @@ pub async fn measure(
             (Work::Idle, Peer::Chan) => idle::<chan::Chan>(&client).await,
             (Work::Idle, _) => idle::<raw::Echo>(&client).await,
             (Work::OneWay, Peer::Chan) => chan::one_way(&client, len, length).await,
-            (Work::OneWay, Peer::ChanBytes) => chan::one_way_bytes(&client, len, length).await,
-            (Work::OneWay, Peer::Raw) => raw::one_way(&client, len, length).await,
-            (Work::OneWay, Peer::Tonic) => tonic::one_way(&client, len, length).await,
+            (Work::OneWay | Work::Bulk, Peer::ChanBytes) => {
+                chan::one_way_bytes(&client, &limits(work), len, length).await
+            }
+            (Work::OneWay | Work::Bulk, Peer::Raw) => {
+                raw::one_way::<TlsStream<TcpStream>>(&client, len, length).await
+            }
+            (Work::OneWay | Work::Bulk, Peer::Tcp) => raw::one_way::<TcpStream>(&client, len, length).await,
+            (Work::OneWay | Work::Bulk, Peer::Tonic) => tonic::one_way(&client, len, length).await,
             (Work::OneWay, Peer::TonicFed) => tonic::one_way_fed(&client, len, length).await,
+            (Work::Bulk, _) => bail!("nobody asks"),
             (Work::OneWay, Peer::Tarpc) => bail!("every call of tarpc has an answer"),
-            (Work::Calls | Work::LongCalls, Peer::Raw) => bail!("a stream has no calls at a time"),
+            (Work::Calls, Peer::Raw | Peer::Tcp) | (Work::LongCalls, Peer::Tcp) => {
+                bail!("a stream has no calls at a time")
+            }
+            (Work::First, Peer::Chan) => first::<chan::Chan>(&client, length).await,
+            (Work::First, Peer::Raw) => first::<raw::Echo>(&client, length).await,
+            (Work::First, Peer::Tcp) => first::<raw::EchoOver<TcpStream>>(&client, length).await,
+            (Work::First, _) => bail!("nobody asks"),
+            (Work::Beside, Peer::Chan) => beside::<chan::ChanLong>(&client, len, length).await,
+            (Work::Beside, Peer::Tonic) => beside::<tonic::Tonic>(&client, len, length).await,
+            (Work::Beside, _) => bail!("a stream has no calls at a time"),
             (Work::LongCalls, Peer::Chan) => calls::<chan::ChanLong>(&client, len, callers, length).await,
             (Work::HeldCalls, Peer::Chan) => calls::<chan::ChanHeld>(&client, len, callers, length).await,
             (Work::Sessions, Peer::ChanBytes) => sessions::drive(&client).await,
@@ -200,6 +241,7 @@ pub async fn measure(
             (Work::HeldCalls | Work::Sessions | Work::Flood, _) => bail!("only lib_chan does this"),
             (_, Peer::Chan) => calls::<chan::Chan>(&client, len, callers, length).await,
             (_, Peer::ChanBytes) => calls::<chan::ChanBytes>(&client, len, callers, length).await,
+            (_, Peer::Tcp) => calls::<raw::EchoOver<TcpStream>>(&client, len, callers, length).await,
             (_, Peer::Raw) => calls::<raw::Echo>(&client, len, callers, length).await,
             (_, Peer::Tarpc) => calls::<tarpc::Tarpc>(&client, len, callers, length).await,
             (_, Peer::Tonic | Peer::TonicFed) => calls::<tonic::Tonic>(&client, len, callers, length).await,
@@ -255,6 +297,43 @@ async fn call_on(caller: impl Caller, body: Body, clock: Clock, room: usize) -> 
         times.push(start.elapsed().as_nanos() as u64);
     }
     Ok(times)
+}
+
+/// Makes connections one after the other, each until its first answer.
+async fn first<C: Caller>(client: &secure::Client, length: Duration) -> Result<Sample> {
+    let body = Body::new(64);
+    let (clock, mut times) = (Clock::start(length), Vec::new());
+    while times.is_empty() || !clock.is_over() {
+        let start = Instant::now();
+        checked_call(&C::connect(client).await?, &body, times.len() as u64).await?;
+        times.push(start.elapsed().as_nanos() as u64);
+    }
+    Ok(with_times(clock.sample(times.len() as u64), times))
+}
+
+/// Makes short calls one at a time while long ones are under way on the same connection.
+async fn beside<C: Caller>(client: &secure::Client, len: usize, length: Duration) -> Result<Sample> {
+    let caller = C::connect(client).await?;
+    let bulk = (0..BULK_CALLERS).map(|_| {
+        let (caller, body) = (caller.clone(), Body::new(BULK_LEN));
+        async move {
+            for number in 0.. {
+                checked_call(&caller, &body, number).await?;
+            }
+            anyhow::Ok(())
+        }
+    });
+    let mut bulk: tokio::task::JoinSet<_> = bulk.collect();
+    let (body, clock, mut times) = (Body::new(len), Clock::start(length), Vec::new());
+    while times.is_empty() || !clock.is_over() {
+        let start = Instant::now();
+        tokio::select! {
+            called = checked_call(&caller, &body, times.len() as u64) => called?,
+            Some(ended) = bulk.join_next() => return Err(ended?.err().context("a long call failed")?),
+        }
+        times.push(start.elapsed().as_nanos() as u64);
+    }
+    Ok(with_times(clock.sample(times.len() as u64), times))
 }
 
 async fn checked_call(caller: &impl Caller, body: &Body, number: u64) -> Result<()> {

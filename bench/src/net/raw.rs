@@ -1,26 +1,25 @@
 //! Bytes straight into tokio-rustls, and out of it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Result;
 use bytes::Bytes;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 use tokio_rustls::client::TlsStream;
-use tokio_rustls::server;
 
 use super::secure::{Client, Server};
 use super::{Body, Caller, Checker, Tally};
 use crate::sample::{Clock, Sample};
-use std::time::Duration;
 
 /// Sends every frame back: a length of four bytes, and so many more. It holds no buffer while it waits.
 pub(super) async fn serve_echo(server: Server) -> Result<()> {
     server.accept_all(echo).await
 }
 
-async fn echo(mut stream: server::TlsStream<TcpStream>) -> Result<()> {
+pub(super) async fn echo(mut stream: impl AsyncBufRead + AsyncWrite + Unpin) -> Result<()> {
     let mut partial = Vec::new();
     loop {
         let bytes = match stream.fill_buf().await {
@@ -48,12 +47,31 @@ async fn echo(mut stream: server::TlsStream<TcpStream>) -> Result<()> {
 }
 
 /// A connection to the echo.
-#[derive(Clone)]
-pub(super) struct Echo(Arc<Mutex<TlsStream<TcpStream>>>);
+pub(super) struct EchoOver<S>(Arc<Mutex<S>>);
 
-impl Caller for Echo {
+/// The same over TLS.
+pub(super) type Echo = EchoOver<TlsStream<TcpStream>>;
+
+impl<S> Clone for EchoOver<S> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+/// A stream that a client makes.
+pub(super) trait Connect: AsyncRead + AsyncWrite + Unpin + Send + Sized + 'static {
+    fn connect(client: &Client) -> impl Future<Output = Result<Self>> + Send;
+}
+
+impl Connect for TlsStream<TcpStream> {
     async fn connect(client: &Client) -> Result<Self> {
-        Ok(Self(Arc::new(Mutex::new(client.connect().await?))))
+        client.connect().await
+    }
+}
+
+impl<S: Connect> Caller for EchoOver<S> {
+    async fn connect(client: &Client) -> Result<Self> {
+        Ok(Self(Arc::new(Mutex::new(S::connect(client).await?))))
     }
 
     async fn call(&self, body: Bytes) -> Result<Bytes> {
@@ -78,7 +96,7 @@ pub(super) async fn serve_stream(server: Server) -> Result<()> {
     server.accept_all(take).await
 }
 
-async fn take(mut stream: server::TlsStream<TcpStream>) -> Result<()> {
+pub(super) async fn take(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> Result<()> {
     let mut message = vec![0; stream.read_u32().await? as usize];
     let mut checker = Checker::new();
     while stream.read_exact(&mut message).await.is_ok() {
@@ -88,8 +106,8 @@ async fn take(mut stream: server::TlsStream<TcpStream>) -> Result<()> {
     Ok(stream.shutdown().await?)
 }
 
-pub(super) async fn one_way(client: &Client, len: usize, length: Duration) -> Result<Sample> {
-    let mut stream = client.connect().await?;
+pub(super) async fn one_way<S: Connect>(client: &Client, len: usize, length: Duration) -> Result<Sample> {
+    let mut stream = S::connect(client).await?;
     let body = Body::new(len);
     let clock = Clock::start(length);
     stream.write_u32(len as u32).await?;

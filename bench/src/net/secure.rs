@@ -1,6 +1,6 @@
 //! TLS, the same for all peers.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -45,15 +45,15 @@ impl Counters {
 
 impl Server {
     /// Listens on a free port, with a new key of the kind that chan-server makes for itself.
-    pub(super) async fn bind(peer: Peer) -> Result<Self> {
+    pub(super) async fn bind(peer: Peer, at: IpAddr) -> Result<Self> {
         let made = rcgen::generate_simple_self_signed(["localhost".into()])?;
         let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).map_err(anyhow::Error::msg)?;
         let key = CheckedKey::new(vec![made.cert.der().clone()], key)?;
         let pin = key.pin()?.to_string();
         let mut config = (*tls::server_config(Arc::new(ReloadableKey::new(key)))?).clone();
         set_protocol(&mut config.alpn_protocols, peer);
-        let socket = TcpSocket::new_v4()?;
-        socket.bind((Ipv4Addr::LOCALHOST, 0).into())?;
+        let socket = if at.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        socket.bind((at, 0).into())?;
         let listener = socket.listen(1024)?;
         Ok(Self { listener, acceptor: Arc::new(config).into(), pin, counters: Arc::default() })
     }
@@ -120,7 +120,9 @@ pub(super) struct Client {
 
 impl Client {
     pub(super) fn new(peer: Peer, server: &Listening) -> Result<Self> {
-        let verifier = PinVerifier::new([server.pin.parse()?]);
+        // Plain TCP has no key.
+        let pins = if peer == Peer::Tcp { Vec::new() } else { vec![server.pin.parse()?] };
+        let verifier = PinVerifier::new(pins);
         let mut config = (*tls::client_config(Arc::new(verifier))?).clone();
         set_protocol(&mut config.alpn_protocols, peer);
         Ok(Self { connector: Arc::new(config).into(), server: server.clone() })

@@ -62,11 +62,13 @@ impl Bench for Service {
     }
 }
 
-pub(super) async fn serve(server: Server) -> Result<()> {
+/// With windows of a fixed length, or such as follow the path.
+pub(super) async fn serve(server: Server, adaptive: bool) -> Result<()> {
     let (connected, connections) = mpsc::unbounded();
     let serving = tonic::transport::Server::builder()
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
+        .http2_adaptive_window(Some(adaptive))
         .add_service(BenchServer::new(Service))
         .serve_with_incoming(connections.map(Ok::<_, io::Error>));
     let accepting = server.accept_all(move |stream| {

@@ -43,6 +43,7 @@ const NOT_RUN: &[(&str, &str)] = &[
     (".ci/run", "it installs packages, and runs this test"),
     ("bench/run", "it builds a workspace of its own, and measures for long"),
     ("bench/growth", "it builds a workspace of its own, and measures for long"),
+    ("bench/network", "it builds a workspace of its own, and needs root for network namespaces"),
     ("cargo install cargo-fuzz", "it installs a program"),
     (
         "cargo fuzz run --sanitizer none payload -- -max_total_time=60 -rss_limit_mb=512 -max_len=65536",
