@@ -47,6 +47,12 @@ pub struct Limits {
     /// Default 256 KiB. Cost: so much memory a session whose process does not read. Where much goes one way, 1 MiB is
     /// about a fifth faster.
     pub window_len: usize,
+    /// The longest that a window may grow on a path that carries more than `window_len` in a round trip, while its process
+    /// takes what comes. `window_len` or less: it never grows. Default 16 MiB.
+    pub max_window_len: usize,
+    /// Bytes by which the windows of all sessions of the program together may have grown; of one client, half of that.
+    /// Default 256 MiB.
+    pub max_windows_in_all: usize,
     /// Unsent bytes of a session above which `recv` hands out nothing more from it. Default 256 KiB.
     pub max_unsent_before_pause: usize,
     /// Unsent bytes of a session, beyond one largest frame, above which it ends `overload`. Default 16 MiB.
@@ -127,6 +133,8 @@ impl Default for Limits {
             max_sessions_per_service: 10_000,
             max_sessions_per_client: 300,
             window_len: 256 * KIB,
+            max_window_len: 16 * MIB,
+            max_windows_in_all: 256 * MIB,
             max_unsent_before_pause: 256 * KIB,
             max_unsent: 16 * MIB,
             max_held_in_all: 512 * MIB,

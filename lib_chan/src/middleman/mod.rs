@@ -4,6 +4,7 @@ mod driver;
 mod far;
 mod shared;
 mod wake;
+mod windows;
 
 pub(crate) use self::{
     driver::Driver,

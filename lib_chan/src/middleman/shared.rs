@@ -13,13 +13,17 @@ use std::{
 use super::{
     far::{Far, OWNER, Tables, Watch},
     wake::{keep, now, wake_each, wake_together, with_scratch},
+    windows::Widened,
 };
 use crate::{
     ExitReason, Limits, MonitorRef, Pid,
     handshake::Authenticated,
     payload::{self, Codec, PayloadError},
     process::{Owned, Receipt, Signal, next_monitor},
-    session::{Claims, Delivery, Endpoint, Event, Host, Inbound, Request, Rights, Session, Unsendable, Who},
+    session::{
+        Claims, Delivery, Endpoint, Event, Host, Inbound, Request, Rights, Session, Unsendable, Who,
+        WindowChange,
+    },
     sync::{Mutex, MutexGuard},
 };
 
@@ -44,6 +48,7 @@ pub(crate) struct Shared {
     client: Box<str>,
     service: Box<str>,
     limits: Arc<Limits>,
+    widened: Mutex<Widened>,
     untaken_exits: Receipt,
     /// The same for exit signals of links.
     untaken_ends: Receipt,
@@ -118,6 +123,7 @@ impl Shared {
             client: authenticated.client().as_str().into(),
             service: authenticated.service().as_str().into(),
             limits: Arc::new(limits.clone()),
+            widened: Mutex::new(Widened::new(authenticated)),
             untaken_exits: Receipt::default(),
             untaken_ends: Receipt::default(),
             remote: Far::new(me.clone(), OWNER).pid(),
@@ -238,7 +244,10 @@ impl Shared {
         while let Some(event) = next {
             match event {
                 Event::Wake(waker) => woken.push(waker),
-                Event::Closed => closed = Some(inner.tables.close()),
+                Event::Closed => {
+                    closed = Some(inner.tables.close());
+                    rest.push(Event::Closed);
+                }
                 Event::Requested(request) => inner.request = Some(request),
                 other => rest.push(other),
             }
@@ -255,8 +264,30 @@ impl Shared {
             match event {
                 Event::Deliver(deliveries) => self.deliver(deliveries),
                 Event::Disown(owner) => self.disown(&owner),
-                Event::Wake(_) | Event::Closed | Event::Requested(_) => {}
+                Event::Window(change) => self.change_window(change),
+                Event::Closed => self.widened().shrink_to(0),
+                Event::Wake(_) | Event::Requested(_) => {}
             }
+        }
+    }
+
+    fn widened(&self) -> MutexGuard<'_, Widened> {
+        self.widened.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change_window(&self, change: WindowChange) {
+        match change {
+            WindowChange::Wanted(more) => {
+                let more = self.widened().grow(more as usize, &self.limits);
+                let over = self.with(|endpoint| {
+                    endpoint.widen(more as u64);
+                    endpoint.over().is_some()
+                });
+                if over {
+                    self.widened().shrink_to(0);
+                }
+            }
+            WindowChange::Narrowed(extra) => self.widened().shrink_to(extra as usize),
         }
     }
 

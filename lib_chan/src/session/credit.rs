@@ -71,8 +71,28 @@ impl Grant {
     /// Credit of taken or discarded messages comes back. A new total to tell the peer, once that is worth a frame.
     pub(super) const fn give_back(&mut self, cost: u64) -> Option<u64> {
         self.returned += cost;
+        self.total()
+    }
+
+    pub(super) const fn window(&self) -> u64 {
+        self.window
+    }
+
+    /// What the process has taken in all.
+    pub(super) const fn returned(&self) -> u64 {
+        self.returned
+    }
+
+    /// The window is so long from now on. A new total to tell the peer, if that is worth a frame. What was granted is
+    /// not taken back: with a shorter window nothing is granted until the peer has used up the difference.
+    pub(super) const fn resize(&mut self, window: u64) -> Option<u64> {
+        self.window = window;
+        self.total()
+    }
+
+    const fn total(&mut self) -> Option<u64> {
         let total = self.returned + self.window;
-        if total - self.granted < credit_part(self.window) {
+        if total.saturating_sub(self.granted) < credit_part(self.window) {
             return None;
         }
         self.granted = total;
@@ -109,6 +129,16 @@ mod tests {
         assert!(grant.receive(1000));
         assert!(!balance.is_positive());
         assert!(!grant.receive(1));
+    }
+
+    #[test]
+    fn narrowed_window_withholds_credit() {
+        let mut grant = Grant::new(64_000);
+        assert_eq!(grant.resize(256_000), Some(256_000));
+        assert_eq!(grant.resize(64_000), None);
+        assert!(grant.receive(256_000));
+        assert_eq!(grant.give_back(192_000), None, "that much more was granted before");
+        assert_eq!(grant.give_back(8_000), Some(264_000));
     }
 
     #[test]

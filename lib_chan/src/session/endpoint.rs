@@ -25,7 +25,7 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    Batch, Delivery, Host, Inbound, InboundKind, Request, Session,
+    Batch, Delivery, Host, Inbound, InboundKind, Request, Session, WindowChange,
     claims::{Claims, Reader},
 };
 use crate::{ExitReason, Limits, after, handshake::Authenticated};
@@ -45,6 +45,9 @@ pub enum Event<H: Host> {
     Requested(Box<Request>),
     /// This process owns the session once less.
     Disown(H::Process),
+    /// The window should be wider: [`widen`](Endpoint::widen) it as far as the program has room. Or it is narrower, and
+    /// the program has room again.
+    Window(WindowChange),
     /// The session is over, and nothing more comes for any process: said once.
     Closed,
 }
@@ -167,6 +170,7 @@ impl<H: Host> Endpoint<H> {
         if let Some(request) = self.session.take_request() {
             self.rare.push_back(Event::Requested(Box::new(request)));
         }
+        self.rare.extend(self.session.take_window_change().map(Event::Window));
     }
 
     /// The stream took the next `len` bytes of the batch.
@@ -178,6 +182,7 @@ impl<H: Host> Endpoint<H> {
     pub fn handle_timeout(&mut self, now: Instant) -> bool {
         self.look_for_pause(now);
         self.session.handle_timeout(now);
+        self.rare.extend(self.session.take_window_change().map(Event::Window));
         self.session.is_lost()
     }
 
@@ -193,6 +198,11 @@ impl<H: Host> Endpoint<H> {
     /// The connection is gone: nothing more comes or goes.
     pub fn handle_loss(&mut self) {
         self.session.handle_loss();
+    }
+
+    /// The program had room for a window that is so many bytes wider.
+    pub fn widen(&mut self, more: u64) {
+        self.session.widen(more);
     }
 
     /// Hands what is to be written to a driver that has written all it had. Returns whether nothing follows it: this end

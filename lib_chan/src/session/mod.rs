@@ -24,6 +24,7 @@ mod outgoing;
 mod process;
 mod receive;
 mod send;
+mod window;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
@@ -41,6 +42,7 @@ use self::{
     call::{Asking, Owing},
     credit::{Balance, Grant, cost},
     outgoing::Outgoing,
+    window::Tuner,
 };
 pub use self::{
     border::Rights,
@@ -193,6 +195,15 @@ pub enum Unsendable {
     WouldWait,
 }
 
+/// What becomes of the window that this end grants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WindowChange {
+    /// It should be so many bytes wider: [`widen`](Session::widen) it as far as the program has room.
+    Wanted(u64),
+    /// It is so many bytes wider than at the start, and no more.
+    Narrowed(u64),
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     ExpectStart,
@@ -276,6 +287,9 @@ pub struct Session<H: Host> {
     far_window: u64,
     far_balances: BTreeMap<u64, Balance>,
     grant: Grant,
+    tuner: Tuner,
+    /// The driver is to be told that the window should be wider, or is narrower.
+    window_change: Option<WindowChange>,
     receiver: Receiver,
     inbox: VecDeque<Inbound>,
     discarded: u64,
@@ -336,6 +350,8 @@ impl<H: Host> Session<H> {
             far_window,
             far_balances: BTreeMap::new(),
             grant: Grant::new(own_window),
+            tuner: Tuner::new(own_window, limits.max_window_len as u64, now),
+            window_change: None,
             receiver: Receiver::Reads,
             inbox: VecDeque::new(),
             discarded: 0,
@@ -650,8 +666,13 @@ impl<H: Host> Session<H> {
         if dead {
             return self.handle_loss();
         }
-        if self.attachment.ping(now) && self.can_put() {
-            self.outgoing.put(&Frame::Ping { token: 0 });
+        if self.attachment.ping(now) {
+            if let Some(window) = self.tuner.idle() {
+                self.resize_window(window);
+            }
+            if self.can_put() {
+                self.outgoing.put(&Frame::Ping { token: 0 });
+            }
         }
         self.pump(now);
     }

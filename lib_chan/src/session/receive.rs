@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::{
     Delivery, Flush, Host, Inbound, InboundKind, MAX_CALL_TIME, Phase, Receiver, Request, Session,
-    StartRefused,
+    StartRefused, WindowChange,
     border::{Breach, OWNER},
     call::Outcome,
     credit::Balance,
@@ -47,6 +47,48 @@ impl<H: Host> Session<H> {
         }
         self.attachment.note_partial(now);
         self.pump(now);
+        if self.phase == Phase::Open
+            && self.can_put()
+            && let Some(token) = self.tuner.probe(now, self.grant.returned())
+        {
+            self.outgoing.put(&Frame::Ping { token });
+        }
+    }
+
+    /// The window that this end grants should be so long.
+    pub(super) fn resize_window(&mut self, window: u64) {
+        let now_extra = self.tuner.extra();
+        let base = self.grant.window() - now_extra;
+        let extra = window - base;
+        if extra > now_extra {
+            self.window_change = Some(WindowChange::Wanted(extra - now_extra));
+            return;
+        }
+        self.set_window(window);
+        self.window_change = Some(WindowChange::Narrowed(extra));
+    }
+
+    /// Makes the window that this end grants so many bytes wider.
+    pub(crate) fn widen(&mut self, more: u64) {
+        if more == 0 {
+            self.tuner.refuse();
+        } else if self.over.is_none() {
+            self.set_window(self.grant.window() + more);
+        }
+    }
+
+    fn set_window(&mut self, window: u64) {
+        self.tuner.set(window);
+        if let Some(total) = self.grant.resize(window)
+            && self.can_put()
+        {
+            self.outgoing.put(&Frame::Credit { id: OWNER, total });
+        }
+    }
+
+    /// What becomes of the window, once for each change.
+    pub(crate) fn take_window_change(&mut self) -> Option<WindowChange> {
+        self.window_change.take()
     }
 
     /// Moves the messages that came for the owner to the end of `batch`.
@@ -287,7 +329,11 @@ impl<H: Host> Session<H> {
                 self.ping_for_flush();
             }
             Frame::Ping { token } => self.handle_ping(token),
-            Frame::Pong { .. } => {}
+            Frame::Pong { token } => {
+                if let Some(window) = self.tuner.pong(now, token, self.grant.returned()) {
+                    self.resize_window(window);
+                }
+            }
         }
         Ok(0)
     }

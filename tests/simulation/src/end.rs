@@ -10,7 +10,7 @@ use lib_chan::{
     ExitReason, Limits,
     session::{
         Batch, Claim, Delivery, Endpoint, Event, Host, Inbound, InboundKind, Next, NotOpened, Reader, Rest,
-        Session, Who,
+        Session, Who, WindowChange,
     },
     wire::{self, Frame, RefuseCode},
 };
@@ -211,6 +211,8 @@ impl World {
                 Event::Wake(waiter) => self.wake_waiter(waiter),
                 Event::Deliver(deliveries) => self.end(at).late.extend(deliveries),
                 Event::Requested(_) => self.requested(at),
+                Event::Window(WindowChange::Wanted(more)) => endpoint.widen(more),
+                Event::Window(WindowChange::Narrowed(_)) => {}
                 Event::Disown(Pid::Local(owner)) => {
                     let owned = &mut self.process(owner).owned;
                     if let Some(place) = owned.iter().position(|owned| *owned == at) {

@@ -55,6 +55,7 @@ impl Alone {
                 Event::Disown(owner) => came.disowned.push(owner),
                 Event::Closed => came.closed = true,
                 Event::Requested(_) => panic!("requested once"),
+                Event::Window(_) => panic!("nothing measures a path here"),
             }
         }
         came

@@ -1,0 +1,67 @@
+//! How much wider than at the start the windows of all sessions of the program are.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, PoisonError},
+};
+
+use crate::{Limits, handshake::Authenticated};
+
+/// A service and a client of it.
+type Account = (Box<str>, Box<str>);
+
+/// What each account has. Not under the lock of any session, and no session is locked under it.
+static WIDENED: Mutex<BTreeMap<Account, usize>> = Mutex::new(BTreeMap::new());
+
+/// One session's part; given back when dropped.
+#[derive(Debug)]
+pub(super) struct Widened {
+    account: Account,
+    len: usize,
+}
+
+impl Widened {
+    pub(super) fn new(authenticated: &Authenticated) -> Self {
+        let account = (authenticated.service().as_str().into(), authenticated.client().as_str().into());
+        Self { account, len: 0 }
+    }
+
+    /// Takes `more` bytes, or as many as are left: [`Limits::max_windows_in_all`] for the program, half of that for one
+    /// account, so that no client takes all. Returns how many it got.
+    pub(super) fn grow(&mut self, more: usize, limits: &Limits) -> usize {
+        let mut widened = WIDENED.lock().unwrap_or_else(PoisonError::into_inner);
+        let in_all: usize = widened.values().sum();
+        let of_account = widened.entry(self.account.clone()).or_default();
+        let left = limits.max_windows_in_all.saturating_sub(in_all);
+        let share = (limits.max_windows_in_all / 2).saturating_sub(*of_account);
+        let granted = more.min(left).min(share);
+        *of_account += granted;
+        if *of_account == 0 {
+            widened.remove(&self.account);
+        }
+        self.len += granted;
+        granted
+    }
+
+    /// Gives back all but `len` bytes.
+    pub(super) fn shrink_to(&mut self, len: usize) {
+        let less = self.len.saturating_sub(len);
+        if less == 0 {
+            return;
+        }
+        self.len -= less;
+        let mut widened = WIDENED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(of_account) = widened.get_mut(&self.account) {
+            *of_account = of_account.saturating_sub(less);
+            if *of_account == 0 {
+                widened.remove(&self.account);
+            }
+        }
+    }
+}
+
+impl Drop for Widened {
+    fn drop(&mut self) {
+        self.shrink_to(0);
+    }
+}

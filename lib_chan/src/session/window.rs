@@ -1,0 +1,222 @@
+//! A credit window that follows the path: how long it has to be for a sender that never waits for credit.
+//!
+//! A fixed window carries one window per round trip, whatever the line can do. So the receiver measures: it sends a
+//! `Ping`, and when its `Pong` comes it knows the round trip time and how many bytes its process took meanwhile. The
+//! window that rate × round trip time asks for is what the session should have ([RFC 6349] calls it the
+//! bandwidth-delay product). Only bytes that the process took count, so a slow reader's window never grows.
+//!
+//! [RFC 6349]: https://www.rfc-editor.org/rfc/rfc6349#section-3.1
+
+use std::time::{Duration, Instant};
+
+/// The window is so many times the bytes of one round trip: one share is on its way, one waits in the sender's kernel
+/// or comes back as credit, and one covers what TCP holds back while it repeats a lost packet.
+const SHARES: f64 = 3.0;
+/// A longer round trip does not make the window longer: a peer that delays its pongs would get what it likes.
+const MAX_RTT: Duration = Duration::from_millis(500);
+/// The least round trip time is that of the last one to two of these.
+const RTT_KEPT: Duration = Duration::from_secs(60);
+/// A window is narrowed to the widest that was needed in the last one to two of these.
+const NEED_KEPT: Duration = Duration::from_secs(10);
+/// The least and the greatest time between two probes. It doubles with each that changes nothing.
+const PROBE_EVERY: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
+/// Tokens of probes have this bit, those of other pings do not.
+const PROBE: u64 = 1 << 63;
+
+/// The extreme of a number over the recent past, in two halves.
+#[derive(Clone, Copy, Debug)]
+struct Recent<T> {
+    since: Instant,
+    current: Option<T>,
+    before: Option<T>,
+}
+
+impl<T: Copy> Recent<T> {
+    const fn new(now: Instant) -> Self {
+        Self { since: now, current: None, before: None }
+    }
+
+    fn note(&mut self, now: Instant, kept: Duration, value: T, better: impl Fn(T, T) -> T) -> T {
+        if now.saturating_duration_since(self.since) >= kept {
+            *self = Self { since: now, current: None, before: self.current };
+        }
+        let current = self.current.map_or(value, |current| better(current, value));
+        self.current = Some(current);
+        self.before.map_or(current, |before| better(before, current))
+    }
+}
+
+/// Decides how long the window of one session is.
+#[derive(Debug)]
+pub(super) struct Tuner {
+    /// The window at the start, and the least.
+    base: u64,
+    max: u64,
+    /// The window that is in force.
+    window: u64,
+    /// The probe under way: its token, when it left, and what the process had taken by then.
+    probe: Option<(u64, Instant, u64)>,
+    last_token: u64,
+    /// When the next probe may leave, and how long after it the one after that.
+    next_at: Instant,
+    every: Duration,
+    /// What had been taken when the last probe ended.
+    taken: u64,
+    rtt: Recent<Duration>,
+    need: Recent<u64>,
+}
+
+impl Tuner {
+    pub(super) fn new(base: u64, max: u64, now: Instant) -> Self {
+        Self {
+            base,
+            max: max.max(base),
+            window: base,
+            probe: None,
+            last_token: 0,
+            next_at: now,
+            every: PROBE_EVERY.0,
+            taken: 0,
+            rtt: Recent::new(now),
+            need: Recent::new(now),
+        }
+    }
+
+    /// How much wider than at the start the window is.
+    pub(super) const fn extra(&self) -> u64 {
+        self.window - self.base
+    }
+
+    /// The token of a ping that is worth sending now that the process has taken `taken` bytes in all.
+    pub(super) fn probe(&mut self, now: Instant, taken: u64) -> Option<u64> {
+        let quiet = taken - self.taken < self.base / 4;
+        if self.base == self.max || self.probe.is_some() || quiet || now < self.next_at {
+            return None;
+        }
+        self.last_token += 1;
+        let token = PROBE | self.last_token;
+        self.probe = Some((token, now, taken));
+        Some(token)
+    }
+
+    /// A pong came. The window that is needed, if that is another than the one in force.
+    pub(super) fn pong(&mut self, now: Instant, token: u64, taken: u64) -> Option<u64> {
+        let (expected, sent, taken_then) = self.probe?;
+        if token != expected {
+            return None;
+        }
+        self.probe = None;
+        self.taken = taken;
+        let elapsed = now.saturating_duration_since(sent).max(Duration::from_micros(1));
+        let rtt = self.rtt.note(now, RTT_KEPT, elapsed.min(MAX_RTT), Duration::min);
+        let rate = (taken - taken_then) as f64 / elapsed.as_secs_f64();
+        let need = (SHARES * rate * rtt.as_secs_f64()) as u64;
+        let recent = self.need.note(now, NEED_KEPT, need, u64::max);
+        let wanted = if need > self.window { need } else { recent.min(self.window) };
+        let wanted = wanted.clamp(self.base, self.max);
+        // Small changes are not worth a frame, nor another look soon.
+        let changed = wanted > self.window + self.window / 8 || wanted < self.window / 2;
+        self.every = if changed { PROBE_EVERY.0 } else { (self.every * 2).min(PROBE_EVERY.1) };
+        self.next_at = now + self.every;
+        changed.then_some(wanted)
+    }
+
+    /// Nothing has come for a while. The window that is needed, if that is another than the one in force.
+    pub(super) fn idle(&mut self) -> Option<u64> {
+        self.every = PROBE_EVERY.0;
+        (self.window > self.base).then_some(self.base)
+    }
+
+    /// The program has no room for a wider window.
+    pub(super) const fn refuse(&mut self) {
+        self.every = PROBE_EVERY.1;
+    }
+
+    /// This window is in force now.
+    pub(super) fn set(&mut self, window: u64) {
+        self.window = window.clamp(self.base, self.max);
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "the time of a test has to begin somewhere")]
+mod tests {
+    use super::*;
+
+    const BASE: u64 = 256 * 1024;
+    const MAX: u64 = 16 * 1024 * 1024;
+
+    /// Lets a process take at `rate` bytes a second, at most a window per round trip, over a path with this round trip
+    /// time, for a while; the window in the end.
+    fn settle(rate: f64, rtt: Duration, delayed: Duration) -> u64 {
+        let mut now = Instant::now();
+        let mut tuner = Tuner::new(BASE, MAX, now);
+        let mut taken = 0;
+        for _ in 0..200 {
+            let seen = rtt + delayed;
+            let carried =
+                (tuner.window as f64).min(rate * rtt.as_secs_f64()) * seen.as_secs_f64() / rtt.as_secs_f64();
+            let token = tuner.probe(now, taken);
+            now += seen;
+            taken += carried as u64;
+            if let Some(window) = token.and_then(|token| tuner.pong(now, token, taken)) {
+                tuner.set(window);
+            }
+        }
+        tuner.window
+    }
+
+    #[test]
+    fn window_grows_to_what_the_path_carries() {
+        let window = settle(25e6, Duration::from_millis(50), Duration::ZERO);
+        let product = 25e6 * 0.05;
+        assert!((2.0 * product..4.0 * product).contains(&(window as f64)), "{window}");
+    }
+
+    #[test]
+    fn window_stays_small_for_slow_reader() {
+        assert_eq!(settle(100e3, Duration::from_millis(150), Duration::ZERO), BASE);
+    }
+
+    #[test]
+    fn window_stays_below_its_bound() {
+        assert_eq!(settle(1e9, Duration::from_millis(150), Duration::ZERO), MAX);
+    }
+
+    #[test]
+    fn delayed_pongs_gain_at_most_half_a_second() {
+        let window = settle(1e6, Duration::from_millis(10), Duration::from_secs(20));
+        assert!(window as f64 <= SHARES * 1e6 * 0.5, "{window}");
+    }
+
+    #[test]
+    fn window_narrows_when_less_is_needed_and_when_idle() {
+        let start = Instant::now();
+        let mut tuner = Tuner::new(BASE, MAX, start);
+        tuner.set(8 << 20);
+        let (mut now, mut taken) = (start, BASE);
+        for _ in 0..60 {
+            let token = tuner.probe(now, taken).expect("a probe is due each second");
+            now += Duration::from_millis(50);
+            taken += BASE / 4;
+            if let Some(window) = tuner.pong(now, token, taken) {
+                tuner.set(window);
+            }
+            now += Duration::from_secs(1);
+            taken += BASE / 4;
+        }
+        assert!(tuner.window < 1 << 20, "{}", tuner.window);
+        tuner.set(8 << 20);
+        assert_eq!(tuner.idle(), Some(BASE));
+    }
+
+    #[test]
+    fn foreign_pong_changes_nothing() {
+        let now = Instant::now();
+        let mut tuner = Tuner::new(BASE, MAX, now);
+        assert_eq!(tuner.pong(now, PROBE | 1, 0), None);
+        let token = tuner.probe(now, BASE).expect("enough was taken");
+        assert_eq!(tuner.pong(now, token ^ 2, 5 * BASE), None);
+        assert_eq!(tuner.probe(now, 2 * BASE), None, "one is under way");
+    }
+}
