@@ -8,7 +8,7 @@ use std::{fmt, marker::PhantomData, sync::Arc};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
-    Remote,
+    Remote, end_undecodable,
     feed::{Feed, FeedOutlet},
 };
 use crate::{Address, ExitReason, Pid, SendError, middleman::Shared, payload, session::Inbound};
@@ -73,9 +73,13 @@ struct HandedOut<In, M> {
 impl<In: DeserializeOwned + 'static, M: Send + 'static> Feed<M> for HandedOut<In, M> {
     fn take(&self, inbound: Inbound) -> Option<M> {
         self.shared.session(|session| session.give_back_to(&self.process, inbound.cost()));
-        payload::decode_message(self.shared.codec(), &inbound.payload)
-            .ok()
-            .map(|message| (self.wrap)(message))
+        match payload::decode_message(self.shared.codec(), &inbound.payload) {
+            Ok(message) => Some((self.wrap)(message)),
+            Err(error) => {
+                end_undecodable(&self.shared, &error);
+                None
+            }
+        }
     }
 
     fn ended(&self, _reason: ExitReason) -> M {

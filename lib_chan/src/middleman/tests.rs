@@ -1,6 +1,7 @@
 //! Both ends over an in-memory stream: real middlemen, real processes, a paused clock.
 
 mod cuts;
+mod handed;
 #[cfg(chan_shuttle)]
 mod interleavings;
 mod late;
