@@ -11,8 +11,11 @@
 //! number is known no more. And while a `Link` is on its way, the acknowledgement waits for it, and
 //! [`Links::link_sent`] gives it out.
 
+mod link;
+
 use std::collections::BTreeMap;
 
+pub use self::link::Link;
 use crate::ExitReason;
 
 /// Names one monitor. Every call of `monitor` makes a new one.
@@ -39,7 +42,7 @@ impl std::fmt::Debug for MonitorRef {
 
 /// What an exit signal does to the process that receives it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum ExitEffect {
     /// Nothing.
     Drop,
     /// It becomes a message.
@@ -79,110 +82,6 @@ pub struct Parting<P> {
     pub watchers: Vec<(MonitorRef, P)>,
     /// Get a `Demonitor`.
     pub watched: Vec<(MonitorRef, P)>,
-}
-
-/// A link as one of its two sides knows it.
-///
-/// A side that takes the link back knows what was sent before the other side heard of it: everything that comes in
-/// front of the acknowledgement. So no exit of a link that was taken back is ever taken for one of a link made since,
-/// and both sides agree in the end, whatever crossed on the way.
-///
-/// ```text
-///            link, Link in          unlink              Ack in
-///   Absent ───────────────▶ Active ────────▶ Unlinking ────────▶ Absent
-///      ▲                      │ ▲                │ link
-///      └──────────────────────┘ │ Ack in         ▼        Unlink in
-///        Unlink in, Exit in     └──────────── Relinked ◀───────────▶ Unlinked ──▶ Absent
-///                                                       link, Link in       Ack in
-/// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Link {
-    /// There is no link.
-    #[default]
-    Absent,
-    /// There is a link.
-    Active,
-    /// This side has sent an `Unlink` with this number: a `Link` or `Exit` that comes in is older.
-    Unlinking(u64),
-    /// And has linked again since: an `Exit` that comes in is one of the link before.
-    Relinked(u64),
-    /// And then the other side has unlinked.
-    Unlinked(u64),
-}
-
-impl Link {
-    /// Returns whether there is a link for this side.
-    pub const fn is_active(&self) -> bool {
-        matches!(self, Self::Active | Self::Relinked(_))
-    }
-
-    /// Returns whether there is nothing to remember.
-    pub const fn is_absent(&self) -> bool {
-        matches!(self, Self::Absent)
-    }
-
-    /// Returns the number of the `Unlink` that the other side has not acknowledged.
-    pub const fn awaits(&self) -> Option<u64> {
-        match *self {
-            Self::Absent | Self::Active => None,
-            Self::Unlinking(number) | Self::Relinked(number) | Self::Unlinked(number) => Some(number),
-        }
-    }
-
-    /// This side links. Returns whether to send a `Link`.
-    pub const fn link(&mut self) -> bool {
-        *self = match *self {
-            Self::Active | Self::Relinked(_) => return false,
-            Self::Absent => Self::Active,
-            Self::Unlinking(number) | Self::Unlinked(number) => Self::Relinked(number),
-        };
-        true
-    }
-
-    /// This side unlinks. Returns whether to send an `Unlink` with this number.
-    pub const fn unlink(&mut self, number: u64) -> bool {
-        let was_active = self.is_active();
-        if was_active {
-            *self = Self::Unlinking(number);
-        }
-        was_active
-    }
-
-    /// A `Link` came in. Returns whether it made the link.
-    pub const fn handle_link(&mut self) -> bool {
-        *self = match *self {
-            Self::Absent => Self::Active,
-            Self::Unlinked(number) => Self::Relinked(number),
-            Self::Active | Self::Relinked(_) | Self::Unlinking(_) => return false,
-        };
-        true
-    }
-
-    /// An `Unlink` came in, which must be acknowledged in any case. Returns whether it removed the link.
-    pub const fn handle_unlink(&mut self) -> bool {
-        *self = match *self {
-            Self::Active => Self::Absent,
-            Self::Relinked(number) => Self::Unlinked(number),
-            Self::Absent | Self::Unlinking(_) | Self::Unlinked(_) => return false,
-        };
-        true
-    }
-
-    /// An `UnlinkAck` with this number came in.
-    pub fn handle_unlink_ack(&mut self, number: u64) {
-        if self.awaits() == Some(number) {
-            *self = if self.is_active() { Self::Active } else { Self::Absent };
-        }
-    }
-
-    /// An `Exit` came in over the link. Returns whether it is the end of the link that this side knows.
-    pub const fn handle_exit(&mut self) -> bool {
-        let is_current = matches!(self, Self::Active);
-        if is_current {
-            *self = Self::Absent;
-        }
-        is_current
-    }
 }
 
 /// What a process knows of a link, and what it has still to send about it.
@@ -298,22 +197,22 @@ impl<P: Ord + Clone> Links<P> {
     /// 3. the process traps exits: a message;
     /// 4. it says `normal`: dropped, except from the process itself;
     /// 5. the end, with the same reason.
-    pub fn handle_exit(&mut self, signal: ExitSignal<'_, P>, trap_exit: bool) -> Verdict {
+    pub fn handle_exit(&mut self, signal: ExitSignal<'_, P>, trap_exit: bool) -> ExitEffect {
         if signal.link {
             let is_its_end = self.links.get_mut(signal.from).is_some_and(|record| record.link.handle_exit());
             if !is_its_end {
-                return Verdict::Drop;
+                return ExitEffect::Drop;
             }
             self.tidy(signal.from);
         } else if *signal.reason == ExitReason::Kill {
-            return Verdict::End(ExitReason::Killed);
+            return ExitEffect::End(ExitReason::Killed);
         }
         if trap_exit {
-            Verdict::Deliver
+            ExitEffect::Deliver
         } else if *signal.reason == ExitReason::Normal && !signal.own {
-            Verdict::Drop
+            ExitEffect::Drop
         } else {
-            Verdict::End(signal.reason.clone())
+            ExitEffect::End(signal.reason.clone())
         }
     }
 
@@ -378,238 +277,4 @@ impl<P: Ord + Clone> Links<P> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn exit(links: &mut Links<char>, from: char, reason: ExitReason, link: bool, trap: bool) -> Verdict {
-        links.handle_exit(ExitSignal { from: &from, reason: &reason, link, own: from == 'a' }, trap)
-    }
-
-    /// The table of `a`, linked to `b`.
-    fn linked() -> Links<char> {
-        let mut links = Links::default();
-        links.handle_link('b');
-        links
-    }
-
-    #[test]
-    fn rule_1_an_exit_over_no_active_link_is_dropped() {
-        for trap in [false, true] {
-            assert_eq!(exit(&mut Links::default(), 'b', ExitReason::Shutdown, true, trap), Verdict::Drop);
-            let mut links = linked();
-            assert_eq!(links.unlink(&'b'), Some(1));
-            assert_eq!(exit(&mut links, 'b', ExitReason::Shutdown, true, trap), Verdict::Drop);
-            links.handle_unlink_ack(&'b', 1);
-            assert!(links.is_empty());
-        }
-    }
-
-    #[test]
-    fn an_exit_that_unlink_ignores_does_not_open_the_door_to_a_link_sent_before_it() {
-        let mut links = linked();
-        assert_eq!(links.unlink(&'b'), Some(1));
-        assert_eq!(exit(&mut links, 'b', ExitReason::NoProc, true, true), Verdict::Drop);
-        links.handle_link('b');
-        assert!(!links.is_linked(&'b'), "the other side takes that one away when the unlink comes");
-        links.handle_unlink_ack(&'b', 1);
-        assert!(links.is_empty());
-    }
-
-    #[test]
-    fn an_exit_of_the_link_before_does_not_end_the_one_made_again() {
-        let mut links = linked();
-        assert_eq!(links.unlink(&'b'), Some(1));
-        assert!(links.link('b').link);
-        assert_eq!(links.link_sent(&'b'), None);
-        assert_eq!(exit(&mut links, 'b', ExitReason::Overload, true, true), Verdict::Drop);
-        assert!(links.is_linked(&'b'));
-        links.handle_unlink_ack(&'b', 1);
-        assert_eq!(exit(&mut links, 'b', ExitReason::NoProc, true, true), Verdict::Deliver);
-        assert!(links.is_empty());
-    }
-
-    #[test]
-    fn rule_2_kill_from_outside_is_the_end_as_killed() {
-        for trap in [false, true] {
-            let verdict = exit(&mut linked(), 'b', ExitReason::Kill, false, trap);
-            assert_eq!(verdict, Verdict::End(ExitReason::Killed));
-        }
-    }
-
-    #[test]
-    fn rule_3_who_traps_is_told() {
-        for (reason, link) in [
-            (ExitReason::Kill, true),
-            (ExitReason::Killed, false),
-            (ExitReason::Normal, true),
-            (ExitReason::Normal, false),
-        ] {
-            assert_eq!(exit(&mut linked(), 'b', reason, link, true), Verdict::Deliver);
-        }
-    }
-
-    #[test]
-    fn rule_4_normal_is_dropped_but_from_oneself() {
-        assert_eq!(exit(&mut linked(), 'b', ExitReason::Normal, true, false), Verdict::Drop);
-        assert_eq!(exit(&mut linked(), 'b', ExitReason::Normal, false, false), Verdict::Drop);
-        let verdict = exit(&mut linked(), 'a', ExitReason::Normal, false, false);
-        assert_eq!(verdict, Verdict::End(ExitReason::Normal));
-    }
-
-    #[test]
-    fn rule_5_any_other_reason_is_the_end() {
-        for (reason, link) in
-            [(ExitReason::Kill, true), (ExitReason::Panic, true), (ExitReason::Killed, false)]
-        {
-            assert_eq!(exit(&mut linked(), 'b', reason.clone(), link, false), Verdict::End(reason));
-        }
-    }
-
-    #[test]
-    fn an_exit_over_a_link_removes_it_and_another_does_not() {
-        let mut links = linked();
-        assert_eq!(exit(&mut links, 'b', ExitReason::Normal, false, false), Verdict::Drop);
-        assert!(links.is_linked(&'b'));
-        assert_eq!(exit(&mut links, 'b', ExitReason::Normal, true, false), Verdict::Drop);
-        assert!(links.is_empty());
-    }
-
-    #[test]
-    fn monitors_are_counted_and_tell_once() {
-        let mut links = Links::default();
-        let [first, second] = [MonitorRef::new(1), MonitorRef::new(2)];
-        links.monitor(first, 'b');
-        links.monitor(second, 'b');
-        assert_eq!(links.demonitor(first), Some('b'));
-        assert_eq!(links.demonitor(first), None);
-        assert_eq!(links.handle_down(first), None);
-        assert_eq!(links.handle_down(second), Some('b'));
-        assert_eq!(links.handle_down(second), None);
-        assert!(links.is_empty());
-    }
-
-    #[test]
-    fn parting_tells_active_links_watchers_and_the_watched() {
-        let mut links = linked();
-        links.handle_link('c');
-        links.unlink(&'c');
-        links.handle_unlink('d', 7);
-        links.handle_monitor(MonitorRef::new(1), 'e');
-        links.monitor(MonitorRef::new(2), 'f');
-        let parting = links.part();
-        assert_eq!(parting.links, ['b']);
-        assert_eq!(parting.watchers, [(MonitorRef::new(1), 'e')]);
-        assert_eq!(parting.watched, [(MonitorRef::new(2), 'f')]);
-        assert!(links.is_empty());
-    }
-
-    /// Two processes that link and unlink each other, each in a thread of its own, step by step. A step is what
-    /// happens under one lock; between two of them the other may take any number of its own.
-    #[derive(Clone)]
-    struct Two {
-        tables: [Links<usize>; 2],
-        /// What each thread has still to do, the next one last.
-        steps: [Vec<Step>; 2],
-    }
-
-    /// A step; the number is that of the process whose table it changes.
-    #[derive(Clone, Copy, Debug)]
-    enum Step {
-        Link(usize),
-        HandleLink(usize),
-        LinkSent(usize),
-        Unlink(usize),
-        HandleUnlink(usize, u64),
-        HandleAck(usize, u64),
-        AckDelivered(usize, u64),
-    }
-
-    impl Two {
-        fn new(scripts: [Script; 2]) -> Self {
-            let steps = [0, 1].map(|me| scripts[me].iter().rev().map(|step| step(me)).collect());
-            Self { tables: [Links::default(), Links::default()], steps }
-        }
-
-        fn step(&mut self, thread: usize) {
-            let step = self.steps[thread].pop().unwrap();
-            let mut next = |steps: &[Step]| self.steps[thread].extend(steps.iter().rev());
-            match step {
-                Step::Link(me) => {
-                    let request = self.tables[me].link(1 - me);
-                    if request.link {
-                        next(&[Step::HandleLink(1 - me), Step::LinkSent(me)]);
-                    }
-                    if let Some(id) = request.ack {
-                        next(&[Step::HandleAck(1 - me, id)]);
-                    }
-                }
-                Step::HandleLink(me) => self.tables[me].handle_link(1 - me),
-                Step::LinkSent(me) => {
-                    if let Some(id) = self.tables[me].link_sent(&(1 - me)) {
-                        next(&[Step::HandleAck(1 - me, id), Step::AckDelivered(me, id)]);
-                    }
-                }
-                Step::Unlink(me) => {
-                    if let Some(id) = self.tables[me].unlink(&(1 - me)) {
-                        next(&[Step::HandleUnlink(1 - me, id)]);
-                    }
-                }
-                Step::HandleUnlink(me, id) => {
-                    if self.tables[me].handle_unlink(1 - me, id) {
-                        next(&[Step::HandleAck(1 - me, id), Step::AckDelivered(me, id)]);
-                    }
-                }
-                Step::HandleAck(me, id) => self.tables[me].handle_unlink_ack(&(1 - me), id),
-                Step::AckDelivered(me, id) => self.tables[me].ack_delivered(&(1 - me), id),
-            }
-        }
-
-        fn agree(&self) {
-            let [a, b] = [0, 1].map(|me| self.tables[me].is_linked(&(1 - me)));
-            assert_eq!(a, b, "{:?}", self.tables);
-            for table in &self.tables {
-                assert_eq!(table.len(), usize::from(a), "{:?}", self.tables);
-            }
-        }
-    }
-
-    /// What a process does by itself.
-    type Script = &'static [fn(usize) -> Step];
-
-    const SCRIPTS: [Script; 6] = [
-        &[Step::Link],
-        &[Step::Link, Step::Unlink],
-        &[Step::Unlink, Step::Link],
-        &[Step::Link, Step::Unlink, Step::Link],
-        &[Step::Unlink, Step::Link, Step::Unlink],
-        &[Step::Link, Step::Unlink, Step::Link, Step::Unlink],
-    ];
-
-    #[test]
-    fn both_sides_agree_in_every_order_of_steps() {
-        let mut ends = 0;
-        for first in SCRIPTS {
-            for second in SCRIPTS {
-                let mut seen = std::collections::HashSet::new();
-                let mut open = vec![Two::new([first, second])];
-                while let Some(two) = open.pop() {
-                    if !seen.insert(format!("{:?}{:?}", two.tables, two.steps)) {
-                        continue;
-                    }
-                    if two.steps.iter().all(Vec::is_empty) {
-                        two.agree();
-                        ends += 1;
-                    }
-                    for thread in [0, 1] {
-                        if !two.steps[thread].is_empty() {
-                            let mut after = two.clone();
-                            after.step(thread);
-                            open.push(after);
-                        }
-                    }
-                }
-            }
-        }
-        assert!(ends > 36);
-    }
-}
+mod tests;

@@ -12,7 +12,7 @@ use super::SpawnOptions;
 use super::current::is_current;
 use super::mailbox::{Item, Letter, Mailbox, Parcel, Taken, Told};
 use super::pid::{Local, Pid, Receipt, Signal, Target, answer_for_nobody, next_id};
-use crate::links::{ExitSignal, Links, MonitorRef, Parting, Verdict};
+use crate::links::{ExitEffect, ExitSignal, Links, MonitorRef, Parting};
 use crate::sync::{AtomicBool, Mutex, MutexGuard, thread_local};
 use crate::{ExitReason, SendError};
 
@@ -334,9 +334,9 @@ impl<M: Send + 'static> Cell<M> {
         let Some(rare) = state.rare() else { return };
         let signal = ExitSignal { from: &from, reason: &reason, link, own };
         match rare.links.handle_exit(signal, trap_exit) {
-            Verdict::Drop => {}
-            Verdict::Deliver => Self::tell(state, Told::Exit(from, reason, receipt)),
-            Verdict::End(reason) => wake(self.decide_in(state, reason)),
+            ExitEffect::Drop => {}
+            ExitEffect::Deliver => Self::tell(state, Told::Exit(from, reason, receipt)),
+            ExitEffect::End(reason) => wake(self.decide_in(state, reason)),
         }
     }
 

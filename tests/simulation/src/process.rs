@@ -8,7 +8,7 @@ use std::{
 
 use lib_chan::{
     ExitReason,
-    links::{ExitSignal, Links, MonitorRef, Verdict},
+    links::{ExitEffect, ExitSignal, Links, MonitorRef},
     session::Inbound,
 };
 
@@ -377,12 +377,12 @@ impl World {
         let own = from == Pid::Local(proc);
         let verdict =
             there.links.handle_exit(ExitSignal { from: &from, reason: &reason, link, own }, trap_exit);
-        let seen = alive && verdict != Verdict::Drop;
+        let seen = alive && verdict != ExitEffect::Drop;
         self.note(What::Signal { proc, from, signal: Signal::Exit { reason, link }, seen });
         match verdict {
-            Verdict::Deliver if alive => self.process(proc).mailbox.push_back(Letter::Exit { receipt }),
-            Verdict::Drop | Verdict::Deliver => self.exit_taken(receipt),
-            Verdict::End(reason) => {
+            ExitEffect::Deliver if alive => self.process(proc).mailbox.push_back(Letter::Exit { receipt }),
+            ExitEffect::Drop | ExitEffect::Deliver => self.exit_taken(receipt),
+            ExitEffect::End(reason) => {
                 self.exit_taken(receipt);
                 self.decide(proc, reason);
             }

@@ -7,7 +7,7 @@ use super::{
 use crate::{
     ExitReason, Limits,
     handshake::Side,
-    links::{ExitSignal, Links, Verdict},
+    links::{ExitEffect, ExitSignal, Links},
     session::{Delivery, Rights},
     wire::Frame,
 };
@@ -623,7 +623,7 @@ impl Processes {
             Delivery::Exit { from, to, reason, link, .. } => {
                 if let Some(table) = self.tables.get_mut(&to) {
                     let signal = ExitSignal { from: &from, reason: &reason, link, own: false };
-                    assert_ne!(table.handle_exit(signal, true), Verdict::End(reason.clone()));
+                    assert_ne!(table.handle_exit(signal, true), ExitEffect::End(reason.clone()));
                 }
             }
             other => panic!("{other:?}"),
