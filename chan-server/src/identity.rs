@@ -54,7 +54,7 @@ impl IdentityError {
 /// What some clients will not accept about a certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Warning {
+pub struct CertificateWarning {
     /// What it is, what follows, and what to do.
     pub text: String,
     /// Clients that look at dates refuse the certificate already.
@@ -219,11 +219,11 @@ impl Identity {
     /// server.
     ///
     /// Clients that pin the key accept it all the same, so none of this keeps the server from starting.
-    pub fn warnings(&self, now: SystemTime) -> Vec<Warning> {
+    pub fn warnings(&self, now: SystemTime) -> Vec<CertificateWarning> {
         let (from, to) = (self.key.validity().start(), self.key.validity().end());
         let mut warnings = Vec::new();
         let (mut add, still) = (
-            |text, is_fatal| warnings.push(Warning { text, is_fatal }),
+            |text, is_fatal| warnings.push(CertificateWarning { text, is_fatal }),
             "clients that pin its key still accept it",
         );
         match to.duration_since(now) {

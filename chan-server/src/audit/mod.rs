@@ -51,14 +51,14 @@ pub struct Audit {
 
 #[derive(Debug)]
 struct Writer {
-    queue: SyncSender<Entry>,
+    queue: SyncSender<QueueEntry>,
     /// Says when the last line was written. Nobody waits for it but the end of this value.
     done: Mutex<Receiver<()>>,
     format: Format,
 }
 
 /// What the writing thread is given.
-enum Entry {
+enum QueueEntry {
     Line(String),
     /// Asks to be told when all before it has been written.
     Flush(SyncSender<()>),
@@ -189,7 +189,7 @@ impl Audit {
         }
         let line = Line { time: time_of_day(), event, suppressed: state.suppressed, lost: state.lost };
         let Some(text) = writer.format.line(&line) else { return };
-        match writer.queue.try_send(Entry::Line(text)) {
+        match writer.queue.try_send(QueueEntry::Line(text)) {
             Ok(()) => (state.suppressed, state.lost) = (0, 0),
             Err(_) if matches!(event.cause(), Cause::Member(_)) => state.sum(event),
             Err(_) => state.lost += 1,
@@ -202,7 +202,7 @@ impl Audit {
     pub fn flush(&self) {
         let Some(writer) = &self.writer else { return };
         let (written, is_written) = sync_channel(1);
-        if writer.queue.try_send(Entry::Flush(written)).is_ok() {
+        if writer.queue.try_send(QueueEntry::Flush(written)).is_ok() {
             let _ = is_written.recv_timeout(LAST_LINES_TIMEOUT);
         }
     }
@@ -263,7 +263,7 @@ fn plain(line: &serde_json::Value) -> Option<String> {
 /// Writes lines until there will be no more, and totals in between.
 fn write_lines<W: Write>(
     mut output: Output<W>,
-    queue: &Receiver<Entry>,
+    queue: &Receiver<QueueEntry>,
     format: Format,
     state: &Mutex<State>,
 ) {
@@ -272,8 +272,8 @@ fn write_lines<W: Write>(
     let mut over = false;
     while !over {
         match queue.recv_timeout(SUM_INTERVAL.saturating_sub(summed.elapsed())) {
-            Ok(Entry::Line(line)) => output.write_line(&line, note),
-            Ok(Entry::Flush(written)) => drop(written.send(())),
+            Ok(QueueEntry::Line(line)) => output.write_line(&line, note),
+            Ok(QueueEntry::Flush(written)) => drop(written.send(())),
             Err(RecvTimeoutError::Timeout) => output.catch_up(note),
             Err(RecvTimeoutError::Disconnected) => over = true,
         }

@@ -72,7 +72,7 @@ pub(super) fn read(root: &mut Table<'_>, context: &Context<'_>, problems: &mut P
         let none = "no service; add: [[service]] with name, password_file and mfa = [\"echo\", \"start\"]";
         problems.add(&root.span, none.into());
     }
-    let mut names = Names::new("service");
+    let mut names = UniqueNames::new("service");
     let mut salts = Salts::default();
     let mut services = Vec::new();
     for mut table in tables {
@@ -108,7 +108,7 @@ fn clients(
         }
         Ok(None) | Err(()) => {}
     }
-    let mut names = Names::new("client");
+    let mut names = UniqueNames::new("client");
     for mut table in table.tables("client", "[[service.client]]", problems) {
         let name = table.required::<String>("name", "\"joe\"", problems);
         let id = name.and_then(|name| {
@@ -131,12 +131,12 @@ fn clients(
 }
 
 /// The names of one kind, each of which may stand once.
-struct Names {
+struct UniqueNames {
     kind: &'static str,
     lines: HashMap<String, usize>,
 }
 
-impl Names {
+impl UniqueNames {
     fn new(kind: &'static str) -> Self {
         Self { kind, lines: HashMap::new() }
     }

@@ -17,7 +17,7 @@ pub use argon2id::{Argon2Params, DerivedKeys, ParamsError, Salt, StretchError};
 pub use directory::{
     Account, AccountName, AccountVerifier, Directory, DirectoryError, DirectoryWarning, NameKey, RefusalCause,
 };
-pub use name::{ClientId, NameError, ServiceName};
+pub use name::{ClientId, InvalidName, ServiceName};
 pub use proof::{Exporter, Mechanism};
 pub use verifier::{PasswordVerifier, VerifierError};
 

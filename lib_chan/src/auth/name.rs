@@ -18,9 +18,9 @@ impl ServiceName {
     ///
     /// # Errors
     /// The name is empty, too long, or contains another character.
-    pub fn new(name: &str) -> Result<Self, NameError> {
+    pub fn new(name: &str) -> Result<Self, InvalidName> {
         if name.is_empty() {
-            return Err(NameError::Empty);
+            return Err(InvalidName::Empty);
         }
         checked(name).map(Self)
     }
@@ -36,7 +36,7 @@ impl ClientId {
     ///
     /// # Errors
     /// The name is too long, or contains another character.
-    pub fn new(name: &str) -> Result<Self, NameError> {
+    pub fn new(name: &str) -> Result<Self, InvalidName> {
         checked(name).map(Self)
     }
 
@@ -46,12 +46,12 @@ impl ClientId {
     }
 }
 
-fn checked(name: &str) -> Result<Box<str>, NameError> {
+fn checked(name: &str) -> Result<Box<str>, InvalidName> {
     if name.len() > MAX_NAME_LEN {
-        return Err(NameError::TooLong);
+        return Err(InvalidName::TooLong);
     }
     if !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte)) {
-        return Err(NameError::Character);
+        return Err(InvalidName::Character);
     }
     Ok(name.into())
 }
@@ -71,9 +71,9 @@ macro_rules! prints_as_its_text {
         }
 
         impl std::str::FromStr for $name {
-            type Err = NameError;
+            type Err = InvalidName;
 
-            fn from_str(name: &str) -> Result<Self, NameError> {
+            fn from_str(name: &str) -> Result<Self, InvalidName> {
                 Self::new(name)
             }
         }
@@ -85,7 +85,7 @@ prints_as_its_text!(ServiceName ClientId);
 /// The reason that a text is not the name of a service or client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum NameError {
+pub enum InvalidName {
     /// The name is empty. Only a client's name may be.
     #[error("the name of a service is empty")]
     Empty,
@@ -109,10 +109,10 @@ mod tests {
             assert_eq!(ServiceName::new(&text).is_ok(), allowed, "{byte}");
             assert_eq!(ClientId::new(&text).is_ok(), allowed, "{byte}");
         }
-        assert_eq!(ServiceName::new(""), Err(NameError::Empty));
+        assert_eq!(ServiceName::new(""), Err(InvalidName::Empty));
         assert_eq!(ClientId::new(""), Ok(ClientId::default()));
         assert!(ServiceName::new(&"x".repeat(64)).is_ok());
-        assert_eq!(ServiceName::new(&"x".repeat(65)), Err(NameError::TooLong));
-        assert_eq!(ClientId::new(&"x".repeat(65)), Err(NameError::TooLong));
+        assert_eq!(ServiceName::new(&"x".repeat(65)), Err(InvalidName::TooLong));
+        assert_eq!(ClientId::new(&"x".repeat(65)), Err(InvalidName::TooLong));
     }
 }

@@ -43,7 +43,7 @@ impl Hello {
 
     pub(super) fn parse(body: &[u8]) -> Result<Self, Misbehaviour> {
         let malformed = Misbehaviour::Malformed("hello");
-        let mut fields = Fields { rest: body, malformed };
+        let mut fields = MessageFields { rest: body, malformed };
         if fields.array()? != *MAGIC {
             return Err(malformed);
         }
@@ -80,7 +80,7 @@ impl PasswordChallenge {
 
     pub(super) fn parse(body: &[u8]) -> Result<Self, Misbehaviour> {
         let malformed = Misbehaviour::Malformed("challenge");
-        let mut fields = Fields { rest: body, malformed };
+        let mut fields = MessageFields { rest: body, malformed };
         fields.version()?;
         if fields.mechanism()? != Mechanism::Password {
             return Err(Misbehaviour::OtherMechanism);
@@ -113,7 +113,7 @@ impl KeyChallenge {
     }
 
     pub(super) fn parse(body: &[u8]) -> Result<Self, Misbehaviour> {
-        let mut fields = Fields { rest: body, malformed: Misbehaviour::Malformed("challenge") };
+        let mut fields = MessageFields { rest: body, malformed: Misbehaviour::Malformed("challenge") };
         fields.version()?;
         if fields.mechanism()? != Mechanism::Key {
             return Err(Misbehaviour::OtherMechanism);
@@ -159,7 +159,7 @@ impl Answer {
             return Ok(Self::Refused);
         }
         let malformed = Misbehaviour::Malformed("accept");
-        let mut fields = Fields { rest: body, malformed };
+        let mut fields = MessageFields { rest: body, malformed };
         if fields.byte()? != ACCEPTED {
             return Err(malformed);
         }
@@ -182,12 +182,12 @@ pub(super) fn as_received(body: &[u8]) -> Vec<u8> {
 }
 
 /// Reads one field after another. A message that ends within a field is malformed.
-struct Fields<'a> {
+struct MessageFields<'a> {
     rest: &'a [u8],
     malformed: Misbehaviour,
 }
 
-impl<'a> Fields<'a> {
+impl<'a> MessageFields<'a> {
     fn array<const N: usize>(&mut self) -> Result<[u8; N], Misbehaviour> {
         let (field, rest) = self.rest.split_first_chunk().ok_or(self.malformed)?;
         self.rest = rest;

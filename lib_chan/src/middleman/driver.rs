@@ -35,7 +35,7 @@ pub(crate) struct Driver<S, F> {
     batch: Batch,
     /// Bytes were written that the stream has not flushed.
     unflushed: bool,
-    writing: Writing,
+    writing: WriteHalf,
     timer: Pin<Box<Sleep>>,
     armed: Option<Instant>,
     /// It has let others go first since it last wrote.
@@ -45,7 +45,7 @@ pub(crate) struct Driver<S, F> {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Writing {
+enum WriteHalf {
     Open,
     /// All has been written; the sending side is being shut down.
     Closing,
@@ -65,7 +65,7 @@ where
             start,
             batch: Batch::default(),
             unflushed: false,
-            writing: Writing::Open,
+            writing: WriteHalf::Open,
             timer: Box::pin(sleep_until(tokio::time::Instant::now())),
             armed: None,
             yielded: false,
@@ -99,7 +99,7 @@ where
     fn poll_write(&mut self, cx: &mut Context<'_>) -> bool {
         let mut progress = false;
         let mut accepted = 0;
-        while self.writing == Writing::Open {
+        while self.writing == WriteHalf::Open {
             if self.batch.chunk().is_empty() {
                 let (len, now) = (std::mem::take(&mut accepted), now());
                 let all = self.shared.drive(|endpoint| {
@@ -108,7 +108,7 @@ where
                 });
                 if self.batch.chunk().is_empty() {
                     if all {
-                        self.writing = Writing::Closing;
+                        self.writing = WriteHalf::Closing;
                     }
                     break;
                 }
@@ -137,23 +137,23 @@ where
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) {
-        if self.unflushed && self.writing != Writing::Done && self.batch.chunk().is_empty() {
+        if self.unflushed && self.writing != WriteHalf::Done && self.batch.chunk().is_empty() {
             match Pin::new(&mut self.stream).poll_flush(cx) {
                 Poll::Ready(Ok(())) => self.unflushed = false,
                 Poll::Ready(Err(_)) => self.stop_writing(),
                 Poll::Pending => {}
             }
         }
-        if self.writing == Writing::Closing && !self.unflushed {
+        if self.writing == WriteHalf::Closing && !self.unflushed {
             // A shutdown that fails has nobody left to tell.
             if Pin::new(&mut self.stream).poll_shutdown(cx).is_ready() {
-                self.writing = Writing::Done;
+                self.writing = WriteHalf::Done;
             }
         }
     }
 
     fn stop_writing(&mut self) {
-        self.writing = Writing::Done;
+        self.writing = WriteHalf::Done;
         self.batch = Batch::default();
         self.set_last_call();
     }
@@ -183,7 +183,7 @@ where
 
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> bool {
         // What was appended since the writing stopped for want of it has woken nobody.
-        let hungry = self.writing == Writing::Open && self.batch.chunk().is_empty();
+        let hungry = self.writing == WriteHalf::Open && self.batch.chunk().is_empty();
         let (waker, armed) = (cx.waker().clone(), self.armed);
         let Rest::Until(wanted) = self.shared.quietly(|endpoint| endpoint.sleep(waker, hungry, armed)) else {
             self.shared.drive(|_| ());

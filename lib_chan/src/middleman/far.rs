@@ -8,7 +8,7 @@ use std::{
 use super::shared::{Outlet, Shared};
 use crate::{
     ExitReason, MonitorRef, Pid,
-    process::{Signal, Target, next_id},
+    process::{ProcessSignal, SignalTarget, next_id},
 };
 
 /// The id of the role "owner" at the far end.
@@ -104,19 +104,21 @@ impl Far {
     }
 }
 
-impl Target for Far {
-    fn signal(&self, signal: Signal) {
+impl SignalTarget for Far {
+    fn signal(&self, signal: ProcessSignal) {
         let far = self.id;
         let Some(shared) = self.shared.upgrade() else { return answer_for_lost(self.pid(), signal) };
         shared.session(|session| match signal {
-            Signal::Link { from } => session.link(from, far),
-            Signal::Unlink { from, id } => session.unlink(&from, far, id),
-            Signal::UnlinkAck { from, id } => session.unlink_ack(&from, far, id),
-            Signal::Exit { from, reason, link, .. } => session.exit(&from, far, link.then_some(0), reason),
-            Signal::Monitor { from, monitor } => session.monitor(from, monitor.number(), far),
-            Signal::Demonitor { monitor } => session.demonitor(monitor.number()),
+            ProcessSignal::Link { from } => session.link(from, far),
+            ProcessSignal::Unlink { from, id } => session.unlink(&from, far, id),
+            ProcessSignal::UnlinkAck { from, id } => session.unlink_ack(&from, far, id),
+            ProcessSignal::Exit { from, reason, link, .. } => {
+                session.exit(&from, far, link.then_some(0), reason)
+            }
+            ProcessSignal::Monitor { from, monitor } => session.monitor(from, monitor.number(), far),
+            ProcessSignal::Demonitor { monitor } => session.demonitor(monitor.number()),
             // What stands for a far process monitors nobody by this name.
-            Signal::Down { .. } => {}
+            ProcessSignal::Down { .. } => {}
         });
     }
 }
@@ -130,31 +132,38 @@ impl Drop for Far {
 }
 
 /// A session that nobody holds any more is a connection that is lost.
-fn answer_for_lost(lost: Pid, signal: Signal) {
+fn answer_for_lost(lost: Pid, signal: ProcessSignal) {
     let reason = ExitReason::NoConnection;
     match signal {
-        Signal::Link { from } => from.signal(Signal::Exit { from: lost, reason, link: true, receipt: None }),
-        Signal::Unlink { from, id } => from.signal(Signal::UnlinkAck { from: lost, id }),
-        Signal::Monitor { from, monitor } => from.signal(Signal::Down { from: lost, monitor, reason }),
-        Signal::UnlinkAck { .. } | Signal::Demonitor { .. } | Signal::Exit { .. } | Signal::Down { .. } => {}
+        ProcessSignal::Link { from } => {
+            from.signal(ProcessSignal::Exit { from: lost, reason, link: true, receipt: None })
+        }
+        ProcessSignal::Unlink { from, id } => from.signal(ProcessSignal::UnlinkAck { from: lost, id }),
+        ProcessSignal::Monitor { from, monitor } => {
+            from.signal(ProcessSignal::Down { from: lost, monitor, reason })
+        }
+        ProcessSignal::UnlinkAck { .. }
+        | ProcessSignal::Demonitor { .. }
+        | ProcessSignal::Exit { .. }
+        | ProcessSignal::Down { .. } => {}
     }
 }
 
 /// A monitor that the peer set on a process of this end.
-pub(super) struct Watch {
+pub(super) struct FarMonitor {
     shared: Weak<Shared>,
     monitor: u64,
 }
 
-impl Watch {
+impl FarMonitor {
     pub(super) const fn new(shared: Weak<Shared>, monitor: u64) -> Self {
         Self { shared, monitor }
     }
 }
 
-impl Target for Watch {
-    fn signal(&self, signal: Signal) {
-        if let (Signal::Down { reason, .. }, Some(shared)) = (signal, self.shared.upgrade()) {
+impl SignalTarget for FarMonitor {
+    fn signal(&self, signal: ProcessSignal) {
+        if let (ProcessSignal::Down { reason, .. }, Some(shared)) = (signal, self.shared.upgrade()) {
             shared.down(self.monitor, reason);
         }
     }

@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::{
-    far::{Far, OWNER, Tables, Watch},
+    far::{Far, FarMonitor, OWNER, Tables},
     wake::{keep, now, wake_each, wake_together, with_scratch},
     windows::Widened,
 };
@@ -19,7 +19,7 @@ use crate::{
     ExitReason, Limits, MonitorRef, Pid,
     handshake::Authenticated,
     payload::{self, Codec, PayloadError},
-    process::{Owned, Receipt, Signal, next_monitor},
+    process::{Owned, ProcessSignal, Receipt, next_monitor},
     session::{
         Claims, Delivery, Endpoint, Event, Host, Inbound, Request, Rights, Session, Unsendable, Who,
         WindowChange,
@@ -44,7 +44,7 @@ pub(crate) struct Shared {
     inner: Mutex<Inner>,
     claims: Arc<Claims>,
     /// Set when the client's `Start` is known.
-    terms: OnceLock<Terms>,
+    terms: OnceLock<Agreed>,
     client: Box<str>,
     service: Box<str>,
     limits: Arc<Limits>,
@@ -59,7 +59,7 @@ pub(crate) struct Shared {
 
 /// What is agreed once for all messages.
 #[derive(Clone, Copy, Debug)]
-struct Terms {
+struct Agreed {
     codec: Codec,
     max_payload_len: usize,
 }
@@ -134,11 +134,11 @@ impl Shared {
     /// From now on messages may be encoded.
     pub(crate) fn agree(&self, codec: Codec) {
         let max_payload_len = self.session(|session| session.max_payload_len());
-        let _ = self.terms.set(Terms { codec, max_payload_len });
+        let _ = self.terms.set(Agreed { codec, max_payload_len });
     }
 
-    fn terms(&self) -> Terms {
-        self.terms.get().copied().unwrap_or(Terms { codec: Codec::Raw, max_payload_len: 0 })
+    fn terms(&self) -> Agreed {
+        self.terms.get().copied().unwrap_or(Agreed { codec: Codec::Raw, max_payload_len: 0 })
     }
 
     /// The longest payload that the far end takes.
@@ -328,31 +328,35 @@ impl Shared {
 
     fn signal(&self, delivery: Delivery<Pid>) {
         match delivery {
-            Delivery::Link { from, to } => to.signal(Signal::Link { from: self.far(from) }),
+            Delivery::Link { from, to } => to.signal(ProcessSignal::Link { from: self.far(from) }),
             Delivery::Unlink { from, to, unlink } => {
-                to.signal(Signal::Unlink { from: self.far(from), id: unlink })
+                to.signal(ProcessSignal::Unlink { from: self.far(from), id: unlink })
             }
             Delivery::UnlinkAck { from, to, unlink } => {
-                to.signal(Signal::UnlinkAck { from: self.far(from), id: unlink });
+                to.signal(ProcessSignal::UnlinkAck { from: self.far(from), id: unlink });
             }
             Delivery::Exit { from, to, reason, link, provoked } => {
                 let receipt = if link { &self.untaken_ends } else { &self.untaken_exits };
                 let receipt = provoked.then(|| receipt.clone());
-                to.signal(Signal::Exit { from: self.far(from), reason, link, receipt });
+                to.signal(ProcessSignal::Exit { from: self.far(from), reason, link, receipt });
             }
             Delivery::Down { monitor, from, to, reason } => {
-                to.signal(Signal::Down { from: self.far(from), monitor: MonitorRef::new(monitor), reason });
+                to.signal(ProcessSignal::Down {
+                    from: self.far(from),
+                    monitor: MonitorRef::new(monitor),
+                    reason,
+                });
             }
             Delivery::Monitor { monitor, to } => {
-                let watch = Pid::far(Arc::new(Watch::new(self.me.clone(), monitor)));
+                let watch = Pid::far(Arc::new(FarMonitor::new(self.me.clone(), monitor)));
                 let reference = next_monitor();
                 self.lock().tables.watch(monitor, reference);
-                to.signal(Signal::Monitor { from: watch, monitor: reference });
+                to.signal(ProcessSignal::Monitor { from: watch, monitor: reference });
             }
             Delivery::Demonitor { monitor, to } => {
                 let reference = self.lock().tables.unwatch(monitor);
                 if let Some(monitor) = reference {
-                    to.signal(Signal::Demonitor { monitor });
+                    to.signal(ProcessSignal::Demonitor { monitor });
                 }
             }
             Delivery::Message { to, message } => {
@@ -412,7 +416,7 @@ impl Shared {
         value: &U,
         f: impl FnOnce(&mut Session<Tokio>, &mut Vec<u8>) -> Result<T, Unsendable>,
     ) -> Result<T, NotSent> {
-        let Terms { codec, max_payload_len } = self.terms();
+        let Agreed { codec, max_payload_len } = self.terms();
         with_scratch(|scratch| {
             payload::encode_message(codec, value, max_payload_len, scratch).map_err(NotSent::Payload)?;
             self.session(|session| f(session, scratch)).map_err(NotSent::Session)

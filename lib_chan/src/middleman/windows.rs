@@ -8,15 +8,15 @@ use std::{
 use crate::{Limits, handshake::Authenticated};
 
 /// A service and a client of it.
-type Account = (Box<str>, Box<str>);
+type ServiceClient = (Box<str>, Box<str>);
 
 /// What each account has. Not under the lock of any session, and no session is locked under it.
-static WIDENED: Mutex<BTreeMap<Account, usize>> = Mutex::new(BTreeMap::new());
+static WIDENED: Mutex<BTreeMap<ServiceClient, usize>> = Mutex::new(BTreeMap::new());
 
 /// One session's part; given back when dropped.
 #[derive(Debug)]
 pub(super) struct Widened {
-    account: Account,
+    account: ServiceClient,
     len: usize,
 }
 

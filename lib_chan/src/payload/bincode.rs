@@ -20,8 +20,11 @@ use super::{
 /// Little-endian, variable-length integers.
 const CONFIG: Configuration = config::standard();
 
-pub(super) fn encode<T: Serialize + ?Sized>(value: Value<'_, T>, sink: &mut Sink<'_>) -> Result<(), Unfit> {
-    encode_into_writer(value, sink, CONFIG).map_err(Unfit)
+pub(super) fn encode<T: Serialize + ?Sized>(
+    value: Value<'_, T>,
+    sink: &mut Sink<'_>,
+) -> Result<(), Unencodable> {
+    encode_into_writer(value, sink, CONFIG).map_err(Unencodable)
 }
 
 pub(super) fn decode<'de, T: Deserialize<'de>>(seed: Seed<'_, T>, bytes: &'de [u8]) -> Result<T, Wrong> {
@@ -33,9 +36,9 @@ pub(super) fn decode<'de, T: Deserialize<'de>>(seed: Seed<'_, T>, bytes: &'de [u
 }
 
 /// What is wrong with a value. (bincode displays its errors as Rust's debug output.)
-pub(super) struct Unfit(EncodeError);
+pub(super) struct Unencodable(EncodeError);
 
-impl fmt::Display for Unfit {
+impl fmt::Display for Unencodable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
             EncodeError::Other(text) => f.write_str(text),

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::cell::{Cell, Owned, Posting};
 use super::current::{in_time, is_current, poll_proceed_shortly};
-use super::mailbox::{Asked, Letter, Parcel};
+use super::mailbox::{CallLetter, Letter, Parcel};
 use super::pid::{Local, Pid};
 use super::reply::{Call, Message, Reply, Waiter};
 use crate::{CallError, CallFailure, Executed, ExitReason, SendError};
@@ -108,7 +108,7 @@ impl<M: Send + 'static> Address<M> {
         // Every way out drops the waiter, which gives the call up.
         let waiter = Waiter::new();
         let message = make(&waiter);
-        let asked = Letter::Call(Box::new(Asked { message, ticket: waiter.ticket() }));
+        let asked = Letter::Call(Box::new(CallLetter { message, ticket: waiter.ticket() }));
         let mut answer = pin!(async {
             // A message that comes back is dropped, and its reply with it. The outcome is known already.
             let sent = self.post(asked).await.map_err(|error| error.reason);
@@ -143,8 +143,8 @@ impl<M: Send + 'static> Address<M> {
     }
 
     #[cfg(test)]
-    pub(super) fn downgrade(&self) -> std::sync::Weak<dyn super::Target> {
-        Arc::downgrade(&self.cell) as std::sync::Weak<dyn super::Target>
+    pub(super) fn downgrade(&self) -> std::sync::Weak<dyn super::SignalTarget> {
+        Arc::downgrade(&self.cell) as std::sync::Weak<dyn super::SignalTarget>
     }
 
     fn post(&self, letter: Letter<M>) -> Post<'_, M> {

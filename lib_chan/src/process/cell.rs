@@ -11,7 +11,7 @@ use std::task::{Context, Poll, Waker};
 use super::SpawnOptions;
 use super::current::is_current;
 use super::mailbox::{Item, Letter, Mailbox, Parcel, Taken, Told};
-use super::pid::{Local, Pid, Receipt, Signal, Target, answer_for_nobody, next_id};
+use super::pid::{Local, Pid, ProcessSignal, Receipt, SignalTarget, answer_for_nobody, next_id};
 use crate::links::{ExitEffect, ExitSignal, Links, MonitorRef, Parting};
 use crate::sync::{AtomicBool, Mutex, MutexGuard, thread_local};
 use crate::{ExitReason, SendError};
@@ -28,11 +28,11 @@ pub(super) struct Cell<M> {
     /// Set together with the phase, and read without the lock.
     ending: AtomicBool,
     taken: Taken,
-    state: Mutex<State<M>>,
+    state: Mutex<ProcessState<M>>,
 }
 
-struct State<M> {
-    phase: Phase,
+struct ProcessState<M> {
+    phase: ProcessPhase,
     trap_exit: bool,
     /// Wakes the task that polls the process.
     task: Option<Waker>,
@@ -41,7 +41,7 @@ struct State<M> {
     rare: Option<Box<Rare>>,
 }
 
-enum Phase {
+enum ProcessPhase {
     Alive,
     /// The end is decided. The future is not dropped yet.
     Ending(ExitReason),
@@ -70,8 +70,8 @@ impl<M: Send + 'static> Cell<M> {
             id: next_id(),
             ending: AtomicBool::new(false),
             taken: Taken::default(),
-            state: Mutex::new(State {
-                phase: Phase::Alive,
+            state: Mutex::new(ProcessState {
+                phase: ProcessPhase::Alive,
                 trap_exit: options.trap_exit,
                 task: None,
                 mailbox: Mailbox::with_capacity(options.mailbox_capacity),
@@ -180,7 +180,7 @@ impl<M: Send + 'static> Cell<M> {
     ) -> Poll<Result<(), SendError<M>>> {
         let mut sender = cx.waker().clone();
         let mut state = self.lock();
-        if let Phase::Ending(reason) | Phase::Ended(reason) = &state.phase {
+        if let ProcessPhase::Ending(reason) | ProcessPhase::Ended(reason) = &state.phase {
             let reason = reason.clone();
             let waiting = state.mailbox.withdraw(ticket);
             drop(state);
@@ -206,7 +206,7 @@ impl<M: Send + 'static> Cell<M> {
     /// Puts a parcel into the mailbox. Fails with the reason of the end if the process has ended.
     pub(super) fn put(&self, parcel: Box<dyn Parcel<M>>) -> Result<(), ExitReason> {
         let mut state = self.lock();
-        if let Phase::Ending(reason) | Phase::Ended(reason) = &state.phase {
+        if let ProcessPhase::Ending(reason) | ProcessPhase::Ended(reason) = &state.phase {
             let reason = reason.clone();
             drop(state);
             return Err(reason);
@@ -256,11 +256,11 @@ impl<M: Send + 'static> Cell<M> {
     }
 
     /// Does what [`decide`](Self::decide) does, under a lock that is held already.
-    fn decide_in(&self, mut state: MutexGuard<'_, State<M>>, reason: ExitReason) -> Option<Waker> {
+    fn decide_in(&self, mut state: MutexGuard<'_, ProcessState<M>>, reason: ExitReason) -> Option<Waker> {
         if !state.is_alive() {
             return None;
         }
-        state.phase = Phase::Ending(reason.clone());
+        state.phase = ProcessPhase::Ending(reason.clone());
         self.ending.store(true, Ordering::Release);
         ENDING.fetch_add(1, Ordering::Relaxed);
         let task = state.task.take();
@@ -275,8 +275,8 @@ impl<M: Send + 'static> Cell<M> {
     /// Returns the reason of the end, once it is decided.
     pub(super) fn reason(&self) -> Option<ExitReason> {
         match &self.lock().phase {
-            Phase::Alive => None,
-            Phase::Ending(reason) | Phase::Ended(reason) => Some(reason.clone()),
+            ProcessPhase::Alive => None,
+            ProcessPhase::Ending(reason) | ProcessPhase::Ended(reason) => Some(reason.clone()),
         }
     }
 
@@ -290,10 +290,10 @@ impl<M: Send + 'static> Cell<M> {
     pub(super) fn part(&self) {
         loop {
             let mut state = self.lock();
-            let Phase::Ending(reason) = &state.phase else { return };
+            let ProcessPhase::Ending(reason) = &state.phase else { return };
             let reason = reason.clone();
             let Some(mut rare) = state.rare.take() else {
-                state.phase = Phase::Ended(reason);
+                state.phase = ProcessPhase::Ended(reason);
                 break;
             };
             drop(state);
@@ -305,13 +305,18 @@ impl<M: Send + 'static> Cell<M> {
     fn tell_others(&self, parting: Parting<Pid>, reason: &ExitReason) {
         let me = self.pid();
         for peer in parting.links {
-            peer.signal(Signal::Exit { from: me.clone(), reason: reason.clone(), link: true, receipt: None });
+            peer.signal(ProcessSignal::Exit {
+                from: me.clone(),
+                reason: reason.clone(),
+                link: true,
+                receipt: None,
+            });
         }
         for (monitor, watcher) in parting.watchers {
-            watcher.signal(Signal::Down { from: me.clone(), monitor, reason: reason.clone() });
+            watcher.signal(ProcessSignal::Down { from: me.clone(), monitor, reason: reason.clone() });
         }
         for (monitor, watched) in parting.watched {
-            watched.signal(Signal::Demonitor { monitor });
+            watched.signal(ProcessSignal::Demonitor { monitor });
         }
     }
 
@@ -349,7 +354,7 @@ impl<M: Send + 'static> Cell<M> {
 
     /// Acknowledges an `Unlink`.
     pub(super) fn acknowledge(&self, to: &Pid, id: u64) {
-        to.signal(Signal::UnlinkAck { from: self.pid(), id });
+        to.signal(ProcessSignal::UnlinkAck { from: self.pid(), id });
         self.with_links(|links| links.ack_delivered(to, id));
     }
 
@@ -361,7 +366,7 @@ impl<M: Send + 'static> Cell<M> {
             return;
         }
         drop(state);
-        answer_for_nobody(&self.pid(), Signal::Monitor { from, monitor });
+        answer_for_nobody(&self.pid(), ProcessSignal::Monitor { from, monitor });
     }
 
     fn handle_down(&self, from: Pid, monitor: MonitorRef, reason: ExitReason) {
@@ -378,7 +383,7 @@ impl<M: Send + 'static> Cell<M> {
     /// Puts an event into the mailbox under the lock that removed its record. Unlocked in between, `unlink` or
     /// `demonitor_flush` on another thread would find neither the record nor the event, and the event would arrive
     /// after they had returned.
-    fn tell(mut state: MutexGuard<'_, State<M>>, told: Told) {
+    fn tell(mut state: MutexGuard<'_, ProcessState<M>>, told: Told) {
         if !state.is_alive() {
             drop(state);
             return;
@@ -403,45 +408,47 @@ impl<M> Cell<M> {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State<M>> {
+    fn lock(&self) -> MutexGuard<'_, ProcessState<M>> {
         // No foreign code runs under the lock, so a poisoned lock still guards a consistent state.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<M> State<M> {
+impl<M> ProcessState<M> {
     const fn is_alive(&self) -> bool {
-        matches!(self.phase, Phase::Alive)
+        matches!(self.phase, ProcessPhase::Alive)
     }
 
     /// Returns the rare part, and creates it on first use. Returns `None` once the process has ended, so that nothing
     /// stays in it.
     fn rare(&mut self) -> Option<&mut Rare> {
-        if matches!(self.phase, Phase::Ended(_)) {
+        if matches!(self.phase, ProcessPhase::Ended(_)) {
             return None;
         }
         Some(self.rare.get_or_insert_default())
     }
 }
 
-impl<M: Send + 'static> Target for Cell<M> {
-    fn signal(&self, signal: Signal) {
+impl<M: Send + 'static> SignalTarget for Cell<M> {
+    fn signal(&self, signal: ProcessSignal) {
         match signal {
-            Signal::Link { from } => {
+            ProcessSignal::Link { from } => {
                 if !self.link(&from) {
-                    answer_for_nobody(&self.pid(), Signal::Link { from });
+                    answer_for_nobody(&self.pid(), ProcessSignal::Link { from });
                 }
             }
-            Signal::Unlink { from, id } => self.handle_unlink(&from, id),
-            Signal::UnlinkAck { from, id } => {
+            ProcessSignal::Unlink { from, id } => self.handle_unlink(&from, id),
+            ProcessSignal::UnlinkAck { from, id } => {
                 self.with_links(|links| links.handle_unlink_ack(&from, id));
             }
-            Signal::Monitor { from, monitor } => self.handle_monitor(from, monitor),
-            Signal::Demonitor { monitor } => {
+            ProcessSignal::Monitor { from, monitor } => self.handle_monitor(from, monitor),
+            ProcessSignal::Demonitor { monitor } => {
                 self.with_links(|links| links.handle_demonitor(monitor));
             }
-            Signal::Exit { from, reason, link, receipt } => self.handle_exit(from, reason, link, receipt),
-            Signal::Down { from, monitor, reason } => self.handle_down(from, monitor, reason),
+            ProcessSignal::Exit { from, reason, link, receipt } => {
+                self.handle_exit(from, reason, link, receipt)
+            }
+            ProcessSignal::Down { from, monitor, reason } => self.handle_down(from, monitor, reason),
         }
     }
 
@@ -464,10 +471,10 @@ impl<M: Send + 'static> Local for Cell<M> {
 
     fn watch(&self, from: Pid, monitor: MonitorRef) {
         let mut state = self.lock();
-        if let Phase::Ended(reason) = &state.phase {
+        if let ProcessPhase::Ended(reason) = &state.phase {
             let reason = reason.clone();
             drop(state);
-            from.signal(Signal::Down { from: self.pid(), monitor, reason });
+            from.signal(ProcessSignal::Down { from: self.pid(), monitor, reason });
         } else if let Some(rare) = state.rare() {
             rare.links.handle_monitor(monitor, from);
         }
@@ -475,7 +482,7 @@ impl<M: Send + 'static> Local for Cell<M> {
 
     fn own(&self, owned: Arc<dyn Owned>) -> Result<(), ExitReason> {
         let mut state = self.lock();
-        if let Phase::Ending(reason) | Phase::Ended(reason) = &state.phase {
+        if let ProcessPhase::Ending(reason) | ProcessPhase::Ended(reason) = &state.phase {
             return Err(reason.clone());
         }
         if let Some(rare) = state.rare() {

@@ -12,24 +12,24 @@ use std::time::Duration;
 
 use tokio::task::coop;
 
-use super::pid::{Local, Pid, Target};
+use super::pid::{Local, Pid, SignalTarget};
 use crate::{ExitReason, sync::thread_local};
 
 /// A decision that a `Drop` leaves to the process in whose poll it ran.
 type Note = Box<dyn FnOnce(Option<&ExitReason>) + Send>;
 
 /// A process while it is polled, or while its future is dropped.
-pub(super) struct Frame {
+pub(super) struct CurrentProcess {
     id: u64,
     process: Arc<dyn Local>,
     notes: Vec<Note>,
 }
 
 thread_local! {
-    static FRAME: RefCell<Option<Frame>> = const { RefCell::new(None) };
+    static FRAME: RefCell<Option<CurrentProcess>> = const { RefCell::new(None) };
 }
 
-impl Frame {
+impl CurrentProcess {
     pub(super) const fn new(id: u64, process: Arc<dyn Local>) -> Self {
         Self { id, process, notes: Vec::new() }
     }
@@ -56,7 +56,7 @@ impl Frame {
 
 /// Returns the current process: the one that is polled, or whose future is dropped, around this call.
 pub(crate) fn current() -> Option<Pid> {
-    with_frame(|frame| Pid::new(frame.id, Arc::clone(&frame.process) as Arc<dyn Target>))
+    with_frame(|frame| Pid::new(frame.id, Arc::clone(&frame.process) as Arc<dyn SignalTarget>))
 }
 
 /// Returns the number of the current process; 0 for none.
@@ -138,6 +138,6 @@ fn is_ending() -> bool {
     with_frame(|frame| frame.process.is_ending()) == Some(true)
 }
 
-fn with_frame<T>(f: impl FnOnce(&mut Frame) -> T) -> Option<T> {
+fn with_frame<T>(f: impl FnOnce(&mut CurrentProcess) -> T) -> Option<T> {
     FRAME.try_with(|frame| frame.borrow_mut().as_mut().map(f)).ok().flatten()
 }

@@ -45,11 +45,11 @@ pub(super) enum Item<M> {
 /// A message that a process or task sent, and that counts against the bound.
 pub(super) enum Letter<M> {
     Cast(M),
-    Call(Box<Asked<M>>),
+    Call(Box<CallLetter<M>>),
 }
 
 /// A message with somebody waiting for what comes of it.
-pub(super) struct Asked<M> {
+pub(super) struct CallLetter<M> {
     pub(super) message: M,
     pub(super) ticket: Arc<dyn Ticket>,
 }
@@ -90,13 +90,13 @@ pub(super) struct Mailbox<M> {
     /// What `Taken` said when it was last looked at. Never more than the truth.
     known_taken: u64,
     /// Senders that found no room, by ticket, so in the order they came.
-    waiting: BTreeMap<u64, Waiting<M>>,
+    waiting: BTreeMap<u64, WaitingSender<M>>,
     last_ticket: u64,
     /// The receiver, while it sleeps.
     receiver: Option<Waker>,
 }
 
-pub(super) struct Waiting<M> {
+pub(super) struct WaitingSender<M> {
     pub(super) letter: Letter<M>,
     sender: Waker,
 }
@@ -139,7 +139,7 @@ impl<M> Mailbox<M> {
     /// Lets a sender wait behind those that wait already; gives its ticket.
     pub(super) fn wait(&mut self, letter: Letter<M>, sender: Waker, taken: &Taken) -> u64 {
         self.last_ticket += 1;
-        self.waiting.insert(self.last_ticket, Waiting { letter, sender });
+        self.waiting.insert(self.last_ticket, WaitingSender { letter, sender });
         taken.ask_for_room();
         self.last_ticket
     }
@@ -177,7 +177,7 @@ impl<M> Mailbox<M> {
     }
 
     /// Takes back what still waits under this ticket.
-    pub(super) fn withdraw(&mut self, ticket: u64) -> Option<Waiting<M>> {
+    pub(super) fn withdraw(&mut self, ticket: u64) -> Option<WaitingSender<M>> {
         self.waiting.remove(&ticket)
     }
 

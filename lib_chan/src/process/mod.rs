@@ -47,4 +47,4 @@ pub use crate::links::MonitorRef;
 pub(crate) use cell::Owned;
 pub(crate) use current::{current, current_id, poll_proceed, poll_proceed_shortly, settle};
 pub(crate) use mailbox::Parcel;
-pub(crate) use pid::{Receipt, Signal, Target, next_id, next_monitor};
+pub(crate) use pid::{ProcessSignal, Receipt, SignalTarget, next_id, next_monitor};

@@ -20,13 +20,13 @@ use crate::sync::Mutex;
 #[derive(Clone)]
 pub struct Pid {
     id: u64,
-    target: Arc<dyn Target>,
+    target: Arc<dyn SignalTarget>,
 }
 
 /// The receiver of the signals to a pid: a process, or its proxy in a session.
-pub(crate) trait Target: Send + Sync + 'static {
+pub(crate) trait SignalTarget: Send + Sync + 'static {
     /// Takes a signal. Never blocks and never refuses. Called with no process lock held.
-    fn signal(&self, signal: Signal);
+    fn signal(&self, signal: ProcessSignal);
 
     /// Returns the process itself if it is local.
     fn local(&self) -> Option<&dyn Local> {
@@ -35,7 +35,7 @@ pub(crate) trait Target: Send + Sync + 'static {
 }
 
 /// The signals that only a local process can answer at once.
-pub(crate) trait Local: Target {
+pub(crate) trait Local: SignalTarget {
     /// Takes a `Link`. Returns `false` and does nothing if the process is not alive.
     fn link(&self, from: &Pid) -> bool;
 
@@ -55,7 +55,7 @@ pub(crate) trait Local: Target {
 
 /// A signal from one process to another. Signals and messages from one process to another arrive in the order sent.
 #[derive(Clone, Debug)]
-pub(crate) enum Signal {
+pub(crate) enum ProcessSignal {
     /// `from` has linked to the receiver.
     Link { from: Pid },
     /// `from` has removed its link, and waits for an `UnlinkAck` with this id.
@@ -85,19 +85,19 @@ impl Receipt {
 }
 
 impl Pid {
-    pub(crate) fn new(id: u64, target: Arc<dyn Target>) -> Self {
+    pub(crate) fn new(id: u64, target: Arc<dyn SignalTarget>) -> Self {
         Self { id, target }
     }
 
     /// Returns a fresh pid for something that is no local process, such as the far end of a session.
-    pub(crate) fn far(target: Arc<dyn Target>) -> Self {
+    pub(crate) fn far(target: Arc<dyn SignalTarget>) -> Self {
         Self { id: next_id(), target }
     }
 
     /// Returns a fresh pid of a process that never existed.
     pub(crate) fn nobody() -> Self {
         static NOBODY: LazyLock<Arc<Nobody>> = LazyLock::new(|| Arc::new(Nobody));
-        Self::far(Arc::clone(&NOBODY) as Arc<dyn Target>)
+        Self::far(Arc::clone(&NOBODY) as Arc<dyn SignalTarget>)
     }
 
     /// Sends the process an exit signal, as `exit(Pid, Reason)` does. Never waits, and never fails.
@@ -108,7 +108,7 @@ impl Pid {
     ///
     /// A process that sends this to itself ends at its next await of this crate. To end at once, return `Err(reason)`.
     pub fn exit(&self, reason: ExitReason) {
-        self.signal(Signal::Exit { from: current::sender(), reason, link: false, receipt: None });
+        self.signal(ProcessSignal::Exit { from: current::sender(), reason, link: false, receipt: None });
     }
 
     /// Waits for the end of the process, and returns its reason. May be awaited in any task, process or not. The future
@@ -127,7 +127,7 @@ impl Pid {
         self.id
     }
 
-    pub(crate) fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: ProcessSignal) {
         self.target.signal(signal);
     }
 
@@ -194,24 +194,32 @@ pub(crate) fn next_monitor() -> MonitorRef {
 /// Answers signals in the place of a process that does not exist.
 struct Nobody;
 
-impl Target for Nobody {
-    fn signal(&self, signal: Signal) {
+impl SignalTarget for Nobody {
+    fn signal(&self, signal: ProcessSignal) {
         answer_for_nobody(&Pid::nobody(), signal);
     }
 }
 
 /// Answers a signal on behalf of a process that is not alive.
-pub(crate) fn answer_for_nobody(nobody: &Pid, signal: Signal) {
+pub(crate) fn answer_for_nobody(nobody: &Pid, signal: ProcessSignal) {
     let me = nobody.clone();
     match signal {
-        Signal::Link { from } => {
-            from.signal(Signal::Exit { from: me, reason: ExitReason::NoProc, link: true, receipt: None });
+        ProcessSignal::Link { from } => {
+            from.signal(ProcessSignal::Exit {
+                from: me,
+                reason: ExitReason::NoProc,
+                link: true,
+                receipt: None,
+            });
         }
-        Signal::Unlink { from, id } => from.signal(Signal::UnlinkAck { from: me, id }),
-        Signal::Monitor { from, monitor } => {
-            from.signal(Signal::Down { from: me, monitor, reason: ExitReason::NoProc });
+        ProcessSignal::Unlink { from, id } => from.signal(ProcessSignal::UnlinkAck { from: me, id }),
+        ProcessSignal::Monitor { from, monitor } => {
+            from.signal(ProcessSignal::Down { from: me, monitor, reason: ExitReason::NoProc });
         }
-        Signal::UnlinkAck { .. } | Signal::Demonitor { .. } | Signal::Exit { .. } | Signal::Down { .. } => {}
+        ProcessSignal::UnlinkAck { .. }
+        | ProcessSignal::Demonitor { .. }
+        | ProcessSignal::Exit { .. }
+        | ProcessSignal::Down { .. } => {}
     }
 }
 
@@ -234,11 +242,11 @@ struct Seen {
 impl Watch {
     fn new(watched: Pid) -> Self {
         let seen = Arc::new(Watcher::default());
-        let watcher = Pid::far(Arc::clone(&seen) as Arc<dyn Target>);
+        let watcher = Pid::far(Arc::clone(&seen) as Arc<dyn SignalTarget>);
         let monitor = next_monitor();
         match watched.local() {
             Some(local) => local.watch(watcher, monitor),
-            None => watched.signal(Signal::Monitor { from: watcher, monitor }),
+            None => watched.signal(ProcessSignal::Monitor { from: watcher, monitor }),
         }
         Self { watched, monitor, seen }
     }
@@ -265,14 +273,14 @@ impl Drop for Watch {
     fn drop(&mut self) {
         let over = self.seen.0.lock().unwrap_or_else(PoisonError::into_inner).reason.is_some();
         if !over {
-            self.watched.signal(Signal::Demonitor { monitor: self.monitor });
+            self.watched.signal(ProcessSignal::Demonitor { monitor: self.monitor });
         }
     }
 }
 
-impl Target for Watcher {
-    fn signal(&self, signal: Signal) {
-        if let Signal::Down { reason, .. } = signal {
+impl SignalTarget for Watcher {
+    fn signal(&self, signal: ProcessSignal) {
+        if let ProcessSignal::Down { reason, .. } = signal {
             let waker = {
                 let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
                 seen.reason.get_or_insert(reason);

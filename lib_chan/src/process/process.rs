@@ -14,7 +14,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::cell::Cell;
 use super::current::poll_proceed_shortly;
 use super::mailbox::{self, Item, Letter, Parcel, Told};
-use super::pid::{Local, Signal, next_monitor};
+use super::pid::{Local, ProcessSignal, next_monitor};
 use super::run::{self, SpawnOptions};
 use super::{Address, Pid};
 use crate::links::MonitorRef;
@@ -199,7 +199,7 @@ impl<M: Send + 'static> Process<M> {
         let Some(request) = self.cell.with_links(|links| links.link(pid.clone())) else { return Ok(()) };
         let me = self.pid();
         if let Some(id) = request.ack {
-            pid.signal(Signal::UnlinkAck { from: me.clone(), id });
+            pid.signal(ProcessSignal::UnlinkAck { from: me.clone(), id });
         }
         if !request.link {
             return Ok(());
@@ -207,7 +207,7 @@ impl<M: Send + 'static> Process<M> {
         match pid.local() {
             Some(local) if !local.link(&me) => return self.cell.link_failed(&pid),
             Some(_) => {}
-            None => pid.signal(Signal::Link { from: me }),
+            None => pid.signal(ProcessSignal::Link { from: me }),
         }
         if let Some(id) = self.cell.with_links(|links| links.link_sent(&pid)).flatten() {
             self.cell.acknowledge(&pid, id);
@@ -219,7 +219,7 @@ impl<M: Send + 'static> Process<M> {
     /// process; an [`Event::Exit`] that is in the mailbox already stays there.
     pub fn unlink(&self, pid: Pid) {
         if let Some(id) = self.cell.with_links(|links| links.unlink(&pid)).flatten() {
-            pid.signal(Signal::Unlink { from: self.pid(), id });
+            pid.signal(ProcessSignal::Unlink { from: self.pid(), id });
         }
     }
 
@@ -232,7 +232,7 @@ impl<M: Send + 'static> Process<M> {
         let monitor = next_monitor();
         let me = self.pid();
         if pid != me && self.cell.with_links(|links| links.monitor(monitor, pid.clone())).is_some() {
-            pid.signal(Signal::Monitor { from: me, monitor });
+            pid.signal(ProcessSignal::Monitor { from: me, monitor });
         }
         monitor
     }
@@ -244,7 +244,7 @@ impl<M: Send + 'static> Process<M> {
         let Some(pid) = self.cell.with_links(|links| links.demonitor(monitor)).flatten() else {
             return false;
         };
-        pid.signal(Signal::Demonitor { monitor });
+        pid.signal(ProcessSignal::Demonitor { monitor });
         true
     }
 

@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Waker};
 use pin_project_lite::pin_project;
 
 use super::cell::Cell;
-use super::current::Frame;
+use super::current::CurrentProcess;
 use super::pid::Local;
 use super::{Address, Process};
 use crate::{ExitReason, Limits, sync};
@@ -138,7 +138,7 @@ pin_project! {
         future: Option<F>,
         cell: Arc<Cell<M>>,
         // This process, while it is not being polled. Nothing once it has ended.
-        frame: Option<Frame>,
+        frame: Option<CurrentProcess>,
         // What the cell was last told to wake.
         task: Option<Waker>,
     }
@@ -156,9 +156,9 @@ pin_project! {
 
 impl<F, M: Send + 'static> Run<F, M> {
     fn new(cell: Arc<Cell<M>>, f: impl FnOnce(Process<M>) -> F) -> Self {
-        let mut frame = Some(Frame::new(cell.id(), Arc::clone(&cell) as Arc<dyn Local>));
+        let mut frame = Some(CurrentProcess::new(cell.id(), Arc::clone(&cell) as Arc<dyn Local>));
         let process = Process::new(Arc::clone(&cell));
-        let future = Frame::enter(&mut frame, || f(process));
+        let future = CurrentProcess::enter(&mut frame, || f(process));
         if future.is_err() {
             // It is polled once in any case.
             drop(cell.decide(ExitReason::Panic));
@@ -174,9 +174,9 @@ impl<F, M: Send + 'static> Run<F, M> {
             return;
         }
         drop(this.cell.decide(reason));
-        let _ = Frame::enter(this.frame, || this.future.set(None));
+        let _ = CurrentProcess::enter(this.frame, || this.future.set(None));
         for item in this.cell.clear_mailbox() {
-            let _ = Frame::enter(this.frame, || drop(item));
+            let _ = CurrentProcess::enter(this.frame, || drop(item));
         }
         if let Some(mut frame) = this.frame.take() {
             frame.settle(this.cell.reason().as_ref());
@@ -201,8 +201,11 @@ where
         let mut future = this.future;
         let mut poll = || future.as_mut().as_pin_mut().map_or(Poll::Pending, |future| future.poll(cx));
         // From here on a signal that decides the end also wakes this task.
-        let polled =
-            if this.cell.is_ending() { Ok(Poll::Pending) } else { Frame::enter(this.frame, &mut poll) };
+        let polled = if this.cell.is_ending() {
+            Ok(Poll::Pending)
+        } else {
+            CurrentProcess::enter(this.frame, &mut poll)
+        };
         match polled {
             Ok(Poll::Pending) if !this.cell.is_ending() => {
                 if let Some(frame) = this.frame {

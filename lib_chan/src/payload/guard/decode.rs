@@ -26,17 +26,17 @@ impl<'de, T: Deserialize<'de>> DeserializeSeed<'de> for Seed<'_, T> {
     type Value = T;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<T, D::Error> {
-        T::deserialize(Guard { inner: deserializer, level: self.level })
+        T::deserialize(DecodeGuard { inner: deserializer, level: self.level })
     }
 }
 
 /// A deserializer, an enum, a variant or a seed at its level.
-struct Guard<'a, I> {
+struct DecodeGuard<'a, I> {
     inner: I,
     level: Level<'a>,
 }
 
-impl<'a, I> Guard<'a, I> {
+impl<'a, I> DecodeGuard<'a, I> {
     /// The visitor of a type whose size comes from the payload.
     fn counted<V>(level: Level<'a>, visitor: V) -> GuardVisitor<'a, V> {
         GuardVisitor { inner: visitor, level, counted: true }
@@ -57,7 +57,7 @@ macro_rules! forward_deserialize {
     )*};
 }
 
-impl<'de, D: Deserializer<'de>> Deserializer<'de> for Guard<'_, D> {
+impl<'de, D: Deserializer<'de>> Deserializer<'de> for DecodeGuard<'_, D> {
     type Error = D::Error;
 
     // The owned forms are asked for as borrowed ones: bincode allocates for an owned string or byte buffer what its
@@ -160,31 +160,31 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Guard<'_, D> {
     }
 }
 
-impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for Guard<'_, S> {
+impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for DecodeGuard<'_, S> {
     type Value = S::Value;
 
     #[inline]
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<S::Value, D::Error> {
-        self.inner.deserialize(Guard { inner: deserializer, level: self.level })
+        self.inner.deserialize(DecodeGuard { inner: deserializer, level: self.level })
     }
 }
 
 /// At the level of what is in the enum.
-impl<'de, 'a, A: EnumAccess<'de>> EnumAccess<'de> for Guard<'a, A> {
+impl<'de, 'a, A: EnumAccess<'de>> EnumAccess<'de> for DecodeGuard<'a, A> {
     type Error = A::Error;
-    type Variant = Guard<'a, A::Variant>;
+    type Variant = DecodeGuard<'a, A::Variant>;
 
     #[inline]
     fn variant_seed<S: DeserializeSeed<'de>>(
         self,
         seed: S,
     ) -> Result<(S::Value, Self::Variant), Self::Error> {
-        let (value, variant) = self.inner.variant_seed(Guard { inner: seed, level: self.level })?;
-        Ok((value, Guard { inner: variant, level: self.level }))
+        let (value, variant) = self.inner.variant_seed(DecodeGuard { inner: seed, level: self.level })?;
+        Ok((value, DecodeGuard { inner: variant, level: self.level }))
     }
 }
 
-impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for Guard<'_, A> {
+impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for DecodeGuard<'_, A> {
     type Error = A::Error;
 
     #[inline]
@@ -194,7 +194,7 @@ impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for Guard<'_, A> {
 
     #[inline]
     fn newtype_variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<S::Value, Self::Error> {
-        self.inner.newtype_variant_seed(Guard { inner: seed, level: self.level })
+        self.inner.newtype_variant_seed(DecodeGuard { inner: seed, level: self.level })
     }
 
     #[inline]
@@ -272,13 +272,13 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for GuardVisitor<'_, V> {
     #[inline]
     fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<V::Value, D::Error> {
         let level = self.level.inside().map_err(Error::custom)?;
-        self.inner.visit_some(Guard { inner: deserializer, level })
+        self.inner.visit_some(DecodeGuard { inner: deserializer, level })
     }
 
     #[inline]
     fn visit_newtype_struct<D: Deserializer<'de>>(self, deserializer: D) -> Result<V::Value, D::Error> {
         let level = self.level.inside().map_err(Error::custom)?;
-        self.inner.visit_newtype_struct(Guard { inner: deserializer, level })
+        self.inner.visit_newtype_struct(DecodeGuard { inner: deserializer, level })
     }
 
     #[inline]
@@ -296,7 +296,7 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for GuardVisitor<'_, V> {
     #[inline]
     fn visit_enum<A: EnumAccess<'de>>(self, access: A) -> Result<V::Value, A::Error> {
         let level = self.level.inside().map_err(Error::custom)?;
-        self.inner.visit_enum(Guard { inner: access, level })
+        self.inner.visit_enum(DecodeGuard { inner: access, level })
     }
 }
 
@@ -332,8 +332,8 @@ impl<'a, A> GuardAccess<'a, A> {
         Ok(())
     }
 
-    fn seed<S>(&self, seed: S) -> Guard<'a, S> {
-        Guard { inner: seed, level: self.level }
+    fn seed<S>(&self, seed: S) -> DecodeGuard<'a, S> {
+        DecodeGuard { inner: seed, level: self.level }
     }
 }
 

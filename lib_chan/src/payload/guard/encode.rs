@@ -25,17 +25,17 @@ impl<'a, T: ?Sized> Value<'a, T> {
 impl<T: Serialize + ?Sized> Serialize for Value<'_, T> {
     #[inline]
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.value.serialize(Guard { inner: serializer, level: self.level })
+        self.value.serialize(EncodeGuard { inner: serializer, level: self.level })
     }
 }
 
 /// A serializer at its level.
-struct Guard<'a, S> {
+struct EncodeGuard<'a, S> {
     inner: S,
     level: Level<'a>,
 }
 
-impl<'a, S: Serializer> Guard<'a, S> {
+impl<'a, S: Serializer> EncodeGuard<'a, S> {
     /// The level of what is inside.
     #[inline]
     fn inside(&self) -> Result<Level<'a>, S::Error> {
@@ -81,7 +81,7 @@ macro_rules! forward_serialize {
     )*};
 }
 
-impl<'a, S: Serializer> Serializer for Guard<'a, S> {
+impl<'a, S: Serializer> Serializer for EncodeGuard<'a, S> {
     type Ok = S::Ok;
     type Error = S::Error;
     type SerializeSeq = GuardCompound<'a, S::SerializeSeq>;

@@ -196,7 +196,7 @@ async fn a_kill_at_any_await_leaves_nothing_in_any_table() {
         assert_eq!(other.records(), 0, "stage {stage}");
         assert_eq!(a.cell().belongings(), 0);
         for signal in far.taken() {
-            if let Signal::Exit { reason, .. } = signal {
+            if let ProcessSignal::Exit { reason, .. } = signal {
                 assert_eq!(reason, Killed);
             }
         }
@@ -221,13 +221,17 @@ async fn ended_watches_without_leaving_anything() {
 async fn ended_asks_what_is_far() {
     let (far, pid) = Recorder::new();
     let mut ended = Box::pin(pid.ended());
-    let [Signal::Monitor { from, monitor }] = &far.taken()[..] else { panic!("no monitor") };
+    let [ProcessSignal::Monitor { from, monitor }] = &far.taken()[..] else { panic!("no monitor") };
     assert!(now(&mut ended).await.is_none());
-    from.signal(Signal::Down { from: pid.clone(), monitor: *monitor, reason: ExitReason::NoConnection });
+    from.signal(ProcessSignal::Down {
+        from: pid.clone(),
+        monitor: *monitor,
+        reason: ExitReason::NoConnection,
+    });
     assert_eq!(ended.await, ExitReason::NoConnection);
     assert!(far.taken().is_empty());
     drop(pid.ended());
-    assert!(matches!(&far.taken()[..], [Signal::Monitor { .. }, Signal::Demonitor { .. }]));
+    assert!(matches!(&far.taken()[..], [ProcessSignal::Monitor { .. }, ProcessSignal::Demonitor { .. }]));
 }
 
 /// Processes that live until they are ended.
@@ -288,7 +292,7 @@ async fn a_chain_of_owners_needs_no_stack() {
 
 #[tokio::test]
 async fn a_process_that_ended_is_gone_from_memory() {
-    let (alive, mut cells) = (Arc::new(()), Vec::<Weak<dyn Target>>::new());
+    let (alive, mut cells) = (Arc::new(()), Vec::<Weak<dyn SignalTarget>>::new());
     let parent = Actor::trapping();
     for round in 0..2_000 {
         let token = Arc::clone(&alive);
@@ -399,9 +403,9 @@ fn a_runtime_that_goes_away_ends_its_processes() {
         a.pid()
     });
     let (far, watcher) = Recorder::new();
-    pid.signal(Signal::Monitor { from: watcher, monitor: next_monitor() });
+    pid.signal(ProcessSignal::Monitor { from: watcher, monitor: next_monitor() });
     drop(runtime);
-    assert!(matches!(&far.taken()[..], [Signal::Down { reason: Killed, .. }]));
+    assert!(matches!(&far.taken()[..], [ProcessSignal::Down { reason: Killed, .. }]));
     assert_eq!(notes.try_recv(), Ok(Some(Killed)));
 }
 

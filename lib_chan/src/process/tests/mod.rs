@@ -181,22 +181,22 @@ async fn now<F: Future>(future: F) -> Option<F::Output> {
 
 /// Something far: keeps what signals it got, and answers none.
 #[derive(Default)]
-struct Recorder(Mutex<Vec<Signal>>);
+struct Recorder(Mutex<Vec<ProcessSignal>>);
 
 impl Recorder {
     fn new() -> (Arc<Self>, Pid) {
         let recorder = Arc::new(Self::default());
-        let pid = Pid::far(Arc::clone(&recorder) as Arc<dyn Target>);
+        let pid = Pid::far(Arc::clone(&recorder) as Arc<dyn SignalTarget>);
         (recorder, pid)
     }
 
-    fn taken(&self) -> Vec<Signal> {
+    fn taken(&self) -> Vec<ProcessSignal> {
         std::mem::take(&mut self.0.lock().unwrap())
     }
 }
 
-impl Target for Recorder {
-    fn signal(&self, signal: Signal) {
+impl SignalTarget for Recorder {
+    fn signal(&self, signal: ProcessSignal) {
         self.0.lock().unwrap().push(signal);
     }
 }

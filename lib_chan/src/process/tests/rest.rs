@@ -114,8 +114,8 @@ async fn what_a_process_is_linked_to_ends_from_outside() {
     let a = Actor::trapping();
     let pid = port.clone();
     a.does(move |me| me.link(pid)).await.unwrap();
-    assert!(matches!(&far.taken()[..], [Signal::Link { from }] if *from == a.pid()));
-    a.pid().signal(Signal::Exit { from: port.clone(), reason: boom(), link: true, receipt: None });
+    assert!(matches!(&far.taken()[..], [ProcessSignal::Link { from }] if *from == a.pid()));
+    a.pid().signal(ProcessSignal::Exit { from: port.clone(), reason: boom(), link: true, receipt: None });
     a.is_alive_with(&[Exit(port, boom())]).await;
     assert_eq!(a.records(), 0);
 }
