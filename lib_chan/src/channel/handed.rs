@@ -11,7 +11,12 @@ use super::{
     Remote, end_undecodable,
     feed::{Feed, FeedOutlet},
 };
-use crate::{Address, ExitReason, Pid, SendError, middleman::Shared, payload, session::Inbound};
+use crate::{
+    Address, ExitReason, Pid, SendError,
+    middleman::Shared,
+    payload,
+    session::{Inbound, Rights},
+};
 
 impl<Out> Remote<Out> {
     /// Hands a process to the far end, with every right; casts of type `In` reach it as `wrap` makes them.
@@ -23,13 +28,21 @@ impl<Out> Remote<Out> {
     ) -> u64 {
         let shared = Arc::clone(self.shared());
         let feed: Arc<dyn Feed<M>> = Arc::new(HandedOut { shared, process: to.pid(), wrap: Box::new(wrap) });
-        self.shared().hand_out(to.pid(), Arc::new(FeedOutlet { to: to.clone(), feed }))
+        let rights = Rights { send: true, monitor: true, link: true, exit: true, kill: true };
+        let id = self.shared().session(|session| session.hand_out(to.pid(), rights));
+        self.shared().processes().hand_out(to.pid(), Arc::new(FeedOutlet { to: to.clone(), feed }));
+        id
     }
 
     /// The process that the far end has handed out under this number.
     #[doc(hidden)]
     pub fn handed<T>(&self, id: u64) -> Handed<T> {
-        Handed { shared: Arc::clone(self.shared()), id, pid: self.shared().far(id), message: PhantomData }
+        Handed {
+            shared: Arc::clone(self.shared()),
+            id,
+            pid: self.shared().processes().far(id),
+            message: PhantomData,
+        }
     }
 }
 

@@ -190,8 +190,9 @@ impl<In: DeserializeOwned + 'static, Out> Channel<In, Out> {
             return Err(self);
         }
         let Some(Held { reader, .. }) = self.held.take() else { return Ok(()) };
-        let outlet = Given::outlet(&shared, to.clone(), wrap);
-        shared.hand_over(to.pid(), outlet, |endpoint| endpoint.hand_over(reader));
+        shared.with(|endpoint| endpoint.own(Some(to.pid()), false));
+        shared.processes().set_outlet(Given::outlet(&shared, to.clone(), wrap));
+        shared.with(|endpoint| endpoint.hand_over(reader));
         Ok(())
     }
 }

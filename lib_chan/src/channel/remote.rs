@@ -80,7 +80,7 @@ impl<Out> Remote<Out> {
 
     /// Returns the pid of the far end's owner, which this end can link to, monitor, and send exit signals.
     pub fn pid(&self) -> Pid {
-        self.shared().remote().clone()
+        self.shared().processes().remote().clone()
     }
 
     /// Returns the most bytes that an encoded message to the far end may have. A relay cuts its stream by this.

@@ -1,88 +1,15 @@
-//! What stands here for processes of the far end, and where a session finds its processes.
+//! Processes of the far end, and monitors that it has set, as targets for signals of processes of this end.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::{Arc, Weak},
-};
+use std::sync::{Arc, Weak};
 
-use super::shared::{Outlet, Shared};
+use super::shared::Shared;
 use crate::{
-    ExitReason, MonitorRef, Pid,
+    ExitReason, Pid,
     process::{ProcessSignal, SignalTarget, next_id},
 };
 
 /// The id of the role "owner" at the far end.
 pub(super) const OWNER: u64 = 0;
-
-/// Which pids and mailboxes the numbers of a session stand for.
-#[derive(Default)]
-pub(super) struct Tables {
-    /// The mailbox of the process that the channel was given to.
-    outlet: Option<Arc<dyn Outlet>>,
-    /// Pids of far processes other than the owner, while somebody holds one.
-    far: HashMap<u64, Weak<Far>>,
-    /// What processes here call the monitors that the peer has set on them.
-    watches: HashMap<u64, MonitorRef>,
-    /// Where messages go for processes that were handed out to the peer.
-    handed_out: BTreeMap<Pid, Arc<dyn Outlet>>,
-    /// The session is over: nothing comes for those any more.
-    closed: bool,
-}
-
-impl Tables {
-    pub(super) fn set_outlet(&mut self, outlet: Arc<dyn Outlet>) {
-        self.outlet = Some(outlet);
-    }
-
-    /// Where messages for the owner go. The outlet holds the session: after the `last` they let go of each other.
-    pub(super) fn outlet(&mut self, last: bool) -> Option<Arc<dyn Outlet>> {
-        if last { self.outlet.take() } else { self.outlet.clone() }
-    }
-
-    /// What stands for this far process.
-    pub(super) fn far(&mut self, id: u64, session: &Weak<Shared>) -> Arc<Far> {
-        self.far.get(&id).and_then(Weak::upgrade).unwrap_or_else(|| {
-            let far = Far::new(session.clone(), id);
-            self.far.insert(id, Arc::downgrade(&far));
-            far
-        })
-    }
-
-    pub(super) fn forget_far(&mut self, id: u64) {
-        if self.far.get(&id).is_some_and(|far| far.strong_count() == 0) {
-            self.far.remove(&id);
-        }
-    }
-
-    pub(super) fn watch(&mut self, monitor: u64, reference: MonitorRef) {
-        self.watches.insert(monitor, reference);
-    }
-
-    pub(super) fn unwatch(&mut self, monitor: u64) -> Option<MonitorRef> {
-        self.watches.remove(&monitor)
-    }
-
-    pub(super) fn hand_out(&mut self, process: Pid, outlet: Arc<dyn Outlet>) {
-        if !self.closed {
-            self.handed_out.insert(process, outlet);
-        }
-    }
-
-    pub(super) fn handed_out(&self, process: &Pid) -> Option<Arc<dyn Outlet>> {
-        self.handed_out.get(process).cloned()
-    }
-
-    /// Lets go of all that nothing comes for any more: to be dropped without the lock.
-    pub(super) fn close(&mut self) -> BTreeMap<Pid, Arc<dyn Outlet>> {
-        self.closed = true;
-        std::mem::take(&mut self.handed_out)
-    }
-
-    #[cfg(test)]
-    pub(super) fn len(&self) -> usize {
-        self.far.len() + self.watches.len() + self.handed_out.len() + usize::from(self.outlet.is_some())
-    }
-}
 
 /// A process of the far end.
 pub(super) struct Far {
@@ -126,7 +53,7 @@ impl SignalTarget for Far {
 impl Drop for Far {
     fn drop(&mut self) {
         if let Some(shared) = self.shared.upgrade() {
-            shared.forget_far(self.id);
+            shared.processes().forget_far(self.id);
         }
     }
 }
@@ -164,7 +91,8 @@ impl FarMonitor {
 impl SignalTarget for FarMonitor {
     fn signal(&self, signal: ProcessSignal) {
         if let (ProcessSignal::Down { reason, .. }, Some(shared)) = (signal, self.shared.upgrade()) {
-            shared.down(self.monitor, reason);
+            shared.processes().forget_watch(self.monitor);
+            shared.session(|session| session.down(self.monitor, 0, reason));
         }
     }
 }

@@ -1,15 +1,33 @@
 //! The task that drives a session: socket frames become messages of processes, and the other way round.
+//!
+//! | file | owns |
+//! |---|---|
+//! | `driver.rs` | the loop between a stream and an endpoint, and its timer |
+//! | `shared.rs` | the lock around an endpoint; carries out the endpoint's output |
+//! | `processes.rs` | the pids and mailboxes behind the numbers of a session; deliveries as signals of processes |
+//! | `far.rs` | far processes, and monitors of the peer, as targets of signals |
+//! | `sending.rs` | the encoding of messages, and why one was not sent |
+//! | `ended.rs` | the wait for the end of a session |
+//! | `held.rs` | the count of bytes that all sessions hold |
+//! | `windows.rs` | the count of bytes by which windows have grown |
+//! | `wake.rs` | wakers and the clock |
 
 mod driver;
+mod ended;
 mod far;
+mod held;
+mod processes;
+mod sending;
 mod shared;
 mod wake;
 mod windows;
 
 pub(crate) use self::{
     driver::Driver,
-    shared::{Fed, NotSent, Outlet, Shared},
-    wake::{keep, now, with_scratch},
+    processes::{Fed, Outlet},
+    sending::{NotSent, with_scratch},
+    shared::Shared,
+    wake::{keep, now},
 };
 
 #[cfg(test)]

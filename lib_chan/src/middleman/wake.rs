@@ -1,4 +1,4 @@
-//! Wakers, the clock, and a buffer to encode into.
+//! Wakers and the clock.
 
 use std::{
     pin::pin,
@@ -8,8 +8,6 @@ use std::{
 };
 
 use tokio::{runtime::Handle, task::yield_now};
-
-use crate::sync::thread_local;
 
 /// Wakes all of these, in order.
 pub(super) fn wake_each(woken: Vec<Waker>) {
@@ -55,20 +53,4 @@ pub(crate) fn keep(cx: &Context<'_>) -> impl FnOnce(Option<Waker>) -> Waker {
 /// The time, as tokio tells it: a paused clock holds for all of the session.
 pub(crate) fn now() -> Instant {
     tokio::time::Instant::now().into_std()
-}
-
-/// Lends a buffer that the thread keeps for the next time. One that uses it while it uses it gets another.
-pub(crate) fn with_scratch<T>(f: impl FnOnce(&mut Vec<u8>) -> T) -> T {
-    const KEPT_CAPACITY: usize = 64 * 1024;
-    thread_local! {
-        static SCRATCH: std::cell::Cell<Vec<u8>> = const { std::cell::Cell::new(Vec::new()) };
-    }
-    let mut scratch = SCRATCH.try_with(std::cell::Cell::take).unwrap_or_default();
-    scratch.clear();
-    let result = f(&mut scratch);
-    if scratch.capacity() <= KEPT_CAPACITY {
-        // A thread that is going away keeps nothing.
-        let _ = SCRATCH.try_with(|slot| slot.set(scratch));
-    }
-    result
 }

@@ -2,10 +2,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use crate::{Limits, handshake::Authenticated};
+use crate::{Limits, handshake::Authenticated, session::WindowChange};
 
 /// A service and a client of it.
 type ServiceClient = (Box<str>, Box<str>);
@@ -13,22 +13,51 @@ type ServiceClient = (Box<str>, Box<str>);
 /// What each account has. Not under the lock of any session, and no session is locked under it.
 static WIDENED: Mutex<BTreeMap<ServiceClient, usize>> = Mutex::new(BTreeMap::new());
 
+/// The windows of one session. Its lock is taken under no other lock, and only `WIDENED` is taken under it.
+#[derive(Debug)]
+pub(super) struct Windows(Mutex<Widened>);
+
+impl Windows {
+    pub(super) fn new(authenticated: &Authenticated) -> Self {
+        let account = (authenticated.service().as_str().into(), authenticated.client().as_str().into());
+        Self(Mutex::new(Widened { account, len: 0 }))
+    }
+
+    /// Carries out `change`: gives room back, or takes as much as there is and passes it to `widen`, which returns
+    /// whether the session still lives.
+    pub(super) fn change(&self, change: WindowChange, limits: &Limits, widen: impl FnOnce(u64) -> bool) {
+        match change {
+            WindowChange::Wanted(more) => {
+                let granted = self.lock().grow(more as usize, limits);
+                if !widen(granted as u64) {
+                    self.close();
+                }
+            }
+            WindowChange::Narrowed(extra) => self.lock().shrink_to(extra as usize),
+        }
+    }
+
+    /// The session is over: gives everything back.
+    pub(super) fn close(&self) {
+        self.lock().shrink_to(0);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Widened> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// One session's part; given back when dropped.
 #[derive(Debug)]
-pub(super) struct Widened {
+struct Widened {
     account: ServiceClient,
     len: usize,
 }
 
 impl Widened {
-    pub(super) fn new(authenticated: &Authenticated) -> Self {
-        let account = (authenticated.service().as_str().into(), authenticated.client().as_str().into());
-        Self { account, len: 0 }
-    }
-
     /// Takes `more` bytes, or as many as are left: [`Limits::max_windows_in_all`] for the program, half of that for one
     /// account, so that no client takes all. Returns how many it got.
-    pub(super) fn grow(&mut self, more: usize, limits: &Limits) -> usize {
+    fn grow(&mut self, more: usize, limits: &Limits) -> usize {
         let mut widened = WIDENED.lock().unwrap_or_else(PoisonError::into_inner);
         let in_all: usize = widened.values().sum();
         let of_account = widened.entry(self.account.clone()).or_default();
@@ -44,7 +73,7 @@ impl Widened {
     }
 
     /// Gives back all but `len` bytes.
-    pub(super) fn shrink_to(&mut self, len: usize) {
+    fn shrink_to(&mut self, len: usize) {
         let less = self.len.saturating_sub(len);
         if less == 0 {
             return;

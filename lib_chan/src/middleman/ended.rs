@@ -1,0 +1,40 @@
+//! The wait for the end of a session.
+
+use std::{
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use super::{shared::Shared, wake::keep};
+use crate::ExitReason;
+
+/// Waits for the end of a session. Dropping it removes its waker: a session may outlive very many of them.
+pub(crate) struct Ended {
+    shared: Arc<Shared>,
+    place: u64,
+}
+
+impl Ended {
+    pub(super) const fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, place: 0 }
+    }
+
+    /// Polls for the reason with which the session has ended.
+    pub(crate) fn poll(&mut self, cx: &Context<'_>) -> Poll<ExitReason> {
+        let place = &mut self.place;
+        self.shared.with(|endpoint| match endpoint.over() {
+            Some(reason) => Poll::Ready(reason.clone()),
+            None => {
+                endpoint.watch(place, keep(cx));
+                Poll::Pending
+            }
+        })
+    }
+}
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let waker = self.shared.quietly(|endpoint| endpoint.unwatch(self.place));
+        drop(waker);
+    }
+}

@@ -1,0 +1,235 @@
+//! The processes that a session knows by numbers, and how its deliveries become their signals.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    sync::{Arc, PoisonError, Weak},
+};
+
+use super::{
+    far::{Far, FarMonitor, OWNER},
+    shared::Shared,
+};
+use crate::{
+    ExitReason, MonitorRef, Pid,
+    process::{Owned, ProcessSignal, Receipt, next_monitor},
+    session::{Delivery, Inbound},
+    sync::{Mutex, MutexGuard},
+};
+
+/// One piece of what a session hands to a process.
+#[derive(Debug)]
+pub(crate) enum Fed {
+    /// A message, not yet decoded.
+    Inbound(Inbound),
+    /// The end of the session.
+    Ended(ExitReason),
+}
+
+/// Where the messages of a channel go that was given to a process.
+pub(crate) trait Outlet: Send + Sync {
+    /// Puts these into the mailbox of the process.
+    fn put(&self, items: VecDeque<Fed>);
+}
+
+/// Finds the processes of this end that a session tells something, and stands in for those of the far end.
+pub(crate) struct Processes {
+    session: Weak<Shared>,
+    /// The pid of the far owner.
+    remote: Pid,
+    /// Held for a look-up at a time; no other lock is taken under it, and it is not taken under another.
+    tables: Mutex<Tables>,
+    /// Exit signals of the peer that no process has taken yet: those sent explicitly.
+    untaken_exits: Receipt,
+    /// The same for exit signals of links.
+    untaken_ends: Receipt,
+}
+
+/// Which pids and mailboxes the numbers of a session stand for.
+#[derive(Default)]
+struct Tables {
+    /// The mailbox of the process that the channel was given to.
+    outlet: Option<Arc<dyn Outlet>>,
+    /// Pids of far processes other than the owner, while somebody holds one.
+    far: HashMap<u64, Weak<Far>>,
+    /// The references, in processes of this end, of the monitors that the peer has set on them.
+    watches: HashMap<u64, MonitorRef>,
+    /// Where messages go for processes that were handed out to the peer.
+    handed_out: BTreeMap<Pid, Arc<dyn Outlet>>,
+    /// The session is over: nothing comes for those any more.
+    closed: bool,
+}
+
+impl Processes {
+    pub(super) fn new(session: Weak<Shared>) -> Self {
+        Self {
+            remote: Far::new(session.clone(), OWNER).pid(),
+            session,
+            tables: Mutex::default(),
+            untaken_exits: Receipt::default(),
+            untaken_ends: Receipt::default(),
+        }
+    }
+
+    fn tables(&self) -> MutexGuard<'_, Tables> {
+        self.tables.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    // The far end's.
+
+    /// Returns the pid of the far owner.
+    pub(crate) const fn remote(&self) -> &Pid {
+        &self.remote
+    }
+
+    /// Returns the pid of a far process: the same one as long as somebody holds it.
+    pub(crate) fn far(&self, id: u64) -> Pid {
+        if id == OWNER {
+            return self.remote.clone();
+        }
+        let mut tables = self.tables();
+        let far = tables.far.get(&id).and_then(Weak::upgrade).unwrap_or_else(|| {
+            let far = Far::new(self.session.clone(), id);
+            tables.far.insert(id, Arc::downgrade(&far));
+            far
+        });
+        drop(tables);
+        far.pid()
+    }
+
+    /// Removes a far process whose pid nobody holds any more.
+    pub(super) fn forget_far(&self, id: u64) {
+        let mut tables = self.tables();
+        if tables.far.get(&id).is_some_and(|far| far.strong_count() == 0) {
+            tables.far.remove(&id);
+        }
+    }
+
+    /// Removes a monitor that the peer has set, and returns its reference.
+    pub(super) fn forget_watch(&self, monitor: u64) -> Option<MonitorRef> {
+        self.tables().watches.remove(&monitor)
+    }
+
+    // This end's.
+
+    /// Sends messages for the owner to this outlet.
+    pub(crate) fn set_outlet(&self, outlet: Arc<dyn Outlet>) {
+        self.tables().outlet = Some(outlet);
+    }
+
+    /// Lets go of the owner's outlet: the two hold each other, and nothing comes through it any more.
+    pub(super) fn drop_outlet(&self) {
+        let outlet = self.tables().outlet.take();
+        drop(outlet);
+    }
+
+    /// Sends messages for `process`, which was handed out to the peer, to this outlet.
+    pub(crate) fn hand_out(&self, process: Pid, outlet: Arc<dyn Outlet>) {
+        let mut tables = self.tables();
+        if !tables.closed {
+            tables.handed_out.insert(process, outlet);
+        }
+    }
+
+    /// The session is over: lets go of the processes that were handed out.
+    pub(super) fn close(&self) {
+        let mut tables = self.tables();
+        tables.closed = true;
+        let handed_out = std::mem::take(&mut tables.handed_out);
+        drop(tables);
+        drop(handed_out);
+    }
+
+    /// Takes the session out of what `owner` owns, once.
+    pub(super) fn disown(&self, owner: &Pid) {
+        if let Some(session) = self.session.upgrade() {
+            owner.disown(&(session as Arc<dyn Owned>));
+        }
+    }
+
+    // Deliveries.
+
+    /// Returns how many exit signals of the peer no process has taken yet: explicit ones, and those of links.
+    pub(super) fn untaken(&self) -> [usize; 2] {
+        [&self.untaken_exits, &self.untaken_ends].map(Receipt::outstanding)
+    }
+
+    /// Tells processes what the session has for them, in its order.
+    pub(super) fn deliver(&self, deliveries: Vec<Delivery<Pid>>) {
+        let mut batch = VecDeque::new();
+        for delivery in deliveries {
+            match delivery {
+                Delivery::Inbound(message) => batch.push_back(Fed::Inbound(message)),
+                Delivery::Over(reason) => batch.push_back(Fed::Ended(reason)),
+                signal => {
+                    self.put(std::mem::take(&mut batch));
+                    self.signal(signal);
+                }
+            }
+        }
+        self.put(batch);
+    }
+
+    fn put(&self, batch: VecDeque<Fed>) {
+        if batch.is_empty() {
+            return;
+        }
+        let mut tables = self.tables();
+        let is_last = matches!(batch.back(), Some(Fed::Ended(_)));
+        let outlet = if is_last { tables.outlet.take() } else { tables.outlet.clone() };
+        drop(tables);
+        if let Some(outlet) = outlet {
+            outlet.put(batch);
+        }
+    }
+
+    fn signal(&self, delivery: Delivery<Pid>) {
+        match delivery {
+            Delivery::Link { from, to } => to.signal(ProcessSignal::Link { from: self.far(from) }),
+            Delivery::Unlink { from, to, unlink } => {
+                to.signal(ProcessSignal::Unlink { from: self.far(from), id: unlink })
+            }
+            Delivery::UnlinkAck { from, to, unlink } => {
+                to.signal(ProcessSignal::UnlinkAck { from: self.far(from), id: unlink });
+            }
+            Delivery::Exit { from, to, reason, link, provoked } => {
+                let receipt = if link { &self.untaken_ends } else { &self.untaken_exits };
+                let receipt = provoked.then(|| receipt.clone());
+                to.signal(ProcessSignal::Exit { from: self.far(from), reason, link, receipt });
+            }
+            Delivery::Down { monitor, from, to, reason } => {
+                to.signal(ProcessSignal::Down {
+                    from: self.far(from),
+                    monitor: MonitorRef::new(monitor),
+                    reason,
+                });
+            }
+            Delivery::Monitor { monitor, to } => {
+                let from = Pid::far(Arc::new(FarMonitor::new(self.session.clone(), monitor)));
+                let reference = next_monitor();
+                self.tables().watches.insert(monitor, reference);
+                to.signal(ProcessSignal::Monitor { from, monitor: reference });
+            }
+            Delivery::Demonitor { monitor, to } => {
+                if let Some(monitor) = self.forget_watch(monitor) {
+                    to.signal(ProcessSignal::Demonitor { monitor });
+                }
+            }
+            Delivery::Message { to, message } => {
+                let outlet = self.tables().handed_out.get(&to).cloned();
+                if let Some(outlet) = outlet {
+                    outlet.put(VecDeque::from([Fed::Inbound(message)]));
+                }
+            }
+            // Those are put into the mailbox of the owner.
+            Delivery::Inbound(_) | Delivery::Over(_) => {}
+        }
+    }
+
+    /// How many entries the tables hold.
+    #[cfg(test)]
+    pub(super) fn entries(&self) -> usize {
+        let tables = self.tables();
+        let outlets = tables.handed_out.len() + usize::from(tables.outlet.is_some());
+        tables.far.len() + tables.watches.len() + outlets
+    }
+}

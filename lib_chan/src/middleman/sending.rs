@@ -1,0 +1,73 @@
+//! How messages are encoded, outside of the lock of the session, and why one was not sent.
+
+use serde::Serialize;
+
+use crate::{
+    ExitReason,
+    payload::{self, Codec, PayloadError},
+    session::Unsendable,
+    sync::thread_local,
+};
+
+/// What both ends have agreed on for every message.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Agreed {
+    pub(super) codec: Codec,
+    /// The longest payload that the far end takes.
+    pub(super) max_payload_len: usize,
+}
+
+impl Agreed {
+    /// Before the client's `Start` nothing can be sent.
+    pub(super) const NOTHING: Self = Self { codec: Codec::Raw, max_payload_len: 0 };
+
+    /// Encodes `value` into a buffer of the thread, and gives it to `send`. A value that fails or panics while it is
+    /// encoded leaves no trace.
+    pub(super) fn encode<T, U: Serialize + 'static>(
+        self,
+        value: &U,
+        send: impl FnOnce(&mut Vec<u8>) -> Result<T, Unsendable>,
+    ) -> Result<T, NotSent> {
+        with_scratch(|scratch| {
+            payload::encode_message(self.codec, value, self.max_payload_len, scratch)
+                .map_err(NotSent::Payload)?;
+            send(scratch).map_err(NotSent::Session)
+        })
+    }
+}
+
+/// Why a message was not sent.
+#[derive(Debug)]
+pub(crate) enum NotSent {
+    Payload(PayloadError),
+    Session(Unsendable),
+}
+
+impl From<NotSent> for ExitReason {
+    fn from(not_sent: NotSent) -> Self {
+        match not_sent {
+            NotSent::Payload(error) => Self::failed(error.to_string()),
+            NotSent::Session(Unsendable::Ended(reason)) => reason,
+            NotSent::Session(Unsendable::WouldWait) => Self::Overload,
+            NotSent::Session(Unsendable::TooLong { max }) => {
+                Self::failed(PayloadError::TooLong { max }.to_string())
+            }
+        }
+    }
+}
+
+/// Lends a buffer that the thread keeps for the next time. Nested uses get a fresh buffer.
+pub(crate) fn with_scratch<T>(f: impl FnOnce(&mut Vec<u8>) -> T) -> T {
+    const KEPT_CAPACITY: usize = 64 * 1024;
+    thread_local! {
+        static SCRATCH: std::cell::Cell<Vec<u8>> = const { std::cell::Cell::new(Vec::new()) };
+    }
+    let mut scratch = SCRATCH.try_with(std::cell::Cell::take).unwrap_or_default();
+    scratch.clear();
+    let result = f(&mut scratch);
+    if scratch.capacity() <= KEPT_CAPACITY {
+        // A thread that is going away keeps nothing.
+        let _ = SCRATCH.try_with(|slot| slot.set(scratch));
+    }
+    result
+}
