@@ -37,6 +37,17 @@ use crate::{
     wire::Frame,
 };
 
+/// Lets the other tasks run until `condition` holds.
+async fn until(condition: impl Fn() -> bool) {
+    for _ in 0..100_000 {
+        if condition() {
+            return;
+        }
+        tokio::task::yield_now().await;
+    }
+    panic!("the condition does not come true");
+}
+
 #[derive(Debug, Serialize, Deserialize, PartialEq)]
 struct Add(u32, u32);
 

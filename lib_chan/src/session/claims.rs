@@ -86,6 +86,12 @@ impl Claims {
         self.word.load(Ordering::Relaxed) & (PAUSED | HOLDING) == 0
     }
 
+    /// Whether messages are held that came to their turn during a pause.
+    #[cfg(test)]
+    pub(crate) fn is_holding(&self) -> bool {
+        self.word.load(Ordering::Relaxed) & HOLDING != 0
+    }
+
     /// Whether the owner may take nothing more.
     pub(super) fn is_closed(&self) -> bool {
         self.word.load(Ordering::Relaxed) & CLOSED != 0

@@ -30,15 +30,9 @@ fn held_by(future: impl Future) -> (usize, usize) {
     (waiting, Arc::strong_count(&counted) - 1)
 }
 
-/// Lets everything run until the session is gone, or for a long time.
-async fn is_gone(session: &Weak<Shared>) -> bool {
-    for _ in 0..1000 {
-        if session.strong_count() == 0 {
-            return true;
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    false
+/// Lets the other tasks run until nobody holds the session.
+async fn gone(session: Weak<Shared>) {
+    until(|| session.strong_count() == 0).await;
 }
 
 /// A service that gives its channel to `group` and ends; the session is told.
@@ -73,7 +67,7 @@ async fn a_process_keeps_nothing_of_a_session_that_was_given_to_it_and_ended() {
     let (channel, served) = session(&Limits::default(), false, start).await;
     channel.close().await.unwrap();
     served.await.unwrap();
-    assert!(is_gone(&told.await.unwrap()).await);
+    gone(told.await.unwrap()).await;
     drop(group);
 }
 
@@ -86,7 +80,7 @@ async fn nothing_is_left_of_a_session_whose_process_ended() {
     assert_eq!(channel.remote().ended().await, ExitReason::failed("boom"));
     drop(channel);
     served.await.unwrap();
-    assert!(is_gone(&told.await.unwrap()).await);
+    gone(told.await.unwrap()).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -130,7 +124,8 @@ async fn a_peer_that_links_and_ends_over_and_over_fills_no_mailbox() {
         args: &[],
     };
     near.write_all(&frames([start])).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(1)).await;
+    // The `Started`.
+    assert_ne!(near.read(&mut [0; 100]).await.unwrap(), 0);
     let exit = Frame::Exit { from: 1, to: 0, taken: Some(0), reason: ExitReason::Normal };
     let bytes = frames([Frame::Link { from: 1, to: 0 }, exit]);
     for _ in 0..100_000 {
@@ -172,7 +167,8 @@ async fn asks_for_much_and_reads_nothing(limits: &Limits, max_frame_len: u64) ->
     let codec = Codec::Bincode as u8;
     let start = Frame::Start { codec, terms, max_frame_len, window_len: 65_536, args: &[] };
     near.write_all(&frames([start])).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(1)).await;
+    // The `Started`.
+    assert_ne!(near.read(&mut [0; 100]).await.unwrap(), 0);
     let calls = (1..=CALLS).map(|call| Frame::Call { to: 0, call, left: 60_000, payload: &[0] });
     near.write_all(&frames(calls)).await.unwrap();
     told.await.unwrap();

@@ -56,16 +56,19 @@ async fn a_receiver_that_is_paused_sleeps_until_the_output_has_drained() {
     assert!(channel.shared().claims().is_paused());
     bytes.clear();
     Frame::Cast { to: 0, payload: &[0] }.put(&mut bytes);
+    let shared = Arc::clone(channel.shared());
     near.write_all(&bytes).await.unwrap();
-    // Until the message waits in the inbox.
-    tokio::time::sleep(Duration::from_millis(1)).await;
+    until(|| shared.quietly(|endpoint| endpoint.session().has_inbox())).await;
 
     let wakes = Arc::new(Wakes::default());
     let waker = Waker::from(Arc::clone(&wakes));
     let mut recv = Box::pin(channel.recv());
     assert!(recv.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
-    tokio::time::sleep(Duration::from_millis(1)).await;
-    assert_eq!(wakes.0.load(Ordering::Relaxed), 0, "nothing has changed");
+    let held = || shared.quietly(|endpoint| endpoint.held());
+    let before = held();
+    near.write_all(&bytes).await.unwrap();
+    until(|| held() > before).await;
+    assert_eq!(wakes.0.load(Ordering::Relaxed), 0, "another message changes nothing");
 
     let mut read = 0;
     while wakes.0.load(Ordering::Relaxed) == 0 {
@@ -97,13 +100,12 @@ async fn a_process_that_a_channel_was_given_to_goes_on_as_soon_as_little_enough_
     Frame::Call { to: 0, call: 1, left: 60_000, payload: &[0] }.put(&mut bytes);
     Frame::Cast { to: 0, payload: &[0] }.put(&mut bytes);
     near.write_all(&bytes).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(1)).await;
-    assert!(shared.claims().is_paused() && told.try_recv().is_err());
+    until(|| shared.claims().is_paused() && shared.claims().is_holding()).await;
+    assert!(told.try_recv().is_err());
     // Some of the answer is read, and then nothing more: the rest fills the stream.
     near.read_exact(&mut vec![0; 200_000]).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(1)).await;
+    assert_eq!(told.recv().await, Some(Blob(vec![])));
     assert!(!shared.claims().is_paused());
-    assert_eq!(told.try_recv(), Ok(Blob(vec![])));
 }
 
 /// A waker that says when it was used, among others.
