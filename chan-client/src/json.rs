@@ -5,7 +5,7 @@ use lib_chan::payload::{Codec, PayloadError, decode};
 /// A text that is JSON, on one line, without spaces, and with nothing in it that a terminal would obey.
 ///
 /// Numbers and the order of fields stay as they were written, which a parsed tree would not keep. What no receiver may
-/// take is refused: values that are too deep inside one another, and numbers that are too large (PROTOCOL.md, section 15).
+/// take is refused: values that are too deep inside one another, and numbers that are too large (PROTOCOL.md, section 16).
 pub(crate) fn compact(text: &str) -> Result<String, PayloadError> {
     decode::<serde_json::Value>(Codec::Json, text.as_bytes())?;
     let mut out = String::with_capacity(text.len());

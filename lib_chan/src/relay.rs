@@ -1,7 +1,7 @@
 //! Carries bytes both ways between a channel and a stream.
 //!
 //! A cast is a piece of the stream, of any length. An empty cast is the EOF of its direction. If the session ends
-//! before that EOF, for whatever reason, the direction was reset: `PROTOCOL.md`, section 15.
+//! before that EOF, for whatever reason, the direction was reset: `PROTOCOL.md`, section 16.
 //!
 //! Both ends of a session run the same relay: `chan-server` between the session and the target of a `tcp` or `unix`
 //! service, `chan-client` between the session and a local connection or standard input and output.

@@ -32,6 +32,21 @@ fn block(opening: &str, first: &str) -> Vec<&'static str> {
     block.expect("such a block").lines().filter(|line| !line.is_empty()).collect()
 }
 
+/// The golden vectors of frames: a name and bytes. A line that begins with a space continues the bytes of the last.
+fn vectors() -> Vec<(&'static str, Vec<u8>)> {
+    let mut vectors = Vec::new();
+    for line in block("```text\n", "Start  ") {
+        if line.starts_with(' ') {
+            let (_, bytes): &mut (_, Vec<u8>) = vectors.last_mut().expect("a first line");
+            bytes.extend(hex(line));
+        } else {
+            let (name, rest) = line.split_once(' ').unwrap();
+            vectors.push((name, hex(rest)));
+        }
+    }
+    vectors
+}
+
 /// The bytes in front of the words: what is separated from the next by one space, or hangs over from the line before.
 fn hex(text: &str) -> Vec<u8> {
     let digits: String = text.trim().split("  ").next().unwrap_or_default().split(' ').collect();
@@ -135,24 +150,21 @@ fn page_session_matches_two_ends() {
 #[test]
 fn page_vectors_cover_every_frame() {
     let mut kinds = std::collections::BTreeSet::new();
-    for line in block("```text\n", "Start  ") {
-        let (name, rest) = line.split_once(' ').unwrap();
-        let bytes = hex(rest);
+    for (name, bytes) in vectors() {
         let frame = Frame::parse(&bytes[LEN_LEN..]).unwrap();
-        assert!(format!("{frame:?}").starts_with(name), "{line}: {frame:?}");
+        assert!(format!("{frame:?}").starts_with(name), "{name}: {frame:?}");
         let mut again = Vec::new();
         frame.put(&mut again);
-        assert_eq!(again, bytes, "{line}");
+        assert_eq!(again, bytes, "{name}");
         kinds.insert(frame.kind());
     }
-    assert_eq!(kinds.len(), 20);
+    assert_eq!(kinds.len(), 23);
 }
 
 #[test]
 fn page_table_names_every_kind() {
-    for line in block("```text\n", "Start  ") {
-        let (name, rest) = line.split_once(' ').unwrap();
-        let kind = hex(rest)[LEN_LEN];
+    for (name, bytes) in vectors() {
+        let kind = bytes[LEN_LEN];
         assert!(PAGE.contains(&format!("| `{kind:02x}` | {name} |")), "{name}");
     }
 }
@@ -221,6 +233,26 @@ fn page_login_is_first_vector() {
         shown,
         ["EKM", "KEY", "M1", "M2", "TH", "M3", "M4"].into_iter().zip(given).collect::<Vec<_>>()
     );
+}
+
+#[test]
+fn page_resume_is_second_vector() {
+    let vectors: serde_json::Value =
+        serde_json::from_str(include_str!("../../tests/vectors/auth.json")).unwrap();
+    let vector = &vectors["resume"][1];
+    let lines = block("```text\n", "SECRET  ");
+    let shown = |at: usize| hex(&lines[at][8..]);
+    for (at, field) in ["secret", "key", "ekm"].into_iter().enumerate() {
+        assert_eq!(shown(at), hex(vector[field].as_str().unwrap()), "{field}");
+    }
+    let frame = [shown(3), shown(4)].concat();
+    assert_eq!(frame_len(&frame, 1024), Ok(Some(frame.len() - LEN_LEN)));
+    let Ok(Frame::Resume { claim, proof }) = Frame::parse(&frame[LEN_LEN..]) else { panic!("a Resume") };
+    assert_eq!(claim.id.to_string(), vector["id"].as_str().unwrap());
+    for (number, field) in [(claim.epoch, "epoch"), (claim.received, "received"), (claim.sent, "sent")] {
+        assert_eq!(number.to_string(), vector[field].as_str().unwrap(), "{field}");
+    }
+    assert_eq!(proof.to_vec(), hex(vector["proof"].as_str().unwrap()));
 }
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]

@@ -367,17 +367,23 @@ def log_in(url: Url, credential: Credential, deadline: float) -> tuple[Connectio
 
 START, STARTED, CAST, CALL, CANCEL, REPLY, REFUSE, EXIT, ENDED = range(0x01, 0x0A)
 LINK, UNLINK, UNLINK_ACK, MONITOR, DEMONITOR, DOWN, GO_AWAY = range(0x0A, 0x11)
-CREDIT, ACK, PING, PONG = range(0x40, 0x44)
+CREDIT, ACK, PING, PONG, RESUME, RESUMED, LOST = range(0x40, 0x47)
 
 RAW = 3
 
-# The number of fields of each kind of frame, and what the rest of it is.
+# The fields of each kind of frame, "n" for a number, "i" for 16 bytes and "s" for 32, and what the rest of it is.
 LAYOUT = {
-    START: (5, "payload"), STARTED: (2, ""), CAST: (1, "payload"), CALL: (3, "payload"), CANCEL: (1, ""),
-    REPLY: (1, "payload"), REFUSE: (2, "text"), EXIT: (5, "text"), ENDED: (2, "text"), LINK: (2, ""), UNLINK: (3, ""),
-    UNLINK_ACK: (3, ""), MONITOR: (2, ""), DEMONITOR: (1, ""), DOWN: (3, "text"), GO_AWAY: (0, ""), CREDIT: (2, ""),
-    ACK: (1, ""), PING: (1, ""), PONG: (1, ""),
+    START: ("nnnnnn", "payload"), STARTED: ("nnn", ""), CAST: ("n", "payload"), CALL: ("nnn", "payload"),
+    CANCEL: ("n", ""), REPLY: ("n", "payload"), REFUSE: ("nn", "text"), EXIT: ("nnnnn", "text"), ENDED: ("nn", "text"),
+    LINK: ("nn", ""), UNLINK: ("nnn", ""), UNLINK_ACK: ("nnn", ""), MONITOR: ("nn", ""), DEMONITOR: ("n", ""),
+    DOWN: ("nnn", "text"), GO_AWAY: ("", ""), CREDIT: ("nn", ""), ACK: ("n", ""), PING: ("n", ""), PONG: ("n", ""),
+    RESUME: ("innns", ""), RESUMED: ("nn", ""), LOST: ("n", ""),
 }  # fmt: skip
+
+# What follows if the last of these fields is not 0.
+MORE = {STARTED: ("is", ""), LOST: ("nnn", "text")}
+
+Field = int | bytes
 
 
 def varint(number: int) -> bytes:
@@ -389,31 +395,25 @@ def varint(number: int) -> bytes:
     return bytes(out)
 
 
-def frame(kind: int, *fields: int, rest: bytes = b"") -> bytes:
-    body = bytes([kind]) + b"".join(map(varint, fields)) + rest
+def frame(kind: int, *fields: Field, rest: bytes = b"") -> bytes:
+    body = bytes([kind]) + b"".join(varint(field) if isinstance(field, int) else field for field in fields) + rest
     return struct.pack(">I", len(body)) + body
 
 
-def parse(body: bytes) -> tuple[int, list[int], bytes]:
+def parse(body: bytes) -> tuple[int, list[Any], bytes]:
     """Kind, fields and rest of what follows the length."""
     kind, at = body[0], 1
     if kind not in LAYOUT:
         raise Fault(f"kind {kind:02x}")
-    count, rest = LAYOUT[kind]
-    fields = []
-    for _ in range(count):
-        number = shift = 0
-        while True:
-            if at >= len(body):
-                raise Fault("a number is cut off")
-            byte = body[at]
-            number |= (byte & 0x7F) << shift
-            at, shift = at + 1, shift + 7
-            if byte < 0x80:
-                break
-        if number >> 64 or (byte == 0 and shift > 7):
-            raise Fault("a number is too large or not in its shortest form")
-        fields.append(number)
+    layout, rest = LAYOUT[kind]
+    fields: list[Any] = []
+    while len(fields) < len(layout):
+        field, at = parse_field(layout[len(fields)], body, at)
+        fields.append(field)
+        if kind in MORE and layout == LAYOUT[kind][0] and len(fields) == len(layout) and field != 0:
+            layout, rest = layout + MORE[kind][0], MORE[kind][1]
+    if kind == LOST and fields[0] > 1:
+        raise Fault("neither known nor unknown")
     if not rest and at < len(body):
         raise Fault("bytes after the end")
     if rest == "text":
@@ -427,6 +427,27 @@ def parse(body: bytes) -> tuple[int, list[int], bytes]:
         if kind == REFUSE and not 1 <= fields[1] <= 7:
             raise Fault("the code of a refusal")
     return kind, fields, body[at:]
+
+
+def parse_field(sort: str, body: bytes, at: int) -> tuple[Field, int]:
+    """The field at this place, and the place of what follows it."""
+    if sort != "n":
+        end = at + (16 if sort == "i" else 32)
+        if end > len(body):
+            raise Fault("bytes are cut off")
+        return body[at:end], end
+    number = shift = 0
+    while True:
+        if at >= len(body):
+            raise Fault("a number is cut off")
+        byte = body[at]
+        number |= (byte & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 0x80:
+            break
+    if number >> 64 or (byte == 0 and shift > 7):
+        raise Fault("a number is too large or not in its shortest form")
+    return number, at
 
 
 class Call:
@@ -486,7 +507,7 @@ class Session:
         self._encoded: Callable[[Any], bytes] = bytes if codec == RAW else encoded
         self._decoded: Callable[[bytes], Any] = bytes if codec == RAW else json.loads
 
-        self._send(START, codec, 0, 0, MAX_FRAME, window, rest=self._encoded(arguments))
+        self._send(START, codec, 0, 0, MAX_FRAME, window, 0, rest=self._encoded(arguments))
         self.work(lambda: self.max_calls is not None, deadline)
 
     def write(self, data: bytes) -> None:
@@ -598,6 +619,8 @@ class Session:
         if kind == STARTED:
             if self.max_calls is not None:
                 raise Fault("a second Started")
+            if fields[2] != 0:
+                raise Fault("a resume that was not asked for")
             self.max_calls = fields[0]
         elif kind == CAST:
             if self.own_spent >= self.own_granted:

@@ -105,8 +105,13 @@ class Vectors(unittest.TestCase):
 
     def test_frames_of_the_page_round_trip(self) -> None:
         page = (HERE.parent.parent / "PROTOCOL.md").read_text()
-        frames = re.findall(r"^(?:[A-Z]\w*|C|S) +((?:[0-9a-f]{8})(?: [0-9a-f]+)+)(?:  |$)", page, re.MULTILINE)
-        self.assertGreater(len(frames), 30)
+        frames: list[str] = []
+        for line in page.splitlines():
+            if first := re.match(r"(?:[A-Z]\w*|C|S) +((?:[0-9a-f]{8})(?: [0-9a-f]+)+)(?:  |$)", line):
+                frames.append(first[1])
+            elif frames and (more := re.match(r" {8,}([0-9a-f]{32,})(?:  |$)", line)):
+                frames[-1] += more[1]
+        self.assertGreater(len(frames), 35)
         for text in frames:
             with self.subTest(frame=text):
                 data = bytes.fromhex(text)
@@ -229,7 +234,7 @@ class Sessions(unittest.TestCase):
         faults = {
             "no kind": bytes(4),
             "a frame too long": bytes.fromhex("00100001"),
-            "an unknown kind": bytes.fromhex("00000001 44"),
+            "an unknown kind": bytes.fromhex("00000001 47"),
             "a number that is not in its shortest form": bytes.fromhex("00000003 42 8000"),
             "a number of 65 bits": bytes.fromhex("0000000b 42 ffffffffffffffffff02"),
             "a number that is cut off": bytes.fromhex("00000002 42 80"),
@@ -238,8 +243,11 @@ class Sessions(unittest.TestCase):
             "a text without failed": frame(chan.ENDED, 0, 0, rest=b"why"),
             "a text too long": frame(chan.ENDED, 0, 7, rest=b"x" * 257),
             "a text that is not UTF-8": frame(chan.ENDED, 0, 7, rest=b"\xff"),
-            "a second Start": frame(chan.START, 2, 0, 0, chan.MAX_FRAME, chan.WINDOW, rest=b"null"),
-            "a Started of the client": frame(chan.STARTED, 0, 0),
+            "a second Start": frame(chan.START, 2, 0, 0, chan.MAX_FRAME, chan.WINDOW, 0, rest=b"null"),
+            "a Started of the client": frame(chan.STARTED, 0, 0, 0),
+            "a Resume in the middle": bytes.fromhex("00000034 44" + "00" * 16 + "020101" + "00" * 32),
+            "a Resumed of the client": frame(chan.RESUMED, 1, 1),
+            "a Lost of the client": frame(chan.LOST, 0),
             "call 0": frame(chan.CALL, 0, 0, 1000, rest=b"1"),
             "a call id twice": frame(chan.CALL, 0, 1, 1000, rest=b"1") * 2,
             "a cancel of what never was": frame(chan.CANCEL, 1),
@@ -319,7 +327,7 @@ class Sessions(unittest.TestCase):
 
 
 class Streams(unittest.TestCase):
-    """Services in front of a Unix or TCP socket: section 15, byte streams."""
+    """Services in front of a Unix or TCP socket: section 16, byte streams."""
 
     def target(self) -> socket.socket:
         listener = socket.socket(socket.AF_UNIX)

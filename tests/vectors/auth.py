@@ -143,6 +143,23 @@ def key_login(label, service, client, parameters):
     return vector
 
 
+def resume(label, epoch, received, sent):
+    secret, ekm, session_id = fixed(label + " secret"), fixed(label + " ekm"), fixed(label + " id")[:16]
+    key = hashlib.sha256(b"lib-chan resume key\0" + secret).digest()
+    message = b"lib-chan resume\0" + ekm + session_id + struct.pack(">QQQ", epoch, received, sent)
+    proof = hmac.new(key, message, hashlib.sha256).digest()
+    return {
+        "id": session_id.hex(),
+        "secret": secret.hex(),
+        "key": key.hex(),
+        "ekm": ekm.hex(),
+        "epoch": str(epoch),
+        "received": str(received),
+        "sent": str(sent),
+        "proof": proof.hex(),
+    }
+
+
 # The Edwards curve of RFC 8032 section 5.1, to find every encoding of a point whose order divides eight.
 P = 2**255 - 19
 D = -121665 * pow(121666, -1, P) % P
@@ -204,6 +221,7 @@ def main():
                 key_login("four", "redis", "backup", (1 << 20, 256 << 10, 15000)),
                 key_login("five", "redis", "", (4096, 1 << 20, 30000)),
             ],
+            "resume": [resume("six", 2, 1, 1), resume("seven", 3, 300, 70_000), resume("eight", 2**63 - 1, 2**64 - 1, 0)],
             "small_order": small_order_encodings(),
         },
         sys.stdout,

@@ -22,7 +22,7 @@ use crate::url::ChanUrl;
 /// The time for the last words of a session when the user's own is over.
 const LAST_WORDS_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// No frame is longer (PROTOCOL.md, section 16).
+/// No frame is longer (PROTOCOL.md, section 17).
 const MAX_MESSAGE_LEN: u64 = 16 * 1024 * 1024;
 
 /// What the user proves with.

@@ -10,6 +10,7 @@ mod argon2id;
 mod directory;
 mod name;
 mod proof;
+mod resume;
 pub mod secret;
 mod verifier;
 
@@ -19,6 +20,7 @@ pub use directory::{
 };
 pub use name::{ClientId, InvalidName, ServiceName};
 pub use proof::{Exporter, Mechanism};
+pub use resume::{ResumeClaim, ResumeKey, SessionId};
 pub use verifier::{PasswordVerifier, VerifierError};
 
 pub(crate) use directory::Candidate;

@@ -55,6 +55,10 @@ impl Exporter {
     pub fn new(bytes: Secret<32>) -> Self {
         Self(bytes)
     }
+
+    pub(super) fn expose(&self) -> &[u8; 32] {
+        self.0.expose()
+    }
 }
 
 /// The hash of all messages so far. Both proofs cover it.

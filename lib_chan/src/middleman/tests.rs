@@ -528,7 +528,7 @@ where
         let mut start = [0; 64];
         assert!(far.read(&mut start).await.unwrap() > 0);
         let terms = crate::wire::Terms { max_calls: 1024, max_links: 1024 };
-        far.write_all(&frames([Frame::Started { terms }])).await.unwrap();
+        far.write_all(&frames([Frame::Started { terms, resume: None }])).await.unwrap();
     };
     let (opened, ()) = tokio::join!(opened, answered);
     (opened.unwrap(), far)

@@ -399,6 +399,7 @@ impl<H: Host> Session<H> {
             terms: self.own_terms(),
             max_frame_len: self.limits.max_frame_len as u64,
             window_len: self.limits.window_len as u64,
+            resume: 0,
             args,
         });
         self.phase = Phase::ExpectAnswer;
@@ -415,7 +416,7 @@ impl<H: Host> Session<H> {
         if self.over.is_some() {
             return;
         }
-        self.outgoing.put(&Frame::Started { terms: self.own_terms() });
+        self.outgoing.put(&Frame::Started { terms: self.own_terms(), resume: None });
         self.phase = Phase::Open;
         self.set_owner(owner, linked);
     }

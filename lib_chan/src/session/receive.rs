@@ -248,10 +248,13 @@ impl<H: Host> Session<H> {
     /// One frame: the bytes of it that were put in the inbox.
     fn handle_frame(&mut self, now: Instant, run: &Bytes, frame: Frame<'_>) -> Result<usize, Fault> {
         match frame {
-            Frame::Start { codec, terms, max_frame_len, window_len, args } => {
+            // None is granted.
+            Frame::Start { codec, terms, max_frame_len, window_len, resume: _, args } => {
                 self.handle_start(codec, terms, max_frame_len, window_len, run.slice_ref(args))?;
             }
-            Frame::Started { terms } => {
+            // None was asked for.
+            Frame::Started { resume: Some(_), .. } => return Err(Fault::Protocol),
+            Frame::Started { terms, resume: None } => {
                 self.far_terms = terms;
                 self.phase = Phase::Open;
             }
@@ -334,6 +337,7 @@ impl<H: Host> Session<H> {
                     self.resize_window(window);
                 }
             }
+            Frame::Resume { .. } | Frame::Resumed { .. } | Frame::Lost { .. } => return Err(Fault::Protocol),
         }
         Ok(0)
     }

@@ -5,7 +5,11 @@
 
 mod varint;
 
-use crate::ExitReason;
+use crate::{
+    ExitReason,
+    auth::{ResumeClaim, SessionId},
+    secret::Secret,
+};
 
 /// Bytes of the length in front of each frame.
 pub const LEN_LEN: usize = 4;
@@ -13,6 +17,10 @@ pub const LEN_LEN: usize = 4;
 pub const MAX_OVERHEAD: usize = LEN_LEN + 1 + 3 * varint::MAX_LEN;
 /// Kinds from here on are not numbered.
 pub const FIRST_UNORDERED: u8 = 0x40;
+/// Bytes of the secret of a session.
+const SECRET_LEN: usize = 32;
+/// Bytes of the proof in a `Resume`.
+const PROOF_LEN: usize = 32;
 /// The most bytes of the text of a `Refuse`.
 pub const MAX_TEXT_LEN: usize = ExitReason::MAX_TEXT_LEN;
 
@@ -29,6 +37,8 @@ pub enum Frame<'a> {
         max_frame_len: u64,
         /// The first credit of each process of the client, in bytes.
         window_len: u64,
+        /// How long the client would like the session to survive without a connection, in milliseconds. 0: not at all.
+        resume: u64,
         /// The arguments for the service, encoded.
         args: &'a [u8],
     },
@@ -36,6 +46,8 @@ pub enum Frame<'a> {
     Started {
         /// The bounds that the server allows the client.
         terms: Terms,
+        /// What the client needs to resume the session, if it may.
+        resume: Option<Box<Granted>>,
     },
     /// A message without an answer.
     Cast {
@@ -165,6 +177,47 @@ pub enum Frame<'a> {
         /// That of the `Ping`.
         token: u64,
     },
+    /// The client's first frame on a later connection: takes up a session again.
+    Resume {
+        /// The session, and how far the client is.
+        claim: ResumeClaim,
+        /// Shows that the client has the secret of the session, on this connection.
+        proof: &'a [u8; PROOF_LEN],
+    },
+    /// The server's answer: the session continues on this connection.
+    Resumed {
+        /// The number of the last ordered frame that the server has received.
+        received: u64,
+        /// The number of the last ordered frame that the server has numbered.
+        sent: u64,
+    },
+    /// The server's other answer: the session is over.
+    Lost {
+        /// What the server still knows of it.
+        tombstone: Option<Tombstone>,
+    },
+}
+
+/// The server's consent to resume a session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Granted {
+    /// How long the session survives without a connection, in milliseconds. Never 0.
+    pub window: u64,
+    /// Names the session.
+    pub id: SessionId,
+    /// Shared by the two ends of this session alone.
+    pub secret: Secret<SECRET_LEN>,
+}
+
+/// What an end still knows of a session that is over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tombstone {
+    /// The number of the last ordered frame received.
+    pub received: u64,
+    /// No process has taken or will take a message with a larger number.
+    pub taken: u64,
+    /// Why it ended.
+    pub reason: ExitReason,
 }
 
 /// The bounds that one end allows the other.
@@ -264,6 +317,9 @@ mod kind {
     pub(super) const ACK: u8 = 0x41;
     pub(super) const PING: u8 = 0x42;
     pub(super) const PONG: u8 = 0x43;
+    pub(super) const RESUME: u8 = 0x44;
+    pub(super) const RESUMED: u8 = 0x45;
+    pub(super) const LOST: u8 = 0x46;
 }
 
 /// Returns the length of the frame at the front of `bytes`, without its four bytes of length, or `None` if these are
@@ -310,6 +366,9 @@ impl<'a> Frame<'a> {
             Frame::Ack { .. } => kind::ACK,
             Frame::Ping { .. } => kind::PING,
             Frame::Pong { .. } => kind::PONG,
+            Frame::Resume { .. } => kind::RESUME,
+            Frame::Resumed { .. } => kind::RESUMED,
+            Frame::Lost { .. } => kind::LOST,
         }
     }
 
@@ -335,11 +394,21 @@ impl<'a> Frame<'a> {
     fn put_fields(&self, out: &mut Vec<u8>) -> &'a [u8] {
         let mut put = |numbers: &[u64]| numbers.iter().for_each(|&number| varint::put(number, out));
         match *self {
-            Frame::Start { codec, terms, max_frame_len, window_len, args } => {
-                put(&[u64::from(codec), terms.max_calls, terms.max_links, max_frame_len, window_len]);
+            Frame::Start { codec, terms, max_frame_len, window_len, resume, args } => {
+                put(&[u64::from(codec), terms.max_calls, terms.max_links, max_frame_len, window_len, resume]);
                 return args;
             }
-            Frame::Started { terms } => put(&[terms.max_calls, terms.max_links]),
+            Frame::Started { terms, ref resume } => {
+                put(&[terms.max_calls, terms.max_links]);
+                match resume {
+                    None => put(&[0]),
+                    Some(granted) => {
+                        put(&[granted.window]);
+                        out.extend_from_slice(granted.id.as_bytes());
+                        out.extend_from_slice(granted.secret.expose());
+                    }
+                }
+            }
             Frame::Cast { to, payload } => {
                 put(&[to]);
                 return payload;
@@ -379,6 +448,17 @@ impl<'a> Frame<'a> {
             Frame::Credit { id, total } => put(&[id, total]),
             Frame::Ack { number } => put(&[number]),
             Frame::Ping { token } | Frame::Pong { token } => put(&[token]),
+            Frame::Resume { claim: ResumeClaim { id, epoch, received, sent }, proof } => {
+                out.extend_from_slice(id.as_bytes());
+                [epoch, received, sent].into_iter().for_each(|number| varint::put(number, out));
+                out.extend_from_slice(proof);
+            }
+            Frame::Resumed { received, sent } => put(&[received, sent]),
+            Frame::Lost { tombstone: None } => put(&[0]),
+            Frame::Lost { tombstone: Some(Tombstone { received, taken, ref reason }) } => {
+                put(&[1, received, taken, u64::from(reason.code())]);
+                out.extend_from_slice(reason.text().as_bytes());
+            }
         }
         &[]
     }
@@ -396,9 +476,10 @@ impl<'a> Frame<'a> {
                 terms: fields.terms()?,
                 max_frame_len: fields.number()?,
                 window_len: fields.number()?,
+                resume: fields.number()?,
                 args: fields.rest(),
             },
-            kind::STARTED => Frame::Started { terms: fields.terms()? },
+            kind::STARTED => Frame::Started { terms: fields.terms()?, resume: fields.granted()? },
             kind::CAST => Frame::Cast { to: fields.number()?, payload: fields.rest() },
             kind::CALL => Frame::Call {
                 to: fields.number()?,
@@ -435,6 +516,9 @@ impl<'a> Frame<'a> {
             kind::ACK => Frame::Ack { number: fields.number()? },
             kind::PING => Frame::Ping { token: fields.number()? },
             kind::PONG => Frame::Pong { token: fields.number()? },
+            kind::RESUME => Frame::Resume { claim: fields.claim()?, proof: fields.array()? },
+            kind::RESUMED => Frame::Resumed { received: fields.number()?, sent: fields.number()? },
+            kind::LOST => Frame::Lost { tombstone: fields.tombstone()? },
             unknown => return Err(WireError::UnknownKind(unknown)),
         };
         if fields.0.is_empty() { Ok(frame) } else { Err(WireError::Trailing) }
@@ -463,6 +547,37 @@ impl<'a> Fields<'a> {
             (0, 0) => Ok(None),
             _ => Err(WireError::Number),
         }
+    }
+
+    fn granted(&mut self) -> Result<Option<Box<Granted>>, WireError> {
+        let window = self.number()?;
+        if window == 0 {
+            return Ok(None);
+        }
+        let id = SessionId::new(*self.array()?);
+        Ok(Some(Box::new(Granted { window, id, secret: Secret::new(*self.array()?) })))
+    }
+
+    fn claim(&mut self) -> Result<ResumeClaim, WireError> {
+        let id = SessionId::new(*self.array()?);
+        Ok(ResumeClaim { id, epoch: self.number()?, received: self.number()?, sent: self.number()? })
+    }
+
+    fn tombstone(&mut self) -> Result<Option<Tombstone>, WireError> {
+        match self.number()? {
+            0 => Ok(None),
+            1 => {
+                let (received, taken) = (self.number()?, self.number()?);
+                Ok(Some(Tombstone { received, taken, reason: self.reason()? }))
+            }
+            _ => Err(WireError::Number),
+        }
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<&'a [u8; N], WireError> {
+        let (bytes, rest) = self.0.split_first_chunk().ok_or(WireError::Truncated)?;
+        self.0 = rest;
+        Ok(bytes)
     }
 
     fn refuse_code(&mut self) -> Result<RefuseCode, WireError> {

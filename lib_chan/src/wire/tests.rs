@@ -3,12 +3,37 @@ use super::*;
 fn samples() -> Vec<(Frame<'static>, &'static str)> {
     let terms = Terms { max_calls: 1024, max_links: 300 };
     let failed = || ExitReason::failed("boom");
+    let id = SessionId::new([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]);
+    let granted = Granted { window: 60_000, id, secret: Secret::new([0xab; 32]) };
     vec![
         (
-            Frame::Start { codec: 2, terms, max_frame_len: 1 << 20, window_len: 1 << 18, args: b"null" },
-            "00000010 01 02 8008 ac02 808040 808010 6e756c6c",
+            Frame::Start {
+                codec: 2,
+                terms,
+                max_frame_len: 1 << 20,
+                window_len: 1 << 18,
+                resume: 0,
+                args: b"null",
+            },
+            "00000011 01 02 8008 ac02 808040 808010 00 6e756c6c",
         ),
-        (Frame::Started { terms }, "00000005 02 8008 ac02"),
+        (
+            Frame::Start {
+                codec: 3,
+                terms,
+                max_frame_len: 1 << 20,
+                window_len: 1 << 18,
+                resume: 60_000,
+                args: b"",
+            },
+            "0000000f 01 03 8008 ac02 808040 808010 e0d403",
+        ),
+        (Frame::Started { terms, resume: None }, "00000006 02 8008 ac02 00"),
+        (
+            Frame::Started { terms, resume: Some(Box::new(granted)) },
+            "00000038 02 8008 ac02 e0d403 000102030405060708090a0b0c0d0e0f \
+             abababababababababababababababababababababababababababababababab",
+        ),
         (Frame::Cast { to: 0, payload: b"hi" }, "00000004 03 00 6869"),
         (Frame::Call { to: 5, call: 1, left: 60_000, payload: b"hi" }, "00000008 04 05 01 e0d403 6869"),
         (Frame::Cancel { call: 128 }, "00000003 05 8001"),
@@ -35,6 +60,17 @@ fn samples() -> Vec<(Frame<'static>, &'static str)> {
         (Frame::Ack { number: 1 }, "00000002 41 01"),
         (Frame::Ping { token: 1 }, "00000002 42 01"),
         (Frame::Pong { token: u64::MAX }, "0000000b 43 ffffffffffffffffff01"),
+        (
+            Frame::Resume { claim: ResumeClaim { id, epoch: 2, received: 300, sent: 7 }, proof: &[0xcd; 32] },
+            "00000035 44 000102030405060708090a0b0c0d0e0f 02 ac02 07 \
+             cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd",
+        ),
+        (Frame::Resumed { received: 7, sent: 300 }, "00000004 45 07 ac02"),
+        (Frame::Lost { tombstone: None }, "00000002 46 00"),
+        (
+            Frame::Lost { tombstone: Some(Tombstone { received: 7, taken: 5, reason: failed() }) },
+            "00000009 46 01 07 05 07 626f6f6d",
+        ),
     ]
 }
 
@@ -55,7 +91,7 @@ fn every_frame_has_the_bytes_of_its_golden_vector_and_comes_back_from_them() {
         assert_eq!(Frame::parse(&out[LEN_LEN..]), Ok(frame.clone()));
         kinds.insert(frame.kind());
     }
-    assert_eq!(kinds.len(), 20, "a sample of each kind");
+    assert_eq!(kinds.len(), 23, "a sample of each kind");
 }
 
 #[test]
@@ -66,6 +102,7 @@ fn a_frame_cut_anywhere_is_no_other_frame_unless_it_ends_in_a_payload() {
             Frame::Exit { reason, .. } | Frame::Ended { reason, .. } | Frame::Down { reason, .. } => {
                 reason.text().len()
             }
+            Frame::Lost { tombstone: Some(Tombstone { reason, .. }) } => reason.text().len(),
             frame => frame.put_head(&mut Vec::new()).len(),
         };
         frame.put(&mut out);
@@ -106,6 +143,32 @@ fn refuses_texts_too_long_not_utf8_or_out_of_place() {
 fn an_exit_sent_explicitly_has_no_number_taken() {
     assert_eq!(Frame::parse(&bytes("08 03 00 00 05 02")), Err(WireError::Number));
     assert_eq!(Frame::parse(&bytes("08 03 00 02 05 02")), Err(WireError::Number));
+}
+
+#[test]
+fn lost_knows_all_or_nothing() {
+    assert_eq!(Frame::parse(&bytes("46 00 01")), Err(WireError::Trailing));
+    assert_eq!(Frame::parse(&bytes("46 02 01 01 00")), Err(WireError::Number));
+    assert_eq!(Frame::parse(&bytes("46 01 01 01 0c")), Err(WireError::Code(12)));
+}
+
+#[test]
+fn started_without_resume_has_no_secret() {
+    let mut with_id = bytes("02 00 00 00");
+    with_id.extend([0xab; 48]);
+    assert_eq!(Frame::parse(&with_id), Err(WireError::Trailing));
+    with_id[3] = 1;
+    assert!(matches!(Frame::parse(&with_id), Ok(Frame::Started { resume: Some(_), .. })));
+    assert_eq!(Frame::parse(&with_id[..51]), Err(WireError::Truncated));
+}
+
+#[test]
+fn secret_is_masked_when_a_frame_is_printed() {
+    let mut shown = String::new();
+    for (frame, _) in samples() {
+        shown += &format!("{frame:?}");
+    }
+    assert!(shown.contains("Secret(..)") && !shown.contains("171"), "{shown}");
 }
 
 #[test]

@@ -178,7 +178,7 @@ impl Tapped {
             Frame::Start { terms, window_len, .. } => {
                 Self::Start { window: window_len, max_calls: terms.max_calls, max_links: terms.max_links }
             }
-            Frame::Started { terms } => {
+            Frame::Started { terms, resume: _ } => {
                 Self::Started { max_calls: terms.max_calls, max_links: terms.max_links }
             }
             Frame::Cast { to, payload } => {
@@ -203,6 +203,8 @@ impl Tapped {
             Frame::Ack { number } => Self::Ack { number },
             Frame::Ping { .. } => Self::Ping,
             Frame::Pong { .. } => Self::Pong,
+            // Neither end asks for it.
+            Frame::Resume { .. } | Frame::Resumed { .. } | Frame::Lost { .. } => Self::Garbage,
         }
     }
 

@@ -60,6 +60,7 @@ fn start() -> Frame<'static> {
         terms: TERMS,
         max_frame_len: 1 << 20,
         window_len: 1 << 20,
+        resume: 0,
         args: b"null",
     }
 }
@@ -131,7 +132,7 @@ async fn a_server_that_drains_says_so_and_refuses_who_had_not_asked_for_a_servic
 fn anything_else() -> Vec<Frame<'static>> {
     let reason = ExitReason::Normal;
     vec![
-        Frame::Started { terms: TERMS },
+        Frame::Started { terms: TERMS, resume: None },
         Frame::Cast { to: 0, payload: b"1" },
         Frame::Call { to: 0, call: 1, left: 1000, payload: b"1" },
         Frame::Cancel { call: 1 },
@@ -161,7 +162,7 @@ async fn each_breach_of_the_protocol_ends_that_session_alone_with_protocol() {
     let call = |call| Frame::Call { to: 0, call, left: 60_000, payload: b"1" };
     let frames: [&[Frame<'_>]; 13] = [
         &[start()],
-        &[Frame::Started { terms: TERMS }],
+        &[Frame::Started { terms: TERMS, resume: None }],
         &[refusal(0)],
         &[refusal(1)],
         &[Frame::Reply { call: 1, payload: b"1" }],

@@ -121,6 +121,7 @@ async fn a_peer_that_links_and_ends_over_and_over_fills_no_mailbox() {
         terms,
         max_frame_len: 1024,
         window_len: 65_536,
+        resume: 0,
         args: &[],
     };
     near.write_all(&frames([start])).await.unwrap();
@@ -165,7 +166,7 @@ async fn asks_for_much_and_reads_nothing(limits: &Limits, max_frame_len: u64) ->
     });
     let terms = crate::wire::Terms { max_calls: 1, max_links: 1 };
     let codec = Codec::Bincode as u8;
-    let start = Frame::Start { codec, terms, max_frame_len, window_len: 65_536, args: &[] };
+    let start = Frame::Start { codec, terms, max_frame_len, window_len: 65_536, resume: 0, args: &[] };
     near.write_all(&frames([start])).await.unwrap();
     // The `Started`.
     assert_ne!(near.read(&mut [0; 100]).await.unwrap(), 0);

@@ -39,7 +39,7 @@ impl Lone {
         match side {
             Side::Client => {
                 lone.session.start(Codec::Raw, b"").unwrap();
-                lone.feed(&Frame::Started { terms: TERMS });
+                lone.feed(&Frame::Started { terms: TERMS, resume: None });
                 lone.session.set_owner(Some(1), false);
             }
             Side::Server => {
@@ -108,6 +108,7 @@ pub(super) fn start() -> Frame<'static> {
         terms: TERMS,
         max_frame_len: 1 << 20,
         window_len: 1 << 18,
+        resume: 0,
         args: b"",
     }
 }

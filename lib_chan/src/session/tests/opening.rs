@@ -4,17 +4,19 @@ use super::{
 };
 use crate::{
     ExitReason, Limits,
+    auth::{ResumeClaim, SessionId},
     handshake::Side,
     payload::Codec,
+    secret::Secret,
     session::{NotOpened, Request, StartRefused},
-    wire::{Frame, RefuseCode, Terms},
+    wire::{Frame, Granted, RefuseCode, Terms},
 };
 
 fn every_kind() -> Vec<Frame<'static>> {
     let reason = ExitReason::Shutdown;
     vec![
         start(),
-        Frame::Started { terms: TERMS },
+        Frame::Started { terms: TERMS, resume: None },
         Frame::Cast { to: 0, payload: b"" },
         Frame::Call { to: 0, call: 1, left: 1000, payload: b"" },
         Frame::Cancel { call: 1 },
@@ -34,6 +36,12 @@ fn every_kind() -> Vec<Frame<'static>> {
         Frame::Ack { number: 0 },
         Frame::Ping { token: 1 },
         Frame::Pong { token: 1 },
+        Frame::Resume {
+            claim: ResumeClaim { id: SessionId::new([0; 16]), epoch: 2, received: 1, sent: 1 },
+            proof: &[0; 32],
+        },
+        Frame::Resumed { received: 1, sent: 1 },
+        Frame::Lost { tombstone: None },
     ]
 }
 
@@ -74,6 +82,10 @@ fn every_frame_out_of_phase_ends_the_session_with_protocol_and_does_nothing() {
                     frame,
                     Frame::Start { .. }
                     | Frame::Started { .. }
+                    // There is nothing to resume.
+                    | Frame::Resume { .. }
+                    | Frame::Resumed { .. }
+                    | Frame::Lost { .. }
                     // No call has been made or come in.
                     | Frame::Refuse { .. }
                     | Frame::Reply { .. }
@@ -109,6 +121,15 @@ fn every_frame_out_of_phase_ends_the_session_with_protocol_and_does_nothing() {
             assert_eq!(lone.session.entries(), 0);
         }
     }
+}
+
+#[test]
+fn resume_that_nobody_asked_for_ends_protocol() {
+    let mut lone = Lone::new(Side::Client, &Limits::default());
+    lone.session.start(Codec::Raw, b"").unwrap();
+    let granted = Granted { window: 1, id: SessionId::new([0; 16]), secret: Secret::new([0; 32]) };
+    lone.feed(&Frame::Started { terms: TERMS, resume: Some(Box::new(granted)) });
+    assert_eq!(lone.ended(), Some(&ExitReason::Protocol));
 }
 
 #[test]
@@ -148,6 +169,7 @@ fn a_codec_that_nobody_knows_is_refused_by_name() {
         terms: TERMS,
         max_frame_len: 1 << 20,
         window_len: 1 << 18,
+        resume: 0,
         args: b"",
     });
     assert_eq!(lone.session.take_request(), None);
@@ -160,12 +182,19 @@ fn a_codec_that_nobody_knows_is_refused_by_name() {
 fn a_start_with_limits_out_of_bounds_ends_protocol() {
     for (max_frame_len, window_len) in [(1023, 1 << 18), ((16 << 20) + 1, 1 << 18), (1024, (64 << 10) - 1)] {
         let mut lone = Lone::new(Side::Server, &Limits::default());
-        lone.feed(&Frame::Start { codec: 1, terms: TERMS, max_frame_len, window_len, args: b"" });
+        lone.feed(&Frame::Start { codec: 1, terms: TERMS, max_frame_len, window_len, resume: 0, args: b"" });
         assert_eq!(lone.ended(), Some(&ExitReason::Protocol));
     }
     let mut lone = Lone::new(Side::Server, &Limits::default());
     let terms = Terms { max_calls: u64::MAX, max_links: u64::MAX };
-    lone.feed(&Frame::Start { codec: 1, terms, max_frame_len: 1024, window_len: u64::MAX, args: b"" });
+    lone.feed(&Frame::Start {
+        codec: 1,
+        terms,
+        max_frame_len: 1024,
+        window_len: u64::MAX,
+        resume: 0,
+        args: b"",
+    });
     assert_eq!(lone.ended(), None);
 }
 
