@@ -1,7 +1,7 @@
-//! Client of lib_chan services: connects by a URL, proves the password, hands out a channel.
+//! Client of lib_chan services: connects to a URL, logs in, and returns a channel.
 //!
-//! [`connect`](connect()) is where to begin; [`url`] says what a URL is, and [`trust`] how a server is known. The
-//! program `chan-client` is [`command`].
+//! Begin with [`connect`](connect()). [`url`] describes URLs, and [`trust`] the ways to trust a server. The feature `cli`,
+//! on by default, adds the command-line program; programs that embed the client turn it off.
 //!
 //! ```no_run
 //! use chan_client::connect;
@@ -18,10 +18,12 @@
 //! ```
 
 mod bookmark;
+#[cfg(feature = "cli")]
 pub mod command;
 mod config_file;
 pub mod connect;
 mod identity;
+#[cfg(feature = "cli")]
 mod json;
 mod known_hosts;
 pub mod trust;

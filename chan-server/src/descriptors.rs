@@ -1,31 +1,36 @@
-//! How many connections go with the descriptors that the system gives.
+//! The limit of descriptors, and the number of sessions and logins that it allows.
+
+use std::io;
 
 use lib_chan::Limits;
 
-/// Lets the process open as many descriptors as the system allows it. Returns what to tell the owner if that fails; the
-/// server then adapts to what there is.
-pub(crate) fn raise() -> Option<String> {
+/// Raises the process's soft limit of open descriptors to its hard limit. Call it before [`Server::bind`], which divides
+/// the descriptors between logins and sessions.
+///
+/// [`Server::bind`]: crate::Server::bind
+///
+/// # Errors
+///
+/// Returns an error if the system refuses, as a sandbox may. The server then serves fewer sessions.
+pub fn raise_descriptor_limit() -> io::Result<()> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    if current == maximum {
-        return None;
+    if current != maximum {
+        setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })?;
     }
-    let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
-    let text =
-        |error| format!("cannot raise the number of descriptors to the hard limit (setrlimit): {error}");
-    raised.err().map(text)
+    Ok(())
 }
 
-/// Returns how many descriptors the process may have, if there is a bound.
+/// Returns the number of descriptors that the process may have, or `None` if it is unlimited.
 pub(crate) fn max_descriptors() -> Option<u64> {
     rustix::process::getrlimit(rustix::process::Resource::Nofile).current
 }
 
-/// Lowers the numbers of logins and sessions to what goes with so many descriptors. Returns what to tell the owner, if
-/// there is something. Where there are relays, any session may need a second one for its target.
+/// Lowers the numbers of logins and sessions to those that the descriptors allow. Returns a warning for the owner if it
+/// lowered one. If the server has relays, each session may need a second descriptor for its target.
 ///
-/// A sixteenth, at most 64, is for what is no connection of a client, and at most a quarter for clients that have not
-/// started anything: connections before their login, and as many after it.
+/// A sixteenth of the descriptors, at most 64, is reserved for everything but clients' connections. At most a quarter
+/// serves clients that have not started a service: connections before their login, and as many after it.
 pub(crate) fn keep_within(limits: &mut Limits, descriptors: u64, relays: bool) -> Option<String> {
     let each = 1 + u64::from(relays);
     let wanted = limits.max_sessions as u64 * each + 2 * limits.max_logins as u64 + 64;

@@ -1,6 +1,7 @@
 //! Serves named services to untrusted networks: TLS 1.3, a password proved both ways, a process for each client.
 
 pub mod audit;
+#[cfg(feature = "cli")]
 pub mod command;
 pub mod config;
 mod connection;
@@ -16,4 +17,5 @@ mod traffic;
 mod units;
 mod words;
 
-pub use server::{Server, ServiceUrl, StartError};
+pub use descriptors::raise_descriptor_limit;
+pub use server::{Cutter, Server, ServiceUrl, StartError};

@@ -23,15 +23,6 @@ pub(crate) enum Listen {
     At(Vec<SocketAddr>),
 }
 
-impl Listen {
-    pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
-        match self {
-            Self::Everywhere(port) => vec![(Ipv6Addr::UNSPECIFIED, *port).into()],
-            Self::At(addresses) => addresses.clone(),
-        }
-    }
-}
-
 /// Why the server cannot listen.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {address}: {error}{}", advice(.error))]

@@ -191,8 +191,8 @@ impl Server {
         let _ = timeout(wait, self.run()).await;
     }
 
-    /// Returns a handle that cuts off what a [shutdown](Self::shutdown) waits for.
-    pub(crate) fn cutter(&self) -> Cutter {
+    /// Returns a handle that cuts off the connections for which a [shutdown](Self::shutdown) waits.
+    pub fn cutter(&self) -> Cutter {
         Cutter(self.phase.clone())
     }
 
@@ -205,11 +205,14 @@ impl Server {
     }
 }
 
-/// Cuts off all connections of a server that shuts down. Each writes its last line of the log.
-pub(crate) struct Cutter(watch::Sender<Phase>);
+/// Cuts off the connections of a [`Server`] that is shutting down. Made by [`Server::cutter`].
+#[derive(Debug)]
+pub struct Cutter(watch::Sender<Phase>);
 
 impl Cutter {
-    pub(crate) fn cut(&self) {
+    /// Closes all connections at once. Clients that have not heard the end of their session get `noconnection`. The
+    /// server still logs the end of each session.
+    pub fn cut(&self) {
         self.0.send_replace(Phase::Cut);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 use std::io::ErrorKind::AddrInUse;
+use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
@@ -18,9 +19,10 @@ use super::arguments::{Choice, ConfigFile};
 use super::{Failure, block_on, found, print_line, searched};
 use crate::audit::{Audit, Event};
 use crate::config::Config;
-use crate::descriptors;
 use crate::identity::{Identity, StateDir, create_or_keep};
+use crate::listener::Listen;
 use crate::modules::Modules;
+use crate::raise_descriptor_limit;
 use crate::server::{Server, ServiceUrl, StartError, urls};
 
 /// How long a standard output may take to take what a server prints at its start.
@@ -75,7 +77,11 @@ pub(super) fn identity(choice: &Choice, state: &StateDir) -> Result<(), Failure>
     };
     print_line(&identity.pin().to_string())?;
     let Some(config) = config else { return Ok(()) };
-    urls(&config, &config.listen.addresses(), &identity).iter().try_for_each(|url| print_line(&url.url))
+    let addresses = match &config.listen {
+        Listen::Everywhere(port) => vec![(Ipv6Addr::UNSPECIFIED, *port).into()],
+        Listen::At(addresses) => addresses.clone(),
+    };
+    urls(&config, &addresses, &identity).iter().try_for_each(|url| print_line(&url.url))
 }
 
 impl Choice {
@@ -126,7 +132,8 @@ async fn bind_beginning(state: &StateDir, log: &Arc<Audit>, port: u16) -> Result
 /// Opens the log, and raises the number of descriptors. Whether that is allowed is only a line of the log.
 fn log() -> Arc<Audit> {
     let audit = Audit::stderr();
-    if let Some(text) = descriptors::raise() {
+    if let Err(error) = raise_descriptor_limit() {
+        let text = format!("cannot raise the number of descriptors to the hard limit (setrlimit): {error}");
         audit.write(&Event::Warning { text });
     }
     Arc::new(audit)

@@ -22,6 +22,7 @@ use toml::Spanned;
 use zeroize::Zeroizing;
 
 pub use credential::Credential;
+#[cfg(feature = "cli")]
 pub(crate) use credential::MIN_CHARS;
 pub use document::{ConfigError, Problem, Warning};
 pub use service::{Client, Service};
