@@ -2,12 +2,12 @@
 //! being typed. `/who` shows who is there, Ctrl-D leaves.
 #![expect(clippy::print_stdout, reason = "where there is no terminal to draw on")]
 
-use std::{path::Path, thread};
+use std::thread;
 
 use anyhow::bail;
 use chan_client::connect;
 use chan_examples::chat::{Login, Say, Told, Who};
-use lib_chan::{Channel, Message, private, secret::Password};
+use lib_chan::{Channel, Message, secret::Password};
 use rustyline::{DefaultEditor, ExternalPrinter};
 use tokio::sync::mpsc;
 
@@ -23,9 +23,8 @@ async fn main() -> anyhow::Result<()> {
         _ => (editor.readline("group: ")?, editor.readline("your name: ")?),
     };
 
-    let password =
-        Password::from_file_contents(&private::read(Path::new(password_file), Password::MAX_FILE_LEN)?)?;
-    let mut chan: Channel<Told, Say> = connect(url.as_str()).password(&password).open().await?;
+    let password = Password::from_file(password_file)?;
+    let mut chan: Channel<Told, Say> = connect(url.as_str()).password(password).open().await?;
     let remote = chan.remote();
     let others = remote.call(Login { group: group.clone(), nick: nick.clone() }).await?;
 

@@ -4,7 +4,7 @@
 use chan_client::connect;
 use chan_examples::Place;
 use chan_server::modules::Modules;
-use lib_chan::{Channel, Message, Process, private, secret::Password};
+use lib_chan::{Channel, Message, Process, secret::Password};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
@@ -27,10 +27,9 @@ async fn main() -> anyhow::Result<()> {
     let server = place.bind(&modules, "echo").await?;
 
     // The client. The URL says which server it has to be, down to its key; the password says that we may come in.
-    let password =
-        Password::from_file_contents(&private::read(&place.password_file(), Password::MAX_FILE_LEN)?)?;
+    let password = Password::from_file(place.password_file())?;
     let url = server.urls()[0].url.as_str();
-    let mut chan: Channel<String> = connect(url).password(&password).open().await?;
+    let mut chan: Channel<String> = connect(url).password(password).open().await?;
     chan.remote().cast("hello").await?;
     if let Some(Message::Cast(text)) = chan.recv().await {
         println!("{text}");

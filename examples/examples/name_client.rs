@@ -1,12 +1,10 @@
 //! A client of the name server: `name_client URL PASSWORD_FILE KEY` looks up, `… KEY VALUE` stores.
 #![expect(clippy::print_stdout, reason = "the answer goes there")]
 
-use std::path::Path;
-
 use anyhow::bail;
 use chan_client::connect;
 use chan_examples::names::{Lookup, Request, Store};
-use lib_chan::{Channel, private, secret::Password};
+use lib_chan::{Channel, secret::Password};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
@@ -14,10 +12,9 @@ async fn main() -> anyhow::Result<()> {
     let [url, password_file, rest @ ..] = arguments.as_slice() else {
         bail!("usage: name_client URL PASSWORD_FILE KEY [VALUE]");
     };
-    let password =
-        Password::from_file_contents(&private::read(Path::new(password_file), Password::MAX_FILE_LEN)?)?;
+    let password = Password::from_file(password_file)?;
     // Nothing comes but answers, so the type of what comes in is `()`.
-    let chan: Channel<(), Request> = connect(url.as_str()).password(&password).open().await?;
+    let chan: Channel<(), Request> = connect(url.as_str()).password(password).open().await?;
     match rest {
         [key] => match chan.remote().call(Lookup { key: key.clone() }).await? {
             Some(value) => println!("{value}"),

@@ -2,10 +2,10 @@
 
 #![expect(clippy::print_stdout, reason = "it prints for people")]
 
-use std::{env, path::Path};
+use std::env;
 
 use chan_client::connect;
-use lib_chan::{Call, private, secret::Password};
+use lib_chan::{Call, secret::Password};
 use serde::{Deserialize, Serialize};
 
 #[derive(Serialize, Deserialize)]
@@ -44,9 +44,8 @@ impl From<Lookup> for Request {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let url = env::args().nth(1).unwrap_or_default();
-    let contents = private::read(Path::new("names.password"), Password::MAX_FILE_LEN)?;
-    let password = Password::from_file_contents(&contents)?;
-    let chan = connect(url).password(&password).open::<(), Request>().await?;
+    let password = Password::from_file("names.password")?;
+    let chan = connect(url).password(password).open::<(), Request>().await?;
     let names = chan.remote();
 
     names.cast(Store { key: "joe".into(), value: "writing a book".into() }).await?;

@@ -4,6 +4,7 @@
 mod access;
 mod file;
 mod prompt;
+mod secrets;
 
 use std::io;
 
@@ -11,6 +12,7 @@ pub use self::file::{
     PrivateFileError, check_directory, create, create_directory, quoted, read, shared_mode,
 };
 pub use self::prompt::ask;
+pub use self::secrets::SecretFileError;
 
 /// Forbids core dumps of this process, which would hold its secrets. Call it first in `main`.
 ///

@@ -1,6 +1,7 @@
-//! The keys that clients prove themselves with.
+//! The keys with which clients prove themselves.
 
 use std::fmt;
+use std::sync::Arc;
 
 use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair, VerificationAlgorithm};
 use base64::Engine;
@@ -9,33 +10,39 @@ use zeroize::{Zeroize, Zeroizing};
 
 use super::Secret;
 
-/// An Ed25519 private key that a client proves itself with instead of a password.
+/// An Ed25519 private key, with which a client proves itself instead of a password.
 ///
-/// Its file holds one line, `chan-key-v1:` and 32 bytes in base64url, and is to be readable by its owner only.
-pub struct PrivateKey {
+/// A key file holds one line: `chan-key-v1:` and 32 bytes in base64url. Only its owner should be able to read it. Clones
+/// share the key and cost nothing; the last one that is dropped wipes it.
+#[derive(Clone)]
+pub struct PrivateKey(Arc<KeyInner>);
+
+struct KeyInner {
     seed: Secret<32>,
     pair: Ed25519KeyPair,
 }
 
 impl PrivateKey {
-    /// The most bytes a key file may have, its newline included.
+    /// The longest key file in bytes, with its newline.
     pub const MAX_FILE_LEN: usize = Self::FILE_PREFIX.len() + 43 + 2;
 
     pub(super) const FILE_PREFIX: &'static str = "chan-key-v1:";
 
-    /// The key made of these 32 bytes, which must have come from a secure random source.
+    /// Makes a key of 32 bytes from a secure random source.
     ///
     /// # Errors
-    /// If the cryptographic library refuses, for want of memory.
+    ///
+    /// Returns [`KeyError::Rejected`] if the cryptographic library has no memory.
     pub fn from_seed(seed: Secret<32>) -> Result<Self, KeyError> {
         let pair = Ed25519KeyPair::from_seed_unchecked(seed.expose()).map_err(|_| KeyError::Rejected)?;
-        Ok(Self { seed, pair })
+        Ok(Self(Arc::new(KeyInner { seed, pair })))
     }
 
-    /// Reads a key file's contents; one newline (`\n` or `\r\n`) at the end is allowed.
+    /// Parses the contents of a key file. One newline (`\n` or `\r\n`) at the end is allowed.
     ///
     /// # Errors
-    /// If they are anything but `chan-key-v1:` and 32 bytes in base64url without padding.
+    ///
+    /// Returns [`KeyError::NotAPrivateKey`] unless the line is `chan-key-v1:` and 32 bytes in base64url without padding.
     pub fn from_file_contents(contents: &[u8]) -> Result<Self, KeyError> {
         let text = std::str::from_utf8(contents).map_err(|_| KeyError::NotAPrivateKey)?;
         let line = text.strip_suffix('\n').map_or(text, |line| line.strip_suffix('\r').unwrap_or(line));
@@ -45,27 +52,27 @@ impl PrivateKey {
         Self::from_seed(Secret::new(*bytes))
     }
 
-    /// What a key file holds, a newline at the end included. To be written with mode 0600.
+    /// Returns the contents of a key file, with a newline at the end. Write it with mode 0600.
     pub fn to_file_contents(&self) -> Zeroizing<String> {
         let mut contents = Zeroizing::new(String::with_capacity(64));
         contents.push_str(Self::FILE_PREFIX);
-        URL_SAFE_NO_PAD.encode_string(self.seed.expose(), &mut contents);
+        URL_SAFE_NO_PAD.encode_string(self.0.seed.expose(), &mut contents);
         contents.push('\n');
         contents
     }
 
-    /// The public key, which a server is given.
+    /// Returns the public key, which the operator of a server needs.
     pub fn public_key(&self) -> PublicKey {
         let mut bytes = [0; 32];
-        for (to, from) in bytes.iter_mut().zip(self.pair.public_key().as_ref()) {
+        for (to, from) in bytes.iter_mut().zip(self.0.pair.public_key().as_ref()) {
             *to = *from;
         }
         PublicKey(bytes)
     }
 
-    /// Signs; `None` if the cryptographic library fails, for want of memory.
+    /// Signs a message. Returns `None` if the cryptographic library has no memory.
     pub(crate) fn sign(&self, message: &[u8]) -> Option<[u8; 64]> {
-        self.pair.try_sign(message).ok()?.as_ref().try_into().ok()
+        self.0.pair.try_sign(message).ok()?.as_ref().try_into().ok()
     }
 }
 
@@ -77,18 +84,19 @@ impl fmt::Debug for PrivateKey {
 
 /// An Ed25519 public key. Written `ed25519:` and 32 bytes in base64url.
 ///
-/// It is no secret, can be mailed, and may be used for any number of services.
+/// It is not a secret. One key may serve for many services.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct PublicKey([u8; 32]);
 
 impl PublicKey {
     pub(super) const PREFIX: &'static str = "ed25519:";
 
-    /// Takes the 32 bytes of RFC 8032 section 5.1.2.
+    /// Makes a key of the 32 bytes of RFC 8032 section 5.1.2.
     ///
     /// # Errors
-    /// If the point has small order (signatures under such a key can be forged without any secret), or the
-    /// coordinate is not reduced.
+    ///
+    /// Returns an error if the coordinate is not reduced, or if the point has small order. Anybody can forge signatures
+    /// under a key of small order.
     pub fn from_bytes(bytes: [u8; 32]) -> Result<Self, KeyError> {
         if !is_reduced(&bytes) {
             return Err(KeyError::NotReduced);
@@ -99,7 +107,7 @@ impl PublicKey {
         Ok(Self(bytes))
     }
 
-    /// The 32 bytes of RFC 8032 section 5.1.2.
+    /// Returns the 32 bytes of RFC 8032 section 5.1.2.
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
@@ -108,7 +116,7 @@ impl PublicKey {
         ED25519.verify_sig(&self.0, message, signature).is_ok()
     }
 
-    /// A key that no check has seen, to show that the checks are needed.
+    /// Makes a key without the checks, to show that they are needed.
     #[cfg(test)]
     pub(crate) fn unchecked(bytes: [u8; 32]) -> Self {
         Self(bytes)
@@ -142,25 +150,24 @@ impl fmt::Debug for PublicKey {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum KeyError {
-    /// Not the contents of a key file.
+    /// The text is not the contents of a key file.
     #[error("not a private key: expected `chan-key-v1:` and 32 bytes in base64url without padding")]
     NotAPrivateKey,
-    /// Not a public key's line.
+    /// The text is not a public key.
     #[error("not a public key: expected `ed25519:` and 32 bytes in base64url without padding")]
     NotAPublicKey,
-    /// A public key whose coordinate is not below 2^255 - 19.
+    /// The coordinate of the public key is not below 2^255 - 19.
     #[error("the public key is not in its reduced form")]
     NotReduced,
-    /// A public key under which anybody can forge.
+    /// Anybody can forge signatures under the public key.
     #[error("the public key has small order: anybody could forge a signature under it")]
     SmallOrder,
-    /// The cryptographic library refused it.
+    /// The cryptographic library refused the key.
     #[error("the cryptographic library refused the key")]
     Rejected,
 }
 
-/// Decodes base64url without padding into exactly as many bytes as there is room for. What is left of a failed
-/// attempt is wiped.
+/// Decodes base64url without padding into exactly `out.len()` bytes. Wipes `out` if that fails.
 pub(crate) fn decode_exactly(encoded: &str, out: &mut [u8]) -> Option<()> {
     match URL_SAFE_NO_PAD.decode_slice(encoded, out) {
         Ok(len) if len == out.len() => Some(()),
@@ -197,7 +204,7 @@ fn has_small_order(key: &[u8; 32]) -> bool {
     SMALL_ORDER.contains(&without_sign(*key))
 }
 
-/// RFC 8032 section 5.1.3: a coordinate of 2^255 - 19 or more does not decode.
+/// Returns whether a coordinate is below 2^255 - 19, as RFC 8032 section 5.1.3 demands.
 fn is_reduced(key: &[u8; 32]) -> bool {
     without_sign(*key).iter().rev().le(MINUS_ONE.iter().rev())
 }
@@ -214,11 +221,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_file_reads_back_and_has_one_spelling() {
+    fn key_file_has_one_spelling() {
         let key = PrivateKey::from_seed(Secret::new([5; 32])).unwrap();
         let contents = key.to_file_contents();
         let read = PrivateKey::from_file_contents(contents.as_bytes()).unwrap();
-        assert!(read.seed == key.seed && read.public_key() == key.public_key());
+        assert!(read.0.seed == key.0.seed && read.public_key() == key.public_key());
         let line = contents.trim_end();
         for wrong in [
             line.replace("v1", "v2"),
@@ -235,14 +242,14 @@ mod tests {
     }
 
     #[test]
-    fn a_public_key_reads_back_and_a_private_one_is_none() {
+    fn private_key_does_not_parse_as_public() {
         let key = PrivateKey::from_seed(Secret::new([5; 32])).unwrap();
         assert_eq!(key.public_key().to_string().parse(), Ok(key.public_key()));
         assert_eq!(key.to_file_contents().trim_end().parse::<PublicKey>(), Err(KeyError::NotAPublicKey));
     }
 
     #[test]
-    fn a_coordinate_that_is_not_reduced_is_refused() {
+    fn refuses_unreduced_coordinate() {
         let mut unreduced = MINUS_ONE;
         for low in 0xed..=0xff {
             unreduced[0] = low;
@@ -258,7 +265,7 @@ mod tests {
 
     /// RFC 8032 section 7.1, tests 1 to 3.
     #[test]
-    fn ed25519_gives_the_signatures_of_rfc_8032() {
+    fn signs_as_rfc_8032() {
         for (seed, public, message, signature) in [
             (
                 "9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60",

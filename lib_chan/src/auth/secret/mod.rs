@@ -1,4 +1,4 @@
-//! Values that must not leak: wiped from memory when dropped, masked when printed, and never serialized.
+//! Passwords, keys and secret bytes: wiped from memory when dropped, masked when printed, and never serialized.
 
 mod key;
 mod password;
@@ -14,17 +14,17 @@ pub use password::{Password, PasswordError, Target};
 
 /// `N` secret bytes.
 ///
-/// Wiped when dropped, compared in constant time, and shown by `Debug` as `Secret(..)`.
+/// They are wiped when dropped and compared in constant time. `Debug` shows `Secret(..)`.
 #[derive(Clone)]
 pub struct Secret<const N: usize>(Zeroizing<[u8; N]>);
 
 impl<const N: usize> Secret<N> {
-    /// Takes bytes that are to be kept secret. The caller's own copy is the caller's to wipe.
+    /// Wraps secret bytes. The caller has to wipe its own copy.
     pub fn new(bytes: [u8; N]) -> Self {
         Self(Zeroizing::new(bytes))
     }
 
-    /// The bytes. Whoever copies them has a secret to look after.
+    /// Returns the bytes. A copy of them is not wiped.
     pub fn expose(&self) -> &[u8; N] {
         &self.0
     }
@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn secrets_are_masked_when_printed_for_debugging() {
+    fn debug_masks_secrets() {
         let key = PrivateKey::from_seed(Secret::new([0xab; 32])).unwrap();
         let shown = format!("{:?} {:?} {key:?}", Password::new("hunter22").unwrap(), Secret::new([0xab; 32]));
         assert!(

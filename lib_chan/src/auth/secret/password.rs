@@ -1,4 +1,4 @@
-//! Passwords, and the keys that were derived from them.
+//! Passwords, and the keys derived from them.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -10,18 +10,18 @@ use zeroize::Zeroizing;
 use super::{PrivateKey, PublicKey};
 use crate::auth::{Argon2Params, ClientId, DerivedKeys, Salt, ServiceName};
 
-/// A password, and the keys that were derived from it so far.
+/// A password, and the keys derived from it so far.
 ///
-/// Deriving costs 64 MiB and some tenths of a second, by intent. The keys are therefore kept *inside* this value, one
-/// for each host, service and client it was used with: a second connect with the same value, or a clone of it, costs
-/// one signature. Another value never sees them, even if it holds the same password. They are never written to disk,
-/// and are wiped together with the password when the last clone is dropped.
+/// To derive a key costs 64 MiB and some tenths of a second, by intent. This value therefore keeps the keys, one for
+/// each host, service and client. A second connection with the same value, or with a clone of it, costs one signature.
+/// Another value with the same password does not share the keys. They are never written to disk. The last clone that is
+/// dropped wipes the keys and the password.
 #[derive(Clone)]
 pub struct Password(Arc<PasswordInner>);
 
 struct PasswordInner {
     bytes: Zeroizing<Vec<u8>>,
-    /// Newest last.
+    /// The newest is the last.
     keys: Mutex<VecDeque<KnownKeys>>,
     derivations: AtomicU64,
 }
@@ -34,19 +34,20 @@ struct KnownKeys {
 }
 
 impl Password {
-    /// The most bytes a password may have.
+    /// The longest password in bytes.
     pub const MAX_LEN: usize = 1024;
-    /// The most bytes a file with a password may have, its newline included.
+    /// The longest password file in bytes, with its newline.
     pub const MAX_FILE_LEN: usize = Self::MAX_LEN + 2;
 
-    /// The most hosts, services and clients whose keys one value remembers; the oldest goes first.
+    /// The number of targets whose keys one value remembers. The oldest is forgotten first.
     const MAX_TARGETS: usize = 256;
 
-    /// Makes a password of the UTF-8 bytes that were typed, unchanged.
+    /// Makes a password of the text as typed, byte for byte.
     ///
     /// # Errors
     ///
-    /// The text is empty, longer than [`MAX_LEN`](Self::MAX_LEN), or surely something else: a verifier, a key or PEM.
+    /// Returns an error if the text is empty, is longer than [`MAX_LEN`](Self::MAX_LEN), or is clearly something else: a
+    /// verifier, a key or PEM.
     pub fn new(text: &str) -> Result<Self, PasswordError> {
         if text.is_empty() {
             return Err(PasswordError::Empty);
@@ -64,12 +65,12 @@ impl Password {
         })))
     }
 
-    /// Makes a password of the one line in a file, with or without a newline (`\n` or `\r\n`) at its end.
+    /// Makes a password of the only line of a file. One newline (`\n` or `\r\n`) at the end is allowed.
     ///
     /// # Errors
     ///
-    /// The contents are not one line of UTF-8, begin with a byte order mark, or hold no password by the rules of
-    /// [`new`](Self::new).
+    /// Returns an error if the contents are not one line of UTF-8, begin with a byte order mark, or are not a password by
+    /// the rules of [`new`](Self::new).
     pub fn from_file_contents(contents: &[u8]) -> Result<Self, PasswordError> {
         let text = std::str::from_utf8(contents).map_err(|_| PasswordError::NotUtf8)?;
         if text.starts_with('\u{feff}') {
@@ -77,7 +78,7 @@ impl Password {
         }
         let line = text.strip_suffix('\n').unwrap_or(text);
         let line = if line.len() < text.len() { line.strip_suffix('\r').unwrap_or(line) } else { line };
-        // Before the lines are counted: a PEM file has several, and its first says what it is.
+        // Checked before the number of lines: a PEM file has several, and its first line says what it is.
         if let Some(what) = something_else(line) {
             return Err(PasswordError::SomethingElse(what));
         }
@@ -87,23 +88,24 @@ impl Password {
         Self::new(line)
     }
 
-    /// How many characters it has, for a rule about short passwords.
+    /// Returns the number of characters, for rules about short passwords.
     pub fn chars(&self) -> usize {
         std::str::from_utf8(self.bytes()).map_or(0, |text| text.chars().count())
     }
 
-    /// How often Argon2 was run for this value and its clones.
+    /// Returns how often Argon2 has run for this value and its clones.
     pub fn derivations(&self) -> u64 {
         self.0.derivations.load(Ordering::Relaxed)
     }
 
-    /// Whether a key is known for this target, so that a login there needs no Argon2 as long as the server names the
-    /// same salt as the last time.
+    /// Returns whether a key for this target is known. A login there then needs no Argon2, unless the server has changed
+    /// its salt.
     pub fn has_key_for(&self, target: &Target) -> bool {
         self.known().iter().any(|known| known.target == *target)
     }
 
-    /// The keys for this target, if they were derived with this salt and these parameters, here or for another target.
+    /// Returns the keys for this target if they are known. Keys of another target with the same salt and parameters serve
+    /// too, because they are equal.
     pub fn known_keys(&self, target: &Target, salt: &Salt, params: Argon2Params) -> Option<Arc<DerivedKeys>> {
         let mut known = self.known();
         let found = known.iter().find(|known| known.salt == *salt && known.params == params)?;
@@ -114,12 +116,12 @@ impl Password {
         Some(keys)
     }
 
-    /// Keeps keys for the next login at this target, in place of older ones.
+    /// Keeps the keys for the next login at this target. They replace older ones.
     pub fn remember_keys(&self, target: &Target, salt: &Salt, params: Argon2Params, keys: &Arc<DerivedKeys>) {
         remember(&mut self.known(), target, salt, params, keys);
     }
 
-    /// Forgets the keys for this target: the server no longer names their salt.
+    /// Forgets the keys for this target, because the server has changed its salt.
     pub fn forget_keys(&self, target: &Target) {
         self.known().retain(|known| known.target != *target);
     }
@@ -133,7 +135,7 @@ impl Password {
     }
 
     fn known(&self) -> MutexGuard<'_, VecDeque<KnownKeys>> {
-        // Nothing under this lock can be left half done, so a panic elsewhere does not spoil it.
+        // No change under this lock can stop halfway, so a poisoned lock is as good as any.
         self.0.keys.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -158,42 +160,42 @@ impl fmt::Debug for Password {
     }
 }
 
-/// Whom a password is used for: a service of a host, as a client of that name.
+/// The purpose of a password: a service of a host, and the name of the client.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Target {
-    /// Host and port as the caller wrote them. Only compared, never resolved.
+    /// The host and port as the caller wrote them. They are compared, never resolved.
     pub host: Box<str>,
     /// The service.
     pub service: ServiceName,
-    /// The client; empty where a service has one password for all.
+    /// The client; empty if the service has one password for everybody.
     pub client: ClientId,
 }
 
-/// Why bytes are not a password. Says nothing about what they were.
+/// Why bytes are not a password. The error never repeats them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PasswordError {
-    /// No bytes.
+    /// There are no bytes.
     #[error("the password is empty")]
     Empty,
-    /// More than [`Password::MAX_LEN`] bytes.
+    /// There are more than [`Password::MAX_LEN`] bytes.
     #[error("the password is longer than {} bytes", Password::MAX_LEN)]
     TooLong,
-    /// A file's contents are not text.
+    /// The contents of the file are not UTF-8.
     #[error("the password is not UTF-8")]
     NotUtf8,
-    /// A file begins with a mark that some editors put there, and that nobody would type.
+    /// The file begins with a byte order mark. Some editors write one, and nobody would type it.
     #[error("the file begins with a byte order mark; save it as UTF-8 without one")]
     ByteOrderMark,
-    /// A file has more lines than one.
+    /// The file has more than one line.
     #[error("the file has more than one line; a password is one line")]
     SeveralLines,
-    /// The text is what another option or key takes.
+    /// The text is something that belongs elsewhere in the configuration.
     #[error("this is {0}, not a password")]
     SomethingElse(&'static str),
 }
 
-/// What a text surely is, if it is no password.
+/// Returns what a text clearly is, if it is not a password.
 fn something_else(text: &str) -> Option<&'static str> {
     const KINDS: [(&str, &str); 4] = [
         ("$chan$", "a verifier"),
@@ -220,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_password_keeps_its_bytes_and_its_length() {
+    fn password_keeps_its_bytes() {
         assert_eq!(Password::new("pässwörd \n").unwrap().bytes(), "pässwörd \n".as_bytes());
         assert_eq!(Password::new("").unwrap_err(), PasswordError::Empty);
         assert!(Password::new(&"x".repeat(1024)).is_ok());
@@ -229,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn a_password_file_loses_one_newline() {
+    fn password_file_loses_one_newline() {
         let read = |contents: &[u8]| Password::from_file_contents(contents).map(|p| p.bytes().to_vec());
         assert_eq!(read(b"secret"), Ok(b"secret".to_vec()));
         assert_eq!(read(b"secret\n"), Ok(b"secret".to_vec()));
@@ -243,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_a_file_that_holds_something_else() {
+    fn refuses_file_with_something_else() {
         let key = PrivateKey::from_seed(Secret::new([5; 32])).unwrap();
         for (contents, error) in [
             ("$chan$argon2id$v=19$m=65536,t=3,p=1$AgI$x$y\n", PasswordError::SomethingElse("a verifier")),
@@ -264,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn another_password_value_never_sees_the_keys_and_a_clone_does() {
+    fn only_clones_share_keys() {
         let (salt, params) = (Salt([1; 16]), Argon2Params::DEFAULT);
         let (mine, other) = (Password::new("secret").unwrap(), Password::new("secret").unwrap());
         mine.remember_keys(&target("a"), &salt, params, &some_keys());
@@ -276,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_known_by_salt_and_parameters_and_forgotten_by_target() {
+    fn keys_serve_targets_with_equal_salt() {
         let (salt, params) = (Salt([1; 16]), Argon2Params::DEFAULT);
         let password = Password::new("secret").unwrap();
         password.remember_keys(&target("a"), &salt, params, &some_keys());
@@ -284,7 +286,7 @@ mod tests {
         let others = Argon2Params::new(65_536, 4, 1).unwrap();
         assert!(password.known_keys(&target("a"), &salt, others).is_none());
 
-        // A fleet with one name key names one salt: what was derived for one of it serves the next.
+        // Servers with one name key use one salt, so a key of one serves for the others.
         assert!(!password.has_key_for(&target("b")));
         assert!(password.known_keys(&target("b"), &salt, params).is_some());
         assert!(password.has_key_for(&target("b")));
@@ -294,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn a_password_remembers_so_many_targets_and_no_more() {
+    fn forgets_oldest_target() {
         let password = Password::new("secret").unwrap();
         let keys = some_keys();
         for host in 0..=Password::MAX_TARGETS {
