@@ -1,31 +1,31 @@
-//! URLs with a short name.
+//! Saved URLs with a short name.
 
 use crate::config_file::{ConfigFile, FileError};
 use crate::url::ChanUrl;
 
 /// The user's saved URLs: `$XDG_CONFIG_HOME/chan-client/urls`, or in `~/.config/chan-client`.
 ///
-/// A line is `name url`; empty lines and those that begin with `#` are kept as they are.
+/// A line is `name url`. Empty lines and lines that begin with `#` are kept.
 #[derive(Clone, Debug)]
 pub struct Bookmarks {
     file: ConfigFile,
 }
 
 impl Bookmarks {
-    /// The user's.
+    /// Returns the bookmarks of the user.
     ///
     /// # Errors
     ///
-    /// There is no home directory.
+    /// Returns [`FileError::NoHome`] if there is no home directory.
     pub fn of_user() -> Result<Self, FileError> {
         Ok(Self { file: ConfigFile::of_user("urls")? })
     }
 
-    /// The URL saved under a name. Reads the file.
+    /// Returns the URL saved under a name. Reads the file.
     ///
     /// # Errors
     ///
-    /// The file cannot be read, nothing has this name, or what has it is no URL.
+    /// Returns an error if the file cannot be read, the name is unknown, or its URL is invalid.
     pub fn url(&self, name: &str) -> Result<ChanUrl, BookmarkError> {
         let text = self.file.read()?;
         let Some((_, url)) = entries(&text).find(|(known, _)| *known == name) else {
@@ -38,7 +38,7 @@ impl Bookmarks {
     ///
     /// # Errors
     ///
-    /// The file cannot be read.
+    /// Returns an error if the file cannot be read.
     pub fn all(&self) -> Result<Vec<(String, String)>, BookmarkError> {
         let text = self.file.read()?;
         Ok(entries(&text).map(|(name, url)| (name.to_owned(), url.to_owned())).collect())
@@ -48,7 +48,7 @@ impl Bookmarks {
     ///
     /// # Errors
     ///
-    /// Nothing has this name, or the file cannot be written.
+    /// Returns an error if the name is unknown or the file cannot be written.
     pub fn delete(&self, name: &str) -> Result<(), BookmarkError> {
         self.file.change(|text| {
             if !has(text, name) {
@@ -58,12 +58,12 @@ impl Bookmarks {
         })
     }
 
-    /// Saves a URL. With `replace`, the URL takes the place of one that has the name. A file that the URL names becomes an
-    /// absolute path. Waits while another program writes the file.
+    /// Saves a URL. With `replace`, it replaces the URL that has the name. The path of a CA file becomes absolute. Waits
+    /// while another program writes the file.
     ///
     /// # Errors
     ///
-    /// The name is not one, or has another URL and `replace` is not set; or the file cannot be written.
+    /// Returns an error if the name is invalid, if it is taken and `replace` is `false`, or if the file cannot be written.
     pub fn save(&self, name: &str, url: ChanUrl, replace: bool) -> Result<(), BookmarkError> {
         if !is_bookmark(name) {
             return Err(BookmarkError::Name);
@@ -82,7 +82,7 @@ fn has(text: &str, name: &str) -> bool {
     entries(text).any(|(known, _)| known == name)
 }
 
-/// The lines of all other names.
+/// Returns the lines of all other names.
 fn without(text: &str, name: &str) -> String {
     let others = text.lines().filter(|line| line.split_whitespace().next() != Some(name));
     others.map(|line| format!("{line}\n")).collect()
@@ -103,14 +103,14 @@ fn is_bookmark(name: &str) -> bool {
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
 }
 
-/// Why a saved URL cannot be used, or a URL not be saved.
+/// Why a saved URL cannot be used, or a URL cannot be saved.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BookmarkError {
     /// The file cannot be used.
     #[error(transparent)]
     File(#[from] FileError),
-    /// Not a name.
+    /// The name is invalid.
     #[error("a name for a URL is 1 to 64 letters, digits, `.`, `_` or `-`")]
     Name,
     /// Another URL has this name.
@@ -119,20 +119,20 @@ pub enum BookmarkError {
         /// The name.
         name: Box<str>,
     },
-    /// Nothing has this name.
+    /// No URL has this name.
     #[error("no URL is saved as {name}; {}", advice(known))]
     Unknown {
         /// The name.
         name: Box<str>,
-        /// The names there are.
+        /// The saved names.
         known: Box<str>,
     },
-    /// What was saved under the name is no URL.
-    #[error("what is saved as {name} is no URL ({what}); save it again")]
+    /// The text saved under the name is not a valid URL.
+    #[error("the text saved as {name} is not a valid URL ({what}); save it again")]
     Url {
         /// The name.
         name: Box<str>,
-        /// What is wrong with it.
+        /// What is wrong with the URL.
         what: crate::url::UrlError,
     },
 }
@@ -140,7 +140,7 @@ pub enum BookmarkError {
 fn advice(known: &str) -> String {
     match known {
         "" => "save one: chan-client save NAME URL".into(),
-        known => format!("saved are: {known}"),
+        known => format!("saved names: {known}"),
     }
 }
 
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_saved_url_is_found_and_saved_again_in_its_place() {
+    fn saves_replaces_and_deletes_urls() {
         let directory = tempfile::tempdir().unwrap();
         let saved = bookmarks(&directory);
         saved.save("one", url("chan://h:1/s?tofu"), false).unwrap();
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_relative_ca_file_is_saved_as_an_absolute_one() {
+    fn saves_ca_file_as_absolute_path() {
         let directory = tempfile::tempdir().unwrap();
         let saved = bookmarks(&directory);
         saved.save("one", url("chan://h:1/s?ca=ca.pem"), false).unwrap();
@@ -183,17 +183,17 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_name_is_answered_with_the_known_ones() {
+    fn unknown_name_lists_known_ones() {
         let directory = tempfile::tempdir().unwrap();
         let saved = bookmarks(&directory);
         assert!(saved.url("x").unwrap_err().to_string().contains("chan-client save"));
         saved.save("one", url("chan://h:1/s?tofu"), false).unwrap();
         saved.save("two", url("chan://h:1/s?tofu"), false).unwrap();
-        assert!(saved.url("x").unwrap_err().to_string().ends_with("saved are: one, two"));
+        assert!(saved.url("x").unwrap_err().to_string().ends_with("saved names: one, two"));
     }
 
     #[test]
-    fn a_name_is_one_plain_word() {
+    fn refuses_invalid_names() {
         let directory = tempfile::tempdir().unwrap();
         for name in ["", "a b", "#a", "@a", "a\nb", &"a".repeat(65)] {
             let saved = bookmarks(&directory).save(name, url("chan://h:1/s?tofu"), false);

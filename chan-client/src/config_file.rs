@@ -1,4 +1,4 @@
-//! A small text file of the user's that several programs may change at once.
+//! A small text file of the user, which several programs may change at once.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -10,9 +10,8 @@ use rustix::fs::{FlockOperation, flock};
 
 /// A file of lines in the user's configuration directory, of mode 0600.
 ///
-/// It is read as a whole and rewritten as a whole: a new file takes the place of the old one in one step, so that
-/// a reader sees one or the other and a full disk destroys nothing. Writers take turns by a lock on a file beside
-/// it.
+/// It is read and rewritten as a whole. A new file replaces the old one in one step, so that a reader sees one or the
+/// other, and a full disk destroys nothing. Writers take turns with a lock on a file beside it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ConfigFile {
     path: PathBuf,
@@ -23,7 +22,7 @@ impl ConfigFile {
         Self { path: path.into() }
     }
 
-    /// `name` in `$XDG_CONFIG_HOME/chan-client`, or in `~/.config/chan-client`.
+    /// Uses `name` in `$XDG_CONFIG_HOME/chan-client`, or in `~/.config/chan-client`.
     pub(crate) fn of_user(name: &str) -> Result<Self, FileError> {
         let absolute =
             |variable| std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute());
@@ -37,7 +36,7 @@ impl ConfigFile {
         &self.path
     }
 
-    /// Its text; empty when there is no such file.
+    /// Returns the text, which is empty if the file does not exist.
     pub(crate) fn read(&self) -> Result<String, FileError> {
         let mut file = match File::open(&self.path) {
             Ok(file) => file,
@@ -56,13 +55,13 @@ impl ConfigFile {
         io::read_to_string(&mut file).map_err(|error| self.error(error))
     }
 
-    /// Rewrites it with what `edit` makes of its text; `None` leaves it as it is. No other program changes it
+    /// Replaces the text by the result of `edit`, or leaves it if that is `None`. No other program changes the file
     /// meanwhile.
     pub(crate) fn change<E: From<FileError>>(
         &self,
         edit: impl FnOnce(&str) -> Result<Option<String>, E>,
     ) -> Result<(), E> {
-        // A link, as dotfile managers make them, stays: the file it leads to is replaced.
+        // A link, as dotfile managers make them, stays; its target is replaced.
         let target = Self { path: fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone()) };
         let _turn = target.lock().map_err(|error| self.error(error))?;
         if let Some(text) = edit(&target.read()?)? {
@@ -71,7 +70,7 @@ impl ConfigFile {
         Ok(())
     }
 
-    /// Held until the file that is returned is closed; a program that dies lets go of it.
+    /// Takes the lock. Closing the returned file releases it, also when the program dies.
     fn lock(&self) -> io::Result<File> {
         if let Some(directory) = self.path.parent() {
             fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
@@ -86,7 +85,7 @@ impl ConfigFile {
         Ok(lock)
     }
 
-    /// Only called by whoever holds the lock, so a file that is in the way was left by a program that died.
+    /// Replaces the file. The caller holds the lock, so an existing new file was left by a program that died.
     fn replace(&self, text: &str) -> io::Result<()> {
         let new = self.beside(".new");
         match fs::remove_file(&new) {
@@ -110,7 +109,7 @@ impl ConfigFile {
     }
 }
 
-/// Why a file of the user's cannot be used.
+/// Why a file of the user cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FileError {
@@ -119,20 +118,20 @@ pub enum FileError {
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
-    /// A link to a file that is not there.
+    /// The path is a dangling link.
     #[error("{} is a link to a file that does not exist; make that file, or remove the link", path.display())]
     Dangling {
         /// The link.
         path: PathBuf,
     },
     /// Neither `XDG_CONFIG_HOME` nor `HOME` names a directory.
-    #[error("neither XDG_CONFIG_HOME nor HOME names a directory to keep files in; set one of them")]
+    #[error("no directory for the user's files: neither XDG_CONFIG_HOME nor HOME is set; set one of them")]
     NoHome,
-    /// Somebody else could have changed what the file says.
-    #[error("others may write to {}, so it is not trusted; look through it and run: chmod 600 {}", path.display(), quoted(path))]
+    /// Other users may have changed the file.
+    #[error("other users may write {}, so it is not trusted; check it, then run: chmod 600 {}", path.display(), quoted(path))]
     Writable {
         /// The file.
         path: PathBuf,
@@ -152,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_file_is_empty_and_made_for_its_owner_alone() {
+    fn new_file_is_private() {
         let directory = tempfile::tempdir().unwrap();
         let file = ConfigFile::at(directory.path().join("new/deep/file"));
         assert_eq!(file.read().unwrap(), "");
@@ -163,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn writers_at_once_lose_no_line() {
+    fn concurrent_writers_lose_no_line() {
         let directory = tempfile::tempdir().unwrap();
         let file = ConfigFile::at(directory.path().join("file"));
         std::thread::scope(|scope| {
@@ -176,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn an_edit_that_fails_and_one_that_changes_nothing_leave_the_file() {
+    fn failed_edit_leaves_file() {
         let directory = tempfile::tempdir().unwrap();
         let file = ConfigFile::at(directory.path().join("file"));
         append(&file, "one").unwrap();
@@ -187,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_file_left_by_a_program_that_died_is_in_nobodys_way() {
+    fn replaces_draft_of_dead_program() {
         let directory = tempfile::tempdir().unwrap();
         let file = ConfigFile::at(directory.path().join("file"));
         fs::write(directory.path().join("file.new"), "half").unwrap();
@@ -196,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dangling_link_is_no_missing_file() {
+    fn refuses_dangling_link() {
         let directory = tempfile::tempdir().unwrap();
         let link = directory.path().join("link");
         std::os::unix::fs::symlink("/nowhere/file", &link).unwrap();
@@ -207,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_to_the_file_stays_a_link() {
+    fn keeps_links() {
         let directory = tempfile::tempdir().unwrap();
         let real = ConfigFile::at(directory.path().join("real"));
         append(&real, "one").unwrap();
@@ -219,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_a_file_that_others_may_write_and_names_the_command_that_mends_it() {
+    fn refuses_file_that_others_may_write() {
         let directory = tempfile::tempdir().unwrap();
         let file = ConfigFile::at(directory.path().join("file"));
         append(&file, "one").unwrap();

@@ -1,4 +1,4 @@
-//! Why a server is not who the caller expects.
+//! Why a server is not the one that the caller expects.
 
 use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
@@ -7,46 +7,46 @@ use lib_chan::tls::Pin;
 use rustls::pki_types::UnixTime;
 use rustls::{CertificateError, Error, OtherError};
 
-/// Why the server is not who the caller expects. Nothing but the TLS handshake was sent to it, no secret and no
-/// name among it.
+/// Why the server is not the one that the caller expects. The client sent only the TLS handshake, which contains no
+/// secret, service or client name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum IdentityError {
-    /// The server's own certificate is one of an authority.
+    /// The server's certificate is one of an authority.
     #[error(
-        "the server's certificate is that of an authority (CA:TRUE), which no server may show; pin its key (?pin=…), or \
+        "the server's certificate is one of an authority (CA:TRUE), which no server may show; pin its key (?pin=…), or \
          ask its operator for a certificate with basicConstraints CA:FALSE"
     )]
     CaCertificate,
-    /// A certificate with another fault.
+    /// The certificate has another fault.
     #[error("the server's certificate is not acceptable ({what}); ask its operator")]
     Certificate {
         /// The fault.
         what: Box<str>,
     },
-    /// Another key than the known one.
+    /// The server has another key than the known one.
     #[error(
-        "{authority} shows the key {shown}, but {} knows {} for it: somebody may be listening in; \
-         ask the operator, and only if the key has really changed remove that line and accept the new key \
-         (--accept-new)", file.display(), list(known)
+        "{authority} shows the key {shown}, but {} knows {} for it: somebody may be intercepting \
+         the connection; ask the operator, and remove that line and accept the new key (--accept-new) only if the key \
+         has really changed", file.display(), list(known)
     )]
     Changed {
         /// The server.
         authority: Box<str>,
-        /// The keys noted for it.
+        /// The keys saved for it.
         known: Vec<Pin>,
         /// The key it showed.
         shown: Pin,
-        /// Where they are noted.
+        /// The file in which they are saved.
         file: Box<Path>,
     },
-    /// The certificate's time is over.
+    /// The certificate has expired.
     #[error("the server's certificate expired on {on}; its operator has to renew it")]
     Expired {
-        /// When, as RFC 3339 writes it; empty if not known.
+        /// The date in the form of RFC 3339; empty if unknown.
         on: Box<str>,
     },
-    /// No trusted authority signed the certificate.
+    /// No trusted authority has signed the certificate.
     #[error(
         "no authority that you trust signed the server's certificate; \
          ask its operator for the URL with its pin, or for the authority's certificate (?ca=FILE)"
@@ -58,9 +58,9 @@ pub enum IdentityError {
          tell its operator"
     )]
     Signature,
-    /// A key that the URL does not pin.
+    /// The server has a key that the URL does not pin.
     #[error(
-        "{authority} shows the key {shown}, which is not one that the URL pins: somebody may be listening in; \
+        "{authority} shows the key {shown}, which the URL does not pin: somebody may be intercepting the connection; \
          ask the operator, who can print the URL with the right pin"
     )]
     NotPinned {
@@ -69,15 +69,15 @@ pub enum IdentityError {
         /// The key it showed.
         shown: Pin,
     },
-    /// The certificate's time has not come.
+    /// The certificate is not valid yet.
     #[error("the server's certificate is not valid before {on}; compare the clocks of both machines")]
     NotYet {
-        /// When, as RFC 3339 writes it; empty if not known.
+        /// The date in the form of RFC 3339; empty if unknown.
         on: Box<str>,
     },
-    /// A key never seen before.
+    /// The server has a key never seen before.
     #[error(
-        "{authority} is not known yet and shows the key {shown}; compare it with what its operator says, \
+        "{authority} is not known yet and shows the key {shown}; compare it with the key that its operator names, \
          then accept it (--accept-new)"
     )]
     Unknown {
@@ -103,7 +103,7 @@ impl IdentityError {
         Self::Changed { authority: authority.into(), known, shown, file: file.into() }
     }
 
-    /// What a TLS handshake that failed says about the server's identity; `None` if it failed for another reason.
+    /// Returns what a failed TLS handshake says about the server's identity, or `None` if it failed for another reason.
     pub(crate) fn from_tls(error: &Error) -> Option<Self> {
         use CertificateError as Fault;
 
@@ -122,7 +122,7 @@ impl IdentityError {
             Fault::UnknownIssuer => Self::Issuer,
             Fault::Other(OtherError(other)) => match other.downcast_ref::<Self>() {
                 Some(own) => own.clone(),
-                // The verifier has no type of its own for it.
+                // The verifier has no public type for this error.
                 None if other.to_string() == "CaUsedAsEndEntity" => Self::CaCertificate,
                 None => Self::Certificate { what: other.to_string().into() },
             },
@@ -131,7 +131,7 @@ impl IdentityError {
     }
 }
 
-/// The names in a certificate, which arrive as `DnsName("…")` and the like.
+/// Lists the names in a certificate, which rustls gives as `DnsName("…")` and the like.
 fn names(presented: &[String]) -> Box<str> {
     match presented.is_empty() {
         true => "no name at all".into(),

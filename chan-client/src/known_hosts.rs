@@ -1,4 +1,4 @@
-//! The servers' keys that were seen before.
+//! Saved keys of servers.
 
 use std::path::{Path, PathBuf};
 
@@ -7,53 +7,53 @@ use lib_chan::tls::Pin;
 use crate::config_file::{ConfigFile, FileError};
 use crate::identity::IdentityError;
 
-/// A file that says which key a server showed the first time; the memory of `tofu`.
+/// A file of the keys that servers showed the first time, for [`Trust::Tofu`](crate::trust::Trust::Tofu).
 ///
-/// A line is `host:port sha256:…`; a server may have several lines, one a key. Empty lines and those that begin
-/// with `#` are kept as they are. The file is made with mode 0600; one that others may write to is refused.
+/// A line is `host:port sha256:…`. A server may have several lines, one for each key. Empty lines and lines that begin
+/// with `#` are kept. A new file gets mode 0600. A file that other users may write is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KnownHosts {
     file: ConfigFile,
 }
 
 impl KnownHosts {
-    /// The file at this path, which need not exist yet.
+    /// Uses the file at this path, which need not exist yet.
     pub fn at(path: impl Into<PathBuf>) -> Self {
         Self { file: ConfigFile::at(path) }
     }
 
-    /// The user's: `$XDG_CONFIG_HOME/chan-client/known_hosts`, or in `~/.config/chan-client`.
+    /// Uses the file of the user: `$XDG_CONFIG_HOME/chan-client/known_hosts`, or in `~/.config/chan-client`.
     ///
     /// # Errors
     ///
-    /// There is no home directory.
+    /// Returns an error if there is no home directory.
     pub fn of_user() -> Result<Self, KnownHostsError> {
         Ok(Self { file: ConfigFile::of_user("known_hosts")? })
     }
 
-    /// Where it is.
+    /// Returns the path of the file.
     pub fn path(&self) -> &Path {
         self.file.path()
     }
 
-    /// The keys known for this `host:port`; none for a server never seen. Reads the file.
+    /// Returns the keys known for this `host:port`; none for a server never seen. Reads the file.
     ///
     /// # Errors
     ///
-    /// The file cannot be read, others may write to it, or a line is not what it should be.
+    /// Returns an error if the file cannot be read, other users may write it, or a line is malformed.
     pub fn keys(&self, authority: &str) -> Result<Vec<Pin>, KnownHostsError> {
         self.keys_in(&self.file.read()?, authority)
     }
 
-    /// Adds the key of a server never seen before; does nothing when it is there already. Waits while another
-    /// program writes the file.
+    /// Adds the key of a server never seen before. Does nothing if the file has it already. Waits while another program
+    /// writes the file.
     ///
     /// # Errors
     ///
-    /// As [`keys`](Self::keys), and [`KnownHostsError::Changed`] when another program has meanwhile noted another
+    /// As for [`keys`](Self::keys). Returns [`KnownHostsError::Changed`] if another program has meanwhile saved another
     /// key for the same server.
     pub fn add(&self, authority: &str, key: &Pin) -> Result<(), KnownHostsError> {
-        // A key that is noted needs no file that can be written.
+        // A key that the file has already does not need a writable file.
         if self.keys(authority)?.contains(key) {
             return Ok(());
         }
@@ -86,22 +86,22 @@ impl KnownHosts {
     }
 }
 
-/// Why the file of known hosts is of no help.
+/// Why the file of known hosts cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum KnownHostsError {
-    /// Another key was noted for this server.
+    /// The file has another key for this server.
     #[error(transparent)]
     Changed(#[from] IdentityError),
     /// The file cannot be used.
     #[error(transparent)]
     File(#[from] FileError),
-    /// A line that says nothing.
-    #[error("{}, line {number}: this is not `host:port sha256:…`; correct or remove the line", path.display())]
+    /// A line is malformed.
+    #[error("{}, line {number}: expected `host:port sha256:…`; correct or remove the line", path.display())]
     Line {
         /// The file.
         path: PathBuf,
-        /// Its line, from 1.
+        /// The number of the line, from 1.
         number: usize,
     },
 }
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn remembers_a_key_under_its_host_and_port_alone() {
+    fn saves_keys_by_host_and_port() {
         let directory = tempfile::tempdir().unwrap();
         let known = KnownHosts::at(directory.path().join("known_hosts"));
         known.add("h:1", &key(1)).unwrap();
@@ -131,18 +131,18 @@ mod tests {
     }
 
     #[test]
-    fn a_known_key_needs_no_writable_directory() {
+    fn known_key_needs_no_writable_directory() {
         let directory = tempfile::tempdir().unwrap();
         let known = KnownHosts::at(directory.path().join("known_hosts"));
         known.add("h:1", &key(1)).unwrap();
         std::fs::remove_file(directory.path().join("known_hosts.lock")).unwrap();
         known.add("h:1", &key(1)).unwrap();
-        // Nothing was tried to be written, not even the lock.
+        // Not even the lock was written.
         assert!(!directory.path().join("known_hosts.lock").exists());
     }
 
     #[test]
-    fn never_adds_a_second_key_to_a_server() {
+    fn never_adds_second_key() {
         let directory = tempfile::tempdir().unwrap();
         let known = KnownHosts::at(directory.path().join("known_hosts"));
         known.add("h:1", &key(1)).unwrap();
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn keeps_comments_and_reads_several_keys_that_a_person_wrote() {
+    fn keeps_comments_and_reads_several_keys() {
         let directory = tempfile::tempdir().unwrap();
         let known = KnownHosts::at(directory.path().join("known_hosts"));
         let text = format!("# mine\n\nh:1 {}\n h:1\t{} ", key(1), key(2));
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_says_nothing_is_an_error_that_names_it() {
+    fn names_malformed_line() {
         let directory = tempfile::tempdir().unwrap();
         let known = KnownHosts::at(directory.path().join("known_hosts"));
         for line in ["h:1", "h:1 sha256:short", "h:1 md5:x", &format!("h:1 {} x", key(1))] {

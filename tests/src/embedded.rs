@@ -41,11 +41,12 @@ pub async fn login(
     let Trust::Pin(pins) = url.trust().clone() else { panic!("it pins") };
     let socket = TcpSocket::new_v4()?;
     socket.bind((from, 0).into())?;
-    let tcp = socket.connect((Ipv4Addr::LOCALHOST, url.port()).into()).await?;
+    let server = &url.authorities()[0];
+    let tcp = socket.connect((Ipv4Addr::LOCALHOST, server.port()).into()).await?;
     let config = client_config(Arc::new(PinVerifier::new(pins))).expect("a configuration");
-    let mut stream = TlsConnector::from(config).connect(url.host().clone(), tcp).await?;
+    let mut stream = TlsConnector::from(config).connect(server.host().clone(), tcp).await?;
     let exporter = exporter(stream.get_ref().1).expect("TLS is done");
-    let host = url.authority().into();
+    let host = server.to_string().into();
     let target = Target { host, service: url.service().clone(), client: url.client().clone() };
     let login = ClientLogin::prepare(target, credential).await;
     let authenticated = login.run(&mut stream, exporter).await?;

@@ -1,59 +1,49 @@
-//! From what the command line says to a connection.
+//! From the command line to a connection.
 
 use std::io::{ErrorKind, Read};
 use std::time::Duration;
 
-use lib_chan::login::Credential;
-use lib_chan::private::{self, quoted};
-use lib_chan::secret::{Password, PasswordError, PrivateKey};
+use lib_chan::private;
+use lib_chan::secret::{Password, PrivateKey};
 use lib_chan::signals::Signal;
 use lib_chan::{Channel, Limits, Opaque, stdio};
 use tokio::time::{Instant, timeout};
 
 use super::arguments::{Access, Start};
 use super::failure::Failure;
-use super::local::read_key;
 use super::notice::Notice;
 use crate::bookmark::Bookmarks;
 use crate::connect::{Connect, Step, connect};
 use crate::json::compact;
 use crate::url::ChanUrl;
 
-/// The time for the last words of a session when the user's own is over.
+/// The time for the end of a session once the user's own timeout has passed.
 const LAST_WORDS_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// No frame is longer (PROTOCOL.md, section 17).
+/// The longest frame of the protocol (PROTOCOL.md, section 17).
 const MAX_MESSAGE_LEN: u64 = 16 * 1024 * 1024;
 
-/// What the user proves with.
+/// The secret with which the user logs in.
 pub(super) enum Secret {
     Password(Password),
     Key(PrivateKey),
 }
 
-impl Secret {
-    fn credential(&self) -> Credential<'_> {
-        match self {
-            Self::Password(password) => Credential::Password(password),
-            Self::Key(key) => Credential::Key(key),
-        }
-    }
-}
-
-/// Everything that a connection needs, asked for and found to be usable.
+/// Everything that a connection needs, checked before anything is sent.
 pub(super) struct Way {
     pub(super) url: ChanUrl,
     secret: Secret,
     accept_new: bool,
     timeout: Option<Duration>,
+    wait: Option<Duration>,
 }
 
 impl Access {
-    /// Reads the files and, if there is none with a secret, asks for the password on the terminal.
+    /// Reads the files. Asks for the password on the terminal if no file with a secret is named.
     pub(super) fn way(&self) -> Result<Way, Failure> {
         let url = self.url()?;
         let secret = self.secret(&url)?;
-        Ok(Way { url, secret, accept_new: self.accept_new, timeout: self.timeout })
+        Ok(Way { url, secret, accept_new: self.accept_new, timeout: self.timeout, wait: self.wait })
     }
 
     fn url(&self) -> Result<ChanUrl, Failure> {
@@ -65,17 +55,12 @@ impl Access {
 
     fn secret(&self, url: &ChanUrl) -> Result<Secret, Failure> {
         if let Some(path) = &self.key_file {
-            return read_key(path).map(Secret::Key);
+            return Ok(Secret::Key(PrivateKey::from_file(path)?));
         }
-        let password = match &self.password_file {
-            Some(path) => {
-                let contents = private::read(path, Password::MAX_FILE_LEN)?;
-                let named = |error: PasswordError| Failure::usage(format_args!("{}: {error}", quoted(path)));
-                Password::from_file_contents(&contents).map_err(named)?
-            }
+        Ok(Secret::Password(match &self.password_file {
+            Some(path) => Password::from_file(path)?,
             None => ask(url)?,
-        };
-        Ok(Secret::Password(password))
+        }))
     }
 }
 
@@ -84,7 +69,7 @@ fn ask(url: &ChanUrl) -> Result<Password, Failure> {
         "" => String::new(),
         name => format!("{name} of "),
     };
-    let question = format!("Password for {client}{} at {}: ", url.service(), url.authority());
+    let question = format!("Password for {client}{} at {}: ", url.service(), url.authority_list());
     let typed = private::ask(&question).map_err(|error| match error.kind() {
         ErrorKind::Interrupted => Failure::signal(Signal::Interrupt, "nothing was sent"),
         _ => {
@@ -96,24 +81,23 @@ fn ask(url: &ChanUrl) -> Result<Password, Failure> {
 }
 
 impl Way {
-    /// A connection as the command line wants it, that tells `notice` how far it has come.
+    /// Prepares a connection that reports its steps to `notice`.
     pub(super) fn connect<'c>(&'c self, notice: &'c Notice) -> Connect<'c> {
         notice.wait_for("connecting");
         let connect =
             connect(self.url.clone()).accept_new(self.accept_new).on_step(|step| self.tell(&step, notice));
+        let connect = connect.wait_for_server(self.wait.unwrap_or_default());
         let connect = match self.timeout {
             Some(timeout) => connect.timeout(timeout),
             None => connect,
         };
-        match self.secret.credential() {
-            Credential::Password(password) => connect.password(password),
-            Credential::Key(key) => connect.key(key),
-            // There is no third kind; without one, `open` says so.
-            _ => connect,
+        match &self.secret {
+            Secret::Password(password) => connect.password(password),
+            Secret::Key(key) => connect.key(key),
         }
     }
 
-    /// The user's time for all that follows, from now on. What was asked for before costs none of it.
+    /// Starts the user's timeout. Questions before this call cost none of it.
     pub(super) fn begin(&self) -> Bound {
         Bound(self.timeout.map(|timeout| (Instant::now(), timeout)))
     }
@@ -121,7 +105,7 @@ impl Way {
     fn tell(&self, step: &Step, notice: &Notice) {
         if let Step::NotNoted(why) = step {
             return notice
-                .complain(format_args!("warning: the server's key was accepted and is not noted: {why}"));
+                .complain(format_args!("warning: the server's key was accepted, but not saved: {why}"));
         }
         notice.wait_for(match step {
             Step::Connected(_) => "setting up TLS",
@@ -131,9 +115,9 @@ impl Way {
             _ => "connecting",
         });
         notice.detail(|| match step {
-            Step::Found(addresses) => {
+            Step::Found { host, addresses } => {
                 let addresses = addresses.iter().map(ToString::to_string).collect::<Vec<_>>();
-                format!("{} has the addresses {}", self.url.host().to_str(), addresses.join(", "))
+                format!("{host} has the addresses {}", addresses.join(", "))
             }
             Step::Connected(address) => format!("connected to {address}"),
             Step::Encrypted { group, pin } => format!("TLS 1.3 with {group}; the server's key is {pin}"),
@@ -147,35 +131,38 @@ impl Way {
                 parameters.window_len(),
                 humantime::format_duration(parameters.heartbeat_interval()),
             ),
-            Step::NotNoted(why) => format!("the server's key is not noted: {why}"),
+            Step::NotNoted(why) => format!("the server's key was not saved: {why}"),
             Step::Stretching => "deriving the key from the password".into(),
             Step::Outlasted => {
-                "the time for the login is over: connecting once more when the key is derived".into()
+                "the time for the login has passed: connecting again once the key is derived".into()
             }
-            Step::KeyOutdated => "the server wants the key derived anew: connecting once more".into(),
-            Step::TurnedAway { again_in } => {
-                format!("the server closed the connection before TLS: connecting again in {again_in:.1?}")
+            Step::KeyOutdated => {
+                "the server has changed its salt: deriving a new key and connecting again".into()
             }
+            Step::Retrying { why, again_in } if again_in.is_zero() => {
+                format!("{why}; trying the next server")
+            }
+            Step::Retrying { why, again_in } => format!("{why}; connecting again in {again_in:.1?}"),
         });
     }
 }
 
-/// The user's time for a command.
+/// The user's timeout for a command.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bound(Option<(Instant, Duration)>);
 
 impl Bound {
-    /// The time that is left; `None` if the user gave none.
+    /// Returns the time that is left, or `None` if the user gave no timeout.
     pub(super) fn left(self) -> Option<Duration> {
         self.0.map(|(began, time)| time.saturating_sub(began.elapsed()))
     }
 }
 
-/// Closes the session in good order, for as long as the user's time or a signal allows. What became of the command is
-/// known by then, and how its session ends changes nothing about that.
+/// Closes the session gracefully, until the user's timeout or a signal. The result of the command is already known, and
+/// the close does not change it.
 pub(super) async fn close(chan: Channel<Opaque>, bound: Bound, notice: &Notice) {
     notice.wait_for("closing the session");
-    // Dropping the future ends the session all the same, but the far end needs a moment to hear of it.
+    // Dropping the future ends the session too, but the other end needs a moment to learn of it.
     let time =
         bound.left().map_or_else(|| Limits::default().close_timeout, |left| left.max(LAST_WORDS_TIMEOUT));
     let closed = notice.during(async { Ok(timeout(time, chan.close()).await) });
@@ -183,13 +170,13 @@ pub(super) async fn close(chan: Channel<Opaque>, bound: Bound, notice: &Notice) 
 }
 
 impl Start {
-    /// What the service is started with; `null` unless given.
+    /// Returns the arguments of the service, by default `null`.
     pub(super) fn args(&self) -> Result<Box<str>, Failure> {
         json("the value of --args", self.args.as_deref().unwrap_or("null"))
     }
 }
 
-/// A message as the command line gives it, or from standard input where it is `-`.
+/// Returns the message on the command line, or the message on standard input if the argument is `-`.
 pub(super) fn message(argument: &str) -> Result<Box<str>, Failure> {
     if argument != "-" {
         return json("the message", argument);
@@ -212,12 +199,12 @@ pub(super) fn message(argument: &str) -> Result<Box<str>, Failure> {
     json_quoted("the message from standard input", &text, "")
 }
 
-/// Checks what the user typed before anything is sent.
+/// Checks the JSON of an argument before anything is sent.
 pub(super) fn json(what: &str, text: &str) -> Result<Box<str>, Failure> {
     json_quoted(what, text, ", and the whole in single quotes for the shell")
 }
 
-/// The same where the user types it into this program, and no shell takes quotes away.
+/// Checks JSON typed into this program, where no shell removes quotes.
 pub(super) fn typed_json(what: &str, text: &str) -> Result<Box<str>, Failure> {
     json_quoted(what, text, "")
 }
@@ -234,21 +221,26 @@ mod tests {
     use super::*;
 
     fn access(url: &str) -> Access {
-        Access { url: url.into(), password_file: None, key_file: None, accept_new: false, timeout: None }
+        Access {
+            url: url.into(),
+            password_file: None,
+            key_file: None,
+            accept_new: false,
+            timeout: None,
+            wait: None,
+        }
     }
 
     fn failure(access: &Access) -> Failure {
-        access.way().err().expect("a way was found")
+        access.way().err().expect("the access was accepted")
     }
 
     #[test]
-    fn a_secret_is_read_from_its_file() {
+    fn reads_secrets_from_files() {
         let directory = tempfile::tempdir().unwrap();
         let (password, key) = (directory.path().join("password"), directory.path().join("key"));
         private::create(&password, b"secret\n").unwrap();
-        let seed = lib_chan::secret::Secret::new([7; 32]);
-        let contents = PrivateKey::from_seed(seed).unwrap().to_file_contents();
-        private::create(&key, contents.as_bytes()).unwrap();
+        PrivateKey::generate().unwrap().create_file(&key).unwrap();
         let with_password = Access { password_file: Some(password.clone()), ..access("chan://h:1/s?tofu") };
         assert!(matches!(with_password.way().unwrap().secret, Secret::Password(_)));
         let with_key = Access { key_file: Some(key), ..access("chan://h:1/s?tofu") };
@@ -259,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_url_is_told_before_a_password_is_asked_for_and_not_repeated() {
+    fn reports_wrong_url_without_repeating_it() {
         let failure = failure(&access("chan://joe:secret@h:1/s?tofu"));
         assert_eq!(failure.exit_code(), 2);
         assert!(failure.to_string().contains("a password does not belong in a URL"), "{failure}");
@@ -267,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_json_is_told_with_its_place() {
+    fn reports_place_of_invalid_json() {
         let failure = json("the message", "{Lookup: 1}").unwrap_err();
         assert_eq!(failure.exit_code(), 2);
         assert!(failure.to_string().contains("line 1 column 2"), "{failure}");

@@ -1,4 +1,4 @@
-//! What can be written on the command line.
+//! The command line.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,19 +8,19 @@ use clap_complete::Shell;
 
 /// Talks to services of a chan-server.
 ///
-/// A URL says where the service is and how its server is trusted:
-/// chan://[client@]host:port/service?pin=sha256:… (or ?ca=FILE, ?system, ?tofu). Quote it for the shell. @NAME
-/// stands for a URL that was saved.
+/// A URL says where the service is and how to trust its server:
+/// chan://[client@]host:port[,host:port…]/service?pin=sha256:… (or ?ca=FILE, ?system, ?tofu). Quote it for the shell.
+/// @NAME is a saved URL. If a URL names several servers, the first that can be reached is used.
 ///
-/// Messages and answers are JSON. The password is asked for on the terminal unless a file is named; it is never an
-/// argument or in the environment.
-#[expect(rustdoc::broken_intra_doc_links, reason = "a URL in the text of --help is no link")]
+/// Messages and answers are JSON. The program asks for the password on the terminal unless a file is named. It never
+/// reads a password from an argument or the environment.
+#[expect(rustdoc::broken_intra_doc_links, reason = "the text of --help contains a URL, which is not a link")]
 #[derive(Debug, Parser)]
 #[command(name = "chan-client", version, after_long_help = EXIT_CODES, max_term_width = 100)]
 pub struct Arguments {
     #[command(subcommand)]
     pub(super) command: Command,
-    /// Say on standard error what happens: addresses, TLS, the server's key, the login, the session
+    /// Report each step on standard error: addresses, TLS, the server's key, the login, the session
     #[arg(short, long, global = true)]
     pub(super) verbose: bool,
 }
@@ -37,7 +37,7 @@ pub(super) enum Command {
         #[command(flatten)]
         start: Start,
     },
-    /// Send a message that has no answer, and wait until the service has taken it
+    /// Send a message without an answer, and wait until the service has taken it
     Cast {
         #[command(flatten)]
         access: Access,
@@ -54,45 +54,44 @@ pub(super) enum Command {
     },
     /// Print the messages that the service sends, one JSON line each, until it ends
     ///
-    /// SIGHUP, SIGINT, SIGTERM and an output that nobody reads any more end the command with 0.
+    /// SIGHUP, SIGINT, SIGTERM and a closed standard output end the command with exit code 0.
     Receive {
         #[command(flatten)]
         access: Access,
         #[command(flatten)]
         start: Start,
     },
-    /// Send messages line by line (`?` tells how); what arrives is shown as it arrives
+    /// Send messages line by line, and print what arrives (`?` shows the help)
     ///
-    /// Input that does not come from a terminal is a script: a line that fails is shown in its place as `- line N: …`, the
-    /// next line is sent, and the exit code is that of the first failure. At the end it waits 250 ms for messages of the
-    /// service.
+    /// Input that is not a terminal is a script. A line that fails prints `- line N: …`, the script continues, and the exit
+    /// code is that of the first failure. At the end of the script, the command waits 250 ms for messages of the service.
     Repl {
         #[command(flatten)]
         access: Access,
         #[command(flatten)]
         start: Start,
     },
-    /// Make a private key, in a new file, and print the line that the server is given
+    /// Make a private key in a new file, and print the public key for the server
     Keygen {
-        /// The file to make; only its owner may read it
+        /// The new file; only its owner can read it
         file: PathBuf,
     },
-    /// Print the public key that belongs to a private key, as the line that the server is given
+    /// Print the public key of a private key, for the server
     Pubkey {
-        /// The file that `chan-client keygen` made
+        /// A file made by `chan-client keygen`
         file: PathBuf,
     },
-    /// Save a URL under a name; @NAME stands for it from then on
+    /// Save a URL under a name, to use it as @NAME
     Save {
         /// 1 to 64 letters, digits, `.`, `_` or `-`
         name: String,
         /// The URL
         url: String,
-        /// Replace a URL that is saved under this name
+        /// Replace the URL that has this name
         #[arg(long)]
         replace: bool,
     },
-    /// Print the saved URLs, a line each
+    /// Print the saved URLs, one per line
     List,
     /// Delete a saved URL
     Delete {
@@ -101,21 +100,21 @@ pub(super) enum Command {
     },
     /// Listen, and carry each connection to the service in a session of its own
     ///
-    /// SIGHUP, SIGINT and SIGTERM end the command with 0.
+    /// SIGHUP, SIGINT and SIGTERM end the command with exit code 0.
     Forward {
-        /// Where to listen: a port (then on 127.0.0.1 and ::1 alone) or ADDRESS:PORT
+        /// Where to listen: a port (on 127.0.0.1 and ::1 only) or ADDRESS:PORT
         listen: String,
-        /// Connections carried at once; one more is reset. A server allows a client 300 sessions, unless its operator
-        /// sets max_sessions_per_client
+        /// The most connections at once; further ones are reset. A server allows a client 300 sessions, unless its
+        /// operator sets max_sessions_per_client
         #[arg(long, value_name = "NUMBER", default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..))]
         max_connections: u16,
         #[command(flatten)]
         access: Access,
     },
-    /// Carry standard input to the service and what it sends to standard output
+    /// Carry standard input to the service, and the bytes of the service to standard output
     ///
-    /// The EOF of standard input is passed on to the service, and that of the service closes standard output. Then pipe
-    /// ends if standard input gives nothing for 1 s; else it carries standard input to its end.
+    /// EOF on standard input reaches the service. EOF from the service closes standard output; the command then continues
+    /// while standard input delivers bytes, and ends once it has been silent for 1 s.
     Pipe {
         #[command(flatten)]
         access: Access,
@@ -127,41 +126,44 @@ pub(super) enum Command {
     },
     /// Write the manual pages
     Man {
-        /// The directory to write them into, which has to exist
+        /// An existing directory for the pages
         directory: PathBuf,
     },
 }
 
-/// How to reach the service and prove oneself.
+/// How to reach the service and log in.
 #[derive(Debug, Args)]
 pub(super) struct Access {
     /// The service's URL, or @NAME
     pub(super) url: String,
-    /// A file with the password, which nobody but its owner may read
+    /// A file with the password, readable by its owner only
     #[arg(long, value_name = "FILE", conflicts_with = "key_file")]
     pub(super) password_file: Option<PathBuf>,
-    /// A file that `chan-client keygen` made, to log in with instead of a password
+    /// A private key made by `chan-client keygen`, instead of a password
     #[arg(long, value_name = "FILE")]
     pub(super) key_file: Option<PathBuf>,
-    /// With ?tofu: accept the key of a server never seen before, and remember it
+    /// With ?tofu: accept the key of a server never seen before, and save it
     #[arg(long)]
     pub(super) accept_new: bool,
-    /// Time until the answer is here (call), the message is taken (cast) or the session is open, such as 5s or 2m; a bare
-    /// number is seconds. Typing the password does not count
+    /// The time until the answer arrives (call), the message is taken (cast) or the session is open, such as 5s or 2m; a
+    /// number without a unit is seconds. Typing the password does not count
     /// [default: 10s to connect, 15s to log in, 60s for an answer]
     #[arg(long, value_name = "TIME", value_parser = time)]
     pub(super) timeout: Option<Duration>,
+    /// Wait this long for a server that is not running yet; counts against --timeout
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub(super) wait: Option<Duration>,
 }
 
-/// What a service of messages is started with.
+/// How to start a service of messages.
 #[derive(Debug, Args)]
 pub(super) struct Start {
-    /// What the service is started with, in JSON [default: null]
+    /// The arguments of the service, in JSON [default: null]
     #[arg(long, value_name = "JSON", allow_negative_numbers = true)]
     pub(super) args: Option<String>,
 }
 
-/// A time as people write it. One that is too long to be counted is as good as for ever.
+/// Parses a time as people write it. A time that is too long to count becomes [`FOREVER`].
 fn time(text: &str) -> Result<Duration, String> {
     let seconds = text.parse::<f64>().ok().filter(|seconds| *seconds >= 0.0);
     let time = match seconds {
@@ -172,12 +174,12 @@ fn time(text: &str) -> Result<Duration, String> {
         },
     };
     match time.is_zero() {
-        true => Err("no time at all is always over; give some, or leave the option out".into()),
+        true => Err("expected a time above zero; leave the option out for the default".into()),
         false => Ok(time.min(FOREVER)),
     }
 }
 
-/// Thirty years: a longer time is cut to it, since clocks cannot count every one.
+/// Thirty years. Clocks cannot count every longer time.
 const FOREVER: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
 
 const EXIT_CODES: &str = "\
@@ -187,10 +189,10 @@ Exit codes:
   2   wrong usage, URL or configuration; nothing was sent
   3   cannot connect, or TLS fails; nothing was executed
   4   the server is not the expected one, or breaks the protocol; the message says whether it was executed
-  5   refused; it is never said whether for the password, the service or the client
-  6   refused by name after the login; not executed
+  5   refused; the server never says whether the password, the service or the client is wrong
+  6   refused with a reason after the login; not executed
   7   the service ended or gave no answer; the message says whether it was executed
-  8   the time is over; the message says whether it was executed
+  8   the timeout has passed; the message says whether it was executed
   9   the connection was lost; the message says whether it was executed
   10  executed, but the answer is too long or cannot be read
   129, 130, 143  ended by SIGHUP, SIGINT (Ctrl-C) or SIGTERM before it was done";
@@ -209,12 +211,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_line_is_sound() {
+    fn command_line_is_valid() {
         command().debug_assert();
     }
 
     #[test]
-    fn every_command_names_its_exit_codes() {
+    fn every_command_lists_its_exit_codes() {
         for command in command().get_subcommands_mut() {
             let help = command.render_long_help().to_string();
             assert!(help.contains("Exit codes:"), "{help}");
@@ -222,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn a_negative_number_is_a_message() {
+    fn accepts_negative_number_as_message() {
         for number in ["-5", "-0.5", "-1e5"] {
             let line = ["chan-client", "call", "@x", number, "--args", number];
             let Command::Call { message, start, .. } = Arguments::try_parse_from(line).unwrap().command
@@ -234,13 +236,13 @@ mod tests {
     }
 
     #[test]
-    fn a_password_and_a_key_exclude_each_other() {
+    fn password_and_key_exclude_each_other() {
         let line = ["chan-client", "ping", "@x", "--password-file", "a", "--key-file", "b"];
         assert!(Arguments::try_parse_from(line).is_err());
     }
 
     #[test]
-    fn nothing_takes_a_secret_from_the_command_line_or_the_environment() {
+    fn takes_no_secret_from_arguments() {
         for command in Arguments::command().get_subcommands() {
             for argument in command.get_arguments() {
                 assert_ne!(argument.get_id(), "password");
@@ -250,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn the_time_is_read_with_its_unit() {
+    fn parses_times_with_units() {
         let line = ["chan-client", "call", "@x", "1", "--timeout", "2m"];
         let Command::Call { access, .. } = Arguments::try_parse_from(line).unwrap().command else { panic!() };
         assert_eq!(access.timeout, Some(Duration::from_secs(120)));

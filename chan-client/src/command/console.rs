@@ -1,4 +1,4 @@
-//! The terminal, or what stands in its place: where lines come from and are shown.
+//! Input and output of `repl`: a terminal with a line editor, or plain lines.
 
 use std::borrow::Cow;
 use std::io::{BufRead, BufReader, IsTerminal, Read};
@@ -21,30 +21,30 @@ use tokio::sync::mpsc;
 
 use super::failure::Failure;
 
-/// The most bytes of a line that does not come from the line editor: no frame can be longer.
+/// The longest line in bytes without the line editor. No frame can be longer.
 const MAX_LINE_LEN: u64 = 16 * 1024 * 1024;
 
-/// Lines read ahead from what has no line editor while an answer is waited for; more are not read.
+/// The most lines read ahead without the line editor while the user waits for an answer.
 const MAX_TYPED: usize = 64;
 
-/// What comes from the keyboard, or in its place.
+/// One piece of input.
 pub(super) enum Input {
     Line(String),
-    /// A line that cannot be used. After one that could not be read, the input is at its end.
+    /// A line that cannot be used. After a failed read, the input is at its end.
     Unreadable(Failure),
-    /// Ctrl-C, from a person.
+    /// Ctrl-C from a person.
     Interrupt,
-    /// The program is to end.
+    /// A signal that ends the program.
     Signal(Signal),
 }
 
-/// Threads that read and show.
+/// The threads that read input and show output.
 pub(super) struct Console {
     inputs: mpsc::Receiver<Input>,
     signals: Subscription,
     show: mpsc::Sender<String>,
     showing: thread::JoinHandle<()>,
-    /// A program writes the input, and not a person.
+    /// Whether the input is a script, not a person.
     script: bool,
     /// The line editor, if there is one.
     editor: Option<Editing>,
@@ -56,12 +56,12 @@ struct Editing {
 }
 
 impl Console {
-    /// Begins to read: with a line editor on a terminal that can move its cursor, else line by line.
+    /// Starts the threads. Uses the line editor on a terminal that can move its cursor, and plain lines elsewhere.
     pub(super) fn start() -> Result<Self, Failure> {
         let (input, inputs) = mpsc::channel(1);
         let (show, to_show) = mpsc::channel(1);
         let script = !std::io::stdin().is_terminal();
-        // Before the line editor takes SIGINT for itself, and gives it back after each line.
+        // Subscribed before the line editor, which takes SIGINT for itself and restores it after each line.
         let signals = signals::subscribe();
         if script || !std::io::stdout().is_terminal() || is_dumb() {
             thread::spawn(move || read(&input));
@@ -69,7 +69,7 @@ impl Console {
             return Ok(Self { inputs, signals, show, showing, script, editor: None });
         }
         let settings = wait_for_editor()?;
-        // The history is kept in memory alone; what is typed here may be secret.
+        // The history is never written to disk, because typed messages may contain secrets.
         let mut editor =
             Editor::with_history(Config::default(), MemHistory::new()).map_err(Failure::local)?;
         let prompt = Arc::new(Prompt::default());
@@ -88,18 +88,18 @@ impl Console {
         self.script
     }
 
-    /// The lines that are read while an answer is waited for. A person's keys are all read: among them may be the one
-    /// that ends the waiting.
+    /// Returns the most lines to read ahead while the user waits for an answer. All keys of a person are read, because one
+    /// of them may be Ctrl-C.
     pub(super) fn max_typed(&self) -> usize {
         if self.editor.is_some() { usize::MAX } else { MAX_TYPED }
     }
 
-    /// Takes the lines to show, one at a time. It has to be dropped before the console is finished.
+    /// Returns a sender for lines to show, one at a time. Drop it before calling [`finish`](Self::finish).
     pub(super) fn show(&self) -> mpsc::Sender<String> {
         self.show.clone()
     }
 
-    /// What comes next; a line only where one is wanted. `None` at the end of the input.
+    /// Returns the next input, or `None` at its end. Reads lines only if `lines` is `true`.
     pub(super) async fn input(&mut self, lines: bool) -> Option<Input> {
         tokio::select! {
             input = self.inputs.recv(), if lines => input,
@@ -110,12 +110,12 @@ impl Console {
         }
     }
 
-    /// Waits until everything is shown, and gives the terminal back as it was; `prompting` if the prompt is still in its
-    /// last line. Returns the signals from then on.
+    /// Waits until all lines are shown, and restores the terminal. `prompting` says that the prompt is still in its last
+    /// line. Returns the subscription to signals.
     pub(super) async fn finish(self, prompting: bool) -> Subscription {
         let Self { inputs, signals, show, showing, editor, .. } = self;
         drop(show);
-        // It ends when it has shown the last; a terminal that shows nothing more is nobody to wait for.
+        // The thread ends after the last line, or when the terminal fails.
         let _ = tokio::task::spawn_blocking(|| showing.join()).await;
         drop(inputs);
         let Some(Editing { prompt, settings }) = editor else { return signals };
@@ -128,13 +128,13 @@ impl Console {
     }
 }
 
-/// Whether the terminal cannot move its cursor, as in an editor's window or on the console of a build.
+/// Returns whether the terminal cannot move its cursor, as in the window of an editor or the console of a build.
 fn is_dumb() -> bool {
     matches!(std::env::var("TERM").as_deref(), Ok("dumb" | "cons25" | "emacs"))
 }
 
-/// Lets the terminal hand over each key while the line editor, which changes the settings for each line and back, is
-/// between two lines: a terminal that gathers keys to lines would take Ctrl-D for the end of one, and it would be lost.
+/// Turns off the terminal's line mode for the time between two lines. The line editor changes the settings for each line
+/// and restores them. In line mode, the terminal would take a Ctrl-D between two lines for the end of a line, and lose it.
 fn wait_for_editor() -> Result<signals::Settings, Failure> {
     let terminal = stdio::stdin();
     let settings = signals::Settings::keep(terminal).map_err(Failure::local)?;
@@ -144,8 +144,8 @@ fn wait_for_editor() -> Result<signals::Settings, Failure> {
     Ok(settings)
 }
 
-/// Where the line editor is, as it and whoever gives the terminal back must agree: a program that ends while the editor
-/// is on its way to change the terminal's settings, or to show a line, would leave it changed, or the line unseen.
+/// The state of the line editor. The thread that restores the terminal must know it: a program that ends while the editor
+/// changes the settings or shows a line would leave the terminal changed, or the line unseen.
 #[derive(Debug, Default)]
 struct Prompt {
     reading: Mutex<Reading>,
@@ -154,18 +154,18 @@ struct Prompt {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Reading {
-    /// It may be about to change the terminal's settings.
+    /// The editor may be about to change the settings of the terminal.
     #[default]
     Not,
-    /// It has changed them, and waits for keys.
+    /// The editor has changed the settings, and waits for keys.
     Waits,
-    /// It reads no more, and the settings are as they were.
+    /// The editor has ended, and the settings are restored.
     Over,
 }
 
 impl Prompt {
-    /// How long it is waited for the editor: on a terminal that cannot move its cursor it changes no settings, and
-    /// never says that it waits.
+    /// The longest wait for the editor. On a terminal that cannot move its cursor, it changes no settings and never reaches
+    /// [`Reading::Waits`].
     const PATIENCE: Duration = Duration::from_secs(1);
 
     fn becomes(&self, next: Reading) {
@@ -173,16 +173,16 @@ impl Prompt {
         self.moved.notify_all();
     }
 
-    /// Waits until the editor reads, or reads no more.
+    /// Waits until the editor waits for keys or has ended.
     fn wait(&self) {
         self.wait_while(|reading| reading == Reading::Not);
     }
 
-    /// Ends the editor where it reads.
+    /// Ends the editor while it waits for keys.
     fn close(&self) {
         self.wait();
         {
-            // Under the lock, so that the editor is there to take the signal, which ends it.
+            // Under the lock, so that the editor still waits when the signal, which ends it, arrives.
             let reading = self.lock();
             if *reading != Reading::Waits || kill_process(getpid(), process::Signal::INT).is_err() {
                 return;
@@ -202,7 +202,7 @@ impl Prompt {
     }
 }
 
-/// Says when the prompt is drawn, which the editor does once it has changed the terminal's settings.
+/// Learns when the editor draws the prompt, which it does after it has changed the settings of the terminal.
 struct Painter(Arc<Prompt>);
 
 impl Highlighter for Painter {
@@ -224,14 +224,14 @@ impl Hinter for Painter {
     type Hint = String;
 }
 
-/// Reads with line editing until the end of the input, or until nobody takes it, or a signal.
+/// Reads lines with the editor until EOF, a signal, or the end of the receiver.
 fn edit(mut editor: Editor<Painter, MemHistory>, prompt: &Prompt, inputs: &mpsc::Sender<Input>) {
     loop {
         let read = editor.readline("> ");
         prompt.becomes(Reading::Not);
         let input = match read {
             Ok(line) => {
-                // A line that cannot be kept in the history is still one to send.
+                // A line that does not fit the history is still sent.
                 let _ = editor.add_history_entry(&line);
                 Input::Line(line)
             }
@@ -244,7 +244,7 @@ fn edit(mut editor: Editor<Painter, MemHistory>, prompt: &Prompt, inputs: &mpsc:
     }
 }
 
-/// Reads lines of at most [`MAX_LINE_LEN`] bytes until the end of the input, or until nobody takes them.
+/// Reads lines of at most [`MAX_LINE_LEN`] bytes until EOF or the end of the receiver.
 fn read(inputs: &mpsc::Sender<Input>) {
     let mut reader = BufReader::new(stdio::stdin());
     loop {
@@ -253,7 +253,9 @@ fn read(inputs: &mpsc::Sender<Input>) {
         let (input, last) = match read {
             Ok(0) => return,
             Ok(len) if len as u64 > MAX_LINE_LEN && line.last() != Some(&b'\n') => {
-                let text = format!("the line is longer than {MAX_LINE_LEN} bytes; what follows was not read");
+                let text = format!(
+                    "the line is longer than {MAX_LINE_LEN} bytes; the rest of the input was not read"
+                );
                 (Input::Unreadable(Failure::usage(text)), true)
             }
             Ok(_) => (readable(line), false),
@@ -279,13 +281,13 @@ fn readable(line: Vec<u8>) -> Input {
 
 fn show_above(mut printer: impl ExternalPrinter, prompt: &Prompt, mut lines: mpsc::Receiver<String>) {
     while let Some(line) = lines.blocking_recv() {
-        // Where a prompt is, it is drawn anew below the line; one that is just being drawn would be written over.
+        // The editor redraws the prompt below the line. A line shown while it draws would overwrite the prompt.
         prompt.wait();
         if printer.print(line + "\n").is_err() {
             return;
         }
     }
-    // The printer keeps one line for the editor, and waits with a second until that is taken to be shown.
+    // The printer holds one line for the editor, and blocks on a second one until the editor has shown the first.
     prompt.wait();
     let _ = printer.print(String::new());
 }

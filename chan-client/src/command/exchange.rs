@@ -61,13 +61,14 @@ pub(super) fn cast(access: &Access, message: &str, start: &Start, notice: &Notic
             let sending = async {
                 let sent = remote.cast(message).await;
                 sent.map_err(|error| Failure::not_sent(&error.reason))?;
-                // Only when it is taken it shows whether it can be read, and the end of the session would overtake that.
+                // The service reports a message that it cannot decode only when it takes it. Closing the session before
+                // that would hide the error.
                 remote.taken().await.map_err(|reason| Failure::cast(&reason))
             };
             let time = bound.left().unwrap_or_else(|| Limits::default().call_timeout);
             let taken = tokio::select! {
                 sent = timeout(time, sending) => sent.unwrap_or_else(|_| {
-                    let late = "the service did not take the message in time; give it longer with --timeout";
+                    let late = "the service did not take the message in time; allow more with --timeout";
                     Err(Failure::new(Code::Deadline, format_args!("{late} ({MAYBE})")))
                 }),
                 never = discard(&mut chan) => match never {},
@@ -84,11 +85,7 @@ pub(super) fn ping(access: &Access, notice: &Notice) -> Result<(), Failure> {
     let way = access.way()?;
     let ping = block_on(notice.during(async { Ok(way.connect(notice).ping().await?) }))?;
     let milliseconds = ping.took.as_secs_f64() * 1e3;
-    print_line(&format!(
-        "{}: let in after {milliseconds:.1} ms, by the key {}",
-        way.url.authority(),
-        ping.pin
-    ))
+    print_line(&format!("{}: let in after {milliseconds:.1} ms, by the key {}", ping.authority, ping.pin))
 }
 
 pub(super) fn receive(access: &Access, start: &Start, notice: &Notice) -> Result<(), Failure> {
@@ -99,7 +96,7 @@ pub(super) fn receive(access: &Access, start: &Start, notice: &Notice) -> Result
         let mut signals = signals::subscribe();
         let told = tokio::select! {
             told = print_messages(&mut chan) => told,
-            // The usual ends of a command that has none of its own: a signal, and a reader that has read enough.
+            // A signal and a closed standard output are the normal ends of this command.
             _ = signals.recv() => Ok(()),
             () = stdio::reader_gone() => Ok(()),
         };
@@ -109,7 +106,7 @@ pub(super) fn receive(access: &Access, start: &Start, notice: &Notice) -> Result
     })
 }
 
-/// Prints what comes, a line each, until the service ends or nobody reads it any more.
+/// Prints each message as a line, until the service ends or standard output is closed.
 async fn print_messages(chan: &mut Channel<Opaque>) -> Result<(), Failure> {
     let remote = chan.remote();
     loop {
@@ -119,12 +116,12 @@ async fn print_messages(chan: &mut Channel<Opaque>) -> Result<(), Failure> {
                 shown => shown.map_err(|error| Failure::output(&error))?,
             },
             Some(Message::Call(_, reply)) => reply.refuse(NO_CALLS),
-            None => return over(&remote.ended().await),
+            None => return ended(&remote.ended().await),
         }
     }
 }
 
-/// A session with a service of JSON messages.
+/// Opens a session with a service of JSON messages.
 pub(super) async fn open(way: &Way, args: &str, notice: &Notice) -> Result<Channel<Opaque>, Failure> {
     let connect = way.connect(notice).codec(Codec::Json).encoded_args(args.as_bytes().to_vec());
     let chan = connect.open::<Opaque, Opaque>().await?;
@@ -136,42 +133,42 @@ pub(super) fn opaque(json: &str) -> Opaque {
     Opaque(Bytes::copy_from_slice(json.as_bytes()))
 }
 
-/// An answer, as a line to print.
+/// Returns an answer as a line to print.
 pub(super) fn shown(answer: Result<Opaque, CallError>) -> Result<String, Failure> {
     readable(&answer?).map_err(|what| {
-        Failure::new(Code::Answer, format_args!("the answer came, but {what}; ask the operator ({DONE})"))
+        Failure::new(Code::Answer, format_args!("the answer {what}; ask the operator ({DONE})"))
     })
 }
 
-/// A message, as a line to print, or what keeps it from being one.
+/// Returns a message as a line to print, or why it cannot be printed.
 pub(super) fn readable(Opaque(message): &Opaque) -> Result<String, String> {
     let text = std::str::from_utf8(message).map_err(|error| format!("is not UTF-8 ({error})"))?;
     compact(text).map_err(|error| format!("is not JSON ({error})"))
 }
 
-/// The service's end, where nothing was being waited for. That it has done all it had to do is none to complain of.
-fn over(reason: &ExitReason) -> Result<(), Failure> {
+/// Returns the result of a command that did not wait for an answer when the service ended. A normal end is a success.
+fn ended(reason: &ExitReason) -> Result<(), Failure> {
     match reason {
         ExitReason::Normal => Ok(()),
         reason => Err(Failure::ended(reason)),
     }
 }
 
-/// What a service is told that calls us.
+/// The refusal of calls that the service makes.
 pub(super) const NO_CALLS: &str = "this client answers no calls";
 
 fn unreadable(what: String) -> Failure {
     Failure::new(Code::Answer, format_args!("a message of the service {what}; ask its operator"))
 }
 
-/// Takes what the service sends beside the answer, so that it is never kept waiting.
+/// Discards the messages of the service, so that it never waits for credit while the command waits for its answer.
 async fn discard(chan: &mut Channel<Opaque>) -> Infallible {
     while let Some(message) = chan.recv().await {
         if let Message::Call(_, reply) = message {
             reply.refuse(NO_CALLS);
         }
     }
-    // The end reaches whoever waits for the answer.
+    // The pending call reports the end of the session.
     pending().await
 }
 
@@ -180,7 +177,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_that_is_not_json_was_executed_all_the_same() {
+    fn unreadable_answer_was_executed() {
         for bytes in [&b"\xff"[..], b"{", b""] {
             let failure = shown(Ok(Opaque(Bytes::from_static(bytes)))).unwrap_err();
             assert_eq!(failure.exit_code(), 10);

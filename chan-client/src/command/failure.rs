@@ -1,9 +1,9 @@
-//! How a command fails: one line, and an exit code.
+//! Failures of a command: one line, and an exit code.
 
 use std::fmt;
 use std::io;
 
-use lib_chan::private::PrivateFileError;
+use lib_chan::private::{PrivateFileError, SecretFileError};
 use lib_chan::signals::Signal;
 use lib_chan::{CallError, CallFailure, Executed, ExitReason};
 
@@ -15,25 +15,25 @@ use crate::json::one_line;
 pub(super) const DONE: &str = "executed: do not send it again";
 pub(super) const MAYBE: &str = "perhaps executed: find out before you send it again";
 
-/// A session ends with `protocol` only if one of its ends broke the protocol; a message that the service cannot read
-/// does not.
-const BROKEN: &str = "the server broke the protocol, or says that this client did: they are of different versions, or something between \
-     them changes what is sent; tell the server's operator";
+/// The advice for reason `protocol`. A session ends with it only if an end broke the protocol; a message that the service
+/// cannot decode is another reason.
+const BROKEN: &str = "the server broke the protocol, or claims that this client did: their versions differ, or something between them \
+     changes the data; tell the server's operator";
 
-/// A command that failed, as its user learns of it.
+/// The failure of a command.
 ///
-/// The line says what happened, whether it was executed where that is the question, and what to do next.
+/// The line says what happened, whether the message was executed (if one was sent), and what to do next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
     code: Code,
     line: String,
 }
 
-/// The exit codes; 0 is success.
+/// The exit codes of a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Code {
-    /// This machine: output that cannot be written and the like.
+    /// This machine failed, for example to write the output.
     Local = 1,
     Usage = 2,
     Connect = 3,
@@ -72,12 +72,12 @@ impl Failure {
         Self::new(Code::Local, line)
     }
 
-    /// Standard output cannot be written.
+    /// Standard output failed.
     pub(super) fn output(error: &io::Error) -> Self {
         Self::local(format_args!("cannot write the output: {error}"))
     }
 
-    /// A signal ended the command before it was done; `executed` says what became of its message.
+    /// A signal ended the command early. `executed` says whether its message was executed.
     pub(super) fn signal(signal: Signal, executed: impl fmt::Display) -> Self {
         let what = match signal {
             Signal::Interrupt => "interrupted",
@@ -87,7 +87,7 @@ impl Failure {
         Self::new(signal.into(), format_args!("{what} ({executed})"))
     }
 
-    /// A channel over which nothing is being waited for has ended.
+    /// The session ended while no call was open.
     pub(super) fn ended(reason: &ExitReason) -> Self {
         match reason {
             ExitReason::NoConnection => Self::new(Code::Lost, "the connection was lost; connect again"),
@@ -96,10 +96,10 @@ impl Failure {
         }
     }
 
-    /// A cast that never left this machine.
+    /// A cast was not sent.
     pub(super) fn not_sent(reason: &ExitReason) -> Self {
         match reason {
-            // What the codec says of a message that it cannot carry.
+            // The error of the codec.
             ExitReason::Failed(text) => Self::usage(format_args!("not sent: {text} (not executed)")),
             reason => {
                 let Self { code, line } = Self::ended(reason);
@@ -108,25 +108,25 @@ impl Failure {
         }
     }
 
-    /// A cast that may or may not have arrived when the channel ended.
+    /// The session ended while a cast was on its way.
     pub(super) fn cast(reason: &ExitReason) -> Self {
         let Self { code, line } = Self::ended(reason);
         Self { code, line: format!("{line} ({MAYBE})") }
     }
 
-    /// The same failure in other words.
-    pub(super) fn told_as(self, words: impl FnOnce(String) -> String) -> Self {
-        Self { line: words(self.line), ..self }
+    /// Changes the line and keeps the exit code.
+    pub(super) fn map_line(self, change: impl FnOnce(String) -> String) -> Self {
+        Self { line: change(self.line), ..self }
     }
 
-    /// The exit code of the program.
+    /// Returns the exit code of the program.
     pub fn exit_code(&self) -> u8 {
         self.code as u8
     }
 }
 
 impl fmt::Display for Failure {
-    /// On one line, and with nothing that a terminal obeys, since parts of it came from the server.
+    /// Writes one line and escapes control characters, because parts of the line came from the server.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&one_line(&self.line))
     }
@@ -152,6 +152,12 @@ impl From<PrivateFileError> for Failure {
     }
 }
 
+impl From<SecretFileError> for Failure {
+    fn from(error: SecretFileError) -> Self {
+        Self::usage(error)
+    }
+}
+
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
         Self::local(error)
@@ -164,18 +170,19 @@ impl From<ConnectError> for Failure {
             ConnectError::Usage(_) => (Code::Usage, ""),
             ConnectError::Local(_) => (Code::Local, ""),
             ConnectError::Unreachable { .. } => {
-                (Code::Connect, "; is the host and port right, and the server running? Then try again")
+                (Code::Connect, "; check the host and port, and that the server runs, then try again")
             }
+            ConnectError::Incompatible { .. } => (Code::Connect, "; check the host and port"),
             ConnectError::Identity(_) | ConnectError::Misbehaved { .. } => (Code::Identity, ""),
             ConnectError::Refused => (Code::Refused, ""),
-            // The public text of a server that speaks no JSON there (`modules`, PROTOCOL.md section 6).
+            // The refusal of a service that does not speak JSON (`modules`, PROTOCOL.md section 6).
             ConnectError::RefusedByName(text) if text.ends_with("speaks raw, not json") => {
                 (Code::RefusedByName, "; it carries bytes: use `chan-client pipe` or `chan-client forward`")
             }
             ConnectError::RefusedByName(_) => (Code::RefusedByName, "; ask the server's operator"),
             ConnectError::Ended(ExitReason::Protocol) => (Code::Identity, "; tell the server's operator"),
             ConnectError::Ended(_) => (Code::Ended, "; ask the server's operator"),
-            ConnectError::Deadline => (Code::Deadline, "; give it longer with --timeout, or try again"),
+            ConnectError::Deadline => (Code::Deadline, "; allow more time with --timeout, or try again"),
             ConnectError::Lost => (Code::Lost, "; try again"),
         };
         let executed = match code {
@@ -203,8 +210,7 @@ impl From<CallError> for Failure {
                 Self::new(code, format_args!("the service ended: {} ({advice})", meaning(reason)))
             }
             CallFailure::Deadline => {
-                let more = "give it longer with --timeout";
-                Self::new(code, format_args!("no answer came in time; {more} ({advice})"))
+                Self::new(code, format_args!("no answer in time; allow more with --timeout ({advice})"))
             }
             CallFailure::NoAnswer => {
                 Self::new(code, format_args!("the service gave no answer; ask its operator ({advice})"))
@@ -221,8 +227,8 @@ impl From<CallError> for Failure {
     }
 }
 
-/// The exit code of a call that failed. What came between the two ends decides, and for payloads on whose side of
-/// the execution it was.
+/// Returns the exit code of a failed call. A payload that does not decode has one code before the execution and another
+/// after it.
 fn call_code(executed: Executed, reason: &CallFailure) -> Code {
     match reason {
         CallFailure::Deadline => Code::Deadline,
@@ -238,13 +244,13 @@ fn call_code(executed: Executed, reason: &CallFailure) -> Code {
     }
 }
 
-/// What a reason means to somebody who waits for a service, and what to do.
+/// Explains a reason to the user of a service, with advice.
 fn meaning(reason: &ExitReason) -> String {
     let advice = match reason {
-        ExitReason::Normal => "it had nothing more to do",
-        ExitReason::GoingAway | ExitReason::Shutdown => "the server stops; try again in a while",
+        ExitReason::Normal => "it has finished",
+        ExitReason::GoingAway | ExitReason::Shutdown => "the server is stopping; try again later",
         ExitReason::Overload => "too much was sent or left unread; try again with less",
-        ExitReason::Revoked => "the right to it was withdrawn; ask the operator",
+        ExitReason::Revoked => "access was withdrawn; ask the operator",
         ExitReason::Failed(_) => "if that does not help, ask the operator, whose log says more",
         _ => "ask the operator, whose log says more",
     };
@@ -266,10 +272,11 @@ mod tests {
     }
 
     #[test]
-    fn each_connect_error_has_its_exit_code() {
+    fn connect_errors_have_exit_codes() {
         let authority = || Box::from("h:1");
         assert_eq!(connect(ConnectError::Usage(UsageError::NoCredential)), 2);
         assert_eq!(connect(ConnectError::Unreachable { authority: authority(), what: "x".into() }), 3);
+        assert_eq!(connect(ConnectError::Incompatible { authority: authority(), what: "x".into() }), 3);
         assert_eq!(connect(ConnectError::Identity(IdentityError::Signature)), 4);
         assert_eq!(connect(ConnectError::Misbehaved { authority: authority(), what: "x".into() }), 4);
         assert_eq!(connect(ConnectError::Refused), 5);
@@ -281,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn each_call_error_has_its_exit_code() {
+    fn call_errors_have_exit_codes() {
         use Executed::{No, Unknown, Yes};
         assert_eq!(call(No, CallFailure::Refused("no".into())), 6);
         assert_eq!(call(No, CallFailure::Codec("x".into())), 6);
@@ -300,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_call_always_says_whether_it_was_executed() {
+    fn failed_calls_say_whether_executed() {
         for (executed, words) in [
             (Executed::No, "not executed"),
             (Executed::Yes, "executed: do not"),
@@ -320,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_server_says_cannot_drive_the_terminal_nor_add_a_line() {
+    fn escapes_text_of_the_server() {
         let text = "no\n\x1b[2J".into();
         let line = Failure::from(CallError::new(Executed::No, CallFailure::Refused(text))).to_string();
         assert_eq!(line, "refused: no\\n\\u{1b}[2J; correct the message (not executed)");

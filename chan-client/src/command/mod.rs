@@ -1,4 +1,4 @@
-//! The program `chan-client`, as a library.
+//! The program `chan-client`.
 
 mod access;
 mod arguments;
@@ -25,12 +25,12 @@ use notice::Notice;
 ///
 /// # Errors
 ///
-/// The command failed: what to tell the user, and the exit code. Wrong usage of the command line itself, and the
-/// wish for help, end the program here.
+/// Returns a message for the user and the exit code if the command failed. Exits the program after wrong usage of the
+/// command line and after `--help`.
 pub fn run() -> Result<(), Failure> {
     signals::handle().map_err(|error| Failure::local(format_args!("cannot handle signals: {error}")))?;
     if let Err(error) = forbid_core_dumps() {
-        // A sandbox may forbid it, and the program is of use all the same.
+        // A sandbox may refuse this. The program works without it.
         stdio::complain(format_args!(
             "chan-client: cannot forbid core dumps, which would hold secrets: {error}"
         ));
@@ -57,7 +57,7 @@ pub fn run() -> Result<(), Failure> {
     }
 }
 
-/// What the command line says. Wrong usage and the wish for help end the program here, also where they cannot be written.
+/// Parses the command line. Exits the program after wrong usage and after `--help`, even if the text cannot be written.
 fn arguments() -> Result<Arguments, Failure> {
     let parsed = arguments::command().try_get_matches().and_then(|found| Arguments::from_arg_matches(&found));
     parsed.or_else(|error| {
@@ -74,18 +74,17 @@ fn arguments() -> Result<Arguments, Failure> {
 fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let runtime = runtime::start()?;
     let done = runtime.block_on(work);
-    // A read from standard input that nobody waits for any more cannot be cancelled.
+    // A pending read of standard input cannot be cancelled.
     runtime.shutdown_background();
     done
 }
 
-/// Writes one line to standard output, at once. Blocks while there is no room for it.
+/// Writes one line to standard output and flushes it. Blocks while the reader is slow.
 fn print_line(line: &str) -> Result<(), Failure> {
     stdio::print(&format!("{line}\n")).map_err(|error| Failure::output(&error))
 }
 
-/// Writes one line to standard output on a thread for blocking work, so that a reader that takes nothing delays no
-/// signal.
+/// Writes one line to standard output on a thread for blocking work, so that a slow reader does not delay signals.
 async fn show_line(line: String) -> io::Result<()> {
     tokio::task::spawn_blocking(move || stdio::print(&format!("{line}\n"))).await.map_err(io::Error::other)?
 }

@@ -1,4 +1,4 @@
-//! What is said on standard error while a command runs.
+//! Messages on standard error while a command runs.
 
 use std::fmt;
 use std::io::{IsTerminal, stderr};
@@ -13,16 +13,16 @@ use tokio::time::sleep;
 
 use super::failure::{Failure, MAYBE};
 
-/// How long a person waits without being told for what.
+/// The silent wait before the program tells a person what it waits for.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Knows what is being waited for, and says so when that takes long; says everything if asked to.
+/// Explains long waits on a terminal, and each step if the user asked for that.
 #[derive(Debug)]
 pub(super) struct Notice {
     verbose: bool,
     terminal: bool,
     waiting_for: Mutex<&'static str>,
-    /// The message may have reached the service.
+    /// Whether the message may have reached the service.
     sent: AtomicBool,
 }
 
@@ -36,31 +36,30 @@ impl Notice {
         }
     }
 
-    /// From now on this is waited for.
+    /// Sets what the command waits for.
     pub(super) fn wait_for(&self, what: &'static str) {
         *self.waiting_for.lock().unwrap_or_else(PoisonError::into_inner) = what;
     }
 
-    /// From now on the message may be executed, and this is waited for.
+    /// Records that the message may be executed from now on, and sets what the command waits for.
     pub(super) fn sent(&self, what: &'static str) {
         self.sent.store(true, Ordering::Relaxed);
         self.wait_for(what);
     }
 
-    /// Something that only those want to know who asked.
+    /// Reports a detail if the user asked for details.
     pub(super) fn detail(&self, what: impl FnOnce() -> String) {
         if self.verbose {
             self.complain(what());
         }
     }
 
-    /// Something went wrong, and the command goes on.
+    /// Reports a problem; the command continues.
     pub(super) fn complain(&self, what: impl fmt::Display) {
         complain(format_args!("chan-client: {}", crate::json::one_line(&what.to_string())));
     }
 
-    /// Runs `work` until it is done or a signal ends it. On a terminal, tells what is being waited for after a second,
-    /// each thing once.
+    /// Runs `work` until it is done or a signal ends it. On a terminal, explains each wait that takes a second, once.
     pub(super) async fn during<T>(
         &self,
         work: impl Future<Output = Result<T, Failure>>,
@@ -116,13 +115,13 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_long_wait_is_explained_once_and_a_short_one_not_at_all() {
+    async fn explains_long_waits_once() {
         let steps = [("the network", 500), ("the key", 3600), ("the answer", 500)];
         assert_eq!(said_during(&notice(true), &steps).await, ["the key"]);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn nothing_is_explained_to_a_program() {
+    async fn explains_nothing_to_programs() {
         assert!(said_during(&notice(false), &[("the key", 5000)]).await.is_empty());
     }
 }

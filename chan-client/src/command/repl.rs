@@ -1,4 +1,4 @@
-//! Messages typed line by line, or read from a script.
+//! Messages from the keyboard or a script, line by line.
 
 use std::collections::VecDeque;
 use std::pin::{Pin, pin};
@@ -16,13 +16,13 @@ use super::failure::{Failure, MAYBE};
 use super::notice::Notice;
 
 const HELP: &str = "\
-MESSAGE     call: send it, in JSON, and show the answer
-! MESSAGE   cast: send it, and expect no answer
-?           show this
+MESSAGE     call: send JSON and show the answer
+! MESSAGE   cast: send JSON without an answer
+?           show this help
 Ctrl-C      stop waiting for an answer
-quit, exit  leave, as Ctrl-D does";
+quit, exit  leave, like Ctrl-D";
 
-/// How long the end of a script waits for messages of the service, once the service has taken all of the script's.
+/// The time for which the end of a script waits for messages of the service, once the service has taken the script's.
 const LAST_MESSAGES_TIMEOUT: Duration = Duration::from_millis(250);
 
 pub(super) fn repl(access: &Access, start: &Start, notice: &Notice) -> Result<(), Failure> {
@@ -47,18 +47,18 @@ pub(super) fn repl(access: &Access, start: &Start, notice: &Notice) -> Result<()
     })
 }
 
-/// Waits until the service has taken every cast: one that cannot be read shows then, and the end of the session would
-/// overtake that.
+/// Waits until the service has taken every cast. It reports a cast that it cannot decode only then, and closing the
+/// session before that would hide the error.
 async fn taken(remote: &Remote<Opaque>) -> Result<(), Failure> {
     match timeout(Limits::default().close_timeout, remote.taken()).await {
         Ok(taken) => taken.map_err(|reason| Failure::cast(&reason)),
-        // How the session closes says why.
+        // The close that follows reports the cause.
         Err(_) => Ok(()),
     }
 }
 
-/// Gives the service time to say what it has to say to the messages of a script. Nobody knows what that is: a cast has
-/// no answer.
+/// Gives the service time to react to the casts of a script. A cast has no answer, so the client cannot know whether
+/// more messages follow.
 async fn wait_for_last(remote: &Remote<Opaque>, script: bool) -> Result<(), Failure> {
     if script {
         taken(remote).await?;
@@ -67,20 +67,20 @@ async fn wait_for_last(remote: &Remote<Opaque>, script: bool) -> Result<(), Fail
     Ok(())
 }
 
-/// How a conversation was left.
+/// Why the user left.
 enum Left {
     EndOfInput,
     Quit,
 }
 
-/// What is said, and in a script, what failed.
+/// The state of the conversation.
 struct Conversation {
     script: bool,
     typed: VecDeque<Result<String, Failure>>,
-    /// Lines that are shown one by one, before the next message is taken: what waits to be shown is bounded, and a
-    /// terminal that is slow to show it still takes what is typed.
+    /// Lines to show before the next message is taken. So the output is bounded, and a slow terminal does not keep the
+    /// program from reading the keyboard.
     unshown: VecDeque<String>,
-    /// The lines that were read.
+    /// The number of lines read.
     lines: u64,
     failed: u64,
     first_failure: Option<(u64, Failure)>,
@@ -98,7 +98,7 @@ impl Conversation {
         }
     }
 
-    /// Sends what is typed and shows what comes, until the user leaves or the service ends.
+    /// Sends typed messages and shows messages of the service, until the user leaves or the service ends.
     async fn hold(&mut self, chan: &mut Channel<Opaque>, console: &mut Console) -> Result<Left, Failure> {
         let (remote, show) = (chan.remote(), console.show());
         let mut last = pin!(wait_for_last(&remote, self.script));
@@ -161,7 +161,7 @@ impl Conversation {
                         self.unshown.push_back(readable(&message).unwrap_or_else(unreadable));
                     }
                     Some(Message::Call(_, reply)) => reply.refuse(NO_CALLS),
-                    // What is waited for ends with the session, and is shown first.
+                    // The pending call ends with the session. Its result is shown first.
                     None => over = true,
                 },
             }
@@ -174,7 +174,7 @@ impl Conversation {
         Some(typed.and_then(|line| parse(&line)))
     }
 
-    /// Shows what failed in its place among the answers, and keeps it for the exit code.
+    /// Shows a failure among the answers, and keeps the first one for the exit code.
     fn complain(&mut self, failure: Failure) {
         self.unshown.push_back(match self.script {
             true => format!("- line {}: {failure}", self.lines),
@@ -184,12 +184,12 @@ impl Conversation {
         self.first_failure.get_or_insert((self.lines, failure));
     }
 
-    /// In a script every failure is one of the command. A person has seen it.
+    /// Returns the result of the command. A failed line fails a script; a person has already seen the failure.
     fn result(self) -> Result<(), Failure> {
         match self.first_failure {
             Some((line, failure)) if self.script => {
                 let (failed, lines) = (self.failed, self.lines);
-                Err(failure.told_as(|text| {
+                Err(failure.map_line(|text| {
                     format!("{failed} of {lines} lines failed, the first is line {line}: {text}")
                 }))
             }
@@ -198,7 +198,7 @@ impl Conversation {
     }
 }
 
-/// What the user waits for; it ends with a line to show, if there is one.
+/// The message that the user waits for. Its result is a line to show, if there is one.
 type Work<'r> = Pin<Box<dyn Future<Output = Option<Result<String, Failure>>> + Send + 'r>>;
 
 async fn call(remote: &Remote<Opaque>, message: Box<str>) -> Option<Result<String, Failure>> {
@@ -217,7 +217,7 @@ fn interrupted(waited: bool) -> String {
     }
 }
 
-/// What a line says.
+/// A parsed line.
 #[derive(Debug, PartialEq, Eq)]
 enum Line {
     Call(Box<str>),
@@ -227,7 +227,7 @@ enum Line {
     Quit,
 }
 
-/// What was given at once: one message, that may be of several lines, or a message on each line, as they are pasted.
+/// Splits pasted text: it is one message over several lines, or one message on each line.
 fn lines(text: String) -> Vec<String> {
     match text.contains('\n') && parse(&text).is_err() {
         true => text.lines().map(str::to_owned).collect(),
@@ -252,7 +252,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pasted_lines_are_a_message_each_unless_they_are_one_together() {
+    fn splits_pasted_messages() {
         let pasted = |text: &str| lines(text.into());
         assert_eq!(pasted("1"), ["1"]);
         assert_eq!(pasted("[1,\n2]"), ["[1,\n2]"]);
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_a_call_or_with_a_bang_a_cast() {
+    fn parses_calls_and_casts() {
         assert_eq!(
             parse(" {\"Lookup\": {\"key\": \"joe\"}} ").unwrap(),
             Line::Call(r#"{"Lookup":{"key":"joe"}}"#.into())

@@ -1,4 +1,4 @@
-//! Commands that carry bytes.
+//! Commands that carry bytes: `pipe` and `forward`.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -20,24 +20,24 @@ use super::failure::{Code, Failure};
 use super::notice::Notice;
 use super::{block_on, print_line};
 
-/// What the service is told of a local stream that failed begins with this.
+/// The name of the local stream in errors that reach the service.
 const LOCAL: &str = "the client's stream";
 
-/// Bytes that a service may send ahead. It gets so much through in each round trip: at 100 ms, 20 MB/s, as with `ssh -L`.
-/// Cost: so much memory for each connection whose program does not read.
+/// The bytes that a service may send ahead. A window of 2 MiB carries 20 MB/s at a round trip of 100 ms, as `ssh -L` does.
+/// It costs as much memory for each connection whose program does not read.
 const WINDOW_LEN: usize = 2 * 1024 * 1024;
 
-/// How long standard input may be silent after the service's EOF before `pipe` takes it to have nothing to say.
+/// The time for which standard input may be silent after the service's EOF before `pipe` ends.
 const INPUT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Logins in flight at once: half of what a server takes from one source by default. Programs like to open their
-/// connections all at once.
+/// The most logins in flight: half of what a server accepts from one source by default. Some programs open all their
+/// connections at once.
 const MAX_LOGINS: usize = 8;
 
-/// How long a listener that cannot accept waits before it tries again: other connections may end.
+/// The wait after a failed `accept`. Another connection may end and free a descriptor.
 const ACCEPT_RETRY_AFTER: Duration = Duration::from_millis(100);
 
-/// How often a free port is looked for that is free under both addresses of loopback.
+/// The attempts to find a port that is free on both loopback addresses.
 const PORT_ATTEMPTS: usize = 16;
 
 pub(super) fn pipe(access: &Access, notice: &Notice) -> Result<(), Failure> {
@@ -48,11 +48,11 @@ pub(super) fn pipe(access: &Access, notice: &Notice) -> Result<(), Failure> {
         let relay = Relay::new(LOCAL).input_timeout(INPUT_TIMEOUT);
         tokio::select! {
             carried = relay.run(chan, stdio::input(), stdio::output()) => match carried {
-                // The reader of the output has what it wanted. Other programs end in silence too.
+                // The reader of standard output has closed it, as `head` does. Other programs end silently too.
                 Err(RelayError::Stream(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
                 carried => carried.map_err(failure),
             },
-            signal = signals.recv() => Err(Failure::signal(signal, "what was on its way may be lost")),
+            signal = signals.recv() => Err(Failure::signal(signal, "data in transit may be lost")),
         }
     })
 }
@@ -66,16 +66,16 @@ pub(super) fn forward(
     let way = access.way()?;
     raise_descriptors();
     block_on(async {
-        // A wrong password is told now, and its key is derived before anybody waits for it.
+        // Reports a wrong password now, and derives the key before a connection waits for it.
         notice.during(async { Ok(way.connect(&notice).ping().await?) }).await?;
         let listeners = bind(listen).await?;
-        // Before anything is printed: whoever reads it may say at once that it is enough.
+        // Subscribed before the first line is printed, because its reader may send a signal at once.
         let mut signals = signals::subscribe();
         for listener in &listeners {
             let address = listener.local_addr()?;
             if !address.ip().is_loopback() {
                 notice.complain(format_args!(
-                    "warning: everybody who reaches {address} uses the service in your name; a port alone listens on loopback"
+                    "warning: anybody who can reach {address} can use the service in your name; a port alone listens on loopback"
                 ));
             }
             print_line(&format!("listening on {address}"))?;
@@ -93,21 +93,21 @@ pub(super) fn forward(
             accepting.spawn(accept(listener, Arc::clone(&forward)));
         }
         tokio::select! {
-            // None of them ends.
+            // No acceptor ends.
             Some(ended) = accepting.join_next() => ended.map_err(Failure::local),
             _ = signals.recv() => Ok(()),
         }
     })
 }
 
-/// What the connections of a `forward` share.
+/// The state that all connections of a `forward` share.
 struct Forward {
     way: Way,
     notice: Notice,
     logins: Semaphore,
     room: Arc<Semaphore>,
     max_connections: u16,
-    /// Whether the last connection found no room: then that has been said.
+    /// Whether the last connection was reset for want of room. Only the first reset in a row is reported.
     full: AtomicBool,
 }
 
@@ -122,12 +122,12 @@ async fn accept(listener: TcpListener, forward: Arc<Forward>) {
             }
         };
         let Ok(place) = Arc::clone(&forward.room).try_acquire_owned() else {
-            // Its program can say so to its user, or try again. It knows nothing of a connection that is held.
+            // A reset lets the program report the failure or try again. A connection that waits would tell it nothing.
             let _ = stream.set_zero_linger();
             if !forward.full.swap(true, Ordering::Relaxed) {
                 let max = forward.max_connections;
                 forward.notice.complain(format_args!(
-                    "a connection was reset: {max} are carried, as many as --max-connections allows"
+                    "a connection was reset: {max} are open, the most that --max-connections allows"
                 ));
             }
             continue;
@@ -144,7 +144,7 @@ async fn accept(listener: TcpListener, forward: Arc<Forward>) {
 }
 
 impl Forward {
-    /// Carries one local connection, in a session of its own. If that fails, the connection is reset.
+    /// Carries one local connection in a session of its own. Resets the connection if that fails.
     async fn carry(&self, mut stream: TcpStream) -> Result<(), Failure> {
         let (reader, writer) = tcp_halves(&mut stream)?;
         let login = self.logins.acquire().await.map_err(Failure::local)?;
@@ -162,8 +162,8 @@ async fn open(way: &Way, notice: &Notice) -> Result<Channel<Opaque>, Failure> {
     Ok(chan)
 }
 
-/// A port alone is one of loopback: who may connect there may use the service. Programs that know it as `localhost` use
-/// either address.
+/// Binds the listeners. A port alone is bound on loopback only, because everybody who can connect can use the service. It
+/// is bound on both loopback addresses, because programs use either for `localhost`.
 async fn bind(listen: &str) -> Result<Vec<TcpListener>, Failure> {
     let cannot = |at: &str, error: io::Error| {
         Failure::usage(format_args!("cannot listen on {at}: {error}; name a free port, or ADDRESS:PORT"))
@@ -191,8 +191,8 @@ fn without_ipv6(error: &io::Error) -> bool {
         || error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error())
 }
 
-/// Each connection takes two descriptors, and the usual soft limit of 1 024 is there for programs that use `select`. A
-/// system that forbids this leaves it as it is.
+/// Raises the limit of descriptors. Each connection takes two, and the usual soft limit of 1 024 exists for programs that
+/// use `select`. If the system refuses, the limit stays.
 fn raise_descriptors() {
     use rustix::process::{Resource, getrlimit, setrlimit};
 
@@ -204,7 +204,7 @@ fn raise_descriptors() {
 fn failure(error: RelayError) -> Failure {
     match error {
         RelayError::Session(ExitReason::Normal) => {
-            Failure::new(Code::Ended, "the service ended before it had closed the stream; ask its operator")
+            Failure::new(Code::Ended, "the service ended without closing the stream; ask its operator")
         }
         RelayError::Session(reason) => Failure::ended(&reason),
         RelayError::Stream(error) => Failure::local(format_args!("the local stream failed: {error}")),
@@ -217,7 +217,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn port_alone_is_both_addresses_of_loopback() {
+    async fn port_alone_binds_both_loopback_addresses() {
         let listeners = bind("0").await.unwrap();
         let port = listeners[0].local_addr().unwrap().port();
         for listener in &listeners {
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn names_the_address_that_is_taken() {
+    async fn names_address_in_use() {
         let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = taken.local_addr().unwrap().port();
         let failure = bind(&port.to_string()).await.unwrap_err();

@@ -7,11 +7,11 @@ use rustls::Error;
 
 use crate::known_hosts::KnownHostsError;
 
-/// Why the caller's way to trust a server cannot be used at all. Nothing was sent.
+/// Why the chosen way to trust a server cannot be used. Nothing was sent.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TrustError {
-    /// The file of a private authority.
+    /// The file of a private authority cannot be used.
     #[error("cannot use the CA file {}: {what}; name a file with the authority's certificate", path.display())]
     Ca {
         /// The file.
@@ -19,10 +19,10 @@ pub enum TrustError {
         /// What is wrong with it.
         what: Box<str>,
     },
-    /// The file of known hosts.
+    /// The file of known hosts cannot be used.
     #[error(transparent)]
     KnownHosts(#[from] KnownHostsError),
-    /// The system's authorities.
+    /// The authorities of the system cannot be used.
     #[error("cannot use the system's certificate authorities ({0}); pin the server's key instead")]
     System(Error),
 }

@@ -1,4 +1,4 @@
-//! How a client trusts a server: four ways, and no other.
+//! The four ways to trust a server.
 
 mod error;
 #[cfg(test)]
@@ -19,24 +19,24 @@ pub use error::TrustError;
 pub use crate::identity::IdentityError;
 use crate::known_hosts::{KnownHosts, KnownHostsError};
 
-/// How the server's identity is judged. It always comes from the caller, never from what the server says.
+/// How the client checks the identity of the server. The caller decides; nothing that the server sends can change it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Trust {
-    /// The server's key is one of these. The strongest and the simplest; names and dates do not matter, and a
-    /// second pin lets the server change its key.
+    /// The server's key is one of these. This is the strongest and simplest way. Names and dates in the certificate do
+    /// not matter. A second pin lets the server change its key.
     Pin(Vec<Pin>),
-    /// Its certificate was signed by an authority in this PEM file, for this host, and has not expired.
+    /// An authority in this PEM file has signed the server's certificate for this host, and it has not expired.
     Ca(PathBuf),
-    /// The same, with the authorities that the system trusts.
+    /// An authority that the system trusts has signed the server's certificate for this host, and it has not expired.
     System,
-    /// Its key is the one it showed the first time, as noted in [`KnownHosts`]. An unknown key is an error unless
-    /// the caller accepts new ones; another key than the known one always is.
+    /// The server's key is the one that it showed the first time, as saved in [`KnownHosts`]. An unknown key is an error
+    /// unless the caller accepts new keys. A changed key is always an error.
     Tofu,
 }
 
 impl Trust {
-    /// What checks the server's certificate in the TLS handshake. Reads files, so not for a task.
+    /// Makes the verifier of the server's certificate. Reads files, so call it on a thread for blocking work.
     pub(crate) fn verifier(
         &self,
         authority: &str,
@@ -77,30 +77,30 @@ fn read_roots(file: &Path) -> Result<RootCertStore, TrustError> {
         roots.add(certificate).map_err(|error| TrustError::ca(file, error))?;
     }
     match roots.is_empty() {
-        true => Err(TrustError::ca(file, "it holds no certificate in PEM form")),
+        true => Err(TrustError::ca(file, "it contains no PEM certificate")),
         false => Ok(roots),
     }
 }
 
-/// Checks that the server shows a key that is expected and, like every other verifier, that it owns it: the
-/// signature over the handshake is checked by the provider.
+/// Accepts a server that shows an expected key. The provider checks the signature over the handshake, which proves that
+/// the server owns the key.
 #[derive(Debug)]
 struct KeyVerifier {
     judge: Judge,
     authority: Box<str>,
-    /// Judges signatures alone: it pins nothing.
+    /// Checks signatures. It has no pins.
     signatures: PinVerifier,
 }
 
 #[derive(Debug)]
 enum Judge {
-    /// One of these, as the URL says.
+    /// Accepts these keys, which the URL names.
     Pinned(Vec<Pin>),
-    /// One of these, as this file says.
+    /// Accepts these keys, which this file names.
     Known(Vec<Pin>, PathBuf),
-    /// Never seen, and the caller accepts new keys: it is noted after the login.
+    /// Accepts every key: the server is unknown, and the caller accepts new keys. The key is saved after the login.
     Anything,
-    /// Never seen, and the caller does not.
+    /// Accepts no key: the server is unknown, and the caller does not accept new keys.
     Nothing,
 }
 

@@ -1,4 +1,4 @@
-//! Handshakes with servers that are who they say, and others.
+//! TLS handshakes with genuine and false servers.
 
 use lib_chan::tls::{client_config, server_config};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
@@ -63,8 +63,8 @@ fn resolver(certificate: &CertificateDer<'static>, key: &KeyPair) -> Arc<dyn Res
     Arc::new(SingleCertAndKey::from(CertifiedKey::new(vec![certificate.clone()], key)))
 }
 
-/// A TLS handshake in memory with a server that shows `certificate` and signs with `key`, as seen by a client
-/// that wants to talk to `h:1`.
+/// Runs a TLS handshake in memory between a client of `h:1` and a server that shows `certificate` and signs with `key`.
+/// Returns the client's view.
 async fn handshake(
     verifier: Arc<dyn ServerCertVerifier>,
     certificate: &CertificateDer<'static>,
@@ -93,7 +93,7 @@ async fn try_tofu(known: &KnownHosts, accept_new: bool, server: &Server) -> Resu
 }
 
 #[tokio::test]
-async fn a_pinned_key_is_accepted_and_any_other_is_shown() {
+async fn accepts_pinned_key_only() {
     let (one, other) = (Server::self_signed(), Server::self_signed());
     let pins = Trust::Pin(vec![one.pin(), Server::self_signed().pin()]);
     assert_eq!(try_trust(&pins, &one).await, Ok(()));
@@ -103,7 +103,7 @@ async fn a_pinned_key_is_accepted_and_any_other_is_shown() {
 }
 
 #[tokio::test]
-async fn a_server_that_shows_a_certificate_without_owning_its_key_is_refused_in_every_mode() {
+async fn refuses_certificate_without_its_key() {
     let directory = tempfile::tempdir().unwrap();
     let known = KnownHosts::at(directory.path().join("known_hosts"));
     let authority = Authority::new("ours");
@@ -120,7 +120,7 @@ async fn a_server_that_shows_a_certificate_without_owning_its_key_is_refused_in_
 }
 
 #[tokio::test]
-async fn an_unknown_key_needs_consent_and_a_known_one_does_not() {
+async fn only_unknown_key_needs_consent() {
     let directory = tempfile::tempdir().unwrap();
     let known = KnownHosts::at(directory.path().join("known_hosts"));
     let server = Server::self_signed();
@@ -133,7 +133,7 @@ async fn an_unknown_key_needs_consent_and_a_known_one_does_not() {
 }
 
 #[tokio::test]
-async fn a_changed_key_is_refused_with_both_fingerprints_even_if_new_ones_are_accepted() {
+async fn refuses_changed_key_with_both_fingerprints() {
     let directory = tempfile::tempdir().unwrap();
     let known = KnownHosts::at(directory.path().join("known_hosts"));
     let (old, new) = (Server::self_signed(), Server::self_signed());
@@ -147,7 +147,7 @@ async fn a_changed_key_is_refused_with_both_fingerprints_even_if_new_ones_are_ac
 }
 
 #[tokio::test]
-async fn a_private_authority_vouches_for_its_own_servers() {
+async fn private_authority_vouches_for_its_servers() {
     let authority = Authority::new("ours");
     assert_eq!(try_trust(&authority.trust(), &authority.sign("h", 2020..4000)).await, Ok(()));
     let error = try_trust(&authority.trust(), &Authority::new("other").sign("h", 2020..4000)).await;
@@ -158,7 +158,7 @@ async fn a_private_authority_vouches_for_its_own_servers() {
 }
 
 #[tokio::test]
-async fn the_certificate_of_an_authority_is_told_with_what_to_do() {
+async fn refuses_certificate_of_authority_with_advice() {
     let mut params = CertificateParams::new(vec!["h".into()]).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let key = KeyPair::generate().unwrap();
@@ -172,7 +172,7 @@ async fn the_certificate_of_an_authority_is_told_with_what_to_do() {
 }
 
 #[tokio::test]
-async fn an_expired_certificate_is_refused_with_its_date() {
+async fn refuses_expired_certificate_with_its_date() {
     let authority = Authority::new("ours");
     let error = try_trust(&authority.trust(), &authority.sign("h", 2020..2021)).await.unwrap_err();
     assert_eq!(
@@ -182,14 +182,14 @@ async fn an_expired_certificate_is_refused_with_its_date() {
 }
 
 #[tokio::test]
-async fn a_certificate_of_the_future_is_refused_with_its_date() {
+async fn refuses_future_certificate_with_its_date() {
     let authority = Authority::new("ours");
     let error = try_trust(&authority.trust(), &authority.sign("h", 3000..4000)).await.unwrap_err();
     assert_eq!(error, IdentityError::NotYet { on: "3000-01-01T00:00:00Z".into() });
 }
 
 #[tokio::test]
-async fn a_certificate_for_another_host_is_refused_with_both_names() {
+async fn refuses_other_host_with_both_names() {
     let authority = Authority::new("ours");
     let error = try_trust(&authority.trust(), &authority.sign("other.net", 2020..4000)).await.unwrap_err();
     assert_eq!(
@@ -199,7 +199,7 @@ async fn a_certificate_for_another_host_is_refused_with_both_names() {
 }
 
 #[test]
-fn a_ca_file_that_is_missing_or_holds_no_certificate_is_named() {
+fn names_unusable_ca_file() {
     let empty = tempfile::NamedTempFile::new().unwrap();
     for path in [empty.path(), Path::new("/nowhere/ca.pem")] {
         let trust = Trust::Ca(path.into());
@@ -209,8 +209,8 @@ fn a_ca_file_that_is_missing_or_holds_no_certificate_is_named() {
 }
 
 #[tokio::test]
-async fn the_system_trusts_no_certificate_that_was_just_made_up() {
-    // Without any authority on the machine the mode itself fails, and says what to do instead.
+async fn system_trusts_no_invented_certificate() {
+    // On a machine without authorities, the mode itself fails and says what to do instead.
     match Trust::System.verifier("h:1", || panic!("not asked"), false) {
         Ok(verifier) => {
             let server = Authority::new("ours").sign("h", 2020..4000);

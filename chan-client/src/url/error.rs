@@ -1,10 +1,10 @@
-//! What is wrong with a URL.
+//! Errors of a URL.
 
 use std::convert::Infallible;
 
 /// What is wrong with a URL, where, and what to write instead.
 ///
-/// It repeats nothing of the URL, so that a password that somebody wrote into it goes no further.
+/// The error does not repeat the URL, because somebody may have written a password into it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the URL at character {}: {}; {}", .at + 1, .fault.what(), .fault.remedy())]
 pub struct UrlError {
@@ -24,15 +24,15 @@ impl From<Infallible> for UrlError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum UrlFault {
-    /// A CA file without a name, or one that is not percent-encoded UTF-8.
+    /// The name of the CA file is empty or not percent-encoded UTF-8.
     CaFile,
-    /// White space, a control character or `#`.
+    /// The URL contains white space, a control character or `#`.
     Character,
-    /// The part before `@` is not a client's name.
+    /// The text before `@` is not the name of a client.
     Client,
-    /// Neither a host name nor an IP address.
+    /// The host is neither a host name nor an IP address.
     Host,
-    /// An IPv6 address without its brackets, or with something else in them.
+    /// An IPv6 address has no brackets, or the brackets contain something else.
     Ipv6,
     /// The host is missing.
     NoHost,
@@ -40,23 +40,23 @@ pub enum UrlFault {
     NoPort,
     /// The service is missing.
     NoService,
-    /// Nothing says how the server is trusted.
+    /// The URL does not say how to trust the server.
     NoTrust,
-    /// There is a password in it.
+    /// The URL contains a password.
     Password,
-    /// A pin that is not `sha256:` and 43 characters of base64url.
+    /// A pin is not `sha256:` and 43 characters of base64url.
     Pin,
     /// The port is not a number from 1 to 65535.
     Port,
-    /// It does not begin with `chan://`.
+    /// The URL does not begin with `chan://`.
     Scheme,
-    /// Not a service's name.
+    /// The text after `/` is not the name of a service.
     Service,
-    /// More than one way to trust the server.
+    /// The URL names more than one way to trust the server.
     TwoTrusts,
-    /// No such way to trust a server.
+    /// The URL names an unknown way to trust the server.
     UnknownTrust,
-    /// `system` and `tofu` have no value; `pin` and `ca` need one.
+    /// `system` or `tofu` has a value, or `pin` or `ca` has none.
     TrustValue,
 }
 
@@ -64,10 +64,10 @@ impl UrlFault {
     const fn what(self) -> &'static str {
         match self {
             Self::CaFile => "the name of the CA file is empty or not percent-encoded UTF-8",
-            Self::Character => "white space, a control character or `#` cannot stand here",
+            Self::Character => "white space, control characters and `#` are not allowed here",
             Self::Client => "the client before `@` is not 1 to 64 letters, digits, `.`, `_` or `-`",
-            Self::Host => "this is neither a host name nor an IP address",
-            Self::Ipv6 => "an IPv6 address stands in brackets, alone",
+            Self::Host => "expected a host name or an IP address",
+            Self::Ipv6 => "an IPv6 address must be written in brackets",
             Self::NoHost => "the host is missing",
             Self::NoPort => "the port is missing, and there is no default",
             Self::NoService => "the service is missing",
@@ -78,8 +78,8 @@ impl UrlFault {
             Self::Scheme => "it does not begin with `chan://`",
             Self::Service => "the service is not 1 to 64 letters, digits, `.`, `_` or `-`",
             Self::TwoTrusts => "there is more than one way to trust the server",
-            Self::UnknownTrust => "there is no such way to trust a server",
-            Self::TrustValue => "`pin=` and `ca=` have a value, `system` and `tofu` have none",
+            Self::UnknownTrust => "unknown way to trust a server",
+            Self::TrustValue => "`pin` and `ca` need a value, `system` and `tofu` take none",
         }
     }
 
@@ -92,7 +92,7 @@ impl UrlFault {
             Self::Ipv6 => "write chan://[2001:db8::1]:port/service",
             Self::NoPort | Self::Port => "write chan://host:PORT/service",
             Self::NoService | Self::Service => "write chan://host:port/SERVICE",
-            Self::Password => "remove it, change it if others can have seen it, and keep it in a file",
+            Self::Password => "remove it, change it if others may have seen it, and keep it in a file",
             Self::Pin => "take the URL that `chan-server identity` prints",
             Self::Scheme => "write chan://host:port/service and how to trust the server",
             Self::NoTrust | Self::TwoTrusts | Self::UnknownTrust | Self::TrustValue => {

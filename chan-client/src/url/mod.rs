@@ -1,5 +1,6 @@
-//! Where a service is and how its server is trusted, in one line.
+//! `chan://` URLs: where a service is, and how to trust its server.
 
+mod authority;
 mod error;
 mod parse;
 #[cfg(test)]
@@ -11,17 +12,23 @@ use std::path::Path;
 use lib_chan::auth::{ClientId, ServiceName};
 use lib_chan::secret::Target;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use rustls::pki_types::ServerName;
 
+pub use authority::Authority;
 pub use error::{UrlError, UrlFault};
 
 use crate::trust::Trust;
 
-/// The address of a service: `chan://[client@]host:port/service?TRUST`.
+/// The URL of a service: `chan://[client@]host:port[,host:port…]/service?TRUST`.
 ///
-/// `TRUST` is exactly one of `pin=sha256:…` (more pins after commas), `ca=FILE`, `system` and `tofu`
-/// ([`Trust`]); there is none that trusts everybody, and no default. The port has no default either. An IPv6
-/// address stands in brackets; the name of a CA file is percent-encoded. A password is never part of it.
+/// - `TRUST` is one of `pin=sha256:…` (more pins after commas), `ca=FILE`, `system` and `tofu`; see [`Trust`]. There is
+///   no default, and no way to trust every server.
+/// - The port has no default.
+/// - An IPv6 address is written in brackets.
+/// - Several servers, separated by commas, offer the same service under the same trust. The client tries them in this
+///   order and takes the first that it can reach. A server that is not the expected one, or that refuses the login, is
+///   an error; the client does not try the next.
+/// - The name of a CA file is percent-encoded.
+/// - A URL never contains a password.
 ///
 /// [`Display`](fmt::Display) writes a URL that parses to the same value.
 ///
@@ -35,59 +42,52 @@ use crate::trust::Trust;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChanUrl {
     client: ClientId,
-    host: ServerName<'static>,
-    port: u16,
+    /// At least one.
+    authorities: Vec<Authority>,
     service: ServiceName,
     trust: Trust,
 }
 
 impl ChanUrl {
-    /// Who the client says it is; empty when the service has one password for everybody.
+    /// The name of the client; empty if the service has one password for everybody.
     pub fn client(&self) -> &ClientId {
         &self.client
     }
 
-    /// The host's name in lower case, or its IP address.
-    pub fn host(&self) -> &ServerName<'static> {
-        &self.host
+    /// The servers to try, in this order; at least one.
+    pub fn authorities(&self) -> &[Authority] {
+        &self.authorities
     }
 
-    /// The TCP port, never 0.
-    pub fn port(&self) -> u16 {
-        self.port
-    }
-
-    /// The service's name.
+    /// The name of the service.
     pub fn service(&self) -> &ServiceName {
         &self.service
     }
 
-    /// How the server is trusted.
+    /// How to trust the server.
     pub fn trust(&self) -> &Trust {
         &self.trust
     }
 
-    /// `host:port`, an IPv6 address in brackets: under this a server stands in a known-hosts file.
-    pub fn authority(&self) -> String {
-        match &self.host {
-            ServerName::IpAddress(rustls::pki_types::IpAddr::V6(_)) => {
-                format!("[{}]:{}", self.host.to_str(), self.port)
-            }
-            host => format!("{}:{}", host.to_str(), self.port),
+    /// Returns the target of a login at one of the servers.
+    pub(crate) fn target(&self, authority: &Authority) -> Target {
+        Target {
+            host: authority.to_string().into(),
+            service: self.service.clone(),
+            client: self.client.clone(),
         }
     }
 
-    /// Whom a password is used for with this URL.
-    pub(crate) fn target(&self) -> Target {
-        Target { host: self.authority().into(), service: self.service.clone(), client: self.client.clone() }
+    /// Returns the servers as the URL writes them.
+    pub(crate) fn authority_list(&self) -> String {
+        self.authorities.iter().map(Authority::to_string).collect::<Vec<_>>().join(",")
     }
 
-    /// The same URL with the file it names, if any, as an absolute path, so that it can be kept for use
-    /// elsewhere.
+    /// Makes the path of a CA file absolute, so that the URL can be used in other directories.
     ///
     /// # Errors
     ///
-    /// The current directory cannot be found out.
+    /// Returns an error if the current directory is unknown.
     pub fn absolute(mut self) -> std::io::Result<Self> {
         if let Trust::Ca(file) = &mut self.trust {
             *file = std::path::absolute(&*file)?;
@@ -102,7 +102,7 @@ impl fmt::Display for ChanUrl {
         if !self.client.as_str().is_empty() {
             write!(f, "{}@", self.client)?;
         }
-        write!(f, "{}/{}?", self.authority(), self.service)?;
+        write!(f, "{}/{}?", self.authority_list(), self.service)?;
         match &self.trust {
             Trust::Pin(pins) => {
                 f.write_str("pin=")?;
@@ -120,10 +120,10 @@ impl fmt::Display for ChanUrl {
 
 const SCHEME: &str = "chan://";
 
-/// What a path in a URL keeps as it is.
+/// The characters that a path in a URL does not encode.
 const PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'.').remove(b'_').remove(b'-').remove(b'~');
 
-/// A path that came from a URL is UTF-8, so nothing is lost here.
+/// A path from a URL is UTF-8, so the conversion loses nothing.
 fn encode(file: &Path) -> String {
     utf8_percent_encode(&file.to_string_lossy(), PATH).to_string()
 }

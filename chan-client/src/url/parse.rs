@@ -1,4 +1,4 @@
-//! Reads a URL from left to right. An error knows the place of its fault.
+//! Parses a URL from left to right. An error knows the place of its fault.
 
 use std::net::Ipv6Addr;
 use std::path::PathBuf;
@@ -9,10 +9,10 @@ use lib_chan::tls::Pin;
 use percent_encoding::percent_decode_str;
 use rustls::pki_types::ServerName;
 
-use super::{ChanUrl, SCHEME, UrlError, UrlFault};
+use super::{Authority, ChanUrl, SCHEME, UrlError, UrlFault};
 use crate::trust::Trust;
 
-/// The first part of a pin.
+/// The prefix of a pin.
 const HASH: &str = "sha256:";
 
 impl FromStr for ChanUrl {
@@ -42,7 +42,7 @@ impl ChanUrl {
             None => (place, None),
         };
         let (client, address) = parse_client(authority)?;
-        let (host, port) = parse_address(address)?;
+        let authorities = parse_authorities(address)?;
         let service = match service {
             Some(service) if !service.text.is_empty() => match ServiceName::new(service.text) {
                 Ok(name) => name,
@@ -54,7 +54,7 @@ impl ChanUrl {
             Some(query) => parse_trust(query)?,
             None => return rest.end().fault(UrlFault::NoTrust),
         };
-        Ok(Self { client, host, port, service, trust })
+        Ok(Self { client, authorities, service, trust })
     }
 }
 
@@ -82,10 +82,10 @@ impl TryFrom<String> for ChanUrl {
     }
 }
 
-/// A piece of the URL that knows where it stands.
+/// A piece of the URL, with its place.
 #[derive(Clone, Copy)]
 struct Part<'a> {
-    /// Bytes before it.
+    /// The number of bytes before it.
     at: usize,
     text: &'a str,
 }
@@ -122,7 +122,17 @@ fn parse_client(authority: Part<'_>) -> Result<(ClientId, Part<'_>), UrlError> {
     }
 }
 
-fn parse_address(address: Part<'_>) -> Result<(ServerName<'static>, u16), UrlError> {
+fn parse_authorities(mut rest: Part<'_>) -> Result<Vec<Authority>, UrlError> {
+    let mut authorities = Vec::new();
+    while let Some((first, next)) = rest.split_once(',') {
+        authorities.push(parse_authority(first)?);
+        rest = next;
+    }
+    authorities.push(parse_authority(rest)?);
+    Ok(authorities)
+}
+
+fn parse_authority(address: Part<'_>) -> Result<Authority, UrlError> {
     let (host, port) = if address.text.starts_with('[') {
         let Some((host, port)) = address.skip(1).split_once(']') else {
             return address.fault(UrlFault::Ipv6);
@@ -147,15 +157,17 @@ fn parse_address(address: Part<'_>) -> Result<(ServerName<'static>, u16), UrlErr
     if host.text.is_empty() {
         return host.fault(UrlFault::NoHost);
     }
-    let Ok(name) = ServerName::try_from(host.text.to_ascii_lowercase()) else {
+    let Ok(host) = ServerName::try_from(host.text.to_ascii_lowercase()) else {
         return host.fault(UrlFault::Host);
     };
     if port.text.is_empty() {
         return port.fault(UrlFault::NoPort);
     }
-    // `parse` alone would let a plus sign through.
+    // `parse` alone would accept a plus sign.
     match port.text.parse() {
-        Ok(number) if number != 0 && port.text.bytes().all(|b| b.is_ascii_digit()) => Ok((name, number)),
+        Ok(number) if number != 0 && port.text.bytes().all(|b| b.is_ascii_digit()) => {
+            Ok(Authority { host, port: number })
+        }
         _ => port.fault(UrlFault::Port),
     }
 }
@@ -193,7 +205,7 @@ fn parse_pins(mut rest: Part<'_>) -> Result<Vec<Pin>, UrlError> {
             Some((pin, next)) => (pin, Some(next)),
             None => (rest, None),
         };
-        // From the second on, the name of the hash may be left out.
+        // Only the first pin needs the name of the hash.
         let parsed = match pin.text.starts_with(HASH) || pins.is_empty() {
             true => pin.text.parse(),
             false => format!("{HASH}{}", pin.text).parse(),
@@ -209,7 +221,7 @@ fn parse_pins(mut rest: Part<'_>) -> Result<Vec<Pin>, UrlError> {
     }
 }
 
-/// A decoded path is one when it is not empty, has no NUL, and every `%` of the encoded one led a pair of digits.
+/// Returns whether the path is not empty, has no NUL, and every `%` of its encoded form led two hexadecimal digits.
 fn is_path(encoded: &str, decoded: &str) -> bool {
     let pairs = encoded
         .split('%')

@@ -12,11 +12,12 @@ fn parse(text: &str) -> ChanUrl {
 }
 
 #[test]
-fn every_form_is_read_and_written_back() {
+fn every_form_round_trips() {
     for text in [
         format!("chan://localhost:1234/name_server?pin={PIN}"),
         format!("chan://joe@10.0.0.1:1/a.b-c_D?pin={PIN},{PIN}"),
         "chan://[2001:db8::1]:65535/s?system".into(),
+        "chan://joe@a.net:1,10.0.0.1:2,[::1]:3/s?system".into(),
         "chan://example.net:1234/s?tofu".into(),
         "chan://example.net:1234/s?ca=/etc/a%20b%25c/r%C3%B6%26%3D.pem".into(),
         "chan://example.net:1234/s?ca=ca.pem".into(),
@@ -28,31 +29,32 @@ fn every_form_is_read_and_written_back() {
 }
 
 #[test]
-fn a_ca_file_is_percent_decoded() {
+fn decodes_ca_file() {
     let url = parse("chan://h:1/s?ca=/a%20b/%C3%B6.pem");
     assert_eq!(url.trust(), &Trust::Ca("/a b/ö.pem".into()));
 }
 
 #[test]
-fn a_second_pin_may_leave_the_name_of_the_hash_out() {
+fn second_pin_needs_no_hash_name() {
     let short = parse(&format!("chan://h:1/s?pin={PIN},{}", &PIN[7..]));
     assert_eq!(short, parse(&format!("chan://h:1/s?pin={PIN},{PIN}")));
 }
 
 #[test]
-fn a_host_name_is_compared_in_lower_case() {
-    assert_eq!(parse("chan://Example.NET:1/s?tofu").authority(), "example.net:1");
-    assert_eq!(parse("chan://[2001:DB8::1]:1/s?tofu").authority(), "[2001:db8::1]:1");
+fn hosts_become_lower_case() {
+    for (written, read) in [("Example.NET:1", "example.net:1"), ("[2001:DB8::1]:1", "[2001:db8::1]:1")] {
+        assert_eq!(parse(&format!("chan://{written}/s?tofu")).authorities()[0].to_string(), read);
+    }
 }
 
 #[test]
-fn a_relative_ca_file_becomes_absolute() {
+fn relative_ca_file_becomes_absolute() {
     let url = parse("chan://h:1/s?ca=x.pem").absolute().unwrap();
     assert!(matches!(url.trust, Trust::Ca(file) if file.is_absolute() && file.ends_with("x.pem")));
 }
 
 #[test]
-fn each_fault_is_named_with_its_place() {
+fn reports_each_fault_with_its_place() {
     use UrlFault::*;
     let pin_hex = format!("chan://h:1/s?pin=sha256:{}", "0".repeat(64));
     let pin_long = format!("chan://h:1/s?pin={PIN},{NEXT}");
@@ -80,6 +82,10 @@ fn each_fault_is_named_with_its_place() {
         ("chan://ü:1/s?tofu", 7, Host),
         ("chan://ü", 8, NoPort),
         ("chan://h:0/s?tofu", 9, Port),
+        ("chan://h:1,/s?tofu", 11, NoHost),
+        ("chan://,h:1/s?tofu", 7, NoHost),
+        ("chan://h:1,g/s?tofu", 12, NoPort),
+        ("chan://h:1,g:0,i:1/s?tofu", 13, Port),
         ("chan://h:+1/s?tofu", 9, Port),
         ("chan://h:65536/s?tofu", 9, Port),
         ("chan://h:1?tofu", 10, NoService),
@@ -109,11 +115,11 @@ fn each_fault_is_named_with_its_place() {
 }
 
 #[test]
-fn an_error_says_where_what_and_what_to_write_and_repeats_no_secret() {
+fn error_gives_advice_and_repeats_no_secret() {
     let error = ChanUrl::from_str("chan://joe:hunter2@h:1/s?tofu").unwrap_err().to_string();
     assert_eq!(
         error,
         "the URL at character 8: a password does not belong in a URL, where others can read it; \
-         remove it, change it if others can have seen it, and keep it in a file"
+         remove it, change it if others may have seen it, and keep it in a file"
     );
 }

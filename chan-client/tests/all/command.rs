@@ -1,4 +1,4 @@
-//! The program, against servers on loopback: what it prints, what it says of failures, and its exit code.
+//! The program against servers on loopback: its output, its messages and its exit codes.
 
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
@@ -12,13 +12,13 @@ use tokio::process::{Child, Command};
 
 use crate::server::{PASSWORD, Server, key};
 
-/// A user, with a home of their own.
+/// A user with a home directory.
 struct User {
     home: tempfile::TempDir,
     password_file: PathBuf,
 }
 
-/// What a command did.
+/// The result of a command.
 #[derive(Debug)]
 struct Done {
     code: i32,
@@ -99,13 +99,13 @@ fn secret_file(home: &tempfile::TempDir, name: &str, contents: &str) -> PathBuf 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_call_prints_the_answer_as_one_line_of_json() {
+async fn call_prints_answer_as_one_line() {
     let (server, user) = (Server::start().await, User::new());
     user.run(&["call", &server.url(), r#" {"Double": 21} "#]).await.printed("\"42\"\n");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_call_says_whether_it_was_executed_and_its_exit_code_says_why_it_failed() {
+async fn failed_call_says_whether_executed() {
     let (server, user) = (Server::start().await, User::new());
     let url = server.url();
     let call = async |message: &str| user.run(&["call", &url, message, "--timeout", "2s"]).await;
@@ -113,15 +113,13 @@ async fn a_call_says_whether_it_was_executed_and_its_exit_code_says_why_it_faile
     call("{\"Unknown\":1}").await.failed(6, &["json", "(not executed)"]);
     call("\"Crash\"").await.failed(7, &["failed: out of order", "(perhaps executed"]);
     call("\"Drop\"").await.failed(7, &["no answer", "(perhaps executed"]);
-    call("\"Hang\"")
-        .await
-        .failed(8, &["no answer came in time; give it longer with --timeout", "(perhaps executed"]);
+    call("\"Hang\"").await.failed(8, &["no answer in time; allow more with --timeout", "(perhaps executed"]);
     call("\"Cut\"").await.failed(9, &["the connection was lost", "(perhaps executed"]);
     call("{\"Long\":2000000}").await.failed(10, &["(executed: do not send it again)"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_session_that_does_not_open_has_its_exit_code_and_nothing_was_executed() {
+async fn failed_connection_has_exit_code() {
     let (server, user) = (Server::start().await, User::new());
     let url = server.url();
     let call = async |url: &str| user.run(&["call", url, "1"]).await;
@@ -142,7 +140,7 @@ async fn a_session_that_does_not_open_has_its_exit_code_and_nothing_was_executed
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn wrong_usage_is_told_before_anything_is_sent() {
+async fn reports_wrong_usage_before_connecting() {
     let user = User::new();
     let url = "chan://localhost:1/s?tofu";
     user.run(&["call", "chan://localhost/s?tofu", "1"])
@@ -159,7 +157,7 @@ async fn wrong_usage_is_told_before_anything_is_sent() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_secret_is_ever_printed() {
+async fn prints_no_secret() {
     let (server, user) = (Server::start().await, User::new());
     for arguments in [
         &["call", &server.url(), r#"{"Double":21}"#, "-v"][..],
@@ -190,14 +188,14 @@ async fn verbose_shows_each_step() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cast_has_arrived_when_the_command_ends() {
+async fn cast_has_arrived_when_command_ends() {
     let (mut server, user) = (Server::start().await, User::new());
     user.run(&["cast", &server.url(), r#"{"Note":7}"#]).await.printed("");
     assert_eq!(server.noted.recv().await, Some(7));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_ping_logs_in() {
+async fn ping_logs_in() {
     let (server, user) = (Server::start().await, User::new());
     let done = user.run(&["ping", &server.url()]).await;
     assert_eq!((done.code, done.err.as_str()), (0, ""));
@@ -207,14 +205,14 @@ async fn a_ping_logs_in() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_pushed_is_printed_until_the_service_ends() {
+async fn receive_prints_messages_until_service_ends() {
     let (server, user) = (Server::start().await, User::new());
     let done = user.run(&["receive", &server.url(), "--args", "\"push\""]).await;
     done.printed("\"one\"\n\"two\\u009b\"\n\"three\"\n");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn lines_of_a_file_are_sent_one_after_the_other() {
+async fn repl_sends_lines_of_script_in_order() {
     let (mut server, user) = (Server::start().await, User::new());
     let input = "{\"Double\":1}\n! {\"Note\":5}\n\nnonsense\n\"Refuse\"\n{\"Double\":2}";
     let done = user.run_with_input(&["repl", &server.url()], input).await;
@@ -229,7 +227,7 @@ async fn lines_of_a_file_are_sent_one_after_the_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_service_that_ends_ends_the_repl() {
+async fn end_of_service_ends_repl() {
     let (server, user) = (Server::start().await, User::new());
     let mut command = user.command(&["repl", &server.url()]);
     command.arg("--password-file").arg(&user.password_file).stdin(Stdio::piped());
@@ -244,7 +242,7 @@ async fn a_service_that_ends_ends_the_repl() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pipe_carries_both_directions_to_their_ends() {
+async fn pipe_carries_both_directions_to_eof() {
     let (server, user) = (Server::start().await, User::new());
     let text = "a line\n".repeat(100_000);
     let done = user.run_with_input(&["pipe", &server.url()], &text).await;
@@ -253,7 +251,7 @@ async fn a_pipe_carries_both_directions_to_their_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_local_connection_has_a_session_of_its_own_and_closes_each_direction_alone() {
+async fn forward_keeps_connections_and_directions_apart() {
     let (server, user) = (Server::start().await, User::new());
     let mut command = user.command(&["forward", "0", &server.url()]);
     let mut child = command.arg("--password-file").arg(&user.password_file).spawn().unwrap();
@@ -274,7 +272,7 @@ async fn each_local_connection_has_a_session_of_its_own_and_closes_each_directio
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wrong_password_is_told_before_anything_is_forwarded() {
+async fn forward_reports_wrong_password_first() {
     let (server, user) = (Server::start().await, User::new());
     let wrong = secret_file(&user.home, "wrong", "wrong horse");
     let url = server.url();
@@ -283,7 +281,7 @@ async fn a_wrong_password_is_told_before_anything_is_forwarded() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_file_lets_a_named_client_in() {
+async fn key_file_logs_named_client_in() {
     let (server, user) = (Server::start().await, User::new());
     let file = secret_file(&user.home, "key", &key().to_file_contents());
     let url = server.url().replace("localhost", "joe@localhost");
@@ -292,7 +290,7 @@ async fn a_key_file_lets_a_named_client_in() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_new_key_is_printed_for_the_server_and_kept_for_its_owner() {
+async fn keygen_prints_public_key() {
     let user = User::new();
     let file = user.home.path().join("new");
     let done = user.run_bare(&["keygen", file.to_str().unwrap()]).await;
@@ -303,14 +301,14 @@ async fn a_new_key_is_printed_for_the_server_and_kept_for_its_owner() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_saved_url_is_used_by_its_name() {
+async fn uses_saved_url_by_name() {
     let (server, user) = (Server::start().await, User::new());
     user.run_bare(&["save", "doubler", &server.url()]).await.printed("");
     user.run(&["call", "@doubler", r#"{"Double":3}"#]).await.printed("\"6\"\n");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_unknown_server_is_accepted_once_and_known_from_then_on() {
+async fn accepted_server_is_known_afterwards() {
     let (server, user) = (Server::start().await, User::new());
     let url = format!("chan://localhost:{}/s?tofu", server.port);
     user.run(&["ping", &url]).await.failed(4, &[&server.pin.to_string(), "--accept-new"]);
@@ -324,10 +322,10 @@ async fn an_unknown_server_is_accepted_once_and_known_from_then_on() {
     changed.failed(4, &[&server.pin.to_string(), &other.pin.to_string(), known.to_str().unwrap()]);
 }
 
-/// `setsid` takes the terminal away, from which the password would be asked for.
+/// `setsid` detaches the program from the terminal, on which it would ask for the password.
 #[cfg(target_os = "linux")]
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_terminal_a_password_is_not_waited_for() {
+async fn asks_no_password_without_terminal() {
     let user = User::new();
     let mut command = Command::new("setsid");
     command.args(["--wait", env!("CARGO_BIN_EXE_chan-client"), "ping", "chan://localhost:1/s?tofu"]);
@@ -338,7 +336,7 @@ async fn without_a_terminal_a_password_is_not_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn completions_and_manual_pages_are_made() {
+async fn makes_completions_and_manual_pages() {
     let user = User::new();
     for shell in ["bash", "zsh", "fish"] {
         let done = user.run_bare(&["completions", shell]).await;

@@ -15,6 +15,7 @@ use lib_chan::secret::Password;
 use lib_chan::tls::Pin;
 use lib_chan::{Channel, ExitReason, Limits};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::server::{Identity, PASSWORD, Request, Server, key};
 
@@ -29,8 +30,31 @@ fn unreachable_because(result: Result<Ping, ConnectError>, expected: &str) {
     }
 }
 
+fn incompatible_because(result: Result<Ping, ConnectError>, expected: &str) {
+    match result {
+        Err(ConnectError::Incompatible { what, .. }) => assert!(what.contains(expected), "{what}"),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Serves on a port of loopback from now on, in front of a server that runs already.
+async fn front(listener: TcpListener, server: u16) {
+    loop {
+        let (mut near, _) = listener.accept().await.unwrap();
+        tokio::spawn(async move {
+            let mut far = TcpStream::connect(("127.0.0.1", server)).await.unwrap();
+            drop(tokio::io::copy_bidirectional(&mut near, &mut far).await);
+        });
+    }
+}
+
+/// A port of loopback on which nothing listens.
+async fn closed_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port()
+}
+
 #[tokio::test]
-async fn a_password_opens_and_its_key_is_derived_once() {
+async fn derives_key_of_password_once() {
     let server = Server::start().await;
     let password = password(PASSWORD);
     for _ in 0..3 {
@@ -41,7 +65,7 @@ async fn a_password_opens_and_its_key_is_derived_once() {
 }
 
 #[tokio::test]
-async fn an_open_channel_carries_calls_in_each_codec_and_closes_in_good_order() {
+async fn carries_calls_in_each_codec() {
     let server = Server::start().await;
     let password = password(PASSWORD);
     for codec in [Codec::Bincode, Codec::Json] {
@@ -53,7 +77,7 @@ async fn an_open_channel_carries_calls_in_each_codec_and_closes_in_good_order() 
 }
 
 #[tokio::test]
-async fn a_session_that_does_not_open_says_why() {
+async fn failed_start_says_why() {
     let server = Server::start().await;
     let password = password(PASSWORD);
     let open = async |what: &str| {
@@ -71,7 +95,7 @@ async fn a_session_that_does_not_open_says_why() {
 }
 
 #[tokio::test]
-async fn a_service_that_never_starts_is_given_up_in_the_callers_own_time() {
+async fn timeout_covers_start_of_service() {
     let server = Server::start().await;
     let password = password(PASSWORD);
     connect(server.url()).password(&password).ping().await.unwrap();
@@ -82,21 +106,21 @@ async fn a_service_that_never_starts_is_given_up_in_the_callers_own_time() {
 }
 
 #[tokio::test]
-async fn a_key_opens() {
+async fn logs_in_with_key() {
     let server = Server::start().await;
     let url = server.url().replace("localhost", "joe@localhost");
-    connect(url).key(&key()).ping().await.unwrap();
+    connect(url).key(key()).ping().await.unwrap();
 }
 
 #[tokio::test]
-async fn each_step_is_told_in_its_order() {
+async fn reports_steps_in_order() {
     let server = Server::start().await;
     let steps = Mutex::new(Vec::new());
     let on_step = |step| steps.lock().unwrap().push(step);
-    connect(server.url()).password(&password(PASSWORD)).on_step(on_step).ping().await.unwrap();
+    connect(server.url()).password(password(PASSWORD)).on_step(on_step).ping().await.unwrap();
     let steps = steps.into_inner().unwrap();
     let [
-        Step::Found(found),
+        Step::Found { host, addresses },
         Step::Connected(peer),
         encrypted,
         Step::Stretching,
@@ -105,7 +129,7 @@ async fn each_step_is_told_in_its_order() {
     else {
         panic!("{steps:?}");
     };
-    assert!(found.contains(peer));
+    assert!(&**host == "localhost" && addresses.contains(peer));
     assert_eq!(*encrypted, Step::Encrypted { group: "X25519MLKEM768".into(), pin: server.pin });
     assert_eq!(*mechanism, Mechanism::Password);
 }
@@ -119,7 +143,7 @@ fn leap(time: Duration) {
 }
 
 #[tokio::test]
-async fn slow_derivation_is_finished_and_used() {
+async fn finishes_and_uses_slow_derivation() {
     let server = Server::start().await;
     let (password, outlasted) = (password(PASSWORD), AtomicUsize::new(0));
     let on_step = |step| match step {
@@ -132,7 +156,7 @@ async fn slow_derivation_is_finished_and_used() {
 }
 
 #[tokio::test]
-async fn derivation_without_end_is_given_up() {
+async fn gives_up_endless_derivation() {
     let server = Server::start().await;
     let on_step = |step| match step {
         Step::Stretching => leap(Limits::default().login_timeout),
@@ -145,13 +169,13 @@ async fn derivation_without_end_is_given_up() {
         })),
         _ => {}
     };
-    let failed = connect(server.url()).password(&password(PASSWORD)).on_step(on_step).ping().await;
+    let failed = connect(server.url()).password(password(PASSWORD)).on_step(on_step).ping().await;
     let Err(ConnectError::Local(what)) = failed else { panic!("{failed:?}") };
     assert!(what.contains("takes longer than 30s") && what.contains("log in with a key"), "{what}");
 }
 
 #[tokio::test]
-async fn a_salt_that_changed_costs_one_more_derivation_and_no_error() {
+async fn changed_salt_costs_one_more_derivation() {
     let server = Server::with(Identity::new(), |number| if number == 0 { 1 } else { 2 }).await;
     let password = password(PASSWORD);
     connect(server.url()).password(&password).ping().await.unwrap();
@@ -160,18 +184,18 @@ async fn a_salt_that_changed_costs_one_more_derivation_and_no_error() {
 }
 
 #[tokio::test]
-async fn a_wrong_password_and_an_unknown_service_or_client_are_the_same_refusal() {
+async fn refusals_look_alike() {
     let server = Server::start().await;
     let unknown = server.url().replace("/s?", "/t?");
     let client = server.url().replace("localhost", "ann@localhost");
     for (url, text) in [(server.url(), "wrong horse"), (unknown, PASSWORD), (client, PASSWORD)] {
-        let refused = connect(&url).password(&password(text)).ping().await;
+        let refused = connect(&url).password(password(text)).ping().await;
         assert!(matches!(refused, Err(ConnectError::Refused)), "{url}: {refused:?}");
     }
 }
 
 #[tokio::test]
-async fn a_server_with_another_key_gets_no_login() {
+async fn wrong_key_gets_no_login() {
     let server = Server::start().await;
     let url = format!("chan://localhost:{}/s?pin={}", server.port, Pin([9; 32]));
     let password = password(PASSWORD);
@@ -181,7 +205,7 @@ async fn a_server_with_another_key_gets_no_login() {
 }
 
 #[tokio::test]
-async fn a_new_key_is_noted_only_by_consent_and_only_after_the_login() {
+async fn saves_new_key_by_consent_after_login() {
     let server = Server::start().await;
     let directory = tempfile::tempdir().unwrap();
     let known = KnownHosts::at(directory.path().join("known_hosts"));
@@ -200,63 +224,63 @@ async fn a_new_key_is_noted_only_by_consent_and_only_after_the_login() {
 }
 
 #[tokio::test]
-async fn a_changed_key_is_refused_in_spite_of_consent() {
+async fn refuses_changed_key_despite_consent() {
     let server = Server::start().await;
     let directory = tempfile::tempdir().unwrap();
     let known = KnownHosts::at(directory.path().join("known_hosts"));
     known.add(&server.authority(), &Pin([9; 32])).unwrap();
     let url = format!("chan://localhost:{}/s?tofu", server.port);
-    let error = connect(url).password(&password(PASSWORD)).known_hosts(known).accept_new(true).ping().await;
+    let error = connect(url).password(password(PASSWORD)).known_hosts(known).accept_new(true).ping().await;
     assert!(matches!(error, Err(ConnectError::Identity(IdentityError::Changed { .. }))), "{error:?}");
 }
 
 #[tokio::test]
-async fn a_server_that_closes_at_once_is_told_from_one_that_speaks_no_tls() {
+async fn tells_closed_connection_from_other_protocol() {
     let server = Server::plain(async |_| {}).await;
     let mut limits = Limits::default();
     limits.login_timeout = Duration::from_millis(300);
-    let ping = connect(server.url()).key(&key()).limits(limits).ping().await;
+    let ping = connect(server.url()).key(key()).limits(limits).ping().await;
     unreachable_because(ping, "closed the connection at once");
     let server = Server::plain(async |mut stream| {
         stream.write_all(b"SSH-2.0-OpenSSH_9.8\r\n").await.unwrap();
         drop(stream.read(&mut [0; 1024]).await);
     })
     .await;
-    unreachable_because(connect(server.url()).key(&key()).ping().await, "does not speak TLS");
+    incompatible_because(connect(server.url()).key(key()).ping().await, "does not speak TLS");
 }
 
 #[tokio::test]
-async fn a_server_of_another_protocol_gets_no_login() {
+async fn refuses_server_of_another_alpn() {
     let identity = Identity::new();
     for (protocols, expected) in [(vec![], "lib-chan/1"), (vec![b"h2".to_vec()], "TLS failed")] {
         let mut identity = identity.clone();
         identity.config.alpn_protocols = protocols;
         let server = Server::with(identity, |_| 1).await;
-        unreachable_because(connect(server.url()).key(&key()).ping().await, expected);
+        incompatible_because(connect(server.url()).key(key()).ping().await, expected);
     }
 }
 
 #[tokio::test]
-async fn a_silent_server_is_given_up() {
+async fn gives_up_silent_server() {
     let server = Server::plain(async |mut stream| drop(stream.read_to_end(&mut Vec::new()).await)).await;
     let limits = || {
         let mut limits = Limits::default();
         limits.tls_timeout = Duration::from_millis(20);
         limits
     };
-    let silent = connect(server.url()).key(&key()).limits(limits()).ping().await;
+    let silent = connect(server.url()).key(key()).limits(limits()).ping().await;
     unreachable_because(silent, "TLS was not set up in time");
-    let deadline = connect(server.url()).key(&key()).timeout(Duration::from_millis(20)).ping().await;
+    let deadline = connect(server.url()).key(key()).timeout(Duration::from_millis(20)).ping().await;
     assert!(matches!(deadline, Err(ConnectError::Deadline)), "{deadline:?}");
 }
 
 #[tokio::test]
-async fn what_cannot_be_used_is_told_before_anything_is_sent() {
-    let error = connect("https://h:1/s?tofu").key(&key()).ping().await;
+async fn reports_usage_errors_before_connecting() {
+    let error = connect("https://h:1/s?tofu").key(key()).ping().await;
     assert!(matches!(error, Err(ConnectError::Usage(UsageError::Url(_)))), "{error:?}");
     let error = connect("chan://h:1/s?tofu").ping().await;
     assert!(matches!(error, Err(ConnectError::Usage(UsageError::NoCredential))), "{error:?}");
-    let error = connect("chan://h:1/s?ca=/nowhere").key(&key()).ping().await;
+    let error = connect("chan://h:1/s?ca=/nowhere").key(key()).ping().await;
     assert!(matches!(error, Err(ConnectError::Usage(UsageError::Trust(_)))), "{error:?}");
 }
 
@@ -268,12 +292,116 @@ async fn retries_login_turned_away_before_tls() {
         let turned_away = connections.fetch_add(1, Ordering::Relaxed) < 2;
         async move {
             if !turned_away {
-                let mut far = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+                let mut far = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
                 drop(tokio::io::copy_bidirectional(&mut near, &mut far).await);
             }
         }
     });
     let front = front.await.port;
     let url = server.url().replace(&format!("localhost:{port}/"), &format!("joe@localhost:{front}/"));
-    connect(url).key(&key()).ping().await.unwrap();
+    connect(url).key(key()).ping().await.unwrap();
+}
+
+#[tokio::test]
+async fn waits_for_server_that_starts_later() {
+    let server = Server::start().await;
+    let port = closed_port().await;
+    let url = server.url().replace(&format!("localhost:{}/", server.port), &format!("joe@127.0.0.1:{port}/"));
+    unreachable_because(connect(&url).key(key()).ping().await, "refused");
+
+    let started = AtomicUsize::new(0);
+    let begin = |step: Step| {
+        // The server starts after the first failure.
+        if matches!(step, Step::Retrying { .. }) && started.fetch_add(1, Ordering::Relaxed) == 0 {
+            let listener = std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
+            listener.set_nonblocking(true).unwrap();
+            tokio::spawn(front(TcpListener::from_std(listener).unwrap(), server.port));
+        }
+    };
+    let wait = Duration::from_secs(60);
+    connect(&url).key(key()).wait_for_server(wait).on_step(begin).ping().await.unwrap();
+    assert_eq!(started.into_inner(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn wait_for_server_ends() {
+    let url = format!("chan://127.0.0.1:{}/s?pin={}", closed_port().await, Pin([1; 32]));
+    let began = tokio::time::Instant::now();
+    unreachable_because(
+        connect(url).key(key()).wait_for_server(Duration::from_secs(30)).ping().await,
+        "refused",
+    );
+    let waited = began.elapsed();
+    assert!((Duration::from_secs(28)..=Duration::from_secs(30)).contains(&waited), "{waited:?}");
+}
+
+#[tokio::test]
+async fn tries_servers_in_turn() {
+    let server = Server::start().await;
+    let servers = format!("joe@127.0.0.1:{},localhost:{}/", closed_port().await, server.port);
+    let url = server.url().replace(&format!("localhost:{}/", server.port), &servers);
+    let ping = connect(&url).key(key()).ping().await.unwrap();
+    assert_eq!(*ping.authority, *server.authority());
+}
+
+#[tokio::test]
+async fn wrong_key_stops_at_first_server() {
+    let (wrong, right) = (Server::start().await, Server::start().await);
+    let servers = format!("localhost:{},localhost:{}/", wrong.port, right.port);
+    let url = right.url().replace(&format!("localhost:{}/", right.port), &servers);
+    let error = connect(url).password(password(PASSWORD)).ping().await;
+    assert!(matches!(error, Err(ConnectError::Identity(IdentityError::NotPinned { .. }))), "{error:?}");
+}
+
+#[tokio::test]
+async fn keep_opens_new_session_after_lost_one() {
+    let server = Server::start().await;
+    let runs = AtomicUsize::new(0);
+    let kept = connect(server.url()).password(password(PASSWORD)).keep(|chan: Channel<String, Request>| {
+        let run = runs.fetch_add(1, Ordering::Relaxed);
+        async move {
+            let remote = chan.remote();
+            if run < 2 {
+                remote.call(Request::Cut).await?;
+            }
+            Ok(remote.call(Request::Double(21)).await?)
+        }
+    });
+    assert_eq!(kept.await.unwrap(), "42");
+    assert_eq!(runs.into_inner(), 3);
+}
+
+#[tokio::test]
+async fn keep_ends_when_login_is_refused() {
+    let server = Server::start().await;
+    let kept = connect(server.url()).password(password("wrong horse"));
+    let kept = kept.keep(|_: Channel<String, Request>| async { Ok::<(), ExitReason>(()) });
+    assert!(matches!(kept.await, Err(ConnectError::Refused)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn keep_waits_for_server_with_growing_pauses() {
+    let url = format!("chan://127.0.0.1:{}/s?pin={}", closed_port().await, Pin([1; 32]));
+    let pauses = Mutex::new(Vec::new());
+    let on_step = |step| {
+        if let Step::Retrying { again_in, .. } = step {
+            pauses.lock().unwrap().push(again_in);
+        }
+    };
+    let kept = connect(url).key(key()).on_step(on_step);
+    let kept = kept.keep(|_: Channel<String, Request>| async { Ok::<(), ExitReason>(()) });
+    assert!(tokio::time::timeout(Duration::from_secs(3600), kept).await.is_err());
+    let pauses = pauses.into_inner().unwrap();
+    assert!(pauses[0] <= Duration::from_millis(100), "{pauses:?}");
+    assert!(pauses.iter().all(|pause| *pause <= Duration::from_secs(30)), "{pauses:?}");
+    assert!(pauses.iter().any(|pause| *pause > Duration::from_secs(10)), "{pauses:?}");
+}
+
+/// The tasks of a program need futures that may move between threads.
+#[test]
+fn futures_are_send() {
+    fn is_send(_: impl Send) {}
+    is_send(connect("").open::<String, Request>());
+    is_send(connect("").ping());
+    is_send(connect("").keep(|_: Channel<String, Request>| async { Ok::<(), ExitReason>(()) }));
 }

@@ -1,4 +1,4 @@
-//! Streams carried over channels.
+//! Relays between streams and channels.
 
 use std::io;
 
@@ -16,7 +16,7 @@ async fn open(server: &Server, what: &str) -> Channel<Opaque> {
     connect(url).key(&key).codec(Codec::Raw).args(&what).open().await.unwrap()
 }
 
-/// Relays `reader` to the service, and gives what came back and how it ended.
+/// Relays `reader` to the service. Returns the bytes that came back, and the result.
 async fn carry(what: &str, reader: impl AsyncRead + Unpin) -> (String, Result<(), RelayError>) {
     let server = Server::start().await;
     let mut back = Vec::new();
@@ -25,13 +25,13 @@ async fn carry(what: &str, reader: impl AsyncRead + Unpin) -> (String, Result<()
 }
 
 #[tokio::test]
-async fn nothing_is_carried_too() {
+async fn carries_empty_stream() {
     let (back, ended) = carry("echo", empty()).await;
     assert!(back.is_empty() && ended.is_ok(), "{ended:?}");
 }
 
 #[tokio::test]
-async fn bytes_come_back_whole_and_in_order_beyond_any_window() {
+async fn carries_more_bytes_than_window() {
     let text = (0..200_000).map(|i| i.to_string()).collect::<String>();
     let (back, ended) = carry("echo", text.as_bytes()).await;
     assert!(ended.is_ok(), "{ended:?}");
@@ -39,7 +39,7 @@ async fn bytes_come_back_whole_and_in_order_beyond_any_window() {
 }
 
 #[tokio::test]
-async fn a_service_that_wants_nothing_more_is_heard_to_its_end() {
+async fn hears_service_that_reads_no_more() {
     let (silent, _open) = duplex(1);
     let (back, ended) = carry("brief", silent).await;
     assert!(back == BRIEF && ended.is_ok(), "{back} {ended:?}");
@@ -48,7 +48,7 @@ async fn a_service_that_wants_nothing_more_is_heard_to_its_end() {
 }
 
 #[tokio::test]
-async fn a_service_that_ends_without_closing_the_stream_is_a_failure_with_its_reason() {
+async fn missing_eof_is_failure_with_reason() {
     for reader in [&mut empty() as &mut (dyn AsyncRead + Send + Unpin), &mut repeat(b'x')] {
         let (back, ended) = carry("broken", reader).await;
         assert_eq!(back, BRIEF);
@@ -58,7 +58,7 @@ async fn a_service_that_ends_without_closing_the_stream_is_a_failure_with_its_re
 }
 
 #[tokio::test]
-async fn a_stream_that_fails_ends_the_session() {
+async fn failed_stream_ends_session() {
     let server = Server::start().await;
     let chan = open(&server, "echo").await;
     let ended = chan.remote();

@@ -1,4 +1,4 @@
-//! A server with one small service. It is as much of one as the tests of a client need.
+//! A server with one small service, for the tests of the client.
 
 use std::future::pending;
 use std::sync::Arc;
@@ -20,14 +20,14 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, mpsc};
 use tokio_rustls::TlsAcceptor;
 
-/// Its password. The client `joe` logs in with [`key`] instead.
+/// The password of the service. The client `joe` logs in with [`key`] instead.
 pub(crate) const PASSWORD: &str = "correct horse";
 
 pub(crate) fn key() -> PrivateKey {
     PrivateKey::from_seed(Secret::new([7; 32])).unwrap()
 }
 
-/// What the service understands.
+/// The requests of the service.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) enum Request {
     /// Answers with twice the number.
@@ -52,7 +52,7 @@ impl Call for Request {
     type Reply = String;
 }
 
-/// A server on loopback. Ends with the test's runtime.
+/// A server on loopback. It ends with the runtime of the test.
 pub(crate) struct Server {
     pub(crate) port: u16,
     pub(crate) pin: Pin,
@@ -163,7 +163,7 @@ fn directory(salt: u8) -> Directory {
     Directory::new(NameKey::new(Secret::new([1; 32])), Secret::new([2; 32]), accounts).unwrap().0
 }
 
-/// Answers requests, echoes bytes, or does at its start what the client asks for.
+/// Starts the service in the way that its arguments ask for.
 fn start(opening: Opening, note: mpsc::UnboundedSender<u32>, cut: Arc<Notify>) {
     if opening.codec() == Codec::Raw {
         match opening.args::<String>().unwrap().as_str() {
@@ -238,7 +238,7 @@ async fn echo(mut chan: Channel<Opaque>) -> Result<(), ExitReason> {
     Ok(())
 }
 
-/// Says its piece, whatever the client has to say, closes its direction if all is well, and ends.
+/// Sends its text whatever the client sends, closes its direction if `end` is `Ok`, and ends.
 async fn brief(chan: Channel<Opaque>, end: Result<(), ExitReason>) -> Result<(), ExitReason> {
     let remote = chan.remote();
     remote.cast(Opaque(BRIEF.into())).await?;

@@ -145,7 +145,7 @@ fn another_server_than_the_expected_one_is_4() {
         url.replacen(&format!(":{}/", port_of(&url)), &format!(":{}/", port_of(&other.url("answers"))), 1);
     let (code, _, complaint) = run(server.client_at("call", &url).arg("\"Drop\""));
     assert_eq!(code, Some(4), "{complaint}");
-    for word in ["not one that the URL pins", "ask the operator", "not executed"] {
+    for word in ["which the URL does not pin", "ask the operator", "not executed"] {
         assert!(complaint.contains(word), "{complaint}");
     }
 }

@@ -231,7 +231,7 @@ fn connection_beyond_limit_is_reset_by_name() {
     let mut second = connect();
     // Depending on who is first, the write or the read learns of the reset.
     assert!(echoes(&mut second).is_err());
-    forward.err.wait("the limit", |line| line.contains("1 are carried, as many as --max-connections allows"));
+    forward.err.wait("the limit", |line| line.contains("1 are open, the most that --max-connections allows"));
     first.shutdown(Shutdown::Both).unwrap();
     // Its place comes back when its session has ended.
     while echoes(&mut connect()).is_err() {
@@ -261,7 +261,7 @@ fn forwarding_for_others_is_warned_of() {
     let mut forward = server.client_at("forward", "0.0.0.0:0", &server.folder.path().join("password"));
     forward.arg(server.url("s"));
     let forward = Running::start(forward);
-    forward.err.wait("the warning", |line| line.contains("warning: everybody who reaches 0.0.0.0:"));
+    forward.err.wait("the warning", |line| line.contains("warning: anybody who can reach 0.0.0.0:"));
 }
 
 /// Half an upload to a Unix socket, which tells an end in two steps: an EOF, and then that nobody is there to write to.

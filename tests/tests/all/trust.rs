@@ -49,7 +49,7 @@ fn tofu_notes_a_key_by_consent_and_knows_it_again_and_never_takes_another() {
         let (code, complaint) = ping(&server, &url, consent);
         assert_eq!(code, Some(4), "{complaint}");
         let both = [pin_of(server.url("s")), pin_of(impostor.url("s"))];
-        says(&complaint, &[both[0], both[1], "somebody may be listening in", "ask the operator"]);
+        says(&complaint, &[both[0], both[1], "somebody may be intercepting", "ask the operator"]);
     }
     // The impostor was never told anything that it could have failed.
     assert!(
@@ -78,7 +78,7 @@ fn a_pin_that_is_not_the_servers_is_told_with_the_key_that_was_shown() {
     let wrong = server.url("s").replace(pin_of(server.url("s")), pin_of(other.url("s")));
     let (code, complaint) = ping(&server, &wrong, &[]);
     assert_eq!(code, Some(4));
-    says(&complaint, &[pin_of(server.url("s")), "not one that the URL pins", "ask the operator"]);
+    says(&complaint, &[pin_of(server.url("s")), "which the URL does not pin", "ask the operator"]);
     // While a key is exchanged for another, both are pinned.
     let both = format!("{wrong},{}", pin_of(server.url("s")));
     assert_eq!(ping(&server, &both, &[]), (Some(0), String::new()));
