@@ -129,7 +129,7 @@
 //! }
 //! ```
 //!
-//! [`Limits`] holds every bound of a session, with its default.
+//! [`Limits`] holds every bound of a session, with its default. [`supervisor`] restarts processes that fail.
 //!
 //! # Embed the protocol
 //!

@@ -265,6 +265,16 @@ impl<P: Ord + Clone> Links<P> {
         self.links.iter().filter(|(_, record)| record.link.is_active()).map(|(peer, _)| peer)
     }
 
+    /// Returns the processes that this one monitors, once for each monitor.
+    pub fn watched(&self) -> impl Iterator<Item = &P> {
+        self.watched.values()
+    }
+
+    /// Returns the processes that monitor this one, once for each monitor.
+    pub fn watchers(&self) -> impl Iterator<Item = &P> {
+        self.watchers.values()
+    }
+
     /// Records of any kind: links active and not, monitors in both directions.
     pub fn len(&self) -> usize {
         self.links.len() + self.watchers.len() + self.watched.len()

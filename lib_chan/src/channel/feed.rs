@@ -49,8 +49,8 @@ impl<M: Send + 'static> Parcel<M> for FeedParcel<M> {
         }
     }
 
-    fn is_empty(&self) -> bool {
-        self.items.is_empty()
+    fn len(&self) -> usize {
+        self.items.len()
     }
 
     fn append(&mut self, other: Box<dyn Parcel<M>>) -> Option<Box<dyn Parcel<M>>> {

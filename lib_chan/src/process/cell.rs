@@ -4,14 +4,16 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 
-use super::SpawnOptions;
+use tokio::time::Instant;
+
 use super::current::is_current;
 use super::mailbox::{Item, Letter, Mailbox, Parcel, Taken, Told};
 use super::pid::{Local, Pid, ProcessSignal, Receipt, SignalTarget, answer_for_nobody, next_id};
+use super::{ProcessInfo, SpawnOptions, TimerRef};
 use crate::links::{ExitEffect, ExitSignal, Links, MonitorRef, Parting};
 use crate::sync::{AtomicBool, Mutex, MutexGuard, thread_local};
 use crate::{ExitReason, SendError};
@@ -20,6 +22,11 @@ use crate::{ExitReason, SendError};
 pub(crate) trait Owned: Send + Sync + 'static {
     /// Tells that the end of the owner is decided; its future is not dropped yet. Called once, with no process lock held.
     fn owner_ended(&self, reason: &ExitReason);
+
+    /// Returns the name that its owner has through it, if it is a name. Called under the lock of the owner.
+    fn name(&self) -> Option<&str> {
+        None
+    }
 }
 
 pub(super) struct Cell<M> {
@@ -28,6 +35,9 @@ pub(super) struct Cell<M> {
     /// Set together with the phase, and read without the lock.
     ending: AtomicBool,
     taken: Taken,
+    /// Messages taken out of parcels. Only the process writes it, and nothing waits for it.
+    unpacked: AtomicU64,
+    started: Instant,
     state: Mutex<ProcessState<M>>,
 }
 
@@ -70,6 +80,8 @@ impl<M: Send + 'static> Cell<M> {
             id: next_id(),
             ending: AtomicBool::new(false),
             taken: Taken::default(),
+            unpacked: AtomicU64::new(0),
+            started: Instant::now(),
             state: Mutex::new(ProcessState {
                 phase: ProcessPhase::Alive,
                 trap_exit: options.trap_exit,
@@ -238,6 +250,14 @@ impl<M: Send + 'static> Cell<M> {
         received
     }
 
+    /// Queues the marker of a timer that is due.
+    pub(super) fn put_timer(&self, timer: TimerRef) {
+        let mut state = self.lock();
+        if state.is_alive() {
+            state.mailbox.push_timer(timer);
+        }
+    }
+
     pub(super) fn flush(&self, monitor: MonitorRef) {
         self.lock().mailbox.flush(monitor);
     }
@@ -400,6 +420,12 @@ impl<M> Cell<M> {
         self.taken.take_one();
     }
 
+    /// Counts messages that were taken out of a parcel.
+    pub(super) fn count_unpacked(&self, count: usize) {
+        let unpacked = self.unpacked.load(Ordering::Relaxed) + count as u64;
+        self.unpacked.store(unpacked, Ordering::Relaxed);
+    }
+
     /// Admits waiting senders to the places of messages that were taken.
     pub(super) fn admit(&self) {
         if self.taken.is_wanted() {
@@ -503,6 +529,31 @@ impl<M: Send + 'static> Local for Cell<M> {
 
     fn is_ending(&self) -> bool {
         self.ending.load(Ordering::Acquire)
+    }
+
+    fn info(&self) -> Option<ProcessInfo> {
+        let state = self.lock();
+        if !state.is_alive() {
+            return None;
+        }
+        let messages_taken = self.taken.count() + self.unpacked.load(Ordering::Relaxed);
+        let mut info = ProcessInfo {
+            names: Vec::new(),
+            age: self.started.elapsed(),
+            mailbox_len: state.mailbox.received().saturating_sub(messages_taken),
+            messages_taken,
+            trap_exit: state.trap_exit,
+            links: Vec::new(),
+            monitors: Vec::new(),
+            monitored_by: Vec::new(),
+        };
+        if let Some(rare) = &state.rare {
+            info.names = rare.owned.iter().filter_map(|owned| owned.name().map(Into::into)).collect();
+            info.links = rare.links.links().cloned().collect();
+            info.monitors = rare.links.watched().cloned().collect();
+            info.monitored_by = rare.links.watchers().cloned().collect();
+        }
+        Some(info)
     }
 }
 

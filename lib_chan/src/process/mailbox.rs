@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Waker};
 
+use super::TimerRef;
 use super::pid::{Pid, Receipt};
 use crate::ExitReason;
 use crate::links::MonitorRef;
@@ -28,8 +29,8 @@ pub(crate) trait Parcel<M>: Any + Send {
     /// Takes out the next message, when the process gets to it.
     fn next(&mut self) -> Option<M>;
 
-    /// Whether nothing is left in it.
-    fn is_empty(&self) -> bool;
+    /// The messages that are left in it.
+    fn len(&self) -> usize;
 
     /// Appends another parcel from the same source; gives back one from another source.
     fn append(&mut self, other: Box<dyn Parcel<M>>) -> Option<Box<dyn Parcel<M>>>;
@@ -40,6 +41,8 @@ pub(super) enum Item<M> {
     Letter(Letter<M>),
     Parcel(Box<dyn Parcel<M>>),
     Told(Box<Told>),
+    /// A timer of the process is due.
+    Timer(TimerRef),
 }
 
 /// A message that a process or task sent, and that counts against the bound.
@@ -87,6 +90,8 @@ pub(super) struct Mailbox<M> {
     capacity: u64,
     /// Counted messages that ever came in.
     accepted: u64,
+    /// Messages that ever came in parcels.
+    delivered: u64,
     /// What `Taken` said when it was last looked at. Never more than the truth.
     known_taken: u64,
     /// Senders that found no room, by ticket, so in the order they came.
@@ -107,6 +112,7 @@ impl<M> Mailbox<M> {
             inbox: VecDeque::new(),
             capacity: u64::try_from(capacity.max(1)).unwrap_or(u64::MAX),
             accepted: 0,
+            delivered: 0,
             known_taken: 0,
             waiting: BTreeMap::new(),
             last_ticket: 0,
@@ -122,6 +128,16 @@ impl<M> Mailbox<M> {
         }
         self.inbox.push_back(item);
         self.receiver.take()
+    }
+
+    /// Puts the marker of a due timer into the queue. Its process does that itself, so nobody is woken.
+    pub(super) fn push_timer(&mut self, timer: TimerRef) {
+        self.inbox.push_back(Item::Timer(timer));
+    }
+
+    /// All messages that ever came in.
+    pub(super) const fn received(&self) -> u64 {
+        self.accepted + self.delivered
     }
 
     /// Whether a sender that comes now may go first.
@@ -237,6 +253,7 @@ impl<M: 'static> Mailbox<M> {
     /// unlocking.
     #[must_use]
     pub(super) fn push_parcel(&mut self, parcel: Box<dyn Parcel<M>>) -> Option<Waker> {
+        self.delivered += parcel.len() as u64;
         let other = match self.inbox.back_mut() {
             Some(Item::Parcel(last)) => last.append(parcel),
             _ => Some(parcel),
@@ -276,7 +293,8 @@ impl Taken {
         self.0.load(Ordering::Acquire) & Self::WANTED != 0
     }
 
-    fn count(&self) -> u64 {
+    /// The messages taken so far.
+    pub(super) fn count(&self) -> u64 {
         self.0.load(Ordering::Acquire) / Self::ONE
     }
 

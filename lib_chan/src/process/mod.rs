@@ -23,6 +23,7 @@
 mod address;
 mod cell;
 mod current;
+mod info;
 mod mailbox;
 mod names;
 mod pid;
@@ -30,17 +31,21 @@ mod pid;
 mod process;
 mod reply;
 mod run;
+pub mod supervisor;
 #[cfg(test)]
 mod tests;
+mod timers;
 
 pub use address::Address;
 pub use cell::ending_processes;
+pub use info::ProcessInfo;
 pub use names::{NameError, Names};
 pub use pid::Pid;
 pub use process::{Event, Process};
 pub use reply::{Call, Incoming, Message, Reply, Untyped};
 pub(crate) use reply::{EncodeAnswer, FarCallers};
 pub use run::{SpawnOptions, enter, spawn, spawn_with};
+pub use timers::TimerRef;
 
 pub use crate::links::MonitorRef;
 

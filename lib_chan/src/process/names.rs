@@ -58,7 +58,7 @@ impl<M: Send + 'static> Names<M> {
     pub fn register(&self, name: &str, address: &Address<M>) -> Result<(), NameError> {
         let pid = address.pid();
         let table = Arc::downgrade(&self.table);
-        let entry: Arc<dyn Owned> = Arc::new(NameEntry { table, pid: pid.clone() });
+        let entry: Arc<dyn Owned> = Arc::new(NameEntry { table, pid: pid.clone(), name: name.into() });
         {
             let mut table = lock(&self.table);
             if table.by_name.contains_key(name) {
@@ -118,6 +118,7 @@ impl<M> fmt::Debug for Names<M> {
 struct NameEntry<M> {
     table: Weak<Mutex<Table<M>>>,
     pid: Pid,
+    name: Box<str>,
 }
 
 impl<M: Send + 'static> Owned for NameEntry<M> {
@@ -125,6 +126,10 @@ impl<M: Send + 'static> Owned for NameEntry<M> {
         if let Some(table) = self.table.upgrade() {
             release(&table, &self.pid);
         }
+    }
+
+    fn name(&self) -> Option<&str> {
+        Some(&self.name)
     }
 }
 

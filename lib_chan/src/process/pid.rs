@@ -9,7 +9,7 @@ use std::sync::{Arc, LazyLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use super::cell::Owned;
-use super::current;
+use super::{ProcessInfo, current};
 use crate::ExitReason;
 use crate::links::MonitorRef;
 use crate::sync::Mutex;
@@ -51,6 +51,9 @@ pub(crate) trait Local: SignalTarget {
 
     /// Returns `true` once the end of the process is decided.
     fn is_ending(&self) -> bool;
+
+    /// Describes the process; `None` once its end is decided.
+    fn info(&self) -> Option<ProcessInfo>;
 }
 
 /// A signal from one process to another. Signals and messages from one process to another arrive in the order sent.
@@ -121,6 +124,30 @@ impl Pid {
     /// Dropping the future loses nothing.
     pub fn ended(&self) -> impl Future<Output = ExitReason> + Send + use<> {
         Watch::new(self.clone())
+    }
+
+    /// Describes the process, as `process_info/1` does. Returns `None` if its end is decided, or if it is a far process.
+    ///
+    /// Locks the process, for as long as it takes to copy the lists of its links and monitors. Meant for observers and
+    /// tests.
+    ///
+    /// ```
+    /// use lib_chan::{Process, spawn};
+    ///
+    /// # #[tokio::main]
+    /// # async fn main() {
+    /// let idle = spawn(async |mut me: Process<u32>| {
+    ///     std::future::pending::<()>().await;
+    ///     me.recv().await;
+    ///     Ok(())
+    /// });
+    /// idle.send(7).await.unwrap();
+    /// let info = idle.pid().info().unwrap();
+    /// assert_eq!((info.mailbox_len, info.messages_taken), (1, 0));
+    /// # }
+    /// ```
+    pub fn info(&self) -> Option<ProcessInfo> {
+        self.local()?.info()
     }
 
     pub(super) const fn id(&self) -> u64 {

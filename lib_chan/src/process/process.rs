@@ -16,7 +16,8 @@ use super::current::poll_proceed_shortly;
 use super::mailbox::{self, Item, Letter, Parcel, Told};
 use super::pid::{Local, ProcessSignal, next_monitor};
 use super::run::{self, SpawnOptions};
-use super::{Address, Pid};
+use super::timers::Timers;
+use super::{Address, Pid, TimerRef};
 use crate::links::MonitorRef;
 use crate::{ExitReason, after};
 
@@ -58,12 +59,13 @@ pub struct Process<M = ()> {
     cell: Arc<Cell<M>>,
     /// Taken out of the mailbox, and not yet received.
     batch: VecDeque<Item<M>>,
+    timers: Timers<M>,
     alarm: Alarm,
 }
 
 impl<M: Send + 'static> Process<M> {
     pub(super) const fn new(cell: Arc<Cell<M>>) -> Self {
-        Self { cell, batch: VecDeque::new(), alarm: Alarm(None) }
+        Self { cell, batch: VecDeque::new(), timers: Timers::new(), alarm: Alarm(None) }
     }
 
     /// Waits for the next message or signal.
@@ -106,6 +108,7 @@ impl<M: Send + 'static> Process<M> {
             return None;
         }
         loop {
+            self.queue_due_timers();
             if let Some(event) = self.next() {
                 return Some(event);
             }
@@ -118,12 +121,22 @@ impl<M: Send + 'static> Process<M> {
     fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Event<M>> {
         ready!(poll_proceed_shortly(cx));
         loop {
+            self.queue_due_timers();
             if let Some(event) = self.next() {
                 return Poll::Ready(event);
             }
-            if !self.cell.receive(&mut self.batch, cx) {
-                return Poll::Pending;
+            if self.cell.receive(&mut self.batch, cx) {
+                continue;
             }
+            let Some(due) = self.timers.next() else { return Poll::Pending };
+            ready!(self.alarm.poll(due, cx));
+        }
+    }
+
+    /// Puts timers that are due behind everything that is in the mailbox already.
+    fn queue_due_timers(&mut self) {
+        while let Some(timer) = self.timers.pop_due() {
+            self.cell.put_timer(timer);
         }
     }
 
@@ -149,6 +162,7 @@ impl<M: Send + 'static> Process<M> {
                 }
             }
             Item::Parcel(parcel) => self.open_parcel(parcel).map(Event::Message),
+            Item::Timer(timer) => self.timers.take(timer).map(Event::Message),
             Item::Told(told) => Some(match *told {
                 Told::Exit(from, reason, _) => Event::Exit(from, reason),
                 Told::Down(monitor, from, reason) => Event::Down(monitor, from, reason),
@@ -158,8 +172,11 @@ impl<M: Send + 'static> Process<M> {
 
     /// Takes the next message of a parcel, and puts the rest back.
     fn open_parcel(&mut self, mut parcel: Box<dyn Parcel<M>>) -> Option<M> {
+        let before = parcel.len();
         let message = parcel.next();
-        if !parcel.is_empty() {
+        let left = parcel.len();
+        self.cell.count_unpacked(before.saturating_sub(left));
+        if left > 0 {
             self.batch.push_front(Item::Parcel(parcel));
         }
         message
@@ -257,6 +274,51 @@ impl<M: Send + 'static> Process<M> {
             self.cell.flush(monitor);
         }
         was_active
+    }
+
+    /// Sends this process a message after a delay, as `erlang:send_after/3` does. The message does not count against the
+    /// bound of the mailbox.
+    ///
+    /// Everything that was in the mailbox when the time came is received before the message. The timer ends with the
+    /// process. It costs no task: the runtime knows of it only while the process waits in [`recv`](Self::recv) or
+    /// [`recv_within`](Self::recv_within), which need a runtime with time enabled then.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use lib_chan::{Event, Process, enter};
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() {
+    /// let heard = enter(async |mut me: Process<&str>| {
+    ///     me.send_after(Duration::from_secs(2), "second");
+    ///     me.send_after(Duration::from_secs(1), "first");
+    ///     let third = me.send_after(Duration::from_secs(3), "third");
+    ///     let heard = [me.recv().await, me.recv().await];
+    ///     assert!(me.cancel_timer(third));
+    ///     assert_eq!(me.recv_within(Duration::from_secs(60)).await, None);
+    ///     Ok(heard)
+    /// });
+    /// assert_eq!(heard.await, Ok(["first", "second"].map(Event::Message)));
+    /// # }
+    /// ```
+    pub fn send_after(&mut self, delay: Duration, message: M) -> TimerRef {
+        self.timers.once(delay, message)
+    }
+
+    /// Sends this process a message that `make` makes, after each `period`, until the process ends or cancels the timer.
+    /// A period is at least a millisecond.
+    ///
+    /// At most one message of an interval waits. The times that pass while it waits are skipped, and later ones stay
+    /// multiples of the period, unlike those of Erlang's `timer:send_interval`, whose messages pile up. Otherwise it
+    /// behaves as [`send_after`](Self::send_after).
+    pub fn send_interval(&mut self, period: Duration, make: impl FnMut() -> M + Send + 'static) -> TimerRef {
+        self.timers.every(period, Box::new(make))
+    }
+
+    /// Cancels a timer: no message of it is received from now on. Returns `false` if its message was received already, or
+    /// if it is no timer of this process.
+    pub fn cancel_timer(&mut self, timer: TimerRef) -> bool {
+        self.timers.cancel(timer)
     }
 
     /// Spawns a process that is linked to this one before it runs, so it cannot end unnoticed.

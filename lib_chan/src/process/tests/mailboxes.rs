@@ -232,8 +232,8 @@ impl Parcel<u64> for Numbers {
         std::iter::from_fn(|| self.numbers.pop_front()).find(|number| number.is_multiple_of(2))
     }
 
-    fn is_empty(&self) -> bool {
-        self.numbers.is_empty()
+    fn len(&self) -> usize {
+        self.numbers.len()
     }
 
     fn append(&mut self, other: Box<dyn Parcel<u64>>) -> Option<Box<dyn Parcel<u64>>> {

@@ -5,6 +5,7 @@
 mod calls;
 mod endings;
 mod exits;
+mod info;
 #[cfg(chan_shuttle)]
 mod interleavings;
 mod late;
@@ -14,6 +15,8 @@ mod monitors;
 mod names;
 mod order;
 mod rest;
+mod supervisor;
+mod timers;
 mod times;
 
 use std::fmt;
