@@ -129,7 +129,8 @@
 //! }
 //! ```
 //!
-//! [`Limits`] holds every bound of a session, with its default. [`supervisor`] restarts processes that fail.
+//! [`Limits`] holds every bound of a session, with its default. [`supervisor`] restarts processes that fail, and
+//! [`testing`] tries a service without a network.
 //!
 //! # Embed the protocol
 //!
@@ -186,6 +187,8 @@ pub mod signals;
 #[cfg(feature = "io")]
 pub mod stdio;
 mod sync;
+#[cfg(feature = "io")]
+pub mod testing;
 #[cfg(feature = "io")]
 pub mod tls;
 

@@ -20,9 +20,19 @@ pub fn pair_in_memory(
     parameters: SessionParameters,
     seed: [u8; 32],
 ) -> Result<(Authenticated, Authenticated), ClientHandshakeError> {
-    let library = |_| ClientHandshakeError::Library;
     let service = ServiceName::new("memory").map_err(|_| ClientHandshakeError::Library)?;
     let client = ClientId::new("tester").map_err(|_| ClientHandshakeError::Library)?;
+    pair_in_memory_of(parameters, seed, service, client)
+}
+
+/// As [`pair_in_memory`], with other names. Not public: an end with a chosen name never leaves this crate.
+pub(crate) fn pair_in_memory_of(
+    parameters: SessionParameters,
+    seed: [u8; 32],
+    service: ServiceName,
+    client: ClientId,
+) -> Result<(Authenticated, Authenticated), ClientHandshakeError> {
+    let library = |_| ClientHandshakeError::Library;
     let key = PrivateKey::from_seed(derived(&seed, 0)).map_err(library)?;
     let account = Account {
         service: service.clone(),

@@ -29,6 +29,8 @@ pub mod server;
 use crate::auth::{ClientId, Mechanism, ParamsError, ServiceName};
 
 pub use memory::pair_in_memory;
+#[cfg(feature = "io")]
+pub(crate) use memory::pair_in_memory_of;
 pub use parameters::{ParametersError, SessionParameters};
 
 /// The result of a state: the next state, and the bytes to send before its message can arrive.

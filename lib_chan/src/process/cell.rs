@@ -1,4 +1,5 @@
-//! The shared state of a process under one lock, and the effects of signals on it.
+//! The shared state of a process under one lock, and the effects of signals on it. All of it is in one file, longer than
+//! others, because every method relies on what the others do under that lock.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
