@@ -102,6 +102,15 @@ impl<Out> Remote<Out> {
         })
     }
 
+    /// Returns whether the other end has announced that it drains: its program is stopping. The session goes on, and the
+    /// other end refuses new sessions. It ends this one with [`ExitReason::Shutdown`] once the time for its drain has
+    /// passed, by default 30 s ([`Limits::drain_timeout`](crate::Limits::drain_timeout)).
+    ///
+    /// A client should finish what it has begun, close the session, and connect again or to another server.
+    pub fn draining(&self) -> bool {
+        self.shared().session(|session| session.peer_drains())
+    }
+
     /// Ends this session at both ends with `reason`. Everything that was sent before still goes out.
     ///
     /// The process that owns the session lives on. It gets [`Incoming::Ended`](crate::Incoming::Ended) if the channel was

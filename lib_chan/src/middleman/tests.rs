@@ -263,6 +263,22 @@ async fn a_channel_given_to_a_process_brings_everything_in_order_and_its_end_las
 }
 
 #[tokio::test(start_paused = true)]
+async fn peer_sees_drain() {
+    let (give, control) = oneshot::channel();
+    let (channel, _served) = session(&Limits::default(), false, move |opening| {
+        let _ = give.send(opening.control());
+        service(opening);
+    })
+    .await;
+    let remote = channel.remote();
+    assert!(!remote.draining());
+    control.await.unwrap().go_away();
+    // The answer arrives behind the announcement.
+    assert_eq!(remote.call(Add(1, 1)).await, Ok(2));
+    assert!(remote.draining());
+}
+
+#[tokio::test(start_paused = true)]
 async fn ends_one_given_session_and_not_its_owner() {
     let (tell, told) = oneshot::channel();
     let group = spawn(async move |mut me: Process<Incoming<Request>>| {
