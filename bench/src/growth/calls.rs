@@ -59,8 +59,8 @@ pub(super) async fn callers(options: &Options) -> Result<Series> {
     Ok(Series {
         name: "callers",
         title: "More callers on one session",
-        about: "Each caller makes one call at a time: 64 bytes there and back. From 1 024 on the calls wait for a slot \
-                of the far side. Memory is the most that was resident."
+        about: "Each caller makes one call at a time, with 64 bytes there and back. With more than 1 024 callers, calls \
+                wait for a slot of the other end. Memory is the peak of the resident memory."
             .into(),
         axis: "callers",
         grows: true,
@@ -108,11 +108,10 @@ pub(super) async fn payload(options: &Options) -> Result<Series> {
         name: "payload",
         title: "Longer messages",
         about: format!(
-            "{CALLERS} callers on one session, the same bytes there and back; a MB is a million bytes that went both \
-             ways. A frame of 1 MiB is as long as the default allows, and a message of 1 MiB has a header as well: \
-             `max_frame_len` is 2 MiB here, at both ends. From 256 KiB on one message fills the credit window, and \
-             requests go one at a time. Each message is allocated twice, as a frame and as the value that is decoded \
-             from it."
+            "{CALLERS} callers on one session send the same bytes there and back. A MB is a million bytes that went \
+             both ways. `max_frame_len` is 2 MiB at both ends, because a message of 1 MiB and its header exceed the \
+             default of 1 MiB. A message of 256 KiB or more fills the credit window, so requests go one at a time. Each \
+             message is allocated twice: as a frame, and as the value that is decoded from it."
         ),
         axis: "message",
         grows: true,
@@ -163,9 +162,9 @@ pub(super) async fn waiting(options: &Options) -> Result<Series> {
         name: "waiting",
         title: "More callers than slots",
         about: format!(
-            "The service answers each call {} ms after it has come, by a timer. The server lets a client have {} calls \
-             in flight; the others wait at the client, first come first served. The ideal is as many calls as the slots \
-             can hold in that time.",
+            "The service answers each call {} ms after its arrival, by a timer. The server allows a client {} calls in \
+             flight; the others wait at the client, first come first served. The ideal is the number of calls that the \
+             slots can hold in that time.",
             HELD.as_millis(),
             thousands(slots())
         ),

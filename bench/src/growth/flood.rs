@@ -64,12 +64,13 @@ fn series(ours: Line) -> Series {
     ];
     Series {
         name: "flood",
-        title: "A service that is flooded",
+        title: "A flooded service",
         about: format!(
             "One session casts as fast as it may to a service that takes one message in 10 ms, or none. The window is \
-             {} KiB of payload and 64 bytes a message. Another session of the same server has {CALLERS} callers of 64 \
-             bytes; its rate and times beside the flood are divided by those without, a moment before or after, in twice as many rounds. The \
-             memory of a flood is what {FLOODING} sessions add when they are flooded, divided.",
+             {} KiB of payload and 64 bytes for each message. Another session of the same server has {CALLERS} callers \
+             with 64 bytes. The table divides its rate and times during the flood by those without a flood, measured a \
+             moment before or after, in twice as many rounds. The memory of a flood is the memory that {FLOODING} \
+             flooded sessions add, divided by {FLOODING}.",
             Limits::default().window_len / 1024
         ),
         axis: "the service takes",

@@ -52,10 +52,10 @@ impl Report {
 
     fn markdown(&self) -> String {
         let mut text = format!(
-            "# What more of it costs\n\nPrinted by `bench/growth`, which ran `chan-bench {}` in {} s: server and client as \
-             separate programs on one machine, over TLS on loopback, every answer compared with what was sent. Each \
-             number is the median of {} rounds of {} ms, in brackets the least and the greatest. A *processor* is one of \
-             those that the programs share.\n\n{}.\n",
+            "# How cost grows\n\nWritten by `bench/growth`, which ran `chan-bench {}` in {} s. Server and client are \
+             separate programs on one machine and use TLS over loopback. The client compares every answer with its \
+             request. Each number is the median of {} rounds of {} ms, with the least and the greatest in brackets. A \
+             *processor* is one of the processors that the programs share.\n\n{}.\n",
             self.command, self.seconds, self.rounds, self.milliseconds, self.machine
         );
         for series in &self.series {

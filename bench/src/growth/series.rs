@@ -174,7 +174,7 @@ impl Series {
             }
         }
         if !self.checks.is_empty() {
-            text.push_str("\n| what must hold | | bound | |\n|---|---|---|---|\n");
+            text.push_str("\n| check | measured | bound | |\n|---|---|---|---|\n");
         }
         for check in &self.checks {
             let Check { what, value, unit, .. } = check;

@@ -100,12 +100,12 @@ fn series(ours: Line, options: &Options) -> Series {
         name: "sessions",
         title: "More sessions",
         about: format!(
-            "`chan-server` with its service `echo`, a log line for each event, and one limit raised: \
-             `max_sessions_per_client`, since all clients are one. {CLIENTS} programs hold the sessions, each of which \
-             has answered one call of 64 bytes. They do nothing for {} s, heartbeats aside, and then each calls once a \
-             second for {CALL_SECONDS} s, {} times; the first four columns are of one run. A call of few \
-             sessions costs more, since there is time to fall asleep between two; so they also make as many calls a second \
-             as the most sessions do. The memory of the first session is what a server allocates once.",
+            "`chan-server` serves `echo` and logs each event. `max_sessions_per_client` is raised, because all sessions \
+             belong to one client. {CLIENTS} programs hold the sessions, each of which has answered one call of 64 \
+             bytes. The sessions send only heartbeats for {} s. Then each makes one call per second for {CALL_SECONDS} \
+             s, {} times. The first four columns come from one run. A call costs more if sessions are few, because the \
+             processes sleep between calls. Few sessions therefore also make as many calls per second as the most \
+             sessions do. The memory of the first session includes what a server allocates once.",
             options.idle_millis as f64 / 1000.0,
             options.rounds
         ),
