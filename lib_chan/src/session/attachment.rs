@@ -1,4 +1,4 @@
-//! What belongs to the connection and not to the session: when something was heard and said, and what has come in part.
+//! What dies with a connection: when something was heard and said, what has come in part, and what is owed at once.
 
 use std::time::{Duration, Instant};
 
@@ -9,78 +9,134 @@ const SILENT_HEARTBEATS: u32 = 3;
 /// An end that hears something says something itself at least this many times in a heartbeat.
 const SIGNS_PER_HEARTBEAT: u32 = 3;
 
+/// Watches that bytes which should move do: at least so many in so much time.
+#[derive(Clone, Copy, Debug, Default)]
+struct StallClock {
+    /// Since when bytes have waited, or were last found to move; and the count of moved bytes then.
+    since: Option<(Instant, u64)>,
+}
+
+impl StallClock {
+    /// Bytes wait, unless they did before.
+    fn start(&mut self, now: Instant, count: u64) {
+        self.since.get_or_insert((now, count));
+    }
+
+    const fn stop(&mut self) {
+        self.since = None;
+    }
+
+    /// The peer gets its time anew.
+    fn restart(&mut self, now: Instant, count: u64) {
+        self.since = self.since.map(|_| (now, count));
+    }
+
+    fn deadline(&self, timeout: Duration) -> Option<Instant> {
+        self.since.map(|(since, _)| after(since, timeout))
+    }
+
+    /// Returns whether bytes have waited for all of `timeout` while less than `least` moved.
+    fn is_stalled(&mut self, now: Instant, timeout: Duration, least: usize, count: u64) -> bool {
+        let Some((_, before)) = self.since.filter(|&(since, _)| now >= after(since, timeout)) else {
+            return false;
+        };
+        let stalled = count.saturating_sub(before) < least as u64;
+        if !stalled {
+            self.since = Some((now, count));
+        }
+        stalled
+    }
+}
+
 /// One connection, attached to a session. A session that goes on over another connection gets a new one of these.
 #[derive(Debug)]
 pub(super) struct Attachment {
     /// The start of a frame whose rest has not come.
     pub(super) partial: Vec<u8>,
-    /// Since when `partial` has waited for its rest, or was last found to make progress, and its length then.
-    incomplete: Option<(Instant, usize)>,
+    /// Bytes of `partial`.
+    incoming: StallClock,
+    /// Bytes that the stream takes, and how many it took.
+    outgoing: StallClock,
+    accepted: u64,
     heartbeat: Duration,
     last_heard: Instant,
     /// When the stream last took a byte, or this end last promised one.
     last_said: Instant,
     pinged: bool,
+    /// An `Ack` is to be written.
+    pub(super) ack_due: bool,
+    /// How far the last ping for a flush asks; until that is acknowledged no other goes.
+    pub(super) flush_pinged: u64,
 }
 
 impl Attachment {
     pub(super) const fn new(heartbeat: Duration, now: Instant) -> Self {
         Self {
             partial: Vec::new(),
-            incomplete: None,
+            incoming: StallClock { since: None },
+            outgoing: StallClock { since: None },
+            accepted: 0,
             heartbeat,
             last_heard: now,
             last_said: now,
             pinged: false,
+            ack_due: false,
+            flush_pinged: 0,
         }
     }
 
-    /// Bytes came. Returns whether the peer should be told so: in the middle of a long frame it gets no other sign
-    /// that its bytes arrive, and would take the connection for dead.
-    pub(super) fn hear(&mut self, now: Instant) -> bool {
+    /// Bytes came. In the middle of a long frame the peer gets no other sign that they arrive, and would take the
+    /// connection for dead: so this end owes an `Ack` if it has said nothing for a while.
+    pub(super) fn hear(&mut self, now: Instant) {
         self.last_heard = now;
         self.pinged = false;
-        let owes_sign = now >= self.last_said + self.heartbeat / SIGNS_PER_HEARTBEAT;
-        if owes_sign {
+        if now >= self.last_said + self.heartbeat / SIGNS_PER_HEARTBEAT {
             self.last_said = now;
+            self.ack_due = true;
         }
-        owes_sign
     }
 
     /// A frame became whole, or was discarded.
     pub(super) fn take_partial(&mut self) -> Vec<u8> {
-        self.incomplete = None;
+        self.incoming.stop();
         std::mem::take(&mut self.partial)
     }
 
     /// Bytes came and were handled: a frame may have begun.
     pub(super) fn note_partial(&mut self, now: Instant) {
         if !self.partial.is_empty() {
-            self.incomplete.get_or_insert((now, self.partial.len()));
+            self.incoming.start(now, self.partial.len() as u64);
         }
     }
 
-    /// When the session next looks whether an incomplete frame makes progress.
-    pub(super) fn stall_deadline(&self, timeout: Duration) -> Option<Instant> {
-        self.incomplete.map(|(since, _)| after(since, timeout))
+    /// The driver has fetched bytes to write.
+    pub(super) fn begin_writing(&mut self, now: Instant) {
+        self.outgoing.start(now, self.accepted);
     }
 
-    /// Returns `true` if a frame was incomplete for all of `timeout` while less than `least` bytes of it came.
+    /// The stream took bytes, and with `all` nothing is left.
+    pub(super) const fn say(&mut self, now: Instant, len: usize, all: bool) {
+        self.last_said = now;
+        self.accepted += len as u64;
+        if all {
+            self.outgoing.stop();
+        }
+    }
+
+    /// When the session next looks whether bytes move.
+    pub(super) fn stall_deadline(&self, timeout: Duration) -> Option<Instant> {
+        let (out, inn) = (self.outgoing.deadline(timeout), self.incoming.deadline(timeout));
+        out.into_iter().chain(inn).min()
+    }
+
+    /// Returns `true` if for all of `timeout` bytes waited to be written and the stream took less than `least`, or a frame
+    /// was incomplete and less than `least` bytes of it came.
     ///
     /// The heartbeat does not see this, since any byte is a sign of life: a peer could hold the memory of a long frame for
     /// ever, at one byte a heartbeat.
     pub(super) fn is_stalled(&mut self, now: Instant, timeout: Duration, least: usize) -> bool {
-        let Some((since, len)) = self.incomplete.filter(|&(since, _)| now >= after(since, timeout)) else {
-            return false;
-        };
-        let stalled = self.partial.len().saturating_sub(len) < least;
-        self.incomplete = Some(if stalled { (since, len) } else { (now, self.partial.len()) });
-        stalled
-    }
-
-    /// The stream took bytes.
-    pub(super) const fn say(&mut self, now: Instant) {
-        self.last_said = now;
+        self.outgoing.is_stalled(now, timeout, least, self.accepted)
+            || self.incoming.is_stalled(now, timeout, least, self.partial.len() as u64)
     }
 
     /// When there is something to ping or to give up.
@@ -103,8 +159,27 @@ impl Attachment {
     pub(super) fn restart(&mut self, now: Instant) {
         self.last_heard = now;
         self.pinged = true;
-        if self.incomplete.is_some() {
-            self.incomplete = Some((now, self.partial.len()));
-        }
+        self.incoming.restart(now, self.partial.len() as u64);
+        self.outgoing.restart(now, self.accepted);
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "the time of a test has to begin somewhere")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stream_stalls_when_it_takes_too_little() {
+        let (start, minute, least) = (Instant::now(), Duration::from_secs(60), 65_536);
+        let mut attachment = Attachment::new(minute, start);
+        attachment.begin_writing(start);
+        attachment.say(start, 70_000, false);
+        assert!(!attachment.is_stalled(start + minute, minute, least));
+        attachment.say(start, 60_000, false);
+        assert_eq!(attachment.stall_deadline(minute), Some(start + 2 * minute));
+        assert!(attachment.is_stalled(start + 2 * minute, minute, least));
+        attachment.say(start, 1, true);
+        assert!(!attachment.is_stalled(start + 3 * minute, minute, least));
     }
 }

@@ -274,7 +274,7 @@ impl<H: Host> Endpoint<H> {
             self.make_room(in_all);
             share = 0;
         }
-        let over = self.session.over().is_some();
+        let over = self.session.is_over();
         let paused = self.session.unsent() > share && !over;
         if paused != self.paused {
             self.set_paused(paused);
@@ -346,7 +346,14 @@ impl<H: Host> Endpoint<H> {
         self.wake_watchers();
         self.wake_driver();
         self.rare.push_back(Event::Closed);
-        self.rare.extend(self.owner.take().map(Event::Disown));
+        self.disown();
+    }
+
+    /// The owner owns a session that is over for as long as messages are held for it: if it ends, nobody comes to them.
+    fn disown(&mut self) {
+        if self.told_over && self.held.is_empty() {
+            self.rare.extend(self.owner.take().map(Event::Disown));
+        }
     }
 
     fn wake_watchers(&mut self) {
@@ -397,7 +404,7 @@ impl<H: Host> Endpoint<H> {
         waiter: impl FnOnce(Option<H::Waiter>) -> H::Waiter,
     ) -> bool {
         self.give_back();
-        let over = self.session.over().is_some();
+        let over = self.session.is_over();
         if !self.paused || over {
             self.session.take_inbox(&mut reader.batch);
             if !reader.batch.is_empty() || over || self.session.has_let_go() {
@@ -435,6 +442,7 @@ impl<H: Host> Endpoint<H> {
         let taken = if self.paused { None } else { self.held.pop_front() };
         self.owed_places += usize::from(taken.is_none());
         self.claims.set_holding(!self.held.is_empty());
+        self.disown();
         taken
     }
 
@@ -455,7 +463,7 @@ impl<H: Host> Endpoint<H> {
     /// no process. The process has the session among what it owns already, once for each call.
     pub fn own(&mut self, owner: Option<H::Process>, linked: bool) {
         self.session.set_owner(owner.clone(), linked);
-        let (next, too_late) = if self.session.over().is_some() { (None, owner) } else { (owner, None) };
+        let (next, too_late) = if self.session.is_over() { (None, owner) } else { (owner, None) };
         let before = std::mem::replace(&mut self.owner, next);
         // It may be the same process, which then has it twice.
         self.rare.extend(before.into_iter().chain(too_late).map(Event::Disown));
@@ -468,7 +476,8 @@ impl<H: Host> Endpoint<H> {
         self.held = VecDeque::new();
         self.owed_places = 0;
         self.claims.set_holding(false);
-        if self.session.over().is_none() && !self.session.has_let_go() {
+        self.disown();
+        if !self.session.is_over() && !self.session.has_let_go() {
             self.let_go_for = Some(reason.clone());
         }
         let deadline = after(now, self.session.limits().close_timeout);

@@ -1,8 +1,8 @@
 //! What waits to be written: whole frames, counted and bounded.
 
-use std::{collections::VecDeque, io::IoSlice, time::Instant};
+use std::{collections::VecDeque, io::IoSlice};
 
-use crate::{after, wire::Frame};
+use crate::wire::Frame;
 
 /// Payloads from here on are kept as they are instead of being copied behind their frame's head.
 pub(super) const OWNED_LEN: usize = 16 * 1024;
@@ -85,11 +85,11 @@ pub(super) struct Outgoing {
     reflections: (usize, usize),
     /// Where the bytes of the second of these end.
     fetched: u64,
+    /// The number of the last ordered frame that the peer has acknowledged.
+    pub(super) acked: u64,
     /// Bytes that the peer has acknowledged, at least; and what is known when the frame of this number is.
-    acked: u64,
+    acked_len: u64,
     mark: (u64, u64),
-    /// Since when bytes have waited without a break, and the count of bytes accepted then.
-    waiting: Option<(Instant, u64)>,
 }
 
 impl Outgoing {
@@ -161,17 +161,17 @@ impl Outgoing {
         self.pieces.is_empty()
     }
 
-    /// Hands all that waits to a driver whose batch has been written.
-    pub(super) fn fetch(&mut self, now: Instant, batch: &mut Batch) {
+    /// Hands all that waits to a driver whose batch has been written. Returns whether there was anything.
+    pub(super) fn fetch(&mut self, batch: &mut Batch) -> bool {
         if self.pieces.is_empty() || !batch.pieces.is_empty() {
-            return;
+            return false;
         }
         std::mem::swap(&mut self.pieces, &mut batch.pieces);
         self.spare.append(&mut batch.spare);
         self.spare.truncate(KEPT_BUFFERS);
         self.fetched = self.appended;
         self.reflections.1 += std::mem::take(&mut self.reflections.0);
-        self.waiting.get_or_insert((now, self.accepted));
+        true
     }
 
     /// The stream took this many bytes.
@@ -180,47 +180,20 @@ impl Outgoing {
         if self.accepted == self.fetched {
             self.reflections.1 = 0;
         }
-        if self.accepted == self.appended {
-            self.waiting = None;
-        }
     }
 
     /// The peer has acknowledged the frames up to this number.
-    pub(super) const fn acked(&mut self, number: u64) {
+    pub(super) fn ack(&mut self, number: u64) {
+        self.acked = self.acked.max(number);
         if number >= self.mark.0 {
-            self.acked = self.mark.1;
+            self.acked_len = self.mark.1;
             self.mark = (self.number, self.appended);
         }
     }
 
     /// Bytes that are not known to be acknowledged.
     pub(super) const fn unacked(&self) -> u64 {
-        self.appended - self.acked
-    }
-
-    /// The peer gets its time anew.
-    pub(super) fn restart(&mut self, now: Instant) {
-        if self.waiting.is_some() {
-            self.waiting = Some((now, self.accepted));
-        }
-    }
-
-    /// When it must be looked again whether the peer takes what is sent.
-    pub(super) fn stall_deadline(&self, timeout: std::time::Duration) -> Option<Instant> {
-        self.waiting.map(|(since, _)| after(since, timeout))
-    }
-
-    /// Whether bytes have waited for `timeout` without a break while less than `least` were accepted.
-    pub(super) fn is_stalled(&mut self, now: Instant, timeout: std::time::Duration, least: usize) -> bool {
-        let Some((since, accepted)) = self.waiting else { return false };
-        if now < after(since, timeout) {
-            return false;
-        }
-        if self.accepted - accepted < least as u64 {
-            return true;
-        }
-        self.waiting = Some((now, self.accepted));
-        false
+        self.appended - self.acked_len
     }
 
     fn tail(&mut self) -> &mut Vec<u8> {
@@ -242,15 +215,12 @@ impl Outgoing {
 }
 
 #[cfg(test)]
-#[expect(clippy::disallowed_methods, reason = "the time of a test has to begin somewhere")]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
-    fn drain(outgoing: &mut Outgoing, now: Instant) -> Vec<u8> {
+    fn drain(outgoing: &mut Outgoing) -> Vec<u8> {
         let (mut batch, mut bytes) = (Batch::default(), Vec::new());
-        outgoing.fetch(now, &mut batch);
+        outgoing.fetch(&mut batch);
         while !batch.chunk().is_empty() {
             let len = batch.chunk().len().min(1000);
             bytes.extend_from_slice(&batch.chunk()[..len]);
@@ -271,7 +241,7 @@ mod tests {
             assert_eq!(payload.is_empty(), len >= OWNED_LEN);
         }
         assert_eq!(outgoing.unsent(), expected.len());
-        assert_eq!(drain(&mut outgoing, Instant::now()), expected);
+        assert_eq!(drain(&mut outgoing), expected);
         assert_eq!((outgoing.unsent(), outgoing.number), (0, 6));
     }
 
@@ -284,13 +254,13 @@ mod tests {
 
     #[test]
     fn buffers_are_filled_and_written_and_filled_again_and_none_grows_without_end() {
-        let (now, mut outgoing, mut batch) = (Instant::now(), Outgoing::default(), Batch::default());
+        let (mut outgoing, mut batch) = (Outgoing::default(), Batch::default());
         for round in 0..6 {
             let kept = outgoing.kept();
             assert_eq!(kept > 0, round > 0, "{round}");
             fill(&mut outgoing);
             assert!(outgoing.spare.is_empty(), "those that were kept are filled first");
-            outgoing.fetch(now, &mut batch);
+            outgoing.fetch(&mut batch);
             assert!(batch.pieces.len() >= 5);
             assert!(batch.pieces.iter().all(|piece| piece.capacity() <= KEPT_CAPACITY));
             let len = outgoing.unsent();
@@ -298,7 +268,7 @@ mod tests {
             outgoing.accept(len);
             // They come back with the next fetch.
             outgoing.put(&Frame::Pong { token: 0 });
-            outgoing.fetch(now, &mut batch);
+            outgoing.fetch(&mut batch);
             batch.advance(outgoing.unsent());
             outgoing.accept(outgoing.unsent());
             assert!(outgoing.spare.len() <= KEPT_BUFFERS && batch.spare.len() <= KEPT_BUFFERS);
@@ -310,29 +280,13 @@ mod tests {
 
     #[test]
     fn reflections_count_until_the_stream_took_them() {
-        let now = Instant::now();
         let mut outgoing = Outgoing::default();
         outgoing.reflect(&Frame::Pong { token: 1 });
         let mut batch = Batch::default();
-        outgoing.fetch(now, &mut batch);
+        outgoing.fetch(&mut batch);
         outgoing.reflect(&Frame::Pong { token: 2 });
         assert_eq!(outgoing.reflections(), 2);
         outgoing.accept(batch.chunk().len());
         assert_eq!(outgoing.reflections(), 1);
-    }
-
-    #[test]
-    fn a_peer_that_takes_too_little_for_too_long_has_stalled_and_one_that_takes_enough_has_not() {
-        let (start, minute) = (Instant::now(), Duration::from_secs(60));
-        let mut outgoing = Outgoing::default();
-        outgoing.put_owned(|payload| Frame::Cast { to: 0, payload }, &mut vec![0; 200_000]);
-        outgoing.fetch(start, &mut Batch::default());
-        outgoing.accept(70_000);
-        assert!(!outgoing.is_stalled(start + minute, minute, 65_536));
-        outgoing.accept(60_000);
-        assert_eq!(outgoing.stall_deadline(minute), Some(start + 2 * minute));
-        assert!(outgoing.is_stalled(start + 2 * minute, minute, 65_536));
-        outgoing.accept(outgoing.unsent());
-        assert!(!outgoing.is_stalled(start + 3 * minute, minute, 65_536));
     }
 }

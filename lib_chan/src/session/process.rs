@@ -7,8 +7,8 @@ impl<H: Host> Session<H> {
     /// Makes `owner` the owner: the process behind id 0, linked to the far owner or not. Once the session is over it has
     /// no owner any more, and a link to the far owner ends as it is made.
     pub(crate) fn set_owner(&mut self, owner: Option<H::Process>, linked: bool) {
-        let Some(reason) = self.over.clone() else {
-            self.border.set_owner(owner, linked, self.far_terms.max_links);
+        let Some(reason) = self.over().cloned() else {
+            self.border.set_owner(owner, linked, self.peer.terms.max_links);
             return self.put_border();
         };
         if let Some(to) = owner.filter(|_| linked) {
@@ -39,20 +39,18 @@ impl<H: Host> Session<H> {
 
     /// A process that was handed out took messages of this cost: the peer may send it as much more.
     pub fn give_back_to(&mut self, process: &H::Process, cost: u64) {
-        if let Some((id, total)) = self.border.ids.give_back(process, cost)
-            && self.can_put()
-        {
-            self.outgoing.put(&Frame::Credit { id, total });
+        if let Some((id, total)) = self.border.ids.give_back(process, cost) {
+            self.put_credit(id, total);
         }
     }
 
     /// `process` links to the far process `far`.
     pub fn link(&mut self, process: H::Process, far: u64) {
-        if self.over.is_some() {
+        if self.is_over() {
             let (from, to, reason) = (far, process, ExitReason::NoConnection);
             return self.deliveries.push(Delivery::Exit { from, to, reason, link: true, provoked: false });
         }
-        self.border.link(&process, far, self.far_terms.max_links);
+        self.border.link(&process, far, self.peer.terms.max_links);
         self.put_border();
     }
 
@@ -87,11 +85,11 @@ impl<H: Host> Session<H> {
 
     /// `process` monitors the far process `far`, and calls the monitor `reference`.
     pub fn monitor(&mut self, process: H::Process, reference: u64, far: u64) {
-        if self.over.is_some() {
+        if self.is_over() {
             let (monitor, from, reason) = (reference, far, ExitReason::NoConnection);
             return self.deliveries.push(Delivery::Down { monitor, from, to: process, reason });
         }
-        self.border.monitor(process, reference, far, self.far_terms.max_links);
+        self.border.monitor(process, reference, far, self.peer.terms.max_links);
         self.put_border();
     }
 

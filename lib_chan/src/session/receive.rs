@@ -1,18 +1,15 @@
-//! What comes in: bytes, frames, messages; and what the owner takes of them.
+//! What comes in: bytes, frames, messages.
 
-use std::{
-    collections::VecDeque,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
 use super::{
-    Delivery, Flush, Host, Inbound, InboundKind, MAX_CALL_TIME, Phase, Receiver, Request, Session,
-    StartRefused, WindowChange,
+    Delivery, Host, Inbound, InboundKind, MAX_CALL_TIME, Peer, Request, Session, StartRefused,
     border::{Breach, OWNER},
     call::Outcome,
-    credit::Balance,
+    inbox::Receiver,
+    life::{Ending, Expects, Life},
 };
 use crate::{
     CallError, CallFailure, Executed, ExitReason, Limits,
@@ -33,11 +30,35 @@ const ACK_PART: u64 = 8;
 /// The reason in the answer to an `Ended`: the owner lives, and is out of reach.
 const ANSWER: ExitReason = ExitReason::NoConnection;
 
+/// The ordered stream that comes in.
+#[derive(Debug, Default)]
+pub(super) struct Received {
+    /// How many ordered frames have come: the number of the last.
+    pub(super) number: u64,
+    len: u64,
+    /// The number and the length when the last ack was written.
+    acked: (u64, u64),
+}
+
+impl Received {
+    /// Whether so many ordered frames, or bytes of them, have come since the last ack.
+    const fn is_unacked(&self, frames: u64, len: u64) -> bool {
+        self.number - self.acked.0 >= frames || self.len - self.acked.1 >= len
+    }
+
+    /// Counts an ordered frame. Returns whether an ack is due.
+    const fn count(&mut self, len: usize) -> bool {
+        self.number += 1;
+        self.len += len as u64;
+        self.is_unacked(ACK_FRAMES, ACK_LEN)
+    }
+}
+
 impl<H: Host> Session<H> {
     /// Takes what was read from the stream, in pieces of any size.
     pub(crate) fn handle_bytes(&mut self, now: Instant, mut bytes: &[u8]) {
-        self.ack_due |= self.attachment.hear(now);
-        while !bytes.is_empty() && !self.heard_all {
+        self.attachment.hear(now);
+        while !bytes.is_empty() && !self.is_over() {
             if let Err(error) = self.handle_piece(now, &mut bytes) {
                 self.break_off(match error {
                     Fault::Protocol => ExitReason::Protocol,
@@ -47,110 +68,11 @@ impl<H: Host> Session<H> {
         }
         self.attachment.note_partial(now);
         self.pump(now);
-        if self.phase == Phase::Open
-            && self.can_put()
-            && let Some(token) = self.tuner.probe(now, self.grant.returned())
+        if self.takes_messages()
+            && let Some(token) = self.inbox.tuner.probe(now, self.inbox.grant.returned())
         {
             self.outgoing.put(&Frame::Ping { token });
         }
-    }
-
-    /// The window that this end grants should be so long.
-    pub(super) fn resize_window(&mut self, window: u64) {
-        let now_extra = self.tuner.extra();
-        let base = self.grant.window() - now_extra;
-        let extra = window - base;
-        if extra > now_extra {
-            self.window_change = Some(WindowChange::Wanted(extra - now_extra));
-            return;
-        }
-        self.set_window(window);
-        self.window_change = Some(WindowChange::Narrowed(extra));
-    }
-
-    /// Makes the window that this end grants so many bytes wider.
-    pub(crate) fn widen(&mut self, more: u64) {
-        if more == 0 {
-            self.tuner.refuse();
-        } else if self.over.is_none() {
-            self.set_window(self.grant.window() + more);
-        }
-    }
-
-    fn set_window(&mut self, window: u64) {
-        self.tuner.set(window);
-        if let Some(total) = self.grant.resize(window)
-            && self.can_put()
-        {
-            self.outgoing.put(&Frame::Credit { id: OWNER, total });
-        }
-    }
-
-    /// What becomes of the window, once for each change.
-    pub(crate) fn take_window_change(&mut self) -> Option<WindowChange> {
-        self.window_change.take()
-    }
-
-    /// Moves the messages that came for the owner to the end of `batch`.
-    pub(crate) fn take_inbox(&mut self, batch: &mut VecDeque<Inbound>) {
-        if batch.is_empty() {
-            std::mem::swap(batch, &mut self.inbox);
-        } else {
-            batch.append(&mut self.inbox);
-        }
-    }
-
-    /// Whether messages wait for the owner.
-    pub fn has_inbox(&self) -> bool {
-        !self.inbox.is_empty()
-    }
-
-    /// Whether the answer of a call that is about to be taken is still wanted; if not it is refused here.
-    pub fn wants_answer(&mut self, call: u64, now: Instant) -> bool {
-        let wanted = self.owing.is_wanted(call, now);
-        if !wanted {
-            self.refuse(call, RefuseCode::Refused, "the caller stopped waiting");
-        }
-        wanted
-    }
-
-    /// The owner took messages of this cost: the peer may send as much more.
-    pub(crate) fn give_back(&mut self, cost: u64) {
-        if let Some(total) = self.grant.give_back(cost)
-            && self.can_put()
-        {
-            self.outgoing.put(&Frame::Credit { id: OWNER, total });
-        }
-    }
-
-    /// From now on what comes for the owner is a delivery, in one order with the signals; what waits comes first.
-    /// `first` are messages taken from the inbox that nobody has looked at.
-    pub(crate) fn hand_over(&mut self, first: impl Iterator<Item = Inbound>) {
-        self.receiver = Receiver::HandedOver;
-        self.deliveries.extend(first.chain(self.inbox.drain(..)).map(Delivery::Inbound));
-        self.deliveries.extend(self.over.clone().map(Delivery::Over));
-    }
-
-    /// Nobody reads any more: what came and what comes is discarded, calls are refused.
-    pub(crate) fn give_up_receiving(&mut self) {
-        self.receiver = Receiver::Gone;
-        for message in std::mem::take(&mut self.inbox) {
-            self.discard(&message);
-        }
-    }
-
-    /// Discards a message untaken: its credit returns, and a call is refused.
-    pub(crate) fn discard(&mut self, message: &Inbound) {
-        self.discarded += 1;
-        self.give_back(message.cost());
-        if let InboundKind::Call { call } = message.kind {
-            self.refuse(call, RefuseCode::Refused, "nobody receives calls at this end");
-        }
-    }
-
-    /// Messages that came when nobody received any more.
-    pub const fn discarded(&self) -> u64 {
-        self.discarded
     }
 
     /// Handles whole frames at the front of `bytes`, or keeps the start of one.
@@ -176,7 +98,7 @@ impl<H: Host> Session<H> {
         if let Some(fault) = fault {
             return Err(fault.into());
         }
-        if !self.heard_all {
+        if !self.is_over() {
             if let Some(len) = wire::frame_len(rest, self.limits.max_frame_len)? {
                 self.reserve_frame(wire::LEN_LEN + len, rest.len());
             }
@@ -214,26 +136,26 @@ impl<H: Host> Session<H> {
 
     /// Handles a run of whole frames. Messages share the memory of the run when they are most of it.
     fn handle_frames(&mut self, now: Instant, run: &Bytes) -> Result<(), Fault> {
-        let (before, delivered) = (self.inbox.len(), self.deliveries.len());
+        let (before, delivered) = (self.inbox.messages.len(), self.deliveries.len());
         let mut start = 0;
         let mut kept = 0;
         while let Some(rest) = run.get(start..)
             && let Some(len) = wire::frame_len(rest, self.limits.max_frame_len)?
             && let Some(body) = rest.get(wire::LEN_LEN..wire::LEN_LEN + len)
         {
-            if self.heard_all {
+            if self.is_over() {
                 return Ok(());
             }
             let frame = Frame::parse(body)?;
-            if frame.is_ordered() {
-                self.count_ordered(len);
+            if frame.is_ordered() && self.incoming.count(len) {
+                self.attachment.ack_due = true;
             }
-            self.check_phase(&frame)?;
+            self.check_place(&frame)?;
             kept += self.handle_frame(now, run, frame)?;
             start += wire::LEN_LEN + len;
         }
         if kept * 2 < run.len() {
-            for message in self.inbox.iter_mut().skip(before) {
+            for message in self.inbox.messages.iter_mut().skip(before) {
                 message.payload = Bytes::copy_from_slice(&message.payload);
             }
             for delivery in self.deliveries.iter_mut().skip(delivered) {
@@ -255,8 +177,8 @@ impl<H: Host> Session<H> {
             // None was asked for.
             Frame::Started { resume: Some(_), .. } => return Err(Fault::Protocol),
             Frame::Started { terms, resume: None } => {
-                self.far_terms = terms;
-                self.phase = Phase::Open;
+                self.peer.terms = terms;
+                self.life = Life::Open;
             }
             Frame::Cast { to, payload } => {
                 return self.handle_message(to, InboundKind::Cast, run.slice_ref(payload));
@@ -275,8 +197,7 @@ impl<H: Host> Session<H> {
             }
             Frame::Reply { call, payload } => self.handle_reply(call, Ok(run.slice_ref(payload)))?,
             Frame::Refuse { call: 0, code, text } => {
-                self.refused = Some(StartRefused { code, text: text.into() });
-                self.finish(ExitReason::Normal, false, None, self.outgoing.appended);
+                self.handle_start_refused(StartRefused { code, text: text.into() });
             }
             Frame::Refuse { call, code, text } => self.handle_refusal(now, call, code, text)?,
             Frame::Exit { from, to, taken: None, reason } => {
@@ -313,17 +234,17 @@ impl<H: Host> Session<H> {
                 self.border.handle_down(monitor, reason);
                 self.reflect_border();
             }
-            Frame::GoAway => self.peer_drains = true,
-            Frame::Credit { id: OWNER, total } => self.balance.grant(total),
+            Frame::GoAway => self.peer.drains = true,
+            Frame::Credit { id: OWNER, total } => self.peer.balance.grant(total),
             // One that this end never sent to needs none.
             Frame::Credit { id, total } => {
-                if let Some(balance) = self.far_balances.get_mut(&id) {
+                if let Some(balance) = self.peer.balances.get_mut(&id) {
                     balance.grant(total);
                 }
             }
             Frame::Ack { number } => {
                 // One that says nothing new is the sign of life of a peer to which a long frame is on its way.
-                if self.acked < self.outgoing.number {
+                if self.outgoing.acked < self.outgoing.number {
                     // It comes three times in a heartbeat.
                     let wait = self.limits.close_timeout.max(self.heartbeat_interval());
                     self.put_off_deadline(now, wait);
@@ -333,7 +254,8 @@ impl<H: Host> Session<H> {
             }
             Frame::Ping { token } => self.handle_ping(token),
             Frame::Pong { token } => {
-                if let Some(window) = self.tuner.pong(now, token, self.grant.returned()) {
+                let (window, taken) = (self.inbox.grant.window(), self.inbox.grant.returned());
+                if let Some(window) = self.inbox.tuner.pong(now, token, window, taken) {
                     self.resize_window(window);
                 }
             }
@@ -354,7 +276,7 @@ impl<H: Host> Session<H> {
     }
 
     fn handle_ping(&mut self, token: u64) {
-        self.ack_due = true;
+        self.attachment.ack_due = true;
         if self.can_put() {
             let ack = self.ack();
             self.outgoing.reflect(&ack);
@@ -364,50 +286,42 @@ impl<H: Host> Session<H> {
     }
 
     /// Which frames may come when.
-    fn check_phase(&self, frame: &Frame<'_>) -> Result<(), Fault> {
+    fn check_place(&self, frame: &Frame<'_>) -> Result<(), Fault> {
         let heartbeat = matches!(frame, Frame::Ack { .. } | Frame::Ping { .. } | Frame::Pong { .. });
-        let ok = match (self.phase, self.side) {
-            (_, _) if matches!(frame, Frame::Ended { .. }) => true,
-            (Phase::ExpectStart, Side::Server) => heartbeat || matches!(frame, Frame::Start { .. }),
-            (Phase::ExpectStart, Side::Client) => heartbeat,
-            (Phase::ExpectAnswer, Side::Client) => {
-                heartbeat || matches!(frame, Frame::Started { .. } | Frame::Refuse { call: 0, .. })
+        let ok = match (&self.life, self.side) {
+            (Life::Opening { expects, .. }, side) => {
+                heartbeat
+                    || match frame {
+                        Frame::Ended { .. } => true,
+                        Frame::Start { .. } => *expects == Expects::Start && side == Side::Server,
+                        Frame::Started { .. } | Frame::Refuse { call: 0, .. } => {
+                            *expects == Expects::Answer && side == Side::Client
+                        }
+                        _ => false,
+                    }
             }
-            (Phase::ExpectAnswer, Side::Server) => heartbeat,
-            (Phase::Open, _) => {
+            _ => {
                 !matches!(frame, Frame::Start { .. } | Frame::Started { .. } | Frame::Refuse { call: 0, .. })
             }
         };
         if ok { Ok(()) } else { Err(Fault::Protocol) }
     }
 
-    fn count_ordered(&mut self, len: usize) {
-        self.received += 1;
-        self.received_len += len as u64;
-        self.ack_due |= self.is_unacked(ACK_FRAMES, ACK_LEN);
-    }
-
-    /// Whether so many ordered frames, or bytes of them, have come since the last ack.
-    fn is_unacked(&self, frames: u64, len: u64) -> bool {
-        let (number, len_then) = self.acked_by_us;
-        self.received - number >= frames || self.received_len - len_then >= len
-    }
-
     /// Appends the ack that is due, or worth going along.
     pub(super) fn put_ack(&mut self) {
         let goes_along =
-            !self.outgoing.is_empty() && self.is_unacked(ACK_FRAMES / ACK_PART, ACK_LEN / ACK_PART);
-        if (self.ack_due || goes_along) && self.can_put() {
+            !self.outgoing.is_empty() && self.incoming.is_unacked(ACK_FRAMES / ACK_PART, ACK_LEN / ACK_PART);
+        if (self.attachment.ack_due || goes_along) && self.can_put() {
             let ack = self.ack();
             self.outgoing.put(&ack);
         }
     }
 
     /// The ack of all that has come.
-    fn ack(&mut self) -> Frame<'static> {
-        self.ack_due = false;
-        self.acked_by_us = (self.received, self.received_len);
-        Frame::Ack { number: self.received }
+    const fn ack(&mut self) -> Frame<'static> {
+        self.attachment.ack_due = false;
+        self.incoming.acked = (self.incoming.number, self.incoming.len);
+        Frame::Ack { number: self.incoming.number }
     }
 
     fn handle_start(
@@ -422,12 +336,8 @@ impl<H: Host> Session<H> {
         if !Limits::FRAME_LEN_RANGE.contains(&max_frame_len) || window_len < Limits::MIN_WINDOW_LEN as u64 {
             return Err(Fault::Protocol);
         }
-        self.max_far_frame_len = max_frame_len;
-        self.far_window = window_len;
-        self.balance = Balance::new(window_len);
-        self.far_terms = terms;
-        self.deadline = None;
-        self.phase = Phase::ExpectAnswer;
+        self.peer = Peer::new(max_frame_len, window_len, terms);
+        self.life = Life::Opening { expects: Expects::Answer, deadline: None };
         match Codec::from_code(codec) {
             Some(codec) => self.request = Some(Request { codec, args }),
             None => self.refuse_start(RefuseCode::Codec, "unknown codec"),
@@ -437,7 +347,7 @@ impl<H: Host> Session<H> {
 
     /// A message for one of this end's processes: the bytes of it that are kept.
     fn handle_message(&mut self, to: u64, kind: InboundKind, payload: Bytes) -> Result<usize, Fault> {
-        let message = Inbound { number: self.received, kind, payload };
+        let message = Inbound { number: self.incoming.number, kind, payload };
         if to != OWNER {
             let Some(to) = self.border.ids.receive(to, message.cost())? else {
                 self.refuse_unreachable(&message);
@@ -447,16 +357,16 @@ impl<H: Host> Session<H> {
             self.deliveries.push(Delivery::Message { to, message });
             return Ok(len);
         }
-        if !self.grant.receive(message.cost()) {
+        if !self.inbox.grant.receive(message.cost()) {
             return Err(Fault::Overload);
         }
-        if self.let_go {
+        if !self.can_put() {
             self.discard(&message);
             return Ok(0);
         }
         let len = message.payload.len();
-        match self.receiver {
-            Receiver::Reads => self.inbox.push_back(message),
+        match self.inbox.receiver {
+            Receiver::Reads => self.inbox.messages.push_back(message),
             Receiver::HandedOver => self.deliveries.push(Delivery::Inbound(message)),
             Receiver::Gone => {
                 self.discard(&message);
@@ -464,13 +374,6 @@ impl<H: Host> Session<H> {
             }
         }
         Ok(len)
-    }
-
-    fn refuse_unreachable(&mut self, message: &Inbound) {
-        self.discarded += 1;
-        if let InboundKind::Call { call } = message.kind {
-            self.refuse(call, RefuseCode::Refused, "no such process");
-        }
     }
 
     fn handle_reply(&mut self, call: u64, outcome: Outcome) -> Result<(), Fault> {
@@ -509,13 +412,14 @@ impl<H: Host> Session<H> {
     fn handle_ended(&mut self, taken: u64, reason: ExitReason) -> Result<(), Fault> {
         // What was taken has come: in the answer to our own end that is all we sent, and a flush before it is done.
         self.handle_ack(taken)?;
-        let is_answer = self.let_go && reason == ANSWER;
-        if !std::mem::replace(&mut self.let_go, true) {
+        let is_answer = !self.can_put() && reason == ANSWER;
+        if self.can_put() {
             // What came before may still be taken: the owner ends later, if at all.
-            self.outgoing.put(&Frame::Ended { taken: self.received, reason: ANSWER });
+            self.outgoing.put(&Frame::Ended { taken: self.incoming.number, reason: ANSWER });
         }
         let reason = if is_answer { ExitReason::Normal } else { reason };
-        self.finish(reason, is_answer, Some(taken), self.outgoing.appended);
+        let reached = self.outgoing.appended;
+        self.finish(Ending { reason, far_owner_lives: is_answer, taken: Some(taken), reached });
         Ok(())
     }
 
@@ -523,10 +427,8 @@ impl<H: Host> Session<H> {
         if number > self.outgoing.number {
             return Err(Fault::Protocol);
         }
-        self.acked = self.acked.max(number);
-        self.outgoing.acked(number);
-        let later = self.flushing.split_off(&Flush { number: self.acked + 1, ticket: 0 });
-        self.woken.extend(std::mem::replace(&mut self.flushing, later).into_values());
+        self.outgoing.ack(number);
+        self.woken.extend(self.flushes.acked(self.outgoing.acked));
         Ok(())
     }
 }

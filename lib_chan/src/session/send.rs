@@ -3,10 +3,11 @@
 use std::time::Instant;
 
 use super::{
-    Flush, Host, MAX_CALL_TIME, Outcome, Phase, Session, Sort, Unsendable, Waiting,
+    Flush, Host, MAX_CALL_TIME, Outcome, Session, Unsendable,
     border::OWNER,
     credit::{Balance, cost},
     public,
+    queue::Sort,
 };
 use crate::{
     CallError, CallFailure, Executed, ExitReason,
@@ -21,7 +22,7 @@ const MAX_CALLS_IN_FLIGHT: u64 = 65_536;
 impl<H: Host> Session<H> {
     /// The most bytes that a payload to the peer may have.
     pub const fn max_payload_len(&self) -> usize {
-        self.max_far_frame_len - wire::MAX_OVERHEAD
+        self.peer.max_frame_len - wire::MAX_OVERHEAD
     }
 
     /// Sends a cast to the far owner, or puts it in the queue: then a ticket to [`poll_cast`](Self::poll_cast) with.
@@ -33,9 +34,9 @@ impl<H: Host> Session<H> {
             self.put_cast(payload);
             return Ok(None);
         }
-        self.last_ticket += 1;
-        self.enqueue(now, Sort::Cast, self.last_ticket, payload);
-        Ok(Some(self.last_ticket))
+        let ticket = self.queue.next_ticket();
+        self.enqueue(now, Sort::Cast, ticket, payload);
+        Ok(Some(ticket))
     }
 
     /// Sends a cast to the far owner if it need not wait.
@@ -56,8 +57,8 @@ impl<H: Host> Session<H> {
     /// As [`try_cast`](Self::try_cast).
     pub fn try_cast_to(&mut self, far: u64, payload: &mut Vec<u8>) -> Result<(), Unsendable> {
         let may_send = self.may_send(payload)?;
-        let window = self.far_window;
-        let balance = self.far_balances.entry(far).or_insert_with(|| Balance::new(window));
+        let window = self.peer.window;
+        let balance = self.peer.balances.entry(far).or_insert_with(|| Balance::new(window));
         if !may_send || !balance.is_positive() {
             return Err(Unsendable::WouldWait);
         }
@@ -75,11 +76,10 @@ impl<H: Host> Session<H> {
         ticket: u64,
         waiter: impl FnOnce(Option<H::Waiter>) -> H::Waiter,
     ) -> Option<Result<(), Unsendable>> {
-        if self.sent_tickets.remove(&ticket) {
+        if self.queue.take_sent(ticket) {
             return Some(Ok(()));
         }
-        if let Some(waiting) = self.place(ticket).and_then(|place| self.waiting.get_mut(place)) {
-            waiting.waiter = Some(waiter(waiting.waiter.take()));
+        if self.queue.wait(ticket, waiter) {
             return None;
         }
         Some(Err(Unsendable::Ended(self.over_reason())))
@@ -88,7 +88,7 @@ impl<H: Host> Session<H> {
     /// Takes a cast back that is still in the queue: it will not be sent.
     pub fn withdraw_cast(&mut self, now: Instant, ticket: u64) {
         self.withdraw(now, ticket);
-        self.sent_tickets.remove(&ticket);
+        self.queue.take_sent(ticket);
     }
 
     /// Calls the far owner: the id to [`poll_call`](Self::poll_call) with.
@@ -122,9 +122,7 @@ impl<H: Host> Session<H> {
         payload: &mut Vec<u8>,
     ) -> Result<u64, Unsendable> {
         let at_once = self.may_send(payload)? && self.has_slot();
-        // The ticket is the call's id: tickets leave the queue in order, so the ids on the wire only grow.
-        self.last_ticket += 1;
-        let call = self.last_ticket;
+        let call = self.queue.next_ticket();
         self.asking.begin(call, deadline);
         if at_once {
             self.put_call(now, call, sort, payload);
@@ -186,23 +184,23 @@ impl<H: Host> Session<H> {
     /// Asks the peer to acknowledge all that was sent: what to [`poll_flushed`](Self::poll_flushed) with. Messages in
     /// the queue are not sent yet, and are not waited for.
     pub fn flush(&mut self) -> Flush {
-        self.last_flush = Flush { number: self.outgoing.number, ticket: self.last_flush.ticket + 1 };
+        let flush = self.flushes.begin(self.outgoing.number);
         self.ping_for_flush();
-        self.last_flush
+        flush
     }
 
     /// One ping at a time, however many flush: their answers are reflections, of which the peer has a bound.
     pub(super) fn ping_for_flush(&mut self) {
-        let wanted = self.acked < self.last_flush.number && self.flush_pinged <= self.acked;
-        if wanted && self.can_put() {
-            self.flush_pinged = self.outgoing.number;
+        let acked = self.outgoing.acked;
+        if acked < self.flushes.wanted() && self.attachment.flush_pinged <= acked && self.can_put() {
+            self.attachment.flush_pinged = self.outgoing.number;
             self.outgoing.put(&Frame::Ping { token: self.outgoing.number });
         }
     }
 
     /// Nobody waits for this any more.
     pub fn forget_flush(&mut self, flush: Flush) {
-        self.flushing.remove(&flush);
+        self.flushes.forget(flush);
     }
 
     /// Whether the peer has acknowledged all that was sent before; else keeps a waiter.
@@ -214,13 +212,13 @@ impl<H: Host> Session<H> {
         flush: Flush,
         waiter: impl FnOnce() -> H::Waiter,
     ) -> Option<Result<(), ExitReason>> {
-        if self.acked >= flush.number {
+        if self.outgoing.acked >= flush.number {
             return Some(Ok(()));
         }
-        if self.heard_all {
+        if self.is_over() {
             return Some(Err(self.over_reason()));
         }
-        self.flushing.insert(flush, waiter());
+        self.flushes.wait(flush, waiter());
         None
     }
 
@@ -228,36 +226,31 @@ impl<H: Host> Session<H> {
         Terms { max_calls: self.limits.max_calls as u64, max_links: self.limits.max_links as u64 }
     }
 
-    /// Nothing follows an `Ended`.
-    pub(super) const fn can_put(&self) -> bool {
-        !self.let_go
-    }
-
     /// Whether a message may go at once; an error when it never may.
     fn may_send(&self, payload: &[u8]) -> Result<bool, Unsendable> {
-        if self.let_go || self.over.is_some() {
+        if !self.can_put() {
             return Err(Unsendable::Ended(self.over_reason()));
         }
         let max = self.max_payload_len();
         if payload.len() > max {
             return Err(Unsendable::TooLong { max });
         }
-        Ok(self.waiting.is_empty() && self.has_room())
+        Ok(self.queue.is_empty() && self.has_room())
     }
 
     /// Messages wait for the opening, too.
     fn has_room(&self) -> bool {
-        self.phase == Phase::Open
-            && self.balance.is_positive()
+        self.takes_messages()
+            && self.peer.balance.is_positive()
             && self.outgoing.unsent() < MAX_UNSENT_BEFORE_WAIT
     }
 
     fn has_slot(&self) -> bool {
-        self.asking.in_flight() < self.far_terms.max_calls.min(MAX_CALLS_IN_FLIGHT)
+        self.asking.in_flight() < self.peer.terms.max_calls.min(MAX_CALLS_IN_FLIGHT)
     }
 
     fn put_cast(&mut self, payload: &mut Vec<u8>) {
-        self.balance.spend(cost(payload.len()));
+        self.peer.balance.spend(cost(payload.len()));
         self.outgoing.put_owned(|payload| Frame::Cast { to: OWNER, payload }, payload);
     }
 
@@ -270,45 +263,35 @@ impl<H: Host> Session<H> {
             return self.asking.fail(call, late, &mut self.woken);
         }
         let left = if sort == Sort::Mark { 0 } else { left };
-        self.balance.spend(cost(payload.len()));
+        self.peer.balance.spend(cost(payload.len()));
         let number =
             self.outgoing.put_owned(|payload| Frame::Call { to: OWNER, call, left, payload }, payload);
         self.asking.sent(call, number, self.outgoing.appended);
     }
 
     fn enqueue(&mut self, now: Instant, sort: Sort, ticket: u64, payload: &mut Vec<u8>) {
-        let payload = std::mem::take(payload);
-        self.waiting.push_back(Waiting { ticket, sort, payload, waiter: None });
+        self.queue.push(sort, ticket, std::mem::take(payload));
         self.pump(now);
     }
 
-    /// Where in the queue a message waits.
-    fn place(&self, ticket: u64) -> Option<usize> {
-        self.waiting.binary_search_by_key(&ticket, |waiting| waiting.ticket).ok()
-    }
-
     fn withdraw(&mut self, now: Instant, ticket: u64) {
-        if let Some(place) = self.place(ticket) {
-            self.waiting.remove(place);
+        if self.queue.withdraw(ticket) {
             self.pump(now);
         }
     }
 
     /// Sends what waits, first come first served, as far as credit, slots and room go.
     pub(super) fn pump(&mut self, now: Instant) {
-        while !self.let_go
+        while let Some(sort) = self.queue.first()
             && self.has_room()
-            && let Some(first) = self.waiting.front()
+            && (sort == Sort::Cast || self.has_slot())
+            && let Some(mut first) = self.queue.pop()
         {
-            if first.sort != Sort::Cast && !self.has_slot() {
-                break;
-            }
-            let Some(mut first) = self.waiting.pop_front() else { break };
-            match first.sort {
-                Sort::Call | Sort::Mark => self.put_call(now, first.ticket, first.sort, &mut first.payload),
+            match sort {
+                Sort::Call | Sort::Mark => self.put_call(now, first.ticket, sort, &mut first.payload),
                 Sort::Cast => {
                     self.put_cast(&mut first.payload);
-                    self.sent_tickets.insert(first.ticket);
+                    self.queue.note_sent(first.ticket);
                 }
             }
             self.woken.extend(first.waiter);
@@ -317,7 +300,7 @@ impl<H: Host> Session<H> {
 
     /// A peer that takes nothing and asks for much is not waited for.
     pub(super) fn check_unsent(&mut self) {
-        if self.outgoing.unsent() > self.limits.max_unsent + self.max_far_frame_len
+        if self.outgoing.unsent() > self.limits.max_unsent + self.peer.max_frame_len
             || self.outgoing.reflections() > self.limits.max_reflections
         {
             self.break_off(ExitReason::Overload);

@@ -52,8 +52,6 @@ pub(super) struct Tuner {
     /// The window at the start, and the least.
     base: u64,
     max: u64,
-    /// The window that is in force.
-    window: u64,
     /// The probe under way: its token, when it left, and what the process had taken by then.
     probe: Option<(u64, Instant, u64)>,
     last_token: u64,
@@ -71,7 +69,6 @@ impl Tuner {
         Self {
             base,
             max: max.max(base),
-            window: base,
             probe: None,
             last_token: 0,
             next_at: now,
@@ -82,9 +79,9 @@ impl Tuner {
         }
     }
 
-    /// How much wider than at the start the window is.
-    pub(super) const fn extra(&self) -> u64 {
-        self.window - self.base
+    /// How much wider than at the start this window is.
+    pub(super) const fn extra(&self, window: u64) -> u64 {
+        window - self.base
     }
 
     /// The token of a ping that is worth sending now that the process has taken `taken` bytes in all.
@@ -99,8 +96,8 @@ impl Tuner {
         Some(token)
     }
 
-    /// A pong came. The window that is needed, if that is another than the one in force.
-    pub(super) fn pong(&mut self, now: Instant, token: u64, taken: u64) -> Option<u64> {
+    /// A pong came. The window that is needed, if that is another than `window`, which is in force.
+    pub(super) fn pong(&mut self, now: Instant, token: u64, window: u64, taken: u64) -> Option<u64> {
         let (expected, sent, taken_then) = self.probe?;
         if token != expected {
             return None;
@@ -112,29 +109,24 @@ impl Tuner {
         let rate = (taken - taken_then) as f64 / elapsed.as_secs_f64();
         let need = (SHARES * rate * rtt.as_secs_f64()) as u64;
         let recent = self.need.note(now, NEED_KEPT, need, u64::max);
-        let wanted = if need > self.window { need } else { recent.min(self.window) };
+        let wanted = if need > window { need } else { recent.min(window) };
         let wanted = wanted.clamp(self.base, self.max);
         // Small changes are not worth a frame, nor another look soon.
-        let changed = wanted > self.window + self.window / 8 || wanted < self.window / 2;
+        let changed = wanted > window + window / 8 || wanted < window / 2;
         self.every = if changed { PROBE_EVERY.0 } else { (self.every * 2).min(PROBE_EVERY.1) };
         self.next_at = now + self.every;
         changed.then_some(wanted)
     }
 
-    /// Nothing has come for a while. The window that is needed, if that is another than the one in force.
-    pub(super) fn idle(&mut self) -> Option<u64> {
+    /// Nothing has come for a while. The window that is needed, if that is another than `window`, which is in force.
+    pub(super) fn idle(&mut self, window: u64) -> Option<u64> {
         self.every = PROBE_EVERY.0;
-        (self.window > self.base).then_some(self.base)
+        (window > self.base).then_some(self.base)
     }
 
     /// The program has no room for a wider window.
     pub(super) const fn refuse(&mut self) {
         self.every = PROBE_EVERY.1;
-    }
-
-    /// This window is in force now.
-    pub(super) fn set(&mut self, window: u64) {
-        self.window = window.clamp(self.base, self.max);
     }
 }
 
@@ -151,19 +143,19 @@ mod tests {
     fn settle(rate: f64, rtt: Duration, delayed: Duration) -> u64 {
         let mut now = Instant::now();
         let mut tuner = Tuner::new(BASE, MAX, now);
-        let mut taken = 0;
+        let (mut window, mut taken) = (BASE, 0);
         for _ in 0..200 {
             let seen = rtt + delayed;
             let carried =
-                (tuner.window as f64).min(rate * rtt.as_secs_f64()) * seen.as_secs_f64() / rtt.as_secs_f64();
+                (window as f64).min(rate * rtt.as_secs_f64()) * seen.as_secs_f64() / rtt.as_secs_f64();
             let token = tuner.probe(now, taken);
             now += seen;
             taken += carried as u64;
-            if let Some(window) = token.and_then(|token| tuner.pong(now, token, taken)) {
-                tuner.set(window);
+            if let Some(wanted) = token.and_then(|token| tuner.pong(now, token, window, taken)) {
+                window = wanted;
             }
         }
-        tuner.window
+        window
     }
 
     #[test]
@@ -193,30 +185,28 @@ mod tests {
     fn window_narrows_when_less_is_needed_and_when_idle() {
         let start = Instant::now();
         let mut tuner = Tuner::new(BASE, MAX, start);
-        tuner.set(8 << 20);
-        let (mut now, mut taken) = (start, BASE);
+        let (mut now, mut taken, mut window) = (start, BASE, 8 << 20);
         for _ in 0..60 {
             let token = tuner.probe(now, taken).expect("a probe is due each second");
             now += Duration::from_millis(50);
             taken += BASE / 4;
-            if let Some(window) = tuner.pong(now, token, taken) {
-                tuner.set(window);
+            if let Some(wanted) = tuner.pong(now, token, window, taken) {
+                window = wanted;
             }
             now += Duration::from_secs(1);
             taken += BASE / 4;
         }
-        assert!(tuner.window < 1 << 20, "{}", tuner.window);
-        tuner.set(8 << 20);
-        assert_eq!(tuner.idle(), Some(BASE));
+        assert!(window < 1 << 20, "{window}");
+        assert_eq!(tuner.idle(8 << 20), Some(BASE));
     }
 
     #[test]
     fn foreign_pong_changes_nothing() {
         let now = Instant::now();
         let mut tuner = Tuner::new(BASE, MAX, now);
-        assert_eq!(tuner.pong(now, PROBE | 1, 0), None);
+        assert_eq!(tuner.pong(now, PROBE | 1, BASE, 0), None);
         let token = tuner.probe(now, BASE).expect("enough was taken");
-        assert_eq!(tuner.pong(now, token ^ 2, 5 * BASE), None);
+        assert_eq!(tuner.pong(now, token ^ 2, BASE, 5 * BASE), None);
         assert_eq!(tuner.probe(now, 2 * BASE), None, "one is under way");
     }
 }

@@ -919,7 +919,7 @@ impl World {
         let untaken = end.untaken;
         self.note(What::Read { at, upto });
         self.driver(at, |endpoint, now| {
-            if !endpoint.session().has_heard_all() {
+            if !endpoint.session().is_over() {
                 endpoint.handle_bytes(now, &piece, untaken);
             }
         });

@@ -193,6 +193,29 @@ fn keeps_no_held_message_of_a_dead_owner() {
 }
 
 #[test]
+fn keeps_no_held_message_of_an_owner_that_dies_after_the_end() {
+    let limits = Limits { max_unsent_before_pause: 10, ..Limits::default() };
+    let mut alone = Alone::open(&limits);
+    let reader = alone.endpoint.reader();
+    alone.endpoint.own(Some(5), false);
+    alone.endpoint.hand_over(reader);
+    alone.feed(&[call(1)]);
+    let letters = alone.came(Who::Driver, 0).deliveries;
+    alone.endpoint.session_mut().try_cast(&mut vec![0; 100]).unwrap();
+    alone.came(Who::User, 0);
+    for letter in letters {
+        let Delivery::Inbound(message) = letter else { panic!("{letter:?}") };
+        assert_eq!(alone.endpoint.take_turn(message), None);
+    }
+    alone.endpoint.handle_loss();
+    let came = alone.came(Who::Driver, 0);
+    assert!(came.closed && came.disowned.is_empty(), "a message is held for it: {came:?}");
+    alone.endpoint.let_go(alone.now, crate::ExitReason::Normal);
+    assert_eq!(alone.came(Who::User, 0).disowned, [5]);
+    assert_eq!(alone.endpoint.entries(), 0);
+}
+
+#[test]
 fn closed_claims_give_no_message_away_and_says_which_was_the_last() {
     let mut alone = Alone::open(&Limits::default());
     let mut reader = alone.endpoint.reader();

@@ -1,0 +1,168 @@
+//! Messages that wait for credit, a slot or room; and waits for the peer's acknowledgement.
+
+use std::collections::{BTreeMap, HashSet, VecDeque};
+
+use rustc_hash::FxBuildHasher;
+
+/// A message that waits.
+#[derive(Debug)]
+pub(super) struct Waiting<W> {
+    /// A call's is its id.
+    pub(super) ticket: u64,
+    pub(super) sort: Sort,
+    pub(super) payload: Vec<u8>,
+    pub(super) waiter: Option<W>,
+}
+
+/// What a waiting message is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sort {
+    Cast,
+    Call,
+    /// A call whose time is over when it comes: see [`Session::mark`](super::Session::mark).
+    Mark,
+}
+
+/// The messages that wait, in the order of their tickets.
+#[derive(Debug)]
+pub(super) struct SendQueue<W> {
+    waiting: VecDeque<Waiting<W>>,
+    last_ticket: u64,
+    /// Casts that have left the queue while their senders did not look.
+    sent: HashSet<u64, FxBuildHasher>,
+}
+
+impl<W> Default for SendQueue<W> {
+    fn default() -> Self {
+        Self { waiting: VecDeque::new(), last_ticket: 0, sent: HashSet::default() }
+    }
+}
+
+impl<W> SendQueue<W> {
+    /// The next ticket. Tickets leave the queue in order, so ids of calls on the wire only grow.
+    pub(super) const fn next_ticket(&mut self) -> u64 {
+        self.last_ticket += 1;
+        self.last_ticket
+    }
+
+    pub(super) fn push(&mut self, sort: Sort, ticket: u64, payload: Vec<u8>) {
+        self.waiting.push_back(Waiting { ticket, sort, payload, waiter: None });
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.waiting.len() + self.sent.len()
+    }
+
+    /// What the message is whose turn it is.
+    pub(super) fn first(&self) -> Option<Sort> {
+        self.waiting.front().map(|first| first.sort)
+    }
+
+    /// Takes the message whose turn it is.
+    pub(super) fn pop(&mut self) -> Option<Waiting<W>> {
+        self.waiting.pop_front()
+    }
+
+    /// A cast was sent.
+    pub(super) fn note_sent(&mut self, ticket: u64) {
+        self.sent.insert(ticket);
+    }
+
+    /// Returns whether this cast was sent, once.
+    pub(super) fn take_sent(&mut self, ticket: u64) -> bool {
+        self.sent.remove(&ticket)
+    }
+
+    /// Keeps a waiter with a message. Returns whether the message still waits.
+    pub(super) fn wait(&mut self, ticket: u64, waiter: impl FnOnce(Option<W>) -> W) -> bool {
+        let Some(waiting) = self.place(ticket).and_then(|place| self.waiting.get_mut(place)) else {
+            return false;
+        };
+        waiting.waiter = Some(waiter(waiting.waiter.take()));
+        true
+    }
+
+    /// Takes a message back. Returns whether it still waited.
+    pub(super) fn withdraw(&mut self, ticket: u64) -> bool {
+        self.place(ticket).and_then(|place| self.waiting.remove(place)).is_some()
+    }
+
+    /// The same for many at once.
+    pub(super) fn withdraw_all(&mut self, mut tickets: Vec<u64>) {
+        if !tickets.is_empty() {
+            tickets.sort_unstable();
+            self.waiting.retain(|waiting| tickets.binary_search(&waiting.ticket).is_err());
+        }
+    }
+
+    /// Takes all messages that wait.
+    pub(super) fn drain(&mut self) -> impl Iterator<Item = Waiting<W>> {
+        self.waiting.drain(..)
+    }
+
+    /// Where in the queue a message waits.
+    fn place(&self, ticket: u64) -> Option<usize> {
+        self.waiting.binary_search_by_key(&ticket, |waiting| waiting.ticket).ok()
+    }
+}
+
+/// A wait until the peer has acknowledged all that was sent before it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Flush {
+    /// The last ordered frame that was sent before it.
+    pub(super) number: u64,
+    ticket: u64,
+}
+
+/// The waits for an acknowledgement.
+#[derive(Debug)]
+pub(super) struct Flushes<W> {
+    waiting: BTreeMap<Flush, W>,
+    last: Flush,
+}
+
+impl<W> Default for Flushes<W> {
+    fn default() -> Self {
+        Self { waiting: BTreeMap::new(), last: Flush::default() }
+    }
+}
+
+impl<W> Flushes<W> {
+    /// A new wait for the acknowledgement of the frame `number`.
+    pub(super) const fn begin(&mut self, number: u64) -> Flush {
+        self.last = Flush { number, ticket: self.last.ticket + 1 };
+        self.last
+    }
+
+    /// The highest number that anybody has waited for.
+    pub(super) const fn wanted(&self) -> u64 {
+        self.last.number
+    }
+
+    pub(super) fn wait(&mut self, flush: Flush, waiter: W) {
+        self.waiting.insert(flush, waiter);
+    }
+
+    pub(super) fn forget(&mut self, flush: Flush) {
+        self.waiting.remove(&flush);
+    }
+
+    /// The peer has acknowledged the frames up to `number`: who has waited for that.
+    pub(super) fn acked(&mut self, number: u64) -> impl Iterator<Item = W> {
+        let later = self.waiting.split_off(&Flush { number: number + 1, ticket: 0 });
+        std::mem::replace(&mut self.waiting, later).into_values()
+    }
+
+    /// Takes all waiters.
+    pub(super) fn take(&mut self) -> impl Iterator<Item = W> {
+        std::mem::take(&mut self.waiting).into_values()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.waiting.len()
+    }
+}
