@@ -33,6 +33,15 @@ struct KnownKeys {
     keys: Arc<DerivedKeys>,
 }
 
+/// Two values are equal if they hold the same password, whatever keys they know.
+impl PartialEq for Password {
+    fn eq(&self, other: &Self) -> bool {
+        self.bytes() == other.bytes()
+    }
+}
+
+impl Eq for Password {}
+
 impl Password {
     /// The longest password in bytes.
     pub const MAX_LEN: usize = 1024;
