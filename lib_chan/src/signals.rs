@@ -8,6 +8,7 @@
 //! - **A program that ends in good order** holds a [`Subscription`] and receives each signal from it. Dropping the
 //!   subscription restores the default. A signal that finds [`MAX_WAITING`] others unread ends the program by the default:
 //!   a program that reads none of them is stuck.
+//! - **A program that reads its configuration anew at SIGHUP** holds [`Hangups`] as well, and SIGHUP goes nowhere else.
 //!
 //! ```no_run
 //! use lib_chan::signals;
@@ -44,7 +45,7 @@ use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use tokio::{
     runtime,
     signal::unix::{SignalKind, signal},
-    sync::mpsc,
+    sync::{mpsc, watch},
 };
 
 use crate::runtime::MORE_THREADS;
@@ -113,6 +114,30 @@ pub fn subscribe() -> Subscription {
     Subscription(told)
 }
 
+/// Receives SIGHUP apart from the other signals, for a program that reads its configuration anew. The newest value receives
+/// them.
+///
+/// Receives nothing in a program that has not called [`handle`], or that was started with SIGHUP ignored.
+pub fn hangups() -> Hangups {
+    let (tell, told) = watch::channel(());
+    state().hangups = Some(tell);
+    Hangups(told)
+}
+
+/// Receives SIGHUP until it is dropped. Made by [`hangups`].
+#[derive(Debug)]
+pub struct Hangups(watch::Receiver<()>);
+
+impl Hangups {
+    /// Waits for SIGHUP. All that came since the last call count as one. Dropping the future loses none.
+    pub async fn recv(&mut self) {
+        if self.0.changed().await.is_err() {
+            // Newer ones have taken its place.
+            pending::<()>().await;
+        }
+    }
+}
+
 /// Receives SIGHUP, SIGINT and SIGTERM until it is dropped. Made by [`subscribe`].
 #[derive(Debug)]
 pub struct Subscription(mpsc::Receiver<Signal>);
@@ -174,10 +199,11 @@ impl Kept {
 
 /// Signals are the whole process's, and so is what becomes of them.
 static STATE: Mutex<State> =
-    Mutex::new(State { handled: false, subscriber: None, last_id: 0, kept: Vec::new() });
+    Mutex::new(State { handled: false, hangups: None, subscriber: None, last_id: 0, kept: Vec::new() });
 
 struct State {
     handled: bool,
+    hangups: Option<watch::Sender<()>>,
     subscriber: Option<mpsc::Sender<Signal>>,
     last_id: u64,
     kept: Vec<(u64, Kept)>,
@@ -190,6 +216,10 @@ fn state() -> MutexGuard<'static, State> {
 /// Tells the subscriber, or ends the program.
 fn act(signal: Signal) {
     let state = state();
+    // It fails where the receiver was dropped.
+    if signal == Signal::Hangup && state.hangups.as_ref().is_some_and(|hangups| hangups.send(()).is_ok()) {
+        return;
+    }
     if state.subscriber.as_ref().is_some_and(|subscriber| subscriber.try_send(signal).is_ok()) {
         return;
     }
