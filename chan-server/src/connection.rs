@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use lib_chan::ExitReason;
 use lib_chan::auth::{Account, AccountVerifier, Mechanism, RefusalCause};
-use lib_chan::channel::{Control, Opening, serve};
+use lib_chan::channel::{Opening, serve};
 use lib_chan::handshake::Authenticated;
 use lib_chan::handshake::server::Refusal;
 use lib_chan::login::{ServerLoginError, login_server};
@@ -22,10 +22,12 @@ use tokio_rustls::server::TlsStream;
 
 use crate::audit::{Event, Who, escaped};
 use crate::gate::{
-    Crowded, Holder, LoginEnd, LoginPermit, OpeningPermit, SessionPermit, Source, Turned, deadline,
+    Crowded, Holder, LoginEnd, LoginPermit, OpeningPermit, SessionPermit, Source, Turned, deadline, locked,
     woke_after,
 };
+use crate::live::Seat;
 use crate::modules::Log;
+use crate::policy::Policy;
 use crate::proxy_protocol;
 use crate::shared::{Core, Phase, after};
 use crate::traffic::{Counted, Traffic};
@@ -33,6 +35,8 @@ use crate::traffic::{Counted, Traffic};
 /// A connection, as the log knows it.
 pub(crate) struct Connection {
     pub(crate) core: Arc<Core>,
+    /// What was granted when it was accepted.
+    pub(crate) policy: Arc<Policy>,
     pub(crate) id: u64,
     pub(crate) peer: SocketAddr,
     pub(crate) accepted: Instant,
@@ -50,7 +54,7 @@ impl Connection {
         permit: LoginPermit,
         mut phase: watch::Receiver<Phase>,
     ) {
-        let permit = if self.core.is_proxy(self.peer.ip()) {
+        let permit = if self.policy.is_proxy(self.peer.ip()) {
             let heard = tokio::select! {
                 biased;
                 heard = self.behind_proxy(&mut tcp, permit) => heard,
@@ -72,7 +76,7 @@ impl Connection {
         match login {
             Ok((stream, client)) => {
                 permit.settle_proved(client.service(), client.client());
-                self.session(stream, &client, &traffic, phase).await;
+                self.seated(stream, &client, &traffic, phase).await;
             }
             Err(failed) => {
                 if let LoginFailed::Login(ServerLoginError::Refused(refusal)) = &failed
@@ -89,7 +93,7 @@ impl Connection {
 
     /// Learns from a proxy whose connection this is, and takes a place for that source instead of the proxy's.
     async fn behind_proxy(&mut self, tcp: &mut TcpStream, permit: LoginPermit) -> Option<LoginPermit> {
-        let header = self.within(self.core.limits.tls_timeout, proxy_protocol::read(tcp)).await;
+        let header = self.within(self.policy.limits.tls_timeout, proxy_protocol::read(tcp)).await;
         let why = match header {
             Some(Ok(None)) => return Some(permit),
             Some(Ok(Some(peer))) => {
@@ -120,29 +124,32 @@ impl Connection {
         tcp: Counted<TcpStream>,
         permit: &LoginPermit,
     ) -> Result<(Stream, Authenticated), LoginFailed> {
-        let limits = &self.core.limits;
+        let limits = &self.policy.limits;
         let mut stream = self
             .within(limits.tls_timeout, self.core.acceptor.accept(tcp))
             .await
             .ok_or(LoginFailed::Deadline("TLS"))?
             .map_err(LoginFailed::Handshake)?;
         let exporter = exporter(stream.get_ref().1)?;
-        let mut throttled = false;
-        let may_guess = |account: &Account| {
+        let (mut throttled, mut outside) = (false, false);
+        let allows = |account: &Account| {
+            outside = !self.policy.allows(account, self.peer.ip());
             // A key cannot be guessed, so it always counts.
             throttled = matches!(account.verifier, AccountVerifier::Password(_))
                 && !permit.may_guess(&account.service, &account.client);
-            !throttled
+            !throttled && !outside
         };
         let login =
-            login_server(&mut stream, exporter, &self.core.directory, self.core.parameters, may_guess);
+            login_server(&mut stream, exporter, &self.policy.directory, self.policy.parameters, allows);
         match self.within(limits.login_timeout, login).await {
             Some(Ok(client)) => Ok((Box::new(stream), client)),
             Some(Err(error)) => {
                 // The refusal has been flushed; an orderly end keeps it from being lost on its way.
                 let _ = self.within(limits.login_timeout, stream.shutdown()).await;
                 Err(match error {
-                    ServerLoginError::Refused(refusal) if throttled => LoginFailed::Throttled(refusal),
+                    ServerLoginError::Refused(refusal) if throttled && !outside => {
+                        LoginFailed::Throttled(refusal)
+                    }
                     error => LoginFailed::Login(error),
                 })
             }
@@ -185,16 +192,38 @@ impl Connection {
         });
     }
 
+    /// Takes the client in, as long as its session lasts. What it proved itself against may have been withdrawn since it
+    /// was accepted.
+    async fn seated(
+        &self,
+        stream: Stream,
+        client: &Authenticated,
+        traffic: &Arc<Traffic>,
+        phase: watch::Receiver<Phase>,
+    ) {
+        let who = Who::of(client);
+        self.write(|connection, peer| Event::LoginOk { connection, peer, who, ms: self.age() });
+        let name = (client.service(), client.client());
+        let seat = Seat::new(self.id, self.peer, name, self.accepted, traffic);
+        let account = self.policy.directory.account(name.0, name.1);
+        let taken = account.map(|account| locked(&self.core.live).seat(&seat, &account.verifier));
+        let Some(Ok(())) = taken else {
+            self.refused(client, REVOKED);
+            return self.ended(client, traffic, &ExitReason::Revoked);
+        };
+        let _leaves = Leaves(&self.core, self.id);
+        self.session(stream, client, &seat, phase).await;
+    }
+
     /// Serves the session until it is over and its last words are said.
     async fn session(
         &self,
         stream: Stream,
         client: &Authenticated,
-        traffic: &Traffic,
+        seat: &Seat,
         mut phase: watch::Receiver<Phase>,
     ) {
-        let who = Who::of(client);
-        self.write(|connection, peer| Event::LoginOk { connection, peer, who, ms: self.age() });
+        let traffic = &seat.traffic;
         let opening = OpeningPermit::take(&self.core.sessions, self.holder(client));
         let opening = match opening {
             Ok(opening) => opening,
@@ -204,31 +233,43 @@ impl Connection {
             }
         };
         let place = OnceLock::new();
-        let started = OnceLock::new();
         let watched = phase.clone();
-        let (place, given) = (&place, &started);
+        let place = &place;
         let start = move |asked: Opening| {
             drop(opening);
             let serving = *watched.borrow() == Phase::Serving;
-            if serving {
+            if serving && let Some(reason) = seat.over() {
+                let why = if reason == ExitReason::Revoked { REVOKED } else { ENDED };
+                asked.refuse(why);
+                self.refused(client, why);
+            } else if serving {
                 let permit = self.permit(client).map(Arc::new);
                 if let Ok(permit) = &permit {
                     let _ = place.set(Arc::clone(permit));
                 }
-                self.start(asked, client, permit, given);
+                self.start(asked, client, permit, seat);
             } else {
                 asked.refuse(GOING_AWAY);
                 self.refused(client, GOING_AWAY);
             }
         };
-        let mut serving = pin!(serve(stream, client, &self.core.limits, start));
+        let mut serving = pin!(serve(stream, client, &self.policy.limits, start));
         let mut seen = Phase::Serving;
+        let mut due = pin!(seat.due());
+        let mut told = false;
         let reason = loop {
             tokio::select! {
                 reason = &mut serving => break reason,
+                reason = &mut due, if !told => {
+                    told = true;
+                    match seat.control.get() {
+                        Some(control) => control.end(reason),
+                        None => break reason,
+                    }
+                }
                 next = after(seen, &mut phase) => {
                     seen = next;
-                    match (seen, started.get()) {
+                    match (seen, seat.control.get()) {
                         (Phase::Stopping, Some(control)) => control.end(ExitReason::Shutdown),
                         (Phase::Stopping, None) | (Phase::Cut, _) => break ExitReason::Shutdown,
                         (Phase::Draining, Some(control)) => control.go_away(),
@@ -262,24 +303,24 @@ impl Connection {
         opening: Opening,
         client: &Authenticated,
         permit: Result<Arc<SessionPermit>, Crowded>,
-        started: &OnceLock<Control>,
+        seat: &Seat,
     ) {
         let control = opening.control();
-        let outcome = match (permit, self.core.starter(client)) {
+        let outcome = match (permit, self.core.policy().starter(client.service())) {
             (Err(crowded), _) => {
                 opening.refuse_overload(crowded.as_str());
                 Err(crowded.as_str().into())
             }
             (Ok(permit), Some(starter)) => starter.start(opening, self.log(client, permit)),
             (Ok(_), None) => {
-                opening.refuse("revoked");
-                Err("revoked".into())
+                opening.refuse(REVOKED);
+                Err(REVOKED.into())
             }
         };
         let who = Who::of(client);
         match outcome {
             Ok(()) => {
-                let _ = started.set(control);
+                let _ = seat.control.set(control);
                 self.write(|connection, peer| Event::SessionStarted { connection, peer, who });
             }
             Err(why) => self.refused(client, &why),
@@ -329,6 +370,17 @@ impl Connection {
 
 /// What a client is told that comes too late.
 const GOING_AWAY: &str = "the server is going away";
+const REVOKED: &str = "revoked";
+const ENDED: &str = "the operator ended this session";
+
+/// Takes the seat away when the connection is over.
+struct Leaves<'c>(&'c Core, u64);
+
+impl Drop for Leaves<'_> {
+    fn drop(&mut self) {
+        locked(&self.0.live).leave(self.1);
+    }
+}
 
 impl<'c> Who<'c> {
     fn of(client: &'c Authenticated) -> Self {

@@ -12,6 +12,8 @@ use lib_chan::secret::Secret;
 use lib_chan::tls::{CheckedKey, Pin, TlsError};
 use zeroize::Zeroizing;
 
+/// The key that will replace the server's.
+const NEXT_KEY: &str = "next-key.pem";
 /// No key or certificate chain has more bytes.
 const MAX_PEM_LEN: usize = 256 * 1024;
 /// A certificate that expires sooner is worth a warning.
@@ -145,6 +147,53 @@ impl StateDir {
         Ok(NameKey::new(Secret::new(bytes)))
     }
 
+    /// Makes the key that will replace the server's, if there is none yet, so that clients can pin it before it is used.
+    /// Returns its pin.
+    ///
+    /// # Errors
+    /// When a file cannot be read or written.
+    pub fn announce_key(&self) -> Result<Pin, IdentityError> {
+        let next = self.file(NEXT_KEY);
+        if !next.try_exists().unwrap_or(true) {
+            self.create()?;
+            create_key(&next)?;
+        }
+        pin_of(&next)
+    }
+
+    /// The pin of the key that is announced, if one is.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or holds no key.
+    pub fn next_pin(&self) -> Result<Option<Pin>, IdentityError> {
+        let next = self.file(NEXT_KEY);
+        if next.symlink_metadata().is_ok() { pin_of(&next).map(Some) } else { Ok(None) }
+    }
+
+    /// Puts the key that is announced in the place of the server's. A running server uses it after a reload.
+    ///
+    /// The program may be ended at any point of this: whatever it leaves behind is a whole identity, the old one or the
+    /// new one.
+    ///
+    /// # Errors
+    /// When no key is announced, or a file cannot be replaced.
+    pub fn rotate_key(&self) -> Result<Identity, IdentityError> {
+        let (next, key, certificate) =
+            (self.file(NEXT_KEY), self.file("key.pem"), self.file("certificate.pem"));
+        if self.next_pin()?.is_none() {
+            return Err(unusable(&next, "is not there; announce a key first: chan-server identity --next"));
+        }
+        // Without a certificate, one is made for the key that is there.
+        match fs::remove_file(&certificate) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(unusable(&certificate, &format!("cannot be removed: {error}")));
+            }
+            _ => {}
+        }
+        fs::rename(&next, &key).map_err(|error| unusable(&key, &format!("cannot be replaced: {error}")))?;
+        Identity::in_state(self)
+    }
+
     /// The name key, if the directory already has one.
     ///
     /// # Errors
@@ -162,6 +211,10 @@ impl StateDir {
 pub struct Identity {
     key: CheckedKey,
     pin: Pin,
+    /// SHA-256 of the certificate file.
+    certificate: [u8; 32],
+    /// The pin of the key that will come after this one.
+    next: Option<Pin>,
 }
 
 impl Identity {
@@ -173,15 +226,14 @@ impl Identity {
         let (key, certificate) = (state.file("key.pem"), state.file("certificate.pem"));
         if !key.try_exists().unwrap_or(true) {
             state.create()?;
-            let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(crypto)?;
-            create_or_keep(&key, Zeroizing::new(pair.serialize_pem()).as_bytes())?;
+            create_key(&key)?;
         }
         if !certificate.try_exists().unwrap_or(true) {
-            let pem = read_text(&key)?;
-            let pair = rcgen::KeyPair::from_pem(&pem).map_err(|_| not_a_key(&key))?;
-            create_or_keep(&certificate, self_signed(&pair).map_err(crypto)?.as_bytes())?;
+            create_or_keep(&certificate, self_signed(&read_pair(&key)?).map_err(crypto)?.as_bytes())?;
         }
-        Self::from_files(&certificate, &key)
+        let mut identity = Self::from_files(&certificate, &key)?;
+        identity.next = state.next_pin()?;
+        Ok(identity)
     }
 
     /// The identity in a certificate chain, the server's own first, and its private key, both PEM.
@@ -196,7 +248,10 @@ impl Identity {
             return Err(unusable(key, &what));
         }
         let checked = CheckedKey::from_pem(&chain, &private);
-        let pinned = checked.and_then(|key| Ok(Self { pin: key.pin()?, key }));
+        let mut digest = [0; 32];
+        digest.copy_from_slice(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &chain).as_ref());
+        let pinned =
+            checked.and_then(|key| Ok(Self { pin: key.pin()?, key, certificate: digest, next: None }));
         pinned.map_err(|error| match error {
             TlsError::Unreadable { what: "private key", .. } => not_a_key(key),
             TlsError::Rustls(rustls::Error::InconsistentKeys(_)) => {
@@ -213,6 +268,22 @@ impl Identity {
     /// What a client pins.
     pub fn pin(&self) -> Pin {
         self.pin
+    }
+
+    /// The pin of the key that will replace this one, if it is announced.
+    pub fn next_pin(&self) -> Option<Pin> {
+        self.next
+    }
+
+    /// Returns all that a client should pin, as a URL has it: the key of today, and the one that is announced.
+    fn pins(&self) -> String {
+        let next = self.next.map(|next| format!(",{next}"));
+        format!("{}{}", self.pin, next.unwrap_or_default())
+    }
+
+    /// Returns whether both show the same certificate.
+    pub(crate) fn is_same_certificate(&self, other: &Self) -> bool {
+        self.certificate == other.certificate
     }
 
     /// Returns what some clients will not accept about the certificate at the moment `now`, in words for the owner of the
@@ -261,10 +332,10 @@ impl fmt::Debug for Identity {
 }
 
 /// The URL of a service, for one of its clients; the client's name is empty where all share a password.
-pub fn url(client: &str, host: &str, port: u16, service: &str, pin: Pin) -> String {
+pub fn url(client: &str, host: &str, port: u16, service: &str, identity: &Identity) -> String {
     let at = if client.is_empty() { "" } else { "@" };
     let host = if host.contains(':') { format!("[{host}]") } else { host.into() };
-    format!("chan://{client}{at}{host}:{port}/{service}?pin={pin}")
+    format!("chan://{client}{at}{host}:{port}/{service}?pin={}", identity.pins())
 }
 
 /// Two servers that start at once may both find nothing: then the first to write wins, and the other reads that.
@@ -281,6 +352,22 @@ fn self_signed(pair: &rcgen::KeyPair) -> Result<String, rcgen::Error> {
     params.distinguished_name = rcgen::DistinguishedName::new();
     params.distinguished_name.push(rcgen::DnType::CommonName, "chan-server");
     Ok(params.self_signed(pair)?.pem())
+}
+
+fn create_key(path: &Path) -> Result<(), IdentityError> {
+    let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(crypto)?;
+    Ok(create_or_keep(path, Zeroizing::new(pair.serialize_pem()).as_bytes())?)
+}
+
+fn read_pair(key: &Path) -> Result<rcgen::KeyPair, IdentityError> {
+    rcgen::KeyPair::from_pem(&read_text(key)?).map_err(|_| not_a_key(key))
+}
+
+/// The pin of a private key that has no certificate yet: that of any certificate of it.
+fn pin_of(key: &Path) -> Result<Pin, IdentityError> {
+    let certificate = self_signed(&read_pair(key)?).map_err(crypto)?;
+    let checked = CheckedKey::from_pem(certificate.as_bytes(), read_text(key)?.as_bytes());
+    checked.and_then(|key| key.pin()).map_err(|_| not_a_key(key))
 }
 
 fn read_text(path: &Path) -> Result<Zeroizing<String>, IdentityError> {
@@ -470,9 +557,41 @@ mod tests {
 
     #[test]
     fn a_url_names_the_client_where_there_is_one_and_brackets_ipv6() {
-        let pin = Pin([0; 32]);
-        let tail = format!("?pin=sha256:{}", "A".repeat(43));
-        assert_eq!(url("", "localhost", 1234, "echo", pin), format!("chan://localhost:1234/echo{tail}"));
-        assert_eq!(url("joe", "::1", 1, "kv", pin), format!("chan://joe@[::1]:1/kv{tail}"));
+        let (_directory, state) = state();
+        let identity = Identity::in_state(&state).unwrap();
+        let tail = format!("?pin={}", identity.pin());
+        assert_eq!(
+            url("", "localhost", 1234, "echo", &identity),
+            format!("chan://localhost:1234/echo{tail}")
+        );
+        assert_eq!(url("joe", "::1", 1, "kv", &identity), format!("chan://joe@[::1]:1/kv{tail}"));
+        let next = state.announce_key().unwrap();
+        let identity = Identity::in_state(&state).unwrap();
+        assert_eq!(url("", "a.b", 1, "kv", &identity), format!("chan://a.b:1/kv{tail},{next}"));
+    }
+
+    #[test]
+    fn rotated_key_is_the_announced_one() {
+        let (_directory, state) = state();
+        let old = Identity::in_state(&state).unwrap();
+        assert!(state.rotate_key().unwrap_err().to_string().contains("identity --next"));
+        let next = state.announce_key().unwrap();
+        assert_eq!(state.announce_key().unwrap(), next, "announced once");
+        assert_eq!(Identity::in_state(&state).unwrap().pin(), old.pin());
+        let rotated = state.rotate_key().unwrap();
+        assert_eq!((rotated.pin(), rotated.next_pin()), (next, None));
+        assert_eq!(Identity::in_state(&state).unwrap().pin(), next);
+    }
+
+    #[test]
+    fn rotation_cut_anywhere_leaves_an_identity() {
+        let (_directory, state) = state();
+        let old = Identity::in_state(&state).unwrap().pin();
+        let next = state.announce_key().unwrap();
+        fs::remove_file(state.file("certificate.pem")).unwrap();
+        assert_eq!(Identity::in_state(&state).unwrap().pin(), old);
+        fs::remove_file(state.file("certificate.pem")).unwrap();
+        fs::rename(state.file("next-key.pem"), state.file("key.pem")).unwrap();
+        assert_eq!(Identity::in_state(&state).unwrap().pin(), next);
     }
 }

@@ -9,8 +9,11 @@ mod descriptors;
 pub mod gate;
 pub mod identity;
 pub mod listener;
+pub mod live;
 pub mod modules;
+mod policy;
 mod proxy_protocol;
+pub mod reload;
 mod server;
 mod shared;
 mod traffic;
@@ -18,4 +21,5 @@ mod units;
 mod words;
 
 pub use descriptors::raise_descriptor_limit;
-pub use server::{Cutter, Server, ServiceUrl, StartError};
+pub use policy::Revoked;
+pub use server::{Cutter, Handle, Server, ServiceUrl, StartError, Status};

@@ -23,6 +23,85 @@ pub(crate) enum Listen {
     At(Vec<SocketAddr>),
 }
 
+/// A socket that a server listens with, as its configuration asks for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Place {
+    pub(crate) address: SocketAddr,
+    /// Whether an IPv6 socket leaves IPv4 to others.
+    only_v6: bool,
+    /// Whether IPv4 alone is as good, on a machine without IPv6.
+    or_v4: bool,
+}
+
+impl Listen {
+    #[cfg(feature = "cli")]
+    pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
+        match self {
+            Self::Everywhere(port) => vec![(Ipv6Addr::UNSPECIFIED, *port).into()],
+            Self::At(addresses) => addresses.clone(),
+        }
+    }
+
+    /// Returns the sockets to listen with. `[::]` takes IPv4 as well, unless an IPv4 address stands beside it for the
+    /// same port.
+    pub(crate) fn places(&self) -> Vec<Place> {
+        match self {
+            // One socket for both families.
+            Self::Everywhere(port) => {
+                let address = (Ipv6Addr::UNSPECIFIED, *port).into();
+                vec![Place { address, only_v6: false, or_v4: true }]
+            }
+            Self::At(addresses) => addresses
+                .iter()
+                .map(|&address| {
+                    let beside_v4 =
+                        addresses.iter().any(|other| other.is_ipv4() && other.port() == address.port());
+                    Place { address, only_v6: beside_v4 || !address.ip().is_unspecified(), or_v4: false }
+                })
+                .collect(),
+        }
+    }
+}
+
+impl Place {
+    /// Returns whether the system refuses one of these two while a socket listens at the other.
+    fn excludes(&self, other: &Self) -> bool {
+        let (a, b) = (self.address, other.address);
+        let wildcard = a.ip().is_unspecified() || b.ip().is_unspecified();
+        let is_dual = |place: &Self| place.address.is_ipv6() && !place.only_v6;
+        let families_meet = a.is_ipv4() == b.is_ipv4() || is_dual(self) || is_dual(other);
+        self != other
+            && a.port() == b.port()
+            && a.port() != 0
+            && families_meet
+            && (wildcard || a.ip() == b.ip())
+    }
+}
+
+/// How the sockets of a running server become those of another configuration.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Move {
+    pub(crate) open: Vec<Place>,
+    pub(crate) close: Vec<Place>,
+    /// Cannot be opened before another one is closed, so it takes a restart.
+    pub(crate) stuck: Vec<Place>,
+}
+
+impl Move {
+    /// Returns what to open and to close. Where two exclude each other, the one that is open stays.
+    pub(crate) fn between(held: &[Place], wanted: &[Place]) -> Self {
+        let mut this = Self::default();
+        for &place in wanted.iter().filter(|place| !held.contains(place)) {
+            let excluded = held.iter().any(|held| held.excludes(&place));
+            if excluded { this.stuck.push(place) } else { this.open.push(place) }
+        }
+        let stays =
+            |place: &&Place| !wanted.contains(place) && !this.stuck.iter().any(|stuck| stuck.excludes(place));
+        this.close = held.iter().filter(stays).copied().collect();
+        this
+    }
+}
+
 /// Why the server cannot listen.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {address}: {error}{}", advice(.error))]
@@ -45,61 +124,81 @@ fn advice(error: &io::Error) -> &'static str {
 /// What a server listens on.
 #[derive(Debug)]
 pub(crate) struct Bound {
-    pub(crate) listeners: Vec<TcpListener>,
+    pub(crate) listeners: Vec<(Place, TcpListener)>,
     /// Addresses that the machine does not have, since it has no IPv6; the server goes on without them.
     pub(crate) skipped: Vec<BindError>,
 }
 
 /// Binds every address that the machine can have, or none. Without IPv6, `[::]` and `[::1]` are skipped as long as another
-/// address remains.
-///
-/// `[::]` takes IPv4 as well, unless an IPv4 address stands beside it for the same port.
-pub(crate) fn bind(listen: &Listen) -> Result<Bound, BindError> {
+/// address remains, or `remains` says that there is one. A socket among `inherited` that listens at such an address is
+/// taken instead of a new one.
+pub(crate) fn bind(
+    places: &[Place],
+    remains: bool,
+    inherited: &mut Vec<std::net::TcpListener>,
+) -> Result<Bound, BindError> {
     let mut bound = Bound { listeners: Vec::new(), skipped: Vec::new() };
-    match listen {
-        Listen::At(addresses) => {
-            for address in addresses {
-                let beside_v4 =
-                    addresses.iter().any(|other| other.is_ipv4() && other.port() == address.port());
-                match bind_one(*address, beside_v4 || !address.ip().is_unspecified()) {
-                    Ok(listener) => bound.listeners.push(listener),
-                    Err(error) if error.is_for_want_of_ipv6() => bound.skipped.push(error),
-                    Err(error) => return Err(error),
-                }
-            }
-            match bound.skipped.pop() {
-                Some(error) if bound.listeners.is_empty() => return Err(error),
-                skipped => bound.skipped.extend(skipped),
-            }
-        }
-        Listen::Everywhere(port) => {
-            // One socket for both families, where the system has IPv6.
-            let listener = match bind_one((Ipv6Addr::UNSPECIFIED, *port).into(), false) {
-                Err(error) if error.is_for_want_of_ipv6() => {
-                    bind_one((Ipv4Addr::UNSPECIFIED, *port).into(), false)?
-                }
-                both => both?,
-            };
-            bound.listeners.push(listener);
+    for &place in places {
+        match open(place, inherited) {
+            Ok(listener) => bound.listeners.push((place, listener)),
+            Err(error) if error.is_for_want_of_ipv6() => bound.skipped.push(error),
+            Err(error) => return Err(error),
         }
     }
-    Ok(bound)
+    match bound.skipped.pop() {
+        Some(error) if bound.listeners.is_empty() && !remains => Err(error),
+        skipped => {
+            bound.skipped.extend(skipped);
+            Ok(bound)
+        }
+    }
+}
+
+fn open(place: Place, inherited: &mut Vec<std::net::TcpListener>) -> Result<TcpListener, BindError> {
+    let address = place.address;
+    let given = |listener: &std::net::TcpListener| listener.local_addr().is_ok_and(|local| local == address);
+    if let Some(at) = inherited.iter().position(given) {
+        let listener = inherited.swap_remove(at);
+        let adopted = listener.set_nonblocking(true).and_then(|()| TcpListener::from_std(listener));
+        return adopted.map_err(|error| BindError { address, error });
+    }
+    match bind_one(address, place.only_v6) {
+        Err(error) if place.or_v4 && error.is_for_want_of_ipv6() => {
+            bind_one((Ipv4Addr::UNSPECIFIED, address.port()).into(), false)
+        }
+        bound => bound,
+    }
+}
+
+/// Returns whether these can be bound, as far as can be told without listening there.
+pub(crate) fn probe(places: &[Place]) -> Result<(), BindError> {
+    for place in places {
+        match socket(place.address, place.only_v6) {
+            Err(error) if !without_ipv6(&error) => return Err(BindError { address: place.address, error }),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 fn bind_one(address: SocketAddr, only_v6: bool) -> Result<TcpListener, BindError> {
-    let bound = || {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-        if address.is_ipv6() {
-            socket.set_only_v6(only_v6)?;
-        }
-        // A server that starts again must not wait for the last connections of its predecessor to be forgotten.
-        socket.set_reuse_address(true)?;
-        socket.set_nonblocking(true)?;
-        socket.bind(&SockAddr::from(address))?;
+    let bound = socket(address, only_v6).and_then(|socket| {
         socket.listen(BACKLOG)?;
         TcpListener::from_std(socket.into())
-    };
-    bound().map_err(|error| BindError { address, error })
+    });
+    bound.map_err(|error| BindError { address, error })
+}
+
+fn socket(address: SocketAddr, only_v6: bool) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(only_v6)?;
+    }
+    // A server that starts again must not wait for the last connections of its predecessor to be forgotten.
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&SockAddr::from(address))?;
+    Ok(socket)
 }
 
 /// Returns whether a network of this machine has the address, as far as binding tells: `true` in doubt.
@@ -176,13 +275,17 @@ mod tests {
 
     use super::*;
 
+    fn bound(listen: &Listen) -> Result<Bound, BindError> {
+        bind(&listen.places(), false, &mut Vec::new())
+    }
+
     fn loopback() -> Listen {
         Listen::At(vec![(Ipv4Addr::LOCALHOST, 0).into()])
     }
 
     #[tokio::test]
     async fn a_connection_is_handed_over_without_delay_on_its_writes() {
-        let listener = bind(&loopback()).unwrap().listeners.remove(0);
+        let listener = bound(&loopback()).unwrap().listeners.remove(0).1;
         let address = listener.local_addr().unwrap();
         let _client = std::net::TcpStream::connect(address).unwrap();
         let (send, mut taken) = tokio::sync::mpsc::unbounded_channel();
@@ -197,9 +300,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_port_that_is_taken_is_named_with_what_to_do() {
-        let listener = bind(&loopback()).unwrap().listeners.remove(0);
+        let listener = bound(&loopback()).unwrap().listeners.remove(0).1;
         let address = listener.local_addr().unwrap();
-        let text = bind(&Listen::At(vec![address])).unwrap_err().to_string();
+        let text = bound(&Listen::At(vec![address])).unwrap_err().to_string();
         assert!(text.starts_with(&format!("cannot listen on {address}: ")), "{text}");
         assert!(text.ends_with("; end the program that listens there, or choose another port"), "{text}");
     }
@@ -207,13 +310,13 @@ mod tests {
     #[tokio::test]
     async fn both_wildcards_share_a_port() {
         let bind_both = || {
-            let free = bind(&Listen::Everywhere(0)).unwrap().listeners.remove(0);
+            let free = bound(&Listen::Everywhere(0)).unwrap().listeners.remove(0).1;
             let port = free.local_addr().unwrap().port();
             drop(free);
             let (v4, v6) = ((Ipv4Addr::UNSPECIFIED, port).into(), (Ipv6Addr::UNSPECIFIED, port).into());
             let one_v4 = (Ipv4Addr::LOCALHOST, port).into();
             [vec![v4, v6], vec![v6, v4], vec![v6, one_v4]].map(|addresses| {
-                bind(&Listen::At(addresses)).map(|bound| bound.listeners.len() + bound.skipped.len())
+                bound(&Listen::At(addresses)).map(|bound| bound.listeners.len() + bound.skipped.len())
             })
         };
         // Another program may take the port in between, but not each time.
@@ -236,7 +339,7 @@ mod tests {
 
     #[tokio::test]
     async fn everywhere_is_reached_over_both_families_where_there_are_both() {
-        let listener = bind(&Listen::Everywhere(0)).unwrap().listeners.remove(0);
+        let listener = bound(&Listen::Everywhere(0)).unwrap().listeners.remove(0).1;
         let bound = listener.local_addr().unwrap();
         let (send, mut taken) = tokio::sync::mpsc::unbounded_channel();
         let accepting = tokio::spawn(async move {
@@ -280,5 +383,50 @@ mod tests {
         let all: u64 = waits.iter().map(|&wait| wait as u64).sum::<u64>() + 1000;
         assert_eq!(taken[0], (1, Duration::from_millis(all)));
         assert_eq!(taken[1], (2, Duration::from_millis(all + 10)));
+    }
+
+    fn places(addresses: &[&str]) -> Vec<Place> {
+        Listen::At(addresses.iter().map(|address| address.parse().unwrap()).collect()).places()
+    }
+
+    #[test]
+    fn a_move_opens_and_closes_what_differs() {
+        let (a, b, c) = ("127.0.0.1:1", "[::1]:1", "127.0.0.1:2");
+        let moved = Move::between(&places(&[a, b]), &places(&[c, a]));
+        assert_eq!((moved.open, moved.close, moved.stuck), (places(&[c]), places(&[b]), vec![]));
+        assert_eq!(Move::between(&places(&[a, b]), &places(&[b, a])), Move::default());
+    }
+
+    #[test]
+    fn what_excludes_an_open_socket_takes_a_restart() {
+        for (held, wanted) in [
+            (["127.0.0.1:1"], ["0.0.0.0:1"]),
+            (["0.0.0.0:1"], ["127.0.0.1:1"]),
+            (["[::]:1"], ["0.0.0.0:1"]),
+            (["[::1]:1"], ["[::]:1"]),
+            (["127.0.0.1:1"], ["[::]:1"]),
+        ] {
+            let moved = Move::between(&places(&held), &places(&wanted));
+            assert_eq!((moved.open, moved.close, moved.stuck), (vec![], vec![], places(&wanted)), "{held:?}");
+        }
+        // Another port, or another family, excludes nothing.
+        for wanted in ["0.0.0.0:2", "[::1]:1", "127.0.0.2:1"] {
+            assert_eq!(
+                Move::between(&places(&["127.0.0.1:1"]), &places(&[wanted])).open.len(),
+                1,
+                "{wanted}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn an_inherited_socket_is_used_where_it_fits() {
+        let given = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = given.local_addr().unwrap();
+        let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut inherited = vec![other, given];
+        let bound = bind(&Listen::At(vec![address]).places(), false, &mut inherited).unwrap();
+        assert_eq!(bound.listeners[0].1.local_addr().unwrap(), address);
+        assert_eq!(inherited.len(), 1);
     }
 }

@@ -1,34 +1,33 @@
 //! The server: what it serves, and the tasks that do it.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::future::poll_fn;
+use std::net::{SocketAddr, TcpListener as StdListener};
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
+use std::task::ready;
 
-use lib_chan::auth::{
-    Account, AccountVerifier, Argon2Params, Directory, DirectoryError, NameKey, PasswordVerifier,
-    StretchError,
-};
-use lib_chan::handshake::{ParametersError, SessionParameters};
-use lib_chan::secret::Secret;
+use lib_chan::auth::{DirectoryError, StretchError};
+use lib_chan::handshake::ParametersError;
 use lib_chan::tls::{ReloadableKey, TlsError, server_config};
+use serde::{Deserialize, Serialize};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
-use tokio::task::{JoinSet, spawn_blocking};
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsAcceptor;
-use zeroize::Zeroizing;
 
-use crate::audit::{Audit, Event};
-use crate::config::{Client, Config, ConfigError, Credential, Service};
+use crate::audit::{Audit, Event, Who};
+use crate::config::{Config, ConfigError, Credential, Service};
 use crate::connection::Connection;
-use crate::descriptors::{keep_within, max_descriptors};
-use crate::gate::{Gate, LoginPermit, Sessions, Source, beat};
+use crate::gate::{Gate, LoginPermit, Sessions, Source, beat, locked};
 use crate::identity::{Identity, IdentityError, StateDir, url};
-use crate::listener::{self, BindError, Bound};
-use crate::modules::Starter;
-use crate::shared::{Core, Phase, after};
+use crate::listener::{self, BindError, Bound, Place};
+use crate::live::{Live, SessionInfo, Whom};
+use crate::policy::Policy;
+use crate::reload::{Changes, ReloadError};
+use crate::shared::{Core, Listeners, Phase, after};
 
 /// Why a server does not start.
 #[derive(Debug, thiserror::Error)]
@@ -62,11 +61,12 @@ pub enum StartError {
 
 /// A server that takes connections, until it is shut down or dropped.
 pub struct Server {
-    addresses: Vec<SocketAddr>,
-    urls: Vec<ServiceUrl>,
-    phase: watch::Sender<Phase>,
-    /// One task for each address; it owns the tasks of its connections.
-    acceptors: JoinSet<()>,
+    core: Arc<Core>,
+}
+
+/// Watches and changes a server while it [runs](Server::run), from any task. Made by [`Server::handle`].
+#[derive(Clone)]
+pub struct Handle {
     core: Arc<Core>,
 }
 
@@ -97,21 +97,22 @@ impl Server {
         state: &StateDir,
         audit: impl Into<Arc<Audit>>,
     ) -> Result<Self, StartError> {
+        Self::bind_with(config, state, audit, Vec::new()).await
+    }
+
+    /// The same with sockets that the program was started with. One that listens at an address of the configuration is used
+    /// instead of a new one; the others are closed, with a warning in the log.
+    ///
+    /// # Errors
+    /// Those of [`bind`](Self::bind).
+    pub async fn bind_with(
+        config: Config,
+        state: &StateDir,
+        audit: impl Into<Arc<Audit>>,
+        mut inherited: Vec<StdListener>,
+    ) -> Result<Self, StartError> {
         let audit = audit.into();
-        let Bound { listeners, skipped } = listener::bind(&config.listen)?;
-        let identity = match &config.identity {
-            Some(identity) => identity.clone(),
-            None => Identity::in_state(state)?,
-        };
-        let name_key = state.name_key()?;
-        let relays = config.services.iter().any(|service| service.starter.is_relay());
-        let mut limits = config.limits.clone();
-        if let Some(text) = max_descriptors().and_then(|most| keep_within(&mut limits, most, relays)) {
-            audit.write(&Event::Warning { text });
-        }
-        let addresses =
-            listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect::<Vec<_>>();
-        let urls = urls(&config, &addresses, &identity);
+        let Bound { listeners, skipped } = listener::bind(&config.listen.places(), false, &mut inherited)?;
         for warning in &config.warnings {
             let text = warning.problem.text.clone();
             audit.write(&if warning.is_fatal { Event::Error { text } } else { Event::Warning { text } });
@@ -119,64 +120,71 @@ impl Server {
         for error in skipped {
             audit.write(&Event::Warning { text: format!("{error}; the server goes on without it") });
         }
-        // A proxy speaks for many.
-        let mut rules = config.gate.clone();
-        rules.exempt.extend(&config.proxies);
-        let max_of =
-            config.services.iter().map(|service| (service.name.as_str().into(), service.max_sessions));
-        let sessions = Sessions::new(&limits, max_of);
+        for unused in inherited {
+            let at =
+                unused.local_addr().map_or_else(|error| error.to_string(), |address| address.to_string());
+            let text = format!("the socket {at}, which this program was started with, is not in \"listen\"");
+            audit.write(&Event::Warning { text });
+        }
+        let name_key = state.name_key()?;
         let passwords = count_passwords(&config.services);
         if passwords > 0 {
             audit.write(&Event::Starting { passwords });
         }
-        let (accounts, starters) = accounts(config.services, name_key.clone()).await?;
-        let (directory, warnings) = Directory::new(name_key, nobody_seed()?, accounts)?;
-        for warning in &warnings {
-            audit.write(&Event::Warning { text: warning.to_string() });
+        let (policy, warnings) = Policy::prepare(config, state, &name_key, None).await?;
+        for text in warnings {
+            audit.write(&Event::Warning { text });
         }
-        for &address in &addresses {
-            audit.write(&Event::Listening { address });
-        }
-        let tls = server_config(Arc::new(ReloadableKey::new(identity.key())))?;
+        let key = Arc::new(ReloadableKey::new(policy.identity.key()));
         let core = Arc::new(Core {
-            acceptor: TlsAcceptor::from(tls),
-            directory,
-            parameters: SessionParameters::from_limits(&limits)?,
-            sessions: Arc::new(Mutex::new(sessions)),
-            gate: Arc::new(Mutex::new(Gate::new(&limits, rules))),
-            proxies: config.proxies,
+            state: state.clone(),
+            name_key,
+            acceptor: TlsAcceptor::from(server_config(Arc::clone(&key) as _)?),
+            key,
+            sessions: Arc::new(Mutex::new(Sessions::new(&policy.limits, policy.max_sessions()))),
+            gate: Arc::new(Mutex::new(Gate::new(&policy.limits, policy.rules.clone()))),
+            live: Mutex::new(Live::new(policy)),
             audit,
-            starters,
             connections: AtomicU64::new(0),
-            limits,
+            phase: watch::Sender::new(Phase::Serving),
+            listeners: Mutex::new(Listeners::default()),
+            reloading: tokio::sync::Mutex::new(()),
         });
-        let (phase, watched) = watch::channel(Phase::Serving);
-        let mut acceptors = JoinSet::new();
-        for listener in listeners {
-            acceptors.spawn(Arc::clone(&core).accept(listener, watched.clone()));
+        for (place, listener) in listeners {
+            core.listen(place, listener);
         }
-        Ok(Self { addresses, urls, phase, acceptors, core })
+        Ok(Self { core })
+    }
+
+    /// Returns what watches and changes this server while it runs.
+    pub fn handle(&self) -> Handle {
+        Handle { core: Arc::clone(&self.core) }
     }
 
     /// Where it listens, with the real ports.
-    pub fn local_addrs(&self) -> &[SocketAddr] {
-        &self.addresses
+    pub fn local_addrs(&self) -> Vec<SocketAddr> {
+        locked(&self.core.listeners).addresses()
     }
 
     /// How clients reach each service: for each credential a URL that can be pasted.
-    pub fn urls(&self) -> &[ServiceUrl] {
-        &self.urls
+    pub fn urls(&self) -> Vec<ServiceUrl> {
+        self.handle().urls()
     }
 
     /// Waits as long as the server serves: for ever, unless it is [shut down](Self::shutdown). Dropping the future
     /// changes nothing.
     pub async fn run(&mut self) {
-        while self.acceptors.join_next().await.is_some() {}
+        poll_fn(|cx| {
+            let mut listeners = locked(&self.core.listeners);
+            while ready!(listeners.tasks.poll_join_next(cx)).is_some() {}
+            std::task::Poll::Ready(())
+        })
+        .await;
     }
 
     /// How many sessions there are now.
     pub fn sessions(&self) -> usize {
-        self.core.sessions.lock().unwrap_or_else(PoisonError::into_inner).total()
+        locked(&self.core.sessions).total()
     }
 
     /// Accepts nothing more, tells every client so, and waits for the sessions to end by themselves, at most
@@ -184,25 +192,133 @@ impl Server {
     ///
     /// Dropping the future ends the wait and nothing else.
     pub async fn drain(&mut self) {
-        let wait = self.core.limits.drain_timeout;
+        let wait = self.core.policy().limits.drain_timeout;
         let (sessions, ms) = (self.sessions(), u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
         self.core.audit.write(&Event::Draining { sessions, ms });
-        self.phase.send_replace(Phase::Draining);
+        self.core.phase.send_replace(Phase::Draining);
         let _ = timeout(wait, self.run()).await;
     }
 
     /// Returns a handle that cuts off the connections for which a [shutdown](Self::shutdown) waits.
     pub fn cutter(&self) -> Cutter {
-        Cutter(self.phase.clone())
+        Cutter(self.core.phase.clone())
     }
 
     /// Accepts nothing more, ends every session with `shutdown`, and waits until their last words are said, but no
     /// longer than the limits for that. Dropping the future cuts what is left.
     pub async fn shutdown(mut self) {
-        self.phase.send_replace(Phase::Stopping);
+        self.core.phase.send_replace(Phase::Stopping);
         self.run().await;
         self.core.audit.write(&Event::Stopped);
     }
+}
+
+impl Drop for Server {
+    /// Cuts what is left. The tasks own what they share with this value.
+    fn drop(&mut self) {
+        locked(&self.core.listeners).tasks.abort_all();
+    }
+}
+
+impl Handle {
+    /// Goes over to another configuration. Sessions that it grants go on, whatever else it changes; the others end with
+    /// `revoked`, after its `revoke_grace`. New limits are those of new sessions. New passwords cost a tenth of a second and
+    /// 64 MiB each.
+    ///
+    /// The configuration must have been checked with the [`Modules`](crate::modules::Modules) of the running one, if clients
+    /// are to find the state of its functions. Reloads wait for each other. Dropping the future before it is ready changes
+    /// nothing.
+    ///
+    /// # Errors
+    /// The new configuration cannot be served, or the server takes nothing new any more. Nothing has changed, and the log
+    /// says why.
+    pub async fn reload(&self, config: Config) -> Result<Changes, ReloadError> {
+        self.core.reload(config).await
+    }
+
+    /// Returns what a [reload](Self::reload) of this configuration would do at this moment, and does nothing.
+    ///
+    /// # Errors
+    /// Those of [`reload`](Self::reload).
+    pub async fn compare(&self, config: Config) -> Result<Changes, ReloadError> {
+        self.core.compare(config).await
+    }
+
+    /// Writes down that a new configuration could not even be read.
+    #[cfg(feature = "cli")]
+    pub(crate) fn note_failed_reload(&self, why: &dyn fmt::Display) {
+        self.core.audit.write(&Event::ReloadFailed { why: why.to_string() });
+    }
+
+    /// Returns everybody who is logged in, in the order of the logins.
+    pub fn sessions(&self) -> Vec<SessionInfo> {
+        let seats: Vec<_> = locked(&self.core.live).seats().cloned().collect();
+        seats.iter().map(|seat| seat.info()).collect()
+    }
+
+    /// Ends sessions with `shutdown`, and returns their numbers.
+    pub fn kick(&self, whom: &Whom) -> Vec<u64> {
+        let kicked = locked(&self.core.live).kick(whom, Instant::now());
+        for seat in &kicked {
+            let who = Who { service: seat.service.as_str(), client: seat.client.as_str() };
+            self.core.audit.write(&Event::Kicked { connection: seat.id, peer: seat.peer, who });
+        }
+        kicked.iter().map(|seat| seat.id).collect()
+    }
+
+    /// Returns how the server is.
+    pub fn status(&self) -> Status {
+        let phase = match *self.core.phase.borrow() {
+            Phase::Serving => "serving",
+            Phase::Draining => "draining",
+            Phase::Stopping | Phase::Cut => "stopping",
+        };
+        let policy = self.core.policy();
+        Status {
+            phase: phase.into(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            listen: locked(&self.core.listeners).addresses(),
+            pin: policy.identity.pin().to_string(),
+            next_pin: policy.identity.next_pin().map(|pin| pin.to_string()),
+            sessions: locked(&self.core.live).seats().count(),
+            logins: locked(&self.core.gate).waiting(),
+            connections: self.core.connections.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Returns the same as [`Server::urls`].
+    pub fn urls(&self) -> Vec<ServiceUrl> {
+        let (policy, addresses) = (self.core.policy(), locked(&self.core.listeners).addresses());
+        urls(policy.public.as_deref(), policy.reachable(), &addresses, &policy.identity)
+    }
+}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handle").finish_non_exhaustive()
+    }
+}
+
+/// How a server is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Status {
+    /// `serving`, `draining` or `stopping`.
+    pub phase: String,
+    /// The version of this crate.
+    pub version: String,
+    /// Where it listens, with the real ports.
+    pub listen: Vec<SocketAddr>,
+    /// What clients pin.
+    pub pin: String,
+    /// The pin of the key that is announced, if one is.
+    pub next_pin: Option<String>,
+    /// Clients that are logged in.
+    pub sessions: usize,
+    /// Connections that have not logged in.
+    pub logins: usize,
+    /// Connections accepted since the start.
+    pub connections: u64,
 }
 
 /// Cuts off the connections of a [`Server`] that is shutting down. Made by [`Server::cutter`].
@@ -219,13 +335,27 @@ impl Cutter {
 
 impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Server").field("addresses", &self.addresses).finish_non_exhaustive()
+        f.debug_struct("Server").field("addresses", &self.local_addrs()).finish_non_exhaustive()
     }
 }
 
 impl Core {
-    /// Accepts until it is stopped, then waits for the connections that were accepted here.
-    async fn accept(self: Arc<Self>, listener: TcpListener, mut phase: watch::Receiver<Phase>) {
+    /// Accepts from this socket, in a task of its own.
+    pub(crate) fn listen(self: &Arc<Self>, place: Place, listener: TcpListener) {
+        let address = listener.local_addr().unwrap_or(place.address);
+        self.audit.write(&Event::Listening { address });
+        let mut listeners = locked(&self.listeners);
+        let closed = listeners.add(place, address);
+        listeners.tasks.spawn(Arc::clone(self).accept(listener, closed, self.phase.subscribe()));
+    }
+
+    /// Accepts until the socket is to be closed or the server stops, then waits for the connections accepted here.
+    async fn accept(
+        self: Arc<Self>,
+        listener: TcpListener,
+        closed: oneshot::Receiver<()>,
+        mut phase: watch::Receiver<Phase>,
+    ) {
         let mut connections = JoinSet::new();
         let watched = phase.clone();
         let taken = |tcp, peer| {
@@ -240,6 +370,7 @@ impl Core {
         tokio::select! {
             biased;
             _ = after(Phase::Serving, &mut phase) => {}
+            _ = closed => {}
             () = listener::accept(&listener, taken, failed) => {}
             () = beat(&self.gate) => {}
         }
@@ -254,8 +385,8 @@ impl Core {
             _ = after(Phase::Draining, &mut phase) => {}
         }
         // What does not end in this time is cut off, with the set that owns it.
-        let _ = timeout(self.limits.close_timeout.saturating_add(self.limits.last_words_timeout), all_ended)
-            .await;
+        let limits = &self.policy().limits;
+        let _ = timeout(limits.close_timeout.saturating_add(limits.last_words_timeout), all_ended).await;
     }
 
     /// Takes a place for a connection, and lets it go its way; or drops it.
@@ -269,7 +400,8 @@ impl Core {
         match LoginPermit::take(&self.gate, Source::of(peer.ip())) {
             Ok(permit) => {
                 let id = self.connections.fetch_add(1, Ordering::Relaxed);
-                let connection = Connection { core: Arc::clone(self), id, peer, accepted: Instant::now() };
+                let (core, policy) = (Arc::clone(self), self.policy());
+                let connection = Connection { core, policy, id, peer, accepted: Instant::now() };
                 connections.spawn(connection.run(tcp, permit, phase.clone()));
             }
             Err(turned) => self.audit.write(&Event::Turned { peer, why: turned.as_str() }),
@@ -290,59 +422,24 @@ fn count_passwords(services: &[Service]) -> usize {
     clients.filter(|client| matches!(client.credential, Credential::Password(_))).count()
 }
 
-/// The accounts of all services, and for each the service's starter under the same index.
-async fn accounts(
-    services: Vec<Service>,
-    name_key: NameKey,
-) -> Result<(Vec<Account>, Vec<Arc<Starter>>), StartError> {
-    let derive_all = move || {
-        let (mut accounts, mut starters) = (Vec::new(), Vec::new());
-        for Service { name, clients, starter, .. } in services {
-            for client in clients {
-                let verifier = match client.credential {
-                    Credential::Password(password) => {
-                        let salt = name_key.salt(&name, &client.id);
-                        let params = Argon2Params::DEFAULT;
-                        AccountVerifier::Password(PasswordVerifier::derive(&password, &salt, params)?)
-                    }
-                    Credential::Verifier(verifier) => AccountVerifier::Password(*verifier),
-                    Credential::Key(key) => AccountVerifier::Key(key),
-                };
-                let (service, client, enabled) = (name.clone(), client.id, !client.disabled);
-                accounts.push(Account { service, client, verifier, enabled, index: starters.len() });
-                starters.push(Arc::clone(&starter));
-            }
-        }
-        Ok((accounts, starters))
-    };
-    match spawn_blocking(derive_all).await {
-        Ok(derived) => derived,
-        Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
-    }
-}
-
-fn nobody_seed() -> Result<Secret<32>, StartError> {
-    let mut seed = Zeroizing::new([0; 32]);
-    aws_lc_rs::rand::fill(&mut *seed).map_err(|_| StartError::NoRandomness)?;
-    Ok(Secret::new(*seed))
-}
-
 /// How each service is reached at the first of these addresses.
-pub(crate) fn urls(config: &Config, addresses: &[SocketAddr], identity: &Identity) -> Vec<ServiceUrl> {
+pub(crate) fn urls<'n>(
+    public: Option<&str>,
+    names: impl Iterator<Item = (&'n str, &'n str)>,
+    addresses: &[SocketAddr],
+    identity: &Identity,
+) -> Vec<ServiceUrl> {
     let Some(first) = addresses.first() else { return Vec::new() };
-    let host = match (&config.public, first.ip()) {
-        (Some(public), _) => public.clone(),
+    let host = match (public, first.ip()) {
+        (Some(public), _) => public.to_owned(),
         // Listening everywhere it is reached under any of its names; this one it always has.
         (None, ip) if ip.is_unspecified() => "localhost".into(),
         (None, ip) => ip.to_string(),
     };
-    let clients = config.services.iter().flat_map(|service| {
-        service.clients.iter().filter(|client| !client.disabled).map(move |client| (service, client))
-    });
-    let to_url = |(service, client): (&Service, &Client)| ServiceUrl {
-        service: service.name.to_string(),
-        client: client.id.to_string(),
-        url: url(client.id.as_str(), &host, first.port(), service.name.as_str(), identity.pin()),
+    let to_url = |(service, client): (&str, &str)| ServiceUrl {
+        service: service.to_owned(),
+        client: client.to_owned(),
+        url: url(client, &host, first.port(), service, identity),
     };
-    clients.map(to_url).collect()
+    names.map(to_url).collect()
 }

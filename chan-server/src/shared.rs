@@ -1,19 +1,21 @@
 //! What all connections of a server share, and how far the server has come.
 
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 
-use ipnet::IpNet;
-use lib_chan::Limits;
-use lib_chan::auth::Directory;
-use lib_chan::handshake::{Authenticated, SessionParameters};
-use tokio::sync::watch;
+use lib_chan::auth::NameKey;
+use lib_chan::tls::ReloadableKey;
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 use crate::audit::Audit;
-use crate::gate::{Gate, Sessions};
-use crate::modules::Starter;
+use crate::gate::{Gate, Sessions, locked};
+use crate::identity::StateDir;
+use crate::listener::Place;
+use crate::live::Live;
+use crate::policy::Policy;
 
 /// What a server is about; it only goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -29,31 +31,64 @@ pub(crate) enum Phase {
 
 /// What all connections share.
 pub(crate) struct Core {
-    pub(crate) limits: Limits,
+    pub(crate) state: StateDir,
+    pub(crate) name_key: NameKey,
+    pub(crate) key: Arc<ReloadableKey>,
     pub(crate) acceptor: TlsAcceptor,
-    pub(crate) directory: Directory,
-    pub(crate) parameters: SessionParameters,
+    pub(crate) live: Mutex<Live>,
     pub(crate) sessions: Arc<Mutex<Sessions>>,
-    pub(crate) audit: Arc<Audit>,
-    /// What to start, by the index of an account.
-    pub(crate) starters: Vec<Arc<Starter>>,
-    /// Where the PROXY protocol is spoken.
-    pub(crate) proxies: Vec<IpNet>,
     pub(crate) gate: Arc<Mutex<Gate>>,
+    pub(crate) audit: Arc<Audit>,
     /// Connections accepted so far, which numbers them.
     pub(crate) connections: AtomicU64,
+    pub(crate) phase: watch::Sender<Phase>,
+    pub(crate) listeners: Mutex<Listeners>,
+    /// Held by the one reload that is under way.
+    pub(crate) reloading: tokio::sync::Mutex<()>,
 }
 
 impl Core {
-    /// What to start for a client that has proved itself.
-    pub(crate) fn starter(&self, client: &Authenticated) -> Option<&Starter> {
-        let account = self.directory.account(client.service(), client.client())?;
-        self.starters.get(account.index).map(Arc::as_ref)
+    /// Returns the policy of this moment.
+    pub(crate) fn policy(&self) -> Arc<Policy> {
+        Arc::clone(locked(&self.live).policy())
+    }
+}
+
+/// The sockets that a server listens with. Each has a task, which owns the tasks of its connections and goes on after its
+/// socket is closed, until they have ended.
+#[derive(Debug, Default)]
+pub(crate) struct Listeners {
+    pub(crate) tasks: JoinSet<()>,
+    open: Vec<Open>,
+}
+
+#[derive(Debug)]
+struct Open {
+    place: Place,
+    local: SocketAddr,
+    /// Dropped, it closes the socket.
+    _stop: oneshot::Sender<()>,
+}
+
+impl Listeners {
+    /// Notes a socket. It is to be closed when the receiver is ready.
+    pub(crate) fn add(&mut self, place: Place, local: SocketAddr) -> oneshot::Receiver<()> {
+        let (stop, stopped) = oneshot::channel();
+        self.open.push(Open { place, local, _stop: stop });
+        stopped
     }
 
-    /// Returns whether a peer is a proxy, which says whose each of its connections is.
-    pub(crate) fn is_proxy(&self, peer: IpAddr) -> bool {
-        self.proxies.iter().any(|net| net.contains(&peer))
+    pub(crate) fn close(&mut self, places: &[Place]) {
+        self.open.retain(|open| !places.contains(&open.place));
+    }
+
+    pub(crate) fn places(&self) -> Vec<Place> {
+        self.open.iter().map(|open| open.place).collect()
+    }
+
+    /// Returns where they listen, with the real ports.
+    pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
+        self.open.iter().map(|open| open.local).collect()
     }
 }
 

@@ -5,14 +5,26 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
 
 /// Bytes counted so far.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Traffic {
     received: AtomicU64,
     sent: AtomicU64,
+    /// Milliseconds from `began` to the last byte.
+    last: AtomicU64,
+    began: Instant,
+}
+
+impl Default for Traffic {
+    fn default() -> Self {
+        let (received, sent, last) = Default::default();
+        Self { received, sent, last, began: Instant::now() }
+    }
 }
 
 impl Traffic {
@@ -22,6 +34,17 @@ impl Traffic {
 
     pub(crate) fn sent(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
+    }
+
+    /// Returns the time since the last byte in either direction.
+    pub(crate) fn idle(&self) -> Duration {
+        self.began.elapsed().saturating_sub(Duration::from_millis(self.last.load(Ordering::Relaxed)))
+    }
+
+    fn count(&self, direction: &AtomicU64, len: usize) {
+        direction.fetch_add(len as u64, Ordering::Relaxed);
+        let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last.store(now, Ordering::Relaxed);
     }
 }
 
@@ -43,7 +66,7 @@ impl<S> Counted<S> {
 
     fn count_sent(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if let Poll::Ready(Ok(len)) = written {
-            self.traffic.sent.fetch_add(len as u64, Ordering::Relaxed);
+            self.traffic.count(&self.traffic.sent, len);
         }
         written
     }
@@ -57,7 +80,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, buf);
-        self.traffic.received.fetch_add((buf.filled().len() - before) as u64, Ordering::Relaxed);
+        let len = buf.filled().len() - before;
+        if len > 0 {
+            self.traffic.count(&self.traffic.received, len);
+        }
         read
     }
 }

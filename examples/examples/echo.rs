@@ -28,8 +28,8 @@ async fn main() -> anyhow::Result<()> {
 
     // The client. The URL says which server it has to be, down to its key; the password says that we may come in.
     let password = Password::from_file(place.password_file())?;
-    let url = server.urls()[0].url.as_str();
-    let mut chan: Channel<String> = connect(url).password(password).open().await?;
+    let url = server.urls().remove(0).url;
+    let mut chan: Channel<String> = connect(&url).password(password).open().await?;
     chan.remote().cast("hello").await?;
     if let Some(Message::Cast(text)) = chan.recv().await {
         println!("{text}");

@@ -118,7 +118,7 @@ impl Embedded {
     /// If there is no such service.
     pub fn url(&self, service: &str) -> String {
         let mut urls = self.server.iter().flat_map(Server::urls);
-        urls.find(|url| url.service == service).expect("a service of this server").url.clone()
+        urls.find(|url| url.service == service).expect("a service of this server").url
     }
 
     /// The key that `joe` logs in with.

@@ -87,6 +87,26 @@ pub(crate) enum Event<'e> {
     LinesLost { lost: u64 },
     /// The server's own code panicked over a connection.
     Crashed,
+    /// The server went over to another configuration, and so many sessions end by that.
+    Reloaded { changes: &'e [String], ends: usize },
+    /// The server keeps the configuration that it has.
+    ReloadFailed { why: String },
+    /// A session has lost its right, and ends after so many milliseconds.
+    Revoking {
+        connection: u64,
+        peer: SocketAddr,
+        #[serde(flatten)]
+        who: Who<'e>,
+        why: String,
+        ms: u64,
+    },
+    /// The operator ended a session.
+    Kicked {
+        connection: u64,
+        peer: SocketAddr,
+        #[serde(flatten)]
+        who: Who<'e>,
+    },
     /// The server takes nothing new any more, and waits for these to end.
     Draining { sessions: usize, ms: u64 },
     /// The server stops.
@@ -150,6 +170,10 @@ impl Event<'_> {
             | Self::SessionsSummed { .. }
             | Self::LinesLost { .. }
             | Self::Crashed
+            | Self::Reloaded { .. }
+            | Self::ReloadFailed { .. }
+            | Self::Revoking { .. }
+            | Self::Kicked { .. }
             | Self::Draining { .. }
             | Self::Stopped => Cause::Server,
         }

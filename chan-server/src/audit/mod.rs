@@ -12,6 +12,8 @@ mod output;
 use std::collections::HashMap;
 use std::io::{self, IsTerminal, Write};
 use std::net::IpAddr;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -24,7 +26,7 @@ use tokio::time::Instant;
 use bucket::{Bucket, Rate};
 use event::Sum;
 pub(crate) use event::{Event, Who};
-use output::Output;
+use output::{LogFile, Output};
 
 /// Lines that wait for the writer, at most. Cost: about 300 bytes each, when they wait.
 const QUEUE_CAPACITY: usize = 4096;
@@ -47,6 +49,8 @@ pub struct Audit {
     /// `None` where nobody wants to know.
     writer: Option<Writer>,
     state: Arc<Mutex<State>>,
+    /// Set when the file is to be opened anew.
+    reopen: Option<Arc<AtomicBool>>,
 }
 
 #[derive(Debug)]
@@ -151,6 +155,33 @@ impl Audit {
         Self::to(stdio::stderr(), format)
     }
 
+    /// To the standard error, in this format.
+    #[cfg(feature = "cli")]
+    pub(crate) fn stderr_as(format: Option<Format>) -> Self {
+        format.map_or_else(Self::stderr, |format| Self::to(stdio::stderr(), format))
+    }
+
+    /// To the end of a file, which is made with mode 0600 if it is not there. [`reopen`](Self::reopen) goes over to a new
+    /// file under the same name.
+    ///
+    /// # Errors
+    /// The file cannot be opened.
+    pub fn file(path: &Path, format: Format) -> io::Result<Self> {
+        let file = LogFile::open(path)?;
+        let reopen = file.reopen();
+        let mut this = Self::to(file, format);
+        this.reopen = Some(reopen);
+        Ok(this)
+    }
+
+    /// Opens the file anew before the next line, for a program that moves full files away. Does nothing where the log
+    /// goes elsewhere. If the file cannot be opened, the log goes on in the old one.
+    pub fn reopen(&self) {
+        if let Some(reopen) = &self.reopen {
+            reopen.store(true, Ordering::Relaxed);
+        }
+    }
+
     /// To a writer, from a thread that ends with this value. The writer waits while it has no room: for a standard
     /// stream use [`lib_chan::stdio`], since another program may have made the stream non-blocking.
     pub fn to(writer: impl Write + Send + 'static, format: Format) -> Self {
@@ -177,7 +208,7 @@ impl Audit {
             suppressed: 0,
             lost: 0,
         };
-        Self { writer: None, state: Arc::new(Mutex::new(state)) }
+        Self { writer: None, state: Arc::new(Mutex::new(state)), reopen: None }
     }
 
     /// Writes an event down. Never waits.

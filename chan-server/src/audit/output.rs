@@ -1,6 +1,56 @@
 //! Writes lines to where the log goes, which may be full, slow or gone.
 
-use std::io::{ErrorKind, Write};
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// A file to append to, which can be opened anew under its name.
+#[derive(Debug)]
+pub(super) struct LogFile {
+    path: PathBuf,
+    file: File,
+    /// Whether the last line in it is whole.
+    is_whole: bool,
+    reopen: Arc<AtomicBool>,
+}
+
+impl LogFile {
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        Ok(Self { path: path.into(), file: append_to(path)?, is_whole: true, reopen: Arc::default() })
+    }
+
+    /// Returns what says, when it is set, that the file is to be opened anew.
+    pub(super) fn reopen(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.reopen)
+    }
+}
+
+impl Write for LogFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.is_whole
+            && self.reopen.swap(false, Ordering::Relaxed)
+            && let Ok(file) = append_to(&self.path)
+        {
+            self.file = file;
+        }
+        let len = self.file.write(bytes)?;
+        if let Some(last) = bytes.get(..len).and_then(<[u8]>::last) {
+            self.is_whole = *last == b'\n';
+        }
+        Ok(len)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+fn append_to(path: &Path) -> io::Result<File> {
+    OpenOptions::new().append(true).create(true).mode(0o600).open(path)
+}
 
 /// Writes whole lines. A line that was cut is completed before anything else, and lines that could not be written are
 /// counted.
@@ -62,9 +112,25 @@ impl<W: Write> Output<W> {
 
 #[cfg(test)]
 mod tests {
-    use std::io;
-
     use super::*;
+
+    #[test]
+    fn a_file_is_opened_anew_when_asked() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, moved) = (directory.path().join("log"), directory.path().join("log.1"));
+        let mut file = LogFile::open(&path).unwrap();
+        file.write_all(b"one\n").unwrap();
+        std::fs::rename(&path, &moved).unwrap();
+        file.write_all(b"two\n").unwrap();
+        file.reopen().store(true, Ordering::Relaxed);
+        file.write_all(b"three\n").unwrap();
+        assert_eq!(std::fs::read(&moved).unwrap(), b"one\ntwo\n");
+        assert_eq!(std::fs::read(&path).unwrap(), b"three\n");
+        // Where no file can be made, the log goes on in the one that is open.
+        std::fs::remove_dir_all(directory.path()).unwrap();
+        file.reopen().store(true, Ordering::Relaxed);
+        file.write_all(b"four\n").unwrap();
+    }
 
     /// A disk with so much room.
     struct Disk {

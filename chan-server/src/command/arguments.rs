@@ -2,11 +2,12 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use super::passwd::Passwd;
 use crate::identity::{IdentityError, StateDir};
+use crate::live::Whom;
 
 /// Serves named services to untrusted networks.
 ///
@@ -27,12 +28,15 @@ pub(super) enum Command {
     /// Serve a configuration until Ctrl-C or SIGTERM
     ///
     /// The first of these signals lets no new client in and waits for the sessions to end (`drain_timeout`, 30 s by
-    /// default). The second ends the sessions with `shutdown`; the third cuts them off. SIGHUP is ignored. The URL of each
-    /// service goes to standard output, the log to standard error: JSON lines, or plain text on a terminal.
+    /// default). The second ends the sessions with `shutdown`; the third cuts them off. SIGHUP reloads the configuration,
+    /// as `chan-server reload` does. SIGUSR1 opens the file of the log anew. The URL of each service goes to standard
+    /// output, the log to standard error.
     #[command(after_long_help = EXIT_CODES)]
     Serve {
         #[command(flatten)]
         choice: Choice,
+        #[command(flatten)]
+        log: LogPlace,
     },
     /// Check a configuration and print its mistakes
     ///
@@ -43,6 +47,40 @@ pub(super) enum Command {
     Check {
         #[command(flatten)]
         choice: ConfigFile,
+        /// Ask the running server what a reload of this configuration would do: what changes, which sessions would end and
+        /// why, and what needs a restart
+        #[arg(long)]
+        diff: bool,
+    },
+    /// Make the running server read its configuration anew
+    ///
+    /// Sessions that the new configuration grants go on. The others end with `revoked`, after `revoke_grace`. A
+    /// configuration with mistakes changes nothing. Prints what changed.
+    #[command(after_long_help = EXIT_CODES)]
+    Reload,
+    /// List the sessions of the running server
+    #[command(after_long_help = EXIT_CODES)]
+    Sessions {
+        /// Print an array of JSON objects
+        #[arg(long)]
+        json: bool,
+    },
+    /// End sessions of the running server with `shutdown`
+    ///
+    /// A client may log in again: to keep it out, disable it in the configuration and reload.
+    #[command(after_long_help = EXIT_CODES)]
+    Kick(Kick),
+    /// Let the sessions of the running server end, and then the server, as SIGTERM does
+    ///
+    /// Returns when the server has ended.
+    #[command(after_long_help = EXIT_CODES)]
+    Drain,
+    /// Print how the running server is
+    #[command(after_long_help = EXIT_CODES)]
+    Status {
+        /// Print a JSON object
+        #[arg(long)]
+        json: bool,
     },
     /// Make a password, or the verifier of a password
     ///
@@ -57,6 +95,12 @@ pub(super) enum Command {
     Identity {
         #[command(flatten)]
         choice: Choice,
+        /// Announce the key that will replace the one of today: make it if there is none, and print URLs with both pins
+        #[arg(long)]
+        next: bool,
+        /// Put the announced key in the place of the one of today. A running server uses it after a reload
+        #[arg(long, conflicts_with = "next")]
+        rotate: bool,
     },
     /// Print a script that completes command lines in a shell
     #[command(after_long_help = EXIT_CODES)]
@@ -70,6 +114,47 @@ pub(super) enum Command {
         /// The directory, which must exist
         directory: PathBuf,
     },
+}
+
+/// Which sessions are ended: exactly one of these.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(super) struct Kick {
+    /// The number of a session, as `chan-server sessions` and the log have it
+    id: Option<u64>,
+    /// All sessions of the clients with this name
+    #[arg(long, value_name = "NAME")]
+    client: Option<String>,
+    /// All sessions of this service
+    #[arg(long, value_name = "NAME")]
+    service: Option<String>,
+}
+
+impl Kick {
+    pub(super) fn whom(&self) -> Option<Whom> {
+        let client = self.client.clone().map(Whom::Client);
+        self.id.map(Whom::Session).or(client).or_else(|| self.service.clone().map(Whom::Service))
+    }
+}
+
+/// Where the log goes.
+#[derive(Debug, Args)]
+pub(super) struct LogPlace {
+    /// How each line of the log looks [default: text on a terminal, else json]
+    #[arg(long, value_name = "FORMAT")]
+    pub(super) log_format: Option<LogFormat>,
+    /// Append the log to this file, which is made with mode 0600 [default: standard error]
+    #[arg(long, value_name = "FILE")]
+    pub(super) log_file: Option<PathBuf>,
+}
+
+/// How a line of the log looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum LogFormat {
+    /// Words
+    Text,
+    /// A JSON object
+    Json,
 }
 
 /// Which configuration is used.
@@ -110,7 +195,7 @@ impl Place {
 const EXIT_CODES: &str = "\
 Exit codes:
   0   done; a server was told to stop
-  1   something on this machine failed, such as listening on an address or writing a file
+  1   something on this machine failed, such as listening on an address, writing a file, or finding a running server
   2   wrong usage, wrong configuration, or a file that was named and cannot be used
   129, 130, 143
       a signal ended the command: SIGHUP, SIGINT (Ctrl-C) or SIGTERM";

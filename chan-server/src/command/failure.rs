@@ -7,6 +7,7 @@ use lib_chan::signals::Signal;
 
 use crate::config::ConfigError;
 use crate::identity::IdentityError;
+use crate::reload::ReloadError;
 use crate::server::StartError;
 
 /// What to tell the user, and the exit code.
@@ -30,6 +31,11 @@ impl Failure {
     /// The user pressed Ctrl-C: 130.
     pub(super) fn interrupted(text: impl fmt::Display) -> Self {
         Self { text: format!("chan-server: interrupted; {text}"), code: Signal::Interrupt.exit_code() }
+    }
+
+    /// What a running server said.
+    pub(super) fn of_server(text: String, code: u8) -> Self {
+        Self { text, code }
     }
 
     /// 1 where something on this machine failed, 2 where the configuration or usage is wrong.
@@ -60,6 +66,15 @@ impl From<StartError> for Failure {
             StartError::Identity(error) => error.into(),
             StartError::Directory(_) => Self::usage(error),
             _ => Self::local(error),
+        }
+    }
+}
+
+impl From<ReloadError> for Failure {
+    fn from(error: ReloadError) -> Self {
+        match error {
+            ReloadError::Unusable(error) => error.into(),
+            ReloadError::GoingAway => Self::local(error),
         }
     }
 }

@@ -1,9 +1,12 @@
 //! The program `chan-server`, as a library.
 
+mod admin;
 mod arguments;
 mod failure;
+mod operate;
 mod passwd;
 mod serve;
+mod systemd;
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -27,6 +30,8 @@ use crate::modules::Modules;
 /// The command failed: what to tell the user, and the exit code. Wrong usage of the command line itself, and the
 /// wish for help, end the program here.
 pub fn run() -> Result<(), Failure> {
+    // Before there is another thread.
+    let inherited = systemd::inherited();
     signals::handle().map_err(|error| Failure::local(format_args!("cannot handle signals: {error}")))?;
     if let Err(error) = forbid_core_dumps() {
         // A sandbox may forbid it, and the program is of use all the same.
@@ -36,10 +41,17 @@ pub fn run() -> Result<(), Failure> {
     }
     let Arguments { command, place } = Arguments::parse();
     match command {
-        None => serve::serve_or_begin(&place.state()?),
-        Some(Command::Serve { choice }) => serve::serve(&choice, &place.state()?),
-        Some(Command::Check { choice }) => check(choice.config.as_deref(), &place),
-        Some(Command::Identity { choice }) => serve::identity(&choice, &place.state()?),
+        None => serve::serve_or_begin(&place.state()?, inherited),
+        Some(Command::Serve { choice, log }) => serve::serve(&choice, &log, &place.state()?, inherited),
+        Some(Command::Check { choice, diff }) => check(choice.config.as_deref(), diff, &place),
+        Some(Command::Reload) => operate::reload(&place.state()?),
+        Some(Command::Sessions { json }) => operate::sessions(&place.state()?, json),
+        Some(Command::Kick(kick)) => operate::kick(&place.state()?, &kick),
+        Some(Command::Drain) => operate::drain(&place.state()?),
+        Some(Command::Status { json }) => operate::status(&place.state()?, json),
+        Some(Command::Identity { choice, next, rotate }) => {
+            serve::identity(&choice, next, rotate, &place.state()?)
+        }
         Some(Command::Passwd(passwd)) => passwd.run(&place),
         Some(Command::Completions { shell }) => {
             let mut script = Vec::new();
@@ -57,7 +69,7 @@ pub fn run() -> Result<(), Failure> {
     }
 }
 
-fn check(file: Option<&Path>, place: &Place) -> Result<(), Failure> {
+fn check(file: Option<&Path>, diff: bool, place: &Place) -> Result<(), Failure> {
     let file = found(file)?;
     let config = block_on(async { Ok(Config::load(&file, &Modules::standard())?) })?;
     // Whoever checks a configuration for another machine may have no home.
@@ -77,7 +89,8 @@ fn check(file: Option<&Path>, place: &Place) -> Result<(), Failure> {
     for Warning { problem, .. } in config.warnings() {
         print_line(&format!("{}:{}: warning: {}", file.display(), problem.line, problem.text))?;
     }
-    print_line(&format!("{}: no mistakes", file.display()))
+    print_line(&format!("{}: no mistakes", file.display()))?;
+    if diff { operate::compare(&place.state()?, &file) } else { Ok(()) }
 }
 
 /// The configuration to use: the one named, or else the first that there is.

@@ -87,6 +87,18 @@ pub(super) fn read(mut table: Table<'_>, problems: &mut Problems<'_>) -> Limits 
     limits
 }
 
+/// Returns the names of the limits that differ.
+pub(crate) fn changed(before: &Limits, after: &Limits) -> Vec<&'static str> {
+    let (mut before, mut after) = (before.clone(), after.clone());
+    let mut differs = |field: &Field| match field {
+        Field::Time(field, _) => *field(&mut before) != *field(&mut after),
+        Field::Bytes(field, _) | Field::Count(field, _) => *field(&mut before) != *field(&mut after),
+        Field::Count32(field, _) => *field(&mut before) != *field(&mut after),
+        Field::Percent(field) => *field(&mut before) != *field(&mut after),
+    };
+    FIELDS.iter().filter(|(_, field)| differs(field)).map(|(name, _)| *name).collect()
+}
+
 /// Reads a number of things that stands outside of the table.
 pub(super) fn count(table: &mut Table<'_>, key: &'static str, problems: &mut Problems<'_>) -> Option<usize> {
     let expected = format!("100 (from 1 to {MANY})");

@@ -6,14 +6,14 @@
 mod credential;
 mod document;
 mod gate;
-mod limits;
+pub(crate) mod limits;
 mod service;
 
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use ipnet::IpNet;
 use lib_chan::Limits;
@@ -49,6 +49,8 @@ pub struct Config {
     pub(crate) limits: Limits,
     /// Penalties and exceptions of the gate.
     pub(crate) gate: GateRules,
+    /// How long the sessions of a right that a reload withdraws go on.
+    pub(crate) revoke_grace: Duration,
     /// Proxies that say in front of each connection whose it is.
     pub(crate) proxies: Vec<IpNet>,
     /// The identity of `[tls]`; without one the server has its own.
@@ -103,6 +105,15 @@ impl Config {
     /// What is allowed and worth knowing, in the order of the lines.
     pub fn warnings(&self) -> &[Warning] {
         &self.warnings
+    }
+
+    /// Returns service and client of every credential that is not revoked.
+    #[cfg(feature = "cli")]
+    pub(crate) fn reachable(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.services.iter().flat_map(|service| {
+            let enabled = service.clients.iter().filter(|client| !client.disabled);
+            enabled.map(|client| (service.name.as_str(), client.id.as_str()))
+        })
     }
 
     /// The identity that `[tls]` names, if it names one.
@@ -165,13 +176,24 @@ fn check(
         None => GateRules::default(),
     };
     let proxies = gate::networks(&mut root, "proxy_protocol_from", &mut problems);
+    let revoke_grace = limits::time(&mut root, "revoke_grace", Duration::ZERO, &mut problems);
     let identity =
         root.table("tls", "[tls]", &mut problems).and_then(|table| check_tls(table, &context, &mut problems));
     let services = service::read(&mut root, &context, &mut problems);
     root.finish(&mut problems);
     let warnings = problems.take_warnings();
-    let config =
-        listen.map(|listen| Config { listen, public, limits, gate, proxies, identity, services, warnings });
+    let revoke_grace = revoke_grace.unwrap_or_default();
+    let config = listen.map(|listen| Config {
+        listen,
+        public,
+        limits,
+        gate,
+        revoke_grace,
+        proxies,
+        identity,
+        services,
+        warnings,
+    });
     problems.settle(file, config)
 }
 

@@ -4,13 +4,15 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry::{Occupied, Vacant};
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use lib_chan::auth::{ClientId, ServiceName};
 use serde::Deserialize;
 use toml::Spanned;
-use toml::de::{DeArray, ValueDeserializer};
+use toml::de::{DeArray, DeValue, ValueDeserializer};
 
 use super::credential::{self, Credential, Salts};
 use super::document::{Problems, Span, Table};
+use super::gate::networks;
 use super::{Context, limits};
 use crate::modules::Starter;
 use crate::modules::unix;
@@ -24,6 +26,10 @@ pub struct Service {
     pub(crate) starter: Arc<Starter>,
     /// The most sessions of this service, where it has a number of its own.
     pub(crate) max_sessions: Option<usize>,
+    /// Where its clients may come from; everywhere if empty.
+    pub(crate) from: Vec<IpNet>,
+    /// The `mfa` with its arguments, in one spelling.
+    pub(crate) mfa: String,
 }
 
 /// Somebody who may start a service.
@@ -33,6 +39,8 @@ pub struct Client {
     pub(crate) id: ClientId,
     pub(crate) credential: Credential,
     pub(crate) disabled: bool,
+    /// Where it may come from; everywhere that its service allows if empty.
+    pub(crate) from: Vec<IpNet>,
 }
 
 impl Service {
@@ -82,9 +90,10 @@ pub(super) fn read(root: &mut Table<'_>, context: &Context<'_>, problems: &mut P
         let who = name.as_ref().map_or("SERVICE", ServiceName::as_str);
         let clients = clients(&mut table, who, context, &mut salts, problems);
         let max_sessions = limits::count(&mut table, "max_sessions", problems);
+        let from = from(&mut table, problems);
         table.finish(problems);
-        if let (Some(name), Some(starter)) = (name, starter) {
-            services.push(Service { name, clients, starter, max_sessions });
+        if let (Some(name), Some((starter, mfa))) = (name, starter) {
+            services.push(Service { name, clients, starter, max_sessions, from, mfa });
         }
     }
     services
@@ -101,7 +110,9 @@ fn clients(
     let shared = credential::read(table, credential::SHARED, service, context, salts, problems);
     let mut clients = Vec::new();
     match shared {
-        Ok(Some(credential)) => clients.push(Client { id: ClientId::default(), credential, disabled: false }),
+        Ok(Some(credential)) => {
+            clients.push(Client { id: ClientId::default(), credential, disabled: false, from: Vec::new() });
+        }
         Ok(None) if !has_clients => {
             let add = format!("password_file = \"{service}.password\", or [[service.client]] tables");
             problems.add(&table.span, format!("[[service]] has no password; add: {add}"));
@@ -116,6 +127,7 @@ fn clients(
             names.check(&name, id, problems)
         });
         let disabled = table.value::<bool>("disabled", "true", problems).is_some_and(Spanned::into_inner);
+        let from = from(&mut table, problems);
         let who = format!("{service} {}", id.as_ref().map_or("CLIENT", ClientId::as_str));
         let credential = credential::read(&mut table, credential::OWN, &who, context, salts, problems);
         if let Ok(None) = credential {
@@ -124,10 +136,20 @@ fn clients(
         }
         table.finish(problems);
         if let (Some(id), Ok(Some(credential))) = (id, credential) {
-            clients.push(Client { id, credential, disabled });
+            clients.push(Client { id, credential, disabled, from });
         }
     }
     clients
+}
+
+/// Reads where clients may come from. An empty list would allow nobody, which `disabled` says better.
+fn from(table: &mut Table<'_>, problems: &mut Problems<'_>) -> Vec<IpNet> {
+    let (before, span) = (table.has("from"), table.span.clone());
+    let networks = networks(table, "from", problems);
+    if before && networks.is_empty() && problems.is_empty() {
+        problems.add(&span, "\"from\" is empty; remove it, or write from = [\"10.0.0.0/8\"]".into());
+    }
+    networks
 }
 
 /// The names of one kind, each of which may stand once.
@@ -173,7 +195,11 @@ impl UniqueNames {
 
 const MFA: &str = "[\"name_server\", \"start_me_up\"] (module, function, arguments)";
 
-fn mfa(table: &mut Table<'_>, context: &Context<'_>, problems: &mut Problems<'_>) -> Option<Arc<Starter>> {
+fn mfa(
+    table: &mut Table<'_>,
+    context: &Context<'_>,
+    problems: &mut Problems<'_>,
+) -> Option<(Arc<Starter>, String)> {
     let Some(entry) = table.take("mfa") else {
         problems.add(&table.span, format!("{} has no \"mfa\"; add: mfa = {MFA}", table.name));
         return None;
@@ -192,12 +218,23 @@ fn mfa(table: &mut Table<'_>, context: &Context<'_>, problems: &mut Problems<'_>
     {
         problems.warn(&path.span(), format!("\"mfa\": {text}"), false);
     }
+    let values = args.iter().map(|item| value(item.get_ref()));
+    let mfa = toml::Value::Array(
+        [module.clone().into(), function.clone().into()].into_iter().chain(values).collect(),
+    );
     match context.modules.starter(&module, &function, args) {
-        Ok(starter) => Some(Arc::new(starter)),
+        Ok(starter) => Some((Arc::new(starter), mfa.to_string())),
         Err(error) => {
             let span: Span = error.span().unwrap_or(key_span);
             problems.add(&span, format!("\"mfa\": {error}"));
             None
         }
     }
+}
+
+/// The value of an argument, without where it stands and how it is written.
+fn value(argument: &DeValue<'_>) -> toml::Value {
+    let read = toml::Value::deserialize(ValueDeserializer::from(Spanned::new(0..0, argument.clone())));
+    // A value that no other type can hold is like itself alone.
+    read.unwrap_or_else(|_| format!("{argument:?}").into())
 }

@@ -23,6 +23,10 @@ impl Load {
         Self { per_second: f64::from(per_second), level: 0.0, measured: None, until: None }
     }
 
+    pub(super) fn set(&mut self, per_second: u32) {
+        self.per_second = f64::from(per_second);
+    }
+
     pub(super) fn failed(&mut self, now: Instant) {
         let since = self.measured.map_or(Duration::ZERO, |last| now.saturating_duration_since(last));
         self.measured = Some(now);

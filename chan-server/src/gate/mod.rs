@@ -28,7 +28,7 @@ use lib_chan::auth::{ClientId, ServiceName};
 use lib_chan::{Limits, after};
 use tokio::time::Instant;
 
-pub(crate) use permit::{LoginPermit, OpeningPermit, SessionPermit, beat, woke_after};
+pub(crate) use permit::{LoginPermit, OpeningPermit, SessionPermit, beat, locked, woke_after};
 pub use rules::GateRules;
 pub use sessions::{Crowded, Holder, Sessions};
 pub use source::Source;
@@ -126,6 +126,19 @@ impl Gate {
             names: RandomState::new(),
             rules,
         }
+    }
+
+    /// Takes other numbers. What it remembers stays.
+    pub(crate) fn set(&mut self, limits: &Limits, rules: GateRules) {
+        self.max_before_drop = limits.max_logins_before_drop;
+        self.drop_percent = limits.login_drop_percent;
+        self.max = limits.max_logins;
+        self.max_per_source = limits.max_logins_per_source;
+        self.load.set(rules.failures_per_second);
+        self.failures.set(rules.penalty_min, rules.penalty_max);
+        self.crashes.set(Duration::ZERO, rules.penalty_max);
+        self.wrong_passwords.set(rules.penalty_min, rules.penalty_max);
+        self.rules = rules;
     }
 
     /// Takes a place for a connection from `source`. `dice` is a fresh random number.

@@ -85,6 +85,10 @@ impl<K: Copy + Eq + Hash + Ord> Penalties<K> {
         Self { min, max, sums: Expiring::default(), enforced: Expiring::default() }
     }
 
+    pub(super) fn set(&mut self, min: Duration, max: Duration) {
+        (self.min, self.max) = (min, max);
+    }
+
     pub(super) fn enforced(&mut self, now: Instant, key: K, trusted: bool) -> bool {
         if trusted {
             return self.sums.end(now, key).is_some_and(|end| end - now >= self.min);

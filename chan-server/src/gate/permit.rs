@@ -125,7 +125,7 @@ pub(crate) fn woke_after(gate: &Mutex<Gate>, began: Instant, time: Duration) -> 
 }
 
 /// The counts are whole between any two statements that could panic, so a poisoned lock is as good as another.
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

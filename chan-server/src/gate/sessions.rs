@@ -67,23 +67,37 @@ impl Sessions {
     /// Makes a count from nothing, for these services, each with the number that its owner set, if any.
     pub fn new(limits: &Limits, services: impl IntoIterator<Item = (Arc<str>, Option<usize>)>) -> Self {
         let mut this = Self {
-            max: limits.max_sessions,
-            max_per_service: limits.max_sessions_per_service,
-            max_per_holder: limits.max_sessions_per_client,
-            max_openings: limits.max_logins,
+            max: 0,
+            max_per_service: 0,
+            max_per_holder: 0,
+            max_openings: 0,
             max_of: HashMap::new(),
             known: 0,
             services: Counter::default(),
             holders: Counter::default(),
             openings: Counter::default(),
         };
+        this.set(limits, services);
+        this
+    }
+
+    /// Takes other numbers and services. The places that are taken stay so.
+    pub(crate) fn set(
+        &mut self,
+        limits: &Limits,
+        services: impl IntoIterator<Item = (Arc<str>, Option<usize>)>,
+    ) {
+        self.max = limits.max_sessions;
+        self.max_per_service = limits.max_sessions_per_service;
+        self.max_per_holder = limits.max_sessions_per_client;
+        self.max_openings = limits.max_logins;
+        (self.known, self.max_of) = (0, HashMap::new());
         for (service, max) in services {
-            this.known += 1;
+            self.known += 1;
             if let Some(max) = max {
-                this.max_of.insert(service, max);
+                self.max_of.insert(service, max);
             }
         }
-        this
     }
 
     /// Takes a place for a session.

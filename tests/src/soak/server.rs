@@ -65,7 +65,7 @@ impl Drop for Lives {
 pub(super) async fn serve(seed: u64) {
     let (counts, live, folder) = (Counts::default(), Live::default(), Folder::new());
     let server = start(&counts, &live, &folder).await;
-    let url = &server.urls().first().expect("a service has a URL").url;
+    let url = server.urls().remove(0).url;
     say(&format!("url {url}"));
     let told = tokio::spawn(listen(live, seed));
     let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();

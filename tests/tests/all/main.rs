@@ -17,6 +17,8 @@ mod main_job;
 mod memory;
 mod named;
 mod neighbours;
+#[cfg(target_os = "linux")]
+mod operate;
 mod pages;
 #[cfg(target_os = "linux")]
 mod platform;

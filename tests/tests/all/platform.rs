@@ -63,17 +63,6 @@ fn a_signal_ends_a_server_that_is_still_starting() {
 }
 
 #[test]
-fn a_hangup_ends_nothing() {
-    let folder = configured(ECHO);
-    let server = Running::start(serve(&folder));
-    server.out.wait("a URL", |line| line.starts_with("echo: chan://"));
-    server.signal("HUP");
-    assert!(logged(&server, "warning").contains("SIGHUP is ignored"));
-    server.signal("TERM");
-    assert_eq!(server.code(), Some(0));
-}
-
-#[test]
 fn a_third_signal_cuts_sessions_off_and_logs_their_ends() {
     let mut server = Server::start(NAMES);
     let client = Running::start(server.client("receive", "names"));

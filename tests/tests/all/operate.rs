@@ -1,0 +1,235 @@
+//! A running server in the hands of its operator: reloads, revoked clients, lists, kicks, drains and its log.
+
+use std::{
+    fs,
+    process::{Command, Stdio},
+};
+
+use chan_tests::{Folder, PASSWORD, Running, Server, client_key, program, run};
+
+fn echo() -> String {
+    "[[service]]\nname = \"echo\"\npassword_file = \"password\"\nmfa = [\"echo\", \"start\"]\n".into()
+}
+
+/// A service whose client `joe` has the key in the file `key`.
+fn names() -> String {
+    format!(
+        "[[service]]\nname = \"names\"\nmfa = [\"name_server\", \"start_me_up\"]\n\
+         [[service.client]]\nname = \"joe\"\nkey = \"{}\"\n",
+        client_key().public_key()
+    )
+}
+
+fn start(services: &str) -> Server {
+    let folder = Folder::new();
+    folder.write("key", &client_key().to_file_contents());
+    Server::start_in(folder, services)
+}
+
+/// Writes another configuration for the server.
+fn configure(server: &Server, services: &str) {
+    server.folder.write("chan-server.toml", &format!("listen = [\"127.0.0.1:0\"]\n{services}"));
+}
+
+/// `chan-server` with the state directory of the server.
+fn operator(server: &Server, arguments: &[&str]) -> Command {
+    let mut command = Command::new(program("chan-server"));
+    command.args(arguments).arg("--state").arg(server.folder.path().join("state"));
+    command.current_dir(server.folder.path()).stdin(Stdio::null());
+    command
+}
+
+fn operate(server: &Server, arguments: &[&str]) -> (Option<i32>, String, String) {
+    run(&mut operator(server, arguments))
+}
+
+#[track_caller]
+fn done(server: &Server, arguments: &[&str]) -> String {
+    let (code, out, err) = operate(server, arguments);
+    assert_eq!(code, Some(0), "{arguments:?}: {err}");
+    out
+}
+
+/// A client that stays until its session ends.
+fn stays(server: &Server) -> Running {
+    let mut client = Command::new(program("chan-client"));
+    client.args(["receive", server.url("names for joe"), "--key-file"]).arg(server.folder.path().join("key"));
+    client.env("HOME", server.folder.path());
+    Running::start(client)
+}
+
+/// Waits for so many lines of an event.
+fn events(server: &Server, event: &str, count: usize) {
+    let named = format!("\"event\":\"{event}\"");
+    server.log.wait_for(&named, |lines| lines.iter().filter(|line| line.contains(&named)).count() >= count);
+}
+
+#[test]
+fn hangup_reloads_and_breaks_nothing() {
+    let server = start(&(echo() + &names()));
+    let client = stays(&server);
+    events(&server, "session_started", 1);
+    configure(
+        &server,
+        &format!("# another order\n{}{}", names(), echo().replace("\"echo\"\n", "\"other\"\n")),
+    );
+    server.signal("HUP");
+    let reloaded = server.event("reloaded");
+    assert_eq!(reloaded["ends"], 0, "{reloaded}");
+    let changes = reloaded["changes"].to_string();
+    assert!(
+        changes.contains("added: service other") && changes.contains("removed: service echo"),
+        "{changes}"
+    );
+    let other = server.url("echo").replace("/echo?", "/other?");
+    let password = server.folder.path().join("password");
+    assert_eq!(run(server.client_at("call", &other, &password).arg("1")).0, Some(0));
+    let (code, _, complaint) = run(server.client("call", "echo").arg("1"));
+    assert_eq!(code, Some(5), "{complaint}");
+    assert!(!server.log.all().iter().any(|line| line.contains("session_ended") && line.contains("joe")));
+    drop(client);
+}
+
+#[test]
+fn broken_configuration_changes_nothing_and_says_why() {
+    let server = start(&(echo() + &names()));
+    let _client = stays(&server);
+    events(&server, "session_started", 1);
+    configure(&server, &format!("{}pasword = 'x'\n", names()));
+    let (code, out, err) = operate(&server, &["reload"]);
+    assert_eq!((code, &*out), (Some(2), ""), "{err}");
+    assert!(err.contains("chan-server.toml:8: unknown key \"pasword\""), "{err}");
+    server.signal("HUP");
+    events(&server, "reload_failed", 2);
+    let failed = server.event("reload_failed");
+    assert!(failed["why"].as_str().unwrap().contains("unknown key"), "{failed}");
+    assert_eq!(run(server.client("call", "echo").arg("1")).0, Some(0));
+    assert!(done(&server, &["sessions"]).contains("joe"));
+}
+
+#[test]
+fn difference_is_told_before_it_is_made() {
+    let server = start(&(echo() + &names()));
+    let client = stays(&server);
+    events(&server, "session_started", 1);
+    let file = server.folder.write("new.toml", &format!("listen = [\"127.0.0.1:0\"]\n{}", echo()));
+    let said = done(&server, &["check", "--diff", "--config", file.to_str().unwrap()]);
+    assert!(said.contains("no mistakes\n") && said.contains("removed: service names\n"), "{said}");
+    assert!(
+        said.contains("of joe at names from 127.0.0.1:") && said.contains(": the service is removed"),
+        "{said}"
+    );
+    assert!(done(&server, &["sessions"]).contains(" open "));
+    fs::rename(file, server.folder.path().join("chan-server.toml")).unwrap();
+    let did = done(&server, &["reload"]);
+    assert!(said.ends_with(&did), "{said}{did}");
+    client.err.wait("revoked", |line| line.contains("revoked"));
+    assert_eq!(server.event("revoking")["why"], "the service is removed");
+    assert_eq!(server.event("session_ended")["reason"], "revoked");
+}
+
+#[test]
+fn sessions_are_listed_and_kicked() {
+    let server = start(&names());
+    let client = stays(&server);
+    events(&server, "session_started", 1);
+    let list: serde_json::Value = serde_json::from_str(&done(&server, &["sessions", "--json"])).unwrap();
+    let session = &list[0];
+    assert_eq!(
+        (&session["service"], &session["client"], &session["state"]),
+        (&"names".into(), &"joe".into(), &"open".into())
+    );
+    assert_eq!(session["connection"], server.event("session_started")["connection"]);
+    let status: serde_json::Value = serde_json::from_str(&done(&server, &["status", "--json"])).unwrap();
+    assert_eq!((&status["phase"], &status["sessions"]), (&"serving".into(), &1.into()));
+    assert_eq!(operate(&server, &["kick", "--client", "mike"]).0, Some(2));
+    let id = session["connection"].to_string();
+    assert_eq!(done(&server, &["kick", &id]), format!("ended: session {id}\n"));
+    client.err.wait("shutdown", |line| line.contains("shutdown"));
+    server.event("kicked");
+    assert_eq!(server.event("session_ended")["reason"], "shutdown");
+}
+
+#[test]
+fn drain_returns_when_the_server_has_ended() {
+    let mut server = start(&(names() + "[limits]\ndrain_timeout = \"60 s\"\n"));
+    let client = stays(&server);
+    events(&server, "session_started", 1);
+    let draining = Running::start(operator(&server, &["drain"]));
+    draining.out.wait("Waiting", |line| line.starts_with("Waiting for 1 session"));
+    server.event("draining");
+    assert!(done(&server, &["status"]).contains("draining"));
+    assert_eq!(done(&server, &["kick", "--service", "names"]).lines().count(), 1);
+    draining.out.wait("its end", |line| line == "The server has ended.");
+    assert_eq!((draining.code(), server.wait().code()), (Some(0), Some(0)));
+    assert!(!server.folder.path().join("state/admin.sock").exists());
+    drop(client);
+}
+
+#[test]
+fn no_server_is_told_as_that() {
+    let folder = Folder::new();
+    let mut command = Command::new(program("chan-server"));
+    let (code, _, err) = run(command.args(["reload", "--state"]).arg(folder.path()));
+    assert_eq!(code, Some(1));
+    assert!(err.contains("cannot ask the server at ") && err.contains("is it running"), "{err}");
+}
+
+#[test]
+fn socket_is_for_its_user_alone_and_outlives_a_kill() {
+    use std::os::unix::fs::PermissionsExt;
+    let mut server = start(&names());
+    let socket = server.folder.path().join("state/admin.sock");
+    assert_eq!(fs::metadata(&socket).unwrap().permissions().mode() & 0o7777, 0o600);
+    server.signal("KILL");
+    server.wait();
+    assert!(socket.exists());
+    let folder = Folder::new();
+    folder.write("password", PASSWORD);
+    let mut again = operator(&server, &["serve", "--config", "chan-server.toml"]);
+    again.env("HOME", folder.path());
+    let again = Running::start(again);
+    again.out.wait("Listening", |line| line.starts_with("Listening"));
+    assert!(done(&server, &["status"]).contains("serving"));
+    // A second server in the same state directory leaves the socket to the first.
+    let second = Running::start(operator(&server, &["serve", "--config", "chan-server.toml"]));
+    second.err.wait("the warning", |line| line.contains("another server uses this state directory"));
+    second.signal("TERM");
+    assert_eq!(second.code(), Some(0));
+    assert!(done(&server, &["status"]).contains("serving"));
+}
+
+#[test]
+fn log_file_is_opened_anew_at_sigusr1() {
+    let folder = Folder::new();
+    folder.write("c.toml", &format!("listen = [\"127.0.0.1:0\"]\n{}", names()));
+    let mut command = Command::new(program("chan-server"));
+    command.args([
+        "serve",
+        "--config",
+        "c.toml",
+        "--log-file",
+        "log",
+        "--log-format",
+        "text",
+        "--state",
+        "state",
+    ]);
+    command.current_dir(folder.path()).env("HOME", folder.path());
+    let server = Running::start(command);
+    server.out.wait("Listening", |line| line.starts_with("Listening"));
+    let log = folder.path().join("log");
+    fs::rename(&log, folder.path().join("log.1")).unwrap();
+    server.signal("USR1");
+    while !log.exists() {
+        // Each reload writes a line, and one of these opens the file.
+        server.signal("HUP");
+        std::thread::yield_now();
+    }
+    let old = fs::read_to_string(folder.path().join("log.1")).unwrap();
+    assert!(old.contains(" listening address=127.0.0.1:"), "{old}");
+    server.signal("TERM");
+    assert_eq!(server.code(), Some(0));
+    let new = fs::read_to_string(&log).unwrap();
+    assert!(new.contains(" reloaded ") && new.contains(" stopped\n"), "{new}");
+}
