@@ -10,14 +10,17 @@ use std::{fmt, io};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+use crate::Limits;
 use crate::auth::{Account, DerivedKeys, Directory, Exporter, RefusalCause, StretchError};
 use crate::handshake::client::{
-    ClientHandshakeError, ExpectAccept, ExpectKeyChallenge, ExpectKeys, ExpectPasswordChallenge,
-    start_with_key, start_with_password,
+    ClientHandshakeError, ExpectAccept, ExpectKeys, ExpectPasswordChallenge, start_with_key,
+    start_with_password,
 };
 use crate::handshake::server::{ExpectHello, ExpectProof, Refusal, Verdict};
 use crate::handshake::{Authenticated, Misbehaviour, SessionParameters, Step, checked_len};
+use crate::payload::Codec;
 use crate::secret::{Password, PrivateKey, Target};
+use crate::session::early_start;
 
 /// Runs the server's side of a login. A refusal has been sent when this returns. Close the connection unless this
 /// succeeded.
@@ -117,6 +120,8 @@ pub struct ClientLogin<'c> {
     target: Target,
     proof: Proof<'c>,
     on_stretch: Option<&'c (dyn Fn() + Sync)>,
+    /// The first frames of the session.
+    start: Option<Vec<u8>>,
 }
 
 impl fmt::Debug for ClientLogin<'_> {
@@ -144,12 +149,22 @@ impl<'c> ClientLogin<'c> {
             Credential::Password(password) => Proof::Password(password, turn(password, &target).await),
             Credential::Key(key) => Proof::Key(key),
         };
-        Self { target, proof, on_stretch: None }
+        Self { target, proof, on_stretch: None, start: None }
     }
 
     /// Calls `told` when a stretch of the password begins, before anything is computed.
     pub fn on_stretch(self, told: &'c (dyn Fn() + Sync)) -> Self {
         Self { on_stretch: Some(told), ..self }
+    }
+
+    /// Asks for the service in the same flight as the proof, which saves a round trip, and casts a first message behind
+    /// it. Give [`channel::open_casting`](crate::channel::open_casting) the same limits, codec, arguments and message.
+    ///
+    /// Has an effect only with a private key: there, TLS alone authenticates the server, so nothing is shown to a server
+    /// that has not proved itself. With a password, the server proves itself in its answer, and the arguments wait for it.
+    /// Arguments or a message of nearly 1 KiB wait as well, since the client does not know yet how much the server takes.
+    pub fn start_early(self, limits: &Limits, codec: Codec, args: &[u8], first: Option<&[u8]>) -> Self {
+        Self { start: early_start(limits, codec, args, first), ..self }
     }
 
     /// Logs in over a connection to the target, after the TLS handshake. When this returns `Ok`, the server has proved
@@ -169,6 +184,7 @@ impl<'c> ClientLogin<'c> {
         let nonce = random_nonce().ok_or(LoginError::NoRandomness)?;
         let Target { service, client, .. } = self.target.clone();
         let mut buffer = [0; ExpectPasswordChallenge::MAX_LEN];
+        let mut early = None;
         let Step { next, send } = match self.proof {
             Proof::Password(password, turn) => {
                 let Step { next, send } = start_with_password(exporter, service, client, nonce);
@@ -179,13 +195,20 @@ impl<'c> ClientLogin<'c> {
                 next.prove(&keys)?
             }
             Proof::Key(key) => {
-                let Step { next, send } = start_with_key(exporter, service, client, key, nonce);
-                write(stream, &send).await?;
-                next.handle(read_message(stream, ExpectKeyChallenge::MAX_LEN, &mut buffer).await?)?
+                early = self.start;
+                let Step { next, mut send } = start_with_key(&exporter, service, client, key, nonce)?;
+                // In one record: a server that refuses has then read all of it, so its close is no reset.
+                send.extend_from_slice(early.as_deref().unwrap_or_default());
+                Step { next, send }
             }
         };
         write(stream, &send).await?;
-        Ok(next.handle(read_message(stream, ExpectAccept::MAX_LEN, &mut buffer).await?)?)
+        let mut authenticated =
+            next.handle(read_message(stream, ExpectAccept::MAX_LEN, &mut buffer).await?)?;
+        if let Some(early) = early {
+            authenticated.sent_early(early);
+        }
+        Ok(authenticated)
     }
 }
 
@@ -311,6 +334,9 @@ impl From<ReadError> for LoginError {
 }
 
 async fn write(stream: &mut (impl AsyncWrite + Unpin), message: &[u8]) -> io::Result<()> {
+    if message.is_empty() {
+        return Ok(());
+    }
     stream.write_all(message).await?;
     stream.flush().await
 }

@@ -230,9 +230,9 @@ class Password:
         with open(path, "rb") as file:
             return Password(file.read().removesuffix(b"\n"))
 
-    def keys(self, m2: bytes, ekm: bytes) -> tuple[Ed25519PrivateKey, bytes]:
+    def keys(self, m2: bytes) -> tuple[Ed25519PrivateKey, bytes]:
         """The client key and the server key."""
-        if len(m2) != 60 or m2[34] != 0x13:
+        if len(m2) != 60 or m2[:2] != bytes([1, 1]) or m2[34] != 0x13:
             raise Misbehaved("M2")
         memory, passes, lanes = struct.unpack_from(">IIB", m2, 35)
         salt = m2[44:]
@@ -260,9 +260,8 @@ class Key:
             raise ValueError("not a key file of version 1")
         return Key(from_unpadded(seed))
 
-    def keys(self, m2: bytes, ekm: bytes) -> tuple[Ed25519PrivateKey, bytes]:
-        if len(m2) != 34:
-            raise Misbehaved("M2")
+    def keys(self, ekm: bytes) -> tuple[Ed25519PrivateKey, bytes]:
+        """The client key and the server key."""
         return Ed25519PrivateKey.from_private_bytes(self.seed), ekm
 
 
@@ -285,11 +284,14 @@ def hello(mechanism: int, service: str, client: str, nonce: bytes) -> bytes:
 
 
 def prove(credential: Credential, ekm: bytes, m1: bytes, m2: bytes) -> tuple[bytes, Callable[[bytes], Bounds]]:
-    """M3, and the check of the M4 that answers it."""
-    if m2[:2] != bytes([1, credential.mechanism]):
-        raise Misbehaved("M2: version and mechanism")
-    client_key, server_key = credential.keys(m2, ekm)
-    transcript = hashlib.sha256(b"chan-auth-v1\0" + ekm + prefixed(m1) + prefixed(m2)).digest()
+    """M3, and the check of the M4 that answers it. A key has no M2."""
+    if isinstance(credential, Password):
+        client_key, server_key = credential.keys(m2)
+        messages = prefixed(m1) + prefixed(m2)
+    else:
+        client_key, server_key = credential.keys(ekm)
+        messages = prefixed(m1)
+    transcript = hashlib.sha256(b"chan-auth-v1\0" + ekm + messages).digest()
     m3 = client_key.sign(b"chan-auth-v1 client proof\0" + transcript)
 
     def check(m4: bytes) -> Bounds:
@@ -352,7 +354,8 @@ def log_in(url: Url, credential: Credential, deadline: float) -> tuple[Connectio
             raise Misbehaved(f"the server's key is {connection.pin()}")
         m1 = hello(credential.mechanism, url.service, url.client, os.urandom(32))
         connection.send(prefixed(m1), deadline)
-        m3, check = prove(credential, connection.exporter(), m1, receive(60 if credential.mechanism == 1 else 34))
+        m2 = receive(60) if isinstance(credential, Password) else b""
+        m3, check = prove(credential, connection.exporter(), m1, m2)
         connection.send(prefixed(m3), deadline)
         return connection, check(receive(45))
     except (Closed, Lost) as error:

@@ -88,7 +88,7 @@ class Vectors(unittest.TestCase):
         vectors = json.loads((HERE.parent / "vectors" / "auth.json").read_text())
         for vector in vectors["password"]:
             m2 = bytes.fromhex(vector["m2"])[2:]
-            client_key, server_key = Password(vector["password"].encode()).keys(m2, b"")
+            client_key, server_key = Password(vector["password"].encode()).keys(m2)
             memory, passes, lanes = int.from_bytes(m2[35:39]), int.from_bytes(m2[39:43]), m2[43]
             public = client_key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
             texts = "$".join(map(chan.unpadded, (m2[44:], public, server_key)))

@@ -51,16 +51,13 @@ def hello(mechanism, service, client, nonce):
     return body + nonce
 
 
-def challenge(mechanism, nonce, stretch=None):
-    body = bytes([1, mechanism]) + nonce
-    if mechanism == 1:
-        m_kib, t, p, salt = stretch
-        body += bytes([0x13]) + struct.pack(">IIB", m_kib, t, p) + salt
-    return body
+def challenge(nonce, stretch):
+    m_kib, t, p, salt = stretch
+    return bytes([1, 1]) + nonce + bytes([0x13]) + struct.pack(">IIB", m_kib, t, p) + salt
 
 
-def transcript(ekm, m1, m2):
-    return hashlib.sha256(b"chan-auth-v1\0" + ekm + framed(m1) + framed(m2)).digest()
+def transcript(ekm, *messages):
+    return hashlib.sha256(b"chan-auth-v1\0" + ekm + b"".join(messages)).digest()
 
 
 def expand(key, info):
@@ -68,8 +65,9 @@ def expand(key, info):
 
 
 def login(mechanism, service, client, ekm, nonces, parameters, signing_key, mac_key, stretch=None):
-    m1 = hello(mechanism, service, client, nonces[0])
-    m2 = challenge(mechanism, nonces[1], stretch)
+    m1 = framed(hello(mechanism, service, client, nonces[0]))
+    # A key answers no challenge: its proof follows the hello at once.
+    m2 = framed(challenge(nonces[1], stretch)) if mechanism == 1 else b""
     th = transcript(ekm, m1, m2)
     m3 = signing_key.sign(b"chan-auth-v1 client proof\0" + th)
     session = struct.pack(">III", *parameters)
@@ -83,10 +81,10 @@ def login(mechanism, service, client, ekm, nonces, parameters, signing_key, mac_
         "client": client,
         "ekm": ekm.hex(),
         "client_nonce": nonces[0].hex(),
-        "server_nonce": nonces[1].hex(),
+        **({"server_nonce": nonces[1].hex()} if mechanism == 1 else {}),
         "parameters": list(parameters),
-        "m1": framed(m1).hex(),
-        "m2": framed(m2).hex(),
+        "m1": m1.hex(),
+        "m2": m2.hex(),
         "transcript": th.hex(),
         "m3": framed(m3).hex(),
         "m4": framed(m4).hex(),
@@ -134,7 +132,7 @@ def key_login(label, service, client, parameters):
         service,
         client,
         ekm,
-        (fixed(label + " client nonce"), fixed(label + " server nonce")),
+        (fixed(label + " client nonce"),),
         parameters,
         signing_key,
         ekm,

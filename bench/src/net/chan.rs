@@ -207,7 +207,7 @@ async fn connect_with<Out>(
     args: &[u8],
 ) -> Result<Remote<Out>> {
     let mut stream = client.connect().await?;
-    let authenticated = super::connect::log_in_with_key(&mut stream).await?;
+    let authenticated = super::connect::log_in_with_key(&mut stream, limits, codec, args).await?;
     let channel: Channel<(), Out> =
         open(stream, &authenticated, limits, codec, args, false).await.context("open")?;
     Ok(channel.into_remote())

@@ -9,6 +9,7 @@ use lib_chan::auth::{
 };
 use lib_chan::handshake::{Authenticated, SessionParameters};
 use lib_chan::login::{ClientLogin, Credential, login_server};
+use lib_chan::payload::Codec;
 use lib_chan::secret::{Password, PrivateKey, Secret, Target};
 use lib_chan::{Limits, tls};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -61,18 +62,22 @@ impl Accounts {
     }
 }
 
-/// Logs in with the account's key.
-pub(super) async fn log_in_with_key(stream: &mut client::TlsStream<TcpStream>) -> Result<Authenticated> {
-    log_in(stream, Credential::Key(&key()?)).await
-}
-
-async fn log_in(
+/// Logs in with the account's key, and asks for a service on the way.
+pub(super) async fn log_in_with_key(
     stream: &mut client::TlsStream<TcpStream>,
-    credential: Credential<'_>,
+    limits: &Limits,
+    codec: Codec,
+    args: &[u8],
 ) -> Result<Authenticated> {
     let exporter = tls::exporter(stream.get_ref().1)?;
+    let key = key()?;
+    let login = prepare(Credential::Key(&key)).await?;
+    Ok(login.start_early(limits, codec, args, None).run(stream, exporter).await?)
+}
+
+async fn prepare(credential: Credential<'_>) -> Result<ClientLogin<'_>> {
     let target = Target { host: "localhost".into(), service: service()?, client: client()? };
-    Ok(ClientLogin::prepare(target, credential).await.run(stream, exporter).await?)
+    Ok(ClientLogin::prepare(target, credential).await)
 }
 
 fn service() -> Result<ServiceName> {
@@ -150,7 +155,8 @@ impl Login {
 impl Attempt for Login {
     async fn make(&self) -> Result<client::TlsStream<TcpStream>> {
         let mut stream = self.client.connect().await?;
-        log_in(&mut stream, Credential::Password(&self.password)).await?;
+        let exporter = tls::exporter(stream.get_ref().1)?;
+        prepare(Credential::Password(&self.password)).await?.run(&mut stream, exporter).await?;
         Ok(stream)
     }
 }

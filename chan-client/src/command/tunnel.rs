@@ -2,13 +2,14 @@
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use lib_chan::payload::Codec;
 use lib_chan::relay::{Relay, RelayError, tcp_halves};
-use lib_chan::{Channel, ExitReason, Limits, Opaque, signals, stdio};
+use lib_chan::{Channel, ExitReason, Opaque, signals, stdio};
+use tokio::net::tcp::ReadHalf;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -23,9 +24,9 @@ use super::{block_on, print_line};
 /// The name of the local stream in errors that reach the service.
 const LOCAL: &str = "the client's stream";
 
-/// The bytes that a service may send ahead. A window of 2 MiB carries 20 MB/s at a round trip of 100 ms, as `ssh -L` does.
-/// It costs as much memory for each connection whose program does not read.
-const WINDOW_LEN: usize = 2 * 1024 * 1024;
+/// The most bytes of a local program that go together with the request for the service. With a key they go before the
+/// server has said how much it takes, which is 1 KiB at least.
+const MAX_FIRST_LEN: usize = 900;
 
 /// The time for which standard input may be silent after the service's EOF before `pipe` ends.
 const INPUT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -43,7 +44,7 @@ const PORT_ATTEMPTS: usize = 16;
 pub(super) fn pipe(access: &Access, notice: &Notice) -> Result<(), Failure> {
     let way = access.way()?;
     block_on(async {
-        let chan = notice.during(open(&way, notice)).await?;
+        let chan = notice.during(open(&way, notice, || None)).await?;
         let mut signals = signals::subscribe();
         let relay = Relay::new(LOCAL).input_timeout(INPUT_TIMEOUT);
         tokio::select! {
@@ -148,16 +149,49 @@ impl Forward {
     async fn carry(&self, mut stream: TcpStream) -> Result<(), Failure> {
         let (reader, writer) = tcp_halves(&mut stream)?;
         let login = self.logins.acquire().await.map_err(Failure::local)?;
-        let chan = open(&self.way, &self.notice).await?;
+        let first = OnceLock::new();
+        let first_bytes = || {
+            let First { bytes, .. } = first.get_or_init(|| First::read(&reader));
+            (!bytes.is_empty()).then(|| bytes.clone())
+        };
+        let chan = open(&self.way, &self.notice, first_bytes).await?;
         drop(login);
+        if let Some(First { error: Some(error), .. }) = first.into_inner() {
+            let error = RelayError::from(error);
+            chan.remote().end(error.reason(LOCAL));
+            return Err(failure(error));
+        }
         Relay::new(LOCAL).run(chan, reader, writer).await.map_err(failure)
     }
 }
 
-async fn open(way: &Way, notice: &Notice) -> Result<Channel<Opaque>, Failure> {
-    let mut limits = Limits::default();
-    limits.window_len = WINDOW_LEN;
-    let chan = way.connect(notice).limits(limits).codec(Codec::Raw).open::<Opaque, Opaque>().await?;
+/// What a local program has said when the service is asked for: it goes along.
+struct First {
+    bytes: Vec<u8>,
+    /// The stream has failed. A socket says so once, and to the relay it would look like an EOF.
+    error: Option<io::Error>,
+}
+
+impl First {
+    fn read(reader: &ReadHalf<'_>) -> Self {
+        let mut bytes = vec![0; MAX_FIRST_LEN];
+        let (len, error) = match reader.try_read(&mut bytes) {
+            Ok(len) => (len, None),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => (0, None),
+            Err(error) => (0, Some(error)),
+        };
+        bytes.truncate(len);
+        Self { bytes, error }
+    }
+}
+
+async fn open(
+    way: &Way,
+    notice: &Notice,
+    first: impl Fn() -> Option<Vec<u8>> + Send + Sync,
+) -> Result<Channel<Opaque>, Failure> {
+    let connect = way.connect(notice).codec(Codec::Raw).first(first);
+    let chan = connect.open::<Opaque, Opaque>().await?;
     notice.detail(|| "the session is open".into());
     Ok(chan)
 }
@@ -229,7 +263,31 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn names_address_in_use() {
+    async fn first_bytes_of_a_reset_stream_are_an_error() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        for reset in [false, true] {
+            let mut far = TcpStream::connect(address).await.unwrap();
+            let (mut near, _) = listener.accept().await.unwrap();
+            let (reader, _writer) = tcp_halves(&mut near).unwrap();
+            assert!(First::read(&reader).bytes.is_empty());
+            if reset {
+                far.set_zero_linger().unwrap();
+                drop(far);
+            } else {
+                tokio::io::AsyncWriteExt::write_all(&mut far, b"hello").await.unwrap();
+            }
+            reader.readable().await.unwrap();
+            let First { bytes, error } = First::read(&reader);
+            assert_eq!(
+                (&*bytes, error.is_some()),
+                if reset { (&b""[..], true) } else { (&b"hello"[..], false) }
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn names_the_address_that_is_taken() {
         let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = taken.local_addr().unwrap().port();
         let failure = bind(&port.to_string()).await.unwrap_err();

@@ -17,7 +17,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::connector::{Connector, OnStep};
+use super::connector::{Connector, Early, OnStep, OwnedCredential};
 use super::error::ConnectError;
 use super::retry::Setback;
 use super::step::Step;
@@ -42,6 +42,7 @@ impl Connector {
         &self,
         authority: &Authority,
         patience: Option<Duration>,
+        early: Option<Early<'_>>,
         on_step: OnStep<'_>,
     ) -> Result<Login, Setback> {
         let known_hosts = self.known_hosts.clone();
@@ -63,7 +64,7 @@ impl Connector {
             Some(patience) => timeout(patience, prepare).await.map_err(|_| self.too_slow())?,
             None => prepare.await,
         };
-        let login = login.on_stretch(&on_stretch);
+        let mut login = login.on_stretch(&on_stretch);
         let host = authority.host().to_str();
         let found = |addresses: &[SocketAddr]| {
             on_step(Step::Found { host: host.as_ref().into(), addresses: addresses.to_vec() });
@@ -90,6 +91,10 @@ impl Connector {
         let group = connection.negotiated_key_exchange_group().map(|group| format!("{:?}", group.name()));
         on_step(Step::Encrypted { group: group.unwrap_or_default().into(), pin });
 
+        let early = early.filter(|_| matches!(self.credential, OwnedCredential::Key(_)));
+        if let Some(Early { codec, args, first }) = early {
+            login = login.start_early(&self.limits, codec, args, first().as_deref());
+        }
         let authenticated = timeout_at(
             after(began.into_std(), self.limits.login_timeout).into(),
             login.run(&mut stream, exporter),
@@ -104,6 +109,11 @@ impl Connector {
                 Setback::Outlasted(self.too_slow())
             }
             error => login_failed(authority, &error),
+        })
+        .map_err(|setback| match setback {
+            // The service may have started with the message that went along: nothing is done twice.
+            Setback::Failed(error) if early.is_some() => Setback::Fatal(error),
+            setback => setback,
         })?;
         let (mechanism, parameters) = (authenticated.mechanism(), authenticated.parameters());
         on_step(Step::LoggedIn { mechanism, parameters });

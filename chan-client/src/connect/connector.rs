@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use lib_chan::Limits;
 use lib_chan::login::Credential;
+use lib_chan::payload::Codec;
 use lib_chan::secret::{Password, PrivateKey};
 use tokio::time::{Instant, sleep};
 
@@ -16,6 +17,17 @@ use crate::url::ChanUrl;
 
 /// Observes the steps of a login.
 pub(super) type OnStep<'s> = &'s (dyn Fn(Step) + Send + Sync + 's);
+
+/// Returns a first message, encoded.
+pub(super) type First<'c> = dyn Fn() -> Option<Vec<u8>> + Send + Sync + 'c;
+
+/// The request for the service, for a login that can send it together with the proof.
+#[derive(Clone, Copy)]
+pub(super) struct Early<'c> {
+    pub(super) codec: Codec,
+    pub(super) args: &'c [u8],
+    pub(super) first: &'c First<'c>,
+}
 
 /// The secret with which the client proves itself. Both kinds are cheap to clone.
 #[derive(Clone, Debug)]
@@ -50,7 +62,11 @@ impl Connector {
     /// Connects and logs in, with as many attempts as [`Retry`] decides. Resolves host names anew for each attempt.
     ///
     /// Dropping the future closes the connection.
-    pub(super) async fn login(&self, on_step: OnStep<'_>) -> Result<Login, ConnectError> {
+    pub(super) async fn login(
+        &self,
+        early: Option<Early<'_>>,
+        on_step: OnStep<'_>,
+    ) -> Result<Login, ConnectError> {
         let busy = self.timeout.unwrap_or(self.limits.login_timeout);
         let servers = self.url.authorities();
         let mut retry = Retry::new(servers.len(), busy, self.wait, Instant::now().into_std());
@@ -58,7 +74,7 @@ impl Connector {
         let patience = self.timeout.is_none().then_some(self.limits.login_timeout);
         loop {
             let patience = patience.filter(|_| retry.is_second());
-            let setback = match self.attempt(&servers[retry.server()], patience, on_step).await {
+            let setback = match self.attempt(&servers[retry.server()], patience, early, on_step).await {
                 Ok(login) => return Ok(login),
                 Err(setback) => setback,
             };

@@ -11,7 +11,7 @@ use std::borrow::Borrow;
 use std::fmt;
 use std::time::Duration;
 
-use lib_chan::channel::{OpenError, open};
+use lib_chan::channel::{OpenError, open_casting};
 use lib_chan::payload::{Codec, PayloadError, encode};
 use lib_chan::secret::{Password, PrivateKey};
 use lib_chan::wire::Frame;
@@ -20,7 +20,7 @@ use serde::Serialize;
 use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, timeout};
 
-use self::connector::{Connector, OwnedCredential};
+use self::connector::{Connector, Early, First, OwnedCredential};
 pub use self::error::{ConnectError, UsageError};
 pub use self::step::{Ping, Step};
 use crate::known_hosts::KnownHosts;
@@ -39,6 +39,7 @@ where
         credential: None,
         codec: Codec::Bincode,
         args: Box::new(|codec| encoded(codec, &())),
+        first: Box::new(|| None),
         linked: false,
         limits: Limits::default(),
         timeout: None,
@@ -56,6 +57,7 @@ pub struct Connect<'c> {
     credential: Option<OwnedCredential>,
     codec: Codec,
     args: Box<dyn Fn(Codec) -> Result<Vec<u8>, PayloadError> + Send + Sync + 'c>,
+    first: Box<First<'c>>,
     linked: bool,
     limits: Limits,
     timeout: Option<Duration>,
@@ -90,6 +92,13 @@ impl<'c> Connect<'c> {
     /// Sets arguments that are already encoded in the codec of the session.
     pub fn encoded_args(mut self, args: Vec<u8>) -> Self {
         self.args = Box::new(move |_| Ok(args.clone()));
+        self
+    }
+
+    /// Casts a first message right behind the request for the service, encoded. `first` is called when it is about to be
+    /// sent, perhaps twice, and must return the same each time.
+    pub(crate) fn first(mut self, first: impl Fn() -> Option<Vec<u8>> + Send + Sync + 'c) -> Self {
+        self.first = Box::new(first);
         self
     }
 
@@ -173,9 +182,12 @@ impl<'c> Connect<'c> {
         let args = (self.args)(self.codec).map_err(UsageError::Args)?;
         let connector = self.connector()?;
         within(self.timeout, async {
-            let login = connector.login(&*self.on_step).await?;
+            let (limits, codec, linked) = (&self.limits, self.codec, self.linked);
+            let early = Early { codec, args: &args, first: &*self.first };
+            let login = connector.login(Some(early), &*self.on_step).await?;
+            let first = (self.first)();
             let opened =
-                open(login.stream, &login.authenticated, &self.limits, self.codec, &args, self.linked).await;
+                open_casting(login.stream, &login.authenticated, limits, codec, &args, first, linked).await;
             opened.map_err(|error| match error {
                 OpenError::Refused(text) => ConnectError::RefusedByName(text),
                 OpenError::Args(error) => UsageError::Args(error).into(),
@@ -198,7 +210,7 @@ impl<'c> Connect<'c> {
         let connector = self.connector()?;
         within(self.timeout, async {
             let began = Instant::now();
-            let mut login = connector.login(&*self.on_step).await?;
+            let mut login = connector.login(None, &*self.on_step).await?;
             let took = began.elapsed();
             // The answer is known. A goodbye that the server does not get changes nothing.
             let mut last = Vec::new();

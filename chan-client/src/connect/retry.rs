@@ -43,6 +43,8 @@ pub(super) enum Setback {
     /// The server closed the connection before TLS. It received nothing, so another attempt repeats nothing.
     TurnedAway(ConnectError),
     Failed(ConnectError),
+    /// The request for the service was sent, and nobody knows whether it arrived. It is not sent again.
+    Fatal(ConnectError),
 }
 
 impl<E: Into<ConnectError>> From<E> for Setback {
@@ -119,7 +121,7 @@ impl Retry {
                 error
             }
             Setback::Failed(error) if error.is_transient() => error,
-            Setback::Failed(error) => return Next::Fail(error),
+            Setback::Failed(error) | Setback::Fatal(error) => return Next::Fail(error),
         };
         let why = error.to_string().into();
         self.failed.push(error);
@@ -248,6 +250,13 @@ mod tests {
         assert!(
             fails(retry.after(Setback::Failed(ConnectError::Refused), now(), 0.5)).starts_with("refused")
         );
+    }
+
+    #[test]
+    fn sends_no_request_for_a_service_twice() {
+        let mut retry = Retry::new(2, MINUTE, MINUTE, now());
+        let lost = Setback::Fatal(unreachable("a:1"));
+        assert_eq!(fails(retry.after(lost, now(), 0.5)), "cannot connect to a:1: connection refused");
     }
 
     #[test]

@@ -22,7 +22,7 @@ use serde::de::DeserializeOwned;
 pub use self::handed::Handed;
 use self::{given::Given, remote::Handle};
 pub use self::{
-    opening::{Control, OpenError, Opening, open, serve},
+    opening::{Control, OpenError, Opening, open, open_casting, serve},
     remote::Remote,
 };
 use crate::{

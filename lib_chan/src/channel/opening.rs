@@ -31,6 +31,9 @@ pub enum OpenError {
     /// The arguments do not fit a frame.
     #[error("the arguments: {0}")]
     Args(#[from] PayloadError),
+    /// The login has asked for the service already, with other limits, another codec or other arguments.
+    #[error("the login has asked for the service in another way")]
+    OtherStart,
 }
 
 /// Opens a session as the client: asks for the service with these arguments, and gives the channel to it.
@@ -39,7 +42,8 @@ pub enum OpenError {
 /// on the current runtime. Dropping the future ends the session.
 ///
 /// # Errors
-/// When the server refuses by name or the session ends first.
+/// When the server refuses by name or the session ends first, or when the login has asked for the service in another way
+/// ([`ClientLogin::start_early`](crate::login::ClientLogin::start_early)).
 pub async fn open<In, Out, S>(
     stream: S,
     authenticated: &Authenticated,
@@ -51,12 +55,38 @@ pub async fn open<In, Out, S>(
 where
     S: AsyncBufRead + AsyncWrite + Unpin + Send + 'static,
 {
+    open_casting(stream, authenticated, limits, codec, args, None, linked).await
+}
+
+/// As [`open`], and casts a first message, encoded in the codec, without waiting for the service: it is there a round
+/// trip earlier. Lost if the service does not start.
+///
+/// # Errors
+/// As [`open`].
+pub async fn open_casting<In, Out, S>(
+    stream: S,
+    authenticated: &Authenticated,
+    limits: &Limits,
+    codec: Codec,
+    args: &[u8],
+    first: Option<Vec<u8>>,
+    linked: bool,
+) -> Result<Channel<In, Out>, OpenError>
+where
+    S: AsyncBufRead + AsyncWrite + Unpin + Send + 'static,
+{
     let mut endpoint = Endpoint::new(authenticated, limits, now());
-    endpoint.session_mut().start(codec, args).map_err(|error| match error {
+    let session = endpoint.session_mut();
+    let started = session.start(codec, args);
+    let cast = |()| first.map_or(Ok(()), |mut first| session.cast(now(), &mut first).map(drop));
+    started.and_then(cast).map_err(|error| match error {
         Unsendable::TooLong { max } => OpenError::Args(PayloadError::TooLong { max }),
         Unsendable::Ended(reason) => OpenError::Ended(reason),
         Unsendable::WouldWait => OpenError::Ended(ExitReason::Overload),
     })?;
+    if authenticated.early().is_some_and(|early| !session.was_sent(now(), early)) {
+        return Err(OpenError::OtherStart);
+    }
     let shared = Shared::new(endpoint, limits, authenticated);
     shared.agree(codec);
     let channel = Channel::new(Arc::clone(&shared));

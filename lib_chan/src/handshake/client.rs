@@ -1,8 +1,7 @@
 //! The state machine of the client.
 
 use super::message::{
-    ACCEPTED, Answer, Hello, KeyChallenge, MAX_ACCEPT_LEN, MAX_CHALLENGE_LEN, PasswordChallenge, as_received,
-    encode_proof,
+    ACCEPTED, Answer, Hello, MAX_ACCEPT_LEN, MAX_CHALLENGE_LEN, PasswordChallenge, as_received, encode_proof,
 };
 use super::{Authenticated, Misbehaviour, SessionParameters, Side, Step};
 use crate::auth::{
@@ -22,19 +21,30 @@ pub fn start_with_password(
     Step { send: said.wire.clone(), next: ExpectPasswordChallenge { said } }
 }
 
-/// Begins a login with a private key. `nonce` is 32 bytes from a secure random source, never used before.
+/// Begins a login with a private key: the hello, and the proof right behind it. `nonce` is 32 bytes from a secure random
+/// source, never used before.
+///
+/// There is no challenge to wait for. The proof covers the exporter, which both ends have made anew for this connection,
+/// so it is as fresh as an answer to a nonce of the server.
+///
+/// # Errors
+/// The cryptographic library failed.
 pub fn start_with_key(
-    exporter: Exporter,
+    exporter: &Exporter,
     service: ServiceName,
     client: ClientId,
     key: &PrivateKey,
     nonce: [u8; 32],
-) -> Step<ExpectKeyChallenge<'_>> {
-    let said = Said::new(exporter, Hello { mechanism: Mechanism::Key, service, client, nonce });
-    Step { send: said.wire.clone(), next: ExpectKeyChallenge { said, key } }
+) -> Result<Step<ExpectAccept>, ClientHandshakeError> {
+    let hello = Hello { mechanism: Mechanism::Key, service, client, nonce };
+    let wire = hello.encode();
+    let transcript = Transcript::new(exporter, &wire, &[]);
+    let Step { next, send } =
+        ExpectAccept::prove(key, ServerKey::of_connection(exporter), transcript, hello)?;
+    Ok(Step { next, send: [wire, send].concat() })
 }
 
-/// Waits for the challenge, with a password.
+/// Waits for the challenge of a login with a password.
 #[derive(Debug)]
 pub struct ExpectPasswordChallenge {
     said: Said,
@@ -85,29 +95,6 @@ impl ExpectKeys {
     }
 }
 
-/// Waits for the challenge, with a private key.
-#[derive(Debug)]
-pub struct ExpectKeyChallenge<'k> {
-    said: Said,
-    key: &'k PrivateKey,
-}
-
-impl ExpectKeyChallenge<'_> {
-    /// The most bytes that are due.
-    pub const MAX_LEN: usize = MAX_CHALLENGE_LEN;
-
-    /// Takes the challenge and signs.
-    ///
-    /// # Errors
-    /// The server misbehaved, or the cryptographic library failed.
-    pub fn handle(self, body: &[u8]) -> Result<Step<ExpectAccept>, ClientHandshakeError> {
-        KeyChallenge::parse(body)?;
-        let transcript = Transcript::new(&self.said.exporter, &self.said.wire, &as_received(body));
-        let server_key = ServerKey::of_connection(&self.said.exporter);
-        ExpectAccept::prove(self.key, server_key, transcript, self.said.hello)
-    }
-}
-
 /// Waits for the server's answer to the proof.
 pub struct ExpectAccept {
     hello: Hello,
@@ -120,7 +107,8 @@ impl ExpectAccept {
     /// The most bytes that are due.
     pub const MAX_LEN: usize = MAX_ACCEPT_LEN;
 
-    /// Takes the answer. The driver must neither send nor accept any byte of the session before this returns `Ok`.
+    /// Takes the answer. The driver must accept no byte of the session before this returns `Ok`, and with a password it
+    /// must not send one either.
     ///
     /// # Errors
     /// The server refused, did not prove itself, or misbehaved.
@@ -134,7 +122,7 @@ impl ExpectAccept {
         }
         let parameters = SessionParameters::parse(&parameters).map_err(Misbehaviour::from)?;
         let Hello { mechanism, service, client, nonce: _ } = self.hello;
-        Ok(Authenticated { side: Side::Client, service, client, mechanism, parameters })
+        Ok(Authenticated { side: Side::Client, service, client, mechanism, parameters, early: None })
     }
 
     fn prove(

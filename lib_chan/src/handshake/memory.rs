@@ -46,14 +46,13 @@ pub(crate) fn pair_in_memory_of(
     let exporter = Exporter::new(derived(&seed, 3));
 
     let server = ExpectHello::new(&directory, exporter.clone(), parameters, *derived(&seed, 4).expose());
-    let hello = client::start_with_key(exporter, service, client, &key, *derived(&seed, 5).expose());
-    let challenge = server.handle(body(&hello.send))?;
-    let proof = hello.next.handle(body(&challenge.send))?;
-    let verdict = challenge.next.handle(body(&proof.send), |_| true)?;
+    let client = client::start_with_key(&exporter, service, client, &key, *derived(&seed, 5).expose())?;
+    let (hello, proof) = split(&client.send);
+    let verdict = server.handle(hello)?.next.handle(proof, |_| true)?;
     let Verdict::Accepted(server_end) = verdict.next else {
         return Err(ClientHandshakeError::Refused);
     };
-    let client_end = proof.next.handle(body(&verdict.send))?;
+    let client_end = client.next.handle(split(&verdict.send).0)?;
     Ok((client_end, server_end))
 }
 
@@ -68,7 +67,9 @@ fn derived(seed: &[u8; 32], purpose: u8) -> Secret<32> {
     Secret::new(bytes)
 }
 
-/// A message without its length.
-fn body(sent: &[u8]) -> &[u8] {
-    sent.get(2..).unwrap_or_default()
+/// The body of the first message, and the body of the one behind it.
+fn split(sent: &[u8]) -> (&[u8], &[u8]) {
+    let (prefix, rest) = sent.split_first_chunk().unwrap_or((&[0; 2], &[]));
+    let (first, second) = rest.split_at_checked(usize::from(u16::from_be_bytes(*prefix))).unwrap_or_default();
+    (first, second.get(2..).unwrap_or_default())
 }

@@ -57,7 +57,7 @@ impl Hello {
     }
 }
 
-/// M2 for a password: a nonce, the salt and the parameters of Argon2id.
+/// M2: a nonce, the salt and the parameters of Argon2id. A login with a key has no M2.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct PasswordChallenge {
     pub(super) nonce: [u8; 32],
@@ -95,32 +95,6 @@ impl PasswordChallenge {
         let salt = Salt(fields.array()?);
         fields.end()?;
         Ok(Self { nonce, params: Argon2Params::new(m_kib, t, p)?, salt })
-    }
-}
-
-/// M2 for a key: a nonce, and nothing that depends on the name.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct KeyChallenge {
-    pub(super) nonce: [u8; 32],
-}
-
-impl KeyChallenge {
-    pub(super) fn encode(&self) -> Vec<u8> {
-        let mut body = Vec::with_capacity(MAX_CHALLENGE_LEN);
-        body.extend_from_slice(&[VERSION, Mechanism::Key.code()]);
-        body.extend_from_slice(&self.nonce);
-        framed(&body)
-    }
-
-    pub(super) fn parse(body: &[u8]) -> Result<Self, Misbehaviour> {
-        let mut fields = MessageFields { rest: body, malformed: Misbehaviour::Malformed("challenge") };
-        fields.version()?;
-        if fields.mechanism()? != Mechanism::Key {
-            return Err(Misbehaviour::OtherMechanism);
-        }
-        let nonce = fields.array()?;
-        fields.end()?;
-        Ok(Self { nonce })
     }
 }
 

@@ -4,14 +4,16 @@
 //! client                                                server
 //!   start_with_password, start_with_key                   ExpectHello
 //!   │ ───────────────── hello (M1) ─────────────────────▶ │
-//!   ExpectPasswordChallenge, ExpectKeyChallenge           ExpectProof
+//!   ExpectPasswordChallenge                               ExpectProof
 //!   │ ◀──────────────── challenge (M2) ────────────────── │
-//!   ExpectKeys (a password only: derive, then prove)      │
+//!   ExpectKeys (derive, then prove)                       │
 //!   │ ───────────────── proof (M3) ─────────────────────▶ │
 //!   ExpectAccept                                          Verdict: Accepted, or Refused
 //!   │ ◀──────────────── accept (M4), or refusal ───────── │
 //!   Authenticated                                         Authenticated
 //! ```
+//!
+//! With a key there is no challenge: the hello and the proof go together, and the client begins with `ExpectAccept`.
 //!
 //! A message consumes the state that waits for it. A [`Step`] carries both the next state and the bytes to send, so a
 //! driver can neither skip nor invent a message. The driver reads two bytes, checks the length with [`checked_len`],
@@ -52,6 +54,8 @@ pub struct Authenticated {
     client: ClientId,
     mechanism: Mechanism,
     parameters: SessionParameters,
+    /// The bytes of the session that the client has sent right behind its proof.
+    early: Option<Box<[u8]>>,
 }
 
 /// An end of a session.
@@ -87,6 +91,16 @@ impl Authenticated {
     /// Returns the parameters that the server set for the session.
     pub fn parameters(&self) -> SessionParameters {
         self.parameters
+    }
+
+    /// Returns the bytes of the session that were sent right behind the proof.
+    pub(crate) fn early(&self) -> Option<&[u8]> {
+        self.early.as_deref()
+    }
+
+    /// These bytes of the session were sent right behind the proof.
+    pub(crate) fn sent_early(&mut self, bytes: Vec<u8>) {
+        self.early = Some(bytes.into());
     }
 }
 

@@ -1,8 +1,7 @@
 //! The state machine of the server.
 
 use super::message::{
-    ACCEPTED, Answer, Hello, KeyChallenge, MAX_HELLO_LEN, PROOF_LEN, PasswordChallenge, as_received,
-    parse_proof,
+    ACCEPTED, Answer, Hello, MAX_HELLO_LEN, PROOF_LEN, PasswordChallenge, as_received, parse_proof,
 };
 use super::{Authenticated, Misbehaviour, SessionParameters, Side, Step};
 use crate::auth::{
@@ -33,19 +32,20 @@ impl<'d> ExpectHello<'d> {
         Self { directory, exporter, parameters, nonce }
     }
 
-    /// Takes the hello. The answer does not show whether the service exists.
+    /// Takes the hello. The answer does not show whether the service exists. A hello for a key has no answer: the proof
+    /// follows it at once.
     ///
     /// # Errors
     /// The client misbehaved. Close the connection without an answer.
     pub fn handle(self, body: &[u8]) -> Result<Step<ExpectProof<'d>>, Misbehaviour> {
         let hello = Hello::parse(body)?;
         let candidate = self.directory.candidate(&hello.service, &hello.client, hello.mechanism);
-        let nonce = self.nonce;
         let challenge = match hello.mechanism {
             Mechanism::Password => {
-                PasswordChallenge { nonce, params: candidate.params, salt: candidate.salt }.encode()
+                PasswordChallenge { nonce: self.nonce, params: candidate.params, salt: candidate.salt }
+                    .encode()
             }
-            Mechanism::Key => KeyChallenge { nonce }.encode(),
+            Mechanism::Key => Vec::new(),
         };
         let transcript = Transcript::new(&self.exporter, &as_received(body), &challenge);
         let Self { exporter, parameters, .. } = self;
@@ -92,7 +92,8 @@ impl<'d> ExpectProof<'d> {
             account.server_key(&self.exporter).server_proof(&self.transcript, &proof, ACCEPTED, &parameters);
         let send = Answer::Accepted { server_proof, parameters }.encode();
         let parameters = self.parameters;
-        let accepted = Authenticated { side: Side::Server, service, client, mechanism, parameters };
+        let accepted =
+            Authenticated { side: Side::Server, service, client, mechanism, parameters, early: None };
         Ok(Step { next: Verdict::Accepted(accepted), send })
     }
 }

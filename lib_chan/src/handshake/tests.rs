@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use super::client::{
-    ClientHandshakeError, ExpectAccept, ExpectKeyChallenge, ExpectPasswordChallenge, start_with_key,
-    start_with_password,
+    ClientHandshakeError, ExpectAccept, ExpectPasswordChallenge, start_with_key, start_with_password,
 };
 use super::server::{ExpectHello, ExpectProof, Verdict};
 use super::*;
@@ -81,10 +80,10 @@ fn parameters() -> SessionParameters {
     SessionParameters::new(1 << 20, 256 << 10, 15_000).unwrap()
 }
 
-/// A client of either kind, after its hello.
+/// A client of either kind, after its hello. The proof of a key has left right behind it.
 enum Client<'w> {
     Password(ExpectPasswordChallenge, &'w DerivedKeys),
-    Key(ExpectKeyChallenge<'w>),
+    Key(Box<Step<ExpectAccept>>),
 }
 
 impl<'w> Client<'w> {
@@ -98,8 +97,9 @@ impl<'w> Client<'w> {
             Mechanism::Key => {
                 let client = ClientId::new("joe").unwrap();
                 let Step { next, send } =
-                    start_with_key(exporter, service(KEY_SERVICE), client, &world.key, [11; 32]);
-                (Self::Key(next), send)
+                    start_with_key(&exporter, service(KEY_SERVICE), client, &world.key, [11; 32]).unwrap();
+                let (hello, proof) = messages(send);
+                (Self::Key(Box::new(Step { next, send: proof })), hello)
             }
         }
     }
@@ -110,7 +110,12 @@ impl<'w> Client<'w> {
                 let body = received(challenge, ExpectPasswordChallenge::MAX_LEN)?;
                 Ok(state.handle(body)?.prove(keys)?)
             }
-            Self::Key(state) => Ok(state.handle(received(challenge, ExpectKeyChallenge::MAX_LEN)?)?),
+            Self::Key(step) if challenge.is_empty() => Ok(*step),
+            // It expects the answer to its proof.
+            Self::Key(step) => {
+                let accepted = step.next.handle(received(challenge, ExpectAccept::MAX_LEN)?);
+                Err(accepted.expect_err("accepted by a challenge").into())
+            }
         }
     }
 }
@@ -134,6 +139,13 @@ impl From<ClientHandshakeError> for Failure {
     fn from(error: ClientHandshakeError) -> Self {
         Self::Client(error)
     }
+}
+
+/// The first message, and the one that was sent together with it.
+fn messages(mut wire: Vec<u8>) -> (Vec<u8>, Vec<u8>) {
+    let len = usize::from(u16::from_be_bytes([wire[0], wire[1]]));
+    let second = wire.split_off(2 + len);
+    (wire, second)
 }
 
 /// What a driver does: the length, then as much as it says.
@@ -266,8 +278,12 @@ fn refuses_a_replayed_login() {
     for mechanism in MECHANISMS {
         let mut said = vec![Vec::new(); 5];
         login(&world, mechanism, (ekm(1), ekm(1)), |n, wire| said[n].clone_from(wire)).0.unwrap();
-        // Not even on the same connection, were that possible: the server's nonce is another.
-        let server = world.server(1, 23);
+        let server = match mechanism {
+            // Not even on the same connection, were that possible: the server's nonce is another.
+            Mechanism::Password => world.server(1, 23),
+            // A connection has one login, and another connection has another exporter.
+            Mechanism::Key => world.server(2, 22),
+        };
         let Step { next, .. } = server.handle(&said[1][2..]).unwrap();
         let Step { next, send } = next.handle(&said[3][2..], |_| true).unwrap();
         assert!(matches!(next, Verdict::Refused(refusal) if refusal.cause == RefusalCause::WrongProof));
@@ -295,8 +311,9 @@ fn refuses_its_own_messages_reflected() {
         assert!(proof.next.handle(&proof.send[2..]).is_err());
 
         // And at the server: its challenge as a hello and as a proof.
-        assert!(world.server(1, 22).handle(&challenge[2..]).is_err());
-        assert!(matches!(server.handle(&challenge[2..], |_| true), Err(Misbehaviour::Malformed(_))));
+        let challenge = challenge.get(2..).unwrap_or_default();
+        assert!(world.server(1, 22).handle(challenge).is_err());
+        assert!(matches!(server.handle(challenge, |_| true), Err(Misbehaviour::Malformed(_))));
     }
 }
 
@@ -413,13 +430,18 @@ fn as_seen_by_a_stranger(
     let stranger = private_key(50);
     let hello = match mechanism {
         Mechanism::Password => start_with_password(ekm(1), service(service_name), client, [11; 32]).send,
-        Mechanism::Key => start_with_key(ekm(1), service(service_name), client, &stranger, [11; 32]).send,
+        Mechanism::Key => hello_with_key(service(service_name), client, &stranger),
     };
     let Step { next, send: challenge } = world.server(1, 22).handle(&hello[2..]).unwrap();
     let proof = stranger.sign(&[0; 58]).unwrap();
     let Step { next, send: answer } = next.handle(&proof, |_| true).unwrap();
     let Verdict::Refused(refusal) = next else { panic!("a stranger was accepted") };
     (challenge, answer, refusal.cause)
+}
+
+/// The hello of a login with a key.
+fn hello_with_key(service: ServiceName, client: ClientId, key: &PrivateKey) -> Vec<u8> {
+    messages(start_with_key(&ekm(1), service, client, key, [11; 32]).unwrap().send).0
 }
 
 #[test]
@@ -512,10 +534,10 @@ fn not_even_nobody_gets_into_what_does_not_exist() {
     let world = World::with_nobody([42; 32], |_| {});
     let nobody = private_key(42);
     let client = ClientId::default();
-    let start = start_with_key(ekm(1), service("none"), client, &nobody, [11; 32]);
-    let challenge = world.server(1, 22).handle(&start.send[2..]).unwrap();
-    let proof = start.next.handle(&challenge.send[2..]).unwrap();
-    let verdict = challenge.next.handle(&proof.send[2..], |_| true).unwrap();
+    let (hello, proof) =
+        messages(start_with_key(&ekm(1), service("none"), client, &nobody, [11; 32]).unwrap().send);
+    let challenge = world.server(1, 22).handle(&hello[2..]).unwrap();
+    let verdict = challenge.next.handle(&proof[2..], |_| true).unwrap();
     assert_refused(&verdict, RefusalCause::UnknownService);
 }
 
@@ -643,7 +665,8 @@ fn a_message_cut_or_lengthened_by_a_byte_is_malformed() {
             let body = resized(&hello, len);
             assert!(world.server(1, 22).handle(&body).is_err(), "hello of {len} bytes");
         }
-        for len in (0..challenge.len() - 2).chain([challenge.len() - 1]) {
+        let lengths = (0..challenge.len()).filter(|&len| len + 2 != challenge.len());
+        for len in lengths {
             let (client, _) = Client::start(&world, mechanism, ekm(1));
             let body = resized(&challenge, len);
             let wire = [&u16::try_from(len).unwrap().to_be_bytes(), body.as_slice()].concat();
@@ -675,7 +698,7 @@ fn a_second_hello_is_not_answered_even_if_it_is_as_long_as_a_proof() {
     let stranger = private_key(50);
     let of_proof_len = (ServiceName::new("abcdefghijkl").unwrap(), ClientId::new("mnopqrstuvwx").unwrap());
     for (service, client) in [of_proof_len, (service(KEY_SERVICE), ClientId::new("joe").unwrap())] {
-        let hello = start_with_key(ekm(1), service, client, &stranger, [11; 32]).send;
+        let hello = hello_with_key(service, client, &stranger);
         let server = world.server(1, 22).handle(&hello[2..]).unwrap().next;
         assert_eq!(server.handle(&hello[2..], |_| true).unwrap_err(), Misbehaviour::SecondHello);
     }
@@ -710,15 +733,13 @@ fn an_unknown_version_mechanism_or_character_is_not_answered() {
 fn a_challenge_for_another_mechanism_ends_the_login() {
     let world = World::new();
     let start = |mechanism| Client::start(&world, mechanism, ekm(1));
-    let challenge = |mechanism| {
-        let (_, hello) = start(mechanism);
-        world.server(1, 22).handle(&hello[2..]).unwrap().send
-    };
-    for (asked, answered) in [(Mechanism::Password, Mechanism::Key), (Mechanism::Key, Mechanism::Password)] {
-        let error = start(asked).0.handle(&challenge(answered)).unwrap_err();
-        let misbehaved = ClientHandshakeError::ServerMisbehaved(Misbehaviour::OtherMechanism);
-        assert_eq!(error, Failure::Client(misbehaved));
-    }
+    let (client, hello) = start(Mechanism::Password);
+    let mut challenge = world.server(1, 22).handle(&hello[2..]).unwrap().send;
+    let too_long = Misbehaviour::TooLong { len: 60, max: 45 };
+    assert_eq!(start(Mechanism::Key).0.handle(&challenge).unwrap_err(), Failure::Server(too_long));
+    challenge[3] = Mechanism::Key.code();
+    let misbehaved = ClientHandshakeError::ServerMisbehaved(Misbehaviour::OtherMechanism);
+    assert_eq!(client.handle(&challenge).unwrap_err(), Failure::Client(misbehaved));
 }
 
 #[test]
@@ -775,7 +796,7 @@ fn no_state_shows_a_secret_when_it_is_printed_for_debugging() {
         let mut shown = format!("{server:?} {:?} {:?}", world.directory, world.keys);
         shown += &match &client {
             Client::Password(state, _) => format!("{state:?}"),
-            Client::Key(state) => format!("{state:?}"),
+            Client::Key(step) => format!("{:?}", step.next),
         };
         let challenge = server.handle(&hello[2..]).unwrap();
         shown += &format!("{:?}", challenge.next);

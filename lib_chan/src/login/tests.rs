@@ -2,7 +2,8 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::task::Poll;
 
-use tokio::io::{DuplexStream, duplex};
+use tokio::io::{BufStream, DuplexStream, duplex};
+use tokio::sync::oneshot;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::*;
@@ -10,9 +11,11 @@ use crate::auth::{
     AccountVerifier, Argon2Params, ClientId, NameKey, ParamsError, PasswordVerifier, Salt, ServiceName,
     runs_with,
 };
+use crate::channel::{Channel, OpenError, Opening, open_casting};
 use crate::handshake::Side;
 use crate::secret::Secret;
 use crate::tls::{self, CheckedKey, Pin, PinVerifier, ReloadableKey};
+use crate::{Message, Opaque};
 
 /// The least work that is allowed.
 fn params() -> Argon2Params {
@@ -260,12 +263,15 @@ async fn a_message_that_is_too_long_ends_the_login_at_its_length() {
         matches!(error, ServerLoginError::ClientMisbehaved(Misbehaviour::TooLong { len: 65, max: 64 })),
         "{error:?}"
     );
-    assert_eq!(answer.len(), 2 + 34, "the challenge and nothing after it");
+    assert!(answer.is_empty());
 }
 
+/// The hello of a login with a key, without the proof behind it.
 fn hello() -> Vec<u8> {
     let Target { service, client, .. } = target("");
-    start_with_key(ekm(1), service, client, &key(), [11; 32]).send
+    let mut sent = start_with_key(&ekm(1), service, client, &key(), [11; 32]).unwrap().send;
+    sent.truncate(sent.len() - 2 - ExpectProof::MAX_LEN);
+    sent
 }
 
 #[tokio::test]
@@ -281,7 +287,7 @@ async fn no_frame_of_a_session_is_answered_before_the_login() {
 
             let (error, answer) = serve_bytes(&directory, &[hello(), frame].concat()).await;
             assert!(matches!(error, ServerLoginError::ClientMisbehaved(_)), "{kind:#x}: {error:?}");
-            assert_eq!(answer.len(), 2 + 34, "the challenge and nothing after it");
+            assert!(answer.is_empty());
         }
     }
 }
@@ -311,6 +317,102 @@ async fn a_login_given_up_while_it_derives_keeps_the_key_and_gives_the_turn_back
     assert!(matches!(again.proof, Proof::Password(_, None)), "what is derived needs no turn any more");
     log_in(Credential::Password(&password), &directory).await.0.unwrap();
     assert_eq!(password.derivations(), 1);
+}
+
+/// Polls a login until it waits for an answer, and returns what it has sent and not yet got an answer to.
+async fn first_flight(
+    run: impl Future<Output = Result<Authenticated, LoginError>>,
+    far: &mut DuplexStream,
+) -> Vec<u8> {
+    let mut run = pin!(run);
+    let waits = poll_fn(|cx| Poll::Ready(run.as_mut().poll(cx).is_pending())).await;
+    assert!(waits, "the login ended without an answer");
+    let mut flight = Vec::with_capacity(4096);
+    far.read_buf(&mut flight).await.unwrap();
+    flight
+}
+
+#[tokio::test]
+async fn hello_proof_and_start_share_one_flight() {
+    let private_key = key();
+    let (mut near, mut far) = duplex(4096);
+    let login = ClientLogin::prepare(target("host"), Credential::Key(&private_key)).await;
+    let login = login.start_early(&Limits::default(), Codec::Raw, b"arguments", None);
+    let flight = first_flight(login.run(&mut near, ekm(1)), &mut far).await;
+    let start = early_start(&Limits::default(), Codec::Raw, b"arguments", None).unwrap();
+    assert_eq!(flight.len(), hello().len() + 2 + ExpectProof::MAX_LEN + start.len());
+    assert!(flight.ends_with(&start));
+}
+
+#[tokio::test]
+async fn long_first_cast_waits_for_accept() {
+    let private_key = key();
+    let (mut near, mut far) = duplex(4096);
+    let login = ClientLogin::prepare(target("host"), Credential::Key(&private_key)).await;
+    let login = login.start_early(&Limits::default(), Codec::Raw, b"", Some(&[7; 1024]));
+    let flight = first_flight(login.run(&mut near, ekm(1)), &mut far).await;
+    assert_eq!(flight.len(), hello().len() + 2 + ExpectProof::MAX_LEN);
+}
+
+#[tokio::test]
+async fn password_shows_no_start_before_accept() {
+    let directory = directory_of_password(0x20, "correct horse");
+    let password = Password::new("correct horse").unwrap();
+    let (mut near, mut far) = duplex(4096);
+    let login = ClientLogin::prepare(target("host"), Credential::Password(&password)).await;
+    let login = login.start_early(&Limits::default(), Codec::Raw, b"arguments", None);
+    let client = async {
+        let end = login.run(&mut near, ekm(1)).await.unwrap();
+        drop(near);
+        end
+    };
+    let (client_end, server_end) = tokio::join!(client, serve(&mut far, &directory));
+    server_end.unwrap();
+    assert!(client_end.early().is_none());
+    let mut followed = Vec::new();
+    far.read_to_end(&mut followed).await.unwrap();
+    assert_eq!(followed, b"");
+}
+
+#[tokio::test]
+async fn early_start_and_cast_open_the_session_once() {
+    let private_key = key();
+    let first = |text: &[u8]| Some(text.to_vec());
+    for (second, opens) in [(first(b"first"), true), (first(b"other"), false), (None, false)] {
+        let (near, far) = duplex(4096);
+        let (mut near, mut far) = (BufStream::new(near), BufStream::new(far));
+        let login = ClientLogin::prepare(target("host"), Credential::Key(&private_key)).await;
+        let limits = Limits::default();
+        let login = login.start_early(&limits, Codec::Raw, b"arguments", Some(b"first"));
+        let client = async {
+            let end = login.run(&mut near, ekm(1)).await.unwrap();
+            open_casting(near, &end, &limits, Codec::Raw, b"arguments", second, false).await
+        };
+        let server = async {
+            let end = serve(&mut far, &directory_of_key(0x21)).await.unwrap();
+            let (tell, told) = oneshot::channel();
+            let start = |opening: Opening| {
+                let args = opening.args::<Opaque>().unwrap();
+                let mut channel = opening.accept::<Opaque, Opaque>();
+                tokio::spawn(async move {
+                    let first = channel.recv().await;
+                    drop(channel);
+                    tell.send((args, first))
+                });
+            };
+            crate::channel::serve(far, &end, &limits, start).await;
+            told.await
+        };
+        let (opened, told): (Result<Channel<Opaque>, _>, _) = tokio::join!(client, server);
+        match opened {
+            Ok(_) => {
+                let (args, first) = told.unwrap();
+                assert!(opens && args.0 == b"arguments"[..], "{args:?}");
+                assert!(matches!(first, Some(Message::Cast(Opaque(first))) if first == b"first"[..]));
+            }
+            Err(error) => assert!(!opens && error == OpenError::OtherStart, "{error}"),
+        }
+    }
 }
 
 /// A server that says nothing after its challenge.

@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 use super::{Delivery, Host, NotOpened, Session, StartRefused, inbox::Receiver, public, queue::Sort};
 use crate::{
     CallError, CallFailure, Executed, ExitReason, after,
+    handshake::Side,
     wire::{Frame, RefuseCode},
 };
 
@@ -135,6 +136,11 @@ impl<H: Host> Session<H> {
     /// Whether messages may be sent.
     pub(super) const fn takes_messages(&self) -> bool {
         matches!(self.life, Life::Open)
+    }
+
+    /// Whether this is a client that waits for the answer to its `Start`. Its casts may follow at once.
+    pub(super) fn has_asked(&self) -> bool {
+        self.side == Side::Client && matches!(self.life, Life::Opening { expects: Expects::Answer, .. })
     }
 
     /// Whether frames may be appended: nothing follows an `Ended`.

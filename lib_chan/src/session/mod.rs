@@ -38,7 +38,7 @@ use rustc_hash::FxBuildHasher;
 
 use self::{
     attachment::Attachment,
-    border::Border,
+    border::{Border, OWNER},
     budget::Budget,
     call::{Asking, Owing},
     credit::Balance,
@@ -62,7 +62,7 @@ use crate::{
     Limits, after,
     handshake::{Authenticated, SessionParameters, Side},
     payload::Codec,
-    wire::{Frame, Terms},
+    wire::{Frame, LEN_LEN, Terms},
 };
 
 /// A table by an id that this end made or that must grow by one each time: no peer can choose what collides.
@@ -186,16 +186,20 @@ impl<H: Host> Session<H> {
         if args.len() > max {
             return Err(Unsendable::TooLong { max });
         }
-        self.outgoing.put(&Frame::Start {
-            codec: codec as u8,
-            terms: self.own_terms(),
-            max_frame_len: self.limits.max_frame_len as u64,
-            window_len: self.limits.window_len as u64,
-            resume: 0,
-            args,
-        });
+        self.outgoing.put(&start_frame(&self.limits, codec, args));
         self.life = Life::Opening { expects: Expects::Answer, deadline: None };
         Ok(())
+    }
+
+    /// The login has sent these bytes behind the client's proof. Returns `false` if they are not what has been appended.
+    pub(crate) fn was_sent(&mut self, now: Instant, early: &[u8]) -> bool {
+        let mut batch = Batch::default();
+        self.transmit(now, &mut batch);
+        let same = batch.chunk() == early;
+        if same {
+            self.handle_accepted(now, early.len());
+        }
+        same
     }
 
     /// What the client asks for, once its `Start` has come.
@@ -208,7 +212,7 @@ impl<H: Host> Session<H> {
         if self.is_over() {
             return;
         }
-        self.outgoing.put(&Frame::Started { terms: self.own_terms(), resume: None });
+        self.outgoing.put(&Frame::Started { terms: own_terms(&self.limits), resume: None });
         self.life = Life::Open;
         self.set_owner(owner, linked);
     }
@@ -352,6 +356,42 @@ impl<H: Host> Session<H> {
     pub(crate) fn take_woken(&mut self) -> Vec<H::Waiter> {
         self.woken.drain(..).collect()
     }
+}
+
+/// The client's first frames as bytes, for a login that sends them right behind the proof: the `Start`, and a cast if
+/// there is one. `None` if one of them is longer than every server takes, whose bound the client does not know yet.
+pub(crate) fn early_start(
+    limits: &Limits,
+    codec: Codec,
+    args: &[u8],
+    first: Option<&[u8]>,
+) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let frames =
+        [Some(start_frame(limits, codec, args)), first.map(|payload| Frame::Cast { to: OWNER, payload })];
+    for frame in frames.into_iter().flatten() {
+        let before = bytes.len();
+        frame.put(&mut bytes);
+        if bytes.len() - before - LEN_LEN > *Limits::FRAME_LEN_RANGE.start() {
+            return None;
+        }
+    }
+    Some(bytes)
+}
+
+fn start_frame<'a>(limits: &Limits, codec: Codec, args: &'a [u8]) -> Frame<'a> {
+    Frame::Start {
+        codec: codec as u8,
+        terms: own_terms(limits),
+        max_frame_len: limits.max_frame_len as u64,
+        window_len: limits.window_len as u64,
+        resume: 0,
+        args,
+    }
+}
+
+const fn own_terms(limits: &Limits) -> Terms {
+    Terms { max_calls: limits.max_calls as u64, max_links: limits.max_links as u64 }
 }
 
 /// What a `Refuse` may say of `text`.

@@ -297,6 +297,7 @@ impl<H: Host> Session<H> {
                         Frame::Started { .. } | Frame::Refuse { call: 0, .. } => {
                             *expects == Expects::Answer && side == Side::Client
                         }
+                        Frame::Cast { to: OWNER, .. } => *expects == Expects::Answer && side == Side::Server,
                         _ => false,
                     }
             }

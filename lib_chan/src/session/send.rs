@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     CallError, CallFailure, Executed, ExitReason,
-    wire::{self, Frame, RefuseCode, Terms},
+    wire::{self, Frame, RefuseCode},
 };
 
 /// Messages wait for room while this much is unsent: so one that is given up has not been sent.
@@ -222,10 +222,6 @@ impl<H: Host> Session<H> {
         None
     }
 
-    pub(super) fn own_terms(&self) -> Terms {
-        Terms { max_calls: self.limits.max_calls as u64, max_links: self.limits.max_links as u64 }
-    }
-
     /// Whether a message may go at once; an error when it never may.
     fn may_send(&self, payload: &[u8]) -> Result<bool, Unsendable> {
         if !self.can_put() {
@@ -238,9 +234,9 @@ impl<H: Host> Session<H> {
         Ok(self.queue.is_empty() && self.has_room())
     }
 
-    /// Messages wait for the opening, too.
+    /// Messages wait for the opening, too, but not the client's casts. Its calls have no slot before.
     fn has_room(&self) -> bool {
-        self.takes_messages()
+        (self.takes_messages() || self.has_asked())
             && self.peer.balance.is_positive()
             && self.outgoing.unsent() < MAX_UNSENT_BEFORE_WAIT
     }

@@ -14,7 +14,7 @@ use lib_chan::{
     auth::{Account, AccountVerifier, ClientId, Directory, Exporter, NameKey, ServiceName},
     handshake::{
         Authenticated, SessionParameters, Step, checked_len,
-        client::{ExpectAccept, ExpectKeyChallenge, start_with_key},
+        client::{ExpectAccept, start_with_key},
         pair_in_memory,
         server::{ExpectHello, ExpectProof, Verdict},
     },
@@ -48,7 +48,6 @@ pub(crate) struct Login {
 
 #[derive(Debug)]
 enum State {
-    ExpectChallenge(Box<ExpectKeyChallenge<'static>>),
     ExpectAccept(Box<ExpectAccept>),
     ExpectHello(Box<ExpectHello<'static>>),
     ExpectProof(Box<ExpectProof<'static>>),
@@ -59,7 +58,6 @@ enum State {
 impl State {
     const fn max_len(&self) -> Option<usize> {
         Some(match self {
-            Self::ExpectChallenge(_) => ExpectKeyChallenge::MAX_LEN,
             Self::ExpectAccept(_) => ExpectAccept::MAX_LEN,
             Self::ExpectHello(_) => ExpectHello::MAX_LEN,
             Self::ExpectProof(_) => ExpectProof::MAX_LEN,
@@ -135,13 +133,14 @@ pub(crate) fn begin(seeded: &mut Seeded, limits: &Limits, now: Instant) -> [Logi
     let [client, server] = exporters.map(|exporter| Exporter::new(Secret::new(exporter)));
     let name = ServiceName::new("simulated").expect("a name");
     let id = ClientId::new("client").expect("a name");
-    let Step { next, send } = start_with_key(client, name, id, key, bytes(seeded));
+    let Step { next, send } =
+        start_with_key(&client, name, id, key, bytes(seeded)).expect("a key that signs");
     let parameters = SessionParameters::from_limits(limits).expect("limits within their bounds");
     let hello = ExpectHello::new(&credentials.directory, server, parameters, bytes(seeded));
     let deadline = now + limits.login_timeout;
     let login = |state, send, tamper, wrong| Login { deadline, state, came: Vec::new(), send, tamper, wrong };
     [
-        login(State::ExpectChallenge(Box::new(next)), send, false, wrong[0]),
+        login(State::ExpectAccept(Box::new(next)), send, false, wrong[0]),
         login(State::ExpectHello(Box::new(hello)), Vec::new(), tamper, wrong[1]),
     ]
 }
@@ -209,9 +208,6 @@ impl World {
         let came = std::mem::take(&mut login.came);
         let body = &came[2..];
         let stepped = match login.state {
-            State::ExpectChallenge(state) => {
-                state.handle(body).ok().map(|Step { next, send }| (State::ExpectAccept(Box::new(next)), send))
-            }
             State::ExpectHello(state) => {
                 state.handle(body).ok().map(|Step { next, send }| (State::ExpectProof(Box::new(next)), send))
             }

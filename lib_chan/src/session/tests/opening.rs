@@ -62,7 +62,7 @@ fn every_frame_out_of_phase_ends_the_session_with_protocol_and_does_nothing() {
                 lone.feed(&start());
                 lone
             },
-            |_| false,
+            |frame| matches!(frame, Frame::Cast { to: 0, .. }),
         ),
         ("client, before Start", || Lone::new(Side::Client, &Limits::default()), |_| false),
         (
@@ -143,6 +143,25 @@ fn a_session_opens_with_what_the_client_asked_for() {
     pair.settle();
     assert_eq!(pair.client.session.poll_open(), Some(Ok(())));
     assert!(pair.client.session.is_open() && pair.server.session.is_open());
+}
+
+#[test]
+fn casts_behind_start_wait_for_the_service() {
+    for accepted in [true, false] {
+        let mut pair = Pair::new(1, &Limits::default(), &Limits::default());
+        pair.client.session.start(Codec::Raw, b"").unwrap();
+        assert_eq!(pair.client.session.cast(pair.now, &mut b"early".to_vec()), Ok(None));
+        pair.settle();
+        assert!(pair.server.session.has_inbox() && !pair.server.session.is_open());
+        if accepted {
+            pair.server.session.accept(Some(1), false);
+        } else {
+            pair.server.session.refuse_start(RefuseCode::Refused, "no");
+        }
+        pair.settle();
+        assert_eq!(pair.client.session.is_open(), accepted);
+        assert_eq!(pair.client.session.over().is_some(), !accepted);
+    }
 }
 
 #[test]
@@ -230,15 +249,15 @@ fn an_opening_that_ends_early_says_why() {
 }
 
 #[test]
-fn what_is_sent_before_the_opening_waits_for_it() {
+fn calls_before_the_opening_wait_for_it() {
     let mut pair = Pair::new(4, &Limits::default(), &Limits::default());
     let now = pair.now;
     pair.start(b"");
-    let early = pair.client.session.cast(now, &mut b"one".to_vec()).unwrap();
-    assert!(early.is_some());
-    let call =
-        pair.server.session.call(now, now + Limits::default().call_timeout, &mut b"two".to_vec()).unwrap();
+    let deadline = now + Limits::default().call_timeout;
+    pair.client.session.call(now, deadline, &mut b"one".to_vec()).unwrap();
+    let call = pair.server.session.call(now, deadline, &mut b"two".to_vec()).unwrap();
     pair.settle();
+    assert!(!pair.server.session.has_inbox());
     pair.server.session.accept(None, false);
     pair.settle();
     assert_eq!(pair.server.take()[0].payload, &b"one"[..]);
