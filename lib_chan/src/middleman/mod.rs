@@ -2,7 +2,8 @@
 //!
 //! | file | owns |
 //! |---|---|
-//! | `driver.rs` | the loop between a stream and an endpoint, and its timer |
+//! | `driver.rs` | the loop between a connection and an endpoint, and its timer |
+//! | `connection.rs` | one stream: what is written to it, and read from it |
 //! | `shared.rs` | the lock around an endpoint; carries out the endpoint's output |
 //! | `processes.rs` | the pids and mailboxes behind the numbers of a session; deliveries as signals of processes |
 //! | `far.rs` | far processes, and monitors of the peer, as targets of signals |
@@ -12,6 +13,7 @@
 //! | `windows.rs` | the count of bytes by which windows have grown |
 //! | `wake.rs` | wakers and the clock |
 
+mod connection;
 mod driver;
 mod ended;
 mod far;
