@@ -58,14 +58,6 @@ struct Inner {
     request: Option<Box<Request>>,
 }
 
-impl Inner {
-    #[inline(always)]
-    fn poll(&mut self, who: Who) -> Option<Event<Tokio>> {
-        let in_all = self.held.count(self.endpoint.held());
-        self.endpoint.poll(who, in_all)
-    }
-}
-
 impl Shared {
     pub(crate) fn new(
         endpoint: Endpoint<Tokio>,
@@ -91,6 +83,7 @@ impl Shared {
         let _ = self.agreed.set(Agreed { codec, max_payload_len });
     }
 
+    #[inline]
     fn agreed(&self) -> Agreed {
         self.agreed.get().copied().unwrap_or(Agreed::NOTHING)
     }
@@ -100,6 +93,7 @@ impl Shared {
         self.agreed().max_payload_len
     }
 
+    #[inline]
     pub(crate) fn codec(&self) -> Codec {
         self.agreed().codec
     }
@@ -155,24 +149,26 @@ impl Shared {
     fn enter<T>(&self, who: Who, f: impl FnOnce(&mut Endpoint<Tokio>) -> T) -> T {
         let mut inner = self.lock();
         let result = f(&mut inner.endpoint);
-        if let Some(event) = inner.poll(who) {
-            self.follow(inner, event, who);
+        let held = inner.endpoint.held();
+        let in_all = inner.held.count(held);
+        if let Some(event) = inner.endpoint.poll(who, in_all) {
+            self.follow(inner, event, who, in_all);
         }
         result
     }
 
     /// Carries out `event` and all that follow, without the lock.
-    fn follow(&self, mut inner: MutexGuard<'_, Inner>, event: Event<Tokio>, who: Who) {
+    fn follow(&self, mut inner: MutexGuard<'_, Inner>, event: Event<Tokio>, who: Who, in_all: usize) {
         match event {
             // Mostly there is nothing else.
-            Event::Wake(waker) => match inner.poll(who) {
+            Event::Wake(waker) => match inner.endpoint.poll(who, in_all) {
                 None => {
                     drop(inner);
                     waker.wake();
                 }
-                Some(event) => self.perform(inner, vec![waker], event, who),
+                Some(event) => self.perform(inner, vec![waker], event, who, in_all),
             },
-            event => self.perform(inner, Vec::new(), event, who),
+            event => self.perform(inner, Vec::new(), event, who, in_all),
         }
     }
 
@@ -183,6 +179,7 @@ impl Shared {
         mut woken: Vec<Waker>,
         event: Event<Tokio>,
         who: Who,
+        in_all: usize,
     ) {
         let mut rest = Vec::new();
         let mut next = Some(event);
@@ -192,7 +189,7 @@ impl Shared {
                 Event::Requested(request) => inner.request = Some(request),
                 other => rest.push(other),
             }
-            next = inner.poll(who);
+            next = inner.endpoint.poll(who, in_all);
         }
         drop(inner);
         match who {

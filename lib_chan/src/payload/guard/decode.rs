@@ -25,6 +25,7 @@ impl<'a, T> Seed<'a, T> {
 impl<'de, T: Deserialize<'de>> DeserializeSeed<'de> for Seed<'_, T> {
     type Value = T;
 
+    #[inline]
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<T, D::Error> {
         T::deserialize(DecodeGuard { inner: deserializer, level: self.level })
     }
