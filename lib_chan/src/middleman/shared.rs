@@ -30,6 +30,9 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Tokio;
 
+/// Room for so many wakers is made where there are several.
+const EXPECTED_WAKES: usize = 16;
+
 impl Host for Tokio {
     type Waiter = Waker;
     type Process = Pid;
@@ -166,7 +169,11 @@ impl Shared {
                     drop(inner);
                     waker.wake();
                 }
-                Some(event) => self.perform(inner, vec![waker], event, who, in_all),
+                Some(event) => {
+                    let mut woken = Vec::with_capacity(EXPECTED_WAKES);
+                    woken.push(waker);
+                    self.perform(inner, woken, event, who, in_all);
+                }
             },
             event => self.perform(inner, Vec::new(), event, who, in_all),
         }

@@ -37,7 +37,9 @@ impl<W> Asked<W> {
     fn settle(&mut self, outcome: Outcome, woken: &mut VecDeque<W>) {
         if self.outcome.is_none() && !self.caller_gone {
             self.outcome = Some(outcome);
-            woken.extend(self.waiter.take());
+            if let Some(waiter) = self.waiter.take() {
+                woken.push_back(waiter);
+            }
         }
     }
 

@@ -251,7 +251,10 @@ impl<H: Host> Endpoint<H> {
     /// of the program together.
     #[inline(always)]
     pub fn poll(&mut self, who: Who, in_all: usize) -> Option<Event<H>> {
-        self.decide(in_all);
+        // One decision serves all the waiters that an input wakes.
+        if self.session.woken.is_empty() {
+            self.decide(in_all);
+        }
         if let Some(waiter) = self.session.woken.pop_front() {
             return Some(Event::Wake(waiter));
         }
@@ -287,8 +290,12 @@ impl<H: Host> Endpoint<H> {
             self.wake_watchers();
         }
         // A paused receiver takes nothing: woken for it, it would only ask again.
-        if self.receiver.is_some() && self.session.has_inbox() && !paused {
-            self.session.woken.extend(self.receiver.take());
+        if self.receiver.is_some()
+            && self.session.has_inbox()
+            && !paused
+            && let Some(receiver) = self.receiver.take()
+        {
+            self.session.woken.push_back(receiver);
         }
         if let Driver::Sleeps { hungry, armed, .. } = self.driver
             && (self.has_work(hungry) || self.is_due_before(armed))
