@@ -142,6 +142,14 @@ impl End {
         self.session().is_none_or(|session| session.over().is_some())
     }
 
+    /// The process that the peer means by this number.
+    pub(crate) fn named(&self, id: u64) -> Option<Proc> {
+        match id {
+            0 => self.owner,
+            id => self.names.iter().rev().find(|(name, _)| *name == id).map(|(_, proc)| *proc),
+        }
+    }
+
     /// Whether nothing is held for anybody.
     pub(crate) fn is_idle(&self) -> bool {
         self.late.is_empty() && self.acknowledging.is_empty()

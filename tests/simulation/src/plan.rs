@@ -32,6 +32,8 @@ pub(crate) struct Plan {
     pub(crate) full_frames: bool,
     /// Who unlinks likes to link again at once, or to give the channel away, and places are few.
     pub(crate) restless: bool,
+    /// Both sides of a link take it back at the same moment, and link again before either has heard of the other.
+    pub(crate) crossing: bool,
     /// All that happens is about the links of few processes, and the role of the owner goes from one to another.
     pub(crate) entangled: bool,
     /// Channels are given up for their remotes, or change hands, more than anything else.
@@ -66,6 +68,7 @@ impl Plan {
         // These follow from the number alone, so that a schedule of another flavour stays what it was.
         let entangled = seed % 16 == 2;
         let restless = seed % 8 == 3 || entangled;
+        let crossing = seed % 32 == 11;
         // Wide enough that messages wait for room, and not for credit.
         let wide = seed % 16 == 10;
         if wide {
@@ -82,7 +85,10 @@ impl Plan {
             conns: 1 + usize::from(seeded.once_in(4)),
             limits,
             capacity: seeded.pick(&[300, 5_000, 100_000, 4_000_000]),
-            latency: seeded.pick(&[0, 0, 300, 50_000, 2_000_000]),
+            latency: match seeded.pick(&[0, 0, 300, 50_000, 2_000_000]) {
+                latency if crossing => latency.max(300),
+                latency => latency,
+            },
             payload: match taste {
                 Taste::Flood => longest.min(90_000),
                 _ if wide => longest.min(90_000),
@@ -99,6 +105,7 @@ impl Plan {
             login: seeded.once_in(16),
             full_frames: seed % 8 == 1 && max_frame_len == 1024,
             restless,
+            crossing,
             entangled,
             gives_up,
         }

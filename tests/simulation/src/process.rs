@@ -362,6 +362,10 @@ impl World {
             let side = self.process(proc).side;
             let end = self.end(At { conn, side });
             end.acknowledging.push_back((proc, to, *id));
+            if self.plan.crossing && self.rng.once_in(4) {
+                // While the acknowledgement is owed.
+                self.process(proc).doing.push_back(Doing::LinkAgain { to });
+            }
             return;
         }
         let id = if let Signal::UnlinkAck { id } = answer { Some(id) } else { None };

@@ -783,6 +783,10 @@ impl World {
         if self.plan.entangled {
             return self.go_on_entangled(proc, to, unlink);
         }
+        if unlink && self.plan.crossing {
+            self.process(proc).doing.push_back(Doing::LinkAgain { to });
+            return self.cross(proc, to);
+        }
         if unlink && self.plan.restless {
             match self.rng.below(4) {
                 0 | 1 => self.process(proc).doing.push_back(Doing::LinkAgain { to }),
@@ -790,6 +794,28 @@ impl World {
                 _ => {}
             }
         }
+    }
+
+    /// The other side of a link that `proc` has taken back does the same, and may link again as well.
+    fn cross(&mut self, proc: Proc, to: Pid) {
+        let Pid::Far { conn, id } = to else { return };
+        let here = At { conn, side: self.process(proc).side };
+        let Some(other) = self.named(here.far(), id) else { return };
+        let names: Vec<Pid> = self.process(other).links.links().copied().collect();
+        let back = names.into_iter().find(|name| {
+            matches!(*name, Pid::Far { conn: back, id } if back == conn && self.named(here, id) == Some(proc))
+        });
+        if let Some(back) = back.filter(|_| self.process(other).is_alive() && self.rng.once_in(2)) {
+            self.unlink(other, back);
+            if !self.rng.once_in(4) {
+                self.process(other).doing.push_back(Doing::LinkAgain { to: back });
+            }
+        }
+    }
+
+    /// The process that the peer of `at` means by this number.
+    fn named(&self, at: At, id: u64) -> Option<Proc> {
+        self.conns[usize::from(at.conn)].ends[at.side as usize].named(id)
     }
 
     /// What comes behind a link or an unlink before anybody has heard of it.
@@ -1190,10 +1216,6 @@ impl World {
             &self.conns[usize::from(here.conn)].ends[here.side as usize],
             &self.conns[usize::from(here.conn)].ends[there.side as usize],
         );
-        let named = |end: &End, id: u64| match id {
-            0 => end.owner,
-            id => end.names.iter().rev().find(|(name, _)| *name == id).map(|(_, proc)| *proc),
-        };
         let mut wrong = Vec::new();
         for (proc, process) in (0..).zip(&self.procs) {
             if process.side != here.side || !process.is_alive() {
@@ -1208,7 +1230,7 @@ impl World {
                 if id == 0 && (by_the_end || theirs.owner.is_none()) {
                     continue;
                 }
-                let other = named(theirs, id);
+                let other = theirs.named(id);
                 if other.is_some_and(|other| {
                     self.has_two_names(here, proc, other) || self.has_two_names(there, other, proc)
                 }) {
@@ -1219,7 +1241,7 @@ impl World {
                     // One that is stuck says nothing, and sees nothing.
                     !other.is_alive() && other.stuck
                         || other.links.links().any(|back| {
-                            matches!(*back, Pid::Far { conn: back_conn, id } if back_conn == conn && named(ours, id) == Some(proc))
+                            matches!(*back, Pid::Far { conn: back_conn, id } if back_conn == conn && ours.named(id) == Some(proc))
                         })
                 });
                 if !agrees {
