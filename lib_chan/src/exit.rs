@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::payload::PayloadError;
+
 /// Why a process, a link, a channel or a session ended.
 ///
 /// The set is closed and follows Erlang's reasons. An application's own reason is [`Failed`](Self::Failed) with a public text;
@@ -217,13 +219,44 @@ impl From<CallError> for ExitReason {
     }
 }
 
-/// A message that was not sent, with the reason: given back, except by a [`Remote`](crate::Remote).
+/// Why a cast was not sent.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CastError {
+    /// The process, or the session to it, has ended.
+    #[error("not sent: the other end is gone ({0})")]
+    Ended(#[source] ExitReason),
+    /// The message is longer than a frame may be.
+    #[error("not sent: longer than the {max} bytes a payload may have")]
+    TooLong {
+        /// The most bytes that a payload may have in this session.
+        max: usize,
+    },
+    /// The message does not encode in the session's codec.
+    #[error("not sent: {0}")]
+    Encode(#[source] PayloadError),
+    /// It would have to wait: for credit, or for room.
+    #[error("not sent: it would have to wait")]
+    WouldWait,
+}
+
+impl From<CastError> for ExitReason {
+    fn from(error: CastError) -> Self {
+        match error {
+            CastError::Ended(reason) => reason,
+            CastError::WouldWait => Self::Overload,
+            CastError::TooLong { max } => Self::failed(PayloadError::TooLong { max }.to_string()),
+            CastError::Encode(error) => Self::failed(error.to_string()),
+        }
+    }
+}
+
+/// A message that was not sent to a process of this program, with the reason.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SendError<M> {
-    /// The message, as it was given; `()` over a session, which does not keep it.
+    /// The message, as it was given.
     pub message: M,
-    /// Why it was not sent: `NoProc` or the other end's reason; `Overload` where `try_send` or `try_cast` found no
-    /// room; `Failed` with the codec's words.
+    /// Why it was not sent: `NoProc` or the reason of the end; `Overload` where `try_send` found no room.
     pub reason: ExitReason,
 }
 

@@ -129,6 +129,12 @@
 //! }
 //! ```
 //!
+//! # Protocols
+//!
+//! A [protocol](mod@protocol) says all of the above in one trait: its messages are an enum that a [`Process`] and a
+//! [`Channel`] receive alike, and its methods are called on an [`Address`] or a [`Remote`]. Use it where both ends are
+//! your own.
+//!
 //! [`Limits`] holds every bound of a session, with its default. [`supervisor`] restarts processes that fail, and
 //! [`testing`] tries a service without a network.
 //!
@@ -179,6 +185,8 @@ pub mod private;
 #[cfg(feature = "io")]
 mod process;
 #[cfg(feature = "io")]
+pub mod protocol;
+#[cfg(feature = "io")]
 pub mod relay;
 #[cfg(feature = "io")]
 pub mod runtime;
@@ -193,11 +201,19 @@ pub mod testing;
 pub mod tls;
 
 pub use auth::secret;
-pub use exit::{CallError, CallFailure, Executed, ExitReason, SendError};
+pub use exit::{CallError, CallFailure, CastError, Executed, ExitReason, SendError};
 pub use limits::{Limits, after};
 pub use payload::Opaque;
 #[cfg(feature = "io")]
 pub use {
-    channel::{Channel, Remote},
+    channel::{Channel, Incoming, Remote},
+    lib_chan_macros::protocol,
     process::*,
 };
+
+/// For the code that the macros write.
+#[cfg(feature = "io")]
+#[doc(hidden)]
+pub mod __private {
+    pub use {bytes::Bytes, serde};
+}

@@ -60,7 +60,7 @@ pub(super) fn cast(access: &Access, message: &str, start: &Start, notice: &Notic
             let remote = chan.remote();
             let sending = async {
                 let sent = remote.cast(message).await;
-                sent.map_err(|error| Failure::not_sent(&error.reason))?;
+                sent.map_err(|error| Failure::not_sent(&error.into()))?;
                 // The service reports a message that it cannot decode only when it takes it. Closing the session before
                 // that would hide the error.
                 remote.taken().await.map_err(|reason| Failure::cast(&reason))

@@ -207,7 +207,7 @@ async fn call(remote: &Remote<Opaque>, message: Box<str>) -> Option<Result<Strin
 
 async fn cast(remote: &Remote<Opaque>, message: Box<str>) -> Option<Result<String, Failure>> {
     let sent = remote.cast(opaque(&message)).await;
-    sent.err().map(|error| Err(Failure::not_sent(&error.reason)))
+    sent.err().map(|error| Err(Failure::not_sent(&error.into())))
 }
 
 fn interrupted(waited: bool) -> String {

@@ -13,8 +13,8 @@ use std::sync::Arc;
 
 use lib_chan::channel::Opening;
 use lib_chan::payload::Codec;
+use lib_chan::protocol::Receive;
 use lib_chan::{Channel, ExitReason, Process, SpawnOptions};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
 use toml::de::DeArray;
 
@@ -82,8 +82,8 @@ impl Modules {
     pub fn function<M, In, Out, ArgsC, ArgsS, F, Fut>(self, module: &str, function: &str, start: F) -> Self
     where
         M: Send + 'static,
-        In: DeserializeOwned + Send + 'static,
-        Out: Serialize + Send + 'static,
+        In: Receive + Send,
+        Out: Send + 'static,
         ArgsC: DeserializeOwned + Send + 'static,
         ArgsS: DeserializeOwned + Clone + Send + Sync + 'static,
         F: Fn(Process<M>, Channel<In, Out>, ArgsC, ArgsS) -> Fut + Send + Sync + 'static,
@@ -102,8 +102,8 @@ impl Modules {
     ) -> Self
     where
         M: Send + 'static,
-        In: DeserializeOwned + Send + 'static,
-        Out: Serialize + Send + 'static,
+        In: Receive + Send,
+        Out: Send + 'static,
         ArgsC: DeserializeOwned + Send + 'static,
         ArgsS: DeserializeOwned + Clone + Send + Sync + 'static,
         F: Fn(Process<M>, Channel<In, Out>, ArgsC, ArgsS) -> Fut + Send + Sync + 'static,
@@ -123,8 +123,8 @@ impl Modules {
     ) -> Self
     where
         M: Send + 'static,
-        In: DeserializeOwned + Send + 'static,
-        Out: Serialize + Send + 'static,
+        In: Receive + Send,
+        Out: Send + 'static,
         ArgsC: DeserializeOwned + Send + 'static,
         ArgsS: DeserializeOwned + Clone + Send + Sync + 'static,
         F: Fn(Process<M>, Channel<In, Out>, ArgsC, ArgsS, Log) -> Fut + Send + Sync + 'static,
@@ -259,8 +259,8 @@ fn open<M, In, Out, ArgsC, ArgsS, F, Fut>(
 ) -> Result<(), String>
 where
     M: Send + 'static,
-    In: DeserializeOwned + Send + 'static,
-    Out: Serialize + Send + 'static,
+    In: Receive + Send,
+    Out: Send + 'static,
     ArgsC: DeserializeOwned + Send + 'static,
     ArgsS: Send + 'static,
     F: Fn(Process<M>, Channel<In, Out>, ArgsC, ArgsS, Log) -> Fut + Send + Sync + 'static,

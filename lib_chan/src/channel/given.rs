@@ -1,26 +1,42 @@
 //! A channel that was given to a process.
 
-use std::sync::Arc;
-
-use serde::de::DeserializeOwned;
+use std::{fmt, sync::Arc};
 
 use super::{
     decode,
     feed::{Feed, FeedOutlet},
 };
 use crate::{
-    Address, ExitReason, Incoming,
+    Address, ExitReason,
     middleman::{Outlet, Shared},
+    protocol::Receive,
     session::{Claim, Inbound},
 };
 
+/// An item from a channel that was given to a process with [`Channel::give_to`](crate::Channel::give_to).
+pub enum Incoming<In: Receive> {
+    /// A message, as [`Channel::recv`](crate::Channel::recv) returns it.
+    Message(In::Item),
+    /// The session has ended. This is the last item.
+    Ended(ExitReason),
+}
+
+impl<In: Receive<Item: fmt::Debug>> fmt::Debug for Incoming<In> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Message(message) => f.debug_tuple("Message").field(message).finish(),
+            Self::Ended(reason) => f.debug_tuple("Ended").field(reason).finish(),
+        }
+    }
+}
+
 /// Makes the process's messages of what the session receives.
-pub(super) struct Given<In, M> {
+pub(super) struct Given<In: Receive, M> {
     shared: Arc<Shared>,
     wrap: Box<dyn Fn(Incoming<In>) -> M + Send + Sync>,
 }
 
-impl<In: DeserializeOwned + 'static, M: Send + 'static> Given<In, M> {
+impl<In: Receive, M: Send + 'static> Given<In, M> {
     pub(super) fn outlet(
         shared: &Arc<Shared>,
         to: Address<M>,
@@ -31,7 +47,7 @@ impl<In: DeserializeOwned + 'static, M: Send + 'static> Given<In, M> {
     }
 }
 
-impl<In: DeserializeOwned + 'static, M: Send + 'static> Feed<M> for Given<In, M> {
+impl<In: Receive, M: Send + 'static> Feed<M> for Given<In, M> {
     fn take(&self, inbound: Inbound) -> Option<M> {
         let claims = self.shared.claims();
         let inbound = if claims.is_straight() {
@@ -44,7 +60,7 @@ impl<In: DeserializeOwned + 'static, M: Send + 'static> Feed<M> for Given<In, M>
             Claim::TakenGiveBack => self.shared.with(|endpoint| endpoint.give_back()),
             Claim::Closed => return None,
         }
-        decode(&self.shared, inbound).map(|message| (self.wrap)(Incoming::Message(message)))
+        decode::<In>(&self.shared, inbound).map(|message| (self.wrap)(Incoming::Message(message)))
     }
 
     fn ended(&self, reason: ExitReason) -> M {

@@ -7,6 +7,7 @@ mod handed;
 mod opening;
 mod remote;
 mod reply;
+mod typed;
 
 use std::{
     fmt,
@@ -16,8 +17,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use serde::de::DeserializeOwned;
-
+pub use self::given::Incoming;
 #[doc(hidden)]
 pub use self::handed::Handed;
 use self::{given::Given, remote::Handle};
@@ -26,10 +26,11 @@ pub use self::{
     remote::Remote,
 };
 use crate::{
-    Address, ExitReason, Incoming, Limits, Message, Reply,
+    Address, ExitReason, Limits, Reply,
     middleman::{Shared, keep, now},
-    payload::{self, PayloadError},
+    payload::PayloadError,
     process::{Owned, current, current_id, poll_proceed, poll_proceed_shortly, settle},
+    protocol::Receive,
     session::{Inbound, InboundKind, Next, Reader},
     wire::RefuseCode,
 };
@@ -154,19 +155,21 @@ impl<In, Out> Channel<In, Out> {
     }
 }
 
-impl<In: DeserializeOwned + 'static, Out> Channel<In, Out> {
+impl<In: Receive, Out> Channel<In, Out> {
     /// Returns the next message, or `None` once the session has ended and every message has been read. The reason is in
     /// [`Remote::ended`], and in the exit signal that a linked process gets.
+    ///
+    /// Messages of a [protocol](mod@crate::protocol) are returned as they are, all others as a [`Message`](crate::Message).
     ///
     /// Waits while more than [`Limits::max_unsent_before_pause`](crate::Limits::max_unsent_before_pause) bytes are unsent,
     /// so that a client cannot fill the memory of a service with answers that it does not read.
     ///
     /// Dropping the future loses nothing.
-    pub async fn recv(&mut self) -> Option<Message<In>> {
+    pub async fn recv(&mut self) -> Option<In::Item> {
         loop {
             let message =
                 poll_fn(|cx| self.held.as_mut().map_or(Poll::Ready(None), |held| held.poll(cx))).await?;
-            if let Some(message) = decode(self.shared(), message) {
+            if let Some(message) = decode::<In>(self.shared(), message) {
                 return Some(message);
             }
         }
@@ -197,26 +200,24 @@ impl<In: DeserializeOwned + 'static, Out> Channel<In, Out> {
     }
 }
 
-/// Decodes a message in the task that takes it. Returns `None` if it cannot be decoded, or if the caller no longer waits.
-fn decode<In: DeserializeOwned + 'static>(shared: &Arc<Shared>, message: Inbound) -> Option<Message<In>> {
-    let decoded = payload::decode_message(shared.codec(), &message.payload);
-    match (message.kind, decoded) {
-        (InboundKind::Cast, Ok(value)) => Some(Message::Cast(value)),
-        (InboundKind::Cast, Err(error)) => {
+/// Decodes a message in the task that takes it. Returns `None` if it cannot be decoded, if it is refused, or if the caller
+/// no longer waits.
+fn decode<In: Receive>(shared: &Arc<Shared>, message: Inbound) -> Option<In::Item> {
+    let codec = shared.codec();
+    match message.kind {
+        InboundKind::Cast => In::decode_cast(codec, &message.payload).unwrap_or_else(|error| {
             end_undecodable(shared, &error);
             None
-        }
-        (InboundKind::Call { call }, decoded) => {
+        }),
+        InboundKind::Call { call } => {
             if !shared.session(|session| session.wants_answer(call, now())) {
                 return None;
             }
-            match decoded {
-                Ok(value) => Some(Message::Call(value, Reply::far(Arc::clone(shared) as _, call))),
-                Err(error) => {
-                    shared.session(|session| session.refuse(call, RefuseCode::Codec, &error.to_string()));
-                    None
-                }
-            }
+            let reply = || Reply::far(Arc::clone(shared) as _, call);
+            In::decode_call(codec, &message.payload, reply).unwrap_or_else(|error| {
+                shared.session(|session| session.refuse(call, RefuseCode::Codec, &error.to_string()));
+                None
+            })
         }
     }
 }

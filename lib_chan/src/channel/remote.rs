@@ -9,13 +9,13 @@ use std::{
     time::Duration,
 };
 
-use serde::Serialize;
+use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
-    Call, CallError, CallFailure, Executed, ExitReason, Pid, SendError, after,
+    Call, CallError, CallFailure, CastError, Executed, ExitReason, Pid, after,
     middleman::{NotSent, Shared, keep, now},
     payload::{self, PayloadError},
-    process::{poll_proceed, poll_proceed_shortly, settle},
+    process::{Within, poll_proceed, poll_proceed_shortly, settle},
     session::{Flush, Unsendable},
 };
 
@@ -196,29 +196,18 @@ impl<Out: Serialize + 'static> Remote<Out> {
     /// [`flush`](Self::flush). If the future is dropped while it waits, the message is not sent.
     ///
     /// # Errors
-    /// The reason of the session's end, or `Failed` if the message cannot be encoded or is too long.
-    pub async fn cast(&self, message: impl Into<Out>) -> Result<(), SendError<()>> {
-        let shared = self.shared();
-        let ticket = shared
-            .send(&message.into(), |session, payload| match session.try_cast(payload) {
-                // The clock is asked only where there is something to wait for.
-                Err(Unsendable::WouldWait) => session.cast(now(), payload),
-                sent => sent.map(|()| None),
-            })
-            .map_err(not_sent)?;
-        let Some(ticket) = ticket else { return cooperate().await };
-        Casting { shared, ticket: Some(ticket) }
-            .sent()
-            .await
-            .map_err(|error| not_sent(NotSent::Session(error)))
+    /// The session has ended, or the message does not encode or is too long.
+    pub async fn cast(&self, message: impl Into<Out>) -> Result<(), CastError> {
+        let ticket = self.begin_cast(&message.into())?;
+        self.finish_cast(ticket).await
     }
 
     /// Sends a message without an answer if it can be sent at once. Never waits, which suits a broadcast.
     ///
     /// # Errors
-    /// Those of [`cast`](Self::cast), and `Overload` if the message would have to wait.
-    pub fn try_cast(&self, message: impl Into<Out>) -> Result<(), SendError<()>> {
-        self.shared().send(&message.into(), |session, payload| session.try_cast(payload)).map_err(not_sent)
+    /// Those of [`cast`](Self::cast), and `WouldWait` if the message would have to wait.
+    pub fn try_cast(&self, message: impl Into<Out>) -> Result<(), CastError> {
+        self.try_cast_value(&message.into())
     }
 
     /// Calls the far end as [`call_within`](Self::call_within) does, within
@@ -242,8 +231,47 @@ impl<Out: Serialize + 'static> Remote<Out> {
         within: Duration,
         request: Q,
     ) -> Result<Q::Reply, CallError> {
+        self.call_value(within, request.into()).await
+    }
+}
+
+impl<Out> Remote<Out> {
+    /// Returns this remote with a time: the methods of a [protocol](mod@crate::protocol) called through it take at most so
+    /// long.
+    pub const fn within(&self, time: Duration) -> Within<'_, Self> {
+        Within { of: self, time }
+    }
+
+    /// Encodes a cast and sends it. Returns its ticket if it has to wait.
+    pub(super) fn begin_cast<T: Serialize + 'static>(&self, value: &T) -> Result<Option<u64>, CastError> {
+        self.shared()
+            .send(value, |session, payload| match session.try_cast(payload) {
+                // The clock is asked only where there is something to wait for.
+                Err(Unsendable::WouldWait) => session.cast(now(), payload),
+                sent => sent.map(|()| None),
+            })
+            .map_err(not_sent)
+    }
+
+    /// Waits until a cast is sent.
+    pub(super) async fn finish_cast(&self, ticket: Option<u64>) -> Result<(), CastError> {
+        if ticket.is_none() {
+            return cooperate().await;
+        }
+        let casting = Casting { shared: self.shared(), ticket };
+        casting.sent().await.map_err(|error| not_sent(NotSent::Session(error)))
+    }
+
+    pub(super) fn try_cast_value<T: Serialize + 'static>(&self, value: &T) -> Result<(), CastError> {
+        self.shared().send(value, |session, payload| session.try_cast(payload)).map_err(not_sent)
+    }
+
+    pub(super) async fn call_value<T: Serialize + 'static, R: DeserializeOwned + 'static>(
+        &self,
+        within: Duration,
+        request: T,
+    ) -> Result<R, CallError> {
         let shared = self.shared();
-        let request: Out = request.into();
         let call = shared
             .send(&request, |session, payload| {
                 let now = now();
@@ -258,7 +286,7 @@ impl<Out: Serialize + 'static> Remote<Out> {
 }
 
 /// Yields now and then, so that a loop of casts that never wait lets other tasks run and can be killed.
-async fn cooperate() -> Result<(), SendError<()>> {
+async fn cooperate() -> Result<(), CastError> {
     poll_fn(|cx| {
         ready!(poll_proceed_shortly(cx));
         Poll::Ready(Ok(()))
@@ -332,8 +360,15 @@ impl Drop for Calling<'_> {
     }
 }
 
-fn not_sent(error: NotSent) -> SendError<()> {
-    SendError { message: (), reason: error.into() }
+fn not_sent(error: NotSent) -> CastError {
+    match error {
+        NotSent::Payload(PayloadError::TooLong { max }) | NotSent::Session(Unsendable::TooLong { max }) => {
+            CastError::TooLong { max }
+        }
+        NotSent::Payload(error) => CastError::Encode(error),
+        NotSent::Session(Unsendable::Ended(reason)) => CastError::Ended(reason),
+        NotSent::Session(Unsendable::WouldWait) => CastError::WouldWait,
+    }
 }
 
 fn not_called(error: NotSent) -> CallError {

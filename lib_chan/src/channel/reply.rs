@@ -3,7 +3,7 @@
 use std::task::{Context, Poll};
 
 use crate::{
-    middleman::{Shared, keep, with_scratch},
+    middleman::{Shared, keep, now, with_scratch},
     payload::PayloadError,
     process::{EncodeAnswer, FarCallers},
     wire::RefuseCode,
@@ -34,6 +34,10 @@ impl FarCallers for Shared {
 
     fn give_no_answer(&self, call: u64) {
         self.session(|session| session.refuse(call, RefuseCode::NoAnswer, "the call was dropped"));
+    }
+
+    fn is_cancelled(&self, call: u64) -> bool {
+        !self.session(|session| session.wants_answer(call, now()))
     }
 
     fn poll_cancelled(&self, call: u64, cx: &mut Context<'_>) -> Poll<()> {

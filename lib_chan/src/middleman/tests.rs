@@ -28,7 +28,8 @@ use tokio::{
 };
 
 use crate::{
-    Call, CallError, CallFailure, Channel, Event, Executed, ExitReason, Incoming, Limits, Message, Process,
+    Call, CallError, CallFailure, CastError, Channel, Event, Executed, ExitReason, Incoming, Limits, Message,
+    Process,
     channel::{Opening, open, serve},
     enter,
     handshake::{SessionParameters, pair_in_memory},
@@ -691,7 +692,7 @@ async fn a_peer_that_stops_reading_is_lost_in_its_bound_and_fills_no_memory() {
     let reason = loop {
         match remote.cast(Blob(vec![0; 10_000])).await {
             Ok(()) => sent += 1,
-            Err(error) => break error.reason,
+            Err(error) => break ExitReason::from(error),
         }
     };
     let took = before.elapsed();
@@ -1000,7 +1001,7 @@ async fn a_cast_after_the_end_is_an_error_and_a_call_under_way_ends() {
         Err(CallError::new(Executed::Unknown, CallFailure::Exit(ExitReason::NoConnection)))
     );
     let error = remote.cast(Request::Note("late".into())).await.unwrap_err();
-    assert_eq!(error.reason, ExitReason::NoConnection);
+    assert_eq!(error, CastError::Ended(ExitReason::NoConnection));
 }
 
 #[tokio::test(start_paused = true)]

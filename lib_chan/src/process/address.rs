@@ -10,7 +10,8 @@ use super::cell::{Cell, Owned, Posting};
 use super::current::{in_time, is_current, poll_proceed_shortly};
 use super::mailbox::{CallLetter, Letter, Parcel};
 use super::pid::{Local, Pid};
-use super::reply::{Call, Message, Reply, Waiter};
+use super::reply::{Reply, Waiter};
+use super::within::Within;
 use crate::{CallError, CallFailure, Executed, ExitReason, SendError};
 
 /// Sends messages of type `M` to one process.
@@ -94,20 +95,12 @@ impl<M: Send + 'static> Address<M> {
         within: Duration,
         make: impl FnOnce(Reply<R>) -> M,
     ) -> Result<R, CallError> {
-        self.call_with(within, |waiter| make(Reply::local(waiter))).await
-    }
-
-    async fn call_with<R: Send + 'static>(
-        &self,
-        within: Duration,
-        make: impl FnOnce(&Waiter<R>) -> M,
-    ) -> Result<R, CallError> {
         if is_current(self.cell.id()) {
             return Err(CallError::new(Executed::No, CallFailure::CallingSelf));
         }
         // Every way out drops the waiter, which gives the call up.
         let waiter = Waiter::new();
-        let message = make(&waiter);
+        let message = make(Reply::local(&waiter));
         let asked = Letter::Call(Box::new(CallLetter { message, ticket: waiter.ticket() }));
         let mut answer = pin!(async {
             // A message that comes back is dropped, and its reply with it. The outcome is known already.
@@ -120,6 +113,12 @@ impl<M: Send + 'static> Address<M> {
             // First give up, then drop the message, which may still wait for room: its reply must not settle the call.
             None => waiter.give_up(),
         }
+    }
+
+    /// Returns this address with a time: the methods of a [protocol](mod@crate::protocol) called through it take at most so
+    /// long.
+    pub const fn within(&self, time: Duration) -> Within<'_, Self> {
+        Within { of: self, time }
     }
 
     /// Puts a parcel into the mailbox, even if it is full. Takes one lock and wakes once.
@@ -149,22 +148,6 @@ impl<M: Send + 'static> Address<M> {
 
     fn post(&self, letter: Letter<M>) -> Post<'_, M> {
         Post { cell: &self.cell, posting: Posting::New(letter) }
-    }
-}
-
-impl<T: Send + 'static> Address<Message<T>> {
-    /// Calls a process that takes [`Message`]s. The request determines the type of the answer. Otherwise it behaves as
-    /// [`call`](Self::call).
-    ///
-    /// # Errors
-    ///
-    /// Those of [`call`](Self::call), and `Codec`, *executed*, if the process answers with the type of another request.
-    pub async fn request<Q: Call + Into<T>>(
-        &self,
-        within: Duration,
-        request: Q,
-    ) -> Result<Q::Reply, CallError> {
-        self.call_with(within, |waiter| Message::Call(request.into(), Reply::untyped(waiter))).await
     }
 }
 

@@ -118,7 +118,7 @@ pub(crate) fn settle(note: impl FnOnce(Option<&ExitReason>) + Send + 'static) {
 }
 
 /// Waits for `future`, at most `within`. Returns `None` at the deadline, unless the end of the current process is decided.
-pub(super) async fn in_time<F: Future>(within: Duration, future: F) -> Option<F::Output> {
+pub(crate) async fn in_time<F: Future>(within: Duration, future: F) -> Option<F::Output> {
     let mut future = pin!(future);
     // The budget that the future has spent must not hide the deadline.
     let mut deadline = pin!(coop::unconstrained(tokio::time::sleep(within)));

@@ -35,6 +35,7 @@ pub mod supervisor;
 #[cfg(test)]
 mod tests;
 mod timers;
+mod within;
 
 pub use address::Address;
 pub use cell::ending_processes;
@@ -42,14 +43,15 @@ pub use info::ProcessInfo;
 pub use names::{NameError, Names};
 pub use pid::Pid;
 pub use process::{Event, Process};
-pub use reply::{Call, Incoming, Message, Reply, Untyped};
+pub use reply::{Call, Message, Reply, Untyped};
 pub(crate) use reply::{EncodeAnswer, FarCallers};
 pub use run::{SpawnOptions, enter, spawn, spawn_with};
 pub use timers::TimerRef;
+pub use within::Within;
 
 pub use crate::links::MonitorRef;
 
 pub(crate) use cell::Owned;
-pub(crate) use current::{current, current_id, poll_proceed, poll_proceed_shortly, settle};
+pub(crate) use current::{current, current_id, in_time, poll_proceed, poll_proceed_shortly, settle};
 pub(crate) use mailbox::Parcel;
 pub(crate) use pid::{ProcessSignal, Receipt, SignalTarget, next_id, next_monitor};

@@ -1,6 +1,5 @@
 //! Calls: the request determines the type of the answer, and the holder of the [`Reply`] answers.
 
-use std::any::Any;
 use std::fmt;
 use std::future::poll_fn;
 use std::sync::{Arc, PoisonError};
@@ -13,7 +12,7 @@ use super::current::{poll_proceed, settle};
 use super::mailbox::Ticket;
 use crate::payload::{self, Codec, PayloadError};
 use crate::sync::{Mutex, MutexGuard};
-use crate::{CallError, CallFailure, Executed, ExitReason};
+use crate::{CallError, CallFailure, Executed};
 
 /// A request whose type determines the type of its answer.
 pub trait Call: Serialize + DeserializeOwned {
@@ -33,15 +32,6 @@ pub enum Message<T> {
     Cast(T),
     /// A request and its reply. Answer it with `reply.to(&request).send(answer)`.
     Call(T, Reply),
-}
-
-/// An item from a channel that was given to a process with [`Channel::give_to`](crate::Channel::give_to).
-#[derive(Debug)]
-pub enum Incoming<T> {
-    /// A message.
-    Message(Message<T>),
-    /// The session has ended. This is the last item.
-    Ended(ExitReason),
 }
 
 /// The type parameter of a [`Reply`] before [`Reply::to`] has given it the type of its answer. It has no values.
@@ -77,17 +67,20 @@ pub enum Untyped {}
 /// # }
 /// ```
 #[must_use = "the caller waits"]
-pub struct Reply<R = Untyped> {
+pub struct Reply<R: Send + 'static = Untyped> {
     /// Where the answer goes; `None` once it was given.
-    route: Option<Route>,
-    /// Encodes an `R` for a far caller; `None` for a local one.
-    encode: Option<Encode<R>>,
+    route: Option<Route<R>>,
 }
 
-enum Route {
-    Near(Arc<dyn AnySlot>),
-    /// A call of this number.
-    Far(Arc<dyn FarCallers>, u64),
+enum Route<R> {
+    Near(Arc<Slot<R>>),
+    Far(FarCall, Encode<R>),
+}
+
+/// A call of this number, from the far end of a session.
+struct FarCall {
+    callers: Arc<dyn FarCallers>,
+    call: u64,
 }
 
 /// The callers at the far end of a session. Each call is answered once.
@@ -103,6 +96,9 @@ pub(crate) trait FarCallers: Send + Sync + 'static {
 
     /// Becomes ready once the caller no longer waits: it gave up, its deadline passed, or its session ended.
     fn poll_cancelled(&self, call: u64, cx: &mut Context<'_>) -> Poll<()>;
+
+    /// Returns whether the caller no longer waits.
+    fn is_cancelled(&self, call: u64) -> bool;
 }
 
 /// Appends an answer in the given codec, of at most the given number of bytes, to a buffer.
@@ -112,24 +108,29 @@ type Encode<R> = fn(Codec, &R, usize, &mut Vec<u8>) -> Result<(), PayloadError>;
 
 impl Reply {
     /// Makes a reply to a caller at the far end of a session.
-    pub(crate) const fn far(callers: Arc<dyn FarCallers>, call: u64) -> Self {
-        Self { route: Some(Route::Far(callers, call)), encode: None }
-    }
-
-    /// Makes a reply to a local caller. The callee learns the type of the answer from the request.
-    pub(super) fn untyped<R: Send + 'static>(waiter: &Waiter<R>) -> Self {
-        Self { route: Some(Route::Near(Arc::clone(&waiter.0) as Arc<dyn AnySlot>)), encode: None }
+    pub(crate) fn far(callers: Arc<dyn FarCallers>, call: u64) -> Self {
+        Self { route: Some(Route::Far(FarCall { callers, call }, |_, never, _, _| match *never {})) }
     }
 
     /// Gives the reply the type of the answer to `request`.
-    pub fn to<Q: Call>(mut self, _request: &Q) -> Reply<Q::Reply> {
-        Reply { route: self.route.take(), encode: Some(payload::encode_message) }
+    pub fn to<Q: Call>(self, _request: &Q) -> Reply<Q::Reply> {
+        self.typed()
+    }
+
+    /// Gives the reply the type of its answer. The message of a protocol knows it.
+    #[doc(hidden)]
+    pub fn typed<R: Serialize + Send + 'static>(mut self) -> Reply<R> {
+        let route = match self.route.take() {
+            Some(Route::Far(call, _)) => Some(Route::Far(call, payload::encode_message)),
+            Some(Route::Near(_)) | None => None,
+        };
+        Reply { route }
     }
 }
 
 impl<R: Send + 'static> Reply<R> {
     pub(super) fn local(waiter: &Waiter<R>) -> Self {
-        Self { route: Some(Route::Near(Arc::clone(&waiter.0) as Arc<dyn AnySlot>)), encode: None }
+        Self { route: Some(Route::Near(Arc::clone(&waiter.0))) }
     }
 
     /// Answers the call. Never waits.
@@ -137,30 +138,31 @@ impl<R: Send + 'static> Reply<R> {
     /// If the answer to a far caller is too long or cannot be encoded, the caller gets an error that says so, and that
     /// the call was executed.
     pub fn send(mut self, answer: R) {
-        match (self.route.take(), self.encode) {
-            (Some(Route::Near(slot)), _) => {
-                match (Arc::clone(&slot) as Arc<dyn Any + Send + Sync>).downcast() {
-                    Ok(slot) => Slot::<R>::settle(&slot, Ok(answer)),
-                    Err(_) => slot.fail(CallFailure::Codec("an answer to another request".into())),
-                }
-            }
-            (Some(Route::Far(callers, call)), Some(encode)) => {
+        match self.route.take() {
+            Some(Route::Near(slot)) => slot.settle(Ok(answer)),
+            Some(Route::Far(FarCall { callers, call }, encode)) => {
                 callers.answer(call, &mut |codec, max, out| encode(codec, &answer, max, out));
             }
-            // `Untyped` has no values, so this is never reached.
-            (Some(Route::Far(callers, call)), None) => callers.give_no_answer(call),
-            (None, _) => {}
+            None => {}
         }
     }
-}
 
-impl<R> Reply<R> {
     /// Refuses the call, with a text that the caller sees. The call counts as *not executed*.
     pub fn refuse(mut self, public: &str) {
         match self.route.take() {
             Some(Route::Near(slot)) => slot.fail(CallFailure::Refused(public.into())),
-            Some(Route::Far(callers, call)) => callers.refuse(call, public),
+            Some(Route::Far(FarCall { callers, call }, _)) => callers.refuse(call, public),
             None => {}
+        }
+    }
+
+    /// Returns `true` if the caller no longer waits for the answer. For replies that are kept: an answer to such a call
+    /// need not be made.
+    pub fn is_cancelled(&self) -> bool {
+        match &self.route {
+            Some(Route::Near(slot)) => slot.lock().stage == Stage::GivenUp,
+            Some(Route::Far(FarCall { callers, call }, _)) => callers.is_cancelled(*call),
+            None => true,
         }
     }
 
@@ -172,7 +174,7 @@ impl<R> Reply<R> {
             let coop = ready!(poll_proceed(cx));
             match &self.route {
                 Some(Route::Near(slot)) => ready!(slot.poll_cancelled(cx)),
-                Some(Route::Far(callers, call)) => ready!(callers.poll_cancelled(*call, cx)),
+                Some(Route::Far(FarCall { callers, call }, _)) => ready!(callers.poll_cancelled(*call, cx)),
                 None => {}
             }
             coop.made_progress();
@@ -181,20 +183,20 @@ impl<R> Reply<R> {
     }
 }
 
-impl<R> Drop for Reply<R> {
+impl<R: Send + 'static> Drop for Reply<R> {
     fn drop(&mut self) {
         match self.route.take() {
             Some(Route::Near(slot)) => settle(move |reason| {
                 slot.fail(reason.map_or(CallFailure::NoAnswer, |reason| CallFailure::Exit(reason.clone())));
             }),
             // If the process has ended and owned the session, the session has ended too and no longer sends this.
-            Some(Route::Far(callers, call)) => settle(move |_| callers.give_no_answer(call)),
+            Some(Route::Far(FarCall { callers, call }, _)) => settle(move |_| callers.give_no_answer(call)),
             None => {}
         }
     }
 }
 
-impl<R> fmt::Debug for Reply<R> {
+impl<R: Send + 'static> fmt::Debug for Reply<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Reply").finish_non_exhaustive()
     }
@@ -290,6 +292,21 @@ impl<R> Wait<R> {
 }
 
 impl<R> Slot<R> {
+    fn fail(&self, failure: CallFailure) {
+        self.settle(Err(failure));
+    }
+
+    fn poll_cancelled(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut wait = self.lock();
+        if wait.stage == Stage::GivenUp {
+            return Poll::Ready(());
+        }
+        let old = wait.callee.replace(cx.waker().clone());
+        drop(wait);
+        drop(old);
+        Poll::Pending
+    }
+
     fn lock(&self) -> MutexGuard<'_, Wait<R>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -307,29 +324,6 @@ impl<R> Slot<R> {
         if let Some(waker) = caller {
             waker.wake();
         }
-    }
-}
-
-/// A slot for answers of any type.
-trait AnySlot: Any + Send + Sync {
-    fn fail(&self, failure: CallFailure);
-    fn poll_cancelled(&self, cx: &Context<'_>) -> Poll<()>;
-}
-
-impl<R: Send + 'static> AnySlot for Slot<R> {
-    fn fail(&self, failure: CallFailure) {
-        self.settle(Err(failure));
-    }
-
-    fn poll_cancelled(&self, cx: &Context<'_>) -> Poll<()> {
-        let mut wait = self.lock();
-        if wait.stage == Stage::GivenUp {
-            return Poll::Ready(());
-        }
-        let old = wait.callee.replace(cx.waker().clone());
-        drop(wait);
-        drop(old);
-        Poll::Pending
     }
 }
 

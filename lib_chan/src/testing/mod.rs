@@ -144,6 +144,25 @@ impl Pair {
         In: 'static,
         Out: 'static,
     {
+        self.open_as().await
+    }
+
+    /// As [`open`](Self::open), with other types at each end, such as two versions of a protocol.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`serve`](Self::serve).
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
+    pub async fn open_as<ClientIn, ClientOut, ServerIn, ServerOut>(
+        self,
+    ) -> Result<(Channel<ClientIn, ClientOut>, Channel<ServerIn, ServerOut>, Line), PairError>
+    where
+        ServerIn: 'static,
+        ServerOut: 'static,
+    {
         let (tell, told) = oneshot::channel();
         let (client, line) = self.start(|opening| drop(tell.send(opening.accept()))).await?;
         let server = told.await.map_err(|_| PairError::Open(OpenError::Ended(ExitReason::NoConnection)))?;

@@ -252,7 +252,7 @@ async fn note(remote: Remote<ToService>, counts: Counts, mut random: Random) {
     let mut noting = counts.start("noting");
     for n in 0.. {
         if let Err(error) = remote.cast(ToService::Note(n, load::payload(&mut random))).await {
-            return noting.end(error.reason);
+            return noting.end(ExitReason::from(error));
         }
         if random.percent(5) {
             let mut flush = counts.start("flush");

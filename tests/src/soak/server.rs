@@ -204,7 +204,7 @@ async fn push(remote: Remote<ToClient>, counts: Counts, seed: u64) {
     let (mut random, mut pushing) = (Random::new(seed), counts.start("pushing"));
     for n in 0.. {
         if let Err(error) = remote.cast(ToClient::Push(n, load::payload(&mut random))).await {
-            pushing.end(error.reason);
+            pushing.end(ExitReason::from(error));
             return;
         }
         if random.percent(50) {

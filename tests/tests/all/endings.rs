@@ -12,8 +12,8 @@ use chan_server::modules::{
 };
 use chan_tests::{Embedded, PASSWORD, PATIENCE, Proxy, Running, Server, run};
 use lib_chan::{
-    Call, CallError, CallFailure, Channel, Event, Executed, ExitReason, Limits, Message, Pid, Process,
-    Remote, enter, secret::Password, spawn,
+    Call, CallError, CallFailure, CastError, Channel, Event, Executed, ExitReason, Limits, Message, Pid,
+    Process, Remote, enter, secret::Password, spawn,
 };
 use serde::{Deserialize, Serialize};
 use tokio::{
@@ -334,7 +334,7 @@ async fn a_call_behind_the_end_was_not_executed_and_one_after_it_neither() {
     let not_executed = CallError::new(Executed::No, CallFailure::Exit(boom()));
     assert_eq!(remote.call(Request::Hang).await, Err(not_executed.clone()));
     assert_eq!(remote.call(Request::Hang).await, Err(not_executed));
-    assert_eq!(remote.cast(Request::Return).await.unwrap_err().reason, boom());
+    assert_eq!(remote.cast(Request::Return).await, Err(CastError::Ended(boom())));
 }
 
 #[tokio::test]

@@ -1,7 +1,5 @@
 //! S94, S95, S109, S111 to S114, and what a call knows about its own failure.
 
-use serde::{Deserialize, Serialize};
-
 use super::*;
 use crate::{CallError, CallFailure, Executed};
 
@@ -217,58 +215,4 @@ async fn reply_ends_with_its_last_holder() {
         std::future::pending().await
     });
     assert_eq!(first.call(LONG, |reply| reply).await, exit(Executed::Unknown, boom()));
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct Double(u32);
-#[derive(Debug, Serialize, Deserialize)]
-struct Spell(u32);
-#[derive(Debug, Serialize, Deserialize)]
-enum Request {
-    Double(Double),
-    Spell(Spell),
-}
-
-impl Call for Double {
-    type Reply = u32;
-}
-impl Call for Spell {
-    type Reply = String;
-}
-impl From<Double> for Request {
-    fn from(request: Double) -> Self {
-        Self::Double(request)
-    }
-}
-impl From<Spell> for Request {
-    fn from(request: Spell) -> Self {
-        Self::Spell(request)
-    }
-}
-
-async fn arithmetic(mut me: Process<Message<Request>>) -> Result<(), ExitReason> {
-    loop {
-        match me.recv().await {
-            Event::Message(Message::Call(Request::Double(q), reply)) => reply.to(&q).send(2 * q.0),
-            // Answered as if it had been the other request.
-            Event::Message(Message::Call(Request::Spell(q), reply)) => reply.to(&Double(q.0)).send(q.0),
-            Event::Message(Message::Cast(Request::Double(_) | Request::Spell(_)))
-            | Event::Exit(..)
-            | Event::Down(..) => {}
-        }
-    }
-}
-
-#[tokio::test]
-async fn a_request_knows_the_type_of_its_reply() {
-    let server = spawn(arithmetic);
-    assert_eq!(server.request(LONG, Double(21)).await, Ok(42));
-    assert!(server.send(Message::Cast(Double(1).into())).await.is_ok());
-}
-
-#[tokio::test]
-async fn an_answer_to_another_request_is_told_as_such() {
-    let error = spawn(arithmetic).request(LONG, Spell(7)).await.unwrap_err();
-    assert_eq!(error.executed, Executed::Yes);
-    assert!(matches!(error.reason, CallFailure::Codec(_)));
 }

@@ -1,0 +1,6 @@
+use lib_chan_macros::protocol;
+
+#[protocol]
+struct Names;
+
+fn main() {}

@@ -1,0 +1,221 @@
+//! Typed protocols: a trait that says what a process is told and asked, the same for local and far processes.
+//!
+//! The attribute [`protocol`](macro@crate::protocol) on a trait makes
+//!
+//! * an enum of its messages, `NamesMessage` for a trait `Names`. A [`Process`](crate::Process) and a
+//!   [`Channel`](crate::Channel) receive it alike; a message of a call has a typed [`Reply`](crate::Reply).
+//! * the trait itself, with a method for each message. A [`Remote`](crate::Remote) and an [`Address`] of the messages
+//!   implement it, so callers do not know where the process is.
+//! * the form on the wire, which programs in other languages use too, and an [`Interface`] that describes it.
+//!
+//! `fn` declares a cast, which has no answer, and `async fn` a call.
+//!
+//! ```
+//! use std::collections::HashMap;
+//! use lib_chan::{Channel, ExitReason, Process, protocol, spawn, testing};
+//!
+//! /// A store of names.
+//! #[protocol]
+//! pub trait Names {
+//!     /// Remembers `value` under `key`.
+//!     fn store(key: String, value: String);
+//!     /// Returns the value of `key`.
+//!     async fn lookup(key: String) -> Option<String>;
+//! }
+//!
+//! async fn names(_me: Process, mut chan: Channel<NamesMessage, ()>) -> Result<(), ExitReason> {
+//!     let mut names = HashMap::new();
+//!     while let Some(message) = chan.recv().await {
+//!         match message {
+//!             NamesMessage::Store { key, value } => drop(names.insert(key, value)),
+//!             NamesMessage::Lookup { key, reply } => reply.send(names.get(&key).cloned()),
+//!         }
+//!     }
+//!     Ok(())
+//! }
+//!
+//! # #[tokio::main]
+//! # async fn main() {
+//! let (chan, _line) = testing::pair().serve(names).await.unwrap();
+//! let names = chan.remote();
+//! names.store("joe", "writing a book").await.unwrap();
+//! assert_eq!(names.lookup("joe").await, Ok(Some("writing a book".into())));
+//! # }
+//! ```
+//!
+//! # On the wire
+//!
+//! A message is an enum of serde: its variant is the method's name in `UpperCamelCase`, its fields are the arguments. In
+//! JSON, `lookup("joe")` is `{"Lookup":{"key":"joe"}}`, and a method without arguments is `{"Ping":{}}`. In bincode, a
+//! message is the index of its method, then its arguments. A call of a cast is refused with a text that says so. A cast
+//! of a call is discarded. The session lives in both cases.
+//!
+//! # Change a protocol
+//!
+//! [`Interface::accepts`] compares two versions. Keep the [text](Interface::text) of each released version in a file, and
+//! call it in a test:
+//!
+//! ```
+//! use lib_chan::payload::Codec;
+//! use lib_chan::protocol::{Interface, Protocol};
+//!
+//! # #[lib_chan::protocol]
+//! # pub trait Names {
+//! #     fn store(key: String, value: String);
+//! #     async fn lookup(key: String) -> Option<String>;
+//! # }
+//! let released: Interface = "\
+//! protocol Names
+//! cast Store(key: String, value: String)
+//! call Lookup(key: String) -> String
+//! ".parse().unwrap();
+//! let error = NamesMessage::interface().accepts(&released, Codec::Bincode).unwrap_err();
+//! assert_eq!(error.to_string(), "Lookup: the reply is Option<String> here, and String at the client");
+//! ```
+//!
+//! * **bincode**: a service may append methods. Nothing else may change.
+//! * **JSON**: a service may add methods anywhere and change their order. It may add arguments that are `Option`, and
+//!   ignores arguments that it does not know.
+
+mod describe;
+mod interface;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+pub use lib_chan_macros::Schema;
+
+pub use self::describe::{Describer, Schema, describe};
+pub use self::interface::{Incompatible, Interface, Method, SyntaxError};
+use crate::payload::{self, Codec, PayloadError};
+use crate::process::{Within, in_time};
+use crate::{Address, CallError, CastError, ExitReason, Limits, Message, Reply, SendError};
+
+/// The messages of a protocol. The attribute [`protocol`](macro@crate::protocol) implements it.
+pub trait Protocol: Receive<Item = Self> + Send {
+    /// The form of a message on the wire, without the reply.
+    #[doc(hidden)]
+    type Wire: Serialize + DeserializeOwned + Send + 'static;
+
+    /// Describes the protocol: its methods, and the types of their arguments and replies.
+    fn interface() -> Interface;
+}
+
+/// A type that a [`Channel`](crate::Channel) can receive: the messages of a protocol, or any type that serde decodes.
+#[diagnostic::on_unimplemented(
+    message = "a channel cannot receive `{Self}`",
+    note = "it receives the messages of a `#[lib_chan::protocol]`, and types that implement `serde::Deserialize`"
+)]
+pub trait Receive: Sized + 'static {
+    /// What [`Channel::recv`](crate::Channel::recv) returns: the message of a protocol itself, and a [`Message`] around any
+    /// other type.
+    type Item;
+
+    /// Decodes a cast; `None` if it is to be discarded.
+    #[doc(hidden)]
+    fn decode_cast(codec: Codec, payload: &Bytes) -> Result<Option<Self::Item>, PayloadError>;
+
+    /// Decodes a call; `None` if it was refused.
+    #[doc(hidden)]
+    fn decode_call(
+        codec: Codec,
+        payload: &Bytes,
+        make_reply: impl FnOnce() -> Reply,
+    ) -> Result<Option<Self::Item>, PayloadError>;
+}
+
+impl<T: DeserializeOwned + 'static> Receive for T {
+    type Item = Message<T>;
+
+    fn decode_cast(codec: Codec, payload: &Bytes) -> Result<Option<Message<T>>, PayloadError> {
+        payload::decode_message(codec, payload).map(|message| Some(Message::Cast(message)))
+    }
+
+    fn decode_call(
+        codec: Codec,
+        payload: &Bytes,
+        make_reply: impl FnOnce() -> Reply,
+    ) -> Result<Option<Message<T>>, PayloadError> {
+        payload::decode_message(codec, payload).map(|message| Some(Message::Call(message, make_reply())))
+    }
+}
+
+/// Something that takes the messages of a protocol: a [`Remote`](crate::Remote), an [`Address`], or one of them
+/// [within](Address::within) a time. The trait of the protocol is implemented for all of them.
+#[diagnostic::on_unimplemented(message = "`{Self}` does not take the messages of this protocol, `{M}`")]
+pub trait Caller<M: Protocol>: Send + Sync {
+    #[doc(hidden)]
+    fn cast_with<A: Send>(
+        &self,
+        arguments: A,
+        wire: fn(A) -> M::Wire,
+        message: fn(A) -> M,
+    ) -> impl Future<Output = Result<(), CastError>> + Send;
+
+    #[doc(hidden)]
+    fn call_with<A: Send, R: Serialize + DeserializeOwned + Send + 'static>(
+        &self,
+        arguments: A,
+        wire: fn(A) -> M::Wire,
+        message: fn(A, Reply<R>) -> M,
+    ) -> impl Future<Output = Result<R, CallError>> + Send;
+}
+
+/// A cast waits while the mailbox is full. A call waits at most [`Limits::call_timeout`] of the default limits.
+impl<M: Protocol> Caller<M> for Address<M> {
+    async fn cast_with<A: Send>(
+        &self,
+        arguments: A,
+        _wire: fn(A) -> M::Wire,
+        message: fn(A) -> M,
+    ) -> Result<(), CastError> {
+        self.send(message(arguments)).await.map_err(not_cast)
+    }
+
+    async fn call_with<A: Send, R: Serialize + DeserializeOwned + Send + 'static>(
+        &self,
+        arguments: A,
+        _wire: fn(A) -> M::Wire,
+        message: fn(A, Reply<R>) -> M,
+    ) -> Result<R, CallError> {
+        self.call(Limits::default().call_timeout, |reply| message(arguments, reply)).await
+    }
+}
+
+/// A cast that would have to wait longer fails with `WouldWait`; within no time, it never waits.
+impl<M: Protocol> Caller<M> for Within<'_, Address<M>> {
+    async fn cast_with<A: Send>(
+        &self,
+        arguments: A,
+        _wire: fn(A) -> M::Wire,
+        message: fn(A) -> M,
+    ) -> Result<(), CastError> {
+        let message = message(arguments);
+        if self.time == Duration::ZERO {
+            return self.of.try_send(message).map_err(not_cast);
+        }
+        match in_time(self.time, self.of.send(message)).await {
+            Some(sent) => sent.map_err(not_cast),
+            None => Err(CastError::WouldWait),
+        }
+    }
+
+    async fn call_with<A: Send, R: Serialize + DeserializeOwned + Send + 'static>(
+        &self,
+        arguments: A,
+        _wire: fn(A) -> M::Wire,
+        message: fn(A, Reply<R>) -> M,
+    ) -> Result<R, CallError> {
+        self.of.call(self.time, |reply| message(arguments, reply)).await
+    }
+}
+
+fn not_cast<M>(error: SendError<M>) -> CastError {
+    match error.reason {
+        ExitReason::Overload => CastError::WouldWait,
+        reason => CastError::Ended(reason),
+    }
+}
