@@ -3,7 +3,7 @@
 
 use anyhow::bail;
 use chan_client::connect;
-use chan_examples::names::{Lookup, Request, Store};
+use chan_examples::names::{Names, NamesMessage};
 use lib_chan::{Channel, secret::Password};
 
 #[tokio::main]
@@ -14,13 +14,13 @@ async fn main() -> anyhow::Result<()> {
     };
     let password = Password::from_file(password_file)?;
     // Nothing comes but answers, so the type of what comes in is `()`.
-    let chan: Channel<(), Request> = connect(url.as_str()).password(password).open().await?;
+    let chan: Channel<(), NamesMessage> = connect(url.as_str()).password(password).open().await?;
     match rest {
-        [key] => match chan.remote().call(Lookup { key: key.clone() }).await? {
+        [key] => match chan.remote().lookup(key.as_str()).await? {
             Some(value) => println!("{value}"),
             None => bail!("nobody has stored {key}"),
         },
-        [key, value] => chan.remote().cast(Store { key: key.clone(), value: value.clone() }).await?,
+        [key, value] => chan.remote().store(key.as_str(), value.as_str()).await?,
         _ => bail!("a key, or a key and a value"),
     }
     // A cast is on its way when `cast` returns. It has arrived when `close` does.

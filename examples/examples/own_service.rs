@@ -6,44 +6,24 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use chan_server::{Server, audit::Audit, config::Config, identity::StateDir, modules::Modules};
-use lib_chan::{Address, Call, Channel, Event, ExitReason, Message, Process, spawn};
-use serde::{Deserialize, Serialize};
+use lib_chan::{Address, Channel, Event, ExitReason, Process, protocol, spawn};
 
-#[derive(Serialize, Deserialize)]
-struct Store {
-    key: String,
-    value: String,
-}
-
-#[derive(Serialize, Deserialize)]
-struct Lookup {
-    key: String,
-}
-
-/// The request type determines the reply type.
-impl Call for Lookup {
-    type Reply = Option<String>;
-}
-
-#[derive(Serialize, Deserialize)]
-enum Request {
-    Store(Store),
-    Lookup(Lookup),
+/// A store of names. `fn` is a message without an answer, `async fn` is a call.
+#[protocol]
+pub trait Names {
+    /// Remembers `value` under `key`.
+    fn store(key: String, value: String);
+    /// Returns the value of `key`.
+    async fn lookup(key: String) -> Option<String>;
 }
 
 /// One process for all clients. It owns the names.
-async fn kvs(mut me: Process<Message<Request>>) -> Result<(), ExitReason> {
+async fn kvs(mut me: Process<NamesMessage>) -> Result<(), ExitReason> {
     let mut names = HashMap::new();
     loop {
         match me.recv().await {
-            Event::Message(Message::Cast(Request::Store(Store { key, value }))) => {
-                names.insert(key, value);
-            }
-            Event::Message(Message::Call(Request::Lookup(lookup), reply)) => {
-                let value = names.get(&lookup.key).cloned();
-                reply.to(&lookup).send(value);
-            }
-            Event::Message(Message::Call(Request::Store(_), reply)) => reply.refuse("store is a cast"),
+            Event::Message(NamesMessage::Store { key, value }) => drop(names.insert(key, value)),
+            Event::Message(NamesMessage::Lookup { key, reply }) => reply.send(names.get(&key).cloned()),
             _ => {}
         }
     }
@@ -52,8 +32,8 @@ async fn kvs(mut me: Process<Message<Request>>) -> Result<(), ExitReason> {
 /// Spawned for each client: passes its messages on. When this process ends, the client is told why, and vice versa.
 async fn start_me_up(
     _me: Process,
-    mut chan: Channel<Request, ()>,
-    kvs: Address<Message<Request>>,
+    mut chan: Channel<NamesMessage, ()>,
+    kvs: Address<NamesMessage>,
 ) -> Result<(), ExitReason> {
     while let Some(message) = chan.recv().await {
         kvs.send(message).await?;

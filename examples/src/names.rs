@@ -3,51 +3,15 @@
 use std::collections::HashMap;
 
 use chan_server::modules::Modules;
-use lib_chan::{Address, Call, Channel, Event, ExitReason, Message, Process, spawn};
-use serde::{Deserialize, Serialize};
+use lib_chan::{Address, Channel, Event, ExitReason, Process, protocol, spawn};
 
-/// What a client may say. A type with serde's two traits is all that a message has to be.
-#[derive(Debug, Serialize, Deserialize)]
-pub enum Request {
-    /// A cast: nobody waits for an answer.
-    Store(Store),
-    /// A call.
-    Lookup(Lookup),
-}
-
-/// Gives a key a value.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Store {
-    /// The name.
-    pub key: String,
-    /// What it stands for.
-    pub value: String,
-}
-
-/// Asks for the value of a key.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Lookup {
-    /// The name.
-    pub key: String,
-}
-
-/// A request owns the type of its reply, so neither side can get it wrong.
-impl Call for Lookup {
-    type Reply = Option<String>;
-}
-
-// With these a client writes `remote.call(Lookup { key })`.
-
-impl From<Store> for Request {
-    fn from(store: Store) -> Self {
-        Self::Store(store)
-    }
-}
-
-impl From<Lookup> for Request {
-    fn from(lookup: Lookup) -> Self {
-        Self::Lookup(lookup)
-    }
+/// A store of names, as its clients see it.
+#[protocol]
+pub trait Names {
+    /// Gives a key a value. A cast: nobody waits for an answer.
+    fn store(key: String, value: String);
+    /// Returns the value of a key. A call: the message has a reply, of the right type.
+    async fn lookup(key: String) -> Option<String>;
 }
 
 /// The module `name_server` with its function `start`. Must be called inside a tokio runtime, where it spawns [`kvs`].
@@ -63,21 +27,14 @@ pub fn modules() -> Modules {
 ///
 /// # Errors
 /// Never. It goes on until the program ends.
-pub async fn kvs(mut me: Process<Message<Request>>) -> Result<(), ExitReason> {
+pub async fn kvs(mut me: Process<NamesMessage>) -> Result<(), ExitReason> {
     let mut names = HashMap::new();
     loop {
         match me.recv().await {
-            Event::Message(Message::Cast(Request::Store(Store { key, value }))) => {
-                names.insert(key, value);
-            }
-            Event::Message(Message::Call(Request::Lookup(lookup), reply)) => {
-                // The request tells the reply what type it has to be.
-                let value = names.get(&lookup.key).cloned();
-                reply.to(&lookup).send(value);
-            }
-            Event::Message(Message::Call(_, reply)) => reply.refuse("store is a cast"),
-            // A lookup that nobody waits for; a signal, of which there are none without links and monitors.
-            _ => {}
+            Event::Message(NamesMessage::Store { key, value }) => drop(names.insert(key, value)),
+            Event::Message(NamesMessage::Lookup { key, reply }) => reply.send(names.get(&key).cloned()),
+            // A signal, of which there are none without links and monitors.
+            Event::Exit(..) | Event::Down(..) => {}
         }
     }
 }
@@ -89,7 +46,10 @@ pub async fn kvs(mut me: Process<Message<Request>>) -> Result<(), ExitReason> {
 ///
 /// # Errors
 /// When `kvs` is gone.
-pub async fn start(mut chan: Channel<Request, ()>, kvs: Address<Message<Request>>) -> Result<(), ExitReason> {
+pub async fn start(
+    mut chan: Channel<NamesMessage, ()>,
+    kvs: Address<NamesMessage>,
+) -> Result<(), ExitReason> {
     while let Some(message) = chan.recv().await {
         kvs.send(message).await?;
     }
