@@ -380,6 +380,11 @@ fn types_are_described_as_they_travel() {
     );
     assert_eq!(describe::<Page<(u8, Id)>>(), "struct Page{items: [(u8, u64); 2]}");
     assert_eq!(describe::<std::sync::Arc<str>>(), "String");
+    // Two types of one name are told apart wherever they occur.
+    assert_eq!(
+        describe::<(Page<u8>, Page<u16>, Page<u8>, Page<u16>)>(),
+        "(struct Page{items: [u8; 2]}, struct Page'2{items: [u16; 2]}, Page, Page'2)"
+    );
 }
 
 /// Message types of the protocol and others live side by side.
@@ -401,4 +406,31 @@ async fn kept_reply_tells_that_its_caller_gave_up() {
     assert!(call.await.unwrap().is_err());
     Reply::cancelled(&reply).await;
     assert!(reply.is_cancelled());
+}
+
+mod odd {
+    use lib_chan::protocol;
+
+    /// Names that the code of the macro uses too.
+    #[protocol]
+    pub(super) trait Odd {
+        /// Does nothing.
+        fn names(codec: u8, payload: u8, message: u8, wire: u8, f: u8, arguments: u8);
+        /// Says which type it was given.
+        async fn r#match(r#type: String) -> String;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn arguments_may_have_any_name() {
+    use odd::{Odd, OddMessage};
+    let (client, mut server, _line) =
+        testing::pair().codec(Codec::Json).open::<OddMessage, ()>().await.unwrap();
+    let remote = client.remote();
+    remote.names(1, 2, 3, 4, 5, 6).await.unwrap();
+    let Some(OddMessage::Names { codec: 1, arguments: 6, .. }) = server.recv().await else { panic!("names") };
+    let call = tokio::spawn(async move { remote.r#match("u8").await });
+    let Some(OddMessage::Match { r#type, reply }) = server.recv().await else { panic!("match") };
+    reply.send(r#type);
+    assert_eq!(call.await.unwrap(), Ok("u8".into()));
 }

@@ -37,11 +37,14 @@ pub trait Schema: 'static {
 /// Collects the description of a type.
 ///
 /// The content of a struct or enum is written where it occurs first, and its name alone after that. So a type may contain
-/// itself, and no description grows out of proportion.
+/// itself, and no description grows out of proportion. A second type of the same name is written with a number, as `Job'2`.
 #[derive(Debug, Default)]
 pub struct Describer {
     text: String,
-    known: HashSet<TypeId>,
+    /// The names under which types were written.
+    known: HashMap<TypeId, Box<str>>,
+    /// How many types have each name.
+    names: HashMap<Box<str>, usize>,
     /// Something was written since the last bracket was opened.
     follows: bool,
 }
@@ -85,10 +88,15 @@ impl Describer {
 
     /// Writes a struct or an enum: `kind`, its name, and its content unless that was written before.
     pub fn composite<T: 'static>(&mut self, kind: &str, name: &str, content: impl FnOnce(&mut Self)) {
-        if !self.known.insert(TypeId::of::<T>()) {
-            return self.name(name);
+        let id = TypeId::of::<T>();
+        if let Some(known) = self.known.get(&id) {
+            return self.text.push_str(known);
         }
+        let count = self.names.entry(name.into()).or_default();
+        *count += 1;
+        let name: Box<str> = if *count == 1 { name.into() } else { format!("{name}'{count}").into() };
         let _ = write!(self.text, "{kind} {name}");
+        self.known.insert(id, name);
         content(self);
     }
 

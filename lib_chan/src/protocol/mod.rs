@@ -50,6 +50,44 @@
 //! message is the index of its method, then its arguments. A call of a cast is refused with a text that says so. A cast
 //! of a call is discarded. The session lives in both cases.
 //!
+//! # Mistakes that do not compile
+//!
+//! An answer of another type, or a call without its answer:
+//!
+//! ```compile_fail,E0308
+//! # #[lib_chan::protocol]
+//! # pub trait Names {
+//! #     async fn lookup(key: String) -> Option<String>;
+//! # }
+//! fn handle(NamesMessage::Lookup { key, reply }: NamesMessage) {
+//!     reply.send(key.len());
+//! }
+//! ```
+//!
+//! A method that the protocol does not have, at the caller:
+//!
+//! ```compile_fail,E0599
+//! # #[lib_chan::protocol]
+//! # pub trait Names {
+//! #     async fn lookup(key: String) -> Option<String>;
+//! # }
+//! async fn forget(names: &impl Names) {
+//!     names.forget("joe").await;
+//! }
+//! ```
+//!
+//! A type without a [`Schema`] as an argument or a reply:
+//!
+//! ```compile_fail,E0277
+//! #[derive(serde::Serialize, serde::Deserialize)]
+//! pub struct Place(f64, f64);
+//!
+//! #[lib_chan::protocol]
+//! pub trait Places {
+//!     async fn lookup(key: String) -> Place;
+//! }
+//! ```
+//!
 //! # Change a protocol
 //!
 //! [`Interface::accepts`] compares two versions. Keep the [text](Interface::text) of each released version in a file, and
