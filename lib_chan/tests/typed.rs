@@ -428,7 +428,10 @@ async fn arguments_may_have_any_name() {
         testing::pair().codec(Codec::Json).open::<OddMessage, ()>().await.unwrap();
     let remote = client.remote();
     remote.names(1, 2, 3, 4, 5, 6).await.unwrap();
-    let Some(OddMessage::Names { codec: 1, arguments: 6, .. }) = server.recv().await else { panic!("names") };
+    let Some(OddMessage::Names { codec, payload, message, wire, f, arguments }) = server.recv().await else {
+        panic!("names")
+    };
+    assert_eq!([codec, payload, message, wire, f, arguments], [1, 2, 3, 4, 5, 6]);
     let call = tokio::spawn(async move { remote.r#match("u8").await });
     let Some(OddMessage::Match { r#type, reply }) = server.recv().await else { panic!("match") };
     reply.send(r#type);
