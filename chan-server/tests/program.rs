@@ -221,7 +221,7 @@ fn identity_and_serve_name_the_same_pin_under_the_host_that_is_asked_for() {
     assert!(serving.1[0].ends_with(", reachable from this machine alone."), "{:?}", serving.1);
     assert!(serving.1[1].ends_with(&format!("/echo?pin={}", lines[0])), "{:?}", serving.1);
     let wrong = home.run(&["identity", "--config", "c.toml", "--host", "example.net:1"]);
-    assert!(complained(&wrong, 2).contains("--host: \"example.net:1\" is no host"));
+    assert!(complained(&wrong, 2).contains("--host: \"example.net:1\" is not a host"));
 }
 
 #[test]

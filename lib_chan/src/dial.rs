@@ -132,13 +132,13 @@ impl DialError {
 impl fmt::Display for DialError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Lookup(error) => write!(f, "its address is not found: {error}"),
+            Self::Lookup(error) => write!(f, "no address found: {error}"),
             Self::NoAnswer { tried, within: Some(within) } if tried.is_empty() => {
-                write!(f, "its address was not found within {within:?}")
+                write!(f, "no address found within {within:?}")
             }
             Self::NoAnswer { tried, within } => {
                 if tried.is_empty() {
-                    return f.write_str("it has no address");
+                    return f.write_str("no address found");
                 }
                 for (i, (address, failure)) in tried.iter().enumerate() {
                     if i > 0 {
@@ -155,7 +155,7 @@ impl fmt::Display for DialError {
                 }
                 Ok(())
             }
-            Self::Socket(error) => write!(f, "its socket cannot be set up: {error}"),
+            Self::Socket(error) => write!(f, "cannot set up the socket: {error}"),
         }
     }
 }
@@ -199,7 +199,7 @@ mod tests {
     #[tokio::test]
     async fn says_that_a_name_is_not_found() {
         let error = dial("nobody.invalid", 1, SECOND * 10, |_| {}).await.unwrap_err();
-        assert!(error.to_string().starts_with("its address is not found: "), "{error}");
+        assert!(error.to_string().starts_with("no address found: "), "{error}");
         assert_eq!(error.public(), "name not found");
     }
 

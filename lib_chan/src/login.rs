@@ -221,7 +221,7 @@ pub enum LoginError {
     Handshake(#[from] ClientHandshakeError),
     /// The server states another salt or other parameters than at the last login with this password, and this attempt
     /// did not wait for its turn to stretch. The old key is discarded: connect again.
-    #[error("the server changed how the password is to be stretched")]
+    #[error("the server has changed its salt or Argon2 parameters")]
     KeyOutdated,
     /// Not enough memory to stretch the password.
     #[error(transparent)]

@@ -322,7 +322,7 @@ pub enum TlsError {
     #[error("the TLS handshake is not complete")]
     Handshaking,
     /// The connection does not use TLS 1.3.
-    #[error("the connection is not of TLS 1.3")]
+    #[error("the connection does not use TLS 1.3")]
     OtherVersion,
     /// The peer did not offer the application protocol `lib-chan/1`.
     #[error("the other end does not speak lib-chan/1")]

@@ -59,7 +59,7 @@ pub(super) fn read(
     let mut entries = entries.into_iter();
     let Some(entry) = entries.next() else { return Ok(None) };
     if let Some(second) = entries.next() {
-        let both = format!("\"{}\" stands beside \"{}\"; keep one of the two", second.key, entry.key);
+        let both = format!("\"{}\" excludes \"{}\"; keep one of the two", second.key, entry.key);
         problems.add(&second.key_span, both);
         return Err(());
     }
@@ -93,7 +93,7 @@ fn private(key: &str, context: &Context<'_>) -> Result<(), String> {
     let Some(mode) = context.shared_mode else { return Ok(()) };
     let file = quoted(context.file);
     Err(format!(
-        "\"{key}\" stands in a file that others may read (mode {mode:04o}); run: chmod 600 {file}, or write {key}_file"
+        "\"{key}\" is in a file that other users may read (mode {mode:04o}); run: chmod 600 {file}, or write {key}_file"
     ))
 }
 
@@ -121,13 +121,13 @@ fn password(key: &str, password: Result<Password, PasswordError>, weak: bool) ->
     let password = password.map_err(|error| {
         let instead = match error {
             PasswordError::SomethingElse(what) if what.contains("verifier") => match key {
-                "password_file" => "write verifier_file in place of password_file",
-                _ => "write verifier in place of password",
+                "password_file" => "write verifier_file instead of password_file",
+                _ => "write verifier instead of password",
             },
             PasswordError::SomethingElse(what) if what.contains("public") => {
-                "write key in place of it, under [[service.client]]"
+                "write key instead, under [[service.client]]"
             }
-            PasswordError::ByteOrderMark | PasswordError::SeveralLines => "mend the file",
+            PasswordError::ByteOrderMark | PasswordError::SeveralLines => "correct the file",
             _ => GENERATE,
         };
         format!("\"{key}\": {error}; {instead}")
@@ -141,14 +141,14 @@ fn password(key: &str, password: Result<Password, PasswordError>, weak: bool) ->
     Ok(Credential::Password(password))
 }
 
-const GENERATE: &str = "take another, as chan-server passwd --generate makes it";
+const GENERATE: &str = "choose another, for example with chan-server passwd --generate";
 
 fn verifier(key: &str, who: &str, line: &str, salts: &mut Salts) -> Result<Credential, String> {
     let instead = format!("make one for this name with: chan-server passwd {who}");
     let verifier: PasswordVerifier =
         line.parse().map_err(|error| format!("\"{key}\": {error}; {instead}"))?;
     if !salts.insert(verifier.salt().0) {
-        return Err(format!("\"{key}\" is the verifier of another name too; {instead}"));
+        return Err(format!("\"{key}\" is also the verifier of another name; {instead}"));
     }
     Ok(Credential::Verifier(Box::new(verifier)))
 }

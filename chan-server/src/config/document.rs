@@ -77,7 +77,7 @@ impl<'t> Problems<'t> {
             let span = error.span().unwrap_or_default();
             // Only the message: the error's own display repeats the line, which may hold a password.
             let text = match (error.message(), self.text.get(span.clone())) {
-                ("duplicate key", Some(key)) => format!("\"{}\" stands twice; remove one", shown(key)),
+                ("duplicate key", Some(key)) => format!("\"{}\" appears twice; remove one", shown(key)),
                 (message, _) => format!("not TOML: {message}"),
             };
             self.add(&span, text);
@@ -222,7 +222,7 @@ impl<'t> Table<'t> {
         for key in self.entries.keys() {
             let instead = match nearest(key.get_ref(), self.known.iter().copied()) {
                 Some(near) => format!("did you mean \"{near}\"?"),
-                None => format!("known are: {}", self.known.join(", ")),
+                None => format!("expected {}", self.known.join(", ")),
             };
             problems.add(
                 &key.span(),

@@ -57,7 +57,7 @@ pub(super) fn networks(table: &mut Table<'_>, key: &'static str, problems: &mut 
             Ok(net) => networks.push(net.trunc()),
             Err(_) => {
                 let wrong = shown(word);
-                let instead = "write an address or a network, as \"192.0.2.7\" or \"10.0.0.0/8\"";
+                let instead = "write an address or a network, such as \"192.0.2.7\" or \"10.0.0.0/8\"";
                 problems.add(&text.span(), format!("\"{key}\" cannot be \"{wrong}\"; {instead}"));
             }
         }

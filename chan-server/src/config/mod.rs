@@ -202,7 +202,7 @@ fn check_listen(root: &mut Table<'_>, problems: &mut Problems<'_>) -> Option<Lis
     if port.is_some()
         && let Some(listen) = &listen
     {
-        let both = "\"listen\" stands beside \"port\"; keep port to listen on every address, or listen for those named";
+        let both = "\"listen\" excludes \"port\"; keep port to listen on every address, or listen for single addresses";
         problems.add(&listen.key_span, both.into());
         return None;
     }
@@ -212,7 +212,7 @@ fn check_listen(root: &mut Table<'_>, problems: &mut Problems<'_>) -> Option<Lis
     }
     let Some(listen) = listen else {
         let neither =
-            "nowhere to listen; add: listen = [\"127.0.0.1:1234\"], or for every address: port = 1234";
+            "no address to listen on; add: listen = [\"127.0.0.1:1234\"], or for every address: port = 1234";
         problems.add(&root.span, neither.into());
         return None;
     };
@@ -241,7 +241,7 @@ fn check_listen(root: &mut Table<'_>, problems: &mut Problems<'_>) -> Option<Lis
             }
             Err(_) => {
                 let wrong = shown(text.get_ref());
-                let instead = "write an address and a port, as \"127.0.0.1:1234\" or \"[::1]:1234\"";
+                let instead = "write an address and a port, such as \"127.0.0.1:1234\" or \"[::1]:1234\"";
                 problems.add(&text_span, format!("\"listen\" cannot be \"{wrong}\"; {instead}"));
             }
         }
@@ -277,7 +277,7 @@ fn checked_host(host: &str) -> Result<String, String> {
         && host.len() <= 253
         && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
     if !is_name && host.parse::<Ipv6Addr>().is_err() {
-        return Err(format!("\"{}\" is no host; write a name or address alone, as example.net", shown(host)));
+        return Err(format!("\"{}\" is not a host; write a name or an address without a port, such as example.net", shown(host)));
     }
     Ok(host.into())
 }

@@ -208,7 +208,7 @@ fn mfa(
     let mut items = entry.array(MFA, problems)?.into_inner().into_iter();
     let mut name = || String::deserialize(ValueDeserializer::from(items.next()?)).ok();
     let (Some(module), Some(function)) = (name(), name()) else {
-        problems.add(&key_span, format!("\"mfa\" begins with two names; write mfa = {MFA}"));
+        problems.add(&key_span, format!("\"mfa\" must begin with two names; write mfa = {MFA}"));
         return None;
     };
     let mut args = DeArray::new();

@@ -197,7 +197,7 @@ fn unknown<T>(name: &str, known: &BTreeMap<String, T>) -> String {
         Some(near) => format!("\"{name}\"; did you mean \"{near}\"?"),
         None => {
             let known: Vec<_> = known.keys().map(String::as_str).collect();
-            format!("\"{name}\"; known are: {}", known.join(", "))
+            format!("\"{name}\"; expected {}", known.join(", "))
         }
     }
 }

@@ -81,7 +81,7 @@ impl<'de> Visitor<'de> for MaxLenVisitor {
     type Value = MaxLen;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("nothing, or the most bytes to keep, as \"64 MiB\"")
+        f.write_str("nothing, or the most bytes to keep, such as \"64 MiB\"")
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut arguments: A) -> Result<MaxLen, A::Error> {
@@ -94,7 +94,7 @@ impl<'de> Visitor<'de> for MaxLenVisitor {
 }
 
 const WRITE_BYTES: &str =
-    "its argument is the most bytes to keep, as \"64 MiB\" (units KiB, MiB, GiB; a plain number is bytes)";
+    "expected the most bytes to keep, such as \"64 MiB\" (units KiB, MiB, GiB; a plain number is bytes)";
 
 /// What the process that knows the names is asked.
 pub(super) enum Ask {

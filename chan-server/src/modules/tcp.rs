@@ -51,7 +51,7 @@ impl Visitor<'_> for HostPortVisitor {
     type Value = HostPort;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a host and a port, as \"127.0.0.1:6379\" or \"[::1]:6379\"")
+        f.write_str("a host and a port, such as \"127.0.0.1:6379\" or \"[::1]:6379\"")
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<HostPort, E> {

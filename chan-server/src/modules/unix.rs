@@ -46,7 +46,7 @@ impl Visitor<'_> for SocketPathVisitor {
     type Value = SocketPath;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "a path from the root of at most {MAX_PATH_LEN} bytes, as \"/run/thing.sock\"")
+        write!(f, "an absolute path of at most {MAX_PATH_LEN} bytes, such as \"/run/thing.sock\"")
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<SocketPath, E> {

@@ -145,7 +145,7 @@ impl DerivedKeys {
 #[non_exhaustive]
 pub enum StretchError {
     /// The memory cannot be allocated.
-    #[error("there are no {m_kib} KiB of memory to stretch a password with")]
+    #[error("not enough memory to stretch a password: it takes {m_kib} KiB")]
     NoMemory {
         /// The requested memory in KiB.
         m_kib: u32,

@@ -280,7 +280,7 @@ impl fmt::Display for AccountName {
 #[non_exhaustive]
 pub enum DirectoryError {
     /// Two accounts have one name.
-    #[error("{0} is there twice")]
+    #[error("{0} appears twice")]
     SameName(AccountName),
     /// Two names have one verifier. The server would show the same salt for both, and so reveal that both exist.
     #[error("{first} and {second} have the same verifier: make one for each")]

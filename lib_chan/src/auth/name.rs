@@ -93,7 +93,7 @@ pub enum InvalidName {
     #[error("the name is longer than {MAX_NAME_LEN} bytes")]
     TooLong,
     /// The name contains another character.
-    #[error("a name is made of letters, digits, `.`, `_` and `-`")]
+    #[error("a name consists of letters, digits, `.`, `_` and `-`")]
     Character,
 }
 

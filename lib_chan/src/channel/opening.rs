@@ -29,7 +29,7 @@ pub enum OpenError {
     #[error("the session ended before it was open: {0}")]
     Ended(ExitReason),
     /// The arguments do not fit a frame.
-    #[error("the arguments: {0}")]
+    #[error("invalid arguments: {0}")]
     Args(#[from] PayloadError),
     /// The login has asked for the service already, with other limits, another codec or other arguments.
     #[error("the login has asked for the service in another way")]

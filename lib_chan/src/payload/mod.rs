@@ -137,7 +137,7 @@ impl FromStr for Codec {
 
 /// A name that belongs to no codec.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not a codec: there are bincode, json and raw")]
+#[error("unknown codec: expected bincode, json or raw")]
 pub struct UnknownCodec;
 
 /// The deepest nesting of values in a payload.

@@ -210,7 +210,7 @@ fn log_names_target_that_is_not_found() {
     assert_eq!(code, Some(7), "{complaint}");
     assert!(complaint.contains("failed: target: name not found"), "{complaint}");
     let why = server.event("target_failed")["why"].to_string();
-    assert!(why.contains("nobody.invalid:1: its address is not found: "), "{why}");
+    assert!(why.contains("nobody.invalid:1: no address found: "), "{why}");
 }
 
 #[test]
