@@ -186,7 +186,7 @@ mod tests {
     // A `Bytes` that is decoded is an allocation of the message's own: one a cast, two a call, there and back.
 
     #[test]
-    fn a_cast_allocates_what_its_message_needs() {
+    fn cast_allocates_only_its_message() {
         assert_allocates(Path::Cast, 1.1);
     }
 
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_local_call_allocates_its_place_for_the_answer() {
+    fn local_call_allocates_place_for_answer() {
         assert_allocates(Path::LocalCall, 2.1);
     }
 

@@ -26,7 +26,7 @@ fn medians(report: &Value) -> Vec<Vec<f64>> {
 }
 
 #[test]
-fn callers_without_a_slot_wait_as_long_as_the_slots_are_held() {
+fn callers_wait_while_slots_are_held() {
     const HELD: f64 = 0.02;
     let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join("waiting");
     let report = run(&["growth", "--only", "waiting"], &out);
@@ -59,7 +59,7 @@ fn a_flood_is_stopped_by_the_window() {
 }
 
 #[test]
-fn refuses_what_is_no_part() {
+fn refuses_unknown_part() {
     let status =
         Command::new(env!("CARGO_BIN_EXE_chan-bench")).args(["growth", "--only", "nothing"]).output();
     assert!(!status.unwrap().status.success());

@@ -436,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_certificate_is_made_anew_for_the_same_key() {
+    fn lost_certificate_is_made_again_for_key() {
         let (_directory, state) = state();
         let first = Identity::in_state(&state).unwrap();
         fs::remove_file(state.file("certificate.pem")).unwrap();
@@ -453,7 +453,7 @@ mod tests {
     }
 
     #[test]
-    fn the_pin_is_that_of_the_public_key_in_the_key_file() {
+    fn pin_matches_key_file() {
         let (_directory, state) = state();
         let identity = Identity::in_state(&state).unwrap();
         let pem = fs::read_to_string(state.file("key.pem")).unwrap();
@@ -464,7 +464,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_of_another_certificate_is_refused_by_name() {
+    fn refuses_key_of_other_certificate() {
         let ((_one, one), (_two, two)) = (state(), state());
         Identity::in_state(&one).unwrap();
         Identity::in_state(&two).unwrap();
@@ -474,7 +474,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_that_others_may_read_are_refused_with_the_command_that_mends_it() {
+    fn refuses_exposed_secrets_with_fix() {
         use std::os::unix::fs::PermissionsExt;
         let (_directory, state) = state();
         Identity::in_state(&state).unwrap();
@@ -532,7 +532,7 @@ mod tests {
     }
 
     #[test]
-    fn a_check_makes_nothing_and_finds_what_serving_would_refuse() {
+    fn check_creates_nothing_and_finds_faults() {
         let (_directory, state) = state();
         state.check(true).unwrap();
         assert!(!state.path().exists());
@@ -556,7 +556,7 @@ mod tests {
     }
 
     #[test]
-    fn a_url_names_the_client_where_there_is_one_and_brackets_ipv6() {
+    fn urls_name_client_and_bracket_ipv6() {
         let (_directory, state) = state();
         let identity = Identity::in_state(&state).unwrap();
         let tail = format!("?pin={}", identity.pin());

@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_connection_is_handed_over_without_delay_on_its_writes() {
+    async fn accepted_connections_have_no_write_delay() {
         let listener = bound(&loopback()).unwrap().listeners.remove(0).1;
         let address = listener.local_addr().unwrap();
         let _client = std::net::TcpStream::connect(address).unwrap();
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_port_that_is_taken_is_named_with_what_to_do() {
+    async fn port_in_use_is_named_with_advice() {
         let listener = bound(&loopback()).unwrap().listeners.remove(0).1;
         let address = listener.local_addr().unwrap();
         let text = bound(&Listen::At(vec![address])).unwrap_err().to_string();
@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn everywhere_is_reached_over_both_families_where_there_are_both() {
+    async fn listens_everywhere_on_both_families() {
         let listener = bound(&Listen::Everywhere(0)).unwrap().listeners.remove(0).1;
         let bound = listener.local_addr().unwrap();
         let (send, mut taken) = tokio::sync::mpsc::unbounded_channel();
@@ -355,7 +355,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn without_descriptors_it_waits_longer_each_time_and_never_ends() {
+    async fn accept_backs_off_without_descriptors() {
         const EMFILE: i32 = 24;
         let mut script: VecDeque<io::Result<u32>> = VecDeque::new();
         script.extend((0..9).map(|_| Err(io::Error::from_raw_os_error(EMFILE))));

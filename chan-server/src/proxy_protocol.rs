@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn tells_the_client_and_leaves_what_follows() {
+    async fn reads_client_address_and_nothing_more() {
         let v4 = [203, 0, 113, 9, 10, 0, 0, 1, 0x12, 0x67, 0, 80];
         let mut bytes = header(1, 0x11, &v4);
         bytes.extend(b"TLS");
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn refuses_what_is_no_header_and_one_without_end() {
+    async fn refuses_malformed_and_endless_headers() {
         let v4 = [203, 0, 113, 9, 10, 0, 0, 1, 0x12, 0x67, 0, 80];
         let tls = [22, 3, 1, 2, 0, 1, 0, 1, 252, 3, 3, 0, 0, 0, 0, 0, 0, 0];
         assert!(read_all(&tls).await.0.unwrap_err().contains("send-proxy-v2"));

@@ -23,7 +23,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_nearest_word_is_named_and_a_far_one_is_not() {
+    fn suggests_nearest_word_only() {
         let known = ["password", "password_file", "mfa"];
         assert_eq!(nearest("pasword", known.into_iter()), Some("password"));
         assert_eq!(nearest("passwordfile", known.into_iter()), Some("password_file"));

@@ -114,7 +114,7 @@ async fn sample_states_every_limit_with_its_default() {
 }
 
 #[tokio::test]
-async fn every_rejected_file_is_rejected_for_its_one_mistake() {
+async fn each_rejected_file_has_its_mistake() {
     let (conf, modules) = (Conf::copy(), Modules::standard());
     let files = tomls(&self::conf("rejected"));
     let mut wrong = Vec::new();
@@ -137,7 +137,7 @@ async fn every_rejected_file_is_rejected_for_its_one_mistake() {
 }
 
 #[tokio::test]
-async fn warns_of_what_some_clients_refuse() {
+async fn warns_of_parameters_some_clients_refuse() {
     let (conf, modules) = (Conf::copy(), Modules::standard());
     let files = tomls(&self::conf("warned"));
     assert!(!files.is_empty());
@@ -152,7 +152,7 @@ async fn warns_of_what_some_clients_refuse() {
 }
 
 #[tokio::test]
-async fn the_sample_is_accepted_once_its_password_file_is_there() {
+async fn sample_is_valid_with_password_file() {
     let (conf, modules) = (Conf::copy(), Modules::standard());
     let sample = fs::read(self::conf("chan-server.toml")).unwrap();
     conf.write("chan-server.toml", &sample, 0o644);
@@ -166,7 +166,7 @@ async fn the_sample_is_accepted_once_its_password_file_is_there() {
 }
 
 #[tokio::test]
-async fn the_sample_with_every_commented_line_in_use_is_accepted_too() {
+async fn sample_is_valid_with_all_lines() {
     let (conf, modules) = (Conf::copy(), Modules::standard());
     let sample = fs::read_to_string(self::conf("chan-server.toml")).unwrap();
     let key = "ed25519:11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo";
@@ -193,7 +193,7 @@ fn in_use(line: &str) -> &str {
 }
 
 #[tokio::test]
-async fn a_weak_password_is_taken_from_an_owner_who_says_so() {
+async fn accepts_weak_password_if_marked_weak() {
     let (conf, modules) = (Conf::copy(), Modules::standard());
     let text =
         "port = 0\n[[service]]\nname = 'echo'\npassword = 'hunter2'\nweak = true\nmfa = ['echo', 'start']";
@@ -202,7 +202,7 @@ async fn a_weak_password_is_taken_from_an_owner_who_says_so() {
 }
 
 #[tokio::test]
-async fn clients_have_credentials_of_their_own_beside_a_shared_password() {
+async fn clients_may_have_own_credentials() {
     let modules = Modules::standard();
     let key = "ed25519:11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo";
     let text = format!(
@@ -217,7 +217,7 @@ async fn clients_have_credentials_of_their_own_beside_a_shared_password() {
 }
 
 #[tokio::test]
-async fn every_mistake_of_a_file_is_said_at_once_in_the_order_of_its_lines() {
+async fn reports_all_mistakes_in_order_of_lines() {
     let modules = Modules::standard();
     let text = "prot = 1\nport = 0\n[[service]]\nname = 'my echo'\nmfa = ['eco', 'start']\n[limits]\nmax_calls = 0\n";
     let error = Config::parse(text, Path::new("c.toml"), &modules).unwrap_err();

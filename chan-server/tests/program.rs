@@ -102,7 +102,7 @@ impl Drop for Serving {
 const CONFIG: &str = "listen = ['127.0.0.1:0']\n[[service]]\nname = 'echo'\nmfa = ['echo', 'start']\n";
 
 #[test]
-fn check_names_file_line_and_key_and_exits_with_2() {
+fn check_names_file_line_and_key() {
     let home = Home::new();
     home.write("c.toml", &format!("{CONFIG}pasword = 'x'\n"));
     let output = home.run(&["check", "--config", "c.toml"]);
@@ -138,7 +138,7 @@ fn check_warns_of_sockets_and_addresses_not_there() {
 }
 
 #[test]
-fn a_password_from_standard_input_becomes_a_verifier_that_the_configuration_takes() {
+fn passwd_makes_verifier_from_standard_input() {
     let home = Home::new();
     let output = home.run_with_input(&["passwd", "echo"], "correct horse battery\n");
     let config = format!("{CONFIG}verifier = '{}'\n", printed(&output).trim_end());
@@ -148,7 +148,7 @@ fn a_password_from_standard_input_becomes_a_verifier_that_the_configuration_take
 }
 
 #[test]
-fn a_short_password_is_refused_unless_its_owner_says_so() {
+fn refuses_short_password_unless_weak() {
     let home = Home::new();
     let complaint = home.run_with_input(&["passwd", "echo"], "hunter2\n");
     assert!(complained(&complaint, 2).contains("fewer than 12 characters"));
@@ -159,7 +159,7 @@ fn a_short_password_is_refused_unless_its_owner_says_so() {
 }
 
 #[test]
-fn a_name_has_one_salt_on_one_server_and_another_name_another() {
+fn each_name_has_one_salt_per_server() {
     let home = Home::new();
     let salt = |arguments: &[&str]| {
         let output = home.run_with_input(arguments, "correct horse battery\n");
@@ -175,7 +175,7 @@ fn a_name_has_one_salt_on_one_server_and_another_name_another() {
 }
 
 #[test]
-fn a_generated_password_goes_into_a_new_file_of_its_owner() {
+fn generated_password_goes_into_private_file() {
     let home = Home::new();
     let arguments = ["passwd", "echo", "--generate", "--password-file", "echo.password"];
     let output = home.run(&arguments);
@@ -198,7 +198,7 @@ fn a_generated_password_goes_into_a_new_file_of_its_owner() {
 }
 
 #[test]
-fn a_generated_password_without_a_file_is_shown_beside_the_verifier() {
+fn generated_password_without_file_is_printed() {
     let home = Home::new();
     let output = home.run(&["passwd", "echo", "--generate"]);
     assert!(printed(&output).starts_with("$chan$argon2id$"));
@@ -208,7 +208,7 @@ fn a_generated_password_without_a_file_is_shown_beside_the_verifier() {
 }
 
 #[test]
-fn identity_and_serve_name_the_same_pin_under_the_host_that_is_asked_for() {
+fn identity_and_serve_print_same_pin() {
     let home = Home::new();
     let config = format!("{CONFIG}password = 'correct horse battery'\n").replace(":0", ":1234");
     home.write("c.toml", &config);
@@ -235,7 +235,7 @@ fn both_signals_end_it_with_0() {
 }
 
 #[test]
-fn a_first_start_serves_this_machine_alone_under_a_password_of_its_own() {
+fn first_start_serves_loopback_with_new_password() {
     let home = Home::new();
     let serving = Serving::start(home.command(&[]), "'\"hello\"'");
     let lines = &serving.1;
@@ -261,7 +261,7 @@ fn a_first_start_serves_this_machine_alone_under_a_password_of_its_own() {
 }
 
 #[test]
-fn a_state_directory_that_others_may_enter_is_refused_with_the_command_that_mends_it() {
+fn refuses_open_state_directory_with_fix() {
     let home = Home::new();
     fs::create_dir(home.path("state")).unwrap();
     fs::set_permissions(home.path("state"), fs::Permissions::from_mode(0o755)).unwrap();
@@ -270,7 +270,7 @@ fn a_state_directory_that_others_may_enter_is_refused_with_the_command_that_mend
 }
 
 #[test]
-fn serving_without_a_configuration_names_the_places_that_were_searched() {
+fn missing_configuration_names_searched_places() {
     let home = Home::new();
     let output = home.run(&["serve"]);
     let own = home.path(".config/chan-server/chan-server.toml");
@@ -282,7 +282,7 @@ fn serving_without_a_configuration_names_the_places_that_were_searched() {
 }
 
 #[test]
-fn every_command_has_its_page_and_every_shell_its_script() {
+fn makes_manual_pages_and_completions() {
     let home = Home::new();
     printed(&home.run(&["man", "."]));
     for page in ["", "-serve", "-check", "-passwd", "-identity"] {

@@ -388,7 +388,7 @@ impl Random {
 }
 
 #[tokio::test]
-async fn compare_names_exactly_the_sessions_that_a_reload_ends() {
+async fn compare_names_sessions_that_reload_ends() {
     let mut random = Random(0x9E37_79B9_7F4A_7C15);
     let running = Running::start(&(service("z") + &client("zoe", 9))).await;
     let (mut ends, mut lives) = (0, 0);

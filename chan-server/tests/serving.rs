@@ -178,7 +178,7 @@ async fn the_name_server_remembers_for_all_its_clients() {
 }
 
 #[tokio::test]
-async fn a_name_that_finds_no_room_ends_its_session_with_the_bound_and_nobody_elses() {
+async fn full_name_server_ends_only_that_session() {
     let service = service("name_server", "['name_server', 'start_me_up', '1 KiB']", 1);
     let running = serve(&service, "").await;
     let open = || running.open("name_server", Codec::Bincode, b"");
@@ -210,7 +210,7 @@ async fn a_shared_password_opens_the_service() {
 }
 
 #[tokio::test]
-async fn echo_gives_back_casts_and_calls_as_they_are_in_every_codec() {
+async fn echo_returns_messages_in_every_codec() {
     let running = serve(&echo(), "").await;
     for (codec, args, message) in [
         (Codec::Raw, &b""[..], &b"any bytes \x00\xff"[..]),
@@ -229,7 +229,7 @@ async fn echo_gives_back_casts_and_calls_as_they_are_in_every_codec() {
 }
 
 #[tokio::test]
-async fn every_cause_is_refused_alike_and_the_log_alone_knows_it() {
+async fn refusals_look_alike_except_in_log() {
     let key_line = key(1).public_key();
     let revoked = format!("[[service.client]]\nname = 'mike'\nkey = '{key_line}'\ndisabled = true\n");
     let cases = [
@@ -255,7 +255,7 @@ async fn every_cause_is_refused_alike_and_the_log_alone_knows_it() {
 }
 
 #[tokio::test]
-async fn a_source_that_fails_too_often_is_turned_away_under_load() {
+async fn turns_away_failing_source_under_load() {
     // Half of these is nobody at all, so there is load from the first login on.
     let running = serve(&echo(), "max_logins_before_drop = 1\nlogin_drop_percent = 0").await;
     for _ in 0..3 {
@@ -273,7 +273,7 @@ async fn a_source_that_fails_too_often_is_turned_away_under_load() {
 }
 
 #[tokio::test]
-async fn a_source_with_too_many_logins_is_turned_away_and_the_others_go_on() {
+async fn turns_away_only_source_with_many_logins() {
     let running = serve(&echo(), "max_logins_per_source = 1\nmax_logins_before_drop = 2").await;
     let waiting = running.tls().await.unwrap();
     let mut second = TcpStream::connect(running.address).await.unwrap();
@@ -297,7 +297,7 @@ async fn silence_is_cut_off_at_the_deadline() {
 }
 
 #[tokio::test]
-async fn who_proves_himself_and_asks_for_nothing_is_cut_off_too() {
+async fn cuts_off_client_that_starts_nothing() {
     let running = serve(&echo(), "tls_timeout = '1 s'\nlogin_timeout = '1 s'").await;
     let (mut stream, _client) = running.login("echo", "joe", Credential::Key(&key(1))).await.unwrap();
     assert!(matches!(stream.read(&mut [0; 1]).await, Ok(0) | Err(_)));
@@ -319,7 +319,7 @@ async fn logins_that_start_nothing_are_bounded_apart() {
 }
 
 #[tokio::test]
-async fn one_session_too_many_is_refused_by_name_and_its_place_is_free_after_an_end() {
+async fn refuses_one_session_too_many_by_name() {
     let running = serve(&echo(), "max_sessions_per_client = 1").await;
     let first: Channel<Opaque> = running.open("echo", Codec::Raw, b"").await.unwrap();
     let second = running.open::<Opaque, Opaque>("echo", Codec::Raw, b"").await;
@@ -341,7 +341,7 @@ async fn one_session_too_many_is_refused_by_name_and_its_place_is_free_after_an_
 }
 
 #[tokio::test]
-async fn a_codec_or_arguments_that_do_not_fit_are_refused_by_name() {
+async fn refuses_wrong_codec_and_arguments_by_name() {
     let running = serve(&service("ns", "['name_server', 'start_me_up']", 1), "").await;
     let text = |opened: Result<Channel<Opaque>, OpenError>| match opened {
         Err(OpenError::Refused(text)) => text,
@@ -378,7 +378,7 @@ async fn arguments_reach_the_log_cut_and_escaped() {
 }
 
 #[tokio::test]
-async fn the_reason_of_a_service_reaches_its_client_and_the_log() {
+async fn reason_of_service_reaches_client_and_log() {
     let modules =
         Modules::new().function("test", "fail", |_me: Process, _chan: Channel<()>, (): (), (): ()| async {
             Err(ExitReason::failed("no\nmood"))
@@ -410,7 +410,7 @@ async fn arguments_of_both_sides_reach_the_function() {
 }
 
 #[tokio::test]
-async fn the_mailbox_of_a_services_process_is_as_large_as_configured() {
+async fn mailbox_of_service_has_configured_size() {
     let modules = Modules::new().function(
         "test",
         "count",
@@ -433,7 +433,7 @@ async fn the_mailbox_of_a_services_process_is_as_large_as_configured() {
 }
 
 #[tokio::test]
-async fn a_shutdown_ends_sessions_with_its_reason_and_logins_at_once() {
+async fn shutdown_ends_sessions_and_logins() {
     let mut running = serve(&echo(), "").await;
     let chan: Channel<Opaque> = running.open("echo", Codec::Raw, b"").await.unwrap();
     let _in_login = running.tls().await.unwrap();
@@ -487,7 +487,7 @@ async fn a_relay_closes_each_direction_on_its_own() {
 }
 
 #[tokio::test]
-async fn a_relay_that_is_refused_ends_with_that_as_its_reason() {
+async fn refused_relay_ends_with_its_reason() {
     let unused = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let running = serve(&service("relay", &format!("['tcp', 'connect', '{unused}']"), 1), "").await;
     let chan: Channel<Opaque> = running.open("relay", Codec::Raw, b"").await.unwrap();
@@ -495,7 +495,7 @@ async fn a_relay_that_is_refused_ends_with_that_as_its_reason() {
 }
 
 #[tokio::test]
-async fn a_unix_socket_is_relayed_too_and_ends_with_its_session() {
+async fn relays_unix_socket_until_session_ends() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("socket");
     let listener = tokio::net::UnixListener::bind(&path).unwrap();

@@ -23,7 +23,7 @@ fn the_programs_of_the_readme_are_examples() {
 }
 
 #[test]
-fn the_programs_of_the_page_on_processes_are_examples() {
+fn programs_of_processes_page_are_examples() {
     let programs = blocks(include_str!("../../docs/processes.md"), "rust");
     assert_eq!(programs.len(), 2);
     assert_eq!(programs[0], shown(include_str!("../examples/counter.rs")));

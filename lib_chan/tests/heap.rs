@@ -10,7 +10,7 @@ fn page_faults() -> u64 {
 }
 
 #[test]
-fn batches_of_large_messages_cost_no_page_faults_once_there_is_memory_for_one() {
+fn repeated_large_batches_cost_no_page_faults() {
     const BATCHES: u64 = 100;
     const PAGES_OF_A_BATCH: u64 = 64 * 4;
     lib_chan::heap::keep_freed_memory();

@@ -13,7 +13,7 @@ const ROUND: usize = 1000;
 const SLACK_KIB: usize = 4 * 1024;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_million_processes_that_end_in_every_way_leave_no_memory_behind() {
+async fn million_ended_processes_leave_no_memory() {
     rounds(100).await;
     let before = resident_kib();
     rounds(900).await;

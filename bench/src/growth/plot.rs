@@ -156,7 +156,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_spans_decades_is_drawn_logarithmically_and_all_of_it_has_a_place() {
+    fn draws_decades_logarithmically() {
         let values = [1.0, 1000.0].map(|value| Spread { median: value, least: value, greatest: value });
         let scale = Scale::of(Unit::Seconds, values.iter());
         assert_eq!(scale.factor, Some(10.0));

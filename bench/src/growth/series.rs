@@ -226,21 +226,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_point_has_the_median_and_the_ends_of_its_rounds() {
+    fn point_has_median_and_range_of_rounds() {
         let point = Point::of("1", &[vec![3.0, 10.0], vec![1.0, 30.0], vec![2.0, 20.0]]);
         assert_eq!(point.values[0], Spread { median: 2.0, least: 1.0, greatest: 3.0 });
         assert_eq!(point.values[1].median, 20.0);
     }
 
     #[test]
-    fn a_step_is_told_from_the_last_two_points() {
+    fn finds_step_in_last_two_points() {
         let points = [4.0, 2.0, 3.0].map(|value| Point::of("", &[vec![value]]));
         let line = Line { who: "", points: points.into() };
         assert_eq!(line.last_step(0), 1.5);
     }
 
     #[test]
-    fn what_could_not_be_measured_passes_no_check() {
+    fn missing_measurement_fails_check() {
         for bound in [Bound::AtLeast(0.0), Bound::AtMost(1.0)] {
             assert!(!check("nothing", Unit::Ratio, f64::NAN, bound).holds());
         }

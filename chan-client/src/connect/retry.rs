@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn waits_for_absent_servers_until_their_time_is_over() {
+    fn waits_for_absent_servers_for_a_time() {
         let began = now();
         let mut retry = Retry::new(2, Duration::ZERO, MINUTE, began);
         for wait in [200, 400, 800, 1600, 2000, 2000] {
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn waits_for_busy_servers_only_after_being_turned_away() {
+    fn waits_for_busy_servers_when_turned_away() {
         let began = now();
         let mut retry = Retry::new(1, MINUTE, Duration::ZERO, began);
         assert!(
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn logs_in_once_more_for_each_server_with_a_new_key() {
+    fn logs_in_again_once_per_server() {
         let outdated = || Setback::KeyOutdated(ConnectError::local("it changes its salt"));
         let mut retry = Retry::new(2, Duration::ZERO, Duration::ZERO, now());
         assert_eq!(waits(&retry.after(outdated(), now(), 1.0)), Duration::ZERO);

@@ -43,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bucket_gives_its_burst_and_then_so_many_a_second() {
+    fn bucket_allows_burst_then_rate() {
         let mut bucket = Bucket::new(STRANGERS);
         let start = Instant::now();
         let mut taken = |seconds| {

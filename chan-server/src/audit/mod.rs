@@ -370,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_a_json_object_with_time_and_event() {
+    fn lines_are_json_objects_with_time() {
         let lines = written(Format::Json, |audit| audit.write(&turned()));
         let line: serde_json::Value = serde_json::from_str(&lines[0]).unwrap();
         assert_eq!(line["event"], "turned");
@@ -406,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn what_strangers_cause_is_limited_and_counted() {
+    fn limits_and_counts_lines_of_strangers() {
         let lines = written(Format::Json, |audit| {
             (0..STRANGERS.burst * 2).for_each(|_| audit.write(&turned()));
             audit.write(&ended("mike", 1));
@@ -461,7 +461,7 @@ mod tests {
     }
 
     #[test]
-    fn logins_that_fail_are_not_hidden_behind_connections_that_nobody_heard() {
+    fn failed_logins_show_among_silent_connections() {
         let lines = written(Format::Json, |audit| {
             (0..STRANGERS.burst * 2).for_each(|_| audit.write(&turned()));
             audit.write(&Event::LoginFailed {
@@ -476,7 +476,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_stalls_costs_lines_and_no_time() {
+    fn stalled_reader_costs_lines_not_time() {
         struct Stalled(Receiver<()>);
         impl Write for Stalled {
             fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -497,7 +497,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_from_a_peer_cannot_leave_its_line() {
+    fn text_of_peer_stays_on_its_line() {
         assert_eq!(escaped("a\nb\u{1b}[2J\u{202e}\u{85}\u{7f}é"), "a\\nb\\u{1b}[2J\\u{202e}\\u{85}\\u{7f}é");
         assert_eq!(escaped(r#"it's "\""#), r#"it's "\\""#);
     }

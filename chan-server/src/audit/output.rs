@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_cuts_no_line_and_hides_no_loss() {
+    fn full_disk_cuts_no_line() {
         for room in 0..20 {
             let mut output = Output::new(Disk { room, written: Vec::new() });
             let note = |lost| Some(format!("lost {lost}\n"));

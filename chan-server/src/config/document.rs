@@ -280,7 +280,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_syntax_error_does_not_repeat_the_line_it_is_on() {
+    fn syntax_error_does_not_repeat_line() {
         let mut problems = Problems::new("a = 1\npassword = \"hunter2hunter2\" x\n");
         problems.parse();
         let error = problems.settle::<()>(Path::new("c.toml"), None).unwrap_err().to_string();

@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn every_limit_can_be_set_under_its_own_name() {
+    fn every_limit_can_be_set() {
         let shown = format!("{:#?}", Limits::default());
         let fields = shown.lines().filter_map(|line| line.trim().split_once(": "));
         let mut count = 0;
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn each_name_sets_its_own_field_and_no_other() {
+    fn each_name_sets_only_its_field() {
         for (key, field) in FIELDS {
             let value = match field {
                 Field::Time(_, range) => format!("\"{} ms\"", range.end() - 7),
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_that_overflow_or_have_no_unit_are_refused() {
+    fn refuses_numbers_without_unit_or_too_large() {
         for value in [
             "\"15\"",
             "\"s\"",

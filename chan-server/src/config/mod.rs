@@ -277,7 +277,10 @@ fn checked_host(host: &str) -> Result<String, String> {
         && host.len() <= 253
         && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
     if !is_name && host.parse::<Ipv6Addr>().is_err() {
-        return Err(format!("\"{}\" is not a host; write a name or an address without a port, such as example.net", shown(host)));
+        return Err(format!(
+            "\"{}\" is not a host; write a name or an address without a port, such as example.net",
+            shown(host)
+        ));
     }
     Ok(host.into())
 }

@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn load_begins_above_the_rate_and_lasts_a_minute() {
+    fn load_begins_above_rate_and_lasts_minute() {
         let mut load = Load::new(20);
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stop_is_seen_and_a_busy_second_is_none() {
+    fn tells_stop_from_busy_second() {
         let mut pulse = Pulse::default();
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);

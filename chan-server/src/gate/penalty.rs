@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_table_forgives_the_penalty_that_ends_first() {
+    fn full_table_drops_penalty_that_ends_first() {
         let mut penalties = penalties();
         let now = Instant::now();
         penalties.add(now, 0, seconds(20), false);
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn failures_of_the_trusted_weigh_a_twenty_fifth_and_go_on_at_five_a_second() {
+    fn failures_of_trusted_sources_weigh_less() {
         let mut penalties = penalties();
         let start = Instant::now();
         let mut failed = 0;

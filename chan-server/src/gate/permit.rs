@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn a_permit_that_nobody_settled_counts_as_a_crash() {
+    fn unsettled_permit_counts_as_crash() {
         let gate = Arc::new(Mutex::new(Gate::new(&Limits::default(), GateRules::default())));
         LoginPermit::take(&gate, source(1)).unwrap().settle(LoginEnd::Good);
         assert_eq!(locked(&gate).waiting(), 0);
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn sessions_are_bounded_in_all_for_each_service_and_for_each_client() {
+    fn bounds_sessions_per_server_service_and_client() {
         let mut limits = Limits::default();
         (limits.max_sessions, limits.max_sessions_per_service, limits.max_sessions_per_client) = (3, 2, 1);
         let sessions = Arc::new(Mutex::new(Sessions::new(&limits, [])));

@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn logins_without_a_start_are_bounded_for_each_holder() {
+    fn bounds_logins_without_start_per_holder() {
         let mut sessions = sessions(100, &["a"]);
         let joe = Holder::Client("a".into(), "joe".into());
         for n in 0..256 {

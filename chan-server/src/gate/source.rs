@@ -36,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_source_is_one_ipv4_address_or_64_bits_of_ipv6() {
+    fn source_is_ipv4_address_or_ipv6_prefix() {
         let of = |text: &str| Source::of(text.parse().unwrap());
         assert_ne!(of("10.0.0.1"), of("10.0.0.2"));
         assert_eq!(of("2001:db8:1:2::1"), of("2001:db8:1:2:ffff::9"));

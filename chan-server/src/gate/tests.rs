@@ -36,7 +36,7 @@ fn prove(gate: &mut Gate, now: Instant, source: Source, service: &str) {
 }
 
 #[test]
-fn drops_nobody_before_the_first_number_and_everybody_at_the_last() {
+fn drops_none_at_first_number_all_at_last() {
     let mut gate = gate();
     let now = Instant::now();
     for n in 0..128 {
@@ -59,7 +59,7 @@ fn drops_nobody_before_the_first_number_and_everybody_at_the_last() {
 }
 
 #[test]
-fn the_part_dropped_grows_evenly_from_the_stated_percent() {
+fn dropped_part_grows_linearly() {
     let dropped = |waiting| {
         let mut gate = gate();
         (0..waiting).for_each(|n| gate.waiting.add(source(n)));
@@ -73,7 +73,7 @@ fn the_part_dropped_grows_evenly_from_the_stated_percent() {
 }
 
 #[test]
-fn a_source_borrows_places_only_while_half_are_free() {
+fn source_borrows_places_while_half_are_free() {
     let mut gate = gate();
     let now = Instant::now();
     for n in 0..64 {
@@ -117,7 +117,7 @@ fn trusted_sources_get_in_while_places_are_held() {
 }
 
 #[test]
-fn penalties_are_enforced_from_fifteen_seconds_until_the_sum_has_passed() {
+fn enforces_penalties_from_fifteen_seconds_on() {
     let start = Instant::now();
     let mut gate = loaded(start);
     let mut fail = |now| login(&mut gate, now, source(1), LoginEnd::Failed);
@@ -183,7 +183,7 @@ fn failures_far_apart_are_never_enforced() {
 }
 
 #[test]
-fn a_good_login_costs_nothing_and_a_crash_counts_at_once() {
+fn good_login_is_free_crash_counts() {
     let mut gate = gate();
     let now = Instant::now();
     for _ in 0..1000 {
@@ -227,7 +227,7 @@ fn other_sources_get_in_under_a_flood() {
 }
 
 #[test]
-fn wrong_passwords_cost_the_name_at_its_source_alone() {
+fn wrong_password_costs_name_at_one_source() {
     let mut gate = gate();
     let start = Instant::now();
     let (service, joe, mike) = ("s".parse().unwrap(), "joe".parse().unwrap(), "mike".parse().unwrap());
@@ -245,7 +245,7 @@ fn wrong_passwords_cost_the_name_at_its_source_alone() {
 }
 
 #[test]
-fn a_shared_password_works_beside_an_old_one_that_is_retried() {
+fn retried_old_password_does_not_block_new_one() {
     let mut gate = gate();
     let start = Instant::now();
     let (service, shared) = ("s".parse().unwrap(), ClientId::default());
@@ -268,7 +268,7 @@ fn a_good_login_forgives_its_source() {
 }
 
 #[test]
-fn exempt_sources_have_no_penalties_and_no_bound_of_their_own() {
+fn exempt_sources_have_no_penalties() {
     let now = Instant::now();
     let exempt = vec!["0.0.0.0/24".parse().unwrap()];
     let mut gate = Gate::new(&Limits::default(), GateRules { exempt, ..GateRules::default() });

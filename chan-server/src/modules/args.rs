@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn a_struct_takes_its_fields_in_their_order_and_a_table_by_name() {
+    fn struct_takes_fields_by_order_or_name() {
         #[derive(Debug, PartialEq, serde::Deserialize)]
         struct Place {
             host: String,

@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_kept_up_to_their_bound_and_what_is_replaced_makes_room() {
+    fn name_server_bounds_its_names() {
         let mut names = Names::default();
         let max_len = 2 * MaxLen::OF_A_NAME + 100;
         assert!(store(&mut names, "a", 49, max_len));

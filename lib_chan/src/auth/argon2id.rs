@@ -213,7 +213,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_bound_of_the_parameters_holds_on_both_sides() {
+    fn parameter_bounds_hold_on_both_sides() {
         assert_eq!(Argon2Params::new(64 * 1024, 3, 1), Ok(Argon2Params::DEFAULT));
         for (m_kib, t, p) in [(19_456, 2, 1), (262_144, 4, 4), (104_857, 10, 1), (104_857, 10, 4)] {
             assert!(Argon2Params::new(m_kib, t, p).is_ok(), "{m_kib} {t} {p}");
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn a_password_counts_its_derivations_and_shares_them_with_its_clones() {
+    fn clones_share_derivations() {
         let password = Password::new("correct horse").unwrap();
         let params = Argon2Params::new(19_456, 2, 1).unwrap();
         let same = password.clone();

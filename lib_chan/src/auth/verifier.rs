@@ -186,14 +186,14 @@ mod tests {
     }
 
     #[test]
-    fn parameters_that_no_client_accepts_are_refused_at_load() {
+    fn refuses_unusable_parameters_at_load() {
         let line = verifier().to_line().replace("m=65536", "m=4294967295");
         let refused = Err(VerifierError::Params(ParamsError::Memory(u32::MAX)));
         assert_eq!(line.parse::<PasswordVerifier>(), refused);
     }
 
     #[test]
-    fn a_key_that_anybody_can_forge_under_is_refused_at_load() {
+    fn refuses_forgeable_key_at_load() {
         let line = verifier().to_line();
         let mut fields: Vec<_> = line.split('$').collect();
         let zeros = URL_SAFE_NO_PAD.encode([0; 32]);

@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_bound_of_the_parameters_holds_on_both_sides() {
+    fn parameter_bounds_hold_on_both_sides() {
         for (frame, window, heartbeat) in [(1024, 65_536, 1000), (16 << 20, u32::MAX, 300_000)] {
             assert!(SessionParameters::new(frame, window, heartbeat).is_ok());
         }

@@ -343,7 +343,7 @@ fn a_stolen_verifier_logs_nobody_in() {
 }
 
 #[test]
-fn a_watched_login_and_a_stolen_configuration_open_no_second_server() {
+fn stolen_configuration_opens_no_second_server() {
     // Two servers with one configuration. Whoever runs the first one by now has all of it, and saw a whole login there.
     let (first, second) = (World::new(), World::with_nobody([98; 32], |_| {}));
     let mut said = vec![Vec::new(); 5];
@@ -395,7 +395,7 @@ fn a_server_without_the_verifier_is_not_believed() {
 }
 
 #[test]
-fn a_session_that_cannot_be_is_refused_even_with_the_right_mac() {
+fn refuses_impossible_session_with_right_mac() {
     // The bounds are the client's own, so a server that has the verifier is held to them too.
     let world = World::new();
     let (client, hello) = Client::start(&world, Mechanism::Password, ekm(1));
@@ -445,7 +445,7 @@ fn hello_with_key(service: ServiceName, client: ClientId, key: &PrivateKey) -> V
 }
 
 #[test]
-fn a_stranger_cannot_tell_a_known_name_from_an_unknown_one() {
+fn known_and_unknown_names_look_alike() {
     let known = World::new();
     // The same server before either service was configured, and after a restart: another key pair of nobody.
     let unknown = Directory::new(NameKey::new(Secret::new([7; 32])), Secret::new([97; 32]), []).unwrap().0;
@@ -472,7 +472,7 @@ fn a_stranger_cannot_tell_a_known_name_from_an_unknown_one() {
 }
 
 #[test]
-fn the_log_has_the_true_cause_and_the_peer_has_one_byte() {
+fn log_has_cause_peer_has_one_byte() {
     let world = World::new();
     let cause = |name, client, mechanism| {
         let (_, answer, cause) = as_seen_by_a_stranger(&world, name, client, mechanism);
@@ -488,7 +488,7 @@ fn the_log_has_the_true_cause_and_the_peer_has_one_byte() {
 }
 
 #[test]
-fn the_right_proof_is_refused_where_the_client_is_disabled_or_comes_from_elsewhere() {
+fn refuses_right_proof_of_disabled_client() {
     let disabled = World::with(|account| account.enabled = false);
     let enabled = World::new();
     for mechanism in MECHANISMS {
@@ -508,7 +508,7 @@ fn the_right_proof_is_refused_where_the_client_is_disabled_or_comes_from_elsewhe
 }
 
 #[test]
-fn forgeries_under_a_small_order_key_are_accepted_by_the_library_and_never_by_the_directory() {
+fn directory_refuses_small_order_forgeries() {
     // With S = 0 and R = the neutral point, the equation holds whenever the hash is a multiple of the key's order.
     let mut forged = [0; 64];
     forged[0] = 1;
@@ -529,7 +529,7 @@ fn forgeries_under_a_small_order_key_are_accepted_by_the_library_and_never_by_th
 }
 
 #[test]
-fn not_even_nobody_gets_into_what_does_not_exist() {
+fn dummy_account_lets_nobody_in() {
     // Whoever had nobody's private key would still be refused: the proof is right, and the account is not real.
     let world = World::with_nobody([42; 32], |_| {});
     let nobody = private_key(42);
@@ -542,7 +542,7 @@ fn not_even_nobody_gets_into_what_does_not_exist() {
 }
 
 #[test]
-fn a_challenge_that_asks_for_four_tebibytes_is_refused_before_anything_is_derived() {
+fn refuses_challenge_for_four_tebibytes() {
     let world = World::new();
     let start = start_with_password(ekm(1), service(PASSWORD_SERVICE), ClientId::default(), [11; 32]);
     let challenge = world.server(1, 22).handle(&start.send[2..]).unwrap();
@@ -601,7 +601,7 @@ fn session_frames(kind: u8) -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn no_frame_of_a_session_does_anything_before_the_login() {
+fn frames_before_login_do_nothing() {
     let world = World::new();
     for frame in session_frame_kinds().flat_map(session_frames) {
         for mechanism in MECHANISMS {
@@ -629,7 +629,7 @@ fn no_frame_of_a_session_does_anything_before_the_login() {
 }
 
 #[test]
-fn a_length_over_what_is_due_is_refused_with_nothing_but_the_length() {
+fn refuses_excessive_length_unread() {
     let dues =
         [ExpectHello::MAX_LEN, ExpectProof::MAX_LEN, ExpectPasswordChallenge::MAX_LEN, ExpectAccept::MAX_LEN];
     assert_eq!(dues, [168, 64, 60, 45]);
@@ -643,7 +643,7 @@ fn a_length_over_what_is_due_is_refused_with_nothing_but_the_length() {
 }
 
 #[test]
-fn the_longest_hello_and_challenge_are_as_long_as_the_protocol_says() {
+fn longest_messages_match_protocol() {
     let longest = "x".repeat(64);
     let client = ClientId::new(&longest).unwrap();
     let hello = start_with_password(ekm(1), service(&longest), client, [0; 32]).send;
@@ -653,7 +653,7 @@ fn the_longest_hello_and_challenge_are_as_long_as_the_protocol_says() {
 }
 
 #[test]
-fn a_message_cut_or_lengthened_by_a_byte_is_malformed() {
+fn refuses_message_one_byte_off() {
     let world = World::new();
     for mechanism in MECHANISMS {
         let (client, hello) = Client::start(&world, mechanism, ekm(1));
@@ -693,7 +693,7 @@ fn resized(wire: &[u8], len: usize) -> Vec<u8> {
 }
 
 #[test]
-fn a_second_hello_is_not_answered_even_if_it_is_as_long_as_a_proof() {
+fn second_hello_gets_no_answer() {
     let world = World::new();
     let stranger = private_key(50);
     let of_proof_len = (ServiceName::new("abcdefghijkl").unwrap(), ClientId::new("mnopqrstuvwx").unwrap());
@@ -705,7 +705,7 @@ fn a_second_hello_is_not_answered_even_if_it_is_as_long_as_a_proof() {
 }
 
 #[test]
-fn an_unknown_version_mechanism_or_character_is_not_answered() {
+fn unknown_version_or_mechanism_gets_no_answer() {
     let world = World::new();
     let (_, hello) = Client::start(&world, Mechanism::Key, ekm(1));
     let with = |at: usize, byte: u8| {
@@ -743,7 +743,7 @@ fn a_challenge_for_another_mechanism_ends_the_login() {
 }
 
 #[test]
-fn one_verifier_under_two_names_is_refused_and_both_are_named() {
+fn refuses_one_verifier_under_two_names() {
     let (keys, other) = (derived_keys(1), derived_keys(3));
     let directory = |first: AccountVerifier, second: AccountVerifier| {
         let accounts = [account("one", "", first), account("two", "joe", second)];
@@ -776,7 +776,7 @@ fn one_name_twice_is_refused() {
 }
 
 #[test]
-fn parameters_by_which_a_service_shows_are_warned_about() {
+fn warns_of_parameters_that_reveal_service() {
     let params = Argon2Params::new(32_768, 3, 1).unwrap();
     let verifier = AccountVerifier::Password(derived_keys(1).verifier(&Salt([1; 16]), params));
     let accounts = [account("one", "", verifier)];
@@ -787,7 +787,7 @@ fn parameters_by_which_a_service_shows_are_warned_about() {
 }
 
 #[test]
-fn no_state_shows_a_secret_when_it_is_printed_for_debugging() {
+fn debug_of_states_shows_no_secret() {
     let world = World::new();
     for mechanism in MECHANISMS {
         let exporter = Exporter::new(Secret::new([0xee; 32]));

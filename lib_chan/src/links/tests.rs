@@ -14,7 +14,7 @@ fn linked() -> Links<char> {
 }
 
 #[test]
-fn rule_1_an_exit_over_no_active_link_is_dropped() {
+fn drops_exit_over_inactive_link() {
     for trap in [false, true] {
         assert_eq!(exit(&mut Links::default(), 'b', ExitReason::Shutdown, true, trap), ExitEffect::Drop);
         let mut links = linked();
@@ -26,7 +26,7 @@ fn rule_1_an_exit_over_no_active_link_is_dropped() {
 }
 
 #[test]
-fn an_exit_that_unlink_ignores_does_not_open_the_door_to_a_link_sent_before_it() {
+fn exit_ignored_by_unlink_admits_no_link() {
     let mut links = linked();
     assert_eq!(links.unlink(&'b'), Some(1));
     assert_eq!(exit(&mut links, 'b', ExitReason::NoProc, true, true), ExitEffect::Drop);
@@ -37,7 +37,7 @@ fn an_exit_that_unlink_ignores_does_not_open_the_door_to_a_link_sent_before_it()
 }
 
 #[test]
-fn an_exit_of_the_link_before_does_not_end_the_one_made_again() {
+fn exit_of_former_link_spares_new_one() {
     let mut links = linked();
     assert_eq!(links.unlink(&'b'), Some(1));
     assert!(links.link('b').link);
@@ -50,7 +50,7 @@ fn an_exit_of_the_link_before_does_not_end_the_one_made_again() {
 }
 
 #[test]
-fn rule_2_kill_from_outside_is_the_end_as_killed() {
+fn kill_from_outside_ends_as_killed() {
     for trap in [false, true] {
         let verdict = exit(&mut linked(), 'b', ExitReason::Kill, false, trap);
         assert_eq!(verdict, ExitEffect::End(ExitReason::Killed));
@@ -85,7 +85,7 @@ fn rule_5_any_other_reason_is_the_end() {
 }
 
 #[test]
-fn an_exit_over_a_link_removes_it_and_another_does_not() {
+fn only_exit_over_link_removes_it() {
     let mut links = linked();
     assert_eq!(exit(&mut links, 'b', ExitReason::Normal, false, false), ExitEffect::Drop);
     assert!(links.is_linked(&'b'));

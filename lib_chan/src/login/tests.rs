@@ -82,7 +82,7 @@ async fn log_in(
 }
 
 #[tokio::test]
-async fn logs_in_over_a_pipe_of_one_byte_and_leaves_what_follows() {
+async fn logs_in_over_one_byte_pipe() {
     let password = Password::new("correct horse").unwrap();
     let private_key = key();
     let by_password = directory_of_password(0x10, "correct horse");
@@ -117,7 +117,7 @@ async fn logs_in_over_a_pipe_of_one_byte_and_leaves_what_follows() {
 }
 
 #[tokio::test]
-async fn a_wrong_password_is_refused_and_the_log_knows_why() {
+async fn refuses_wrong_password_and_logs_why() {
     let directory = directory_of_password(0x12, "right");
     let (client, server) = log_in(Credential::Password(&Password::new("wrong").unwrap()), &directory).await;
     assert!(matches!(client, Err(LoginError::Handshake(ClientHandshakeError::Refused))), "{client:?}");
@@ -125,7 +125,7 @@ async fn a_wrong_password_is_refused_and_the_log_knows_why() {
 }
 
 #[tokio::test]
-async fn a_hundred_reconnects_run_argon2_once_and_the_server_never() {
+async fn hundred_reconnects_derive_once() {
     let directory = directory_of_password(0x13, "correct horse");
     assert_eq!(runs_with(&salt(0x13)), 1, "the owner's, at load");
     let password = Password::new("correct horse").unwrap();
@@ -152,7 +152,7 @@ async fn a_hundred_connects_at_once_run_argon2_once() {
 }
 
 #[tokio::test]
-async fn another_value_of_the_same_password_derives_its_own_keys() {
+async fn equal_passwords_derive_separately() {
     let directory = directory_of_password(0x15, "correct horse");
     for _ in 0..2 {
         let password = Password::new("correct horse").unwrap();
@@ -162,7 +162,7 @@ async fn another_value_of_the_same_password_derives_its_own_keys() {
 }
 
 #[tokio::test]
-async fn a_changed_salt_ends_the_attempt_and_the_next_one_derives() {
+async fn changed_salt_ends_attempt_then_derives() {
     let password = Password::new("correct horse").unwrap();
     let (before, after) =
         (directory_of_password(0x16, "correct horse"), directory_of_password(0x17, "correct horse"));
@@ -175,7 +175,7 @@ async fn a_changed_salt_ends_the_attempt_and_the_next_one_derives() {
 }
 
 #[tokio::test]
-async fn a_login_that_has_to_derive_waits_for_its_turn_before_it_connects() {
+async fn derivation_waits_for_turn_before_connecting() {
     let (password, other) = (Password::new("one").unwrap(), Password::new("two").unwrap());
     let first = ClientLogin::prepare(target("a"), Credential::Password(&password)).await;
     let mut second = pin!(ClientLogin::prepare(target("b"), Credential::Password(&other)));
@@ -188,7 +188,7 @@ async fn a_login_that_has_to_derive_waits_for_its_turn_before_it_connects() {
 }
 
 #[tokio::test]
-async fn a_login_whose_key_is_known_does_not_wait() {
+async fn login_with_known_key_does_not_wait() {
     let directory = directory_of_password(0x18, "correct horse");
     let password = Password::new("correct horse").unwrap();
     log_in(Credential::Password(&password), &directory).await.0.unwrap();
@@ -200,7 +200,7 @@ async fn a_login_whose_key_is_known_does_not_wait() {
 }
 
 #[tokio::test]
-async fn a_challenge_for_four_tebibytes_leaves_the_memory_still() {
+async fn huge_challenge_allocates_nothing() {
     let (mut near, mut far) = duplex(4096);
     let password = Password::new("correct horse").unwrap();
     let login = ClientLogin::prepare(target("host"), Credential::Password(&password)).await;
@@ -234,7 +234,7 @@ async fn serve_bytes(directory: &Directory, bytes: &[u8]) -> (ServerLoginError, 
 }
 
 #[tokio::test]
-async fn a_client_that_sends_nothing_is_told_from_one_that_stops() {
+async fn tells_silent_client_from_stopped_one() {
     let directory = directory_of_key(0x19);
     assert!(matches!(serve_bytes(&directory, b"").await, (ServerLoginError::SentNothing, _)));
     for part in [&b"\0"[..], b"\0\x2a", b"\0\x2achan"] {
@@ -245,7 +245,7 @@ async fn a_client_that_sends_nothing_is_told_from_one_that_stops() {
 }
 
 #[tokio::test]
-async fn a_message_that_is_too_long_ends_the_login_at_its_length() {
+async fn too_long_message_ends_login_at_length() {
     let directory = directory_of_key(0x1a);
     // Not one byte of the body is there: the length alone decides.
     for len in [169, 0x1603, u16::MAX] {
@@ -275,7 +275,7 @@ fn hello() -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn no_frame_of_a_session_is_answered_before_the_login() {
+async fn answers_no_frame_before_login() {
     let directory = directory_of_key(0x1b);
     for kind in (0x01..=0x10_u8).chain(0x40..=0x43) {
         for payload_len in [0_u32, 1, 63, 200, 1 << 20] {
@@ -293,7 +293,7 @@ async fn no_frame_of_a_session_is_answered_before_the_login() {
 }
 
 #[tokio::test]
-async fn a_login_given_up_while_it_derives_keeps_the_key_and_gives_the_turn_back() {
+async fn abandoned_login_keeps_key_and_frees_turn() {
     let directory = directory_of_password(0x1c, "correct horse");
     let password = Password::new("correct horse").unwrap();
     let (mut near, mut far) = duplex(4096);
@@ -477,7 +477,7 @@ async fn logs_in_over_tls() {
 }
 
 #[tokio::test]
-async fn a_login_relayed_between_two_tls_connections_is_refused() {
+async fn refuses_relayed_login() {
     // The client trusts the one in the middle, who passes on every byte of the login to the true server and back.
     let private_key = key();
     let (by_password, by_key) = (directory_of_password(0x1e, "correct horse"), directory_of_key(0x1f));

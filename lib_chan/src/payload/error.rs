@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn the_words_leave_out_what_is_quoted() {
+    fn advice_omits_quoted_text() {
         assert_eq!(
             what(r#"invalid type: string "hunter2 \" \\", expected u32 at column 9"#),
             r#"invalid type: string "…", expected u32 at column 9"#

@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_opaque_message_is_the_same_bytes_in_every_codec() {
+    fn opaque_is_same_bytes_in_every_codec() {
         for codec in [Codec::Bincode, Codec::Json, Codec::Raw] {
             let message = Opaque(Bytes::from_static(b"{\"a\":1}"));
             let mut out = Vec::new();

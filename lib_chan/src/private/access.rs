@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn takes_a_secret_as_the_platform_hands_it_over() {
+    fn accepts_secrets_of_platform() {
         for mode in [0o400, 0o440, 0o444, 0o644, 0o660] {
             assert!(is_private(mode, true, Group::Foreign, true));
             assert!(is_private(mode, false, Group::Foreign, true));

@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_file_is_private_and_leaves_no_draft() {
+    fn new_secret_is_private_without_draft() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("secret");
         create(&path, b"one").unwrap();
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn a_draft_left_by_a_program_that_was_killed_is_in_nobodys_way() {
+    fn ignores_draft_of_killed_program() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("secret");
         // Made as a program would have, so whatever its name is, it is the one that is tried first.
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_a_shared_file_with_the_command_that_mends_it() {
+    fn refuses_shared_file_with_fix() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("it's secret");
         create(&path, b"one").unwrap();
@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_too_long_is_not_read() {
+    fn does_not_read_too_long_file() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("secret");
         create(&path, b"four").unwrap();
@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_is_quoted_so_that_a_shell_gives_it_to_the_command_as_it_is() {
+    fn quotes_paths_for_shell() {
         for path in ["plain", "/a b", "it's", "-rf", "$HOME", "a\nb", ""] {
             let script = format!("printf %s {}", quoted(Path::new(path)));
             let said = std::process::Command::new("sh").args(["-c", &script]).output().unwrap().stdout;

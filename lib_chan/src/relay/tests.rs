@@ -140,7 +140,7 @@ async fn silent_input_ends_after_far_eof() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn input_that_speaks_after_far_eof_is_read_to_its_end() {
+async fn reads_input_to_eof_after_far_eof() {
     let (stream, mut input) = duplex(16);
     let (mut chan, told) = relayed(Relay::new("stream").input_timeout(INPUT_TIMEOUT), stream).await;
     chan.remote().cast(Opaque::default()).await.unwrap();

@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_burst_is_allowed_once_and_then_the_rate() {
+    fn allows_burst_once_then_rate() {
         let start = Instant::now();
         let mut budget = Budget::new(100, 1000);
         let mut spent = |at: Duration| (0..5000).filter(|_| budget.spend(start + at)).count();

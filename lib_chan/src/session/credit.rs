@@ -105,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_sides_agree_about_what_may_go_and_a_frame_larger_than_the_window_passes() {
+    fn both_ends_agree_on_credit() {
         let (mut balance, mut grant) = (Balance::new(1000), Grant::new(1000));
         for len in [10, 5_000, 900, 30, 100_000] {
             let mut sent = 0;
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_window_used_up_to_the_last_is_used_up_at_both_sides() {
+    fn both_ends_see_exhausted_window() {
         let (mut balance, mut grant) = (Balance::new(1000), Grant::new(1000));
         balance.spend(1000);
         assert!(grant.receive(1000));

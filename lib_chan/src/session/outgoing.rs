@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_payload_is_not_copied_and_comes_out_in_its_place() {
+    fn long_payload_is_not_copied() {
         let mut outgoing = Outgoing::default();
         let mut expected = Vec::new();
         for len in [10, OWNED_LEN, 20, OWNED_LEN + 1, OWNED_LEN * 3, 1] {
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn buffers_are_filled_and_written_and_filled_again_and_none_grows_without_end() {
+    fn reuses_bounded_buffers() {
         let (mut outgoing, mut batch) = (Outgoing::default(), Batch::default());
         for round in 0..6 {
             let kept = outgoing.kept();

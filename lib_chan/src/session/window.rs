@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn window_grows_to_what_the_path_carries() {
+    fn window_grows_with_path() {
         let window = settle(25e6, Duration::from_millis(50), Duration::ZERO);
         let product = 25e6 * 0.05;
         assert!((2.0 * product..4.0 * product).contains(&(window as f64)), "{window}");
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn window_narrows_when_less_is_needed_and_when_idle() {
+    fn window_narrows_when_idle_or_unneeded() {
         let start = Instant::now();
         let mut tuner = Tuner::new(BASE, MAX, start);
         let (mut now, mut taken, mut window) = (start, BASE, 8 << 20);

@@ -62,7 +62,7 @@ fn shake_hands(client: &mut ClientConnection, server: &mut ServerConnection) -> 
 }
 
 #[test]
-fn a_pinned_server_is_reached_over_tls_1_3_with_the_hybrid_group_and_no_tickets() {
+fn pinned_server_uses_tls_1_3_hybrid() {
     let key = checked(identity());
     let (mut client, mut server) = (client_with_pins([key.pin().unwrap()]), server(ReloadableKey::new(key)));
     shake_hands(&mut client, &mut server).unwrap();
@@ -73,7 +73,7 @@ fn a_pinned_server_is_reached_over_tls_1_3_with_the_hybrid_group_and_no_tickets(
 }
 
 #[test]
-fn a_client_that_would_resume_gets_nothing_to_resume_with() {
+fn gives_no_tls_tickets() {
     let key = checked(identity());
     let pins = Arc::new(PinVerifier::new([key.pin().unwrap()]));
     let mut config = Arc::unwrap_or_clone(client_config(pins).unwrap());
@@ -88,7 +88,7 @@ fn a_client_that_would_resume_gets_nothing_to_resume_with() {
 }
 
 #[test]
-fn both_ends_export_the_same_and_no_two_connections_do() {
+fn exporters_match_and_differ_per_connection() {
     let key = checked(identity());
     let pin = key.pin().unwrap();
     let exported = || {
@@ -113,7 +113,7 @@ fn nothing_is_exported_before_the_handshake_is_complete() {
 }
 
 #[test]
-fn a_client_that_names_no_application_protocol_is_not_served() {
+fn refuses_client_without_alpn() {
     let key = checked(identity());
     let pins = Arc::new(PinVerifier::new([key.pin().unwrap()]));
     let mut config = Arc::unwrap_or_clone(client_config(pins).unwrap());
@@ -126,7 +126,7 @@ fn a_client_that_names_no_application_protocol_is_not_served() {
 }
 
 #[test]
-fn a_client_that_names_another_application_protocol_is_refused() {
+fn refuses_client_of_other_alpn() {
     let key = checked(identity());
     let pins = Arc::new(PinVerifier::new([key.pin().unwrap()]));
     let mut config = Arc::unwrap_or_clone(client_config(pins).unwrap());
@@ -136,7 +136,7 @@ fn a_client_that_names_another_application_protocol_is_refused() {
 }
 
 #[test]
-fn a_server_that_names_no_application_protocol_is_not_used() {
+fn refuses_server_without_alpn() {
     let key = checked(identity());
     let pin = key.pin().unwrap();
     let mut config = Arc::unwrap_or_clone(server_config(Arc::new(ReloadableKey::new(key))).unwrap());
@@ -189,7 +189,7 @@ fn tls_1_2_hello() -> Vec<u8> {
 }
 
 #[test]
-fn a_server_with_the_pinned_certificate_and_another_key_is_not_trusted() {
+fn refuses_pinned_certificate_with_other_key() {
     let (certificate, own_key) = identity();
     let (_, other_key) = identity();
     let pin = spki_sha256(&certificate).unwrap();
@@ -205,7 +205,7 @@ fn a_server_with_the_pinned_certificate_and_another_key_is_not_trusted() {
 }
 
 #[test]
-fn a_server_with_another_certificate_than_the_pinned_one_is_not_trusted() {
+fn refuses_server_with_other_certificate() {
     let (pinned, shown) = (checked(identity()), checked(identity()));
     let mut server = server(ReloadableKey::new(shown));
     let error = shake_hands(&mut client_with_pins([pinned.pin().unwrap()]), &mut server).unwrap_err();
@@ -213,7 +213,7 @@ fn a_server_with_another_certificate_than_the_pinned_one_is_not_trusted() {
 }
 
 #[test]
-fn one_of_several_pins_is_enough_and_none_trusts_nobody() {
+fn one_of_several_pins_suffices() {
     let key = checked(identity());
     let pin = key.pin().unwrap();
     let reach = |pins: &[Pin]| {
@@ -235,7 +235,7 @@ fn a_pin_reads_back_and_has_one_spelling() {
 }
 
 #[test]
-fn a_key_of_another_certificate_is_refused_before_it_is_shown() {
+fn refuses_mismatched_key_before_serving() {
     let (certificate, _) = identity();
     let (_, other_key) = identity();
     let error = CheckedKey::new(vec![certificate], other_key).unwrap_err();
@@ -267,7 +267,7 @@ fn an_empty_chain_is_refused() {
 }
 
 #[test]
-fn an_identity_can_be_replaced_while_it_is_served() {
+fn replaces_identity_while_serving() {
     let (old, new) = (checked(identity()), checked(identity()));
     let resolver = Arc::new(ReloadableKey::new(old.clone()));
     let config = server_config(Arc::clone(&resolver) as Arc<dyn ResolvesServerCert>).unwrap();

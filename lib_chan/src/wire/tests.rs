@@ -81,7 +81,7 @@ fn bytes(hex: &str) -> Vec<u8> {
 }
 
 #[test]
-fn every_frame_has_the_bytes_of_its_golden_vector_and_comes_back_from_them() {
+fn frames_match_golden_vectors() {
     let mut kinds = std::collections::BTreeSet::new();
     for (frame, hex) in samples() {
         let mut out = Vec::new();
@@ -95,7 +95,7 @@ fn every_frame_has_the_bytes_of_its_golden_vector_and_comes_back_from_them() {
 }
 
 #[test]
-fn a_frame_cut_anywhere_is_no_other_frame_unless_it_ends_in_a_payload() {
+fn cut_frame_is_no_other_frame() {
     for (frame, _) in samples() {
         let mut out = Vec::new();
         let rest_len = match &frame {
@@ -113,7 +113,7 @@ fn a_frame_cut_anywhere_is_no_other_frame_unless_it_ends_in_a_payload() {
 }
 
 #[test]
-fn refuses_bytes_after_the_end_of_a_frame_without_payload() {
+fn refuses_bytes_after_frame() {
     for frame in [Frame::GoAway, Frame::Ack { number: 1 }, Frame::Link { from: 1, to: 0 }] {
         let mut out = Vec::new();
         frame.put(&mut out);
@@ -131,7 +131,7 @@ fn refuses_unknown_kinds_and_codes() {
 }
 
 #[test]
-fn refuses_texts_too_long_not_utf8_or_out_of_place() {
+fn refuses_bad_texts() {
     let mut long = bytes("09 00 07");
     long.extend([b'x'; 257]);
     assert_eq!(Frame::parse(&long), Err(WireError::Text));

@@ -56,7 +56,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_does_not_fit_64_bits() {
+    fn refuses_more_than_64_bits() {
         assert_eq!(take(&mut &[0xff; 11][..]), Err(WireError::Number));
         let mut too_large = [0xff; 10];
         too_large[9] = 2;

@@ -62,14 +62,14 @@ fn ten_thousand_schedules_break_no_promise() {
 }
 
 #[test]
-fn what_was_found_once_is_not_found_again() {
+fn fixed_seeds_stay_clean() {
     for (seed, what) in FOUND {
         assert_eq!(run(*seed).violations.first().map(|first| first.rule), None, "seed {seed}: {what}");
     }
 }
 
 #[test]
-fn the_same_seed_is_the_same_run_bit_for_bit_in_any_thread() {
+fn same_seed_gives_same_run() {
     let logs = || (0..200).map(|seed| run(seed).log()).collect::<Vec<_>>();
     let here = logs();
     let there = std::thread::spawn(logs).join().unwrap();
@@ -79,7 +79,7 @@ fn the_same_seed_is_the_same_run_bit_for_bit_in_any_thread() {
 }
 
 #[test]
-fn steps_can_be_left_out_and_a_schedule_that_breaks_nothing_does_not_shrink() {
+fn only_failing_schedules_shrink() {
     let all = run(3);
     assert!(run_some(3, |_| true).log() == all.log());
     assert!(run_some(3, |step| step % 2 == 0 || step + 1 == steps(3)).log() != all.log());

@@ -134,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_has_not_ended_or_ended_twice_is_seen_and_what_is_dropped_has_ended() {
+    fn counts_missing_and_double_endings() {
         let counts = Counts::default();
         let (mut once, dropped) = (counts.start("call"), counts.start("call"));
         once.end("answered");

@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_trend_is_seen_through_noise_and_a_level_has_none() {
+    fn finds_trend_through_noise() {
         let noisy = |slope: f64| {
             let point = |n: u32| (f64::from(n), 100.0 + slope * f64::from(n) + f64::from(n % 7));
             Trend::of(&(0..700).map(point).collect::<Vec<_>>()).expect("a line")

@@ -59,7 +59,7 @@ fn fails(server: &Embedded, times: usize) {
 }
 
 #[tokio::test]
-async fn a_login_that_drips_is_cut_at_its_deadline_and_keeps_nobody_out() {
+async fn cuts_dripping_login_at_deadline() {
     // Ten places of sixteen are half of them, so the server is under load.
     let server = echo_with("tls_timeout = '500 ms'\nlogin_timeout = '700 ms'\nmax_logins_before_drop = 16");
     let mut dripping = JoinSet::new();
@@ -90,7 +90,7 @@ async fn a_login_that_drips_is_cut_at_its_deadline_and_keeps_nobody_out() {
 }
 
 #[tokio::test]
-async fn a_source_holds_sixteen_places_once_places_are_scarce() {
+async fn source_holds_sixteen_places_when_scarce() {
     let server = echo_with("max_logins_before_drop = 32");
     let mut silent = Vec::new();
     for _ in 0..16 {
@@ -104,7 +104,7 @@ async fn a_source_holds_sixteen_places_once_places_are_scarce() {
 }
 
 #[tokio::test]
-async fn a_source_borrows_no_more_than_half_of_the_ordinary_places() {
+async fn source_borrows_at_most_half_of_places() {
     let server = echo_with("");
     let mut silent = Vec::new();
     for _ in 0..64 {
@@ -164,7 +164,7 @@ async fn tls_without_our_protocol_gets_no_login() {
 }
 
 #[tokio::test]
-async fn a_login_of_garbage_inside_tls_is_closed_without_a_byte() {
+async fn closes_garbage_login_silently() {
     let server = echo_with("");
     // Three failures would be penalised.
     for garbage in [[0xff; 200].as_slice(), b"\x00\x04chan"] {
@@ -201,7 +201,7 @@ impl Call for Blob {
 }
 
 #[tokio::test]
-async fn ten_megabytes_where_one_is_the_limit_are_refused_by_name_and_the_session_goes_on() {
+async fn refuses_ten_megabytes_and_session_continues() {
     let server = echo_with("");
     let chan: Channel<Blob> = server.open("echo").await;
     let remote = chan.remote();
@@ -217,7 +217,7 @@ async fn ten_megabytes_where_one_is_the_limit_are_refused_by_name_and_the_sessio
 }
 
 #[tokio::test]
-async fn a_member_that_announces_a_frame_over_the_limit_is_shown_out() {
+async fn ends_session_with_too_long_frame() {
     let server = echo_with("");
     for garbage in [&u32::to_be_bytes(10 << 20)[..], &[0, 0, 0, 1, 0x3f], &[0, 0, 0, 0], &[0xff; 64]] {
         let (mut stream, _proof) = server.login("echo").await.unwrap();
@@ -234,7 +234,7 @@ async fn a_member_that_announces_a_frame_over_the_limit_is_shown_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_hundred_and_fifty_six_calls_of_sixty_four_tasks_get_each_its_own_answer() {
+async fn calls_of_64_tasks_get_own_answers() {
     let server = echo_with("");
     let chan: Channel<Blob> = server.open("echo").await;
     let mut tasks = JoinSet::new();
@@ -282,7 +282,7 @@ async fn a_client_waits_where_its_credit_ends() {
 }
 
 #[tokio::test]
-async fn a_member_that_sends_more_than_its_credit_is_ended_as_overload() {
+async fn ends_session_beyond_its_credit() {
     let server = stuck();
     let (mut stream, _proof) = server.login("stuck").await.unwrap();
     let mut frames = Vec::new();
@@ -305,7 +305,7 @@ async fn a_member_that_sends_more_than_its_credit_is_ended_as_overload() {
 }
 
 #[tokio::test]
-async fn answers_that_nobody_reads_stop_the_calls_that_make_them() {
+async fn unread_answers_stop_further_calls() {
     let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
     let large = Opaque(Bytes::from(vec![0; 100_000]));
     let modules = Modules::new().function("test", "large", move |_me: Process, chan, (): (), (): ()| {

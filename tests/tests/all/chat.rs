@@ -72,7 +72,7 @@ fn said(nick: &str, text: &str) -> Told {
 }
 
 #[tokio::test]
-async fn who_joins_hears_the_others_and_they_hear_who_leaves() {
+async fn members_hear_joins_and_leaves() {
     let chat = Chat::start();
     let mut joe = chat.member("erlang", "joe", &[]).await;
     let mut mike = chat.member("erlang", "mike", &["joe"]).await;
@@ -96,7 +96,7 @@ async fn who_joins_hears_the_others_and_they_hear_who_leaves() {
 }
 
 #[tokio::test]
-async fn a_member_that_crashes_has_left_and_the_group_goes_on() {
+async fn crashed_member_leaves_group() {
     let chat = Chat::start();
     let mut joe = chat.member("erlang", "joe", &[]).await;
     let url = chat.server.url("start");
@@ -128,7 +128,7 @@ async fn no_member_can_end_the_group() {
 }
 
 #[tokio::test]
-async fn when_a_group_is_killed_its_members_are_told_and_can_log_in_again() {
+async fn members_of_killed_group_can_return() {
     let chat = Chat::start();
     let joe = chat.member("erlang", "joe", &[]).await;
     let mike = chat.member("erlang", "mike", &["joe"]).await;
@@ -158,7 +158,7 @@ async fn an_empty_group_is_gone() {
 }
 
 #[tokio::test]
-async fn a_name_that_is_taken_or_none_is_refused_and_another_may_be_tried() {
+async fn refuses_taken_name_and_allows_another() {
     let chat = Chat::start();
     let mut joe = chat.member("erlang", "joe", &[]).await;
     let chan: Channel<Told, Say> = chat.server.open("start").await;
@@ -173,7 +173,7 @@ async fn a_name_that_is_taken_or_none_is_refused_and_another_may_be_tried() {
 }
 
 #[tokio::test]
-async fn who_talks_before_the_login_is_shown_out() {
+async fn ends_connection_that_talks_before_login() {
     let chat = Chat::start();
     let stranger = Member(chat.server.open("start").await);
     stranger.say("hello?").await;
@@ -181,7 +181,7 @@ async fn who_talks_before_the_login_is_shown_out() {
 }
 
 #[tokio::test]
-async fn one_who_does_not_read_keeps_nobody_waiting() {
+async fn non_reading_member_delays_nobody() {
     let chat = Chat::start();
     let _deaf = chat.member("erlang", "deaf", &[]).await;
     let joe = chat.member("erlang", "joe", &["deaf"]).await;
@@ -195,7 +195,7 @@ async fn one_who_does_not_read_keeps_nobody_waiting() {
 }
 
 #[tokio::test]
-async fn many_come_and_go_at_once_and_nobody_is_left_behind() {
+async fn many_members_come_and_go() {
     let chat = Chat::start();
     let mut joe = chat.member("erlang", "joe", &[]).await;
     let url = chat.server.url("start");

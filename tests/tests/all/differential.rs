@@ -11,7 +11,7 @@ use chan_tests::differential::program::{Ends, Life, OUTSIDE, Op, Program, Reason
 const PROGRAMS: u64 = 300;
 
 #[test]
-fn random_programs_are_seen_alike_in_erlang_and_here() {
+fn random_programs_match_erlang() {
     if !available("escript") {
         return;
     }
@@ -39,7 +39,7 @@ fn random_programs_are_seen_alike_on_two_threads() {
 const PROGRAMS_OF_TWO_ENDS: u64 = 60;
 
 #[test]
-fn random_programs_over_a_session_are_seen_alike_in_erlang_and_here() {
+fn random_programs_over_session_match_erlang() {
     if !available("escript") {
         return;
     }
@@ -75,7 +75,7 @@ async fn assert_told_apart(ends: Ends, programs: &[Program]) {
 }
 
 #[tokio::test]
-async fn programs_that_erlang_would_run_otherwise_are_told_apart() {
+async fn tells_apart_programs_that_erlang_runs_differently() {
     if !available("escript") {
         return;
     }

@@ -32,7 +32,7 @@ fn echo_says_hello() {
 }
 
 #[test]
-fn the_name_server_keeps_what_it_is_told() {
+fn name_server_keeps_names() {
     let home = Folder::new();
     let (server, arguments) = serve("name_server", &home);
     let client = |rest: &[&str]| run(example("name_client", &home).args(&arguments).args(rest));
@@ -46,7 +46,7 @@ fn the_name_server_keeps_what_it_is_told() {
 }
 
 #[test]
-fn a_service_of_ones_own_ends_with_ctrl_c_and_tells_its_clients() {
+fn own_service_ends_with_ctrl_c() {
     let home = Folder::new();
     home.write("names.password", PASSWORD);
     let services =

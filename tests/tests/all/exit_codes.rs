@@ -112,7 +112,7 @@ fn usage_is_2_and_nothing_was_sent() {
 }
 
 #[test]
-fn what_cannot_be_connected_to_is_3_and_nothing_was_executed() {
+fn unreachable_server_exits_3() {
     let server = embedded("");
     let unused = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let url = |port: u16| {
@@ -160,7 +160,7 @@ fn a_refused_login_is_5() {
 }
 
 #[test]
-fn a_codec_that_the_service_does_not_speak_is_6() {
+fn wrong_codec_exits_6() {
     let server = Server::start(
         "[[service]]\nname = 'bytes'\npassword_file = 'password'\nmfa = ['tcp', 'connect', '127.0.0.1:9']",
     );
@@ -174,7 +174,7 @@ fn a_codec_that_the_service_does_not_speak_is_6() {
 }
 
 #[test]
-fn a_refused_call_and_one_that_does_not_decode_and_one_too_long_are_6() {
+fn refused_or_unusable_call_exits_6() {
     let server = Server::start(&format!("{NAME_SERVER}\n[limits]\nmax_frame_len = '1 KiB'"));
     let long = format!(r#"{{"Lookup":{{"key":"{}"}}}}"#, "k".repeat(2000));
     let cases = [
@@ -190,7 +190,7 @@ fn a_refused_call_and_one_that_does_not_decode_and_one_too_long_are_6() {
 }
 
 #[test]
-fn one_session_too_many_is_6_by_name() {
+fn one_session_too_many_exits_6() {
     let server = Server::start(&format!("{NAME_SERVER}\n[limits]\nmax_sessions_per_client = 1"));
     let first = Running::start(server.client("receive", "name_server"));
     server.event("session_started");
@@ -202,7 +202,7 @@ fn one_session_too_many_is_6_by_name() {
 }
 
 #[test]
-fn a_service_that_ends_or_gives_no_answer_is_7() {
+fn ended_or_silent_service_exits_7() {
     let server = embedded("");
     fails(&server, "answers", "\"Fail\"", &[], 7, &["out of order", "perhaps executed"]);
     fails(&server, "answers", "\"Panic\"", &[], 7, &["panic", "perhaps executed"]);
@@ -211,7 +211,7 @@ fn a_service_that_ends_or_gives_no_answer_is_7() {
 }
 
 #[test]
-fn a_cast_that_the_service_cannot_read_is_7_and_one_that_it_takes_is_0() {
+fn undecodable_cast_exits_7() {
     let names = NAME_SERVER.replace("\"start_me_up\"", "\"start_me_up\", \"1 KiB\"");
     let server = Server::start(&names);
     let cast = |message: &str| run(server.client("cast", "name_server").arg(message));
@@ -234,7 +234,7 @@ fn a_cast_that_the_service_cannot_read_is_7_and_one_that_it_takes_is_0() {
 }
 
 #[test]
-fn a_cast_that_is_not_taken_in_time_is_8() {
+fn cast_not_taken_in_time_exits_8() {
     let modules = Modules::new().function(
         "test",
         "deaf",
@@ -252,7 +252,7 @@ fn a_cast_that_is_not_taken_in_time_is_8() {
 }
 
 #[test]
-fn a_deadline_is_8_and_unknown_once_the_call_was_sent() {
+fn passed_deadline_exits_8_unknown() {
     let server = embedded("");
     fails(&server, "answers", "\"Hang\"", &["--timeout", "1s"], 8, &["in time", "perhaps executed"]);
 }
@@ -282,7 +282,7 @@ fn script(server: &Server, service: &str, lines: &[u8]) -> (Option<i32>, String,
 }
 
 #[test]
-fn every_failed_line_of_a_script_is_an_exit_code() {
+fn failed_script_line_sets_exit_code() {
     let server = Server::start(ECHO);
     let (code, out, complaint) = script(&server, "echo", b"1\n\"\xff\"\n{bad\n2\nquit\n3\n");
     assert_eq!(code, Some(2), "{complaint}");
@@ -297,7 +297,7 @@ fn every_failed_line_of_a_script_is_an_exit_code() {
 }
 
 #[test]
-fn a_script_shows_what_the_service_still_sends() {
+fn script_shows_late_messages() {
     let server = Server::start(ECHO);
     let casts: String = (0..50).map(|number| format!("! {number}\n")).collect();
     let shown: String = (0..50).map(|number| format!("{number}\n")).collect();
@@ -319,7 +319,7 @@ fn a_message_comes_from_standard_input() {
 const ECHO: &str = "[[service]]\nname = 'echo'\npassword_file = 'password'\nmfa = ['echo', 'start']";
 
 #[test]
-fn a_public_key_is_read_from_its_private_key() {
+fn pubkey_prints_public_key() {
     let folder = chan_tests::Folder::new();
     let key = folder.path().join("key");
     let client = |command: &str| {
@@ -348,7 +348,7 @@ fn a_missing_home_is_2_in_both_programs() {
 }
 
 #[test]
-fn a_lost_connection_is_9_and_unknown_once_the_call_was_sent() {
+fn lost_connection_exits_9_unknown() {
     let (tell, told) = std::sync::mpsc::channel();
     let modules = Modules::new().function(
         "test",
@@ -375,14 +375,14 @@ fn a_lost_connection_is_9_and_unknown_once_the_call_was_sent() {
 }
 
 #[test]
-fn an_answer_that_is_too_long_or_no_json_is_10_and_was_executed() {
+fn unusable_answer_exits_10_executed() {
     let server = embedded("");
     fails(&server, "answers", r#"{"Long":2000000}"#, &[], 10, &["longer than", "(executed"]);
     fails(&server, "garbage", "1", &[], 10, &["not UTF-8", "(executed"]);
 }
 
 #[test]
-fn an_answer_that_cannot_be_printed_is_1_and_was_executed() {
+fn unprintable_answer_exits_1_executed() {
     let server = embedded("");
     let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
     let mut client = server.client("call", "answers");
@@ -395,7 +395,7 @@ fn an_answer_that_cannot_be_printed_is_1_and_was_executed() {
 }
 
 #[test]
-fn success_is_0_and_the_answer_alone_is_printed() {
+fn success_exits_0_and_prints_answer() {
     let server = embedded("");
     let found = run(server.client("call", "answers").arg(r#"{"Long":3}"#));
     assert_eq!(found, (Some(0), "\"xxx\"\n".into(), String::new()));

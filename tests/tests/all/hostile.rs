@@ -106,7 +106,7 @@ async fn attack(server: &Embedded, service: &str, opened: bool, bytes: &[u8]) ->
 }
 
 #[tokio::test]
-async fn a_server_that_drains_says_so_and_refuses_who_had_not_asked_for_a_service_yet() {
+async fn draining_server_refuses_new_starts() {
     let mut server = server();
     let (mut open, _) = server.login("echo").await.unwrap();
     open.write_all(&bytes(&[start()])).await.unwrap();
@@ -151,7 +151,7 @@ fn anything_else() -> Vec<Frame<'static>> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_breach_of_the_protocol_ends_that_session_alone_with_protocol() {
+async fn breach_of_protocol_ends_that_session_only() {
     let server = server();
     let honest: Channel<Opaque> = server.open("echo").await;
     for frame in anything_else() {
@@ -228,7 +228,7 @@ async fn each_flood_ends_that_session_alone_with_overload() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_idle_and_harmless_is_endured() {
+async fn tolerates_idle_clients() {
     let server = server();
     let (mut stream, _) = server.login("echo").await.expect("a login");
     stream.write_all(&bytes(&[start()])).await.unwrap();

@@ -13,7 +13,7 @@ mfa = ["name_server", "start_me_up"]
 "#;
 
 #[tokio::test]
-async fn a_name_stored_in_json_is_looked_up_in_bincode_at_the_same_time() {
+async fn json_and_bincode_clients_share_names() {
     let server = Server::start(NAME_SERVER);
     let password = Password::new(PASSWORD).unwrap();
     let url = server.url("name_server").to_owned();
@@ -36,14 +36,14 @@ async fn a_name_stored_in_json_is_looked_up_in_bincode_at_the_same_time() {
 }
 
 #[test]
-fn a_ping_logs_in_and_ends_in_good_order() {
+fn ping_logs_in_and_disconnects() {
     let server = Server::start(NAME_SERVER);
     assert_eq!(run(&mut server.client("ping", "name_server")).0, Some(0));
     assert_eq!(server.event("session_ended")["reason"], "normal");
 }
 
 #[test]
-fn wrong_password_unknown_service_and_disabled_client_look_the_same_outside_and_not_in_the_log() {
+fn refused_logins_differ_only_in_log() {
     let server = Server::start(
         r#"
 [[service]]

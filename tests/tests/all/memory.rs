@@ -34,7 +34,7 @@ fn resident(id: u32) -> usize {
 }
 
 #[test]
-fn peers_that_are_stopped_cost_the_server_no_more_than_their_windows() {
+fn stopped_peers_cost_only_their_windows() {
     const CLIENTS: usize = 8;
     // Behind the service somebody who never stops talking, and says when nobody takes it any more.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -162,7 +162,7 @@ async fn grown_by(sources: usize, limits: &str) -> usize {
 }
 
 #[tokio::test]
-async fn all_sources_together_hold_no_more_than_the_bound() {
+async fn sources_together_stay_within_bound() {
     const SOURCES: usize = 60;
     // Without the bound 60 MiB of frames that came in part, and as much of answers.
     let grown = grown_by(SOURCES, "max_held_in_all = '8 MiB'\nmax_sessions = 100").await;
@@ -172,7 +172,7 @@ async fn all_sources_together_hold_no_more_than_the_bound() {
 
 #[tokio::test]
 #[ignore = "takes minutes, and 2 000 descriptors"]
-async fn two_thousand_sources_hold_no_more_than_the_default_bound() {
+async fn two_thousand_sources_stay_within_bound() {
     const SOURCES: usize = 2000;
     let grown = grown_by(SOURCES, "").await;
     eprintln!("{grown} KiB more with {SOURCES} sources");

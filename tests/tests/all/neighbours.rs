@@ -41,7 +41,7 @@ async fn gets_in(server: &Embedded) -> bool {
 }
 
 #[tokio::test]
-async fn a_revoked_key_that_is_retried_locks_nobody_else_out() {
+async fn retried_revoked_key_locks_nobody_out() {
     let server = echo_with("");
     let revoked = PrivateKey::from_seed(Secret::new([9; 32])).unwrap();
     let mut good = 0;
@@ -132,7 +132,7 @@ async fn a_named_proxy_tells_the_true_source() {
 }
 
 #[tokio::test]
-async fn a_server_that_was_stopped_punishes_nobody_for_it() {
+async fn own_stop_of_server_penalizes_nobody() {
     let server = program_with("[limits]\ntls_timeout = '2 s'\nmax_logins_before_drop = 8\n");
     let url = server.url("s for joe").to_owned();
     let address = SocketAddr::from(([127, 0, 0, 1], port_of(&url)));
@@ -154,7 +154,7 @@ async fn a_server_that_was_stopped_punishes_nobody_for_it() {
 }
 
 #[test]
-fn a_thousand_descriptors_are_enough_for_hundreds_of_sessions() {
+fn thousand_descriptors_serve_hundreds_of_sessions() {
     let server = program_with("");
     let mut shell = Command::new("sh");
     shell.args(["-c", "ulimit -Sn 256 && ulimit -Hn 1024 && exec \"$@\"", "sh"]).arg(program("chan-server"));

@@ -176,7 +176,7 @@ fn no_server_is_told_as_that() {
 }
 
 #[test]
-fn socket_is_for_its_user_alone_and_outlives_a_kill() {
+fn socket_is_private_and_survives_kill() {
     use std::os::unix::fs::PermissionsExt;
     let mut server = start(&names());
     let socket = server.folder.path().join("state/admin.sock");

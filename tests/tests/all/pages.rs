@@ -82,7 +82,7 @@ const CONFIGURATIONS: &[(&str, &[Shown])] = &[
 ];
 
 #[test]
-fn the_readme_does_what_it_says() {
+fn readme_works_as_written() {
     let mut reader = Reader::new();
     reader.read("README.md");
     // "Paste the printed commands into another terminal."
@@ -93,7 +93,7 @@ fn the_readme_does_what_it_says() {
 }
 
 #[test]
-fn the_page_on_a_redis_does_what_it_says() {
+fn redis_page_works_as_written() {
     if !available("redis-server") || !available("redis-cli") {
         return;
     }
@@ -105,7 +105,7 @@ fn the_page_on_a_redis_does_what_it_says() {
 }
 
 #[test]
-fn the_other_pages_do_what_they_say() {
+fn other_pages_work_as_written() {
     let redis = "docs/redis-from-another-host.md";
     for page in pages().iter().filter(|page| !["README.md", redis].contains(&page.as_str())) {
         Reader::new().read(page);
@@ -113,7 +113,7 @@ fn the_other_pages_do_what_they_say() {
 }
 
 #[test]
-fn the_erlang_on_the_page_about_processes_prints_what_the_page_says() {
+fn erlang_of_processes_page_prints_as_shown() {
     if !available("escript") {
         return;
     }
@@ -132,7 +132,7 @@ fn the_erlang_on_the_page_about_processes_prints_what_the_page_says() {
 }
 
 #[test]
-fn the_tables_of_this_test_are_about_what_is_on_the_pages() {
+fn tables_of_this_test_match_pages() {
     let all: String = pages().iter().map(|page| text_of(page)).collect();
     for (command, _) in NOT_RUN {
         assert!(all.contains(&format!("\n$ {command}\n")), "nowhere: {command}");

@@ -46,7 +46,7 @@ fn logged(server: &Running, event: &str) -> String {
 }
 
 #[test]
-fn a_signal_ends_a_server_that_is_still_starting() {
+fn signal_ends_starting_server() {
     // Some seconds of work, since each password takes a tenth of one.
     let services: String = (0..100).map(|n| ECHO.replace("\"echo\"\n", &format!("\"echo{n}\"\n"))).collect();
     for signal in ["TERM", "INT"] {
@@ -63,7 +63,7 @@ fn a_signal_ends_a_server_that_is_still_starting() {
 }
 
 #[test]
-fn a_third_signal_cuts_sessions_off_and_logs_their_ends() {
+fn third_signal_cuts_sessions_off() {
     let mut server = Server::start(NAMES);
     let client = Running::start(server.client("receive", "names"));
     server.event("session_started");
@@ -96,7 +96,7 @@ fn serves_although_nobody_reads_its_output() {
 }
 
 #[test]
-fn an_error_output_that_is_full_changes_no_exit_code() {
+fn full_standard_error_changes_no_exit_code() {
     let full = || File::options().write(true).open("/dev/full").unwrap();
     let folder = Folder::new();
     let status = command(&folder, &["check", "--config", "nothing"]).stderr(full()).status().unwrap();
@@ -107,7 +107,7 @@ fn an_error_output_that_is_full_changes_no_exit_code() {
 }
 
 #[test]
-fn a_first_start_says_that_its_port_is_taken() {
+fn first_start_reports_port_in_use() {
     // Where this fails another program has the port, which does as well.
     let _taken = TcpListener::bind("127.0.0.1:1234");
     let folder = Folder::new();
@@ -133,7 +133,7 @@ fn a_configuration_out_of_sight_starts_no_demonstration() {
 }
 
 #[test]
-fn secrets_of_the_platform_are_taken_as_they_are() {
+fn accepts_platform_secrets_as_mounted() {
     let folder = configured(&ECHO.replace("\"password\"", "\"credentials/password\""));
     let credentials = folder.path().join("credentials");
     fs::create_dir(&credentials).unwrap();

@@ -103,7 +103,7 @@ pub(super) fn tcp_in_front_of(socket: PathBuf) -> u16 {
 }
 
 #[test]
-fn redis_answers_behind_a_socket_and_behind_a_port() {
+fn redis_answers_behind_socket_and_port() {
     if !available("redis-server") || !available("redis-cli") {
         return;
     }
@@ -308,7 +308,7 @@ fn pipe(server: &Server, input: &Path) -> (Option<i32>, Vec<u8>, String) {
 }
 
 #[test]
-fn the_end_of_one_direction_leaves_the_other_open() {
+fn eof_leaves_other_direction_open() {
     // It answers when it has heard all, so only a client whose end arrives is ever answered.
     let counts = listen(|mut stream| {
         let count = std::io::copy(&mut stream, &mut std::io::sink()).unwrap();
@@ -321,7 +321,7 @@ fn the_end_of_one_direction_leaves_the_other_open() {
 }
 
 #[test]
-fn a_service_that_has_said_all_still_hears_the_rest() {
+fn half_closed_service_hears_the_rest() {
     let (tell, told) = std::sync::mpsc::channel();
     let port = listen(move |mut stream| {
         stream.write_all(b"all I have to say").unwrap();
@@ -354,7 +354,7 @@ fn many_megabytes_come_back_unchanged() {
 }
 
 #[test]
-fn pieces_are_as_short_as_either_end_wants_them() {
+fn pieces_fit_both_ends() {
     let echo = listen(|stream| {
         let (mut from, mut to) = (stream.try_clone().unwrap(), stream);
         std::io::copy(&mut from, &mut to).unwrap();
@@ -384,7 +384,7 @@ fn pieces_are_as_short_as_either_end_wants_them() {
 }
 
 #[test]
-fn a_local_connection_that_is_reset_is_told_to_the_server_with_its_reason() {
+fn local_reset_reaches_server_with_reason() {
     let port = listen(|mut stream| stream.write_all(b"unread").unwrap());
     let server = in_front_of_port(port);
     let (_forward, port) = forward(&server);
@@ -397,7 +397,7 @@ fn a_local_connection_that_is_reset_is_told_to_the_server_with_its_reason() {
 }
 
 #[test]
-fn a_refused_connection_is_the_reason_of_the_end() {
+fn refused_connection_is_reason_of_end() {
     let unused = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let server = in_front_of_port(unused);
     let (code, out, complaint) = run(&mut server.client("pipe", "s"));
@@ -408,7 +408,7 @@ fn a_refused_connection_is_the_reason_of_the_end() {
 }
 
 #[test]
-fn a_connection_that_is_reset_behind_the_server_is_not_taken_for_its_end() {
+fn reset_of_target_is_not_eof() {
     let port = listen(|mut stream| {
         stream.write_all(b"the first half").unwrap();
         // What is unread when a socket closes turns the close into a reset.
@@ -423,7 +423,7 @@ fn a_connection_that_is_reset_behind_the_server_is_not_taken_for_its_end() {
 }
 
 #[test]
-fn a_forwarded_connection_whose_service_is_gone_is_reset_and_the_next_one_works() {
+fn forward_resets_lost_connection_and_continues() {
     let port = listen(|mut stream| {
         let mut word = [0; 4];
         stream.read_exact(&mut word).unwrap();

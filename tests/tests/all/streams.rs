@@ -85,7 +85,7 @@ fn reads_and_writes_streams_made_non_blocking() {
 }
 
 #[test]
-fn logs_to_a_stream_made_non_blocking_and_full() {
+fn logs_to_full_non_blocking_stream() {
     let folder = Folder::new();
     folder.write("password", "correct horse battery");
     folder.write("c.toml", &format!("listen = ['127.0.0.1:0']\n{SERVICES}"));
@@ -110,7 +110,7 @@ fn logs_to_a_stream_made_non_blocking_and_full() {
 }
 
 #[test]
-fn prints_to_an_output_made_non_blocking_and_full() {
+fn prints_to_full_non_blocking_output() {
     let server = Server::start(SERVICES);
     let (mut from_output, output) = pipe().unwrap();
     set_non_blocking(&output, true);
@@ -137,7 +137,7 @@ fn receive_ends_quietly_when_its_reader_goes() {
 }
 
 #[test]
-fn a_signal_is_heard_while_the_output_is_stuck() {
+fn handles_signal_while_output_is_stuck() {
     let server = Server::start(SERVICES);
     let (_reader, output) = full();
     let mut client = server.client("call", "echo");
@@ -172,7 +172,7 @@ fn as_process_1(command: &Command) -> Option<Command> {
 }
 
 #[test]
-fn process_1_of_a_container_ends_at_a_signal() {
+fn process_1_ends_at_signal() {
     let server = Server::start(SERVICES);
     let mut forward = Command::new(program("chan-client"));
     forward.args(["forward", "0", server.url("echo"), "--password-file"]);

@@ -51,7 +51,7 @@ fn a_password_is_asked_for_and_not_shown() {
 }
 
 #[test]
-fn whoever_gives_the_client_no_password_gets_the_terminal_back() {
+fn client_restores_terminal_without_password() {
     for (key, words, code) in NO_PASSWORD {
         let mut terminal = Terminal::start(&client(&["ping", "chan://localhost:1/s?system"]));
         terminal.see("Password for ");
@@ -75,7 +75,7 @@ fn passwd(folder: &Folder) -> Terminal {
 }
 
 #[test]
-fn whoever_gives_the_server_no_password_gets_the_terminal_back() {
+fn server_restores_terminal_without_password() {
     let folder = Folder::new();
     for (key, words, code) in NO_PASSWORD {
         for first in [None, Some(PASSWORD)] {
@@ -94,7 +94,7 @@ fn whoever_gives_the_server_no_password_gets_the_terminal_back() {
 }
 
 #[test]
-fn a_password_typed_twice_becomes_a_verifier_and_two_different_ones_become_nothing() {
+fn password_must_be_typed_twice_alike() {
     let folder = Folder::new();
     let mut terminal = passwd(&folder);
     terminal.type_keys(&format!("{PASSWORD}\n"));
@@ -139,7 +139,7 @@ fn see_all_twice(terminal: &mut Terminal, messages: &[String]) {
 }
 
 #[test]
-fn what_comes_in_a_burst_is_shown_at_once_and_no_line_is_lost() {
+fn burst_is_shown_without_lost_lines() {
     let (_server, mut terminal) = at_prompt("echo");
     let messages: Vec<_> = (0..20).map(|number| format!("{{\"n\":[{number}]}}")).collect();
     terminal.type_keys(&messages.iter().map(|message| format!("{message}\r")).collect::<String>());
@@ -192,7 +192,7 @@ fn ctrl_c_is_heard_wherever_the_editor_is() {
 }
 
 #[test]
-fn ctrl_d_behind_a_line_leaves_however_soon_it_comes() {
+fn early_ctrl_d_leaves_after_line() {
     let server = Server::start(SERVICES);
     for tries in 0..6 {
         let mut terminal = logged_in(&server, "repl", "echo", &[]);
@@ -205,7 +205,7 @@ fn ctrl_d_behind_a_line_leaves_however_soon_it_comes() {
 }
 
 #[test]
-fn whoever_has_left_and_will_not_wait_for_the_answers_cancels_them() {
+fn second_ctrl_c_cancels_pending_answers() {
     let (server, mut terminal) = at_prompt("echo");
     server.signal("STOP");
     terminal.type_keys("1\r2\r\x04");
@@ -223,7 +223,7 @@ fn whoever_has_left_and_will_not_wait_for_the_answers_cancels_them() {
 }
 
 #[test]
-fn however_much_is_typed_ahead_it_can_be_cancelled() {
+fn cancels_any_amount_typed_ahead() {
     let (server, mut terminal) = at_prompt("echo");
     server.signal("STOP");
     terminal.type_keys(&"1\r".repeat(100));
@@ -243,7 +243,7 @@ fn however_much_is_typed_ahead_it_can_be_cancelled() {
 }
 
 #[test]
-fn a_signal_at_the_password_prompt_restores_the_terminal() {
+fn signal_at_password_prompt_restores_terminal() {
     for (signal, code) in [("TERM", 143), ("HUP", 129)] {
         let mut terminal = Terminal::start(&client(&["ping", "chan://localhost:1/s?system"]));
         terminal.see("Password for ");
@@ -259,7 +259,7 @@ fn a_signal_at_the_password_prompt_restores_the_terminal() {
 }
 
 #[test]
-fn a_signal_ends_a_conversation_and_restores_the_terminal() {
+fn signal_ends_repl_and_restores_terminal() {
     let server = Server::start(SERVICES);
     for (signal, code) in [("TERM", 143), ("HUP", 129)] {
         let mut terminal = logged_in(&server, "repl", "echo", &[]);

@@ -32,7 +32,7 @@ fn pin_of(url: &str) -> &str {
 }
 
 #[test]
-fn tofu_notes_a_key_by_consent_and_knows_it_again_and_never_takes_another() {
+fn tofu_saves_key_and_refuses_another() {
     let (server, impostor) = (Server::start(SERVICE), Server::start(SERVICE));
     let proxy = Proxy::before(server.url("s"));
     let url = format!("chan://127.0.0.1:{}/s?tofu", port_of(&proxy.url(server.url("s"))));
@@ -62,7 +62,7 @@ fn tofu_notes_a_key_by_consent_and_knows_it_again_and_never_takes_another() {
 }
 
 #[test]
-fn an_accepted_key_that_cannot_be_noted_is_a_warning() {
+fn unsaved_accepted_key_is_warning() {
     let server = Server::start(SERVICE);
     let url = format!("chan://127.0.0.1:{}/s?tofu", port_of(server.url("s")));
     let mut client = server.client_at("ping", &url, &server.folder.path().join("password"));
@@ -73,7 +73,7 @@ fn an_accepted_key_that_cannot_be_noted_is_a_warning() {
 }
 
 #[test]
-fn a_pin_that_is_not_the_servers_is_told_with_the_key_that_was_shown() {
+fn wrong_pin_is_reported_with_shown_key() {
     let (server, other) = (Server::start(SERVICE), Server::start(SERVICE));
     let wrong = server.url("s").replace(pin_of(server.url("s")), pin_of(other.url("s")));
     let (code, complaint) = ping(&server, &wrong, &[]);
@@ -116,7 +116,7 @@ fn by_authority(server: &Server, ca: &Path) -> String {
 }
 
 #[test]
-fn a_private_authority_is_trusted_for_its_hosts_and_no_other_is() {
+fn private_authority_vouches_for_its_hosts_only() {
     let (ours, theirs) = (authority("ours"), authority("theirs"));
     let server = certified(&ours, "localhost", None);
     let ca = server.folder.path().join("ca.pem");
@@ -139,7 +139,7 @@ fn a_private_authority_is_trusted_for_its_hosts_and_no_other_is() {
 }
 
 #[test]
-fn the_systems_authorities_vouch_for_their_certificates_and_not_for_ones_own() {
+fn system_authorities_vouch_for_their_certificates_only() {
     let authority = authority("the system's");
     let (certified, own) = (certified(&authority, "localhost", None), Server::start(SERVICE));
     // In place of those that this machine has, or has not.
@@ -162,7 +162,7 @@ fn the_systems_authorities_vouch_for_their_certificates_and_not_for_ones_own() {
 }
 
 #[test]
-fn an_expired_certificate_is_told_with_its_date_and_a_pin_goes_on_without_one() {
+fn expired_certificate_is_reported_but_pin_works() {
     let authority = authority("ours");
     let server = certified(&authority, "localhost", Some(Duration::from_secs(4)));
     let url = by_authority(&server, &server.folder.path().join("ca.pem"));

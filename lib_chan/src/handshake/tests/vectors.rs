@@ -106,7 +106,7 @@ fn check(vector: &Value, hello: &[u8], challenge: Step<ExpectProof<'_>>, proof: 
 }
 
 #[test]
-fn every_encoding_of_a_point_of_small_order_is_refused() {
+fn refuses_all_small_order_encodings() {
     let encodings = vectors_of("small_order");
     // Eight points, two of them with two signs of x = 0, and the two y below 19 - 17 spelled unreduced.
     assert_eq!(encodings.len(), 14);

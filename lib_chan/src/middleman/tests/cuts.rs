@@ -372,27 +372,27 @@ fn check(run: &Run, how: How, place: impl Fn() -> String) {
 }
 
 #[test]
-fn a_login_by_key_and_a_session_cut_anywhere_end_as_they_should() {
+fn key_login_and_session_cut_anywhere() {
     Campaign { layers: Layers::Key, finale: Finale::Fail, stride: 1, until: usize::MAX }.run();
 }
 
 #[test]
-fn a_session_that_the_client_closes_cut_anywhere_ends_as_it_should() {
+fn closed_session_cut_anywhere() {
     Campaign { layers: Layers::Key, finale: Finale::Close, stride: 1, until: usize::MAX }.run();
 }
 
 #[test]
-fn a_login_by_password_cut_anywhere_ends_as_it_should() {
+fn password_login_cut_anywhere() {
     Campaign { layers: Layers::Password, finale: Finale::Fail, stride: 1, until: 200 }.run();
 }
 
 #[test]
-fn a_connection_with_tls_cut_anywhere_ends_as_it_should() {
+fn tls_connection_survives_cut_anywhere() {
     Campaign { layers: Layers::Tls, finale: Finale::Fail, stride: 41, until: usize::MAX }.run();
 }
 
 #[test]
-fn one_byte_at_a_time_all_is_as_it_is_in_large_pieces() {
+fn single_bytes_act_like_large_pieces() {
     for layers in [Layers::Key, Layers::Password, Layers::Tls] {
         for finale in [Finale::Fail, Finale::Close] {
             let whole = Campaign { layers, finale, stride: 1, until: 0 }.run_whole();

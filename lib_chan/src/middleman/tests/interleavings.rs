@@ -83,7 +83,7 @@ async fn read(mut end: End) -> [u32; 2] {
 }
 
 #[test]
-fn what_several_tasks_cast_is_written_and_arrives_once_in_the_order_of_each() {
+fn casts_of_tasks_arrive_once_in_order() {
     for room in [20, 64 * 1024] {
         explore(move || {
             block_on(async move {
@@ -102,7 +102,7 @@ fn what_several_tasks_cast_is_written_and_arrives_once_in_the_order_of_each() {
 }
 
 #[test]
-fn credit_comes_back_once_and_whoever_waits_for_it_goes_on() {
+fn credit_returns_once_and_wakes_sender() {
     const LEN: usize = 30_000;
     explore(|| {
         block_on(async {
@@ -145,7 +145,7 @@ async fn looks_in_vain(end: &mut End) {
 }
 
 #[test]
-fn a_close_that_races_with_casts_gives_each_one_answer_and_delivers_those_it_took() {
+fn close_racing_casts_delivers_accepted_ones() {
     explore(|| {
         block_on(async {
             let (near, far, left) = ends(&Limits::default(), 64 * 1024).await;
@@ -164,7 +164,7 @@ fn a_close_that_races_with_casts_gives_each_one_answer_and_delivers_those_it_too
 }
 
 #[test]
-fn calls_that_race_with_the_end_have_one_outcome_each_and_it_is_true() {
+fn calls_racing_end_have_true_outcome() {
     explore(|| {
         block_on(async {
             let (near, mut far, left) = ends(&Limits::default(), 64 * 1024).await;
@@ -210,7 +210,7 @@ fn calls_that_race_with_the_end_have_one_outcome_each_and_it_is_true() {
 }
 
 #[test]
-fn a_call_that_was_said_not_to_be_executed_was_not_though_the_service_was_killed_meanwhile() {
+fn not_executed_holds_when_service_is_killed() {
     explore(|| {
         block_on(async {
             let (near, mut far, left) = ends(&Limits::default(), 64 * 1024).await;
@@ -248,7 +248,7 @@ fn a_call_that_was_said_not_to_be_executed_was_not_though_the_service_was_killed
 }
 
 #[test]
-fn a_call_given_up_while_it_is_answered_gives_its_slot_back() {
+fn call_abandoned_while_answered_frees_slot() {
     explore(|| {
         block_on(async {
             let limits = Limits { max_calls: 1, ..Limits::default() };
@@ -280,7 +280,7 @@ fn a_call_given_up_while_it_is_answered_gives_its_slot_back() {
 }
 
 #[test]
-fn a_channel_given_to_a_process_while_messages_come_brings_each_once_and_its_end_last() {
+fn given_channel_delivers_once_while_messages_arrive() {
     explore(|| {
         block_on(async {
             let (near, far, left) = ends(&Limits::default(), 64 * 1024).await;
@@ -315,7 +315,7 @@ fn a_channel_given_to_a_process_while_messages_come_brings_each_once_and_its_end
 }
 
 #[test]
-fn no_far_event_arrives_after_demonitor_flush_and_unlink() {
+fn no_far_event_after_demonitor_flush() {
     explore(|| {
         block_on(async {
             let (near, far, left) = ends(&Limits::default(), 64 * 1024).await;

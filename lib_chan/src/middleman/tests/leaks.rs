@@ -61,7 +61,7 @@ async fn group(mut me: Process<Incoming<Request>>) -> Result<(), ExitReason> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_process_keeps_nothing_of_a_session_that_was_given_to_it_and_ended() {
+async fn process_forgets_given_session_after_end() {
     let group = spawn(group);
     let (start, told) = gives_to(&group);
     let (channel, served) = session(&Limits::default(), false, start).await;
@@ -72,7 +72,7 @@ async fn a_process_keeps_nothing_of_a_session_that_was_given_to_it_and_ended() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_is_left_of_a_session_whose_process_ended() {
+async fn session_of_ended_process_leaves_nothing() {
     let group = spawn(group);
     let (start, told) = gives_to(&group);
     let (channel, served) = session(&Limits::default(), false, start).await;
@@ -84,7 +84,7 @@ async fn nothing_is_left_of_a_session_whose_process_ended() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_stops_waiting_for_the_end_or_an_ack_is_forgotten() {
+async fn forgets_abandoned_waits() {
     let (channel, _far) = with_silent_server().await;
     let remote = channel.remote();
     assert_eq!(held_by(remote.ended()), (1, 0));
@@ -100,7 +100,7 @@ async fn who_stops_waiting_for_the_end_or_an_ack_is_forgotten() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_links_and_ends_over_and_over_fills_no_mailbox() {
+async fn repeated_links_and_ends_fill_no_mailbox() {
     let parameters = SessionParameters::from_limits(&Limits::default()).unwrap();
     let (_, server) = pair_in_memory(parameters, [7; 32]).unwrap();
     let (mut near, far) = tokio::io::duplex(64 * 1024);
@@ -177,7 +177,7 @@ async fn asks_for_much_and_reads_nothing(limits: &Limits, max_frame_len: u64) ->
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_reads_nothing_is_shown_out_where_memory_is_short() {
+async fn non_reading_peer_ends_when_memory_is_short() {
     let short = Limits { max_held_in_all: 1 << 20, ..Limits::default() };
     // However long the frames are that it says it takes.
     for max_frame_len in [1 << 20, 16 << 20] {

@@ -46,7 +46,7 @@ async fn with_raw_client(limits: Limits) -> (Channel<Blob>, DuplexStream) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_receiver_that_is_paused_sleeps_until_the_output_has_drained() {
+async fn paused_receiver_sleeps_until_output_drains() {
     let (mut channel, mut near) = with_raw_client(Limits::default()).await;
     let mut bytes = Vec::new();
     Frame::Call { to: 0, call: 1, left: 60_000, payload: &[0] }.put(&mut bytes);
@@ -80,7 +80,7 @@ async fn a_receiver_that_is_paused_sleeps_until_the_output_has_drained() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_process_that_a_channel_was_given_to_goes_on_as_soon_as_little_enough_is_unsent() {
+async fn given_channel_resumes_when_output_drains() {
     let (channel, mut near) = with_raw_client(Limits::default()).await;
     let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
     let group = spawn(async move |mut me: Process<Incoming<Blob>>| {
@@ -130,7 +130,7 @@ fn are_woken_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn several_that_are_woken_together_are_woken_in_order_once_the_worker_is_free() {
+async fn wakes_batch_in_order_when_worker_is_free() {
     let (wakers, order) = five_wakers();
     let woken = tokio::spawn(async move {
         wake_together(wakers);
@@ -142,12 +142,12 @@ async fn several_that_are_woken_together_are_woken_in_order_once_the_worker_is_f
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn several_that_are_woken_beside_the_workers_are_woken_at_once_and_in_order() {
+async fn wakes_batch_at_once_beside_workers() {
     are_woken_at_once();
 }
 
 #[test]
-fn several_that_are_left_to_a_runtime_that_ends_are_woken_all_the_same() {
+fn wakes_batch_when_runtime_ends() {
     let many = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap();
     let one = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let (wakers, order) = five_wakers();
@@ -161,11 +161,11 @@ fn several_that_are_left_to_a_runtime_that_ends_are_woken_all_the_same() {
 }
 
 #[tokio::test]
-async fn several_that_are_woken_by_the_only_worker_are_woken_at_once() {
+async fn wakes_batch_at_once_on_single_worker() {
     are_woken_at_once();
 }
 
 #[test]
-fn several_that_are_woken_outside_of_a_runtime_are_woken_at_once() {
+fn wakes_batch_at_once_outside_runtime() {
     are_woken_at_once();
 }

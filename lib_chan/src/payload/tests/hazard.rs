@@ -52,7 +52,7 @@ fn nothing_is_allocated_for_a_length_prefix() {
 }
 
 #[test]
-fn nothing_is_allocated_for_a_length_prefix_inside_a_value() {
+fn allocates_nothing_for_inner_length_prefix() {
     for len in PREFIXES {
         let bytes = encoded(Codec::Bincode, &(3u8, Some(len)));
         assert!(allocated::<(u8, Option<String>)>(&bytes) <= ERROR);
@@ -104,7 +104,7 @@ impl<'de> Deserialize<'de> for OwnedBytes {
 }
 
 #[test]
-fn strings_and_bytes_are_cut_from_the_payload_and_copied_once() {
+fn copies_strings_and_bytes_once() {
     for codec in ALL {
         let bytes = encoded(codec, "joe");
         let text = ptr::from_ref(&bytes[bytes.windows(3).position(|w| w == b"joe").unwrap()]);
@@ -172,7 +172,7 @@ fn reserved<T: DeserializeOwned>(codec: Codec, bytes: &[u8]) -> usize {
 }
 
 #[test]
-fn visitors_hear_of_no_more_elements_than_the_payload_has_bytes() {
+fn size_hints_stay_within_payload() {
     let honest = encoded(Codec::Bincode, &vec![1u8; 100]);
     assert_eq!(reserved::<Believes<u8>>(Codec::Bincode, &honest), 100);
     for len in PREFIXES {
@@ -277,7 +277,7 @@ fn tree_bytes(codec: Codec, nodes: usize) -> Vec<u8> {
 }
 
 #[test]
-fn the_sender_refuses_exactly_the_depth_that_the_receiver_refuses() {
+fn both_ends_refuse_same_depth() {
     on_a_small_stack(|| {
         for codec in [Codec::Bincode, Codec::Json] {
             // The leaf is an enum too: 63 nodes and a leaf are 64 values.
@@ -290,7 +290,7 @@ fn the_sender_refuses_exactly_the_depth_that_the_receiver_refuses() {
 }
 
 #[test]
-fn every_kind_of_value_counts_the_same_at_both_ends() {
+fn both_ends_count_values_alike() {
     #[derive(Debug, Serialize, Deserialize)]
     enum All {
         Newtype(Box<Self>),
@@ -339,7 +339,7 @@ fn every_kind_of_value_counts_the_same_at_both_ends() {
 }
 
 #[test]
-fn a_value_too_deep_is_refused_before_it_overflows_the_stack() {
+fn refuses_depth_before_stack_overflows() {
     on_a_small_stack(|| {
         let mut tall = tree(5_000);
         for codec in ALL {
@@ -368,7 +368,7 @@ fn elements_of_no_size_are_counted() {
 }
 
 #[test]
-fn elements_of_no_size_are_counted_over_the_whole_payload() {
+fn counts_empty_elements_over_whole_payload() {
     // 100 sequences of 100 each: every one of them is smaller than the payload.
     let bytes = [vec![100], vec![100; 100]].concat();
     assert_eq!(
@@ -378,7 +378,7 @@ fn elements_of_no_size_are_counted_over_the_whole_payload() {
 }
 
 #[test]
-fn elements_are_counted_one_by_one_where_no_number_is_stated() {
+fn counts_elements_without_stated_number() {
     use serde::de::{DeserializeSeed, value};
     for (bytes, elements) in [(3, 3), (3, 4), (0, 0), (0, 1)] {
         let left = Cell::new(bytes);
@@ -390,7 +390,7 @@ fn elements_are_counted_one_by_one_where_no_number_is_stated() {
 }
 
 #[test]
-fn no_more_elements_of_no_size_are_sent_than_are_received() {
+fn both_ends_bound_empty_elements_alike() {
     for len in 0..4 {
         let list = vec![(); len];
         // One byte, the length: so one element.
@@ -440,7 +440,7 @@ fn json_numbers_beyond_their_type_are_errors() {
 }
 
 #[test]
-fn a_field_or_key_that_comes_twice_is_an_error_or_the_last() {
+fn duplicate_field_is_error_or_last_wins() {
     #[derive(Debug, Deserialize)]
     #[expect(dead_code, reason = "only decoded")]
     struct Store {
@@ -453,7 +453,7 @@ fn a_field_or_key_that_comes_twice_is_an_error_or_the_last() {
 }
 
 #[test]
-fn encoding_a_small_struct_allocates_nothing_but_the_payload() {
+fn encoding_small_struct_allocates_payload_only() {
     #[derive(Serialize, Deserialize, PartialEq, Debug)]
     struct Small<'a> {
         id: u64,

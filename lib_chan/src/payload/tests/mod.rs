@@ -38,7 +38,7 @@ fn what(by: Codec, error: PayloadError) -> String {
 }
 
 #[test]
-fn a_codec_is_known_by_its_code_and_its_name_only() {
+fn codec_has_one_code_and_name() {
     let mut known = 0;
     for code in 0..=u8::MAX {
         if let Some(codec) = Codec::from_code(code) {
@@ -62,7 +62,7 @@ fn encoding_appends() {
 }
 
 #[test]
-fn a_payload_may_be_as_long_as_the_maximum_and_no_longer() {
+fn accepts_payload_up_to_maximum() {
     for codec in ALL {
         let text = "x".repeat(1000);
         let len = encoded(codec, &text).len();
@@ -78,7 +78,7 @@ fn a_payload_may_be_as_long_as_the_maximum_and_no_longer() {
 }
 
 #[test]
-fn a_sequence_that_is_too_long_is_called_too_long() {
+fn reports_too_long_sequence() {
     for codec in ALL {
         let mut out = Vec::new();
         for max in 0..4 {

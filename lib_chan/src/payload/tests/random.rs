@@ -174,7 +174,7 @@ fn rich(r: &mut Random) -> Rich {
 }
 
 #[test]
-fn what_is_encoded_decodes_to_the_same() {
+fn encoding_round_trips() {
     let mut r = Random(1);
     for _ in 0..500 {
         let value = rich(&mut r);

@@ -53,7 +53,7 @@ fn joe() -> Person {
 }
 
 #[test]
-fn a_type_that_asks_what_comes_next_travels_in_json_only() {
+fn self_describing_types_need_json() {
     #[derive(Debug, PartialEq, Serialize, Deserialize)]
     #[serde(untagged)]
     enum Untagged {
@@ -103,7 +103,7 @@ fn a_flattened_field_travels_in_json_only() {
 }
 
 #[test]
-fn a_field_left_out_is_refused_where_fields_are_told_by_position() {
+fn refuses_missing_field_by_position() {
     #[derive(Debug, PartialEq, Serialize, Deserialize)]
     struct Sparse {
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -182,7 +182,7 @@ fn some_types_arrive_as_other_values_in_bincode() {
 }
 
 #[test]
-fn a_field_skipped_in_both_directions_travels_as_its_default() {
+fn skipped_field_becomes_default() {
     #[derive(Debug, PartialEq, Serialize, Deserialize)]
     struct Cached {
         #[serde(skip)]
@@ -230,7 +230,7 @@ fn a_variant_more_at_the_end_breaks_nothing() {
 }
 
 #[test]
-fn a_sequence_that_misstates_its_length_is_refused_where_that_is_written() {
+fn refuses_sequence_with_wrong_length() {
     struct Misstates(usize);
     impl Serialize for Misstates {
         fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -260,7 +260,7 @@ fn json_has_one_null() {
 }
 
 #[test]
-fn json_has_text_for_keys_and_numbers_for_bytes() {
+fn json_writes_text_keys_and_byte_numbers() {
     assert_eq!(encoded(Codec::Json, &BTreeMap::from([(7u8, true)])), br#"{"7":true}"#);
     assert_eq!(travels(Codec::Json, &BTreeMap::from([(7u8, true)])), BTreeMap::from([(7, true)]));
     assert_eq!(encoded(Codec::Json, &BTreeMap::from([(true, 'x')])), br#"{"true":"x"}"#);

@@ -60,7 +60,7 @@ async fn a_note_carries_the_reason_of_the_end() {
 }
 
 #[tokio::test]
-async fn a_note_carries_the_reason_of_a_kill_at_any_await() {
+async fn note_carries_reason_of_kill() {
     for polled in 0..3 {
         let (note, notes) = noted();
         let a = spawn(|mut me: Process| async move {
@@ -78,7 +78,7 @@ async fn a_note_carries_the_reason_of_a_kill_at_any_await() {
 }
 
 #[tokio::test]
-async fn a_note_of_a_process_that_goes_on_carries_none() {
+async fn note_of_living_process_has_no_reason() {
     let (note, notes) = noted();
     let a = Actor::new();
     a.does(move |_| {
@@ -105,14 +105,14 @@ async fn a_note_of_a_process_that_goes_on_carries_none() {
 }
 
 #[tokio::test]
-async fn a_note_outside_of_processes_is_settled_at_once() {
+async fn note_outside_processes_settles_at_once() {
     let (note, notes) = noted();
     drop(note);
     assert_eq!(notes.try_recv(), Ok(None));
 }
 
 #[tokio::test]
-async fn a_message_never_taken_is_dropped_with_the_reason() {
+async fn drops_untaken_message_with_reason() {
     let (note, notes) = noted();
     let a = spawn(|_me: Process<Noted>| std::future::pending());
     a.send(note).await.unwrap();
@@ -150,7 +150,7 @@ async fn a_panic_in_a_destructor_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_kill_at_any_await_leaves_nothing_in_any_table() {
+async fn kill_at_any_await_leaves_tables_empty() {
     let full = spawn_with(SpawnOptions { mailbox_capacity: 1, ..SpawnOptions::default() }, {
         |_me: Process<Reply<()>>| std::future::pending()
     });
@@ -218,7 +218,7 @@ async fn ended_watches_without_leaving_anything() {
 }
 
 #[tokio::test]
-async fn ended_asks_what_is_far() {
+async fn ended_asks_far_end() {
     let (far, pid) = Recorder::new();
     let mut ended = Box::pin(pid.ended());
     let [ProcessSignal::Monitor { from, monitor }] = &far.taken()[..] else { panic!("no monitor") };
@@ -246,7 +246,7 @@ async fn all_have_exited(actors: &[Actor], reason: ExitReason) {
 }
 
 #[tokio::test]
-async fn a_chain_and_a_ring_of_ten_thousand_end() {
+async fn chain_and_ring_of_ten_thousand_end() {
     for ring in [false, true] {
         let actors = many(10_000);
         for pair in actors.windows(2) {
@@ -261,7 +261,7 @@ async fn a_chain_and_a_ring_of_ten_thousand_end() {
 }
 
 #[tokio::test]
-async fn a_star_of_ten_thousand_ends_from_the_middle_and_from_a_tip() {
+async fn star_of_ten_thousand_ends() {
     for end in [0, 5_000] {
         let actors = many(10_001);
         for tip in &actors[1..] {
@@ -358,7 +358,7 @@ async fn a_flooded_process_is_killed_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_process_that_never_awaits_is_over_for_all_but_its_own_links() {
+async fn never_awaiting_process_delays_only_its_links() {
     let release = Arc::new(AtomicBool::new(false));
     let (released, belonging) = (Arc::clone(&release), Arc::new(Belonging::default()));
     let (started, start) = tokio::sync::oneshot::channel();
@@ -410,7 +410,7 @@ fn a_runtime_that_goes_away_ends_its_processes() {
 }
 
 #[tokio::test]
-async fn enter_gives_what_was_returned() {
+async fn enter_returns_value() {
     assert_eq!(enter(async |_: Process| Ok(7)).await, Ok(7));
     assert_eq!(enter(async |_: Process| Err::<(), _>(boom())).await, Err(boom()));
 }
@@ -446,7 +446,7 @@ async fn enter_dropped_is_killed() {
 }
 
 #[tokio::test]
-async fn enter_lets_a_panic_through_after_the_process_has_ended() {
+async fn enter_passes_panic_on_after_end() {
     let a = Actor::trapping();
     let pid = a.pid();
     let entered = tokio::spawn(enter(async move |me: Process| {

@@ -90,7 +90,7 @@ async fn an_exit_comes_back_over_the_link() {
 }
 
 #[tokio::test]
-async fn a_kill_comes_back_over_the_link_as_killed() {
+async fn kill_returns_over_link_as_killed() {
     let (a, b) = (Actor::trapping(), Actor::new());
     a.links(&b).await;
     a.exits(&b, Kill).await;
@@ -207,7 +207,7 @@ async fn after_a_kill_nobody_sees_it_alive() {
 }
 
 #[tokio::test]
-async fn a_killed_process_runs_its_destructors_and_nothing_else() {
+async fn killed_process_runs_only_destructors() {
     struct Sign(Arc<Mutex<Vec<&'static str>>>, &'static str);
     impl Drop for Sign {
         fn drop(&mut self) {

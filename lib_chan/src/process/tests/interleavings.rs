@@ -16,7 +16,7 @@ fn with_room(mailbox_capacity: usize) -> SpawnOptions {
 }
 
 #[test]
-fn messages_of_several_senders_arrive_once_and_in_order_however_little_room_there_is() {
+fn messages_arrive_once_in_order_despite_backpressure() {
     const EACH: u32 = 3;
     for room in [1, 2] {
         explore(move || {
@@ -51,7 +51,7 @@ fn messages_of_several_senders_arrive_once_and_in_order_however_little_room_ther
 }
 
 #[test]
-fn whoever_waits_for_room_gets_it_from_a_receiver_that_waits_for_something_else() {
+fn sender_gets_room_from_waiting_receiver() {
     explore(|| {
         block_on(async {
             let (tell, told) = tokio::sync::oneshot::channel();
@@ -85,7 +85,7 @@ impl Drop for Counted {
 }
 
 #[test]
-fn every_send_that_races_with_the_end_has_one_answer_and_nothing_of_it_stays() {
+fn sends_racing_end_leave_nothing() {
     explore(|| {
         block_on(async {
             let alive = Arc::new(AtomicUsize::new(0));
@@ -122,7 +122,7 @@ fn every_send_that_races_with_the_end_has_one_answer_and_nothing_of_it_stays() {
 }
 
 #[test]
-fn every_call_that_races_with_the_end_has_one_answer_and_it_is_true() {
+fn calls_racing_end_have_one_true_answer() {
     explore(|| {
         block_on(async {
             let taken = Arc::new(AtomicUsize::new(0));
@@ -169,7 +169,7 @@ fn every_call_that_races_with_the_end_has_one_answer_and_it_is_true() {
 }
 
 #[test]
-fn a_link_and_monitors_that_race_with_the_end_are_each_told_once() {
+fn links_racing_end_are_told_once() {
     explore(|| {
         block_on(async {
             let target = spawn(async |mut me: Process| {
@@ -208,7 +208,7 @@ fn a_link_and_monitors_that_race_with_the_end_are_each_told_once() {
 }
 
 #[test]
-fn a_kill_that_races_with_messages_and_another_exit_decides_one_end() {
+fn racing_kill_decides_one_end() {
     explore(|| {
         block_on(async {
             let target = spawn(async |mut me: Process<u32>| {
@@ -255,7 +255,7 @@ fn no_down_arrives_after_demonitor_flush() {
 }
 
 #[test]
-fn demonitor_says_whether_a_down_is_in_the_mailbox() {
+fn demonitor_reports_down_in_mailbox() {
     explore_process(false, |mut me| async move {
         let (child, monitor) = me.spawn_monitor(async |_: Process| Err(boom()));
         let fired = !me.demonitor(monitor);

@@ -80,7 +80,7 @@ fn no_exit_is_late_after_unlink() {
 }
 
 #[test]
-fn no_second_exit_is_late_after_unlink_and_link() {
+fn no_late_exit_after_unlink_and_link() {
     let late = late_events(|me, spins| {
         let child = me.spawn_link(fails).pid();
         spin(spins);
@@ -94,7 +94,7 @@ fn no_second_exit_is_late_after_unlink_and_link() {
 }
 
 #[test]
-fn a_monitor_that_has_fired_has_its_down_there() {
+fn fired_monitor_has_delivered_down() {
     let late = late_events(|me, spins| {
         let (child, monitor) = me.spawn_monitor(fails);
         spin(spins);

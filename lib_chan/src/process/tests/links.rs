@@ -106,7 +106,7 @@ async fn a_return_is_a_normal_exit() {
 }
 
 #[tokio::test]
-async fn what_is_caught_nobody_sees() {
+async fn caught_panic_stays_unseen() {
     let (a, b) = pair(true).await;
     a.does(|_| std::panic::catch_unwind(|| panic!("on purpose")).unwrap_err()).await;
     a.is_alive_with(&[]).await;
@@ -126,7 +126,7 @@ async fn an_exit_goes_down_a_chain() {
 }
 
 #[tokio::test]
-async fn one_that_traps_stops_it() {
+async fn trapping_process_stops_exit() {
     let (a, b, c) = (Actor::new(), Actor::trapping(), Actor::new());
     a.links(&b).await;
     b.links(&c).await;
@@ -181,7 +181,7 @@ async fn tells_failure_before_first_poll() {
 }
 
 #[tokio::test]
-async fn a_link_to_a_dead_process_is_an_error() {
+async fn link_to_dead_process_is_error() {
     let (a, dead) = (Actor::new(), dead().await);
     assert_eq!(a.does(move |me| me.link(dead)).await, Err(NoProc));
     a.is_alive_with(&[]).await;
@@ -189,7 +189,7 @@ async fn a_link_to_a_dead_process_is_an_error() {
 }
 
 #[tokio::test]
-async fn that_error_unhandled_is_the_reason() {
+async fn unhandled_error_becomes_reason() {
     let (a, dead) = (Actor::new(), dead().await);
     a.order(move |me| me.link(dead).err().map(Err));
     a.has_exited(NoProc).await;
@@ -251,7 +251,7 @@ async fn an_unlink_without_a_link_is_nothing() {
 }
 
 #[tokio::test]
-async fn an_unlink_leaves_what_is_in_the_mailbox() {
+async fn unlink_leaves_mailbox() {
     let (a, b) = pair(true).await;
     a.ends(Err(boom()));
     a.has_exited(boom()).await;
@@ -289,7 +289,7 @@ async fn link_tells_immediate_crash_once() {
 }
 
 #[tokio::test]
-async fn a_linked_child_that_crashes_takes_its_parent_along() {
+async fn crashing_child_ends_linked_parent() {
     let a = Actor::new();
     a.order(|me| {
         me.spawn_link(|_: Process| async { panic!("on purpose") });
@@ -306,7 +306,7 @@ async fn family() -> (Actor, Actor) {
 }
 
 #[tokio::test]
-async fn a_child_survives_the_normal_end_of_its_parent() {
+async fn child_survives_normal_end_of_parent() {
     let (a, child) = family().await;
     a.ends(Ok(()));
     a.has_exited(Normal).await;
@@ -314,7 +314,7 @@ async fn a_child_survives_the_normal_end_of_its_parent() {
 }
 
 #[tokio::test]
-async fn a_child_ends_when_its_parent_is_shut_down() {
+async fn child_ends_when_parent_shuts_down() {
     let (a, child) = family().await;
     a.ends(Err(Shutdown));
     a.has_exited(Shutdown).await;
@@ -322,7 +322,7 @@ async fn a_child_ends_when_its_parent_is_shut_down() {
 }
 
 #[tokio::test]
-async fn one_that_no_longer_traps_ends() {
+async fn process_that_stops_trapping_ends() {
     let (a, b) = pair(true).await;
     b.does(|me| me.trap_exit(false)).await;
     a.ends(Err(boom()));
@@ -330,7 +330,7 @@ async fn one_that_no_longer_traps_ends() {
 }
 
 #[tokio::test]
-async fn what_was_trapped_before_stays_a_message() {
+async fn trapped_exit_stays_message() {
     let (a, b) = pair(true).await;
     a.ends(Err(boom()));
     a.has_exited(boom()).await;
@@ -339,7 +339,7 @@ async fn what_was_trapped_before_stays_a_message() {
 }
 
 #[tokio::test]
-async fn trap_exit_gives_what_held_before() {
+async fn trap_exit_returns_former_setting() {
     let a = Actor::new();
     let before = a.does(|me| [me.trap_exit(true), me.trap_exit(true), me.trap_exit(false)]).await;
     assert_eq!(before, [false, true, true]);

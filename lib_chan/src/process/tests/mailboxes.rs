@@ -44,7 +44,7 @@ impl Taker {
 }
 
 #[tokio::test]
-async fn the_bound_counts_what_is_not_taken_yet() {
+async fn bound_counts_untaken_messages() {
     let taker = Taker::new(3);
     for message in 1..=3 {
         taker.address.try_send(message).unwrap();
@@ -85,7 +85,7 @@ async fn senders_wait_in_the_order_they_came() {
 }
 
 #[tokio::test]
-async fn a_sender_that_waits_learns_the_end_and_gets_its_message_back() {
+async fn waiting_sender_gets_message_back_at_end() {
     let taker = Taker::new(1);
     taker.address.try_send(1).unwrap();
     let mut sender = Box::pin(taker.address.send(2));
@@ -130,7 +130,7 @@ async fn signals_are_never_refused() {
 }
 
 #[tokio::test]
-async fn a_process_that_gives_up_its_end_leaves_no_place_taken() {
+async fn abandoned_end_frees_its_place() {
     let (go, gone) = oneshot::channel::<()>();
     let address = spawn_with(small(2), |mut me: Process<u32>| async move {
         assert_eq!(me.recv().await, Event::Message(1));
@@ -251,7 +251,7 @@ fn parcel(source: u8, numbers: std::ops::Range<u64>) -> Box<dyn Parcel<u64>> {
 }
 
 #[tokio::test]
-async fn what_a_session_hands_over_keeps_its_place_in_the_order() {
+async fn messages_of_session_keep_their_order() {
     let (tell, told) = oneshot::channel();
     let (go, gone) = oneshot::channel::<()>();
     let address = spawn_with(small(2), |mut me: Process<u64>| async move {
@@ -301,7 +301,7 @@ impl std::task::Wake for CountWakes {
 }
 
 #[tokio::test(start_paused = true)]
-async fn recv_within_gives_up_in_time_and_loses_nothing() {
+async fn recv_within_times_out_without_loss() {
     let received = enter(async |mut me: Process<u32>| {
         assert_eq!(me.recv_within(Duration::from_secs(1)).await, None);
         me.address().send(1).await?;
@@ -315,7 +315,7 @@ async fn recv_within_gives_up_in_time_and_loses_nothing() {
 }
 
 #[tokio::test]
-async fn a_receiver_that_does_not_pause_lets_waiting_senders_in() {
+async fn busy_receiver_admits_waiting_senders() {
     let mut me = Process::new(cell::Cell::<u64>::new(&small(1)));
     let address = me.address();
     address.try_send(1).unwrap();

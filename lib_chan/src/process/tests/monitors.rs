@@ -109,7 +109,7 @@ async fn demonitor_after_down(give_up: fn(&mut Process, MonitorRef) -> bool) -> 
 // S77 and the second half.
 
 #[tokio::test]
-async fn what_is_in_the_mailbox_stays_there() {
+async fn delivered_messages_stay_in_mailbox() {
     assert_eq!(demonitor_after_down(|me, r| me.demonitor(r)).await, (false, 1));
 }
 
@@ -135,7 +135,7 @@ async fn flush_removes_down_taken_with_another() {
 }
 
 #[tokio::test]
-async fn it_is_given_up_once() {
+async fn ownership_ends_once() {
     let (a, _b, r) = pair().await;
     assert_eq!(a.does(move |me| [me.demonitor(r), me.demonitor(r)]).await, [true, false]);
 }
@@ -147,13 +147,13 @@ async fn nothing_to_flush_while_it_is_active() {
 }
 
 #[tokio::test]
-async fn one_that_never_was_is_not_given_up() {
+async fn missing_ownership_does_not_end() {
     let a = Actor::new();
     assert!(!a.does(|me| me.demonitor(next_monitor())).await);
 }
 
 #[tokio::test]
-async fn that_of_another_process_still_fires() {
+async fn monitor_of_other_process_still_fires() {
     let (a, b, r) = pair().await;
     assert!(!Actor::new().does(move |me| me.demonitor(r)).await);
     b.ends(Err(boom()));

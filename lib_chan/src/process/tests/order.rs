@@ -3,7 +3,7 @@
 use super::*;
 
 #[tokio::test]
-async fn messages_and_exits_of_one_sender_stay_in_order() {
+async fn messages_and_exits_keep_order() {
     let (a, b) = (Actor::new(), Actor::trapping());
     let to = b.clone();
     a.does(move |_| {
@@ -57,7 +57,7 @@ async fn last_message_comes_before_exit_and_down() {
 }
 
 #[tokio::test]
-async fn what_a_destructor_sends_comes_before_the_exit_too() {
+async fn messages_of_destructors_precede_exit() {
     struct Farewell(Address<u32>);
     impl Drop for Farewell {
         fn drop(&mut self) {

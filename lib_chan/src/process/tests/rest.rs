@@ -30,7 +30,7 @@ async fn a_busy_process_ends_at_its_next_await() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_busy_process_that_traps_is_told_and_killed() {
+async fn busy_trapping_process_is_told_and_killed() {
     let a = spawn_with(SpawnOptions { trap_exit: true, ..SpawnOptions::default() }, busy);
     a.pid().exit(boom());
     a.send(0).await.unwrap();
@@ -67,7 +67,7 @@ fn told(socket: &Belonging) -> Vec<ExitReason> {
 }
 
 #[tokio::test]
-async fn what_a_killed_process_owned_is_told_at_once() {
+async fn kill_ends_owned_sessions_at_once() {
     let (socket, owned) = socket();
     let a = Actor::new();
     a.pid().own(owned).unwrap();
@@ -78,7 +78,7 @@ async fn what_a_killed_process_owned_is_told_at_once() {
 }
 
 #[tokio::test]
-async fn what_was_handed_on_ends_with_its_new_owner() {
+async fn given_session_ends_with_new_owner() {
     let (socket, owned) = socket();
     let (a, b) = (Actor::new(), Actor::new());
     a.0.own(Arc::clone(&owned)).unwrap();
@@ -96,7 +96,7 @@ async fn what_was_handed_on_ends_with_its_new_owner() {
 }
 
 #[tokio::test]
-async fn who_gives_up_what_it_owns_is_told_nothing() {
+async fn former_owner_hears_nothing() {
     let (socket, owned) = socket();
     let a = Actor::trapping();
     a.pid().own(Arc::clone(&owned)).unwrap();
@@ -109,7 +109,7 @@ async fn who_gives_up_what_it_owns_is_told_nothing() {
 }
 
 #[tokio::test]
-async fn what_a_process_is_linked_to_ends_from_outside() {
+async fn process_ends_from_outside_with_its_links() {
     let (far, port) = Recorder::new();
     let a = Actor::trapping();
     let pid = port.clone();
@@ -121,7 +121,7 @@ async fn what_a_process_is_linked_to_ends_from_outside() {
 }
 
 #[tokio::test]
-async fn only_one_that_is_spawned_trapping_misses_no_exit() {
+async fn only_spawning_trapped_misses_no_exit() {
     let late = spawn(|me: Process<Order>| {
         me.trap_exit(false);
         Actor::run(me)
@@ -159,7 +159,7 @@ async fn exit_comes_before_down() {
 }
 
 #[tokio::test]
-async fn a_link_is_gone_once_its_exit_was_told() {
+async fn link_is_gone_after_exit() {
     let (a, b) = (Actor::new(), Actor::trapping());
     b.links(&a).await;
     a.ends(Err(boom()));

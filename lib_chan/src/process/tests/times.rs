@@ -22,7 +22,7 @@ fn recv_within_no_time_needs_no_timer() {
 }
 
 #[test]
-fn recv_within_needs_no_timer_for_a_message_that_is_there() {
+fn recv_within_sets_no_timer_for_ready_message() {
     let got = without_timers(async |mut me| {
         me.address().send(1).await.map_err(|error| error.reason)?;
         Ok(me.recv_within(LONG).await)
@@ -31,7 +31,7 @@ fn recv_within_needs_no_timer_for_a_message_that_is_there() {
 }
 
 #[test]
-fn try_recv_takes_what_is_there() {
+fn try_recv_takes_ready_message() {
     let got = without_timers(async |mut me| {
         let nothing = me.try_recv();
         for number in [1, 2] {
@@ -43,7 +43,7 @@ fn try_recv_takes_what_is_there() {
 }
 
 #[test]
-fn a_process_that_polls_its_mailbox_can_be_killed() {
+fn polling_process_can_be_killed() {
     let runtime = Builder::new_current_thread().build().unwrap();
     runtime.block_on(async {
         let process = spawn(async |mut me: Process| {

@@ -38,7 +38,7 @@ fn pair() -> Pair {
 }
 
 #[test]
-fn a_link_reaches_the_process_and_its_end_comes_back() {
+fn link_reaches_process_and_end_returns() {
     let mut pair = pair();
     pair.client.session.link(10, 1);
     pair.settle();
@@ -50,7 +50,7 @@ fn a_link_reaches_the_process_and_its_end_comes_back() {
 }
 
 #[test]
-fn the_end_of_the_process_that_linked_reaches_the_other_and_kill_over_a_link_stays_kill() {
+fn end_of_linker_reaches_other_end() {
     let mut pair = pair();
     pair.client.session.link(10, 1);
     pair.client.session.exit(&10, 1, Some(0), ExitReason::Kill);
@@ -63,7 +63,7 @@ fn the_end_of_the_process_that_linked_reaches_the_other_and_kill_over_a_link_sta
 }
 
 #[test]
-fn links_and_monitors_of_what_the_peer_may_not_or_does_not_know_get_noproc() {
+fn link_without_right_gets_noproc() {
     let mut pair = pair();
     let silent = Rights { monitor: false, ..Rights::default() };
     assert_eq!(pair.server.session.hand_out(21, silent), 2);
@@ -81,7 +81,7 @@ fn links_and_monitors_of_what_the_peer_may_not_or_does_not_know_get_noproc() {
 }
 
 #[test]
-fn the_sender_of_a_link_gives_no_right_but_to_that_link() {
+fn link_gives_no_other_right() {
     let mut pair = pair();
     pair.client.session.link(10, 0);
     pair.settle();
@@ -148,7 +148,7 @@ fn both_sides_unlink_at_the_same_time() {
 }
 
 #[test]
-fn an_unlink_where_there_is_no_link_is_acknowledged_at_once() {
+fn acknowledges_unlink_without_link() {
     let mut pair = pair();
     pair.client.session.unlink(&10, 1, 3);
     pair.settle();
@@ -168,7 +168,7 @@ fn an_unlink_where_there_is_no_link_is_acknowledged_at_once() {
 }
 
 #[test]
-fn a_monitor_reports_once_and_not_after_it_was_taken_back() {
+fn monitor_fires_once_unless_removed() {
     let mut pair = pair();
     for reference in [100, 200, 300] {
         pair.client.session.monitor(10, reference, 1);
@@ -194,7 +194,7 @@ fn a_monitor_reports_once_and_not_after_it_was_taken_back() {
 }
 
 #[test]
-fn an_explicit_exit_needs_the_right_and_kill_is_killed_without_its_own() {
+fn exit_and_kill_need_their_rights() {
     let mut pair = pair();
     let exit_only = Rights { exit: true, ..Rights::default() };
     assert_eq!(pair.server.session.hand_out(21, exit_only), 2);
@@ -242,7 +242,7 @@ fn untaken_exits_end_overload_and_others_do_not() {
 }
 
 #[test]
-fn a_link_or_monitor_over_the_far_sides_number_gets_overload_at_once() {
+fn link_over_far_bound_gets_overload() {
     let mut lone = Lone::open(Side::Client);
     for n in 0..TERMS.max_links {
         lone.session.link(100 + n as u32, 0);
@@ -267,7 +267,7 @@ fn a_link_or_monitor_over_the_far_sides_number_gets_overload_at_once() {
 }
 
 #[test]
-fn a_peer_that_sets_more_links_and_monitors_than_it_may_ends_overload() {
+fn too_many_links_of_peer_end_overload() {
     let limits = Limits { max_links: 4, ..Limits::default() };
     for last in [Frame::Link { from: 3, to: 0 }, Frame::Monitor { monitor: 3, to: 0 }] {
         let mut lone = Lone::open_with(Side::Server, &limits);
@@ -284,7 +284,7 @@ fn a_peer_that_sets_more_links_and_monitors_than_it_may_ends_overload() {
 }
 
 #[test]
-fn names_of_monitors_used_twice_or_never_given_end_protocol() {
+fn misused_monitor_names_end_protocol() {
     for frames in [
         &[Frame::Monitor { monitor: 2, to: 0 }, Frame::Monitor { monitor: 2, to: 0 }][..],
         &[Frame::Monitor { monitor: 2, to: 0 }, Frame::Monitor { monitor: 1, to: 0 }],
@@ -297,7 +297,7 @@ fn names_of_monitors_used_twice_or_never_given_end_protocol() {
 }
 
 #[test]
-fn links_and_monitors_taken_back_over_and_over_harm_nobody() {
+fn repeated_unlink_and_demonitor_are_harmless() {
     let mut pair = pair();
     for far in [0, 1, 99] {
         for n in 1..=5000 {
@@ -320,7 +320,7 @@ fn links_and_monitors_taken_back_over_and_over_harm_nobody() {
 }
 
 #[test]
-fn at_the_end_every_link_and_monitor_has_exactly_one_ending_with_its_reason() {
+fn every_link_and_monitor_ends_once() {
     type Ending = (fn(&mut Pair), ExitReason);
     let endings: [Ending; 2] = [
         (Pair::lose, ExitReason::NoConnection),
@@ -424,7 +424,7 @@ fn former_owner_keeps_the_links_it_has_made() {
 }
 
 #[test]
-fn links_of_a_new_owner_go_on_under_id_0() {
+fn links_follow_new_owner_under_id_0() {
     let mut pair = pair();
     pair.client.session.link(10, 1);
     pair.settle();
@@ -467,7 +467,7 @@ fn unlink_on_its_way_when_the_owner_changes() {
 }
 
 #[test]
-fn an_owner_that_is_no_process_can_be_linked_to() {
+fn links_to_owner_without_process() {
     let mut pair = pair();
     pair.server.session.set_owner(None, false);
     pair.client.session.link(10, 0);
@@ -634,7 +634,7 @@ impl Processes {
 
 /// The link protocol end to end, over the border's table, with everything late that can be late.
 #[test]
-fn both_sides_agree_about_every_link_whatever_crossed_on_the_way() {
+fn both_ends_agree_on_links_after_crossing() {
     const PROCESSES: u32 = 3;
     let limits = Limits::default();
     for seed in 0..300 {
@@ -707,7 +707,7 @@ fn untaken_ends_of_links_end_overload() {
 }
 
 #[test]
-fn the_ends_of_links_of_ones_own_count_nothing_against_the_peer() {
+fn own_links_cost_peer_nothing() {
     let mut lone = Lone::open(Side::Server);
     lone.session.hand_out(7, ALL);
     let most = Limits::default().max_links as usize;
@@ -750,7 +750,7 @@ fn exit_in_front_of_the_acknowledgement_is_older() {
 }
 
 #[test]
-fn process_ends_before_it_sees_an_unlink_and_a_link() {
+fn end_before_unlink_and_link_arrive() {
     let mut lone = Lone::open(Side::Server);
     lone.feed(&Frame::Link { from: 5, to: 0 });
     lone.feed(&Frame::Unlink { from: 5, to: 0, unlink: 8 });
@@ -769,7 +769,7 @@ fn process_ends_before_it_sees_an_unlink_and_a_link() {
 }
 
 #[test]
-fn link_refused_behind_an_unlink_ends_behind_its_acknowledgement() {
+fn link_refused_behind_unlink_ends_after_acknowledgement() {
     let mut lone = Lone::open(Side::Client);
     lone.session.hand_out(7, ALL);
     lone.feed(&Frame::Link { from: 5, to: 1 });
@@ -790,7 +790,7 @@ fn link_refused_behind_an_unlink_ends_behind_its_acknowledgement() {
 }
 
 #[test]
-fn a_place_of_the_peers_is_free_when_it_says_so_and_that_its_acknowledgement_is_due_has_a_bound() {
+fn bounds_acknowledgements_owed_to_peer() {
     let limits = Limits { max_links: 2, ..Limits::default() };
     let mut lone = Lone::open_with(Side::Server, &limits);
     for from in 1..=4 {
@@ -810,7 +810,7 @@ fn a_place_of_the_peers_is_free_when_it_says_so_and_that_its_acknowledgement_is_
 }
 
 #[test]
-fn a_link_that_both_have_made_again_takes_a_place_at_both() {
+fn mutual_relink_takes_place_at_both() {
     let limits = Limits { max_links: 1, ..Limits::default() };
     let mut pair = Pair::open_with(1, &limits, &limits);
     pair.client.session.set_owner(Some(1), false);
@@ -844,7 +844,7 @@ fn a_link_that_both_have_made_again_takes_a_place_at_both() {
 }
 
 #[test]
-fn one_that_ends_while_its_unlink_is_under_way_leaves_the_peer_its_places() {
+fn end_during_unlink_frees_places_of_peer() {
     let limits = Limits { max_links: 1, ..Limits::default() };
     let mut lone = Lone::open_with(Side::Server, &limits);
     lone.session.hand_out(7, ALL);
@@ -863,7 +863,7 @@ fn one_that_ends_while_its_unlink_is_under_way_leaves_the_peer_its_places() {
 }
 
 #[test]
-fn unlink_is_acknowledged_when_its_sender_ends_behind_it() {
+fn acknowledges_unlink_whose_sender_ends() {
     let mut lone = Lone::open(Side::Server);
     lone.feed(&Frame::Link { from: 5, to: 0 });
     lone.feed(&Frame::Unlink { from: 5, to: 0, unlink: 8 });
@@ -930,7 +930,7 @@ fn far_owner_that_lives_is_out_of_reach() {
 }
 
 #[test]
-fn a_link_to_one_that_has_told_of_its_end_takes_no_place() {
+fn link_to_ended_process_takes_no_place() {
     let limits = Limits { max_links: 1, ..Limits::default() };
     let mut lone = Lone::open_with(Side::Server, &limits);
     lone.session.hand_out(7, ALL);
@@ -946,7 +946,7 @@ fn a_link_to_one_that_has_told_of_its_end_takes_no_place() {
 }
 
 #[test]
-fn a_monitor_that_the_peer_takes_back_is_taken_from_its_process() {
+fn demonitor_of_peer_reaches_process() {
     let mut lone = Lone::open(Side::Server);
     lone.session.hand_out(7, ALL);
     lone.feed(&Frame::Monitor { monitor: 1, to: 1 });
@@ -956,7 +956,7 @@ fn a_monitor_that_the_peer_takes_back_is_taken_from_its_process() {
 }
 
 #[test]
-fn a_link_made_again_behind_an_unlink_keeps_its_place_when_that_is_acknowledged() {
+fn relink_behind_unlink_keeps_place() {
     let limits = Limits { max_links: 1, ..Limits::default() };
     let mut lone = Lone::open_with(Side::Server, &limits);
     lone.session.hand_out(7, ALL);

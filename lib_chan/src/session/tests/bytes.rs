@@ -73,7 +73,7 @@ fn kept(session: &Session<Numbers>) -> usize {
 }
 
 #[test]
-fn a_frame_that_is_too_long_is_refused_by_its_length_alone() {
+fn refuses_too_long_frame_by_length() {
     let limits = Limits::default();
     for head in [&[0, 0x10, 0, 1][..], &[0xff; 4], &[0, 0x10, 0, 1, 3, 0, 1, 2, 3]] {
         let mut lone = Lone::open(Side::Server);
@@ -87,7 +87,7 @@ fn a_frame_that_is_too_long_is_refused_by_its_length_alone() {
 }
 
 #[test]
-fn memory_follows_what_came_and_not_what_was_claimed() {
+fn memory_follows_received_bytes() {
     let mut lone = Lone::open(Side::Server);
     let len = Limits::default().max_frame_len;
     lone.session.handle_bytes(lone.now, &(len as u32).to_be_bytes());

@@ -33,7 +33,7 @@ fn calls(pair: &mut Pair) -> Vec<u64> {
 }
 
 #[test]
-fn many_calls_in_flight_are_answered_out_of_order_each_with_its_own() {
+fn calls_get_own_answers_out_of_order() {
     for seed in 0..6 {
         let mut pair = Pair::open(seed);
         let asked: Vec<_> = (0..256).map(|n| call(&mut pair, n)).collect();
@@ -56,7 +56,7 @@ fn many_calls_in_flight_are_answered_out_of_order_each_with_its_own() {
 }
 
 #[test]
-fn calls_over_the_far_sides_number_wait_in_order() {
+fn calls_over_far_bound_wait_in_order() {
     let limits = Limits { max_calls: 3, ..Limits::default() };
     let mut pair = Pair::open_with(1, &limits, &limits);
     let asked: Vec<_> = (0..7).map(|n| call(&mut pair, n)).collect();
@@ -73,7 +73,7 @@ fn calls_over_the_far_sides_number_wait_in_order() {
 }
 
 #[test]
-fn a_call_given_up_is_cancelled_at_the_other_side_and_its_slot_comes_back_with_the_answer() {
+fn abandoned_call_is_cancelled_at_other_end() {
     let limits = Limits { max_calls: 1, ..Limits::default() };
     let mut pair = Pair::open_with(2, &limits, &limits);
     let first = call(&mut pair, 1);
@@ -97,7 +97,7 @@ fn a_call_given_up_is_cancelled_at_the_other_side_and_its_slot_comes_back_with_t
 }
 
 #[test]
-fn a_call_given_up_before_it_went_out_never_does() {
+fn abandoned_unsent_call_is_never_sent() {
     let limits = Limits { max_calls: 1, ..Limits::default() };
     let mut pair = Pair::open_with(2, &limits, &limits);
     let first = call(&mut pair, 1);
@@ -112,7 +112,7 @@ fn a_call_given_up_before_it_went_out_never_does() {
 }
 
 #[test]
-fn a_call_cancelled_before_it_is_taken_is_refused_when_it_is() {
+fn refuses_call_cancelled_before_taken() {
     let mut pair = Pair::open(2);
     let asked = call(&mut pair, 1);
     pair.settle();
@@ -125,7 +125,7 @@ fn a_call_cancelled_before_it_is_taken_is_refused_when_it_is() {
 }
 
 #[test]
-fn a_deadline_that_passes_says_whether_the_call_was_ever_sent() {
+fn deadline_says_whether_call_was_sent() {
     let limits = Limits { max_calls: 1, ..Limits::default() };
     let mut pair = Pair::open_with(3, &limits, &limits);
     let sent = call(&mut pair, 1);
@@ -154,7 +154,7 @@ fn a_deadline_that_passes_says_whether_the_call_was_ever_sent() {
 }
 
 #[test]
-fn a_call_that_its_service_drops_because_its_time_is_over_is_late_whatever_is_seen_first() {
+fn dropped_late_call_counts_as_late() {
     let mut lone = Lone::open(Side::Client);
     let deadline = lone.now + MINUTE;
     let [early, late] = [0; 2].map(|_| lone.session.call(lone.now, deadline, &mut vec![1]).unwrap());
@@ -169,7 +169,7 @@ fn a_call_that_its_service_drops_because_its_time_is_over_is_late_whatever_is_se
 }
 
 #[test]
-fn a_deadline_that_has_passed_already_is_no_call() {
+fn passed_deadline_makes_no_call() {
     let mut lone = Lone::open(Side::Client);
     let now = lone.now;
     let late = lone.session.call(now, now, &mut vec![1]).unwrap();
@@ -192,7 +192,7 @@ fn a_deadline_counts_while_credit_is_awaited() {
 }
 
 #[test]
-fn a_call_that_waits_for_a_slot_in_vain_lets_those_behind_it_go() {
+fn timed_out_call_unblocks_later_ones() {
     let limits = Limits { max_calls: 0, ..Limits::default() };
     let mut pair = Pair::open_with(4, &limits, &limits);
     let asked = call(&mut pair, 1);
@@ -206,7 +206,7 @@ fn a_call_that_waits_for_a_slot_in_vain_lets_those_behind_it_go() {
 }
 
 #[test]
-fn a_message_whose_time_has_passed_is_not_handed_to_the_service() {
+fn late_call_never_reaches_service() {
     let mut pair = Pair::open(4);
     let asked = call(&mut pair, 1);
     pair.settle();
@@ -268,7 +268,7 @@ fn feed_call(lone: &mut Lone, call: u64) {
 }
 
 #[test]
-fn the_callees_slot_is_free_when_the_answer_has_been_written_and_not_before() {
+fn slot_is_free_once_answer_is_written() {
     let limits = Limits { max_calls: 2, ..Limits::default() };
     let mut lone = Lone::open_with(Side::Server, &limits);
     feed_call(&mut lone, 1);
@@ -286,7 +286,7 @@ fn the_callees_slot_is_free_when_the_answer_has_been_written_and_not_before() {
 }
 
 #[test]
-fn a_peer_that_makes_more_calls_than_it_may_ends_overload() {
+fn too_many_calls_end_overload() {
     let limits = Limits { max_calls: 2, ..Limits::default() };
     let mut lone = Lone::open_with(Side::Server, &limits);
     for call in 1..=2 {
@@ -301,7 +301,7 @@ fn a_peer_that_makes_more_calls_than_it_may_ends_overload() {
 }
 
 #[test]
-fn answers_and_cancels_of_calls_that_are_not_there_end_protocol() {
+fn answer_to_unknown_call_ends_protocol() {
     let cases: [fn(&mut Lone); 6] = [
         |lone| lone.feed(&Frame::Reply { call: 7, payload: b"" }),
         |lone| lone.feed(&Frame::Refuse { call: 7, code: RefuseCode::Refused, text: "" }),
@@ -348,7 +348,7 @@ fn an_answer_of_nobodys_call_is_not_sent() {
 }
 
 #[test]
-fn a_cancel_that_crosses_the_answer_does_no_harm() {
+fn cancel_crossing_answer_is_harmless() {
     let mut lone = Lone::open(Side::Server);
     feed_call(&mut lone, 1);
     lone.session.reply(1, &mut Vec::new());
@@ -357,7 +357,7 @@ fn a_cancel_that_crosses_the_answer_does_no_harm() {
 }
 
 #[test]
-fn cancelling_over_and_over_ends_overload_and_this_end_never_cancels_that_often() {
+fn too_many_cancels_end_overload() {
     let limits = Limits::default();
     let mut lone = Lone::open(Side::Server);
     feed_call(&mut lone, 1);
@@ -394,7 +394,7 @@ fn a_call_waits_no_longer_than_a_month() {
 }
 
 #[test]
-fn a_peer_that_allows_any_number_of_calls_and_answers_none_fills_no_memory() {
+fn unanswered_calls_fill_no_memory() {
     let mut lone = Lone::new(Side::Client, &Limits::default());
     lone.session.start(Codec::Raw, b"").unwrap();
     lone.feed(&Frame::Started { terms: Terms { max_calls: u64::MAX, max_links: 0 }, resume: None });
@@ -410,7 +410,7 @@ fn a_peer_that_allows_any_number_of_calls_and_answers_none_fills_no_memory() {
 }
 
 #[test]
-fn the_callee_does_not_give_up_before_the_caller() {
+fn callee_does_not_time_out_first() {
     let mut lone = Lone::open(Side::Client);
     lone.session.call(lone.now, lone.now + Duration::from_micros(1500), &mut Vec::new()).unwrap();
     let [Frame::Call { left, .. }] = lone.frames()[..] else { panic!() };
@@ -418,7 +418,7 @@ fn the_callee_does_not_give_up_before_the_caller() {
 }
 
 #[test]
-fn a_mark_is_answered_when_all_before_it_has_been_taken_and_is_seen_by_nobody() {
+fn mark_is_answered_after_all_before_it() {
     for seed in 0..6 {
         let mut pair = Pair::open(seed);
         let before = call(&mut pair, 1);
@@ -445,7 +445,7 @@ fn a_mark_is_answered_when_all_before_it_has_been_taken_and_is_seen_by_nobody() 
 }
 
 #[test]
-fn a_mark_waits_its_turn_for_credit_and_a_slot_and_ends_with_the_session() {
+fn mark_waits_for_credit_and_slot() {
     let limits = Limits { max_calls: 1, ..Limits::default() };
     let mut pair = Pair::open_with(1, &limits, &limits);
     let first = call(&mut pair, 1);
@@ -465,7 +465,7 @@ fn a_mark_waits_its_turn_for_credit_and_a_slot_and_ends_with_the_session() {
 }
 
 #[test]
-fn a_timer_that_fires_late_fails_and_cancels_what_is_late_all_the_same() {
+fn late_timer_still_cancels_late_calls() {
     let mut pair = Pair::open(0);
     let deadline = pair.now + Duration::from_secs(10);
     let asked = pair.client.session.call(pair.now, deadline, &mut vec![1]).unwrap();

@@ -28,7 +28,7 @@ fn end(end: &mut End, now: std::time::Instant, reason: ExitReason) {
 }
 
 #[test]
-fn a_lost_connection_tells_what_never_went_out_from_what_may_have_been_executed() {
+fn loss_tells_unsent_from_perhaps_executed() {
     let mut pair = Pair::open(1);
     let out = call(&mut pair, b"out");
     pair.settle();
@@ -45,7 +45,7 @@ fn a_lost_connection_tells_what_never_went_out_from_what_may_have_been_executed(
 }
 
 #[test]
-fn what_waits_fails_with_the_session_and_was_not_executed() {
+fn waiting_messages_fail_not_executed() {
     let mut pair = Pair::open(2);
     let now = pair.now;
     let waits = loop {
@@ -69,7 +69,7 @@ fn what_waits_fails_with_the_session_and_was_not_executed() {
 }
 
 #[test]
-fn an_owner_that_ends_says_what_it_took_and_the_rest_was_not_executed() {
+fn end_of_owner_reports_taken_messages() {
     let mut pair = Pair::open(3);
     let answered = call(&mut pair, b"1");
     let taken = call(&mut pair, b"2");
@@ -97,7 +97,7 @@ fn an_owner_that_ends_says_what_it_took_and_the_rest_was_not_executed() {
 }
 
 #[test]
-fn a_peer_that_took_what_was_never_sent_ends_protocol() {
+fn taken_beyond_sent_ends_protocol() {
     let mut lone = Lone::open(Side::Client);
     lone.feed(&Frame::Ended { taken: 100, reason: ExitReason::Normal });
     assert_eq!(lone.ended(), Some(&ExitReason::Protocol));
@@ -122,7 +122,7 @@ fn both_ends_end_at_the_same_time() {
 }
 
 #[test]
-fn what_was_sent_before_a_close_is_delivered_and_the_close_is_answered() {
+fn delivers_messages_before_close() {
     for seed in 0..8 {
         let mut pair = Pair::open(seed);
         let now = pair.now;
@@ -172,7 +172,7 @@ fn nothing_follows_the_last_word() {
 }
 
 #[test]
-fn a_close_that_is_not_answered_in_time_is_a_lost_connection() {
+fn unanswered_close_is_lost_connection() {
     let mut pair = Pair::open(4);
     pair.cut = true;
     let now = pair.now;
@@ -184,7 +184,7 @@ fn a_close_that_is_not_answered_in_time_is_a_lost_connection() {
 }
 
 #[test]
-fn a_peer_that_talks_on_and_does_not_answer_does_not_put_the_end_off() {
+fn talking_peer_does_not_postpone_end() {
     let mut lone = Lone::open(Side::Client);
     let now = lone.now;
     lone.session.end(ExitReason::Normal, 0, Some(now + Duration::from_secs(10)));
@@ -212,7 +212,7 @@ fn an_end_from_outside_reaches_both_owners() {
 }
 
 #[test]
-fn an_owner_that_links_when_the_session_is_over_is_told_why() {
+fn link_after_end_gets_reason() {
     let mut pair = Pair::open(7);
     pair.server.session.break_off(ExitReason::Revoked);
     pair.settle();
@@ -246,7 +246,7 @@ fn a_drain_is_announced_and_ends_nothing() {
 }
 
 #[test]
-fn every_ending_leaves_empty_tables_once_everybody_has_looked() {
+fn endings_leave_tables_empty() {
     let endings: [fn(&mut Pair); 6] = [
         Pair::lose,
         |pair| end(&mut pair.client, pair.now, ExitReason::Normal),
@@ -293,7 +293,7 @@ fn every_ending_leaves_empty_tables_once_everybody_has_looked() {
 }
 
 #[test]
-fn a_call_that_still_goes_out_in_front_of_the_last_word_is_not_said_to_be_unsent() {
+fn call_sent_before_ended_is_not_unsent() {
     let mut pair = Pair::open(1);
     let call = call(&mut pair, b"on its way");
     pair.client.session.break_off(ExitReason::Revoked);
@@ -303,7 +303,7 @@ fn a_call_that_still_goes_out_in_front_of_the_last_word_is_not_said_to_be_unsent
 }
 
 #[test]
-fn a_session_that_took_the_connection_for_dead_writes_nothing_more() {
+fn writes_nothing_after_silence() {
     let mut pair = Pair::open(1);
     pair.client.room = 10;
     let fetched = call(&mut pair, b"only a part of it goes before the silence");

@@ -27,7 +27,7 @@ fn number(payload: &[u8]) -> u32 {
 }
 
 #[test]
-fn bulk_both_ways_with_both_windows_full_comes_to_its_end_in_order() {
+fn bulk_both_ways_completes_in_order() {
     for seed in 0..12 {
         let mut pair = Pair::open_with(seed, &tight(), &tight());
         let now = pair.now;
@@ -66,7 +66,7 @@ fn bulk_both_ways_with_both_windows_full_comes_to_its_end_in_order() {
 }
 
 #[test]
-fn what_waits_for_credit_is_sent_first_come_first_served() {
+fn messages_waiting_for_credit_keep_order() {
     let mut pair = Pair::open_with(5, &tight(), &tight());
     let now = pair.now;
     let at_once = (0..).take_while(|&n| cast(&mut pair.client, now, n, 1000).is_none()).count() as u32;
@@ -87,7 +87,7 @@ fn what_waits_for_credit_is_sent_first_come_first_served() {
 }
 
 #[test]
-fn a_cast_that_is_withdrawn_is_never_sent_and_those_behind_it_go() {
+fn withdrawn_cast_unblocks_later_ones() {
     let mut pair = Pair::open_with(5, &tight(), &tight());
     let now = pair.now;
     cast(&mut pair.client, now, 0, 70_000);
@@ -106,7 +106,7 @@ fn a_cast_that_is_withdrawn_is_never_sent_and_those_behind_it_go() {
 }
 
 #[test]
-fn the_longest_frame_passes_the_smallest_window_and_a_longer_one_is_not_made() {
+fn longest_frame_passes_smallest_window() {
     let mut pair = Pair::open_with(6, &tight(), &tight());
     let now = pair.now;
     let max = pair.client.session.max_payload_len();
@@ -149,7 +149,7 @@ fn an_older_grant_takes_nothing_back() {
 }
 
 #[test]
-fn messages_wait_while_much_is_unsent_although_there_is_credit() {
+fn messages_wait_while_output_is_full() {
     let mut lone = Lone::open(Side::Server);
     let now = lone.now;
     lone.feed(&Frame::Credit { id: 0, total: 1 << 40 });
@@ -164,7 +164,7 @@ fn messages_wait_while_much_is_unsent_although_there_is_credit() {
 }
 
 #[test]
-fn without_a_receiver_casts_are_discarded_calls_refused_and_credit_returns() {
+fn discards_messages_without_receiver() {
     let mut pair = Pair::open_with(7, &tight(), &tight());
     let now = pair.now;
     let deadline = now + Duration::from_secs(60);
@@ -187,7 +187,7 @@ fn without_a_receiver_casts_are_discarded_calls_refused_and_credit_returns() {
 }
 
 #[test]
-fn messages_handed_over_come_in_one_order_with_the_signals_and_the_end_comes_last() {
+fn handed_messages_keep_order_with_signals() {
     let mut pair = Pair::open(8);
     let now = pair.now;
     pair.server.session.set_owner(Some(5), true);
@@ -222,7 +222,7 @@ fn messages_handed_over_come_in_one_order_with_the_signals_and_the_end_comes_las
 }
 
 #[test]
-fn a_process_handed_out_has_a_window_of_its_own() {
+fn handed_process_has_own_window() {
     let mut lone = Lone::open_with(Side::Server, &tight());
     let id = lone.session.hand_out(7, Rights::default());
     let payload = vec![1; 40_000];
@@ -247,7 +247,7 @@ fn a_process_handed_out_has_a_window_of_its_own() {
 }
 
 #[test]
-fn a_process_without_the_right_or_unknown_gets_nothing_and_its_calls_are_refused() {
+fn messages_without_right_are_refused() {
     let mut lone = Lone::open(Side::Server);
     let silent = lone.session.hand_out(7, Rights { send: false, ..Rights::default() });
     for (call, to) in [(1, silent), (2, 999)] {
@@ -264,7 +264,7 @@ fn a_process_without_the_right_or_unknown_gets_nothing_and_its_calls_are_refused
 }
 
 #[test]
-fn a_small_message_does_not_keep_the_large_read_that_it_came_in() {
+fn small_message_frees_its_read_buffer() {
     let mut lone = Lone::open(Side::Server);
     let mut bytes = Vec::new();
     Frame::Cast { to: 0, payload: b"small" }.put(&mut bytes);
@@ -279,7 +279,7 @@ fn a_small_message_does_not_keep_the_large_read_that_it_came_in() {
 }
 
 #[test]
-fn casts_to_a_process_go_as_far_as_its_credit_and_on_when_that_returns() {
+fn casts_stop_and_resume_with_credit() {
     let mut lone = Lone::open(Side::Server);
     let mut sent = 0;
     while lone.session.try_cast_to(5, &mut vec![0; 10_000]).is_ok() {
