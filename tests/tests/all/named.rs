@@ -1,10 +1,10 @@
-//! What pages point to is there: a row whose test is gone promises what nobody checks.
+//! ARCHITECTURE.md names tests and functions that exist. A row without its test would promise what nobody checks.
 
 use std::{fs, path::Path};
 
 use super::pages::{root, text_of};
 
-/// All Rust of the folder.
+/// Appends all Rust code of the folder.
 fn sources(folder: &Path, text: &mut String) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
@@ -16,7 +16,7 @@ fn sources(folder: &Path, text: &mut String) {
     }
 }
 
-/// What stands in backticks in the last column of the tables of a text, if it can be the name of a function.
+/// Returns the words in backticks in the last column of all tables that can be names of functions.
 fn named(text: &str) -> Vec<&str> {
     let rows = text.lines().filter_map(|line| line.strip_prefix('|')?.trim_end().strip_suffix('|'));
     let last = rows.filter_map(|row| row.rsplit('|').next());
@@ -28,16 +28,35 @@ fn named(text: &str) -> Vec<&str> {
         .collect()
 }
 
+/// The part of the map below a heading.
+fn section(heading: &str) -> String {
+    let map = text_of("ARCHITECTURE.md");
+    let (_, rest) = map.split_once(&format!("\n## {heading}\n")).unwrap();
+    rest.split("\n## ").next().unwrap().to_owned()
+}
+
 #[test]
-fn every_test_that_a_table_names_is_there() {
+fn rules_of_the_map_are_in_their_files() {
+    let section = section("Where a rule lives");
+    let mut rules = 0;
+    for row in section.lines().filter(|line| line.starts_with('|') && line.contains(".rs`")) {
+        let cells = row.split('`').collect::<Vec<_>>();
+        let [_, file, _, function, _] = cells[..] else { panic!("{row}") };
+        let code = fs::read_to_string(root().join(file)).unwrap();
+        assert!(code.contains(&format!("fn {function}(")), "{file} has no function {function}: {row}");
+        rules += 1;
+    }
+    assert!(rules >= 20, "only {rules} rules are listed");
+}
+
+#[test]
+fn tests_of_the_map_exist() {
     let mut code = String::new();
     for folder in ["lib_chan/src", "lib_chan/tests", "chan-server", "chan-client", "tests/tests"] {
         sources(&root().join(folder), &mut code);
     }
-    let endings = text_of("ARCHITECTURE.md");
-    let endings =
-        endings.split("## Who is told what, and when").nth(1).unwrap().split("\n## ").next().unwrap();
-    let named = named(endings);
+    let endings = section("Who is told what, and when");
+    let named = named(&endings);
     assert!(named.len() >= 30, "only {} tests are named", named.len());
     for name in named {
         assert!(code.contains(&format!("fn {name}(")), "ARCHITECTURE.md names {name}, which is not there");
