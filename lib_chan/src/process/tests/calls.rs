@@ -1,4 +1,4 @@
-//! S94, S95, S109, S111 to S114, and what a call knows about its own failure.
+//! Calls: answers, timeouts, failures, and whether a failed call was executed.
 
 use super::*;
 use crate::{CallError, CallFailure, Executed};

@@ -1,4 +1,4 @@
-//! S21 to S43: exit signals that one process sends another.
+//! Exit signals that one process sends to another.
 
 use super::*;
 
@@ -165,7 +165,7 @@ async fn an_exit_of_a_dead_process_is_nothing() {
     a.is_alive_with(&[]).await;
 }
 
-// S39, an exit signal to a name, cannot be written: `exit` is a method of a `Pid`.
+// Erlang's exit signal to a name cannot be written here: `exit` is a method of `Pid`.
 
 #[tokio::test]
 async fn a_reason_is_told_as_it_was_given() {

@@ -1,4 +1,4 @@
-//! S1 to S20, S44 to S65.
+//! Links: made, removed, and followed by exits; `spawn_link` and `trap_exit`.
 
 use super::*;
 
@@ -269,7 +269,7 @@ async fn a_link_made_again_works_again() {
     b.has_exited(boom()).await;
 }
 
-// S54, a link to something that is no pid, cannot be written: `link` takes a `Pid`.
+// Erlang's link to something other than a pid cannot be written here: `link` takes a `Pid`.
 
 #[tokio::test]
 async fn both_sides_know_of_a_link() {

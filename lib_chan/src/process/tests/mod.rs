@@ -1,6 +1,6 @@
-//! The rows of the conformance table (S1 to S162), as short scripts, and what the table does not say.
+//! The semantics of Erlang's processes, as short scripts, and behaviour that Erlang does not define.
 //!
-//! Rows about the far end of a session (S115 to S148) are tested where sessions are.
+//! Links, monitors and exits between the two ends of a session are tested in `middleman`.
 
 mod calls;
 mod endings;

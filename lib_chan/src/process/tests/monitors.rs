@@ -1,4 +1,4 @@
-//! S66 to S96. Those by name (S86 to S90) are in `names`.
+//! Monitors. Monitors by name are in `names`.
 
 use super::*;
 
@@ -105,8 +105,7 @@ async fn demonitor_after_down(give_up: fn(&mut Process, MonitorRef) -> bool) -> 
     told.unwrap()
 }
 
-// Ours tells whether the monitor was still there, as Erlang's does with `info`: S75, and the first half of S81, are
-// S77 and the second half.
+// `demonitor` always returns whether the monitor was still there, as Erlang's does with the option `info`.
 
 #[tokio::test]
 async fn delivered_messages_stay_in_mailbox() {
@@ -161,7 +160,7 @@ async fn monitor_of_other_process_still_fires() {
     a.is_alive_with(&[Down(r, b.pid(), boom())]).await;
 }
 
-// S83, giving up something that is no monitor, cannot be written: `demonitor` takes a `MonitorRef`.
+// Erlang's demonitor of something other than a monitor cannot be written here: `demonitor` takes a `MonitorRef`.
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_a_flush_nothing_is_left() {
@@ -212,5 +211,5 @@ async fn the_exit_comes_before_the_down() {
     }
 }
 
-// S93, a tag of one's own, is the message that one makes of `Event::Down`. S94 and S95, aliases, are the replies of
-// calls: `calls`. S96, a monitor of something that is no pid, cannot be written: `monitor` takes a `Pid`.
+// Erlang's tag of a monitor is the message that a program makes of `Event::Down`. Its aliases are the replies of calls,
+// tested in `calls`. Its monitor of something other than a pid cannot be written here: `monitor` takes a `Pid`.

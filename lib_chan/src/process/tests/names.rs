@@ -1,4 +1,4 @@
-//! S86 to S90, S104 to S108, S110.
+//! Names: registration, lookup, and monitors by name.
 
 use super::*;
 

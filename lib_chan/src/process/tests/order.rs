@@ -1,4 +1,4 @@
-//! S97 to S103.
+//! The order of messages and signals between two processes.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! S149 to S162.
+//! Busy processes, owners of sessions, and processes that trap exits.
 
 use super::*;
 
