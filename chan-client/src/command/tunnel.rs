@@ -151,12 +151,12 @@ impl Forward {
         let login = self.logins.acquire().await.map_err(Failure::local)?;
         let first = OnceLock::new();
         let first_bytes = || {
-            let First { bytes, .. } = first.get_or_init(|| First::read(&reader));
+            let FirstBytes { bytes, .. } = first.get_or_init(|| FirstBytes::read(&reader));
             (!bytes.is_empty()).then(|| bytes.clone())
         };
         let chan = open(&self.way, &self.notice, first_bytes).await?;
         drop(login);
-        if let Some(First { error: Some(error), .. }) = first.into_inner() {
+        if let Some(FirstBytes { error: Some(error), .. }) = first.into_inner() {
             let error = RelayError::from(error);
             chan.remote().end(error.reason(LOCAL));
             return Err(failure(error));
@@ -166,13 +166,13 @@ impl Forward {
 }
 
 /// What a local program has said when the service is asked for: it goes along.
-struct First {
+struct FirstBytes {
     bytes: Vec<u8>,
     /// The stream has failed. A socket says so once, and to the relay it would look like an EOF.
     error: Option<io::Error>,
 }
 
-impl First {
+impl FirstBytes {
     fn read(reader: &ReadHalf<'_>) -> Self {
         let mut bytes = vec![0; MAX_FIRST_LEN];
         let (len, error) = match reader.try_read(&mut bytes) {
@@ -270,7 +270,7 @@ mod tests {
             let mut far = TcpStream::connect(address).await.unwrap();
             let (mut near, _) = listener.accept().await.unwrap();
             let (reader, _writer) = tcp_halves(&mut near).unwrap();
-            assert!(First::read(&reader).bytes.is_empty());
+            assert!(FirstBytes::read(&reader).bytes.is_empty());
             if reset {
                 far.set_zero_linger().unwrap();
                 drop(far);
@@ -278,7 +278,7 @@ mod tests {
                 tokio::io::AsyncWriteExt::write_all(&mut far, b"hello").await.unwrap();
             }
             reader.readable().await.unwrap();
-            let First { bytes, error } = First::read(&reader);
+            let FirstBytes { bytes, error } = FirstBytes::read(&reader);
             assert_eq!(
                 (&*bytes, error.is_some()),
                 if reset { (&b""[..], true) } else { (&b"hello"[..], false) }
