@@ -134,6 +134,8 @@ async fn given_channel_brings_messages_of_the_protocol() {
     let (client, server, _line) = testing::pair().open::<PlacesMessage, ()>().await.unwrap();
     server.give_to(&given, |incoming| incoming).unwrap();
     used(&client.remote()).await;
+    let info = given.pid().info().unwrap();
+    assert_eq!((info.mailbox_len, info.messages_taken), (0, 6));
     client.close().await.unwrap();
     assert_eq!(given.pid().ended().await, ExitReason::Normal);
 }

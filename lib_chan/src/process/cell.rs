@@ -5,13 +5,12 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 
-use tokio::time::Instant;
-
 use super::current::is_current;
+use super::info::Moment;
 use super::mailbox::{Item, Letter, Mailbox, Parcel, Taken, Told};
 use super::pid::{Local, Pid, ProcessSignal, Receipt, SignalTarget, answer_for_nobody, next_id};
 use super::{ProcessInfo, SpawnOptions, TimerRef};
@@ -36,9 +35,7 @@ pub(super) struct Cell<M> {
     /// Set together with the phase, and read without the lock.
     ending: AtomicBool,
     taken: Taken,
-    /// Messages taken out of parcels. Only the process writes it, and nothing waits for it.
-    unpacked: AtomicU64,
-    started: Instant,
+    started: Moment,
     state: Mutex<ProcessState<M>>,
 }
 
@@ -64,6 +61,10 @@ enum ProcessPhase {
 struct Rare {
     links: Links<Pid>,
     owned: Vec<Arc<dyn Owned>>,
+    /// Messages that came in parcels.
+    delivered: u64,
+    /// Those of them that the process had taken when it last looked for more.
+    unpacked: u64,
 }
 
 /// The progress of a message on its way into the mailbox.
@@ -81,8 +82,7 @@ impl<M: Send + 'static> Cell<M> {
             id: next_id(),
             ending: AtomicBool::new(false),
             taken: Taken::default(),
-            unpacked: AtomicU64::new(0),
-            started: Instant::now(),
+            started: Moment::now(),
             state: Mutex::new(ProcessState {
                 phase: ProcessPhase::Alive,
                 trap_exit: options.trap_exit,
@@ -224,15 +224,20 @@ impl<M: Send + 'static> Cell<M> {
             drop(state);
             return Err(reason);
         }
+        if let Some(rare) = state.rare() {
+            rare.delivered += parcel.len() as u64;
+        }
         let waker = state.mailbox.push_parcel(parcel);
         drop(state);
         wake(waker);
         Ok(())
     }
 
-    /// Moves everything that is queued into the empty `batch`. Returns `false` if the queue is empty.
-    pub(super) fn try_receive(&self, batch: &mut VecDeque<Item<M>>) -> bool {
+    /// Moves everything that is queued into the empty `batch`. Returns `false` if the queue is empty. `unpacked` counts the
+    /// messages that the process has taken out of parcels.
+    pub(super) fn try_receive(&self, batch: &mut VecDeque<Item<M>>, unpacked: u64) -> bool {
         let mut state = self.lock();
+        state.note_unpacked(unpacked);
         let admitted = state.mailbox.admit(&self.taken);
         let received = state.is_alive() && state.mailbox.take(batch);
         drop(state);
@@ -241,9 +246,10 @@ impl<M: Send + 'static> Cell<M> {
     }
 
     /// Does what [`try_receive`](Self::try_receive) does. If the queue is empty, wakes the receiver when something comes.
-    pub(super) fn receive(&self, batch: &mut VecDeque<Item<M>>, cx: &Context<'_>) -> bool {
+    pub(super) fn receive(&self, batch: &mut VecDeque<Item<M>>, unpacked: u64, cx: &Context<'_>) -> bool {
         let mut old = None;
         let mut state = self.lock();
+        state.note_unpacked(unpacked);
         let admitted = state.mailbox.admit(&self.taken);
         let received = state.is_alive() && state.mailbox.receive(batch, cx, &mut old);
         drop(state);
@@ -421,12 +427,6 @@ impl<M> Cell<M> {
         self.taken.take_one();
     }
 
-    /// Counts messages that were taken out of a parcel.
-    pub(super) fn count_unpacked(&self, count: usize) {
-        let unpacked = self.unpacked.load(Ordering::Relaxed) + count as u64;
-        self.unpacked.store(unpacked, Ordering::Relaxed);
-    }
-
     /// Admits waiting senders to the places of messages that were taken.
     pub(super) fn admit(&self) {
         if self.taken.is_wanted() {
@@ -444,6 +444,14 @@ impl<M> Cell<M> {
 impl<M> ProcessState<M> {
     const fn is_alive(&self) -> bool {
         matches!(self.phase, ProcessPhase::Alive)
+    }
+
+    fn note_unpacked(&mut self, unpacked: u64) {
+        if unpacked > 0
+            && let Some(rare) = &mut self.rare
+        {
+            rare.unpacked = unpacked;
+        }
     }
 
     /// Returns the rare part, and creates it on first use. Returns `None` once the process has ended, so that nothing
@@ -537,11 +545,12 @@ impl<M: Send + 'static> Local for Cell<M> {
         if !state.is_alive() {
             return None;
         }
-        let messages_taken = self.taken.count() + self.unpacked.load(Ordering::Relaxed);
+        let parcels = state.rare.as_ref().map_or((0, 0), |rare| (rare.delivered, rare.unpacked));
+        let messages_taken = self.taken.count() + parcels.1;
         let mut info = ProcessInfo {
             names: Vec::new(),
             age: self.started.elapsed(),
-            mailbox_len: state.mailbox.received().saturating_sub(messages_taken),
+            mailbox_len: (state.mailbox.accepted() + parcels.0).saturating_sub(messages_taken),
             messages_taken,
             trap_exit: state.trap_exit,
             links: Vec::new(),

@@ -90,8 +90,6 @@ pub(super) struct Mailbox<M> {
     capacity: u64,
     /// Counted messages that ever came in.
     accepted: u64,
-    /// Messages that ever came in parcels.
-    delivered: u64,
     /// What `Taken` said when it was last looked at. Never more than the truth.
     known_taken: u64,
     /// Senders that found no room, by ticket, so in the order they came.
@@ -112,7 +110,6 @@ impl<M> Mailbox<M> {
             inbox: VecDeque::new(),
             capacity: u64::try_from(capacity.max(1)).unwrap_or(u64::MAX),
             accepted: 0,
-            delivered: 0,
             known_taken: 0,
             waiting: BTreeMap::new(),
             last_ticket: 0,
@@ -135,9 +132,9 @@ impl<M> Mailbox<M> {
         self.inbox.push_back(Item::Timer(timer));
     }
 
-    /// All messages that ever came in.
-    pub(super) const fn received(&self) -> u64 {
-        self.accepted + self.delivered
+    /// Returns the number of counted messages that ever came in.
+    pub(super) const fn accepted(&self) -> u64 {
+        self.accepted
     }
 
     /// Whether a sender that comes now may go first.
@@ -253,7 +250,6 @@ impl<M: 'static> Mailbox<M> {
     /// unlocking.
     #[must_use]
     pub(super) fn push_parcel(&mut self, parcel: Box<dyn Parcel<M>>) -> Option<Waker> {
-        self.delivered += parcel.len() as u64;
         let other = match self.inbox.back_mut() {
             Some(Item::Parcel(last)) => last.append(parcel),
             _ => Some(parcel),

@@ -59,13 +59,30 @@ pub struct Process<M = ()> {
     cell: Arc<Cell<M>>,
     /// Taken out of the mailbox, and not yet received.
     batch: VecDeque<Item<M>>,
+    extras: Option<Box<Extras<M>>>,
+}
+
+/// What most processes never need.
+struct Extras<M> {
     timers: Timers<M>,
     alarm: Alarm,
+    /// Messages that were taken out of parcels.
+    unpacked: u64,
 }
 
 impl<M: Send + 'static> Process<M> {
     pub(super) const fn new(cell: Arc<Cell<M>>) -> Self {
-        Self { cell, batch: VecDeque::new(), timers: Timers::new(), alarm: Alarm(None) }
+        Self { cell, batch: VecDeque::new(), extras: None }
+    }
+
+    fn extras(&mut self) -> &mut Extras<M> {
+        self.extras.get_or_insert_with(|| {
+            Box::new(Extras { timers: Timers::new(), alarm: Alarm(None), unpacked: 0 })
+        })
+    }
+
+    fn unpacked(&self) -> u64 {
+        self.extras.as_ref().map_or(0, |extras| extras.unpacked)
     }
 
     /// Waits for the next message or signal.
@@ -93,7 +110,7 @@ impl<M: Send + 'static> Process<M> {
                 return Poll::Pending;
             }
             let deadline = *deadline.get_or_insert_with(|| after(Instant::now().into_std(), within).into());
-            ready!(self.alarm.poll(deadline, cx));
+            ready!(self.extras().alarm.poll(deadline, cx));
             Poll::Ready(self.try_recv())
         })
         .await
@@ -112,7 +129,8 @@ impl<M: Send + 'static> Process<M> {
             if let Some(event) = self.next() {
                 return Some(event);
             }
-            if !self.cell.try_receive(&mut self.batch) {
+            let unpacked = self.unpacked();
+            if !self.cell.try_receive(&mut self.batch, unpacked) {
                 return None;
             }
         }
@@ -125,17 +143,20 @@ impl<M: Send + 'static> Process<M> {
             if let Some(event) = self.next() {
                 return Poll::Ready(event);
             }
-            if self.cell.receive(&mut self.batch, cx) {
+            let unpacked = self.unpacked();
+            if self.cell.receive(&mut self.batch, unpacked, cx) {
                 continue;
             }
-            let Some(due) = self.timers.next() else { return Poll::Pending };
-            ready!(self.alarm.poll(due, cx));
+            let Some(extras) = &mut self.extras else { return Poll::Pending };
+            let Some(due) = extras.timers.next() else { return Poll::Pending };
+            ready!(extras.alarm.poll(due, cx));
         }
     }
 
     /// Puts timers that are due behind everything that is in the mailbox already.
     fn queue_due_timers(&mut self) {
-        while let Some(timer) = self.timers.pop_due() {
+        let Some(extras) = &mut self.extras else { return };
+        while let Some(timer) = extras.timers.pop_due() {
             self.cell.put_timer(timer);
         }
     }
@@ -162,7 +183,7 @@ impl<M: Send + 'static> Process<M> {
                 }
             }
             Item::Parcel(parcel) => self.open_parcel(parcel).map(Event::Message),
-            Item::Timer(timer) => self.timers.take(timer).map(Event::Message),
+            Item::Timer(timer) => self.extras().timers.take(timer).map(Event::Message),
             Item::Told(told) => Some(match *told {
                 Told::Exit(from, reason, _) => Event::Exit(from, reason),
                 Told::Down(monitor, from, reason) => Event::Down(monitor, from, reason),
@@ -175,7 +196,7 @@ impl<M: Send + 'static> Process<M> {
         let before = parcel.len();
         let message = parcel.next();
         let left = parcel.len();
-        self.cell.count_unpacked(before.saturating_sub(left));
+        self.extras().unpacked += before.saturating_sub(left) as u64;
         if left > 0 {
             self.batch.push_front(Item::Parcel(parcel));
         }
@@ -302,7 +323,7 @@ impl<M: Send + 'static> Process<M> {
     /// # }
     /// ```
     pub fn send_after(&mut self, delay: Duration, message: M) -> TimerRef {
-        self.timers.once(delay, message)
+        self.extras().timers.once(delay, message)
     }
 
     /// Sends this process a message that `make` makes, after each `period`, until the process ends or cancels the timer.
@@ -312,13 +333,13 @@ impl<M: Send + 'static> Process<M> {
     /// multiples of the period, unlike those of Erlang's `timer:send_interval`, whose messages pile up. Otherwise it
     /// behaves as [`send_after`](Self::send_after).
     pub fn send_interval(&mut self, period: Duration, make: impl FnMut() -> M + Send + 'static) -> TimerRef {
-        self.timers.every(period, Box::new(make))
+        self.extras().timers.every(period, Box::new(make))
     }
 
     /// Cancels a timer: no message of it is received from now on. Returns `false` if its message was received already, or
     /// if it is no timer of this process.
     pub fn cancel_timer(&mut self, timer: TimerRef) -> bool {
-        self.timers.cancel(timer)
+        self.extras().timers.cancel(timer)
     }
 
     /// Spawns a process that is linked to this one before it runs, so it cannot end unnoticed.
