@@ -315,7 +315,7 @@ async fn service_drops_its_channel_and_lives_on() {
 }
 
 #[tokio::test]
-async fn what_a_service_said_before_it_ended_arrives_first() {
+async fn messages_of_service_precede_its_end() {
     let mut probe = Probe::start();
     let client = probe.client().await;
     for number in 0..500 {
@@ -326,7 +326,7 @@ async fn what_a_service_said_before_it_ended_arrives_first() {
 }
 
 #[tokio::test]
-async fn a_call_behind_the_end_was_not_executed_and_one_after_it_neither() {
+async fn calls_after_end_are_not_executed() {
     let probe = Probe::start();
     let chan = probe.open().await;
     let remote = chan.remote();
@@ -338,7 +338,7 @@ async fn a_call_behind_the_end_was_not_executed_and_one_after_it_neither() {
 }
 
 #[tokio::test]
-async fn a_linked_client_that_does_not_trap_ends_with_its_service_unless_that_ended_normally() {
+async fn linked_client_ends_with_failed_service() {
     for (request, ending) in [(Request::Fail, Err(boom())), (Request::Return, Ok(()))] {
         let probe = Probe::start();
         let url = probe.url();
@@ -359,7 +359,7 @@ async fn a_linked_client_that_does_not_trap_ends_with_its_service_unless_that_en
 // The client ends.
 
 #[tokio::test]
-async fn client_closes_and_everything_before_is_delivered() {
+async fn client_closes_after_casts() {
     let mut probe = Probe::start();
     let chan = probe.open().await;
     for number in 0..500 {
@@ -370,7 +370,7 @@ async fn client_closes_and_everything_before_is_delivered() {
 }
 
 #[tokio::test]
-async fn client_drops_its_channel_and_everything_before_is_delivered() {
+async fn client_drops_channel_after_casts() {
     let mut probe = Probe::start();
     let chan = probe.open().await;
     for number in 0..500 {
@@ -414,7 +414,7 @@ async fn client_process_is_killed() {
 }
 
 #[tokio::test]
-async fn an_exit_sent_to_the_service_is_a_message_to_it_if_it_traps_and_kill_arrives_as_killed() {
+async fn trapping_service_gets_exit_as_message() {
     for (sent, seen) in [(boom(), boom()), (ExitReason::Kill, ExitReason::Killed)] {
         let (tell, mut told) = mpsc::unbounded_channel();
         let modules =
@@ -440,7 +440,7 @@ async fn an_exit_sent_to_the_service_is_a_message_to_it_if_it_traps_and_kill_arr
 }
 
 #[tokio::test]
-async fn an_exit_sent_to_a_service_that_does_not_trap_ends_it_and_the_reason_comes_back() {
+async fn exit_ends_service_and_reason_returns() {
     for (sent, ended) in [
         (boom(), boom()),
         (ExitReason::Shutdown, ExitReason::Shutdown),
@@ -485,7 +485,7 @@ async fn client_program_is_interrupted() {
 }
 
 #[tokio::test]
-async fn client_program_stops_answering_and_is_lost_after_three_heartbeats() {
+async fn stopped_client_program_is_lost() {
     let mut probe = Probe::with("heartbeat_interval = '1 s'");
     let client = Running::start(probe.server.client("receive", "service"));
     probe.started().await;
@@ -502,7 +502,7 @@ async fn client_program_stops_answering_and_is_lost_after_three_heartbeats() {
 // A channel that was given to another process lives and dies with that one.
 
 #[tokio::test]
-async fn a_channel_given_away_outlives_the_giver_and_ends_with_its_new_owner() {
+async fn given_channel_ends_with_new_owner() {
     let (tell, mut told) = mpsc::unbounded_channel();
     let modules = Modules::new().function("test", "gives", move |_me: Process, chan, (): (), (): ()| {
         let tell = tell.clone();
@@ -549,7 +549,7 @@ async fn connection_is_cut() {
 }
 
 #[tokio::test]
-async fn connection_goes_dead_without_a_word_and_both_sides_know_after_three_heartbeats() {
+async fn silent_connection_is_lost_at_both_ends() {
     let mut probe = Probe::with("heartbeat_interval = '1 s'");
     let proxy = Proxy::before(&probe.url());
     let client = probe.client_at(&proxy.url(&probe.url()), Limits::default()).await;
@@ -563,7 +563,7 @@ async fn connection_goes_dead_without_a_word_and_both_sides_know_after_three_hea
 }
 
 #[tokio::test]
-async fn a_close_that_nobody_answers_is_noconnection_in_its_time() {
+async fn unanswered_close_is_noconnection() {
     let mut probe = Probe::start();
     let proxy = Proxy::before(&probe.url());
     let mut limits = Limits::default();
@@ -594,7 +594,7 @@ async fn open_names(server: &Server) -> Names {
 const LONG_DRAIN: &str = "[limits]\ndrain_timeout = '1 h'";
 
 #[tokio::test]
-async fn server_program_lets_its_sessions_end_by_themselves_and_nobody_new_in_at_sigterm_and_ctrl_c() {
+async fn signal_drains_server_program() {
     for signal in ["TERM", "INT"] {
         let mut server = Server::start(&format!("{NAME_SERVER}\n{LONG_DRAIN}"));
         let chan = open_names(&server).await;
@@ -618,7 +618,7 @@ async fn server_program_lets_its_sessions_end_by_themselves_and_nobody_new_in_at
 }
 
 #[test]
-fn server_program_without_sessions_stops_at_once_whatever_it_would_wait() {
+fn idle_server_program_stops_at_once() {
     let mut server = Server::start(&format!("{NAME_SERVER}\n{LONG_DRAIN}"));
     server.signal("INT");
     assert_eq!(server.wait().code(), Some(0));
@@ -626,7 +626,7 @@ fn server_program_without_sessions_stops_at_once_whatever_it_would_wait() {
 }
 
 #[tokio::test]
-async fn server_program_ends_what_is_left_when_the_time_of_its_drain_is_over() {
+async fn drain_timeout_ends_remaining_sessions() {
     let mut server = Server::start(&format!("{NAME_SERVER}\n[limits]\ndrain_timeout = '300 ms'"));
     let chan = open_names(&server).await;
     server.signal("TERM");
@@ -637,7 +637,7 @@ async fn server_program_ends_what_is_left_when_the_time_of_its_drain_is_over() {
 }
 
 #[tokio::test]
-async fn server_program_ends_every_session_with_shutdown_when_it_is_told_twice() {
+async fn second_signal_ends_sessions_with_shutdown() {
     for signal in ["TERM", "INT"] {
         let mut server = Server::start(&format!("{NAME_SERVER}\n{LONG_DRAIN}"));
         let chan = open_names(&server).await;
@@ -663,7 +663,7 @@ async fn server_program_ends_every_session_with_shutdown_when_it_is_told_twice()
 }
 
 #[tokio::test]
-async fn a_process_that_never_awaits_holds_up_no_drain() {
+async fn never_awaiting_process_delays_no_drain() {
     let (tell, told) = std::sync::mpsc::channel();
     let (release, hold) = std::sync::mpsc::channel::<()>();
     let hold = std::sync::Arc::new(std::sync::Mutex::new(hold));
@@ -704,7 +704,7 @@ async fn server_program_is_killed_with_signal_9() {
 }
 
 #[tokio::test]
-async fn server_program_stops_answering_and_a_call_under_way_is_unknown() {
+async fn stopped_server_makes_open_call_unknown() {
     let server = Server::start(&format!("{NAME_SERVER}\n[limits]\nheartbeat_interval = '1 s'"));
     let chan = open_names(&server).await;
     let remote = chan.remote();
@@ -716,7 +716,7 @@ async fn server_program_stops_answering_and_a_call_under_way_is_unknown() {
 }
 
 #[test]
-fn a_service_program_that_refuses_the_connection_is_the_exit_reason() {
+fn refused_target_is_exit_reason() {
     let server = Server::start(
         "[[service]]\nname = 'gone'\npassword_file = 'password'\nmfa = ['tcp', 'connect', '127.0.0.1:1']",
     );
@@ -740,7 +740,7 @@ async fn undecodable_cast_says_why_at_both_ends() {
 }
 
 #[tokio::test]
-async fn a_call_that_is_no_message_is_refused_alone() {
+async fn undecodable_call_is_refused_alone() {
     #[derive(Serialize, Deserialize)]
     struct Wrong(String);
     impl Call for Wrong {
@@ -755,7 +755,7 @@ async fn a_call_that_is_no_message_is_refused_alone() {
 }
 
 #[test]
-fn clients_that_leave_in_the_middle_of_their_login_hold_no_place() {
+fn abandoned_logins_hold_no_place() {
     // One login at a time: a place that is not given back turns the next one away.
     let server = Server::start(&format!("{NAME_SERVER}\n[limits]\nmax_logins_per_source = 1"));
     let url = server.url("name_server");

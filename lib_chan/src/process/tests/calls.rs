@@ -62,7 +62,7 @@ async fn a_late_answer_is_dropped() {
 }
 
 #[tokio::test]
-async fn a_call_to_a_dead_process_is_not_executed() {
+async fn call_to_dead_process_is_not_executed() {
     let server = takes_nothing();
     server.pid().exit(Kill);
     assert_eq!(server.call(LONG, |reply| reply).await, exit(Executed::No, NoProc));
@@ -71,7 +71,7 @@ async fn a_call_to_a_dead_process_is_not_executed() {
 }
 
 #[tokio::test]
-async fn a_call_fails_with_the_reason_of_the_process() {
+async fn call_fails_with_reason_of_process() {
     let server = takes_and_ends(Err(boom()));
     assert_eq!(server.call(LONG, |reply| reply).await, exit(Executed::Unknown, boom()));
 }
