@@ -19,7 +19,7 @@ use super::run::{self, SpawnOptions};
 use super::timers::Timers;
 use super::{Address, Pid, TimerRef};
 use crate::links::MonitorRef;
-use crate::{ExitReason, after};
+use crate::{ExitReason, after, sync};
 
 /// What a process receives.
 #[derive(Debug, PartialEq, Eq)]
@@ -295,6 +295,57 @@ impl<M: Send + 'static> Process<M> {
             self.cell.flush(monitor);
         }
         was_active
+    }
+
+    /// Runs a future in a task of its own, and sends this process what `wrap` makes of its output: for calls that it must
+    /// not wait for, as `gen_server:send_request/2` is.
+    ///
+    /// The message waits for room in the mailbox. If the process ends first, the future is dropped. If the future panics,
+    /// no message comes.
+    ///
+    /// ```
+    /// use lib_chan::{CallError, Event, Process, Remote, protocol};
+    ///
+    /// /// A store of names.
+    /// #[protocol]
+    /// pub trait Names {
+    ///     /// Returns the value of `key`.
+    ///     async fn lookup(key: String) -> Option<String>;
+    /// }
+    ///
+    /// enum Heard {
+    ///     Value(Result<Option<String>, CallError>),
+    /// }
+    ///
+    /// fn ask(me: &Process<Heard>, names: &Remote<NamesMessage>) {
+    ///     let names = names.clone();
+    ///     me.send_when(async move { names.lookup("joe").await }, Heard::Value);
+    /// }
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
+    pub fn send_when<T>(
+        &self,
+        future: impl Future<Output = T> + Send + 'static,
+        wrap: impl FnOnce(T) -> M + Send + 'static,
+    ) where
+        T: Send + 'static,
+    {
+        let (to, ended) = (self.address(), self.pid().ended());
+        sync::spawn(async move {
+            let sent = async {
+                // If the process has ended, nobody wants the message.
+                let _ = to.send(wrap(future.await)).await;
+            };
+            let (mut sent, mut ended) = (pin!(sent), pin!(ended));
+            poll_fn(|cx| {
+                let over = ended.as_mut().poll(cx).is_ready() || sent.as_mut().poll(cx).is_ready();
+                if over { Poll::Ready(()) } else { Poll::Pending }
+            })
+            .await;
+        });
     }
 
     /// Sends this process a message after a delay, as `erlang:send_after/3` does. The message does not count against the

@@ -192,3 +192,37 @@ async fn a_kill_goes_on_as_killed() {
     c.has_exited(Killed).await;
     a.is_alive_with(&[Exit(b.pid(), Killed)]).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn output_of_a_future_comes_as_a_message() {
+    let heard = enter(async |mut me: Process<u32>| {
+        me.send_when(tokio::time::sleep(Duration::from_secs(1)), |()| 2);
+        me.address().send(1).await?;
+        Ok([me.recv().await, me.recv().await])
+    });
+    assert_eq!(heard.await, Ok([1, 2].map(Event::Message)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn future_is_dropped_when_its_process_ends() {
+    let held = Arc::new(());
+    let future = Arc::clone(&held);
+    let process = spawn(async move |mut me: Process<()>| {
+        me.send_when(
+            async move {
+                std::future::pending::<()>().await;
+                drop(future);
+            },
+            |()| (),
+        );
+        me.recv().await;
+        Ok(())
+    });
+    tokio::task::yield_now().await;
+    assert_eq!(Arc::strong_count(&held), 2);
+    process.send(()).await.unwrap();
+    assert_eq!(process.pid().ended().await, Normal);
+    while Arc::strong_count(&held) > 1 {
+        tokio::task::yield_now().await;
+    }
+}
