@@ -69,7 +69,7 @@ fn unsaved_accepted_key_is_warning() {
     // Where nobody can make a file.
     let (code, _, complaint) = run(client.arg("--accept-new").env("XDG_CONFIG_HOME", "/proc"));
     assert_eq!(code, Some(0), "{complaint}");
-    says(&complaint, &["warning", "not noted", "/proc/chan-client/known_hosts"]);
+    says(&complaint, &["warning", "not saved", "/proc/chan-client/known_hosts"]);
 }
 
 #[test]
@@ -135,7 +135,7 @@ fn private_authority_vouches_for_its_hosts_only() {
     fs::write(&ca, "no certificate").unwrap();
     let (code, complaint) = ping(&server, &by_authority(&server, &ca), &[]);
     assert_eq!(code, Some(2), "{complaint}");
-    says(&complaint, &["ca.pem", "no certificate in PEM"]);
+    says(&complaint, &["ca.pem", "no PEM certificate"]);
 }
 
 #[test]
