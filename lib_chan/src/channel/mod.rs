@@ -7,6 +7,7 @@ mod handed;
 mod opening;
 mod remote;
 mod reply;
+mod resume;
 mod typed;
 
 use std::{
@@ -24,6 +25,10 @@ use self::{given::Given, remote::Handle};
 pub use self::{
     opening::{Control, OpenError, Opening, open, open_casting, serve},
     remote::Remote,
+    resume::{
+        Attacher, Attachments, Change, Connected, Connecting, Connector, First, Served, attachments,
+        hear_first, say_lost,
+    },
 };
 use crate::{
     Address, ExitReason, Limits, Reply,

@@ -21,6 +21,10 @@ pub const FIRST_UNORDERED: u8 = 0x40;
 const SECRET_LEN: usize = 32;
 /// Bytes of the proof in a `Resume`.
 const PROOF_LEN: usize = 32;
+/// The longest `Resume`, without its length: kind, id, three numbers, proof.
+pub const MAX_RESUME_LEN: usize = 1 + 16 + 3 * varint::MAX_LEN + PROOF_LEN;
+/// The kind of a `Resume`, which tells a later connection of a session from a first one.
+pub const RESUME: u8 = kind::RESUME;
 /// The most bytes of the text of a `Refuse`.
 pub const MAX_TEXT_LEN: usize = ExitReason::MAX_TEXT_LEN;
 

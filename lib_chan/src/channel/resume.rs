@@ -1,0 +1,390 @@
+//! What lies between the connections of a session and its driver: the first frame of a connection, the ways by which
+//! later connections reach a driver, and the answer where there is nothing to resume. Decides nothing about sessions.
+
+use std::{
+    pin::Pin,
+    sync::{Arc, PoisonError, atomic::Ordering},
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    time::timeout,
+};
+
+use crate::{
+    ExitReason, Limits,
+    auth::{Exporter, ResumeClaim},
+    sync::{AtomicBool, Mutex, MutexGuard},
+    wire::{self, Frame, Tombstone},
+};
+
+/// The bytes of a frame up to its kind. No frame is shorter.
+const HEAD_LEN: usize = wire::LEN_LEN + 1;
+
+/// How a client begins on a connection, after its login.
+#[derive(Debug)]
+pub enum First {
+    /// It resumes a session.
+    Resume {
+        /// The session, and how far the client is.
+        claim: ResumeClaim,
+        /// To be checked with [`ResumeKey::judge`](crate::auth::ResumeKey::judge).
+        proof: [u8; 32],
+    },
+    /// It does something else, and these are its first bytes. They come before those that the stream returns next.
+    Other(Vec<u8>),
+}
+
+/// Reads so much of a new connection as shows whether the client resumes a session. Waits for the first frame without a
+/// bound.
+///
+/// An end or an error of the stream is [`First::Other`], with the bytes before it: the next read of the stream shows it
+/// again. Dropping the future loses what was read, so drop the stream too.
+pub async fn hear_first<S: AsyncRead + Unpin>(stream: &mut S) -> First {
+    let mut bytes = Vec::with_capacity(wire::MAX_RESUME_LEN);
+    read_up_to(stream, &mut bytes, HEAD_LEN).await;
+    if bytes.get(wire::LEN_LEN) != Some(&wire::RESUME) {
+        return First::Other(bytes);
+    }
+    // A frame that is none is the session's to complain about.
+    let Ok(Some(len)) = wire::frame_len(&bytes, wire::MAX_RESUME_LEN) else { return First::Other(bytes) };
+    read_up_to(stream, &mut bytes, wire::LEN_LEN + len).await;
+    let body = bytes.get(wire::LEN_LEN..).unwrap_or_default();
+    match Frame::parse(body) {
+        Ok(Frame::Resume { claim, proof }) if body.len() == len => First::Resume { claim, proof: *proof },
+        _ => First::Other(bytes),
+    }
+}
+
+/// Reads until there are `len` bytes, or no more come.
+async fn read_up_to<S: AsyncRead + Unpin>(stream: &mut S, bytes: &mut Vec<u8>, len: usize) {
+    let missing = len.saturating_sub(bytes.len()) as u64;
+    let _ = stream.take(missing).read_to_end(bytes).await;
+}
+
+/// Answers a [`First::Resume`] with `Lost`: the session is over, and this is what is known of it. Then closes, and waits
+/// until the client has closed, for at most [`Limits::last_words_timeout`](crate::Limits::last_words_timeout).
+pub async fn say_lost<S>(mut stream: S, tombstone: Option<Tombstone>, limits: &Limits)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut bytes = Vec::new();
+    Frame::Lost { tombstone }.put(&mut bytes);
+    close_with(&mut stream, &bytes, limits.last_words_timeout).await;
+}
+
+async fn close_with<S>(stream: &mut S, bytes: &[u8], time: Duration)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let close = async {
+        stream.write_all(bytes).await?;
+        stream.shutdown().await?;
+        // A reset would destroy what was just sent.
+        let mut discarded = [0; 1024];
+        while stream.read(&mut discarded).await? > 0 {}
+        std::io::Result::Ok(())
+    };
+    // Whoever does not hear it resumes again.
+    let _ = timeout(time, close).await;
+}
+
+/// Dials the next connection of a session for its driver.
+///
+/// The driver calls it each time that it needs a connection; the number counts the calls since the session was last
+/// attached, from 0. The future waits, dials and logs in, as often as it takes. It resolves with a connection, or with a
+/// reason with which the session ends at once, such as a refused login. The driver drops it when the session's time is
+/// over.
+pub type Connector<S> = Box<dyn FnMut(u32) -> Connecting<S> + Send>;
+
+/// The future that a [`Connector`] returns.
+pub type Connecting<S> = Pin<Box<dyn Future<Output = Result<Connected<S>, ExitReason>> + Send>>;
+
+/// A new connection, after a login as the same service and client.
+#[derive(Debug)]
+pub struct Connected<S> {
+    /// At the first byte of the session.
+    pub stream: S,
+    /// The exporter of this connection's TLS, which the proof covers.
+    pub exporter: Exporter,
+}
+
+/// What became of the connection of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// It is lost, and the session waits for another.
+    Detached,
+    /// There is another one.
+    Resumed {
+        /// Its number.
+        epoch: u64,
+        /// For how long there was none; zero if the old one was still attached.
+        gap: Duration,
+    },
+}
+
+/// How a session ended that could be resumed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Served {
+    /// What ended it, at whichever end.
+    pub reason: ExitReason,
+    /// It was detached for as long as it may be.
+    pub expired: bool,
+    /// What a client is to be told that resumes it; `None` if none will.
+    pub tombstone: Option<Tombstone>,
+}
+
+/// Makes a way by which later connections reach the driver of a session at the server. It holds one connection, which
+/// another with a larger epoch replaces.
+pub fn attachments<S>() -> (Attacher<S>, Attachments<S>) {
+    let place = Arc::new(Place {
+        filled: AtomicBool::new(false),
+        held: Mutex::new(Parked { next: None, waker: None, is_gone: false }),
+    });
+    (Attacher(Arc::clone(&place)), Attachments { place, watching: None })
+}
+
+struct Place<S> {
+    /// Whether there is a next one, to be seen without the lock.
+    filled: AtomicBool,
+    held: Mutex<Parked<S>>,
+}
+
+struct Parked<S> {
+    next: Option<(ResumeClaim, S)>,
+    /// That of [`Attachments::watching`], while there is no next one.
+    waker: Option<Waker>,
+    /// The driver has ended.
+    is_gone: bool,
+}
+
+impl<S> Place<S> {
+    fn lock(&self) -> MutexGuard<'_, Parked<S>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Hands connections to the driver of a session. Cheap to clone.
+pub struct Attacher<S>(Arc<Place<S>>);
+
+impl<S> Attacher<S> {
+    /// Hands over a connection whose client has proved `claim`. The driver closes it if the session cannot continue on it.
+    ///
+    /// # Errors
+    /// Returns the stream if the session is over.
+    pub fn attach(&self, claim: ResumeClaim, stream: S) -> Result<(), S> {
+        let mut held = self.0.lock();
+        if held.is_gone {
+            return Err(stream);
+        }
+        if held.next.as_ref().is_some_and(|(next, _)| next.epoch >= claim.epoch) {
+            return Ok(());
+        }
+        let replaced = held.next.replace((claim, stream));
+        self.0.filled.store(true, Ordering::Release);
+        let waker = held.waker.take();
+        drop(held);
+        drop(replaced);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        Ok(())
+    }
+}
+
+impl<S> Clone for Attacher<S> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<S> std::fmt::Debug for Attacher<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Attacher")
+    }
+}
+
+/// The driver's end of [`attachments`].
+pub struct Attachments<S> {
+    place: Arc<Place<S>>,
+    /// The waker in the place.
+    watching: Option<Waker>,
+}
+
+impl<S> Attachments<S> {
+    /// Returns the next connection. Costs no lock where there is none and the same task asked last. Never ends.
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<(ResumeClaim, S)> {
+        if !self.place.filled.load(Ordering::Acquire)
+            && self.watching.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()))
+        {
+            return Poll::Pending;
+        }
+        let mut held = self.place.lock();
+        match held.next.take() {
+            Some(next) => {
+                self.place.filled.store(false, Ordering::Release);
+                self.watching = None;
+                Poll::Ready(next)
+            }
+            None => {
+                let old = held.waker.replace(cx.waker().clone());
+                drop(held);
+                drop(old);
+                self.watching = Some(cx.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+}
+
+impl<S> Drop for Attachments<S> {
+    fn drop(&mut self) {
+        let mut held = self.place.lock();
+        held.is_gone = true;
+        let left = (held.next.take(), held.waker.take());
+        drop(held);
+        drop(left);
+    }
+}
+
+impl<S> std::fmt::Debug for Attachments<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Attachments")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use super::*;
+    use crate::auth::SessionId;
+
+    impl<S> Attachments<S> {
+        async fn next(&mut self) -> (ResumeClaim, S) {
+            poll_fn(|cx| self.poll_next(cx)).await
+        }
+    }
+
+    fn claim(epoch: u64) -> ResumeClaim {
+        ResumeClaim { id: SessionId::new([1; 16]), epoch, received: 300, sent: 7 }
+    }
+
+    fn resume() -> Vec<u8> {
+        let mut bytes = Vec::new();
+        Frame::Resume { claim: claim(2), proof: &[9; 32] }.put(&mut bytes);
+        bytes
+    }
+
+    /// What is heard when these bytes come one at a time and then the end, and what is left to read.
+    async fn heard(bytes: &[u8]) -> (First, Vec<u8>) {
+        let (mut near, mut far) = tokio::io::duplex(1);
+        let sent = async {
+            far.write_all(bytes).await.unwrap();
+            drop(far);
+        };
+        let hear = async {
+            let first = hear_first(&mut near).await;
+            let mut rest = Vec::new();
+            near.read_to_end(&mut rest).await.unwrap();
+            (first, rest)
+        };
+        tokio::join!(hear, sent).0
+    }
+
+    #[tokio::test]
+    async fn resume_is_read_to_its_last_byte() {
+        let (first, rest) = heard(&[resume(), b"more".to_vec()].concat()).await;
+        assert!(
+            matches!(first, First::Resume { claim: heard, proof } if heard == claim(2) && proof == [9; 32])
+        );
+        assert_eq!(rest, b"more");
+    }
+
+    #[tokio::test]
+    async fn longest_resume_fits() {
+        let claim = ResumeClaim { epoch: u64::MAX, received: u64::MAX, sent: u64::MAX, ..claim(2) };
+        let mut bytes = Vec::new();
+        Frame::Resume { claim, proof: &[9; 32] }.put(&mut bytes);
+        assert_eq!(bytes.len() - wire::LEN_LEN, wire::MAX_RESUME_LEN);
+        assert!(matches!(heard(&bytes).await.0, First::Resume { .. }));
+    }
+
+    #[tokio::test]
+    async fn anything_else_keeps_its_bytes() {
+        let mut start = Vec::new();
+        let terms = wire::Terms { max_calls: 1, max_links: 1 };
+        Frame::Start { codec: 3, terms, max_frame_len: 1024, window_len: 65_536, resume: 0, args: b"args" }
+            .put(&mut start);
+        let too_long = [&[0, 0, 0, 80, 0x44][..], &[0; 80]].concat();
+        let malformed = [&[0, 0, 0, 2, 0x44][..], &[1, 2, 3]].concat();
+        let cut = resume()[..20].to_vec();
+        for bytes in [start, too_long, malformed, cut, b"abc".to_vec(), Vec::new()] {
+            let (First::Other(first), rest) = heard(&bytes).await else { panic!("{bytes:?}") };
+            assert_eq!([first, rest].concat(), bytes);
+        }
+    }
+
+    #[tokio::test]
+    async fn lost_is_said_and_the_connection_closed() {
+        let (near, mut far) = tokio::io::duplex(256);
+        let tombstone = Some(Tombstone { received: 7, taken: 5, reason: ExitReason::Revoked });
+        let limits = Limits::default();
+        let said = async {
+            let mut bytes = Vec::new();
+            far.read_to_end(&mut bytes).await.unwrap();
+            drop(far);
+            bytes
+        };
+        let ((), bytes) = tokio::join!(say_lost(near, tombstone.clone(), &limits), said);
+        assert_eq!(Frame::parse(&bytes[wire::LEN_LEN..]), Ok(Frame::Lost { tombstone }));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn client_that_does_not_close_is_left() {
+        let (near, _far) = tokio::io::duplex(1);
+        let began = tokio::time::Instant::now();
+        let limits = Limits::default();
+        say_lost(near, None, &limits).await;
+        assert_eq!(began.elapsed(), limits.last_words_timeout);
+    }
+
+    #[tokio::test]
+    async fn connection_wakes_the_driver() {
+        let (attacher, mut attachments) = attachments();
+        let driver = tokio::spawn(async move {
+            let first = attachments.next().await;
+            let second = attachments.next().await;
+            (first.1, second.1)
+        });
+        tokio::task::yield_now().await;
+        attacher.attach(claim(2), "first").unwrap();
+        tokio::task::yield_now().await;
+        attacher.attach(claim(3), "second").unwrap();
+        assert_eq!(driver.await.unwrap(), ("first", "second"));
+    }
+
+    #[tokio::test]
+    async fn larger_epoch_replaces_the_smaller() {
+        let (attacher, mut attachments) = attachments();
+        for epoch in [3, 2, 4, 4] {
+            attacher.attach(claim(epoch), Arc::new(epoch)).unwrap();
+        }
+        let (claim, stream) = attachments.next().await;
+        assert_eq!((claim.epoch, *stream), (4, 4));
+        let none = poll_fn(|cx| Poll::Ready(attachments.poll_next(cx).is_pending()));
+        assert!(none.await);
+    }
+
+    #[test]
+    fn session_that_is_over_returns_the_stream() {
+        let (attacher, attachments) = attachments();
+        let stream = Arc::new(());
+        attacher.attach(claim(2), Arc::clone(&stream)).unwrap();
+        drop(attachments);
+        assert_eq!(Arc::strong_count(&stream), 1, "what was not taken is closed");
+        attacher.attach(claim(3), stream).unwrap_err();
+    }
+}
