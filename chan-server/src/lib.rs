@@ -14,6 +14,7 @@ pub mod modules;
 mod policy;
 mod proxy_protocol;
 pub mod reload;
+pub mod resume;
 mod server;
 mod shared;
 mod traffic;

@@ -301,7 +301,7 @@ pub(crate) fn deadline(from: Instant, time: Duration) -> Instant {
 
 /// Counts things by a key, and keeps nothing for a key that has none.
 #[derive(Debug)]
-struct Counter<K> {
+pub(crate) struct Counter<K> {
     counts: HashMap<K, usize>,
     total: usize,
 }
@@ -313,16 +313,21 @@ impl<K> Default for Counter<K> {
 }
 
 impl<K: Eq + Hash> Counter<K> {
-    fn of(&self, key: &K) -> usize {
+    pub(crate) fn of(&self, key: &K) -> usize {
         self.counts.get(key).copied().unwrap_or(0)
     }
 
-    fn add(&mut self, key: K) {
+    pub(crate) fn add(&mut self, key: K) {
         *self.counts.entry(key).or_default() += 1;
         self.total += 1;
     }
 
-    fn remove(&mut self, key: &K) {
+    /// Returns the number of all things.
+    pub(crate) fn total(&self) -> usize {
+        self.total
+    }
+
+    pub(crate) fn remove(&mut self, key: &K) {
         let Some(count) = self.counts.get_mut(key) else { return };
         *count -= 1;
         self.total -= 1;
