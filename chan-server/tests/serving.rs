@@ -379,10 +379,9 @@ async fn arguments_reach_the_log_cut_and_escaped() {
 
 #[tokio::test]
 async fn reason_of_service_reaches_client_and_log() {
-    let modules =
-        Modules::new().function("test", "fail", |_me: Process, _chan: Channel<()>, (): (), (): ()| async {
-            Err(ExitReason::failed("no\nmood"))
-        });
+    let modules = Modules::new().service("test", "fail", |_me: Process, _chan: Channel<()>| async {
+        Err(ExitReason::failed("no\nmood"))
+    });
     let running = serve_with(&modules, &service("fail", "['test', 'fail']", 1), "").await;
     let chan: Channel<()> = running.open("fail", Codec::Json, b"null").await.unwrap();
     assert_eq!(chan.remote().ended().await, ExitReason::failed("no\nmood"));

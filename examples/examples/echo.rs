@@ -10,10 +10,8 @@ use lib_chan::{Channel, Message, Process, secret::Password};
 async fn main() -> anyhow::Result<()> {
     // A service is a function. It runs in a process of its own for each client, with a channel to that client:
     // strings come in, strings go out.
-    let modules = Modules::new().function(
-        "echo",
-        "start",
-        |_me: Process, mut chan: Channel<String>, (): (), (): ()| async move {
+    let modules =
+        Modules::new().service("echo", "start", |_me: Process, mut chan: Channel<String>| async move {
             while let Some(message) = chan.recv().await {
                 match message {
                     Message::Cast(text) => chan.remote().cast(text).await?,
@@ -21,8 +19,7 @@ async fn main() -> anyhow::Result<()> {
                 }
             }
             Ok(())
-        },
-    );
+        });
     let place = Place::standard()?;
     let server = place.bind(&modules, "echo").await?;
 

@@ -44,8 +44,8 @@ async fn start_me_up(
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let kvs = spawn(kvs);
-    let modules = Modules::new()
-        .function("names", "start_me_up", move |me, chan, (): (), (): ()| start_me_up(me, chan, kvs.clone()));
+    let modules =
+        Modules::new().service("names", "start_me_up", move |me, chan| start_me_up(me, chan, kvs.clone()));
     let config = Config::load(Path::new("names.toml"), &modules)?;
     let mut server = Server::bind(config, &StateDir::at("state"), Audit::stderr()).await?;
     for service in server.urls() {

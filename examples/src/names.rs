@@ -17,10 +17,8 @@ pub trait Names {
 /// The module `name_server` with its function `start`. Must be called inside a tokio runtime, where it spawns [`kvs`].
 pub fn modules() -> Modules {
     let kvs = spawn(kvs);
-    // What the closure captures is what all clients share. The two `()` are the arguments that the client gave, and
-    // those that the configuration gave: none here.
-    Modules::new()
-        .function("name_server", "start", move |_me: Process, chan, (): (), (): ()| start(chan, kvs.clone()))
+    // What the closure captures is what all clients share.
+    Modules::new().service("name_server", "start", move |_me: Process, chan| start(chan, kvs.clone()))
 }
 
 /// The process that knows the names. There is no lock: it is alone with its map, and looks at one message at a time.

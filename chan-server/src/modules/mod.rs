@@ -75,6 +75,19 @@ impl Modules {
             })
     }
 
+    /// Adds a function that takes no arguments, neither of the client nor of the configuration. It gets its process and the
+    /// channel. Otherwise it is as [`function`](Self::function).
+    pub fn service<M, In, Out, F, Fut>(self, module: &str, function: &str, start: F) -> Self
+    where
+        M: Send + 'static,
+        In: Receive + Send,
+        Out: Send + 'static,
+        F: Fn(Process<M>, Channel<In, Out>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), ExitReason>> + Send + 'static,
+    {
+        self.function(module, function, move |me, chan, (): (), (): ()| start(me, chan))
+    }
+
     /// Adds a function with typed messages, for clients that speak bincode or JSON. One of the same name is replaced.
     ///
     /// `ArgsS` is decoded from the values behind module and function when the configuration is loaded: `()` for none,
