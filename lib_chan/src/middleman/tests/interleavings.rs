@@ -106,7 +106,9 @@ fn credit_returns_once_and_wakes_sender() {
     const LEN: usize = 30_000;
     explore(|| {
         block_on(async {
-            let limits = Limits { window_len: Limits::MIN_WINDOW_LEN, ..Limits::default() };
+            let window = Limits::MIN_WINDOW_LEN;
+            // One that does not grow.
+            let limits = Limits { window_len: window, max_window_len: window, ..Limits::default() };
             let (near, mut far, left) = ends(&limits, 64 * 1024).await;
             let casting = [0, 1].map(|sender| task(cast(near.remote(), sender, 2, LEN)));
             for _ in 0..4 {
