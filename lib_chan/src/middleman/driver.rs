@@ -162,6 +162,6 @@ where
 impl<S, F> Drop for Driver<S, F> {
     /// However the driver ends, the session has its end, and all that is due is delivered.
     fn drop(&mut self) {
-        while !self.shared.drive(Endpoint::leave) {}
+        self.shared.leave();
     }
 }

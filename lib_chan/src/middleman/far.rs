@@ -48,6 +48,10 @@ impl SignalTarget for Far {
             ProcessSignal::Down { .. } => {}
         });
     }
+
+    fn is_far(&self) -> bool {
+        true
+    }
 }
 
 impl Drop for Far {
@@ -94,5 +98,9 @@ impl SignalTarget for FarMonitor {
             shared.processes().forget_watch(self.monitor);
             shared.session(|session| session.down(self.monitor, 0, reason));
         }
+    }
+
+    fn is_far(&self) -> bool {
+        true
     }
 }

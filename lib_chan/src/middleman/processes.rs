@@ -130,7 +130,7 @@ impl Processes {
         }
     }
 
-    /// The session is over: lets go of the processes that were handed out.
+    /// The session is over, and all its messages are delivered: lets go of the processes that were handed out.
     pub(super) fn close(&self) {
         let mut tables = self.tables();
         tables.closed = true;

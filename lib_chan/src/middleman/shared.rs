@@ -214,10 +214,7 @@ impl Shared {
                         endpoint.over().is_none()
                     })
                 }),
-                Event::Closed => {
-                    self.processes.close();
-                    self.windows.close();
-                }
+                Event::Closed => self.windows.close(),
                 Event::Wake(_) | Event::Requested(_) => {}
             }
         }
@@ -229,6 +226,12 @@ impl Shared {
     pub(super) fn handle_bytes(&self, now: Instant, bytes: &[u8]) {
         let untaken = self.processes.untaken();
         self.drive(|endpoint| endpoint.handle_bytes(now, bytes, untaken));
+    }
+
+    /// The driver ends: delivers all that is due, and lets go of the processes that were handed out.
+    pub(super) fn leave(&self) {
+        while !self.drive(Endpoint::leave) {}
+        self.processes.close();
     }
 
     /// Takes what the client asks for, if it has just said so.

@@ -329,18 +329,25 @@ impl<M: Send + 'static> Cell<M> {
         ENDING.fetch_sub(1, Ordering::Relaxed);
     }
 
+    /// Tells the links, then the monitors: first those beyond a session. A local process that hears of the end may end with
+    /// it, and with that process the session that it owns, which then sends nothing more.
     fn tell_others(&self, parting: Parting<Pid>, reason: &ExitReason) {
         let me = self.pid();
-        for peer in parting.links {
-            peer.signal(ProcessSignal::Exit {
-                from: me.clone(),
-                reason: reason.clone(),
-                link: true,
-                receipt: None,
-            });
-        }
-        for (monitor, watcher) in parting.watchers {
-            watcher.signal(ProcessSignal::Down { from: me.clone(), monitor, reason: reason.clone() });
+        let (far_links, near_links) = parting.links.into_iter().partition::<Vec<_>, _>(Pid::is_far);
+        let (far_watchers, near_watchers) =
+            parting.watchers.into_iter().partition::<Vec<_>, _>(|(_, watcher)| watcher.is_far());
+        for (links, watchers) in [(far_links, far_watchers), (near_links, near_watchers)] {
+            for peer in links {
+                peer.signal(ProcessSignal::Exit {
+                    from: me.clone(),
+                    reason: reason.clone(),
+                    link: true,
+                    receipt: None,
+                });
+            }
+            for (monitor, watcher) in watchers {
+                watcher.signal(ProcessSignal::Down { from: me.clone(), monitor, reason: reason.clone() });
+            }
         }
         for (monitor, watched) in parting.watched {
             watched.signal(ProcessSignal::Demonitor { monitor });

@@ -32,6 +32,11 @@ pub(crate) trait SignalTarget: Send + Sync + 'static {
     fn local(&self) -> Option<&dyn Local> {
         None
     }
+
+    /// Returns `true` for a process that is reached through a session.
+    fn is_far(&self) -> bool {
+        false
+    }
 }
 
 /// The signals that only a local process can answer at once.
@@ -160,6 +165,10 @@ impl Pid {
 
     pub(crate) fn local(&self) -> Option<&dyn Local> {
         self.target.local()
+    }
+
+    pub(super) fn is_far(&self) -> bool {
+        self.target.is_far()
     }
 
     /// Gives a local process something to own; see [`Local::own`]. Fails with `NoProc` for a far process.
