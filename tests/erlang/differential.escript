@@ -190,9 +190,23 @@ rest(Least, #world{round = Round, alive = Alive, slots = Slots} = World) ->
     flush(World),
     [maps:get(Slot, Slots) ! {'$fence', Round} || Slot <- maps:keys(Alive)],
     case answers(Alive, false, World#world{round = Round + 1}) of
-        {false, After} when Least =< 1 -> After;
+        {false, After} when Least =< 1 -> lose(owners_gone(After), After);
         {_, After} -> rest(Least - 1, After)
     end.
+
+%% The connection is lost with an owner, behind all that its end has led to.
+lose([], World) -> World;
+lose([Owner | _], World) -> rest(2, cut(Owner, World)).
+
+owners_gone(#world{ends = [_, _], cut = false, slots = Slots, alive = Alive}) ->
+    [Owner || Owner <- [0, 1], is_map_key(Owner, Slots), not is_map_key(Owner, Alive)];
+owners_gone(_) -> [].
+
+cut(End, #world{ends = Ends} = World) ->
+    {_, First} = lists:nth(1 + End, Ends),
+    First ! {cut, self()},
+    [begin Keeper ! {await_cut, self()}, receive {cut, Node} -> ok end end || {Node, Keeper} <- Ends],
+    World#world{cut = true}.
 
 answers(Awaited, Loud, World) when map_size(Awaited) =:= 0 -> {Loud, World};
 answers(Awaited, Loud, #world{numbers = Numbers, slots = Slots} = World) ->
@@ -232,11 +246,10 @@ outside([{9, To, Number, _} | Ops], #world{slots = Slots} = World, Results) ->
     outside(Ops, World, [with(To, Slots, fun(Pid) -> Pid ! {message, ?OUTSIDE, Number}, 0 end) | Results]);
 outside([{14, To, Reason, _} | Ops], #world{slots = Slots} = World, Results) ->
     outside(Ops, World, [with(To, Slots, fun(Pid) -> exit(Pid, term(Reason)), 0 end) | Results]);
-outside([{20, End, _, _} | Ops], #world{ends = Ends} = World, Results) ->
-    {_, First} = lists:nth(1 + End, Ends),
-    First ! {cut, self()},
-    [begin Keeper ! {await_cut, self()}, receive {cut, Node} -> ok end end || {Node, Keeper} <- Ends],
-    outside(Ops, World#world{cut = true}, [0 | Results]).
+outside([{20, _, _, _} | Ops], #world{cut = true} = World, Results) ->
+    outside(Ops, World, [0 | Results]);
+outside([{20, End, _, _} | Ops], World, Results) ->
+    outside(Ops, cut(End, World), [0 | Results]).
 
 %% ------------------------------------------------------------------------------------------------ an actor
 

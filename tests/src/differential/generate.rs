@@ -12,6 +12,7 @@
 //!   any time later, and may end the actor. When the connection is lost it may be there at once.
 //! * What two do to each other at the same time, unless it comes to the same in whichever order it arrives: messages,
 //!   monitors, and links that both of them leave as they want them to be: there or not.
+//! * Ends of owners that are [open](super::relations), and those while another does something.
 //! * What one sees in a step in which another ends at the same time. It happens all the same, to one that survives it
 //!   because it traps exits; only what it sees then is not compared ([`Program::open`]).
 
@@ -22,13 +23,15 @@ use super::program::{
     Ends, Life, Monitor, Name, OUTSIDE, Op, Program, Reason, Slot, SpawnHow, Step, monitor_of_child,
 };
 use super::random::Random;
+use super::relations::Relations;
 use super::trace::Trace;
 
 /// More are not spawned in one program.
 const MAX_PROCESSES: Slot = 24;
 
 /// The program of this seed, with what our processes did. `steps` that are not left out, then a last look: everybody
-/// reads its mailbox, and is then killed, one after the other, which shows the links and monitors that there were.
+/// reads its mailbox, owners trap exits, and all are killed, one after the other, which shows the links and monitors
+/// that there were.
 pub async fn generate(seed: u64, steps: usize, ends: Ends) -> (Program, Trace) {
     let mut writer = Writer::new(seed, ends);
     let mut world = World::start(ends).await;
@@ -58,6 +61,9 @@ pub async fn generate(seed: u64, steps: usize, ends: Ends) -> (Program, Trace) {
         if alive.contains(&actor) {
             alive = run(vec![Step::new(actor, vec![Op::Release])]).await;
         }
+    }
+    for owner in alive.clone().into_iter().filter(|slot| ends.owns(*slot)) {
+        alive = run(vec![Step::new(owner, vec![Op::TrapExit(true)])]).await;
     }
     while let Some(last) = alive.last() {
         alive = run(vec![Step::new(OUTSIDE, vec![Op::ExitTo(*last, Reason::Kill)])]).await;
@@ -112,8 +118,7 @@ struct Writer {
     /// The connection between the ends is lost.
     cut: bool,
     spawned: Slot,
-    /// At which end each process is.
-    places: BTreeMap<Slot, usize>,
+    relations: Relations,
     monitors: Monitor,
     /// Messages are numbered, so that each is known.
     messages: u8,
@@ -121,7 +126,6 @@ struct Writer {
     /// Monitors made in this step of processes that are not there.
     vain: BTreeSet<Monitor>,
     held: BTreeSet<Slot>,
-    trapping: BTreeSet<Slot>,
 }
 
 impl Writer {
@@ -131,13 +135,12 @@ impl Writer {
             ends,
             cut: false,
             spawned: 0,
-            places: BTreeMap::new(),
+            relations: Relations::new(ends),
             monitors: 0,
             messages: 0,
             made: BTreeMap::new(),
             vain: BTreeSet::new(),
             held: BTreeSet::new(),
-            trapping: BTreeSet::new(),
         }
     }
 
@@ -146,23 +149,32 @@ impl Writer {
             Ends::One => 3,
             Ends::Two => 4,
         };
-        let ops = (0..count).filter_map(|_| self.spawn(OUTSIDE, SpawnHow::Plain, Life::Serve)).collect();
-        Step::new(OUTSIDE, ops)
+        let ops = (0..count).filter_map(|_| self.spawn(SpawnHow::Plain, Life::Serve)).collect();
+        let step = Step::new(OUTSIDE, ops);
+        self.note(std::slice::from_ref(&step));
+        step
     }
 
-    /// Owners begin to trap exits, and never stop.
+    /// Half of the owners begin to trap exits.
     fn owners(&mut self) -> Vec<Step> {
         let owners: Vec<_> = (0..self.spawned).filter(|slot| self.ends.owns(*slot)).collect();
-        self.trapping.extend(&owners);
-        owners.into_iter().map(|owner| Step::new(owner, vec![Op::TrapExit(true)])).collect()
+        let traps = |owner| Step::new(owner, vec![Op::TrapExit(self.random.percent(50))]);
+        let steps: Vec<_> = owners.into_iter().map(traps).collect();
+        self.note(&steps);
+        steps
     }
 
-    /// Whether it leaves every owner alive.
-    fn spares_owners(&self, actor: Slot, op: Op) -> bool {
-        match op {
-            Op::ExitTo(to, Reason::Kill) if self.ends.owns(to) => false,
-            Op::TrapExit(false) => !self.ends.owns(actor),
-            op => !(self.ends.owns(actor) && op.ends(actor)),
+    /// Whether both worlds must agree on what comes of it.
+    fn is_decided(&self, relations: &Relations, actor: Slot, op: Op, alive: &[Slot]) -> bool {
+        let is_vain = matches!(op, Op::Link(to) if self.is_vain(actor, to, alive));
+        self.cut || !relations.leaves_open(actor, op, is_vain)
+    }
+
+    fn note(&mut self, steps: &[Step]) {
+        for step in steps {
+            for op in &step.ops {
+                self.relations.note(step.actor, *op, steps.len() == 1);
+            }
         }
     }
 
@@ -177,37 +189,34 @@ impl Writer {
     }
 
     fn next(&mut self, alive: &[Slot]) -> Vec<Step> {
+        self.relations.retain(alive);
+        // The connection is lost with an owner.
+        self.cut |= (0..self.spawned).any(|slot| self.ends.owns(slot) && !alive.contains(&slot));
         let crossing = self.ends == Ends::Two && !self.cut && self.random.percent(25);
         let pair = if crossing { self.random.pick(alive).zip(self.random.pick(alive)) } else { None };
         let steps = match pair.filter(|(one, other)| one != other) {
             Some((one, other)) => self.crossing(one, other, alive),
             None => vec![self.step(alive)],
         };
-        for step in &steps {
-            for op in &step.ops {
-                match op {
-                    Op::TrapExit(true) => drop(self.trapping.insert(step.actor)),
-                    Op::TrapExit(false) => drop(self.trapping.remove(&step.actor)),
-                    _ => {}
-                }
-            }
-        }
+        self.note(&steps);
         steps
     }
 
     /// Two at the same time, mostly about each other.
     fn crossing(&mut self, one: Slot, other: Slot, alive: &[Slot]) -> Vec<Step> {
         self.vain.clear();
-        if !self.ends.owns(one)
-            && self.trapping.contains(&other)
-            && !self.held.contains(&other)
-            && self.random.percent(40)
-        {
+        if self.relations.traps(other) && !self.held.contains(&other) && self.random.percent(40) {
             let mut first = self.peaceful(one, other, true, alive);
             let reason = self.reason();
-            first.push(self.random.weighted(&[(1, Op::Return), (1, Op::Crash), (4, Op::Exit(reason))]));
+            let end = self.random.weighted(&[(1, Op::Return), (1, Op::Crash), (4, Op::Exit(reason))]);
             let second = self.peaceful(other, one, true, alive);
-            return vec![Step { actor: one, ops: first, meanwhile: true }, Step::new(other, second)];
+            let mut then = self.relations.clone();
+            first.iter().for_each(|op| then.note(one, *op, false));
+            second.iter().for_each(|op| then.note(other, *op, false));
+            if !then.ends_owner(one, end, false) {
+                first.push(end);
+                return vec![Step { actor: one, ops: first, meanwhile: true }, Step::new(other, second)];
+            }
         }
         // Both want the same in the end, or only the first has to do with their link.
         let linked = self.random.percent(50);
@@ -245,7 +254,7 @@ impl Writer {
 
     /// At the other end than this one.
     fn is_far(&self, actor: Slot, to: Slot) -> bool {
-        self.places.get(&actor) != self.places.get(&to)
+        self.relations.is_far(actor, to)
     }
 
     /// Not alive, or out of reach.
@@ -267,7 +276,7 @@ impl Writer {
         }
         if alive.len() < 4
             && self.random.percent(40)
-            && let Some(spawn) = self.any_spawn(actor)
+            && let Some(spawn) = self.any_spawn()
         {
             return Step::new(actor, vec![spawn]);
         }
@@ -289,22 +298,23 @@ impl Writer {
             6 => Some(Op::TrapExit(self.random.percent(50))),
             _ => None,
         };
-        op.filter(|op| self.spares_owners(actor, *op))
-            .map_or_else(|| self.burst(actor, alive), |op| Step::new(actor, vec![op]))
+        op.map_or_else(|| self.burst(actor, alive), |op| Step::new(actor, vec![op]))
     }
 
     fn burst(&mut self, actor: Slot, alive: &[Slot]) -> Step {
         let len = if self.random.percent(55) { 1 } else { 2 + self.random.below(4) };
         let mut ops = Vec::new();
+        let mut then = self.relations.clone();
         while ops.len() < len {
-            let op = self.op(actor, alive).filter(|op| self.spares_owners(actor, *op));
+            let op = self.op(actor, alive).filter(|op| self.is_decided(&then, actor, *op, alive));
             let Some(op) = op else { continue };
+            then.note(actor, op, true);
             ops.push(op);
             if op.ends(actor) || matches!(op, Op::Spawn(..)) {
                 break;
             }
             if let Op::ExitTo(to, _) = op {
-                self.after_exit_to(to, len, &mut ops);
+                self.after_exit_to(actor, to, &then, len, &mut ops);
                 break;
             }
             if let Op::Link(to) = op
@@ -328,12 +338,12 @@ impl Writer {
     }
 
     /// Only to the same one: all that arrives there arrives in order.
-    fn after_exit_to(&mut self, to: Slot, len: usize, ops: &mut Vec<Op>) {
+    fn after_exit_to(&mut self, actor: Slot, to: Slot, then: &Relations, len: usize, ops: &mut Vec<Op>) {
         while ops.len() < len {
             let number = self.message();
             let reason = self.reason();
             let op = self.random.weighted(&[(2, Op::Send(to, number)), (1, Op::ExitTo(to, reason))]);
-            ops.extend(Some(op).filter(|op| self.spares_owners(OUTSIDE, *op)));
+            ops.extend(Some(op).filter(|op| self.is_decided(then, actor, *op, &[])));
         }
     }
 
@@ -342,9 +352,10 @@ impl Writer {
         let op = match to {
             Some(to) if self.random.percent(50) => Some(Op::ExitTo(to, self.reason())),
             Some(to) => Some(Op::Send(to, self.message())),
-            None => self.spawn(OUTSIDE, SpawnHow::Plain, Life::Serve),
+            None => self.spawn(SpawnHow::Plain, Life::Serve),
         };
-        Step::new(OUTSIDE, op.into_iter().filter(|op| self.spares_owners(OUTSIDE, *op)).collect())
+        let op = op.filter(|op| self.is_decided(&self.relations, OUTSIDE, *op, alive));
+        Step::new(OUTSIDE, op.into_iter().collect())
     }
 
     fn op(&mut self, actor: Slot, alive: &[Slot]) -> Option<Op> {
@@ -369,7 +380,7 @@ impl Writer {
             Kind::Send => Op::Send(to, self.message()),
             Kind::SendName => Op::SendName(self.name(), self.message()),
             Kind::Spawn => {
-                let spawn = self.any_spawn(actor)?;
+                let spawn = self.any_spawn()?;
                 if let Op::Spawn(child, SpawnHow::Monitored, _) = spawn {
                     self.made.entry(actor).or_default().push(monitor_of_child(child));
                 }
@@ -392,7 +403,7 @@ impl Writer {
         u8::try_from(self.random.below(usize::from(self.spawned))).unwrap_or(0)
     }
 
-    fn any_spawn(&mut self, parent: Slot) -> Option<Op> {
+    fn any_spawn(&mut self) -> Option<Op> {
         let how =
             self.random.weighted(&[(1, SpawnHow::Plain), (2, SpawnHow::Linked), (2, SpawnHow::Monitored)]);
         let reason = self.reason();
@@ -402,15 +413,13 @@ impl Writer {
             (1, Life::Crash),
             (2, Life::Exit(reason)),
         ]);
-        self.spawn(parent, how, life)
+        self.spawn(how, life)
     }
 
-    fn spawn(&mut self, parent: Slot, how: SpawnHow, life: Life) -> Option<Op> {
+    fn spawn(&mut self, how: SpawnHow, life: Life) -> Option<Op> {
         let child = self.spawned;
         (child < MAX_PROCESSES).then(|| {
             self.spawned += 1;
-            let place = self.places.get(&parent).copied().unwrap_or_else(|| self.ends.of(child));
-            self.places.insert(child, place);
             Op::Spawn(child, how, life)
         })
     }

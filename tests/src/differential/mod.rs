@@ -5,7 +5,8 @@
 //! process is asked whether it has seen anything, again and again, until nobody has. Nothing waits for time to pass.
 //!
 //! The processes are in one place, or spread over the two ends of a session: in Erlang, over two nodes. Then two of
-//! them may do something at the same time, and the connection may be lost.
+//! them may do something at the same time, and the connection may be lost. Each end of the session has an owner; when it
+//! ends, so does the session. In Erlang the connection is cut once all that follows from that end has come to rest.
 //!
 //! A campaign is a command, which also runs one program again by its seed:
 //!
@@ -19,6 +20,7 @@ pub mod generate;
 pub mod ours;
 pub mod program;
 pub mod random;
+mod relations;
 mod session;
 pub mod trace;
 
@@ -26,7 +28,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use erlang::Erlang;
 use ours::World;
-use program::{Ends, Op, Program, Step};
+use program::{Ends, OUTSIDE, Op, Program, Step};
 use trace::{Difference, Seen, Trace};
 
 /// What a campaign has done.
@@ -50,15 +52,23 @@ pub struct Figures {
     pub cut: u64,
     /// Steps done at the same time as another.
     pub meanwhile: u64,
+    /// Programs in which an owner ended before the last look.
+    pub disowned: u64,
 }
 
 impl Figures {
-    fn count(&mut self, program: &Program, trace: &Trace) {
+    fn count(&mut self, program: &Program, trace: &Trace, ends: Ends) {
         let cut = program.0.iter().any(|step| matches!(step.ops.first(), Some(Op::Cut(_))));
         self.programs += 1;
         self.cut += u64::from(cut);
         self.meanwhile += program.0.iter().map(|step| u64::from(step.meanwhile)).sum::<u64>();
         self.steps += u64::from(trace.steps());
+        // In the last look only those outside do anything to others.
+        let acts = program.0.iter().rposition(|step| step.actor != OUTSIDE).unwrap_or(0);
+        let ends_early = |entry: &trace::Entry| {
+            usize::from(entry.step) < acts && ends.owns(entry.actor) && matches!(entry.seen, Seen::Ended(_))
+        };
+        self.disowned += u64::from(trace.0.iter().any(ends_early));
         for entry in &trace.0 {
             *match entry.seen {
                 Seen::Returned(..) => &mut self.returns,
@@ -116,7 +126,7 @@ impl Campaign {
             assert_eq!(theirs.len(), batch.len(), "each program has a trace");
             for (seed, ((program, ours), theirs)) in (start..).zip(batch.into_iter().zip(theirs)) {
                 let theirs = theirs.comparable(&program);
-                figures.count(&program, &theirs);
+                figures.count(&program, &theirs, self.ends);
                 if ours.comparable(&program) != theirs {
                     return Err(self.explain(seed, program));
                 }
@@ -160,7 +170,7 @@ impl Campaign {
             let candidates: Vec<_> = candidates.chain(smaller).collect();
             let mut differs = |program: &Program| {
                 let (ours, theirs) = self.traces(program);
-                ours != theirs
+                ours != theirs && relations::decides(program, self.ends, &ours)
             };
             let Some(smaller) = candidates.into_iter().find(|program| differs(program)) else {
                 return program;

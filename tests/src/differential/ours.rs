@@ -27,6 +27,8 @@ pub struct World {
     /// Who has been told to do something and has not said that it is done.
     acting: Vec<Slot>,
     alive: BTreeSet<Slot>,
+    /// An owner has ended.
+    disowned: bool,
     born: BTreeMap<Slot, u8>,
     step: u8,
     round: u64,
@@ -134,6 +136,7 @@ impl World {
             reports,
             acting: Vec::new(),
             alive: BTreeSet::new(),
+            disowned: false,
             born: BTreeMap::new(),
             step: 0,
             round: 0,
@@ -241,7 +244,7 @@ impl World {
             self.learn();
             // What one end has sent to the other has arrived, and what that was answered too.
             if let Some(session) = &mut self.session {
-                session.flush().await;
+                session.flush(self.disowned).await;
             }
             rounds += 1;
             if !self.ask_all().await && rounds > 1 {
@@ -279,6 +282,7 @@ impl World {
 
     fn end(&mut self, slot: Slot, reason: &ExitReason) {
         self.alive.remove(&slot);
+        self.disowned |= self.shared.ends.owns(slot);
         self.acting.retain(|acting| *acting != slot);
         let known = self.born.get(&slot) != Some(&self.step);
         let reason = if known { Reason::of_ours(reason) } else { Reason::Any };

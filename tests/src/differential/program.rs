@@ -34,8 +34,7 @@ impl Ends {
         }
     }
 
-    /// Whether this process owns the session at its end. An owner traps exits and lives until the last look: its end
-    /// is the end of the session.
+    /// Whether this process owns the session at its end. Its end is the end of the session.
     pub fn owns(self, slot: Slot) -> bool {
         self == Self::Two && slot < 2
     }

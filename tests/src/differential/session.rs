@@ -71,14 +71,17 @@ impl Session {
         given.expect("the owner is alive");
     }
 
-    /// Waits until what each end has sent has been told to the processes of the other, unless it is cut.
-    pub(super) async fn flush(&mut self) {
-        let mut over = false;
+    /// Waits until what each end has sent has been told to the processes of the other, unless it is cut. A session that is
+    /// `disowned` ends first.
+    pub(super) async fn flush(&mut self, disowned: bool) {
+        let mut over = disowned;
         for end in self.ends.iter().filter(|_| !self.cut) {
             over |= end.remote.flush().await.is_err();
         }
-        if over {
-            // An owner has ended. Nobody needs the last words.
+        if over && !self.cut {
+            for end in &self.ends {
+                end.remote.ended().await;
+            }
             self.cut(0).await;
         }
     }
