@@ -49,6 +49,15 @@ impl SignalTarget for Far {
         });
     }
 
+    fn link_again(&self, from: Pid) {
+        // Only the owner of a session can have a link that the far end does not know.
+        if self.id == OWNER
+            && let Some(shared) = self.shared.upgrade()
+        {
+            shared.session(|session| session.link_owners(&from));
+        }
+    }
+
     fn is_far(&self) -> bool {
         true
     }

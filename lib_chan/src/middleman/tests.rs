@@ -6,6 +6,7 @@ mod handed;
 mod interleavings;
 mod late;
 mod leaks;
+mod owners;
 mod waking;
 
 use std::{

@@ -33,6 +33,9 @@ pub(crate) trait SignalTarget: Send + Sync + 'static {
         None
     }
 
+    /// Takes a `link` of a process whose link to this one is active already.
+    fn link_again(&self, _from: Pid) {}
+
     /// Returns `true` for a process that is reached through a session.
     fn is_far(&self) -> bool {
         false
@@ -165,6 +168,10 @@ impl Pid {
 
     pub(crate) fn local(&self) -> Option<&dyn Local> {
         self.target.local()
+    }
+
+    pub(super) fn link_again(&self, from: Self) {
+        self.target.link_again(from);
     }
 
     pub(super) fn is_far(&self) -> bool {

@@ -226,6 +226,9 @@ impl<M: Send + 'static> Process<M> {
     /// There is at most one link between two processes, and it does not matter which of them made it. Linking to
     /// yourself does nothing.
     ///
+    /// A process that owns a session and was linked to the far owner with it gets that one's exit signal. The far owner
+    /// does not get the exit signal of this process until one of the two calls `link`.
+    ///
     /// # Errors
     ///
     /// `NoProc` if the other is a local process that is not alive, and this process does not trap exits. A process that
@@ -240,6 +243,7 @@ impl<M: Send + 'static> Process<M> {
             pid.signal(ProcessSignal::UnlinkAck { from: me.clone(), id });
         }
         if !request.link {
+            pid.link_again(me);
             return Ok(());
         }
         match pid.local() {

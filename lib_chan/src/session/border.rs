@@ -126,6 +126,15 @@ impl<P: Clone + Ord> Border<P> {
         }
     }
 
+    /// `process` links to the far owner, and has that link already. One that comes with ownership is not on the wire.
+    pub(super) fn link_owners(&mut self, process: &P, max: u64) {
+        let is_linked = self.near.get(&(OWNER, process.clone())).is_some_and(Link::is_active);
+        if self.linked && self.ids.is_owner(process) && is_linked && !self.put_link(OWNER, OWNER, max) {
+            self.linked = false;
+            self.refuse_link(process, OWNER);
+        }
+    }
+
     /// `process` unlinks from the far process.
     pub(super) fn unlink(&mut self, process: &P, far: u64, unlink: u64) {
         let unlinked = self.near(process, far, Link::handle_unlink);

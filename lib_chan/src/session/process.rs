@@ -54,6 +54,15 @@ impl<H: Host> Session<H> {
         self.put_border();
     }
 
+    /// `process`, which is linked to the far owner already, links again. Nothing follows unless it has that link as the
+    /// owner: then the far owner does not know of it.
+    pub fn link_owners(&mut self, process: &H::Process) {
+        if self.over.is_none() {
+            self.border.link_owners(process, self.far_terms.max_links);
+            self.put_border();
+        }
+    }
+
     /// `process` unlinks from the far process `far`, with this number.
     pub fn unlink(&mut self, process: &H::Process, far: u64, unlink: u64) {
         self.border.unlink(process, far, unlink);
