@@ -57,8 +57,8 @@ impl<H: Host> Session<H> {
     /// `process`, which is linked to the far owner already, links again. Nothing follows unless it has that link as the
     /// owner: then the far owner does not know of it.
     pub fn link_owners(&mut self, process: &H::Process) {
-        if self.over.is_none() {
-            self.border.link_owners(process, self.far_terms.max_links);
+        if !self.is_over() {
+            self.border.link_owners(process, self.peer.terms.max_links);
             self.put_border();
         }
     }

@@ -277,6 +277,7 @@ impl Writer {
         if alive.len() < 4
             && self.random.percent(40)
             && let Some(spawn) = self.any_spawn()
+            && self.is_decided(&self.relations, actor, spawn, alive)
         {
             return Step::new(actor, vec![spawn]);
         }
