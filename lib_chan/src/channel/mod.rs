@@ -31,9 +31,9 @@ pub use self::{
     },
 };
 use crate::{
-    Address, ExitReason, Limits, Reply,
+    Address, ExitReason, Limits, Message, Reply,
     middleman::{Shared, keep, now},
-    payload::PayloadError,
+    payload::{self, Borrowable, PayloadError},
     process::{Owned, current, current_id, poll_proceed, poll_proceed_shortly, settle},
     protocol::Receive,
     session::{Inbound, InboundKind, Next, Reader},
@@ -205,6 +205,72 @@ impl<In: Receive, Out> Channel<In, Out> {
     }
 }
 
+impl<In: Borrowable, Out> Channel<In, Out> {
+    /// Passes the next message to `take` in the form that borrows from the received bytes ([`Borrowable`]), and returns
+    /// what `take` returns; `None` as [`recv`](Self::recv) does. A text or bytes cost neither an allocation nor a copy.
+    ///
+    /// Waits, and takes messages from other ends, as `recv` does. `take` runs in this task and must not block. Dropping
+    /// the future loses nothing; `take` is not called then.
+    ///
+    /// ```
+    /// use lib_chan::{Channel, Message};
+    ///
+    /// /// Counts the bytes of all texts.
+    /// async fn count(mut chan: Channel<String>) -> usize {
+    ///     let mut bytes = 0;
+    ///     while chan
+    ///         .recv_with(|message| match message {
+    ///             Message::Cast(text) => bytes += text.len(),
+    ///             Message::Call(_, reply) => reply.refuse("casts only"),
+    ///         })
+    ///         .await
+    ///         .is_some()
+    ///     {}
+    ///     bytes
+    /// }
+    /// ```
+    pub async fn recv_with<R>(
+        &mut self,
+        take: impl for<'a> FnOnce(Message<In::Borrowed<'a>>) -> R,
+    ) -> Option<R> {
+        loop {
+            let Inbound { kind, payload, .. } =
+                poll_fn(|cx| self.held.as_mut().map_or(Poll::Ready(None), |held| held.poll(cx))).await?;
+            let decoded = payload::decode_borrowed(self.shared().codec(), &payload);
+            if let Some(message) = borrowed(self.shared(), &kind, decoded) {
+                return Some(take(message));
+            }
+        }
+    }
+}
+
+/// What becomes of a message that was decoded by borrowing: `None` if it cannot be decoded, or if the caller no longer waits.
+fn borrowed<T>(
+    shared: &Arc<Shared>,
+    kind: &InboundKind,
+    decoded: Result<T, PayloadError>,
+) -> Option<Message<T>> {
+    match (kind, decoded) {
+        (InboundKind::Cast, Ok(value)) => Some(Message::Cast(value)),
+        (InboundKind::Cast, Err(error)) => {
+            end_undecodable(shared, &error);
+            None
+        }
+        (&InboundKind::Call { call }, decoded) => {
+            if !shared.session(|session| session.wants_answer(call, now())) {
+                return None;
+            }
+            match decoded {
+                Ok(value) => Some(Message::Call(value, Reply::far(Arc::clone(shared) as _, call))),
+                Err(error) => {
+                    shared.session(|session| session.refuse(call, RefuseCode::Codec, &error.to_string()));
+                    None
+                }
+            }
+        }
+    }
+}
+
 /// Decodes a message in the task that takes it. Returns `None` if it cannot be decoded, if it is refused, or if the caller
 /// no longer waits.
 fn decode<In: Receive>(shared: &Arc<Shared>, message: Inbound) -> Option<In::Item> {
@@ -284,3 +350,6 @@ impl<In, Out> fmt::Debug for Channel<In, Out> {
         f.debug_struct("Channel").field("session", self.shared()).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

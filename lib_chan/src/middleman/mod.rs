@@ -27,7 +27,7 @@ mod windows;
 pub(crate) use self::{
     driver::Driver,
     processes::{Fed, Outlet},
-    sending::{NotSent, with_scratch},
+    sending::{Encoded, NotSent, with_scratch},
     shared::Shared,
     wake::{keep, now},
 };

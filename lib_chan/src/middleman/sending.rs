@@ -36,6 +36,52 @@ impl Agreed {
     }
 }
 
+/// Messages are encoded in advance of the lock up to this many bytes, or so many of them.
+const BATCH_LEN: usize = 16 * 1024;
+const BATCH_COUNT: usize = 256;
+
+/// Encoded messages, one behind the other.
+#[derive(Debug, Default)]
+pub(crate) struct Encoded {
+    bytes: Vec<u8>,
+    /// Where each of them ends.
+    ends: Vec<usize>,
+}
+
+impl Encoded {
+    pub(crate) const fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// The messages from this one on.
+    pub(crate) fn from(&self, first: usize) -> impl Iterator<Item = &[u8]> {
+        let mut start = first.checked_sub(1).and_then(|before| self.ends.get(before)).copied().unwrap_or(0);
+        self.ends.iter().skip(first).map(move |&end| {
+            let start = std::mem::replace(&mut start, end);
+            self.bytes.get(start..end).unwrap_or_default()
+        })
+    }
+
+    /// Replaces them by the next messages. Returns the error of the first that cannot be encoded, which is left out.
+    pub(super) fn refill<U: Serialize + 'static>(
+        &mut self,
+        agreed: Agreed,
+        mut messages: impl Iterator<Item = U>,
+    ) -> Result<(), NotSent> {
+        self.bytes.clear();
+        self.ends.clear();
+        while self.bytes.len() < BATCH_LEN
+            && self.ends.len() < BATCH_COUNT
+            && let Some(message) = messages.next()
+        {
+            payload::encode_message(agreed.codec, &message, agreed.max_payload_len, &mut self.bytes)
+                .map_err(NotSent::Payload)?;
+            self.ends.push(self.bytes.len());
+        }
+        Ok(())
+    }
+}
+
 /// Why a message was not sent.
 #[derive(Debug)]
 pub(crate) enum NotSent {

@@ -13,7 +13,7 @@ use super::{
     ended::Ended,
     held::HeldBytes,
     processes::Processes,
-    sending::{Agreed, NotSent},
+    sending::{Agreed, Encoded, NotSent},
     wake::{now, wake_each, wake_together},
     windows::Windows,
 };
@@ -248,6 +248,15 @@ impl Shared {
         f: impl FnOnce(&mut Session<Tokio>, &mut Vec<u8>) -> Result<T, Unsendable>,
     ) -> Result<T, NotSent> {
         self.agreed().encode(value, |payload| self.session(|session| f(session, payload)))
+    }
+
+    /// Encodes the next messages of many without the lock.
+    pub(crate) fn encode_next<U: Serialize + 'static>(
+        &self,
+        batch: &mut Encoded,
+        messages: impl Iterator<Item = U>,
+    ) -> Result<(), NotSent> {
+        batch.refill(self.agreed(), messages)
     }
 
     /// Makes `owner` the process with which this session ends; `None` for a task that is no process.

@@ -68,6 +68,7 @@
 //! receiver only, and a cast refused there ends the session: try each message type once in a test of your own.
 
 mod bincode;
+mod borrowable;
 mod error;
 mod guard;
 mod json;
@@ -79,6 +80,7 @@ use std::{cell::Cell, fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+pub use borrowable::Borrowable;
 pub use error::PayloadError;
 use guard::{Exceeded, Level, Seed};
 pub use opaque::{Opaque, decode_message, encode_message};

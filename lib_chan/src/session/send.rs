@@ -51,6 +51,26 @@ impl<H: Host> Session<H> {
         Ok(())
     }
 
+    /// Sends these casts to the far owner, in order, until one would have to wait. Returns how many were sent.
+    ///
+    /// # Errors
+    /// When the session is over, or the next payload is too long.
+    pub fn try_cast_each<'p>(
+        &mut self,
+        payloads: impl Iterator<Item = &'p [u8]>,
+    ) -> Result<usize, Unsendable> {
+        let mut sent = 0;
+        for payload in payloads {
+            if !self.may_send(payload)? {
+                break;
+            }
+            self.peer.balance.spend(cost(payload.len()));
+            self.outgoing.put(&Frame::Cast { to: OWNER, payload });
+            sent += 1;
+        }
+        Ok(sent)
+    }
+
     /// Sends a cast to a process that the peer has handed out, if it need not wait.
     ///
     /// # Errors
