@@ -66,6 +66,10 @@ pub struct Limits {
     /// half, and is halved again and again as the total grows; from three quarters on it is an eighth of this, divided by
     /// `max_sessions`. So the sessions that hold most end first.
     pub max_held_in_all: usize,
+    /// Bytes of frames that a session which can be resumed keeps until the peer has acknowledged them; at least the credit
+    /// window that the peer grants and 128 KiB. At this bound messages wait, and `recv` hands out nothing more. Part of
+    /// `max_held_in_all`. Default 1 MiB.
+    pub max_retained: usize,
     /// Calls that the peer may have in flight. Told to the peer. Default 1 024.
     pub max_calls: u32,
     /// Links and monitors together that the peer may have in a session. Told to the peer. Default 1 024.
@@ -138,6 +142,7 @@ impl Default for Limits {
             max_unsent_before_pause: 256 * KIB,
             max_unsent: 16 * MIB,
             max_held_in_all: 512 * MIB,
+            max_retained: MIB,
             max_calls: 1024,
             max_links: 1024,
             heartbeat_interval: Duration::from_secs(15),

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use lib_chan::handshake::{SessionParameters, pair_in_memory};
 use lib_chan::payload::{Codec, decode, encode};
-use lib_chan::session::{Batch, Endpoint, Event, Host, Inbound, InboundKind, Next, Reader, Who};
+use lib_chan::session::{Batch, Endpoint, Event, FIRST_EPOCH, Host, Inbound, InboundKind, Next, Reader, Who};
 use lib_chan::wire::{Frame, LEN_LEN, frame_len};
 use lib_chan::{ExitReason, Limits};
 use serde::{Deserialize, Serialize};
@@ -56,12 +56,12 @@ fn hex(text: &str) -> Vec<u8> {
 
 fn sent(end: &mut Endpoint<Alone>, now: Instant) -> Vec<u8> {
     let (mut batch, mut bytes) = (Batch::default(), Vec::new());
-    end.transmit(now, &mut batch);
+    end.transmit(FIRST_EPOCH, now, &mut batch);
     while !batch.chunk().is_empty() {
         let len = batch.chunk().len();
         bytes.extend_from_slice(batch.chunk());
         batch.advance(len);
-        end.handle_accepted(now, len);
+        end.handle_accepted(FIRST_EPOCH, now, len);
     }
     bytes
 }
@@ -97,10 +97,10 @@ fn session() -> Vec<(char, Vec<u8>)> {
     let mut seen = Vec::new();
     let mut to_server = |client: &mut Endpoint<Alone>, server: &mut Endpoint<Alone>| {
         let bytes = sent(client, now);
-        server.handle_bytes(now, &bytes, [0, 0]);
+        server.handle_bytes(FIRST_EPOCH, now, &bytes, [0, 0]);
         seen.extend(frames(&bytes).into_iter().map(|frame| ('C', frame)));
         let bytes = sent(server, now);
-        client.handle_bytes(now, &bytes, [0, 0]);
+        client.handle_bytes(FIRST_EPOCH, now, &bytes, [0, 0]);
         seen.extend(frames(&bytes).into_iter().map(|frame| ('S', frame)));
     };
 

@@ -10,7 +10,10 @@ use std::{
 use tokio::io::{AsyncBufRead, AsyncWrite};
 
 use super::{shared::Shared, wake::now};
-use crate::{after, session::Batch};
+use crate::{
+    after,
+    session::{Batch, FIRST_EPOCH},
+};
 
 /// Pieces that are written at once.
 const MAX_PIECES: usize = 16;
@@ -59,8 +62,8 @@ impl<S: AsyncBufRead + AsyncWrite + Unpin> Connection<S> {
             if self.batch.chunk().is_empty() {
                 let (len, now) = (std::mem::take(&mut accepted), now());
                 let all = shared.drive(|endpoint| {
-                    endpoint.handle_accepted(now, len);
-                    endpoint.transmit(now, &mut self.batch)
+                    endpoint.handle_accepted(FIRST_EPOCH, now, len);
+                    endpoint.transmit(FIRST_EPOCH, now, &mut self.batch)
                 });
                 if self.batch.chunk().is_empty() {
                     if all {
@@ -86,7 +89,7 @@ impl<S: AsyncBufRead + AsyncWrite + Unpin> Connection<S> {
             }
         }
         if accepted > 0 {
-            shared.drive(|endpoint| endpoint.handle_accepted(now(), accepted));
+            shared.drive(|endpoint| endpoint.handle_accepted(FIRST_EPOCH, now(), accepted));
         }
         self.poll_flush(cx, shared);
         progress

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     ExitReason,
-    session::{Endpoint, Request, Rest},
+    session::{Endpoint, FIRST_EPOCH, Request, Rest},
 };
 
 /// How often the driver goes round before it lets other tasks run.
@@ -78,7 +78,7 @@ where
             }
             Read::End => {
                 // Nothing more will come, and nothing more is worth sending.
-                self.shared.drive(Endpoint::handle_loss);
+                self.shared.drive(|endpoint| endpoint.handle_loss(FIRST_EPOCH, now()));
                 self.connection.end();
                 false
             }
@@ -148,7 +148,7 @@ where
         for _ in 0..MAX_ROUNDS {
             let again = ready!(self.poll_round(cx));
             if !again {
-                self.shared.drive(Endpoint::handle_loss);
+                self.shared.drive(|endpoint| endpoint.handle_loss(FIRST_EPOCH, now()));
                 return Poll::Ready(self.shared.with(|endpoint| endpoint.cause()));
             }
         }

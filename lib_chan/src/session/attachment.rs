@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::after;
+use crate::{after, wire::Frame};
 
 /// Heartbeats without a byte after which a connection is dead.
 const SILENT_HEARTBEATS: u32 = 3;
@@ -51,6 +51,17 @@ impl StallClock {
 /// One connection, attached to a session. A session that goes on over another connection gets a new one of these.
 #[derive(Debug)]
 pub(super) struct Attachment {
+    /// Names it: larger than that of every one before.
+    pub(super) epoch: u64,
+    /// Whether its bytes are handled.
+    pub(super) open: bool,
+    /// Frames that go before all others, and bytes of these that the stream has not taken.
+    hello: Vec<u8>,
+    hello_left: usize,
+    /// When a `Resume` must have been answered.
+    pub(super) answer_by: Option<Instant>,
+    /// When an `Ack` is due at the latest.
+    pub(super) ack_by: Option<Instant>,
     /// The start of a frame whose rest has not come.
     pub(super) partial: Vec<u8>,
     /// Bytes of `partial`.
@@ -70,8 +81,14 @@ pub(super) struct Attachment {
 }
 
 impl Attachment {
-    pub(super) const fn new(heartbeat: Duration, now: Instant) -> Self {
+    pub(super) const fn new(epoch: u64, heartbeat: Duration, now: Instant) -> Self {
         Self {
+            epoch,
+            open: true,
+            hello: Vec::new(),
+            hello_left: 0,
+            answer_by: None,
+            ack_by: None,
             partial: Vec::new(),
             incoming: StallClock { since: None },
             outgoing: StallClock { since: None },
@@ -83,6 +100,33 @@ impl Attachment {
             ack_due: false,
             flush_pinged: 0,
         }
+    }
+
+    /// A connection that is gone, and was the last.
+    pub(super) fn gone(epoch: u64, heartbeat: Duration, now: Instant) -> Self {
+        Self { open: false, ..Self::new(epoch, heartbeat, now) }
+    }
+
+    /// Appends a frame that goes before all that are not of these.
+    pub(super) fn put_hello(&mut self, frame: &Frame<'_>) {
+        let before = self.hello.len();
+        frame.put(&mut self.hello);
+        self.hello_left += self.hello.len() - before;
+    }
+
+    pub(super) const fn has_hello(&self) -> bool {
+        !self.hello.is_empty()
+    }
+
+    pub(super) fn take_hello(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.hello)
+    }
+
+    /// The stream took this many bytes: how many of them were of the ordinary output.
+    pub(super) fn accept_hello(&mut self, len: usize) -> usize {
+        let own = len.min(self.hello_left);
+        self.hello_left -= own;
+        len - own
     }
 
     /// Bytes came. In the middle of a long frame the peer gets no other sign that they arrive, and would take the
@@ -172,7 +216,7 @@ mod tests {
     #[test]
     fn stream_stalls_when_it_takes_too_little() {
         let (start, minute, least) = (Instant::now(), Duration::from_secs(60), 65_536);
-        let mut attachment = Attachment::new(minute, start);
+        let mut attachment = Attachment::new(1, minute, start);
         attachment.begin_writing(start);
         attachment.say(start, 70_000, false);
         assert!(!attachment.is_stalled(start + minute, minute, least));

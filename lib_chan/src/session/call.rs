@@ -15,7 +15,7 @@ pub type Outcome = Result<Bytes, CallError>;
 enum Flight {
     /// Not on the stream, and it may never be.
     Grounded,
-    /// On the stream, holding one of the far side's slots: its number, and where its last byte is.
+    /// On the stream, holding one of the far side's slots: its number, and where it ends there (`Outgoing::end`).
     Sent { number: u64, end: u64 },
     /// Answered.
     Landed,
@@ -80,6 +80,13 @@ impl<W> Asking<W> {
 
     pub(super) fn deadline(&self, call: u64) -> Option<Instant> {
         self.calls.get(&call).map(|asked| asked.deadline)
+    }
+
+    /// The milliseconds that somebody still waits for the answer: rounded up, since the callee must not give up before the
+    /// caller does.
+    pub(super) fn left(&self, call: u64, now: Instant) -> u64 {
+        let pending = self.calls.get(&call).filter(|asked| asked.is_pending());
+        pending.map_or(0, |asked| millis_left(asked.deadline, now))
     }
 
     /// The call is on the stream.
@@ -199,6 +206,11 @@ impl<W> Asking<W> {
             !asked.caller_gone
         });
     }
+}
+
+/// The milliseconds until `deadline`, rounded up.
+pub(super) fn millis_left(deadline: Instant, now: Instant) -> u64 {
+    deadline.saturating_duration_since(now).as_nanos().div_ceil(1_000_000) as u64
 }
 
 fn earlier(a: Option<Instant>, b: Instant) -> Option<Instant> {

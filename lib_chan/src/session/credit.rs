@@ -39,6 +39,11 @@ impl Balance {
     pub(super) fn grant(&mut self, total: u64) {
         self.granted = self.granted.max(total);
     }
+
+    /// How far this end may run ahead now.
+    pub(super) const fn ahead(self) -> u64 {
+        self.granted.saturating_sub(self.spent)
+    }
 }
 
 /// The receiver's side: what was granted to the peer, what came, and what the process took.
@@ -76,6 +81,11 @@ impl Grant {
 
     pub(super) const fn window(&self) -> u64 {
         self.window
+    }
+
+    /// All that was granted so far.
+    pub(super) const fn granted(&self) -> u64 {
+        self.granted
     }
 
     /// What the process has taken in all.

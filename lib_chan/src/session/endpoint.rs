@@ -14,6 +14,20 @@
 //! - **Questions**, which change nothing: [`over`](Endpoint::over), [`poll_timeout`](Endpoint::poll_timeout),
 //!   [`held`](Endpoint::held), [`cause`](Endpoint::cause).
 //!
+//! Each input of a connection names it by its *epoch*: [`FIRST_EPOCH`](super::FIRST_EPOCH) is the one that carried the
+//! `Start`. Those of a connection that is not [attached](Endpoint::attached) have no effect. Where resume was agreed:
+//!
+//! - A connection that is lost, silent or stalled *detaches* the session. [`Event::Connection`] says so, `attached` is
+//!   `None`, and the driver drops the stream with its [`Batch`], whatever is in it.
+//! - Without a connection the driver sleeps, not hungry, and calls `handle_timeout` as ever: the window of resume and the
+//!   deadlines of calls run on. It carries out events and deliveries.
+//! - A client that has dialled and logged in again calls [`resume`](Endpoint::resume), a server to which a connection with a
+//!   valid proof came calls [`attach`](Endpoint::attach). Both may be called while another connection is attached, which is
+//!   fenced then. From then on the new epoch counts, and [`transmit`](Endpoint::transmit) gives what goes over it, the
+//!   `Resume` or its answer first.
+//! - A client stays detached until the answer comes. If that is late, or the connection is lost again, `attached` is `None`
+//!   again, and the driver dials again until the session is [over](Endpoint::over).
+//!
 //! Beside it, [`Claims`] and [`Reader`] are what a receiver uses for each message without it.
 
 use std::{
@@ -25,10 +39,15 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    Batch, Delivery, Host, Inbound, InboundKind, Request, Session, WindowChange,
+    Attach, Batch, ConnectionState, Delivery, Host, Inbound, InboundKind, Request, Session, WindowChange,
     claims::{Claims, Reader},
 };
-use crate::{ExitReason, Limits, after, handshake::Authenticated};
+use crate::{
+    ExitReason, Limits, after,
+    auth::{Exporter, ResumeClaim},
+    handshake::Authenticated,
+    wire::Tombstone,
+};
 
 /// The number of an empty place in a mailbox, for a message that was held when its own place came up.
 const PLACE: u64 = u64::MAX;
@@ -48,6 +67,8 @@ pub enum Event<H: Host> {
     /// The window should be wider: [`widen`](Endpoint::widen) it as far as the program has room. Or it is narrower, and
     /// the program has room again.
     Window(WindowChange),
+    /// The connection is gone, or another is there.
+    Connection(ConnectionState),
     /// The session is over, and nothing more comes for any process: said once.
     Closed,
 }
@@ -162,28 +183,42 @@ impl<H: Host> Endpoint<H> {
 
     /// Takes what was read from the stream, in pieces of any size. `untaken` are the exits that the peer
     /// [provoked](Delivery::Exit::provoked) and that no process has taken yet: those sent explicitly, and those of links.
-    pub fn handle_bytes(&mut self, now: Instant, bytes: &[u8], untaken: [usize; 2]) {
+    pub fn handle_bytes(&mut self, epoch: u64, now: Instant, bytes: &[u8], untaken: [usize; 2]) {
         self.look_for_pause(now);
+        if self.attached() != Some(epoch) {
+            return self.look_for_change();
+        }
         let [explicit, of_links] = untaken;
         self.session.check_untaken_exits(explicit, of_links);
         self.session.handle_bytes(now, bytes);
         if let Some(request) = self.session.take_request() {
             self.rare.push_back(Event::Requested(Box::new(request)));
         }
-        self.rare.extend(self.session.take_window_change().map(Event::Window));
+        self.look_for_change();
     }
 
     /// The stream took the next `len` bytes of the batch.
-    pub fn handle_accepted(&mut self, now: Instant, len: usize) {
-        self.session.handle_accepted(now, len);
+    pub fn handle_accepted(&mut self, epoch: u64, now: Instant, len: usize) {
+        if self.attached() == Some(epoch) {
+            self.session.handle_accepted(now, len);
+        }
     }
 
     /// Time has passed. Returns whether the connection was given up for dead: then nothing may be written any more.
     pub fn handle_timeout(&mut self, now: Instant) -> bool {
         self.look_for_pause(now);
         self.session.handle_timeout(now);
+        self.look_for_change();
+        self.session.is_lost() || self.attached().is_none()
+    }
+
+    /// What the session says once, and seldom.
+    fn look_for_change(&mut self) {
         self.rare.extend(self.session.take_window_change().map(Event::Window));
-        self.session.is_lost()
+        if let Some(state) = self.session.take_connection_change() {
+            self.rare.push_back(Event::Connection(state));
+            self.wake_watchers();
+        }
     }
 
     /// A driver that wakes a heartbeat later than its timer said was stopped, and the whole program or machine with it. Its
@@ -191,13 +226,32 @@ impl<H: Host> Endpoint<H> {
     fn look_for_pause(&mut self, now: Instant) {
         let Some(awake_by) = self.awake_by.take() else { return };
         if now > after(awake_by, self.session.heartbeat_interval()) {
-            self.session.handle_pause(now);
+            self.session.handle_pause(now, awake_by);
         }
     }
 
-    /// The connection is gone: nothing more comes or goes.
-    pub fn handle_loss(&mut self) {
-        self.session.handle_loss();
+    /// The connection is gone: nothing more comes or goes over it. The session ends, or is [detached](ConnectionState).
+    pub fn handle_loss(&mut self, epoch: u64, now: Instant) {
+        if self.attached() == Some(epoch) {
+            self.session.handle_loss(now);
+            self.look_for_change();
+        }
+    }
+
+    /// The client has a new connection, logged in: asks for the session on it. Returns the epoch of the connection, or
+    /// `None` if there is nothing to resume. Whatever comes of the connection before is ignored from now on.
+    pub fn resume(&mut self, now: Instant, exporter: &Exporter) -> Option<u64> {
+        let epoch = self.session.resume(now, exporter);
+        self.look_for_change();
+        epoch
+    }
+
+    /// A client has proved on a new connection that the session is its own. Whatever comes of the connection before is
+    /// ignored from now on, unless the answer is [`Attach::Stale`].
+    pub fn attach(&mut self, now: Instant, claim: &ResumeClaim) -> Attach {
+        let attach = self.session.attach(now, claim);
+        self.look_for_change();
+        attach
     }
 
     /// The program had room for a window that is so many bytes wider.
@@ -207,9 +261,12 @@ impl<H: Host> Endpoint<H> {
 
     /// Hands what is to be written to a driver that has written all it had. Returns whether nothing follows it: this end
     /// appends nothing more.
-    pub fn transmit(&mut self, now: Instant, batch: &mut Batch) -> bool {
+    pub fn transmit(&mut self, epoch: u64, now: Instant, batch: &mut Batch) -> bool {
+        if self.attached() != Some(epoch) {
+            return false;
+        }
         self.session.transmit(now, batch);
-        self.session.has_let_go()
+        self.session.has_let_go() && !self.session.has_output()
     }
 
     /// The driver is awake, and needs no waking. Returns whether it should let others go first: there is something to
@@ -237,7 +294,7 @@ impl<H: Host> Endpoint<H> {
     /// The driver is about to end. Returns whether it may: else it has something to deliver first. From then on
     /// whoever calls [`poll`](Self::poll) gets the deliveries.
     pub fn leave(&mut self) -> bool {
-        self.session.handle_loss();
+        self.session.lose(ExitReason::NoConnection, None);
         let leaves = !self.has_deliveries();
         if leaves {
             self.driver = Driver::Gone;
@@ -278,7 +335,7 @@ impl<H: Host> Endpoint<H> {
             share = 0;
         }
         let over = self.session.is_over();
-        let paused = self.session.unsent() > share && !over;
+        let paused = self.session.is_crowded(share) && !over;
         if paused != self.paused {
             self.set_paused(paused);
         }
@@ -515,6 +572,27 @@ impl<H: Host> Endpoint<H> {
     }
 
     // Questions.
+
+    /// The epoch of the connection whose bytes are handled; `None` while there is none, and a driver that holds one drops
+    /// it.
+    pub fn attached(&self) -> Option<u64> {
+        self.session.attached()
+    }
+
+    /// Whether the session has a connection.
+    pub const fn connection(&self) -> ConnectionState {
+        self.session.connection()
+    }
+
+    /// What a server keeps of a session that is over, for at least the window of resume; `None` if nothing needs to be kept.
+    pub fn tombstone(&self) -> Option<Tombstone> {
+        self.session.tombstone()
+    }
+
+    /// Whether the session ended because it was without a connection for the whole window.
+    pub fn has_expired(&self) -> bool {
+        self.session.has_expired()
+    }
 
     /// Why the session ended, once it has.
     pub const fn over(&self) -> Option<&ExitReason> {

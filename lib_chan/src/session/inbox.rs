@@ -74,7 +74,7 @@ impl<H: Host> Session<H> {
 
     /// Tells the peer how much this process has granted to it in all.
     pub(super) fn put_credit(&mut self, id: u64, total: u64) {
-        if self.can_put() {
+        if self.can_say() {
             self.outgoing.put(&Frame::Credit { id, total });
         }
     }

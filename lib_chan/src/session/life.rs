@@ -14,6 +14,9 @@
 //!                                                    the peer's Ended, its deadline, break-off, loss
 //! ```
 //!
+//! With [resume](super::resume) a loss ends nothing by itself: `Open` and `Closing` may be attached to a connection or not,
+//! and loss in the picture is the end of the window without another connection.
+//!
 //! Only [`Life::Opening`] and [`Life::Open`] append frames. A session that is over has told everybody who waits.
 
 use std::time::{Duration, Instant};
@@ -22,7 +25,7 @@ use super::{Delivery, Host, NotOpened, Session, StartRefused, inbox::Receiver, p
 use crate::{
     CallError, CallFailure, Executed, ExitReason, after,
     handshake::Side,
-    wire::{Frame, RefuseCode},
+    wire::{Frame, RefuseCode, Tombstone},
 };
 
 /// When something must have happened; it may be put off, but not beyond `last`.
@@ -74,6 +77,10 @@ pub(super) struct Over {
     lost: bool,
     /// It did not open because the server refused the `Start`.
     refused: Option<StartRefused>,
+    /// It was detached, and nobody came back in time.
+    pub(super) expired: bool,
+    /// What a client that comes back is told.
+    pub(super) tombstone: Option<Tombstone>,
 }
 
 impl Life {
@@ -103,7 +110,7 @@ pub(super) struct Ending {
     pub(super) far_owner_lives: bool,
     /// What the far owner took, when it said so.
     pub(super) taken: Option<u64>,
-    /// How many bytes may have reached it.
+    /// How far frames may have got to it: see `Outgoing::reached`.
     pub(super) reached: u64,
 }
 
@@ -138,9 +145,12 @@ impl<H: Host> Session<H> {
         matches!(self.life, Life::Open)
     }
 
-    /// Whether this is a client that waits for the answer to its `Start`. Its casts may follow at once.
+    /// Whether this is a client that waits for the answer to its `Start`. Its casts may follow at once, unless they are to be
+    /// kept for another connection, which is not agreed upon yet.
     pub(super) fn has_asked(&self) -> bool {
-        self.side == Side::Client && matches!(self.life, Life::Opening { expects: Expects::Answer, .. })
+        self.side == Side::Client
+            && self.asked_resume() == 0
+            && matches!(self.life, Life::Opening { expects: Expects::Answer, .. })
     }
 
     /// Whether frames may be appended: nothing follows an `Ended`.
@@ -170,7 +180,7 @@ impl<H: Host> Session<H> {
                 reason: ExitReason::Normal,
                 far_owner_lives: false,
                 taken: None,
-                reached: self.outgoing.appended,
+                reached: self.outgoing.end(),
             });
         }
     }
@@ -185,7 +195,7 @@ impl<H: Host> Session<H> {
             self.outgoing.put(&Frame::Ended { taken: self.incoming.number, reason: reason.clone() });
         }
         // All that was appended still goes out, in front of the `Ended`.
-        let reached = self.outgoing.appended;
+        let reached = self.outgoing.end();
         self.finish(Ending { reason, far_owner_lives: false, taken: None, reached });
     }
 
@@ -199,24 +209,42 @@ impl<H: Host> Session<H> {
 
     /// The server refused the `Start`.
     pub(super) fn handle_start_refused(&mut self, refused: StartRefused) {
-        let (reason, reached) = (ExitReason::Normal, self.outgoing.appended);
+        let (reason, reached) = (ExitReason::Normal, self.outgoing.end());
         self.finish(Ending { reason, far_owner_lives: false, taken: None, reached });
         if let Life::Over(over) = &mut self.life {
             over.refused = Some(refused);
         }
     }
 
-    /// The connection is gone, or must be taken for gone: nothing more comes or goes. A driver that could still write
+    /// The connection is gone, or must be taken for gone: nothing more comes or goes over it. The session ends with it,
+    /// or goes on [detached](super::resume).
+    pub(crate) fn handle_loss(&mut self, now: Instant) {
+        if self.is_resumable() {
+            self.detach(now, now);
+        } else {
+            self.lose(ExitReason::NoConnection, None);
+        }
+    }
+
+    /// The session is lost, with or without a word of the peer about what its owner took. A driver that could still write
     /// must not: what was not accepted is reported never to have been sent ([`is_lost`](Self::is_lost)).
-    pub(crate) fn handle_loss(&mut self) {
+    pub(crate) fn lose(&mut self, reason: ExitReason, taken: Option<u64>) {
         if self.is_over() {
             return;
         }
+        let reached = self.outgoing.reached();
+        self.finish(Ending { reason, far_owner_lives: false, taken, reached });
         self.outgoing.clear();
-        let (reason, reached) = (ExitReason::NoConnection, self.outgoing.accepted);
-        self.finish(Ending { reason, far_owner_lives: false, taken: None, reached });
         if let Life::Over(over) = &mut self.life {
             over.lost = true;
+        }
+    }
+
+    /// Nobody came back in time.
+    pub(super) fn expire(&mut self) {
+        self.lose(ExitReason::NoConnection, None);
+        if let Life::Over(over) = &mut self.life {
+            over.expired = true;
         }
     }
 
@@ -225,13 +253,14 @@ impl<H: Host> Session<H> {
         if self.is_over() {
             return;
         }
+        let tombstone = self.bury(&ending);
         let Ending { reason, far_owner_lives, taken, reached } = ending;
-        let over = Over { reason: reason.clone(), opened: self.is_open(), lost: false, refused: None };
-        self.life = Life::Over(over);
+        let (opened, lost, refused, expired) = (self.is_open(), false, None, false);
+        self.life = Life::Over(Over { reason: reason.clone(), opened, lost, refused, expired, tombstone });
         self.fail_waiting(&reason);
         let executed = |number: u64, end: u64| match taken {
             Some(taken) if number > taken => Executed::No,
-            None if end > reached => Executed::No,
+            _ if end > reached => Executed::No,
             _ => Executed::Unknown,
         };
         self.asking.end(&reason, executed, &mut self.woken);
@@ -243,6 +272,12 @@ impl<H: Host> Session<H> {
         }
         self.woken.extend(self.flushes.take());
         drop(self.attachment.take_partial());
+        // Nothing is written again.
+        if self.resumption.is_detached() {
+            self.outgoing.clear();
+        } else {
+            self.outgoing.forget();
+        }
     }
 
     /// Messages that were never appended fail.
@@ -263,6 +298,13 @@ impl<H: Host> Session<H> {
     pub const fn over(&self) -> Option<&ExitReason> {
         match &self.life {
             Life::Over(over) => Some(&over.reason),
+            _ => None,
+        }
+    }
+
+    pub(super) const fn over_record(&self) -> Option<&Over> {
+        match &self.life {
+            Life::Over(over) => Some(over),
             _ => None,
         }
     }

@@ -1,5 +1,7 @@
 //! What a session hands to the two halves of its driver.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use super::credit::cost;
@@ -93,6 +95,8 @@ pub struct Request {
     pub codec: Codec,
     /// `ArgsC`, encoded.
     pub args: Bytes,
+    /// For how long the client would like the session to outlive its connection. Zero: not at all.
+    pub resume: Duration,
 }
 
 /// The server's refusal of a `Start`.

@@ -25,6 +25,7 @@ mod outgoing;
 mod process;
 mod queue;
 mod receive;
+mod resume;
 mod send;
 mod window;
 
@@ -47,6 +48,7 @@ use self::{
     outgoing::Outgoing,
     queue::{Flushes, SendQueue},
     receive::Received,
+    resume::Resumption,
 };
 pub use self::{
     border::Rights,
@@ -57,9 +59,10 @@ pub use self::{
     message::{Delivery, Inbound, InboundKind, NotOpened, Request, StartRefused, Unsendable, WindowChange},
     outgoing::Batch,
     queue::Flush,
+    resume::{Attach, ConnectionState},
 };
 use crate::{
-    Limits, after,
+    ExitReason, Limits, after,
     handshake::{Authenticated, SessionParameters, Side},
     payload::Codec,
     wire::{Frame, LEN_LEN, Terms},
@@ -67,6 +70,9 @@ use crate::{
 
 /// A table by an id that this end made or that must grow by one each time: no peer can choose what collides.
 type Lookup<T> = HashMap<u64, T, FxBuildHasher>;
+
+/// The epoch of the connection that carries the `Start`.
+pub const FIRST_EPOCH: u64 = 1;
 
 /// No call waits longer, whatever it says.
 const MAX_CALL_TIME: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -108,6 +114,7 @@ pub struct Session<H: Host> {
     parameters: SessionParameters,
     life: Life,
     attachment: Attachment,
+    resumption: Resumption,
     peer: Peer,
 
     outgoing: Outgoing,
@@ -142,7 +149,8 @@ impl<H: Host> Session<H> {
             limits: Arc::new(limits.clone()),
             parameters,
             life: Life::Opening { expects: Expects::Start, deadline },
-            attachment: Attachment::new(parameters.heartbeat_interval(), now),
+            attachment: Attachment::new(FIRST_EPOCH, parameters.heartbeat_interval(), now),
+            resumption: Resumption::new(now),
             // A server learns the client's numbers from its `Start`, before it sends anything of length.
             peer: Peer::new(
                 parameters.max_frame_len() as usize,
@@ -186,7 +194,8 @@ impl<H: Host> Session<H> {
         if args.len() > max {
             return Err(Unsendable::TooLong { max });
         }
-        self.outgoing.put(&start_frame(&self.limits, codec, args));
+        let resume = self.asked_resume();
+        self.outgoing.put(&start_frame(&self.limits, codec, resume, args));
         self.life = Life::Opening { expects: Expects::Answer, deadline: None };
         Ok(())
     }
@@ -212,7 +221,8 @@ impl<H: Host> Session<H> {
         if self.is_over() {
             return;
         }
-        self.outgoing.put(&Frame::Started { terms: own_terms(&self.limits), resume: None });
+        let resume = self.take_granted();
+        self.outgoing.put(&Frame::Started { terms: own_terms(&self.limits), resume });
         self.life = Life::Open;
         self.set_owner(owner, linked);
     }
@@ -238,6 +248,16 @@ impl<H: Host> Session<H> {
 
     /// Hands what is to be written to a driver that has written all it had.
     pub(crate) fn transmit(&mut self, now: Instant, batch: &mut Batch) {
+        if self.attachment.has_hello() {
+            if batch.chunk().is_empty() {
+                batch.push(self.attachment.take_hello());
+                self.attachment.begin_writing(now);
+            }
+            return;
+        }
+        if self.resumption.is_detached() {
+            return;
+        }
         self.put_ack();
         if self.outgoing.fetch(batch) {
             self.attachment.begin_writing(now);
@@ -246,12 +266,12 @@ impl<H: Host> Session<H> {
 
     /// The stream took the next `len` bytes of the batch.
     pub(crate) fn handle_accepted(&mut self, now: Instant, len: usize) {
-        self.outgoing.accept(len);
+        self.outgoing.accept(self.attachment.accept_hello(len));
         if len > 0 {
             self.attachment.say(now, len, self.outgoing.unsent() == 0);
             self.put_off_deadline(now, self.limits.close_timeout);
         }
-        self.owing.written(self.outgoing.accepted);
+        self.owing.written(self.outgoing.reached());
         if !self.queue.is_empty() {
             self.pump(now);
         }
@@ -263,7 +283,7 @@ impl<H: Host> Session<H> {
     }
 
     /// Bytes that are kept because of the peer: a frame that came in part, messages that the owner has not taken, and what
-    /// the stream has not taken.
+    /// the stream has not taken or, with resume, the peer has not acknowledged.
     pub(crate) fn held(&self) -> usize {
         self.outgoing.unsent() + self.attachment.partial.capacity() + self.inbox.grant.outstanding() as usize
     }
@@ -275,7 +295,19 @@ impl<H: Host> Session<H> {
 
     /// Whether there is something for [`transmit`](Self::transmit) to hand over.
     pub fn has_output(&self) -> bool {
-        !self.outgoing.is_empty() || (self.attachment.ack_due && self.can_put())
+        if self.resumption.is_detached() {
+            return self.attachment.has_hello();
+        }
+        self.attachment.has_hello()
+            || !self.outgoing.is_empty()
+            || (self.attachment.ack_due && self.can_put())
+    }
+
+    /// Whether so much waits for the peer that this end should take nothing more from it. `share`: so many bytes may be
+    /// unsent.
+    #[inline]
+    pub(crate) fn is_crowded(&self, share: usize) -> bool {
+        self.outgoing.unsent() > share || self.outgoing.is_at_bound()
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) has something to do.
@@ -283,9 +315,16 @@ impl<H: Host> Session<H> {
         if self.is_over() {
             return None;
         }
+        let connection = match self.resumption.until() {
+            None => [
+                Some(self.attachment.deadline()),
+                self.attachment.stall_deadline(self.limits.stall_timeout),
+                self.attachment.ack_by,
+            ],
+            until => [until, self.attachment.answer_by, None],
+        };
         [
-            Some(self.attachment.deadline()),
-            self.attachment.stall_deadline(self.limits.stall_timeout),
+            connection.into_iter().flatten().min(),
             self.asking.next_deadline(),
             self.owing.next_deadline(),
             self.deadline(),
@@ -304,11 +343,20 @@ impl<H: Host> Session<H> {
         self.woken.shrink_to_fit();
         self.queue.withdraw_all(self.asking.expire(now, &mut self.woken));
         self.owing.expire(now, &mut self.woken);
+        if self.deadline().is_some_and(|at| now >= at) {
+            return self.lose(ExitReason::NoConnection, None);
+        }
+        if self.resumption.is_detached() {
+            return self.handle_detached_timeout(now);
+        }
         let dead = self.attachment.is_dead(now)
-            || self.attachment.is_stalled(now, self.limits.stall_timeout, self.limits.min_accepted)
-            || self.deadline().is_some_and(|at| now >= at);
+            || self.attachment.is_stalled(now, self.limits.stall_timeout, self.limits.min_accepted);
         if dead {
-            return self.handle_loss();
+            return self.handle_loss(now);
+        }
+        if self.attachment.ack_by.is_some_and(|at| now >= at) {
+            self.attachment.ack_by = None;
+            self.attachment.ack_due = true;
         }
         if self.attachment.ping(now) {
             if let Some(window) = self.inbox.tuner.idle(self.inbox.grant.window()) {
@@ -319,11 +367,14 @@ impl<H: Host> Session<H> {
         self.pump(now);
     }
 
-    /// This end did not run for a while, so whatever is late is late because of that: the clocks that watch the peer
-    /// start anew. Deadlines of calls stay.
-    pub(crate) fn handle_pause(&mut self, now: Instant) {
-        if self.is_over() {
+    /// This end did not run since then, so whatever is late is late because of that: the clocks that watch the peer
+    /// start anew. Deadlines of calls stay. With resume, the connection is taken for lost: that is sooner over than a wait.
+    pub(crate) fn handle_pause(&mut self, now: Instant, since: Instant) {
+        if self.is_over() || self.resumption.is_detached() {
             return;
+        }
+        if self.is_resumable() {
+            return self.detach(now, since);
         }
         self.attachment.restart(now);
         self.life.restart(now, self.limits.login_timeout, self.limits.close_timeout);
@@ -331,7 +382,7 @@ impl<H: Host> Session<H> {
     }
 
     fn put_ping(&mut self, token: u64) {
-        if self.can_put() {
+        if self.can_say() {
             self.outgoing.put(&Frame::Ping { token });
         }
     }
@@ -368,7 +419,7 @@ pub(crate) fn early_start(
 ) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
     let frames =
-        [Some(start_frame(limits, codec, args)), first.map(|payload| Frame::Cast { to: OWNER, payload })];
+        [Some(start_frame(limits, codec, 0, args)), first.map(|payload| Frame::Cast { to: OWNER, payload })];
     for frame in frames.into_iter().flatten() {
         let before = bytes.len();
         frame.put(&mut bytes);
@@ -379,13 +430,13 @@ pub(crate) fn early_start(
     Some(bytes)
 }
 
-fn start_frame<'a>(limits: &Limits, codec: Codec, args: &'a [u8]) -> Frame<'a> {
+fn start_frame<'a>(limits: &Limits, codec: Codec, resume: u64, args: &'a [u8]) -> Frame<'a> {
     Frame::Start {
         codec: codec as u8,
         terms: own_terms(limits),
         max_frame_len: limits.max_frame_len as u64,
         window_len: limits.window_len as u64,
-        resume: 0,
+        resume,
         args,
     }
 }

@@ -132,9 +132,24 @@ impl<H: Host> Session<H> {
         if !frames.is_empty() && self.can_put() {
             frames.iter().for_each(|frame| put(&mut self.outgoing, frame));
             self.check_unsent();
+            self.check_queued(&frames);
         }
         frames.clear();
         // Its memory serves again, unless the session ended meanwhile.
         self.border.frames = frames;
+    }
+
+    /// A session without a connection queues only so many frames that cost the peer more than their bytes.
+    fn check_queued(&mut self, frames: &[Frame<'_>]) {
+        let resumption = &mut self.resumption;
+        let fine = !resumption.is_detached()
+            || frames.iter().all(|frame| match frame {
+                Frame::Unlink { .. } | Frame::Demonitor { .. } => resumption.spend_minor(),
+                Frame::Exit { taken: None, .. } => resumption.spend_exit(),
+                _ => true,
+            });
+        if !fine {
+            self.break_off(ExitReason::Overload);
+        }
     }
 }

@@ -23,6 +23,10 @@ use crate::{
 /// hears nothing for three heartbeats takes the connection for dead.
 const ACK_FRAMES: u64 = 8192;
 const ACK_LEN: u64 = 256 * 1024;
+/// To a peer that keeps what is not acknowledged they go more often, and at the latest after this time.
+const KEPT_ACK_FRAMES: u64 = 1024;
+const KEPT_ACK_LEN: u64 = 64 * 1024;
+const KEPT_ACK_TIME: Duration = Duration::from_secs(1);
 /// After this part of either it goes along with what is written anyway. A write of its own, with a record of TLS and a
 /// wake-up at either end, costs as much as a hundred small messages.
 const ACK_PART: u64 = 8;
@@ -31,16 +35,39 @@ const ACK_PART: u64 = 8;
 const ANSWER: ExitReason = ExitReason::NoConnection;
 
 /// The ordered stream that comes in.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Received {
     /// How many ordered frames have come: the number of the last.
     pub(super) number: u64,
     len: u64,
     /// The number and the length when the last ack was written.
     acked: (u64, u64),
+    /// An ack goes after so many frames, or bytes of them.
+    ack_after: (u64, u64),
+}
+
+impl Default for Received {
+    fn default() -> Self {
+        Self { number: 0, len: 0, acked: (0, 0), ack_after: (ACK_FRAMES, ACK_LEN) }
+    }
 }
 
 impl Received {
+    /// The peer keeps what it has no ack of.
+    pub(super) const fn ack_often(&mut self) {
+        self.ack_after = (KEPT_ACK_FRAMES, KEPT_ACK_LEN);
+    }
+
+    /// The peer knows that all has come so far.
+    pub(super) const fn note_acked(&mut self) {
+        self.acked = (self.number, self.len);
+    }
+
+    /// Whether this part of what an ack comes after has come.
+    const fn is_unacked_part(&self, part: u64) -> bool {
+        self.is_unacked(self.ack_after.0 / part, self.ack_after.1 / part)
+    }
+
     /// Whether so many ordered frames, or bytes of them, have come since the last ack.
     const fn is_unacked(&self, frames: u64, len: u64) -> bool {
         self.number - self.acked.0 >= frames || self.len - self.acked.1 >= len
@@ -50,7 +77,7 @@ impl Received {
     const fn count(&mut self, len: usize) -> bool {
         self.number += 1;
         self.len += len as u64;
-        self.is_unacked(ACK_FRAMES, ACK_LEN)
+        self.is_unacked_part(1)
     }
 }
 
@@ -67,8 +94,12 @@ impl<H: Host> Session<H> {
             }
         }
         self.attachment.note_partial(now);
+        if self.resume_window().is_some() && self.incoming.number > self.incoming.acked.0 {
+            self.attachment.ack_by.get_or_insert(now + KEPT_ACK_TIME);
+        }
         self.pump(now);
         if self.takes_messages()
+            && self.can_say()
             && let Some(token) = self.inbox.tuner.probe(now, self.inbox.grant.returned())
         {
             self.outgoing.put(&Frame::Ping { token });
@@ -170,15 +201,16 @@ impl<H: Host> Session<H> {
     /// One frame: the bytes of it that were put in the inbox.
     fn handle_frame(&mut self, now: Instant, run: &Bytes, frame: Frame<'_>) -> Result<usize, Fault> {
         match frame {
-            // None is granted.
-            Frame::Start { codec, terms, max_frame_len, window_len, resume: _, args } => {
+            Frame::Start { codec, terms, max_frame_len, window_len, resume, args } => {
+                self.handle_asked_resume(resume);
                 self.handle_start(codec, terms, max_frame_len, window_len, run.slice_ref(args))?;
             }
-            // None was asked for.
-            Frame::Started { resume: Some(_), .. } => return Err(Fault::Protocol),
-            Frame::Started { terms, resume: None } => {
+            Frame::Started { terms, resume } => {
                 self.peer.terms = terms;
                 self.life = Life::Open;
+                if let Some(granted) = resume {
+                    self.handle_granted(&granted)?;
+                }
             }
             Frame::Cast { to, payload } => {
                 return self.handle_message(to, InboundKind::Cast, run.slice_ref(payload));
@@ -188,7 +220,7 @@ impl<H: Host> Session<H> {
                 return self.handle_message(to, InboundKind::Call { call }, run.slice_ref(payload));
             }
             Frame::Cancel { call } => {
-                if !self.cancels.spend(now) {
+                if self.incoming.number > self.resumption.peer_sent() && !self.cancels.spend(now) {
                     return Err(Fault::Overload);
                 }
                 if !self.owing.cancel(call, &mut self.woken) {
@@ -235,7 +267,10 @@ impl<H: Host> Session<H> {
                 self.reflect_border();
             }
             Frame::GoAway => self.peer.drains = true,
-            Frame::Credit { id: OWNER, total } => self.peer.balance.grant(total),
+            Frame::Credit { id: OWNER, total } => {
+                self.peer.balance.grant(total);
+                self.widen_kept();
+            }
             // One that this end never sent to needs none.
             Frame::Credit { id, total } => {
                 if let Some(balance) = self.peer.balances.get_mut(&id) {
@@ -259,7 +294,9 @@ impl<H: Host> Session<H> {
                     self.resize_window(window);
                 }
             }
-            Frame::Resume { .. } | Frame::Resumed { .. } | Frame::Lost { .. } => return Err(Fault::Protocol),
+            Frame::Resume { .. } => return Err(Fault::Protocol),
+            Frame::Resumed { received, sent } => self.handle_resumed(now, received, sent)?,
+            Frame::Lost { tombstone } => self.handle_session_lost(tombstone),
         }
         Ok(0)
     }
@@ -277,7 +314,7 @@ impl<H: Host> Session<H> {
 
     fn handle_ping(&mut self, token: u64) {
         self.attachment.ack_due = true;
-        if self.can_put() {
+        if self.can_say() {
             let ack = self.ack();
             self.outgoing.reflect(&ack);
             self.outgoing.reflect(&Frame::Pong { token });
@@ -288,6 +325,10 @@ impl<H: Host> Session<H> {
     /// Which frames may come when.
     fn check_place(&self, frame: &Frame<'_>) -> Result<(), Fault> {
         let heartbeat = matches!(frame, Frame::Ack { .. } | Frame::Ping { .. } | Frame::Pong { .. });
+        let answers_resume = matches!(frame, Frame::Resumed { .. } | Frame::Lost { .. });
+        if answers_resume != self.resumption.is_detached() {
+            return Err(Fault::Protocol);
+        }
         let ok = match (&self.life, self.side) {
             (Life::Opening { expects, .. }, side) => {
                 heartbeat
@@ -310,9 +351,8 @@ impl<H: Host> Session<H> {
 
     /// Appends the ack that is due, or worth going along.
     pub(super) fn put_ack(&mut self) {
-        let goes_along =
-            !self.outgoing.is_empty() && self.incoming.is_unacked(ACK_FRAMES / ACK_PART, ACK_LEN / ACK_PART);
-        if (self.attachment.ack_due || goes_along) && self.can_put() {
+        let goes_along = !self.outgoing.is_empty() && self.incoming.is_unacked_part(ACK_PART);
+        if (self.attachment.ack_due || goes_along) && self.can_say() {
             let ack = self.ack();
             self.outgoing.put(&ack);
         }
@@ -321,7 +361,8 @@ impl<H: Host> Session<H> {
     /// The ack of all that has come.
     const fn ack(&mut self) -> Frame<'static> {
         self.attachment.ack_due = false;
-        self.incoming.acked = (self.incoming.number, self.incoming.len);
+        self.attachment.ack_by = None;
+        self.incoming.note_acked();
         Frame::Ack { number: self.incoming.number }
     }
 
@@ -340,7 +381,10 @@ impl<H: Host> Session<H> {
         self.peer = Peer::new(max_frame_len, window_len, terms);
         self.life = Life::Opening { expects: Expects::Answer, deadline: None };
         match Codec::from_code(codec) {
-            Some(codec) => self.request = Some(Request { codec, args }),
+            Some(codec) => {
+                let resume = Duration::from_millis(self.asked_resume());
+                self.request = Some(Request { codec, args, resume });
+            }
             None => self.refuse_start(RefuseCode::Codec, "unknown codec"),
         }
         Ok(())
@@ -419,7 +463,7 @@ impl<H: Host> Session<H> {
             self.outgoing.put(&Frame::Ended { taken: self.incoming.number, reason: ANSWER });
         }
         let reason = if is_answer { ExitReason::Normal } else { reason };
-        let reached = self.outgoing.appended;
+        let reached = self.outgoing.end();
         self.finish(Ending { reason, far_owner_lives: is_answer, taken: Some(taken), reached });
         Ok(())
     }
@@ -436,7 +480,7 @@ impl<H: Host> Session<H> {
 
 /// What is wrong with what the peer sent.
 #[derive(Debug)]
-enum Fault {
+pub(super) enum Fault {
     /// No frame, or one out of place.
     Protocol,
     /// More than it was told it may.

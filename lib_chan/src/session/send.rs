@@ -5,6 +5,7 @@ use std::time::Instant;
 use super::{
     Flush, Host, MAX_CALL_TIME, Outcome, Session, Unsendable,
     border::OWNER,
+    call::millis_left,
     credit::{Balance, cost},
     public,
     queue::Sort,
@@ -165,7 +166,11 @@ impl<H: Host> Session<H> {
     /// deadlines only.
     pub fn cancel_call(&mut self, now: Instant, call: u64) {
         self.withdraw(now, call);
-        if self.asking.abandon(call) && self.can_put() && self.own_cancels.spend(now) {
+        let detached = self.resumption.is_detached();
+        if self.asking.abandon(call)
+            && self.can_put()
+            && if detached { self.resumption.spend_minor() } else { self.own_cancels.spend(now) }
+        {
             self.outgoing.put(&Frame::Cancel { call });
         }
     }
@@ -182,7 +187,7 @@ impl<H: Host> Session<H> {
         }
         if self.owing.answer(call) && self.can_put() {
             self.outgoing.put_owned(|payload| Frame::Reply { call, payload }, payload);
-            self.owing.answered(self.outgoing.appended);
+            self.owing.answered(self.outgoing.end());
             self.check_unsent();
         }
     }
@@ -191,7 +196,7 @@ impl<H: Host> Session<H> {
     pub fn refuse(&mut self, call: u64, code: RefuseCode, text: &str) {
         if self.owing.answer(call) && self.can_put() {
             self.outgoing.put(&Frame::Refuse { call, code, text: public(text) });
-            self.owing.answered(self.outgoing.appended);
+            self.owing.answered(self.outgoing.end());
             self.check_unsent();
         }
     }
@@ -209,10 +214,12 @@ impl<H: Host> Session<H> {
         flush
     }
 
-    /// One ping at a time, however many flush: their answers are reflections, of which the peer has a bound.
+    /// One ping at a time, however many flush or wait at the bound of what is kept: their answers are reflections, of which
+    /// the peer has a bound.
     pub(super) fn ping_for_flush(&mut self) {
         let acked = self.outgoing.acked;
-        if acked < self.flushes.wanted() && self.attachment.flush_pinged <= acked && self.can_put() {
+        let waits = acked < self.flushes.wanted() || !self.queue.is_empty() && self.outgoing.is_at_bound();
+        if waits && self.attachment.flush_pinged <= acked && self.can_say() {
             self.attachment.flush_pinged = self.outgoing.number;
             self.outgoing.put(&Frame::Ping { token: self.outgoing.number });
         }
@@ -258,7 +265,8 @@ impl<H: Host> Session<H> {
     fn has_room(&self) -> bool {
         (self.takes_messages() || self.has_asked())
             && self.peer.balance.is_positive()
-            && self.outgoing.unsent() < MAX_UNSENT_BEFORE_WAIT
+            && !self.outgoing.is_at_bound()
+            && (self.outgoing.unsent() < MAX_UNSENT_BEFORE_WAIT || self.resumption.is_detached())
     }
 
     fn has_slot(&self) -> bool {
@@ -272,8 +280,7 @@ impl<H: Host> Session<H> {
 
     fn put_call(&mut self, now: Instant, call: u64, sort: Sort, payload: &mut Vec<u8>) {
         let Some(deadline) = self.asking.deadline(call) else { return };
-        // Rounded up: the callee must not give up before the caller does.
-        let left = deadline.saturating_duration_since(now).as_nanos().div_ceil(1_000_000) as u64;
+        let left = millis_left(deadline, now);
         if deadline <= now {
             let late = CallError::new(Executed::No, CallFailure::Deadline);
             return self.asking.fail(call, late, &mut self.woken);
@@ -282,7 +289,7 @@ impl<H: Host> Session<H> {
         self.peer.balance.spend(cost(payload.len()));
         let number =
             self.outgoing.put_owned(|payload| Frame::Call { to: OWNER, call, left, payload }, payload);
-        self.asking.sent(call, number, self.outgoing.appended);
+        self.asking.sent(call, number, self.outgoing.end());
     }
 
     fn enqueue(&mut self, now: Instant, sort: Sort, ticket: u64, payload: &mut Vec<u8>) {
@@ -312,11 +319,14 @@ impl<H: Host> Session<H> {
             }
             self.woken.extend(first.waiter);
         }
+        if self.outgoing.is_at_bound() {
+            self.ping_for_flush();
+        }
     }
 
     /// A peer that takes nothing and asks for much is not waited for.
     pub(super) fn check_unsent(&mut self) {
-        if self.outgoing.unsent() > self.limits.max_unsent + self.peer.max_frame_len
+        if self.outgoing.held() > self.limits.max_unsent + self.peer.max_frame_len
             || self.outgoing.reflections() > self.limits.max_reflections
         {
             self.break_off(ExitReason::Overload);

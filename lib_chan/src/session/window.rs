@@ -124,6 +124,13 @@ impl Tuner {
         (window > self.base).then_some(self.base)
     }
 
+    /// The path is another one: what was measured says nothing about it.
+    pub(super) const fn restart(&mut self, now: Instant) {
+        self.probe = None;
+        self.rtt = Recent::new(now);
+        self.every = PROBE_EVERY.0;
+    }
+
     /// The program has no room for a wider window.
     pub(super) const fn refuse(&mut self) {
         self.every = PROBE_EVERY.1;

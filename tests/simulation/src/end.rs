@@ -9,8 +9,8 @@ use std::{
 use lib_chan::{
     ExitReason, Limits,
     session::{
-        Batch, Claim, Delivery, Endpoint, Event, Host, Inbound, InboundKind, Next, NotOpened, Reader, Rest,
-        Session, Who, WindowChange,
+        Batch, Claim, Delivery, Endpoint, Event, FIRST_EPOCH, Host, Inbound, InboundKind, Next, NotOpened,
+        Reader, Rest, Session, Who, WindowChange,
     },
     wire::{self, Frame, RefuseCode},
 };
@@ -227,7 +227,7 @@ impl World {
                         owned.remove(place);
                     }
                 }
-                Event::Disown(_) => {}
+                Event::Disown(_) | Event::Connection(_) => {}
                 Event::Closed => self.closed(at),
             }
         }
@@ -815,7 +815,7 @@ impl World {
         let end = &mut self.conns[usize::from(at.conn)].ends[at.side as usize];
         if end.batch.chunk().is_empty() {
             let mut batch = std::mem::take(&mut end.batch);
-            let last = self.driver(at, |endpoint, now| endpoint.transmit(now, &mut batch));
+            let last = self.driver(at, |endpoint, now| endpoint.transmit(FIRST_EPOCH, now, &mut batch));
             let end = self.end(at);
             end.batch = batch;
             if end.batch.chunk().is_empty() {
@@ -865,7 +865,7 @@ impl World {
         let len = std::mem::take(&mut self.end(at).unaccepted);
         if len > 0 {
             self.end(at).accepted += len as u64;
-            self.driver(at, |endpoint, now| endpoint.handle_accepted(now, len));
+            self.driver(at, |endpoint, now| endpoint.handle_accepted(FIRST_EPOCH, now, len));
         }
     }
 
@@ -910,7 +910,7 @@ impl World {
             self.scratch = piece;
             self.note(What::EndOfStream { at });
             let was_over = self.end(at).is_over();
-            self.driver(at, |endpoint, _| endpoint.handle_loss());
+            self.driver(at, |endpoint, now| endpoint.handle_loss(FIRST_EPOCH, now));
             self.end(at).at_end = true;
             // One that has heard all still says its last words; else there is nobody to say anything to.
             if !was_over || self.end(at).writing == Writing::Done {
@@ -928,7 +928,7 @@ impl World {
         self.note(What::Read { at, upto });
         self.driver(at, |endpoint, now| {
             if !endpoint.session().is_over() {
-                endpoint.handle_bytes(now, &piece, untaken);
+                endpoint.handle_bytes(FIRST_EPOCH, now, &piece, untaken);
             }
         });
         self.scratch = piece;

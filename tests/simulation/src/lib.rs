@@ -10,6 +10,7 @@ mod login;
 mod net;
 mod plan;
 mod process;
+mod resume;
 mod seeded;
 mod world;
 
@@ -81,6 +82,10 @@ fn play(seed: u64, chosen: impl Fn(u64) -> bool) -> Run {
     world.check_leavings();
     let mut violations = world.violations;
     violations.extend(check::check(&world.log, &world.plan));
+    // The same number decides a schedule about resumed sessions, which knows no steps that could be left out.
+    let (broken, counts) = resume::play(seed, beginning());
+    violations.extend(broken);
+    world.counts.add(&counts);
     Run { violations, counts: world.counts, log: world.log }
 }
 

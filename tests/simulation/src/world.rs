@@ -7,7 +7,7 @@ use std::{
 
 use lib_chan::{
     ExitReason,
-    session::{Flush, Session, Unsendable},
+    session::{FIRST_EPOCH, Flush, Session, Unsendable},
 };
 
 use crate::{
@@ -494,7 +494,7 @@ impl World {
             let now = self.now;
             let Some(endpoint) = &mut self.end(at).endpoint else { continue };
             let before = endpoint.session().unsent();
-            endpoint.handle_accepted(now, 0);
+            endpoint.handle_accepted(FIRST_EPOCH, now, 0);
             // Nothing is due, so this only looks at what waits.
             if endpoint.poll_timeout().is_some_and(|due| due > now) {
                 endpoint.handle_timeout(now);

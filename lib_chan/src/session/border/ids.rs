@@ -103,6 +103,12 @@ impl<P: Clone + Ord> Ids<P> {
         Some((id, total))
     }
 
+    /// The credit that was granted so far to each id for which that is more than at first.
+    pub(in crate::session) fn grants(&self) -> impl Iterator<Item = (u64, u64)> {
+        let granted = self.known.iter().map(|(&id, known)| (id, known.grant.granted()));
+        granted.filter(|&(_, total)| total > self.window)
+    }
+
     /// The name under which the peer gets to know `process`.
     pub(super) fn name(&mut self, process: &P) -> u64 {
         if self.is_owner(process) { OWNER } else { self.own_id(process) }

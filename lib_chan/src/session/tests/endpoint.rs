@@ -43,7 +43,7 @@ impl Alone {
     fn feed(&mut self, frames: &[Frame<'_>]) {
         let mut bytes = Vec::new();
         frames.iter().for_each(|frame| frame.put(&mut bytes));
-        self.endpoint.handle_bytes(self.now, &bytes, [0, 0]);
+        self.endpoint.handle_bytes(1, self.now, &bytes, [0, 0]);
     }
 
     fn came(&mut self, who: Who, in_all: usize) -> Came {
@@ -56,6 +56,7 @@ impl Alone {
                 Event::Closed => came.closed = true,
                 Event::Requested(_) => panic!("requested once"),
                 Event::Window(_) => panic!("nothing measures a path here"),
+                Event::Connection(state) => panic!("{state:?}"),
             }
         }
         came
@@ -64,13 +65,13 @@ impl Alone {
     /// The names of the frames that go out.
     fn sent(&mut self) -> Vec<String> {
         let (mut batch, mut names) = (Batch::default(), Vec::new());
-        self.endpoint.transmit(self.now, &mut batch);
+        self.endpoint.transmit(1, self.now, &mut batch);
         let mut bytes = Vec::new();
         while !batch.chunk().is_empty() {
             let len = batch.chunk().len();
             bytes.extend_from_slice(batch.chunk());
             batch.advance(len);
-            self.endpoint.handle_accepted(self.now, len);
+            self.endpoint.handle_accepted(1, self.now, len);
         }
         let mut rest = bytes.as_slice();
         while let Some((len, body)) = rest.split_first_chunk::<4>() {
@@ -187,7 +188,7 @@ fn keeps_no_held_message_of_a_dead_owner() {
     assert_eq!(alone.endpoint.take_turn(letters.next().unwrap()), None);
     alone.endpoint.let_go(alone.now, crate::ExitReason::Normal);
     assert_eq!(alone.endpoint.take_turn(letters.next().unwrap()), None, "its thread was about to take it");
-    alone.endpoint.handle_loss();
+    alone.endpoint.handle_loss(1, alone.now);
     alone.came(Who::Driver, 0);
     assert_eq!(alone.endpoint.entries(), 0);
 }
@@ -207,7 +208,7 @@ fn keeps_no_held_message_of_an_owner_that_dies_after_the_end() {
         let Delivery::Inbound(message) = letter else { panic!("{letter:?}") };
         assert_eq!(alone.endpoint.take_turn(message), None);
     }
-    alone.endpoint.handle_loss();
+    alone.endpoint.handle_loss(1, alone.now);
     let came = alone.came(Who::Driver, 0);
     assert!(came.closed && came.disowned.is_empty(), "a message is held for it: {came:?}");
     alone.endpoint.let_go(alone.now, crate::ExitReason::Normal);
@@ -264,7 +265,7 @@ fn all_sessions_together_hold_no_more_than_their_bound() {
     // Each sends almost all of a frame, in turn.
     for piece in frame[..frame.len() - 1].chunks(4096) {
         for (place, source) in sources.iter_mut().enumerate() {
-            source.endpoint.handle_bytes(source.now, piece, [0, 0]);
+            source.endpoint.handle_bytes(1, source.now, piece, [0, 0]);
             counted[place] = source.endpoint.held() & !(step - 1);
             source.came(Who::Driver, counted.iter().sum());
             counted[place] = source.endpoint.held() & !(step - 1);
@@ -284,8 +285,8 @@ fn who_holds_little_lives_on_where_memory_is_short() {
     alone.feed(&[call(1)]);
     alone.came(Who::Driver, limits.max_held_in_all);
     assert_eq!(alone.endpoint.over(), None);
-    alone.endpoint.handle_bytes(alone.now, &(100_000_u32).to_be_bytes(), [0, 0]);
-    alone.endpoint.handle_bytes(alone.now, &[2; 90_000], [0, 0]);
+    alone.endpoint.handle_bytes(1, alone.now, &(100_000_u32).to_be_bytes(), [0, 0]);
+    alone.endpoint.handle_bytes(1, alone.now, &[2; 90_000], [0, 0]);
     alone.came(Who::Driver, limits.max_held_in_all / 2);
     assert_eq!(alone.endpoint.over(), None);
     alone.came(Who::Driver, limits.max_held_in_all);
@@ -297,8 +298,8 @@ fn largest_holders_end_before_small_ones() {
     let limits = Limits::default();
     let lives = |held: u32, of_64: usize| {
         let mut alone = Alone::open(&limits);
-        alone.endpoint.handle_bytes(alone.now, &1_000_001_u32.to_be_bytes(), [0, 0]);
-        alone.endpoint.handle_bytes(alone.now, &vec![2; held as usize], [0, 0]);
+        alone.endpoint.handle_bytes(1, alone.now, &1_000_001_u32.to_be_bytes(), [0, 0]);
+        alone.endpoint.handle_bytes(1, alone.now, &vec![2; held as usize], [0, 0]);
         alone.came(Who::Driver, limits.max_held_in_all / 64 * of_64);
         alone.endpoint.over().is_none()
     };

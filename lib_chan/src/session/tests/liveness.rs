@@ -251,9 +251,9 @@ fn what_a_burst_leaves_goes_although_the_peer_is_always_the_first_to_ping() {
         lone.session.go_away();
         lone.frames();
     }
-    assert!(lone.session.outgoing.kept() > 0);
+    assert!(lone.session.outgoing.spare() > 0);
     lone.wait(heartbeat * 3 / 4);
-    assert_eq!(lone.session.outgoing.kept(), 0);
+    assert_eq!(lone.session.outgoing.spare(), 0);
 }
 
 #[test]

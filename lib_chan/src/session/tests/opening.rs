@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use super::{
     lone::{Lone, TERMS, start},
     pair::Pair,
@@ -137,7 +139,7 @@ fn a_session_opens_with_what_the_client_asked_for() {
     let mut pair = Pair::new(1, &Limits::default(), &Limits::default());
     assert_eq!(pair.client.session.poll_open(), None);
     let request = pair.start(b"args");
-    assert_eq!(request, Request { codec: Codec::Raw, args: b"args"[..].into() });
+    assert_eq!(request, Request { codec: Codec::Raw, args: b"args"[..].into(), resume: Duration::ZERO });
     assert_eq!(pair.server.session.take_request(), None);
     pair.server.session.accept(Some(1), true);
     pair.settle();

@@ -222,8 +222,8 @@ impl Pair {
     pub(crate) fn lose(&mut self) {
         self.cut = true;
         self.settle();
-        self.client.session.handle_loss();
-        self.server.session.handle_loss();
+        self.client.session.handle_loss(self.now);
+        self.server.session.handle_loss(self.now);
         self.settle();
     }
 
