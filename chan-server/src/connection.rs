@@ -115,7 +115,11 @@ impl Connection {
     }
 
     fn turned(&self, turned: Turned) {
-        self.core.audit.write(&Event::Turned { peer: self.peer, why: turned.as_str() });
+        self.core.audit.write(&Event::Turned {
+            peer: self.peer,
+            why: turned.as_str(),
+            cause: turned.cause(),
+        });
     }
 
     /// TLS and the login, each under its own deadline, counted from the moment of the accept.
@@ -189,6 +193,7 @@ impl Connection {
             who,
             why: failed.why(),
             ms: self.age(),
+            outcome: failed.outcome(),
         });
     }
 
@@ -211,7 +216,7 @@ impl Connection {
             self.refused(client, REVOKED);
             return self.ended(client, traffic, &ExitReason::Revoked);
         };
-        let _leaves = Leaves(&self.core, self.id);
+        let _leaves = Leaves(&self.core, &seat);
         self.session(stream, client, &seat, phase).await;
     }
 
@@ -374,11 +379,12 @@ const REVOKED: &str = "revoked";
 const ENDED: &str = "the operator ended this session";
 
 /// Takes the seat away when the connection is over.
-struct Leaves<'c>(&'c Core, u64);
+struct Leaves<'c>(&'c Core, &'c Seat);
 
 impl Drop for Leaves<'_> {
     fn drop(&mut self) {
-        locked(&self.0.live).leave(self.1);
+        locked(&self.0.live).leave(self.1.id);
+        self.1.count_bytes(self.0.audit.metrics());
     }
 }
 
@@ -422,6 +428,18 @@ impl LoginFailed {
             }
             Self::Handshake(_) if received == 0 => LoginEnd::Silent,
             Self::Handshake(_) | Self::Tls(_) | Self::Login(_) => LoginEnd::Unproved,
+        }
+    }
+
+    /// One word for it, for the metrics.
+    fn outcome(&self) -> &'static str {
+        match self {
+            Self::Deadline(_) => "deadline",
+            Self::Handshake(_) | Self::Tls(_) => "tls",
+            Self::Proxy(_) => "proxy_protocol",
+            Self::Throttled(_) => "throttled",
+            Self::Login(ServerLoginError::Refused(_)) => "refused",
+            Self::Login(_) => "broken_off",
         }
     }
 

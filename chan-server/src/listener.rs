@@ -25,7 +25,7 @@ pub(crate) enum Listen {
 
 /// A socket that a server listens with, as its configuration asks for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Place {
+pub(crate) struct ListenAt {
     pub(crate) address: SocketAddr,
     /// Whether an IPv6 socket leaves IPv4 to others.
     only_v6: bool,
@@ -44,26 +44,26 @@ impl Listen {
 
     /// Returns the sockets to listen with. `[::]` takes IPv4 as well, unless an IPv4 address stands beside it for the
     /// same port.
-    pub(crate) fn places(&self) -> Vec<Place> {
+    pub(crate) fn places(&self) -> Vec<ListenAt> {
         match self {
             // One socket for both families.
             Self::Everywhere(port) => {
                 let address = (Ipv6Addr::UNSPECIFIED, *port).into();
-                vec![Place { address, only_v6: false, or_v4: true }]
+                vec![ListenAt { address, only_v6: false, or_v4: true }]
             }
             Self::At(addresses) => addresses
                 .iter()
                 .map(|&address| {
                     let beside_v4 =
                         addresses.iter().any(|other| other.is_ipv4() && other.port() == address.port());
-                    Place { address, only_v6: beside_v4 || !address.ip().is_unspecified(), or_v4: false }
+                    ListenAt { address, only_v6: beside_v4 || !address.ip().is_unspecified(), or_v4: false }
                 })
                 .collect(),
         }
     }
 }
 
-impl Place {
+impl ListenAt {
     /// Returns whether the system refuses one of these two while a socket listens at the other.
     fn excludes(&self, other: &Self) -> bool {
         let (a, b) = (self.address, other.address);
@@ -81,22 +81,23 @@ impl Place {
 /// How the sockets of a running server become those of another configuration.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Move {
-    pub(crate) open: Vec<Place>,
-    pub(crate) close: Vec<Place>,
+    pub(crate) open: Vec<ListenAt>,
+    pub(crate) close: Vec<ListenAt>,
     /// Cannot be opened before another one is closed, so it takes a restart.
-    pub(crate) stuck: Vec<Place>,
+    pub(crate) stuck: Vec<ListenAt>,
 }
 
 impl Move {
     /// Returns what to open and to close. Where two exclude each other, the one that is open stays.
-    pub(crate) fn between(held: &[Place], wanted: &[Place]) -> Self {
+    pub(crate) fn between(held: &[ListenAt], wanted: &[ListenAt]) -> Self {
         let mut this = Self::default();
         for &place in wanted.iter().filter(|place| !held.contains(place)) {
             let excluded = held.iter().any(|held| held.excludes(&place));
             if excluded { this.stuck.push(place) } else { this.open.push(place) }
         }
-        let stays =
-            |place: &&Place| !wanted.contains(place) && !this.stuck.iter().any(|stuck| stuck.excludes(place));
+        let stays = |place: &&ListenAt| {
+            !wanted.contains(place) && !this.stuck.iter().any(|stuck| stuck.excludes(place))
+        };
         this.close = held.iter().filter(stays).copied().collect();
         this
     }
@@ -124,7 +125,7 @@ fn advice(error: &io::Error) -> &'static str {
 /// What a server listens on.
 #[derive(Debug)]
 pub(crate) struct Bound {
-    pub(crate) listeners: Vec<(Place, TcpListener)>,
+    pub(crate) listeners: Vec<(ListenAt, TcpListener)>,
     /// Addresses that the machine does not have, since it has no IPv6; the server goes on without them.
     pub(crate) skipped: Vec<BindError>,
 }
@@ -133,7 +134,7 @@ pub(crate) struct Bound {
 /// address remains, or `remains` says that there is one. A socket among `inherited` that listens at such an address is
 /// taken instead of a new one.
 pub(crate) fn bind(
-    places: &[Place],
+    places: &[ListenAt],
     remains: bool,
     inherited: &mut Vec<std::net::TcpListener>,
 ) -> Result<Bound, BindError> {
@@ -154,7 +155,7 @@ pub(crate) fn bind(
     }
 }
 
-fn open(place: Place, inherited: &mut Vec<std::net::TcpListener>) -> Result<TcpListener, BindError> {
+fn open(place: ListenAt, inherited: &mut Vec<std::net::TcpListener>) -> Result<TcpListener, BindError> {
     let address = place.address;
     let given = |listener: &std::net::TcpListener| listener.local_addr().is_ok_and(|local| local == address);
     if let Some(at) = inherited.iter().position(given) {
@@ -171,7 +172,7 @@ fn open(place: Place, inherited: &mut Vec<std::net::TcpListener>) -> Result<TcpL
 }
 
 /// Returns whether these can be bound, as far as can be told without listening there.
-pub(crate) fn probe(places: &[Place]) -> Result<(), BindError> {
+pub(crate) fn probe(places: &[ListenAt]) -> Result<(), BindError> {
     for place in places {
         match socket(place.address, place.only_v6) {
             Err(error) if !without_ipv6(&error) => return Err(BindError { address: place.address, error }),
@@ -385,7 +386,7 @@ mod tests {
         assert_eq!(taken[1], (2, Duration::from_millis(all + 10)));
     }
 
-    fn places(addresses: &[&str]) -> Vec<Place> {
+    fn places(addresses: &[&str]) -> Vec<ListenAt> {
         Listen::At(addresses.iter().map(|address| address.parse().unwrap()).collect()).places()
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use lib_chan::ExitReason;
@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-use crate::gate::deadline;
+use crate::gate::{deadline, locked};
+use crate::metrics::Metrics;
 use crate::policy::{Policy, Revoked};
 use crate::traffic::Traffic;
 
@@ -43,6 +44,8 @@ pub(crate) struct Seat {
     /// Set when the service has been started.
     pub(crate) control: OnceLock<Control>,
     verdict: watch::Sender<Option<Verdict>>,
+    /// Bytes received and sent that the metrics have already.
+    counted: Mutex<(u64, u64)>,
 }
 
 /// That a session ends, when, and why.
@@ -206,6 +209,7 @@ impl Seat {
             traffic: Arc::clone(traffic),
             control: OnceLock::new(),
             verdict: watch::Sender::new(None),
+            counted: Mutex::default(),
         })
     }
 
@@ -275,6 +279,14 @@ impl Seat {
     pub(crate) fn over(&self) -> Option<ExitReason> {
         let verdict = self.verdict.borrow();
         verdict.as_ref().filter(|verdict| verdict.at <= Instant::now()).map(|verdict| verdict.reason.clone())
+    }
+
+    /// Adds the bytes since the last time to the metrics.
+    pub(crate) fn count_bytes(&self, metrics: &Metrics) {
+        let mut counted = locked(&self.counted);
+        let now = (self.traffic.received(), self.traffic.sent());
+        metrics.add_bytes(self.service.as_str(), now.0 - counted.0, now.1 - counted.1);
+        *counted = now;
     }
 
     pub(crate) fn info(&self) -> SessionInfo {

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,14 +29,14 @@ use crate::gate::GateRules;
 use crate::identity::{Identity, StateDir};
 use crate::listener::Listen;
 use crate::modules::Starter;
-use crate::reload::Change;
-use crate::server::StartError;
+use crate::start::StartError;
 
 /// What a server grants and allows.
 #[derive(Debug)]
 pub(crate) struct Policy {
     pub(crate) listen: Listen,
     pub(crate) public: Option<String>,
+    pub(crate) metrics: Option<SocketAddr>,
     pub(crate) limits: Limits,
     pub(crate) rules: GateRules,
     pub(crate) revoke_grace: Duration,
@@ -100,6 +100,67 @@ impl fmt::Display for Revoked {
     }
 }
 
+/// One thing that differs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Change {
+    /// What happens to it.
+    pub kind: ChangeKind,
+    /// What it is: `service echo`, `client joe of echo`, `listen 127.0.0.1:1234`, `[limits] max_calls`.
+    pub subject: String,
+    /// The keys of it that differ, where there are several.
+    pub keys: Vec<String>,
+}
+
+/// What happens to something in a reload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum ChangeKind {
+    /// It is new.
+    Added,
+    /// It is no longer there.
+    Removed,
+    /// It is another one than before.
+    Changed,
+}
+
+impl Change {
+    pub(crate) fn added(subject: String) -> Self {
+        Self { kind: ChangeKind::Added, subject, keys: Vec::new() }
+    }
+
+    pub(crate) fn removed(subject: String) -> Self {
+        Self { kind: ChangeKind::Removed, subject, keys: Vec::new() }
+    }
+
+    pub(crate) fn setting(subject: String) -> Self {
+        Self { kind: ChangeKind::Changed, subject, keys: Vec::new() }
+    }
+
+    /// Returns a change of those of these keys that differ, if any does.
+    pub(crate) fn changed<const N: usize>(subject: String, keys: [(&str, bool); N]) -> Option<Self> {
+        let differing = keys.into_iter().filter(|(_, differs)| *differs);
+        let keys: Vec<_> = differing.map(|(key, _)| key.to_owned()).collect();
+        (!keys.is_empty()).then_some(Self { kind: ChangeKind::Changed, subject, keys })
+    }
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self.kind {
+            ChangeKind::Added => "added",
+            ChangeKind::Removed => "removed",
+            ChangeKind::Changed => "changed",
+        };
+        write!(f, "{kind}: {}", self.subject)?;
+        if !self.keys.is_empty() {
+            write!(f, " ({})", self.keys.join(", "))?;
+        }
+        Ok(())
+    }
+}
+
 impl Policy {
     /// Makes a policy of a configuration, and the warnings that its owner should see. The time goes into passwords that
     /// the policy `before` does not have: a tenth of a second and 64 MiB each, one after the other.
@@ -131,6 +192,7 @@ impl Policy {
         let policy = Self {
             listen: config.listen,
             public: config.public,
+            metrics: config.metrics,
             parameters: SessionParameters::from_limits(&limits)?,
             limits,
             rules,
@@ -163,6 +225,11 @@ impl Policy {
     /// Returns each service with the number of sessions that its owner set.
     pub(crate) fn max_sessions(&self) -> impl Iterator<Item = (Arc<str>, Option<usize>)> {
         self.services.iter().map(|(name, terms)| (name.as_str().into(), terms.max_sessions))
+    }
+
+    /// Returns the names of all services.
+    pub(crate) fn service_names(&self) -> impl Iterator<Item = &str> {
+        self.services.keys().map(String::as_str)
     }
 
     /// Returns whether a peer is a proxy, which says whose each of its connections is.
@@ -260,6 +327,7 @@ impl Policy {
     fn diff_settings(&self, after: &Self) -> impl Iterator<Item = Change> {
         let settings = [
             ("[gate]", self.rules != after.rules),
+            ("[metrics]", self.metrics != after.metrics),
             ("public", self.public != after.public),
             ("proxy_protocol_from", self.proxies != after.proxies),
             ("revoke_grace", self.revoke_grace != after.revoke_grace),

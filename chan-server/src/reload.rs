@@ -12,11 +12,13 @@ use tokio::time::Instant;
 use crate::audit::{Event, Who};
 use crate::config::Config;
 use crate::gate::locked;
-use crate::listener::{self, Bound, Move, Place};
+use crate::listener::{self, BindError, Bound, ListenAt, Move};
 use crate::live::Ending;
 use crate::policy::Policy;
-use crate::server::StartError;
+pub use crate::policy::{Change, ChangeKind};
+use crate::scrape;
 use crate::shared::{Core, Phase};
+use crate::start::StartError;
 
 /// Why a running server keeps the configuration that it has.
 #[derive(Debug, thiserror::Error)]
@@ -44,67 +46,6 @@ pub struct Changes {
     pub needs_restart: Vec<String>,
     /// What is allowed in the new configuration, and worth knowing.
     pub warnings: Vec<String>,
-}
-
-/// One thing that differs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct Change {
-    /// What happens to it.
-    pub kind: ChangeKind,
-    /// What it is: `service echo`, `client joe of echo`, `listen 127.0.0.1:1234`, `[limits] max_calls`.
-    pub subject: String,
-    /// The keys of it that differ, where there are several.
-    pub keys: Vec<String>,
-}
-
-/// What happens to something in a reload.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum ChangeKind {
-    /// It is new.
-    Added,
-    /// It is no longer there.
-    Removed,
-    /// It is another one than before.
-    Changed,
-}
-
-impl Change {
-    pub(crate) fn added(subject: String) -> Self {
-        Self { kind: ChangeKind::Added, subject, keys: Vec::new() }
-    }
-
-    pub(crate) fn removed(subject: String) -> Self {
-        Self { kind: ChangeKind::Removed, subject, keys: Vec::new() }
-    }
-
-    pub(crate) fn setting(subject: String) -> Self {
-        Self { kind: ChangeKind::Changed, subject, keys: Vec::new() }
-    }
-
-    /// Returns a change of those of these keys that differ, if any does.
-    pub(crate) fn changed<const N: usize>(subject: String, keys: [(&str, bool); N]) -> Option<Self> {
-        let differing = keys.into_iter().filter(|(_, differs)| *differs);
-        let keys: Vec<_> = differing.map(|(key, _)| key.to_owned()).collect();
-        (!keys.is_empty()).then_some(Self { kind: ChangeKind::Changed, subject, keys })
-    }
-}
-
-impl fmt::Display for Change {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = match self.kind {
-            ChangeKind::Added => "added",
-            ChangeKind::Removed => "removed",
-            ChangeKind::Changed => "changed",
-        };
-        write!(f, "{kind}: {}", self.subject)?;
-        if !self.keys.is_empty() {
-            write!(f, " ({})", self.keys.join(", "))?;
-        }
-        Ok(())
-    }
 }
 
 impl fmt::Display for Changes {
@@ -144,7 +85,7 @@ impl Core {
     pub(crate) async fn reload(self: &Arc<Self>, config: Config) -> Result<Changes, ReloadError> {
         let _one_at_a_time = self.reloading.lock().await;
         let reloaded = match self.prepare(config).await {
-            Ok(prepared) => self.go_over(prepared),
+            Ok(prepared) => self.go_over(prepared).await,
             Err(error) => Err(error),
         };
         match &reloaded {
@@ -163,7 +104,7 @@ impl Core {
         warnings.extend(more);
         let moved = Move::between(&locked(&self.listeners).places(), &policy.listen.places());
         let mut all = before.diff(&policy);
-        let at = |place: &Place| format!("listen {}", place.address);
+        let at = |place: &ListenAt| format!("listen {}", place.address);
         all.extend(moved.open.iter().map(|place| Change::added(at(place))));
         all.extend(moved.close.iter().map(|place| Change::removed(at(place))));
         let changes = Changes {
@@ -177,7 +118,7 @@ impl Core {
     }
 
     /// The half that cannot fail once the sockets are bound.
-    fn go_over(self: &Arc<Self>, prepared: Prepared) -> Result<Changes, ReloadError> {
+    async fn go_over(self: &Arc<Self>, prepared: Prepared) -> Result<Changes, ReloadError> {
         let Prepared { policy, mut changes, moved } = prepared;
         let remains = locked(&self.listeners).places().len() > moved.close.len();
         let Bound { listeners, skipped } =
@@ -185,12 +126,22 @@ impl Core {
         changes
             .warnings
             .extend(skipped.iter().map(|error| format!("{error}; the server goes on without it")));
+        let metrics = match policy.metrics.filter(|_| policy.metrics != self.policy().metrics) {
+            Some(address) => {
+                let bound = scrape::bind(address).await;
+                Some(bound.map_err(|error| StartError::from(BindError { address, error }))?)
+            }
+            None => None,
+        };
         if *self.phase.borrow() != Phase::Serving {
             return Err(ReloadError::GoingAway);
         }
         self.key.replace(policy.identity.key());
         locked(&self.gate).set(&policy.limits, policy.rules.clone());
         locked(&self.sessions).set(&policy.limits, policy.max_sessions());
+        if metrics.is_some() || policy.metrics.is_none() {
+            self.listen_for_metrics(metrics);
+        }
         changes.ends = locked(&self.live).replace(policy, Instant::now());
         for (place, listener) in listeners {
             self.listen(place, listener);

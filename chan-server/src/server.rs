@@ -8,9 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::ready;
 
-use lib_chan::auth::{DirectoryError, StretchError};
-use lib_chan::handshake::ParametersError;
-use lib_chan::tls::{ReloadableKey, TlsError, server_config};
+use lib_chan::tls::{ReloadableKey, server_config};
 use serde::{Deserialize, Serialize};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{oneshot, watch};
@@ -19,45 +17,17 @@ use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsAcceptor;
 
 use crate::audit::{Audit, Event, Who};
-use crate::config::{Config, ConfigError, Credential, Service};
+use crate::config::{Config, Credential, Service};
 use crate::connection::Connection;
 use crate::gate::{Gate, LoginPermit, Sessions, Source, beat, locked};
-use crate::identity::{Identity, IdentityError, StateDir, url};
-use crate::listener::{self, BindError, Bound, Place};
+use crate::identity::{Identity, StateDir, url};
+use crate::listener::{self, BindError, Bound, ListenAt};
 use crate::live::{Live, SessionInfo, Whom};
 use crate::policy::Policy;
 use crate::reload::{Changes, ReloadError};
+use crate::scrape;
 use crate::shared::{Core, Listeners, Phase, after};
-
-/// Why a server does not start.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum StartError {
-    /// An address cannot be listened on.
-    #[error(transparent)]
-    Bind(#[from] BindError),
-    /// The state directory.
-    #[error(transparent)]
-    Identity(#[from] IdentityError),
-    /// The configuration.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// The accounts.
-    #[error(transparent)]
-    Directory(#[from] DirectoryError),
-    /// A password could not be stretched.
-    #[error("a password of the configuration: {0}")]
-    Stretch(#[from] StretchError),
-    /// The limits that clients are told.
-    #[error(transparent)]
-    Parameters(#[from] ParametersError),
-    /// The cryptographic library.
-    #[error(transparent)]
-    Tls(#[from] TlsError),
-    /// The system has no random bytes to give.
-    #[error("the system gave no random bytes")]
-    NoRandomness,
-}
+use crate::start::StartError;
 
 /// A server that takes connections, until it is shut down or dropped.
 pub struct Server {
@@ -135,6 +105,10 @@ impl Server {
         for text in warnings {
             audit.write(&Event::Warning { text });
         }
+        let metrics = match policy.metrics {
+            Some(address) => Some(scrape::bind(address).await.map_err(|error| BindError { address, error })?),
+            None => None,
+        };
         let key = Arc::new(ReloadableKey::new(policy.identity.key()));
         let core = Arc::new(Core {
             state: state.clone(),
@@ -149,9 +123,13 @@ impl Server {
             phase: watch::Sender::new(Phase::Serving),
             listeners: Mutex::new(Listeners::default()),
             reloading: tokio::sync::Mutex::new(()),
+            metrics: Mutex::new(None),
         });
         for (place, listener) in listeners {
             core.listen(place, listener);
+        }
+        if let Some(listener) = metrics {
+            core.listen_for_metrics(Some(listener));
         }
         Ok(Self { core })
     }
@@ -180,6 +158,11 @@ impl Server {
             std::task::Poll::Ready(())
         })
         .await;
+    }
+
+    /// Where it answers requests for its metrics, with the real port; `None` without `[metrics]`.
+    pub fn metrics_addr(&self) -> Option<SocketAddr> {
+        locked(&self.core.metrics).as_ref().map(|(address, _)| *address)
     }
 
     /// How many sessions there are now.
@@ -217,6 +200,7 @@ impl Drop for Server {
     /// Cuts what is left. The tasks own what they share with this value.
     fn drop(&mut self) {
         locked(&self.core.listeners).tasks.abort_all();
+        self.core.listen_for_metrics(None);
     }
 }
 
@@ -341,12 +325,23 @@ impl fmt::Debug for Server {
 
 impl Core {
     /// Accepts from this socket, in a task of its own.
-    pub(crate) fn listen(self: &Arc<Self>, place: Place, listener: TcpListener) {
+    pub(crate) fn listen(self: &Arc<Self>, place: ListenAt, listener: TcpListener) {
         let address = listener.local_addr().unwrap_or(place.address);
         self.audit.write(&Event::Listening { address });
         let mut listeners = locked(&self.listeners);
         let closed = listeners.add(place, address);
         listeners.tasks.spawn(Arc::clone(self).accept(listener, closed, self.phase.subscribe()));
+    }
+
+    /// Answers requests for metrics from this socket alone, from now on.
+    pub(crate) fn listen_for_metrics(self: &Arc<Self>, listener: Option<TcpListener>) {
+        let task = listener.and_then(|listener| {
+            let address = listener.local_addr().ok()?;
+            Some((address, tokio::spawn(scrape::serve(Arc::clone(self), listener)).abort_handle()))
+        });
+        if let Some((_, before)) = std::mem::replace(&mut *locked(&self.metrics), task) {
+            before.abort();
+        }
     }
 
     /// Accepts until the socket is to be closed or the server stops, then waits for the connections accepted here.
@@ -404,7 +399,9 @@ impl Core {
                 let connection = Connection { core, policy, id, peer, accepted: Instant::now() };
                 connections.spawn(connection.run(tcp, permit, phase.clone()));
             }
-            Err(turned) => self.audit.write(&Event::Turned { peer, why: turned.as_str() }),
+            Err(turned) => {
+                self.audit.write(&Event::Turned { peer, why: turned.as_str(), cause: turned.cause() })
+            }
         }
     }
 

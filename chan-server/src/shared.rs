@@ -7,13 +7,13 @@ use std::sync::{Arc, Mutex};
 use lib_chan::auth::NameKey;
 use lib_chan::tls::ReloadableKey;
 use tokio::sync::{oneshot, watch};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 
 use crate::audit::Audit;
 use crate::gate::{Gate, Sessions, locked};
 use crate::identity::StateDir;
-use crate::listener::Place;
+use crate::listener::ListenAt;
 use crate::live::Live;
 use crate::policy::Policy;
 
@@ -45,6 +45,8 @@ pub(crate) struct Core {
     pub(crate) listeners: Mutex<Listeners>,
     /// Held by the one reload that is under way.
     pub(crate) reloading: tokio::sync::Mutex<()>,
+    /// Where metrics are asked for, and what answers.
+    pub(crate) metrics: Mutex<Option<(SocketAddr, AbortHandle)>>,
 }
 
 impl Core {
@@ -64,7 +66,7 @@ pub(crate) struct Listeners {
 
 #[derive(Debug)]
 struct Open {
-    place: Place,
+    place: ListenAt,
     local: SocketAddr,
     /// Dropped, it closes the socket.
     _stop: oneshot::Sender<()>,
@@ -72,17 +74,17 @@ struct Open {
 
 impl Listeners {
     /// Notes a socket. It is to be closed when the receiver is ready.
-    pub(crate) fn add(&mut self, place: Place, local: SocketAddr) -> oneshot::Receiver<()> {
+    pub(crate) fn add(&mut self, place: ListenAt, local: SocketAddr) -> oneshot::Receiver<()> {
         let (stop, stopped) = oneshot::channel();
         self.open.push(Open { place, local, _stop: stop });
         stopped
     }
 
-    pub(crate) fn close(&mut self, places: &[Place]) {
+    pub(crate) fn close(&mut self, places: &[ListenAt]) {
         self.open.retain(|open| !places.contains(&open.place));
     }
 
-    pub(crate) fn places(&self) -> Vec<Place> {
+    pub(crate) fn places(&self) -> Vec<ListenAt> {
         self.open.iter().map(|open| open.place).collect()
     }
 

@@ -3,6 +3,7 @@
 #![allow(clippy::print_stderr, reason = "what is skipped and what went wrong is for people")]
 
 pub mod differential;
+pub mod reloads;
 pub mod soak;
 
 use std::{

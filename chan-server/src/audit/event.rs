@@ -21,7 +21,12 @@ pub(crate) enum Event<'e> {
     /// Something that keeps some clients away, and has to be mended.
     Error { text: String },
     /// A connection was dropped before TLS.
-    Turned { peer: SocketAddr, why: &'e str },
+    Turned {
+        peer: SocketAddr,
+        why: &'e str,
+        #[serde(skip)]
+        cause: &'static str,
+    },
     /// A login that was refused, or not completed.
     LoginFailed {
         connection: u64,
@@ -30,6 +35,9 @@ pub(crate) enum Event<'e> {
         who: Who<'e>,
         why: String,
         ms: u64,
+        /// One of a few words, for the metrics.
+        #[serde(skip)]
+        outcome: &'static str,
     },
     /// A client proved itself.
     LoginOk {

@@ -35,7 +35,7 @@ const MAX_REQUESTS: usize = 16;
 /// What an operator wants.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Request {
+pub(super) enum Order {
     Sessions,
     Status,
     Kick(Whom),
@@ -158,14 +158,14 @@ async fn answer(mut stream: UnixStream, desk: &Desk) -> io::Result<()> {
 }
 
 impl Desk {
-    async fn answer(&self, request: Request) -> Answer {
+    async fn answer(&self, request: Order) -> Answer {
         match request {
-            Request::Sessions => Answer::Sessions(self.handle.sessions()),
-            Request::Status => Answer::Status(self.handle.status()),
-            Request::Kick(whom) => Answer::Kicked(self.handle.kick(&whom)),
-            Request::Reload => changes(self.reloader.reload(&self.handle).await),
-            Request::Compare(file) => changes(self.reloader.compare(&self.handle, &file).await),
-            Request::Drain => Answer::Draining { sessions: self.handle.sessions().len() },
+            Order::Sessions => Answer::Sessions(self.handle.sessions()),
+            Order::Status => Answer::Status(self.handle.status()),
+            Order::Kick(whom) => Answer::Kicked(self.handle.kick(&whom)),
+            Order::Reload => changes(self.reloader.reload(&self.handle).await),
+            Order::Compare(file) => changes(self.reloader.compare(&self.handle, &file).await),
+            Order::Drain => Answer::Draining { sessions: self.handle.sessions().len() },
         }
     }
 }

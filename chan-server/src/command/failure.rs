@@ -8,7 +8,7 @@ use lib_chan::signals::Signal;
 use crate::config::ConfigError;
 use crate::identity::IdentityError;
 use crate::reload::ReloadError;
-use crate::server::StartError;
+use crate::start::StartError;
 
 /// What to tell the user, and the exit code.
 #[derive(Debug)]

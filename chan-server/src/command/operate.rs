@@ -9,7 +9,7 @@ use std::time::Duration;
 use humantime::format_duration;
 use lib_chan::private::quoted;
 
-use super::admin::{self, Answer, Request};
+use super::admin::{self, Answer, Order};
 use super::arguments::Kick;
 use super::{Failure, print_line};
 use crate::identity::StateDir;
@@ -22,7 +22,7 @@ struct Asked {
     connection: BufReader<UnixStream>,
 }
 
-fn ask(state: &StateDir, request: &Request) -> Result<Asked, Failure> {
+fn ask(state: &StateDir, request: &Order) -> Result<Asked, Failure> {
     let path = admin::path(state);
     let cannot = |error: std::io::Error| {
         let hint = if admin::is_there(&path) {
@@ -59,13 +59,13 @@ fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
 
 /// `chan-server reload`.
 pub(super) fn reload(state: &StateDir) -> Result<(), Failure> {
-    print_changes(ask(state, &Request::Reload)?)
+    print_changes(ask(state, &Order::Reload)?)
 }
 
 /// `chan-server check --diff`.
 pub(super) fn compare(state: &StateDir, file: &Path) -> Result<(), Failure> {
     let file = std::path::absolute(file).map_err(Failure::local)?;
-    print_changes(ask(state, &Request::Compare(file))?)
+    print_changes(ask(state, &Order::Compare(file))?)
 }
 
 fn print_changes(asked: Asked) -> Result<(), Failure> {
@@ -77,7 +77,7 @@ fn print_changes(asked: Asked) -> Result<(), Failure> {
 
 /// `chan-server sessions`.
 pub(super) fn sessions(state: &StateDir, json: bool) -> Result<(), Failure> {
-    match ask(state, &Request::Sessions)?.answer {
+    match ask(state, &Order::Sessions)?.answer {
         Answer::Sessions(sessions) if json => print_json(&sessions),
         Answer::Sessions(sessions) => print_line(&table(&sessions)),
         other => Err(unexpected(format_args!("{other:?}"))),
@@ -131,7 +131,7 @@ fn time(ms: u64) -> String {
 /// `chan-server kick`.
 pub(super) fn kick(state: &StateDir, kick: &Kick) -> Result<(), Failure> {
     let Some(whom) = kick.whom() else { return Err(Failure::usage("name a session, a client or a service")) };
-    match ask(state, &Request::Kick(whom))?.answer {
+    match ask(state, &Order::Kick(whom))?.answer {
         Answer::Kicked(ids) if ids.is_empty() => Err(Failure::usage("there is no such session")),
         Answer::Kicked(ids) => ids.iter().try_for_each(|id| print_line(&format!("ended: session {id}"))),
         other => Err(unexpected(format_args!("{other:?}"))),
@@ -140,7 +140,7 @@ pub(super) fn kick(state: &StateDir, kick: &Kick) -> Result<(), Failure> {
 
 /// `chan-server drain`.
 pub(super) fn drain(state: &StateDir) -> Result<(), Failure> {
-    let Asked { answer, mut connection } = ask(state, &Request::Drain)?;
+    let Asked { answer, mut connection } = ask(state, &Order::Drain)?;
     let Answer::Draining { sessions } = answer else { return Err(unexpected(format_args!("{answer:?}"))) };
     let plural = if sessions == 1 { "" } else { "s" };
     print_line(&format!("Waiting for {sessions} session{plural} to end; Ctrl-C ends the wait alone."))?;
@@ -151,7 +151,7 @@ pub(super) fn drain(state: &StateDir) -> Result<(), Failure> {
 
 /// `chan-server status`.
 pub(super) fn status(state: &StateDir, json: bool) -> Result<(), Failure> {
-    let status = match ask(state, &Request::Status)?.answer {
+    let status = match ask(state, &Order::Status)?.answer {
         Answer::Status(status) => status,
         other => return Err(unexpected(format_args!("{other:?}"))),
     };

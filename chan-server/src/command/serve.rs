@@ -26,7 +26,8 @@ use crate::identity::{Identity, StateDir, create_or_keep};
 use crate::modules::Modules;
 use crate::raise_descriptor_limit;
 use crate::reload::Changes;
-use crate::server::{Handle, Server, ServiceUrl, StartError, urls};
+use crate::server::{Handle, Server, ServiceUrl, urls};
+use crate::start::StartError;
 
 /// How long a standard output may take to take what a server prints at its start.
 const PRINT_TIMEOUT: Duration = Duration::from_secs(2);

@@ -45,6 +45,8 @@ pub struct Config {
     pub(crate) listen: Listen,
     /// The host name or address under which clients reach this server, for the URLs it prints.
     pub(crate) public: Option<String>,
+    /// Where metrics are asked for.
+    pub(crate) metrics: Option<SocketAddr>,
     /// What is allowed.
     pub(crate) limits: Limits,
     /// Penalties and exceptions of the gate.
@@ -179,6 +181,9 @@ fn check(
     let revoke_grace = limits::time(&mut root, "revoke_grace", Duration::ZERO, &mut problems);
     let identity =
         root.table("tls", "[tls]", &mut problems).and_then(|table| check_tls(table, &context, &mut problems));
+    let metrics = root
+        .table("metrics", "[metrics]", &mut problems)
+        .and_then(|table| check_metrics(table, &mut problems));
     let services = service::read(&mut root, &context, &mut problems);
     root.finish(&mut problems);
     let warnings = problems.take_warnings();
@@ -186,6 +191,7 @@ fn check(
     let config = listen.map(|listen| Config {
         listen,
         public,
+        metrics,
         limits,
         gate,
         revoke_grace,
@@ -259,6 +265,19 @@ fn check_listen(root: &mut Table<'_>, problems: &mut Problems<'_>) -> Option<Lis
         }
     }
     Some(Listen::At(addresses))
+}
+
+fn check_metrics(mut table: Table<'_>, problems: &mut Problems<'_>) -> Option<SocketAddr> {
+    const EXAMPLE: &str = "\"127.0.0.1:9464\"";
+    let listen = table.required::<String>("listen", EXAMPLE, problems);
+    table.finish(problems);
+    let listen = listen?;
+    let address = listen.get_ref().parse().ok();
+    if address.is_none() {
+        let wrong = shown(listen.get_ref());
+        problems.add(&listen.span(), format!("\"listen\" cannot be \"{wrong}\"; write listen = {EXAMPLE}"));
+    }
+    address
 }
 
 fn check_public(root: &mut Table<'_>, problems: &mut Problems<'_>) -> Option<String> {

@@ -49,6 +49,15 @@ pub enum Turned {
 }
 
 impl Turned {
+    /// Returns one word for it, for the metrics.
+    pub(crate) fn cause(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::SourceFull => "source_full",
+            Self::Penalty => "penalty",
+        }
+    }
+
     /// Returns what the log says, with the name of the bound.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -235,6 +244,11 @@ impl Gate {
     pub fn woke_after(&mut self, now: Instant, since: Instant) -> Option<Instant> {
         self.beat(now);
         self.pulse.woke_after(since)
+    }
+
+    /// Returns whether sources are turned away for their failures.
+    pub(crate) fn is_under_load(&self, now: Instant) -> bool {
+        self.load.is_on(now)
     }
 
     /// Returns the connections that have a place.

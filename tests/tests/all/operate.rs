@@ -5,7 +5,11 @@ use std::{
     process::{Command, Stdio},
 };
 
-use chan_tests::{Folder, PASSWORD, Running, Server, client_key, program, run};
+use chan_tests::{
+    Folder, PASSWORD, Running, Server, client_key, program,
+    reloads::{Options, campaign},
+    run,
+};
 
 fn echo() -> String {
     "[[service]]\nname = \"echo\"\npassword_file = \"password\"\nmfa = [\"echo\", \"start\"]\n".into()
@@ -232,4 +236,68 @@ fn log_file_is_opened_anew_at_sigusr1() {
     assert_eq!(server.code(), Some(0));
     let new = fs::read_to_string(&log).unwrap();
     assert!(new.contains(" reloaded ") && new.contains(" stopped\n"), "{new}");
+}
+
+#[test]
+fn reloads_under_load_disturb_nobody_else() {
+    let report = campaign(Options { reloads: 30, sessions: 10 });
+    assert_eq!((report.reloads, report.broken, report.keys), (30, 3, 1), "{report}");
+    assert_eq!((report.failed, report.revoked, report.ended, report.newcomers), (0, 3, 3, 3), "{report}");
+    assert!(report.calls > 100, "{report}");
+}
+
+/// What the server says to a request.
+fn get(server: &Server, address: &str, path: &str) -> String {
+    use std::io::{Read, Write};
+    let mut stream =
+        std::net::TcpStream::connect(address).unwrap_or_else(|_| panic!("{:?}", server.log.all()));
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    text
+}
+
+/// An address that was free a moment ago.
+fn free_address() -> String {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+}
+
+#[test]
+fn metrics_count_what_happens() {
+    let address = free_address();
+    let server = start(&format!("{}{}[metrics]\nlisten = \"{address}\"\n", echo(), names()));
+    let _client = stays(&server);
+    events(&server, "session_started", 1);
+    assert_eq!(run(server.client("call", "echo").arg("1")).0, Some(0));
+    let wrong = server.folder.write("wrong", "no horse and no battery");
+    assert_eq!(run(server.client_at("call", server.url("echo"), &wrong).arg("1")).0, Some(5));
+    events(&server, "session_ended", 1);
+    events(&server, "login_failed", 1);
+    let text = get(&server, &address, "/metrics");
+    for line in [
+        "HTTP/1.1 200 OK\r",
+        "chan_sessions{service=\"names\"} 1",
+        "chan_sessions{service=\"echo\"} 0",
+        "chan_logins_total{outcome=\"ok\"} 2",
+        "chan_logins_total{outcome=\"refused\"} 1",
+        "chan_sessions_started_total{service=\"echo\"} 1",
+        "chan_sessions_ended_total{service=\"echo\",reason=\"normal\"} 1",
+        "chan_gate_under_load 0",
+        "# EOF",
+    ] {
+        assert!(text.lines().any(|found| found == line.trim_end_matches('\r')), "{line} in {text}");
+    }
+    let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/operating.md")).unwrap();
+    let names = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
+    let mut count = 0;
+    for name in names {
+        assert!(page.contains(&format!("`{name}")), "{name} is not documented");
+        count += 1;
+    }
+    assert!(count >= 15, "{count}");
+    assert!(get(&server, &address, "/livez").ends_with("\r\n\r\nok\n"));
+    assert!(get(&server, &address, "/readyz").starts_with("HTTP/1.1 200 "));
+    server.signal("TERM");
+    events(&server, "draining", 1);
+    assert!(get(&server, &address, "/readyz").starts_with("HTTP/1.1 503 "));
 }
