@@ -254,3 +254,25 @@ async fn a_file_that_cannot_be_read_is_named() {
     let error = Config::load(&conf.path(link), &modules).unwrap_err().to_string();
     assert!(error.contains("is a link to /nowhere/chan-server.toml, which cannot be read: "), "{error}");
 }
+
+/// The server names the keys that it knows where it meets one that it does not.
+#[tokio::test]
+async fn sample_shows_every_key_that_there_is() {
+    let text = "qqqqqqqq = 1\nlisten = ['127.0.0.1:0']\n[tls]\nqqqqqqqq = 1\n[limits]\nqqqqqqqq = 1\n\
+                [gate]\nqqqqqqqq = 1\n[metrics]\nqqqqqqqq = 1\n\
+                [[service]]\nqqqqqqqq = 1\n[[service.client]]\nqqqqqqqq = 1\n";
+    let error = Config::parse(text, Path::new("c.toml"), &Modules::standard()).unwrap_err();
+    let known: Vec<_> =
+        error.problems.iter().filter_map(|problem| problem.text.split_once("; known are: ")).collect();
+    assert_eq!(known.len(), 7, "{error}");
+    let sample = fs::read_to_string(conf("chan-server.toml")).unwrap();
+    let mut missing = Vec::new();
+    for key in known.iter().flat_map(|(_, keys)| keys.split(", ")) {
+        let shown =
+            [format!("{key} = "), format!("[{key}]"), format!("[[{key}]]"), format!("[[service.{key}]]")];
+        if !shown.iter().any(|shown| sample.contains(shown)) {
+            missing.push(key);
+        }
+    }
+    assert_eq!(missing, [""; 0], "not in conf/chan-server.toml");
+}
