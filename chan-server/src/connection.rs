@@ -216,6 +216,7 @@ impl Connection {
             self.refused(client, REVOKED);
             return self.ended(client, traffic, &ExitReason::Revoked);
         };
+        traffic.limit(self.core.policy().rates(name.0, name.1));
         let _leaves = Leaves(&self.core, &seat);
         self.session(stream, client, &seat, phase).await;
     }

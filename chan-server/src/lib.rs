@@ -14,6 +14,7 @@ mod metrics;
 pub mod modules;
 mod policy;
 mod proxy_protocol;
+mod rate;
 pub mod reload;
 pub mod resume;
 mod scrape;

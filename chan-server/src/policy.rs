@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,10 +26,11 @@ use zeroize::Zeroizing;
 use crate::config::limits::changed;
 use crate::config::{Client, Config, Credential, Service};
 use crate::descriptors::{keep_within, max_descriptors};
-use crate::gate::GateRules;
+use crate::gate::{GateRules, Holder};
 use crate::identity::{Identity, StateDir};
 use crate::listener::Listen;
 use crate::modules::Starter;
+use crate::rate::ByteRate;
 use crate::start::StartError;
 
 /// What a server grants and allows.
@@ -62,12 +64,15 @@ struct Terms {
     starter: Arc<Starter>,
     mfa: String,
     max_sessions: Option<usize>,
+    rate: Option<Arc<ByteRate>>,
     from: Vec<IpNet>,
 }
 
 #[derive(Debug)]
 struct AccountTerms {
     name: Name,
+    max_sessions: Option<usize>,
+    rate: Option<Arc<ByteRate>>,
     from: Vec<IpNet>,
 }
 
@@ -227,6 +232,22 @@ impl Policy {
         self.services.iter().map(|(name, terms)| (name.as_str().into(), terms.max_sessions))
     }
 
+    /// Returns each client that has a number of sessions of its own.
+    pub(crate) fn max_sessions_of_clients(&self) -> impl Iterator<Item = (Holder, usize)> {
+        self.accounts.iter().filter_map(|terms| {
+            let (service, client) = &terms.name;
+            Some((Holder::Client(service.as_str().into(), client.as_str().into()), terms.max_sessions?))
+        })
+    }
+
+    /// Returns what a session of this client may carry a second.
+    pub(crate) fn rates(&self, service: &ServiceName, client: &ClientId) -> Vec<Arc<ByteRate>> {
+        let terms =
+            self.directory.account(service, client).and_then(|account| self.accounts.get(account.index));
+        let of_service = self.services.get(service.as_str()).and_then(|terms| terms.rate.clone());
+        of_service.into_iter().chain(terms.and_then(|terms| terms.rate.clone())).collect()
+    }
+
     /// Returns the names of all services.
     pub(crate) fn service_names(&self) -> impl Iterator<Item = &str> {
         self.services.keys().map(String::as_str)
@@ -285,6 +306,7 @@ impl Policy {
                     [
                         ("mfa", old.mfa != new.mfa),
                         ("max_sessions", old.max_sessions != new.max_sessions),
+                        ("max_bytes_per_second", per_second(&old.rate) != per_second(&new.rate)),
                         ("from", old.from != new.from),
                     ],
                 )),
@@ -315,11 +337,13 @@ impl Policy {
             return Some(Change::added(subject(service, client)));
         };
         let same = old.verifier == new.verifier || after.is_former(service, client, &old.verifier);
-        let old_from = self.accounts.get(old.index).map(|terms| &terms.from);
+        let old_terms = self.accounts.get(old.index)?;
         let changes = [
             ("credential", !same),
             ("disabled", old.enabled != new.enabled),
-            ("from", old_from != Some(&terms.from)),
+            ("max_sessions", old_terms.max_sessions != terms.max_sessions),
+            ("max_bytes_per_second", per_second(&old_terms.rate) != per_second(&terms.rate)),
+            ("from", old_terms.from != terms.from),
         ];
         Change::changed(subject(service, client), changes)
     }
@@ -339,6 +363,17 @@ impl Policy {
         let limits = changed(&self.limits, &after.limits).into_iter().map(|name| format!("[limits] {name}"));
         settings.chain(limits).collect::<Vec<_>>().into_iter().map(Change::setting)
     }
+}
+
+fn per_second(rate: &Option<Arc<ByteRate>>) -> Option<NonZeroU32> {
+    rate.as_ref().map(|rate| rate.per_second())
+}
+
+/// The rate of before, if it is the same: then the sessions of before and those to come share it.
+fn kept(before: Option<&Arc<ByteRate>>, wanted: Option<NonZeroU32>) -> Option<Arc<ByteRate>> {
+    let wanted = wanted?;
+    let same = before.filter(|rate| rate.per_second() == wanted);
+    Some(same.cloned().unwrap_or_else(|| ByteRate::new(wanted)))
 }
 
 fn subject(service: &ServiceName, client: &ClientId) -> String {
@@ -361,11 +396,13 @@ struct Derived {
 impl Derived {
     fn of(services: Vec<Service>, name_key: &NameKey, before: Option<&Policy>) -> Result<Self, StretchError> {
         let mut this = Self::default();
-        for Service { name, clients, starter, max_sessions, from, mfa } in services {
+        for Service { name, clients, starter, max_sessions, max_bytes_per_second, from, mfa } in services {
             for client in clients {
                 this.add(&name, client, name_key, before)?;
             }
-            this.services.insert(name.as_str().into(), Terms { starter, mfa, max_sessions, from });
+            let old = before.and_then(|before| before.services.get(name.as_str()));
+            let rate = kept(old.and_then(|terms| terms.rate.as_ref()), max_bytes_per_second);
+            this.services.insert(name.as_str().into(), Terms { starter, mfa, max_sessions, rate, from });
         }
         Ok(this)
     }
@@ -377,10 +414,12 @@ impl Derived {
         name_key: &NameKey,
         before: Option<&Policy>,
     ) -> Result<(), StretchError> {
-        let Client { id, credential, disabled, from } = client;
+        let Client { id, credential, disabled, max_sessions, max_bytes_per_second, from } = client;
         let name = (service.clone(), id.clone());
         let known = before.and_then(|before| before.passwords.get(&name));
         let old = before.and_then(|before| before.directory.account(service, &id));
+        let old_terms = old.zip(before).and_then(|(account, before)| before.accounts.get(account.index));
+        let rate = kept(old_terms.and_then(|terms| terms.rate.as_ref()), max_bytes_per_second);
         let old = old.and_then(|account| match &account.verifier {
             AccountVerifier::Password(verifier) => Some(verifier),
             _ => None,
@@ -422,7 +461,7 @@ impl Derived {
             enabled: !disabled,
             index,
         });
-        self.terms.push(AccountTerms { name, from });
+        self.terms.push(AccountTerms { name, max_sessions, rate, from });
         Ok(())
     }
 }

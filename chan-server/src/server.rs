@@ -110,12 +110,14 @@ impl Server {
             None => None,
         };
         let key = Arc::new(ReloadableKey::new(policy.identity.key()));
+        let mut sessions = Sessions::new(&policy.limits, []);
+        sessions.set(&policy.limits, policy.max_sessions(), policy.max_sessions_of_clients());
         let core = Arc::new(Core {
             state: state.clone(),
             name_key,
             acceptor: TlsAcceptor::from(server_config(Arc::clone(&key) as _)?),
             key,
-            sessions: Arc::new(Mutex::new(Sessions::new(&policy.limits, policy.max_sessions()))),
+            sessions: Arc::new(Mutex::new(sessions)),
             gate: Arc::new(Mutex::new(Gate::new(&policy.limits, policy.rules.clone()))),
             live: Mutex::new(Live::new(policy)),
             audit,

@@ -2,13 +2,15 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
+
+use crate::rate::{ByteRate, Debt};
 
 /// Bytes counted so far.
 #[derive(Debug)]
@@ -18,12 +20,14 @@ pub(crate) struct Traffic {
     /// Milliseconds from `began` to the last byte.
     last: AtomicU64,
     began: Instant,
+    /// What it may carry a second, in and out; as soon as the client is known.
+    rates: OnceLock<Vec<Arc<ByteRate>>>,
 }
 
 impl Default for Traffic {
     fn default() -> Self {
         let (received, sent, last) = Default::default();
-        Self { received, sent, last, began: Instant::now() }
+        Self { received, sent, last, began: Instant::now(), rates: OnceLock::new() }
     }
 }
 
@@ -34,6 +38,13 @@ impl Traffic {
 
     pub(crate) fn sent(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
+    }
+
+    /// Slows the connection down to the lowest of these, from now on. Only the first call counts.
+    pub(crate) fn limit(&self, rates: Vec<Arc<ByteRate>>) {
+        if !rates.is_empty() {
+            let _ = self.rates.set(rates);
+        }
     }
 
     /// Returns the time since the last byte in either direction.
@@ -53,20 +64,33 @@ impl Traffic {
 pub(crate) struct Counted<S> {
     stream: S,
     traffic: Arc<Traffic>,
+    incoming: Debt,
+    outgoing: Debt,
 }
 
 impl<S> Counted<S> {
     pub(crate) fn new(stream: S) -> Self {
-        Self { stream, traffic: Arc::default() }
+        Self { stream, traffic: Arc::default(), incoming: Debt::default(), outgoing: Debt::default() }
     }
 
     pub(crate) fn traffic(&self) -> Arc<Traffic> {
         Arc::clone(&self.traffic)
     }
 
-    fn count_sent(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+    /// Waits until what was sent is paid for.
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self.traffic.rates.get() {
+            Some(rates) => self.outgoing.poll_pay(rates, cx),
+            None => Poll::Ready(()),
+        }
+    }
+
+    fn count_sent(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if let Poll::Ready(Ok(len)) = written {
             self.traffic.count(&self.traffic.sent, len);
+            if self.traffic.rates.get().is_some() {
+                self.outgoing.add(len);
+            }
         }
         written
     }
@@ -78,11 +102,19 @@ impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        let rates = this.traffic.rates.get();
+        if let Some(rates) = rates {
+            ready!(this.incoming.poll_pay(rates, cx));
+        }
         let before = buf.filled().len();
-        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        let read = Pin::new(&mut this.stream).poll_read(cx, buf);
         let len = buf.filled().len() - before;
         if len > 0 {
-            self.traffic.count(&self.traffic.received, len);
+            this.traffic.count(&this.traffic.received, len);
+            if rates.is_some() {
+                this.incoming.add(len);
+            }
         }
         read
     }
@@ -90,6 +122,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        ready!(self.poll_send(cx));
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
         self.count_sent(written)
     }
@@ -99,6 +132,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_send(cx));
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
         self.count_sent(written)
     }

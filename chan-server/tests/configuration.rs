@@ -263,7 +263,7 @@ async fn sample_shows_every_key_that_there_is() {
                 [[service]]\nqqqqqqqq = 1\n[[service.client]]\nqqqqqqqq = 1\n";
     let error = Config::parse(text, Path::new("c.toml"), &Modules::standard()).unwrap_err();
     let known: Vec<_> =
-        error.problems.iter().filter_map(|problem| problem.text.split_once("; known are: ")).collect();
+        error.problems.iter().filter_map(|problem| problem.text.split_once("; expected ")).collect();
     assert_eq!(known.len(), 7, "{error}");
     let sample = fs::read_to_string(conf("chan-server.toml")).unwrap();
     let mut missing = Vec::new();

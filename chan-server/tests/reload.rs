@@ -334,6 +334,26 @@ async fn kick_ends_the_named_sessions_alone() {
     }
 }
 
+#[tokio::test]
+async fn quotas_bound_one_client_and_not_its_neighbour() {
+    let bounded = client("joe", 1) + "max_sessions = 1\nmax_bytes_per_second = '64 KiB'\n";
+    let running = Running::start(&format!("{}{bounded}{}", service("a"), client("mike", 2))).await;
+    let (joe, mike) = (running.open("a", "joe", 1).await, running.open("a", "mike", 2).await);
+    let (stream, who) = running.login_with(("a", "joe"), Credential::Key(&key(1))).await.unwrap();
+    assert!(matches!(start(stream, &who).await, Err(OpenError::Refused(_))), "a second session");
+    let calls = async |chan: &Echo| {
+        let (remote, began) = (chan.remote(), tokio::time::Instant::now());
+        for _ in 0..6 {
+            remote.call(Opaque(Bytes::from(vec![7; 16 * 1024]))).await.unwrap();
+        }
+        began.elapsed()
+    };
+    // 192 KiB in and out: a burst of 64 KiB, and two seconds for the rest.
+    let (joe, mike) = tokio::join!(calls(&joe), calls(&mike));
+    assert!(joe >= Duration::from_millis(1400), "{joe:?}");
+    assert!(mike < joe, "{mike:?}");
+}
+
 /// A small generator of numbers: the same each time, so that a failure can be seen again.
 struct Random(u64);
 

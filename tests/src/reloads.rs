@@ -12,7 +12,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -22,7 +22,11 @@ use lib_chan::{
     Channel, ExitReason, Opaque,
     secret::{PrivateKey, Secret},
 };
-use tokio::{runtime::Runtime, task::JoinSet, time::timeout};
+use tokio::{
+    runtime::Runtime,
+    task::JoinSet,
+    time::{Instant, timeout},
+};
 
 use crate::{Folder, PATIENCE, Server};
 

@@ -264,6 +264,8 @@ async fn run(
     // Before anything is printed: whoever reads it may say at once that it is enough.
     let mut stop = Stop { signals: signals::subscribe(), asked: Arc::default() };
     let mut hangups = signals::hangups();
+    // Without a handler, the signal ends the program: as good as the system allows.
+    let reopenings = signal(SignalKind::user_defined1());
     let Started { mut server, text, drain_timeout, reloader } = tokio::select! {
         biased;
         () = stop.told() => {
@@ -291,7 +293,9 @@ async fn run(
             let _ = reloader.reload(&handle).await;
         }
     });
-    beside.spawn(reopen(Arc::clone(log)));
+    if let Ok(told) = reopenings {
+        beside.spawn(reopen(Arc::clone(log), told));
+    }
     beside.spawn(systemd::watchdog());
     show(text, log).await;
     systemd::ready();
@@ -330,9 +334,7 @@ async fn run(
 }
 
 /// Opens the file of the log anew at each SIGUSR1, for ever.
-async fn reopen(log: Arc<Audit>) {
-    // Without a handler, the signal ends the program: as good as the system allows.
-    let Ok(mut told) = signal(SignalKind::user_defined1()) else { return };
+async fn reopen(log: Arc<Audit>, mut told: tokio::signal::unix::Signal) {
     while told.recv().await.is_some() {
         log.reopen();
     }

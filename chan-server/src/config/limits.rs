@@ -1,5 +1,6 @@
 //! The `[limits]` table: each field of [`Limits`] under its own name.
 
+use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -110,6 +111,26 @@ pub(super) fn count(table: &mut Table<'_>, key: &'static str, problems: &mut Pro
         problems.add(&span, format!("\"{key}\" cannot be this value; write {key} = {expected}"));
     }
     count
+}
+
+/// Reads a number of bytes a second that stands outside of the table.
+pub(super) fn rate(
+    table: &mut Table<'_>,
+    key: &'static str,
+    problems: &mut Problems<'_>,
+) -> Option<NonZeroU32> {
+    // A heartbeat must get through among other bytes.
+    const RANGE: RangeInclusive<usize> = 16 * KIB..=GIB;
+    let expected = "\"1 MiB\" (from 16 KiB to 1 GiB; units KiB, MiB, GiB; a plain number is bytes)";
+    let entry = table.take(key)?;
+    let span = entry.key_span.clone();
+    let number = entry.value::<Number>(expected, problems)?.into_inner();
+    let bytes =
+        number.bytes().and_then(|bytes| within(bytes, &RANGE)).and_then(|bytes| u32::try_from(bytes).ok());
+    if bytes.is_none() {
+        problems.add(&span, format!("\"{key}\" cannot be this value; write {key} = {expected}"));
+    }
+    NonZeroU32::new(bytes?)
 }
 
 /// Reads a time that stands outside of the table; `example` is its default.

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry::{Occupied, Vacant};
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -26,6 +27,8 @@ pub struct Service {
     pub(crate) starter: Arc<Starter>,
     /// The most sessions of this service, where it has a number of its own.
     pub(crate) max_sessions: Option<usize>,
+    /// The most bytes a second of all its sessions together, in and out.
+    pub(crate) max_bytes_per_second: Option<NonZeroU32>,
     /// Where its clients may come from; everywhere if empty.
     pub(crate) from: Vec<IpNet>,
     /// The `mfa` with its arguments, in one spelling.
@@ -39,6 +42,10 @@ pub struct Client {
     pub(crate) id: ClientId,
     pub(crate) credential: Credential,
     pub(crate) disabled: bool,
+    /// The most sessions of this client, where it has a number of its own.
+    pub(crate) max_sessions: Option<usize>,
+    /// The most bytes a second of all its sessions together, in and out.
+    pub(crate) max_bytes_per_second: Option<NonZeroU32>,
     /// Where it may come from; everywhere that its service allows if empty.
     pub(crate) from: Vec<IpNet>,
 }
@@ -90,10 +97,11 @@ pub(super) fn read(root: &mut Table<'_>, context: &Context<'_>, problems: &mut P
         let who = name.as_ref().map_or("SERVICE", ServiceName::as_str);
         let clients = clients(&mut table, who, context, &mut salts, problems);
         let max_sessions = limits::count(&mut table, "max_sessions", problems);
+        let max_bytes_per_second = limits::rate(&mut table, "max_bytes_per_second", problems);
         let from = from(&mut table, problems);
         table.finish(problems);
         if let (Some(name), Some((starter, mfa))) = (name, starter) {
-            services.push(Service { name, clients, starter, max_sessions, from, mfa });
+            services.push(Service { name, clients, starter, max_sessions, max_bytes_per_second, from, mfa });
         }
     }
     services
@@ -111,7 +119,14 @@ fn clients(
     let mut clients = Vec::new();
     match shared {
         Ok(Some(credential)) => {
-            clients.push(Client { id: ClientId::default(), credential, disabled: false, from: Vec::new() });
+            clients.push(Client {
+                id: ClientId::default(),
+                credential,
+                disabled: false,
+                max_sessions: None,
+                max_bytes_per_second: None,
+                from: Vec::new(),
+            });
         }
         Ok(None) if !has_clients => {
             let add = format!("password_file = \"{service}.password\", or [[service.client]] tables");
@@ -127,6 +142,8 @@ fn clients(
             names.check(&name, id, problems)
         });
         let disabled = table.value::<bool>("disabled", "true", problems).is_some_and(Spanned::into_inner);
+        let max_sessions = limits::count(&mut table, "max_sessions", problems);
+        let max_bytes_per_second = limits::rate(&mut table, "max_bytes_per_second", problems);
         let from = from(&mut table, problems);
         let who = format!("{service} {}", id.as_ref().map_or("CLIENT", ClientId::as_str));
         let credential = credential::read(&mut table, credential::OWN, &who, context, salts, problems);
@@ -136,7 +153,7 @@ fn clients(
         }
         table.finish(problems);
         if let (Some(id), Ok(Some(credential))) = (id, credential) {
-            clients.push(Client { id, credential, disabled, from });
+            clients.push(Client { id, credential, disabled, max_sessions, max_bytes_per_second, from });
         }
     }
     clients

@@ -56,6 +56,8 @@ pub struct Sessions {
     max_openings: usize,
     /// What a configuration sets for single services.
     max_of: HashMap<Arc<str>, usize>,
+    /// The same for single clients.
+    max_of_client: HashMap<Holder, usize>,
     /// Services that there are.
     known: usize,
     services: Counter<Arc<str>>,
@@ -72,12 +74,13 @@ impl Sessions {
             max_per_holder: 0,
             max_openings: 0,
             max_of: HashMap::new(),
+            max_of_client: HashMap::new(),
             known: 0,
             services: Counter::default(),
             holders: Counter::default(),
             openings: Counter::default(),
         };
-        this.set(limits, services);
+        this.set(limits, services, []);
         this
     }
 
@@ -86,7 +89,9 @@ impl Sessions {
         &mut self,
         limits: &Limits,
         services: impl IntoIterator<Item = (Arc<str>, Option<usize>)>,
+        clients: impl IntoIterator<Item = (Holder, usize)>,
     ) {
+        self.max_of_client = clients.into_iter().collect();
         self.max = limits.max_sessions;
         self.max_per_service = limits.max_sessions_per_service;
         self.max_per_holder = limits.max_sessions_per_client;
@@ -111,7 +116,8 @@ impl Sessions {
         if self.services.of(service) >= self.max_of_service(service) {
             return Err(Crowded::Service);
         }
-        if self.holders.of(holder) >= self.max_per_holder {
+        let most = self.max_of_client.get(holder).copied().unwrap_or(self.max_per_holder);
+        if self.holders.of(holder) >= most {
             return Err(Crowded::Holder);
         }
         self.services.add(Arc::clone(service));
