@@ -208,7 +208,7 @@ impl Campaign {
         self.report.reloads += 1;
         if let Some(chan) = revoked {
             self.report.revoked += 1;
-            let ended = self.runtime.block_on(timeout(PATIENCE, chan.remote().ended()));
+            let ended = self.runtime.block_on(async { timeout(PATIENCE, chan.remote().ended()).await });
             self.report.ended += usize::from(ended == Ok(ExitReason::Revoked));
             self.report.gone_after = self.report.gone_after.max(began.elapsed());
         }
