@@ -42,7 +42,10 @@ pub const PASSWORD: &str = "correct horse battery staple";
 /// If it was not built.
 pub fn program(name: &str) -> PathBuf {
     let tests = std::env::current_exe().expect("a test has a path");
-    let path = tests.parent().and_then(Path::parent).expect("tests are two folders down").join(name);
+    // Tests are one folder further down than programs.
+    let folder = tests.parent().expect("a program is in a folder");
+    let folder = if folder.ends_with("deps") { folder.parent().unwrap_or(folder) } else { folder };
+    let path = folder.join(name);
     assert!(path.exists(), "{} is missing: run `cargo test --workspace`, which builds it", path.display());
     path
 }
