@@ -184,7 +184,9 @@ impl fmt::Display for CallFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Deadline => f.write_str("the deadline passed"),
-            Self::Exit(reason) => write!(f, "the other end is gone ({reason})"),
+            Self::Exit(ExitReason::NoProc) => f.write_str("no such process (noproc)"),
+            Self::Exit(ExitReason::NoConnection) => f.write_str("the connection was lost (noconnection)"),
+            Self::Exit(reason) => write!(f, "the other end has ended ({reason})"),
             Self::Refused(text) => write!(f, "refused: {text}"),
             Self::Codec(text) => write!(f, "the codec: {text}"),
             Self::TooLong { max } => write!(f, "longer than the {max} bytes a payload may have"),
@@ -204,7 +206,12 @@ impl CallError {
 
 impl fmt::Display for CallError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({})", self.reason, self.executed)
+        let executed = match self.executed {
+            Executed::No => "the call was not executed",
+            Executed::Yes => "the call was executed",
+            Executed::Unknown => "the call may have been executed",
+        };
+        write!(f, "{}; {executed}", self.reason)
     }
 }
 
@@ -224,7 +231,7 @@ impl From<CallError> for ExitReason {
 #[non_exhaustive]
 pub enum CastError {
     /// The process, or the session to it, has ended.
-    #[error("not sent: the other end is gone ({0})")]
+    #[error("not sent: the other end has ended ({0})")]
     Ended(#[source] ExitReason),
     /// The message is longer than a frame may be.
     #[error("not sent: longer than the {max} bytes a payload may have")]
@@ -295,6 +302,21 @@ mod tests {
             }
         }
         assert_eq!(known, 12);
+    }
+
+    #[test]
+    fn failed_call_says_whether_it_was_executed() {
+        let text = |executed, reason| CallError::new(executed, CallFailure::Exit(reason)).to_string();
+        assert_eq!(
+            text(Executed::No, ExitReason::NoProc),
+            "no such process (noproc); the call was not executed"
+        );
+        assert_eq!(
+            text(Executed::Unknown, ExitReason::NoConnection),
+            "the connection was lost (noconnection); the call may have been executed"
+        );
+        let late = CallError::new(Executed::Yes, CallFailure::TooLong { max: 9 }).to_string();
+        assert_eq!(late, "longer than the 9 bytes a payload may have; the call was executed");
     }
 
     #[test]
