@@ -54,8 +54,9 @@ const FIELDS: &[(&str, Field)] = &[
     ("last_words_timeout", Field::Time(|l| &mut l.last_words_timeout, 0..=HOUR)),
     ("max_reflections", Field::Count(|l| &mut l.max_reflections, 1..=MANY)),
     ("max_untaken_exits", Field::Count(|l| &mut l.max_untaken_exits, 1..=MANY)),
-    ("max_cancels_per_second", Field::Count32(|l| &mut l.max_cancels_per_second, 1..=1_000_000)),
-    ("max_cancels_burst", Field::Count32(|l| &mut l.max_cancels_burst, 1..=1_000_000)),
+    // PROTOCOL.md, section 16: an end may allow more cancels and must not allow fewer.
+    ("max_cancels_per_second", Field::Count32(|l| &mut l.max_cancels_per_second, 100..=1_000_000)),
+    ("max_cancels_burst", Field::Count32(|l| &mut l.max_cancels_burst, 1000..=1_000_000)),
     ("drain_timeout", Field::Time(|l| &mut l.drain_timeout, 0..=24 * HOUR)),
 ];
 
@@ -263,6 +264,17 @@ mod tests {
             let changed: Vec<_> = set.lines().zip(default.lines()).filter(|(a, b)| a != b).collect();
             assert_eq!(changed.len(), 1, "{key}: {changed:?}");
             assert!(changed[0].0.trim().starts_with(&format!("{key}: ")), "{key}: {changed:?}");
+        }
+    }
+
+    #[test]
+    fn refuses_fewer_cancels_than_the_protocol_grants() {
+        for (text, fits) in [
+            ("max_cancels_per_second = 100\nmax_cancels_burst = 1000", true),
+            ("max_cancels_per_second = 99", false),
+            ("max_cancels_burst = 999", false),
+        ] {
+            assert_eq!(read_text(text).1.is_empty(), fits, "{text}");
         }
     }
 
