@@ -37,9 +37,10 @@ const QUEUE_CAPACITY: usize = 4096;
 /// For all strangers together: for connections that are dropped unheard, which cost next to nothing to make, and for logins
 /// that fail, which would be hidden behind those.
 const STRANGERS: Rate = Rate { burst: 100, per_second: 20 };
-/// For each client that a configuration names, and for those together that share a password. A session is three events.
-/// Cost: about 250 bytes of log a line.
+/// For each client that a configuration names. A session is three events. Cost: about 250 bytes of log a line.
 const MEMBER: Rate = Rate { burst: 10_000, per_second: 1000 };
+/// For all together that share a password, who may be many and are not known by name.
+const SHARED: Rate = Rate { burst: 1000, per_second: 100 };
 /// How often totals are written of what had no line of its own.
 const SUM_INTERVAL: Duration = Duration::from_secs(10);
 /// Totals by source, at most. What comes from other sources is summed without it.
@@ -116,7 +117,8 @@ impl State {
             Cause::Failed => self.failed.take(now),
             Cause::Member(Who { service, client }) => {
                 let bucket = self.members.entry((service.into(), client.into()));
-                bucket.or_insert_with(|| Bucket::new(MEMBER)).take(now)
+                let rate = if client.is_empty() { SHARED } else { MEMBER };
+                bucket.or_insert_with(|| Bucket::new(rate)).take(now)
             }
             Cause::Server => true,
         }

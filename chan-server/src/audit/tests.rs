@@ -105,6 +105,19 @@ fn no_total_of_a_client_is_lost() {
 }
 
 #[test]
+fn shared_password_gets_few_lines_and_whole_totals() {
+    let count = u64::from(SHARED.burst) * 2;
+    let lines = written(Format::Json, |audit| (0..count).for_each(|_| audit.write(&ended("", 1))));
+    let lines: Vec<serde_json::Value> =
+        lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let (sums, single): (Vec<_>, Vec<_>) = lines.iter().partition(|line| line["event"] == "sessions_summed");
+    let summed: u64 = sums.iter().map(|line| line["ended"].as_u64().unwrap()).sum();
+    // The bucket fills while the test runs, by far less than half of its burst.
+    assert!((count / 2..count * 3 / 4).contains(&(single.len() as u64)), "{}", single.len());
+    assert_eq!(single.len() as u64 + summed, count);
+}
+
+#[test]
 fn totals_of_many_sources_have_a_bound() {
     let audit = Audit::none();
     let mut state = audit.state.lock().unwrap();
