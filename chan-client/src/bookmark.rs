@@ -64,17 +64,24 @@ impl Bookmarks {
     /// # Errors
     ///
     /// Returns an error if the name is invalid, if it is taken and `replace` is `false`, or if the file cannot be written.
-    pub fn save(&self, name: &str, url: ChanUrl, replace: bool) -> Result<(), BookmarkError> {
+    pub fn save(&self, name: &str, url: ChanUrl, replace: bool) -> Result<bool, BookmarkError> {
         if !is_bookmark(name) {
             return Err(BookmarkError::Name);
         }
         let url = url.absolute().map_err(|source| FileError::Io { path: ".".into(), source })?;
+        let mut changed = false;
         self.file.change(|text| {
-            if !replace && has(text, name) {
+            let saved = entries(text).find(|(known, _)| *known == name);
+            if saved.is_some_and(|(_, saved)| saved.parse::<ChanUrl>().is_ok_and(|saved| saved == url)) {
+                return Ok(None);
+            }
+            if !replace && saved.is_some() {
                 return Err(BookmarkError::Taken { name: name.into() });
             }
+            changed = true;
             Ok(Some(format!("{}{name} {url}\n", without(text, name))))
-        })
+        })?;
+        Ok(changed)
     }
 }
 
@@ -160,8 +167,9 @@ mod tests {
     fn saves_replaces_and_deletes_urls() {
         let directory = tempfile::tempdir().unwrap();
         let saved = bookmarks(&directory);
-        saved.save("one", url("chan://h:1/s?tofu"), false).unwrap();
-        saved.save("two", url("chan://h:2/s?tofu"), false).unwrap();
+        assert!(saved.save("one", url("chan://h:1/s?tofu"), false).unwrap());
+        assert!(saved.save("two", url("chan://h:2/s?tofu"), false).unwrap());
+        assert!(!saved.save("one", url("chan://h:1/s?tofu"), false).unwrap(), "it has this URL already");
         let taken = saved.save("one", url("chan://h:3/s?tofu"), false).unwrap_err();
         assert!(matches!(&taken, BookmarkError::Taken { .. }) && taken.to_string().contains("--replace"));
         assert_eq!(saved.url("one").unwrap(), url("chan://h:1/s?tofu"));

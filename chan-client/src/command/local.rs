@@ -28,7 +28,10 @@ pub(super) fn pubkey(file: &Path) -> Result<(), Failure> {
 
 pub(super) fn save(name: &str, url: &str, replace: bool) -> Result<(), Failure> {
     let url: ChanUrl = url.parse().map_err(Failure::usage)?;
-    Ok(Bookmarks::of_user()?.save(bare(name), url, replace)?)
+    if Bookmarks::of_user()?.save(bare(name), url, replace)? {
+        return Ok(());
+    }
+    print_line(&format!("unchanged: {} has this URL already", bare(name)))
 }
 
 pub(super) fn list() -> Result<(), Failure> {

@@ -304,6 +304,8 @@ async fn keygen_prints_public_key() {
 async fn uses_saved_url_by_name() {
     let (server, user) = (Server::start().await, User::new());
     user.run_bare(&["save", "doubler", &server.url()]).await.printed("");
+    let again = user.run_bare(&["save", "doubler", &server.url()]).await;
+    again.printed("unchanged: doubler has this URL already\n");
     user.run(&["call", "@doubler", r#"{"Double":3}"#]).await.printed("\"6\"\n");
 }
 
