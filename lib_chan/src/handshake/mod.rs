@@ -94,11 +94,13 @@ impl Authenticated {
     }
 
     /// Returns the bytes of the session that were sent right behind the proof.
+    #[cfg_attr(not(feature = "io"), expect(dead_code, reason = "only the io half logs in over a stream"))]
     pub(crate) fn early(&self) -> Option<&[u8]> {
         self.early.as_deref()
     }
 
     /// These bytes of the session were sent right behind the proof.
+    #[cfg_attr(not(feature = "io"), expect(dead_code, reason = "only the io half logs in over a stream"))]
     pub(crate) fn sent_early(&mut self, bytes: Vec<u8>) {
         self.early = Some(bytes.into());
     }

@@ -201,7 +201,7 @@ impl<H: Host> Session<H> {
     }
 
     /// The login has sent these bytes behind the client's proof. Returns `false` if they are not what has been appended.
-    pub(crate) fn was_sent(&mut self, now: Instant, early: &[u8]) -> bool {
+    pub fn was_sent(&mut self, now: Instant, early: &[u8]) -> bool {
         let mut batch = Batch::default();
         self.transmit(now, &mut batch);
         let same = batch.chunk() == early;
@@ -411,12 +411,7 @@ impl<H: Host> Session<H> {
 
 /// The client's first frames as bytes, for a login that sends them right behind the proof: the `Start`, and a cast if
 /// there is one. `None` if one of them is longer than every server takes, whose bound the client does not know yet.
-pub(crate) fn early_start(
-    limits: &Limits,
-    codec: Codec,
-    args: &[u8],
-    first: Option<&[u8]>,
-) -> Option<Vec<u8>> {
+pub fn early_start(limits: &Limits, codec: Codec, args: &[u8], first: Option<&[u8]>) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
     let frames =
         [Some(start_frame(limits, codec, 0, args)), first.map(|payload| Frame::Cast { to: OWNER, payload })];
