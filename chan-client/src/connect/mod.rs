@@ -97,6 +97,7 @@ impl<'c> Connect<'c> {
 
     /// Casts a first message right behind the request for the service, encoded. `first` is called when it is about to be
     /// sent, perhaps twice, and must return the same each time.
+    #[cfg(feature = "cli")]
     pub(crate) fn first(mut self, first: impl Fn() -> Option<Vec<u8>> + Send + Sync + 'c) -> Self {
         self.first = Box::new(first);
         self
