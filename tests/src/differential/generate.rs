@@ -12,7 +12,7 @@
 //!   any time later, and may end the actor. When the connection is lost it may be there at once.
 //! * What two do to each other at the same time, unless it comes to the same in whichever order it arrives: messages,
 //!   monitors, and links that both of them leave as they want them to be: there or not.
-//! * Ends of owners that are [open](super::relations), and those while another does something.
+//! * Ends of owners that are open (`relations`), and those while another does something.
 //! * What one sees in a step in which another ends at the same time. It happens all the same, to one that survives it
 //!   because it traps exits; only what it sees then is not compared ([`Program::open`]).
 
