@@ -641,6 +641,10 @@ impl Sim {
             for side in [CLIENT, SERVER] {
                 if self.sides[side].endpoint.poll_timeout().is_some_and(|at| at <= next) {
                     self.timer(side);
+                    // What this has appended is written before more time passes.
+                    if self.sides[side].endpoint.session().has_output() {
+                        return;
+                    }
                 }
             }
         }
