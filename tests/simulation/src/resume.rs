@@ -175,11 +175,14 @@ impl Sim {
         client.ask_resume(window);
         client.start(Codec::Raw, b"arguments").expect("short arguments");
         let granted = !rng.once_in(16);
+        let latency = rng.pick(&[0, 300, 50_000]);
+        // On a slow line a call would be late without any cut.
+        let capacity = if latency > 1_000 { 1_000_000 } else { rng.pick(&[300, 5_000, 1_000_000]) };
         let mut sim = Self {
             now,
             window,
-            latency: rng.pick(&[0, 300, 50_000]),
-            capacity: rng.pick(&[300, 5_000, 1_000_000]),
+            latency,
+            capacity,
             payload: rng.pick(&[40, 400, 60_000]),
             sides,
             conns: Vec::new(),
