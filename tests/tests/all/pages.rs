@@ -79,6 +79,13 @@ const CONFIGURATIONS: &[(&str, &[Shown])] = &[
         ],
     ),
     ("docs/migrating-from-erlang.md", &[Shown::Part("")]),
+    (
+        "docs/operating.md",
+        &[Shown::Part(
+            "port = 1234\n[[service]]\nname = \"redis\"\nmfa = [\"tcp\", \"connect\", \"127.0.0.1:6379\"]\n\
+             [[service.client]]\nname = \"joe\"\nkey = \"ed25519:11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo\"\n",
+        )],
+    ),
 ];
 
 #[test]
