@@ -68,7 +68,8 @@ pub struct Limits {
     pub max_held_in_all: usize,
     /// Bytes of frames that a session which can be resumed keeps until the peer has acknowledged them; at least the credit
     /// window that the peer grants and 128 KiB. At this bound messages wait, and `recv` hands out nothing more. Part of
-    /// `max_held_in_all`. Default 1 MiB.
+    /// `max_held_in_all`. Default 1 MiB. No program offers resume yet, so nothing is kept, and a configuration has no key
+    /// for this.
     pub max_retained: usize,
     /// Calls that the peer may have in flight. Told to the peer. Default 1 024.
     pub max_calls: u32,
