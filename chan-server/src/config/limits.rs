@@ -54,7 +54,7 @@ const FIELDS: &[(&str, Field)] = &[
     ("last_words_timeout", Field::Time(|l| &mut l.last_words_timeout, 0..=HOUR)),
     ("max_reflections", Field::Count(|l| &mut l.max_reflections, 1..=MANY)),
     ("max_untaken_exits", Field::Count(|l| &mut l.max_untaken_exits, 1..=MANY)),
-    // PROTOCOL.md, section 16: an end may allow more cancels and must not allow fewer.
+    // PROTOCOL.md, section 17: an end may allow more cancels and must not allow fewer.
     ("max_cancels_per_second", Field::Count32(|l| &mut l.max_cancels_per_second, 100..=1_000_000)),
     ("max_cancels_burst", Field::Count32(|l| &mut l.max_cancels_burst, 1000..=1_000_000)),
     ("drain_timeout", Field::Time(|l| &mut l.drain_timeout, 0..=24 * HOUR)),
