@@ -1,4 +1,6 @@
 //! The two machines against each other, and against those who come between them.
+//!
+//! Longer than other files, because all attacks start from the same two machines, messages and directories.
 
 use std::sync::Arc;
 

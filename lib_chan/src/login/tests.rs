@@ -1,3 +1,7 @@
+//! The login over a stream: what each end learns, what it waits for, what it refuses.
+//!
+//! Longer than other files, because all tests share the directories, keys and parameters of one server.
+
 use std::future::poll_fn;
 use std::pin::pin;
 use std::task::Poll;

@@ -1,4 +1,6 @@
 //! Both ends over an in-memory stream: real middlemen, real processes, a paused clock.
+//!
+//! Longer than other files, because these tests share their services, messages and peers.
 
 mod cuts;
 mod handed;

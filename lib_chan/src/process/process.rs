@@ -1,4 +1,6 @@
 //! A process, seen from inside.
+//!
+//! Longer than other files, because each method states its guarantees here; the bodies are short.
 
 use std::collections::VecDeque;
 use std::fmt;

@@ -1,6 +1,8 @@
 //! One end of a session as a program has it: the session, its reader, its owner, and who must be woken or told.
 //!
-//! [`Endpoint`] decides; whoever holds it does. Its methods are of four classes:
+//! Longer than other files, because every input and operation has to leave its work for the one output, `poll`.
+//!
+//! [`Endpoint`] decides; its holder carries the decisions out. Its methods are of four classes:
 //!
 //! - **Inputs of the driver**: [`handle_bytes`](Endpoint::handle_bytes), [`handle_accepted`](Endpoint::handle_accepted),
 //!   [`handle_timeout`](Endpoint::handle_timeout), [`handle_loss`](Endpoint::handle_loss),

@@ -1,4 +1,6 @@
 //! What comes in: bytes, frames, messages.
+//!
+//! Longer than other files, because one place decides for every kind of frame whether it may come now.
 
 use std::time::{Duration, Instant};
 

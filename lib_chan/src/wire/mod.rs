@@ -2,6 +2,8 @@
 //!
 //! A frame is a big-endian `u32` length of the rest, a kind, fields as varints in their shortest form, and a payload or
 //! text up to its end. Kinds below [`FIRST_UNORDERED`] are ordered and counted; the others are not.
+//!
+//! Longer than other files, because the layout of each frame is both written and parsed here, and the two must agree.
 
 mod varint;
 

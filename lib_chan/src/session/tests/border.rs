@@ -1,3 +1,7 @@
+//! Links, monitors, exits and ids between the two ends of a session.
+//!
+//! Longer than other files, because crossings of all of these are tested on the same pair of ends.
+
 use std::collections::{BTreeMap, VecDeque};
 
 use super::{

@@ -1,4 +1,6 @@
 //! A short session in which there is one of everything, and a ledger of what began and how it ended.
+//!
+//! Longer than other files, because each step of the session writes what the ledger checks.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
