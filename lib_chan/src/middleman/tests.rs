@@ -887,9 +887,6 @@ async fn a_pid_held_after_its_session_is_out_of_reach() {
     assert_eq!(seen(&here, 2).await, ["exit noconnection", "down noconnection"]);
 }
 
-// S133 to S136 and S139: there are no names and no spawn at the far end yet; `connect` to a dead address, which the
-// client's tests make, stands for them. S140: a session's beginning is what `open` returns with.
-
 #[tokio::test(start_paused = true)]
 async fn a_lost_session_is_noconnection_and_the_far_process_lives() {
     let (here, there, far, _near, channel) = two_processes().await;
