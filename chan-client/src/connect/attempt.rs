@@ -95,6 +95,12 @@ impl Connector {
         if let Some(Early { codec, args, first }) = early {
             login = login.start_early(&self.limits, codec, args, first().as_deref());
         }
+        // With a request behind the proof, the service may have started with the message that went along: nothing is done
+        // twice.
+        let once = |setback| match setback {
+            Setback::Failed(error) if early.is_some() => Setback::Fatal(error),
+            setback => setback,
+        };
         let authenticated = timeout_at(
             after(began.into_std(), self.limits.login_timeout).into(),
             login.run(&mut stream, exporter),
@@ -102,18 +108,13 @@ impl Connector {
         .await
         .map_err(|_| match stretched.load(Ordering::Relaxed) {
             true => Setback::Outlasted(self.too_slow()),
-            false => ConnectError::unreachable(authority, "the login took too long").into(),
+            false => once(ConnectError::unreachable(authority, "the login took too long").into()),
         })?
         .map_err(|error| match error {
             LoginError::Io(error) if stretched.load(Ordering::Relaxed) && is_closed(&error) => {
                 Setback::Outlasted(self.too_slow())
             }
-            error => login_failed(authority, &error),
-        })
-        .map_err(|setback| match setback {
-            // The service may have started with the message that went along: nothing is done twice.
-            Setback::Failed(error) if early.is_some() => Setback::Fatal(error),
-            setback => setback,
+            error => once(login_failed(authority, &error)),
         })?;
         let (mechanism, parameters) = (authenticated.mechanism(), authenticated.parameters());
         on_step(Step::LoggedIn { mechanism, parameters });

@@ -19,7 +19,8 @@ pub enum ConnectError {
     /// This machine failed: it has no memory for the key, no random bytes, or the like.
     #[error("this machine cannot connect: {0}")]
     Local(Box<str>),
-    /// The network failed, or the server is too busy: no TCP connection, no TLS, or no login in time.
+    /// The network failed, or the server is too busy: no TCP connection, no TLS, or no login in time. With a key, the
+    /// request for the service goes along with the login, so the service may have started nevertheless.
     #[error("cannot connect to {authority}: {what}")]
     Unreachable {
         /// The server, `host:port`; all of them, with commas, if the URL names several.

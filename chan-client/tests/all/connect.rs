@@ -275,6 +275,24 @@ async fn gives_up_silent_server() {
 }
 
 #[tokio::test]
+async fn unanswered_login_sends_no_request_twice() {
+    let identity = Identity::new();
+    let (mut first, mut second) = (Server::mute(identity.clone()).await, Server::mute(identity).await);
+    let both = format!("joe@localhost:{},localhost:{}/", first.port, second.port);
+    let url = first.url().replace(&format!("localhost:{}/", first.port), &both);
+    let mut limits = Limits::default();
+    limits.login_timeout = Duration::from_millis(20);
+    let wait = Duration::from_secs(60);
+    let opened = connect(url).key(key()).limits(limits).wait_for_server(wait).open::<u32, Request>().await;
+    match opened.map(drop) {
+        Err(ConnectError::Unreachable { what, .. }) => assert!(what.contains("too long"), "{what}"),
+        other => panic!("{other:?}"),
+    }
+    assert!(first.noted.try_recv().is_ok() && first.noted.try_recv().is_err());
+    assert!(second.noted.try_recv().is_err());
+}
+
+#[tokio::test]
 async fn reports_usage_errors_before_connecting() {
     let error = connect("https://h:1/s?tofu").key(key()).ping().await;
     assert!(matches!(error, Err(ConnectError::Usage(UsageError::Url(_)))), "{error:?}");

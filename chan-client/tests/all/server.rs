@@ -16,6 +16,7 @@ use lib_chan::{Call, Channel, ExitReason, Limits, Message, Opaque, Process, spaw
 use rustls::ServerConfig;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde::{Deserialize, Serialize};
+use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, mpsc};
 use tokio_rustls::TlsAcceptor;
@@ -94,6 +95,23 @@ impl Server {
             for number in 0.. {
                 let (stream, _) = listener.accept().await.unwrap();
                 tokio::spawn(connection(stream, acceptor.clone(), salt(number), note.clone()));
+            }
+        });
+        Self { port, pin, noted }
+    }
+
+    /// Speaks TLS, notes each connection, and never answers.
+    pub(crate) async fn mute(identity: Identity) -> Self {
+        let Identity { pin, config } = identity;
+        let (listener, port) = bind().await;
+        let (note, noted) = mpsc::unbounded_channel();
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let _ = note.send(0);
+                let mut stream = acceptor.accept(stream).await.unwrap();
+                drop(stream.read_to_end(&mut Vec::new()).await);
             }
         });
         Self { port, pin, noted }
