@@ -348,6 +348,16 @@ async fn hello_proof_and_start_share_one_flight() {
     assert!(flight.ends_with(&start));
 }
 
+#[test]
+fn early_start_holds_what_every_server_takes() {
+    let max = *Limits::FRAME_LEN_RANGE.start() - crate::wire::MAX_OVERHEAD;
+    let payload = vec![7; max + 1];
+    let early = |args, first| early_start(&Limits::default(), Codec::Raw, args, first).is_some();
+    assert!(early(&payload[1..], Some(&payload[1..])));
+    assert!(!early(&payload, None));
+    assert!(!early(b"", Some(&payload)));
+}
+
 #[tokio::test]
 async fn long_first_cast_waits_for_accept() {
     let private_key = key();

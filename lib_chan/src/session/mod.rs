@@ -65,7 +65,7 @@ use crate::{
     ExitReason, Limits, after,
     handshake::{Authenticated, SessionParameters, Side},
     payload::Codec,
-    wire::{Frame, LEN_LEN, Terms},
+    wire::{self, Frame, Terms},
 };
 
 /// A table by an id that this end made or that must grow by one each time: no peer can choose what collides.
@@ -410,17 +410,18 @@ impl<H: Host> Session<H> {
 }
 
 /// The client's first frames as bytes, for a login that sends them right behind the proof: the `Start`, and a cast if
-/// there is one. `None` if one of them is longer than every server takes, whose bound the client does not know yet.
+/// there is one. `None` if the payload of one is longer than every server takes, whose bound the client does not know
+/// yet.
 pub fn early_start(limits: &Limits, codec: Codec, args: &[u8], first: Option<&[u8]>) -> Option<Vec<u8>> {
+    // As `max_payload_len` of a session with the least bound.
+    let max = *Limits::FRAME_LEN_RANGE.start() - wire::MAX_OVERHEAD;
+    if args.len().max(first.map_or(0, <[u8]>::len)) > max {
+        return None;
+    }
     let mut bytes = Vec::new();
-    let frames =
-        [Some(start_frame(limits, codec, 0, args)), first.map(|payload| Frame::Cast { to: OWNER, payload })];
-    for frame in frames.into_iter().flatten() {
-        let before = bytes.len();
-        frame.put(&mut bytes);
-        if bytes.len() - before - LEN_LEN > *Limits::FRAME_LEN_RANGE.start() {
-            return None;
-        }
+    start_frame(limits, codec, 0, args).put(&mut bytes);
+    if let Some(payload) = first {
+        Frame::Cast { to: OWNER, payload }.put(&mut bytes);
     }
     Some(bytes)
 }
