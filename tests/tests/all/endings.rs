@@ -402,13 +402,17 @@ async fn client_process_ends_with_its_own_reason() {
 async fn client_process_is_killed() {
     let mut probe = Probe::start();
     let url = probe.url();
+    let (opened, is_open) = tokio::sync::oneshot::channel();
     let client = spawn(async move |mut me: Process| {
         let key = chan_tests::client_key();
         let _chan: Channel<u32, Request> = connect(url.as_str()).key(&key).open().await.expect("a session");
+        let _ = opened.send(());
         me.recv().await;
         Ok(())
     });
     probe.started().await;
+    // Before that, the process does not own the session.
+    is_open.await.unwrap();
     client.pid().exit(ExitReason::Kill);
     assert_eq!(probe.told().await, ServiceTold::all(&ExitReason::Killed, 0));
 }
@@ -653,7 +657,7 @@ async fn second_signal_ends_sessions_with_shutdown() {
         assert_eq!(timeout(PATIENCE, remote.ended()).await.unwrap(), ExitReason::Shutdown);
         assert_eq!(server.wait().code(), Some(0), "{signal}");
         let complaint = receiving.err.wait("shutdown", |line| line.contains("shutdown"));
-        assert!(complaint.contains("the server stops"), "{complaint}");
+        assert!(complaint.contains("the server is stopping"), "{complaint}");
         assert_eq!(receiving.code(), Some(7));
         server.event("stopped");
         // Nobody gets in any more.
