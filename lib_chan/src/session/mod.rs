@@ -443,7 +443,7 @@ const fn own_terms(limits: &Limits) -> Terms {
 
 /// What a `Refuse` may say of `text`.
 fn public(text: &str) -> &str {
-    crate::exit::cut(text, crate::wire::MAX_TEXT_LEN)
+    crate::exit::cut(text, wire::MAX_TEXT_LEN)
 }
 
 #[cfg(test)]
