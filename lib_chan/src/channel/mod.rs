@@ -164,7 +164,7 @@ impl<In: Receive, Out> Channel<In, Out> {
     /// Returns the next message, or `None` once the session has ended and every message has been read. The reason is in
     /// [`Remote::ended`], and in the exit signal that a linked process gets.
     ///
-    /// Messages of a [protocol](mod@crate::protocol) are returned as they are, all others as a [`Message`](crate::Message).
+    /// Messages of a [protocol](mod@crate::protocol) are returned as they are, all others as a [`Message`].
     ///
     /// Waits while more than [`Limits::max_unsent_before_pause`](crate::Limits::max_unsent_before_pause) bytes are unsent,
     /// so that a client cannot fill the memory of a service with answers that it does not read.

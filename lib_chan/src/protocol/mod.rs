@@ -3,7 +3,7 @@
 //! The attribute [`protocol`](macro@crate::protocol) on a trait makes
 //!
 //! * an enum of its messages, `NamesMessage` for a trait `Names`. A [`Process`](crate::Process) and a
-//!   [`Channel`](crate::Channel) receive it alike; a message of a call has a typed [`Reply`](crate::Reply).
+//!   [`Channel`](crate::Channel) receive it alike; a message of a call has a typed [`Reply`].
 //! * the trait itself, with a method for each message. A [`Remote`](crate::Remote) and an [`Address`] of the messages
 //!   implement it, so callers do not know where the process is.
 //! * the form on the wire, which programs in other languages use too, and an [`Interface`] that describes it.
