@@ -179,8 +179,11 @@ impl Server {
     pub async fn drain(&mut self) {
         let wait = self.core.policy().limits.drain_timeout;
         let (sessions, ms) = (self.sessions(), u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
-        self.core.audit.write(&Event::Draining { sessions, ms });
-        self.core.phase.send_replace(Phase::Draining);
+        // Nobody sees the phase before the line is written, nor the line before the phase has changed.
+        self.core.phase.send_modify(|phase| {
+            *phase = Phase::Draining;
+            self.core.audit.write(&Event::Draining { sessions, ms });
+        });
         let _ = timeout(wait, self.run()).await;
     }
 
