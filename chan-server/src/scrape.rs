@@ -76,7 +76,7 @@ pub(crate) async fn serve(core: Arc<Core>, listener: TcpListener) {
         };
         let core = Arc::clone(&core);
         tokio::spawn(async move {
-            // Whoever asked and went needs no answer.
+            // A client that has gone needs no answer.
             let _ = timeout(REQUEST_TIMEOUT, answer(&core, stream)).await;
             drop(place);
         });
