@@ -7,6 +7,7 @@ use std::collections::hash_map::Entry::{Occupied, Vacant};
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
+use lib_chan::Limits;
 use lib_chan::auth::{ClientId, Exporter, ResumeClaim, ResumeKey, ServiceName, SessionId};
 use lib_chan::wire::Tombstone;
 use tokio::time::Instant;
@@ -20,10 +21,8 @@ pub struct Bounds {
     pub max: usize,
     /// Such sessions of one client, or of one source under a shared password. Default 300.
     pub max_per_holder: usize,
-    /// Bytes that a session may keep for its client until they are acknowledged. Default 1 MiB.
-    pub max_retained: usize,
-    /// Bytes that all sessions may keep together. Each reserves `max_retained` of it. Default 1 GiB, which is enough for
-    /// 1 024 sessions.
+    /// Bytes that all sessions may keep together. Each reserves [`Limits::max_retained`] of it. Default 1 GiB, which is
+    /// enough for 1 024 sessions with the default of that limit.
     pub max_retained_in_all: usize,
     /// Records of sessions that are over. Default 10 000.
     pub max_records: usize,
@@ -36,7 +35,6 @@ impl Default for Bounds {
         Self {
             max: 10_000,
             max_per_holder: 300,
-            max_retained: 1 << 20,
             max_retained_in_all: 1 << 30,
             max_records: 10_000,
             max_records_per_holder: 300,
@@ -100,6 +98,8 @@ pub enum Found<'r, H> {
 pub struct Resumables<H> {
     dummy: ResumeKey,
     bounds: Bounds,
+    /// Bytes that each session reserves.
+    retained: usize,
     entries: HashMap<SessionId, Known<H>>,
     live: Counter<Holder>,
     /// The records of each holder, oldest first.
@@ -116,11 +116,12 @@ struct Known<H> {
 }
 
 impl<H> Resumables<H> {
-    /// Makes an empty table. `dummy` checks the proofs for sessions that do not exist: a key whose secret nobody has.
-    pub fn new(bounds: Bounds, dummy: ResumeKey) -> Self {
+    /// Makes an empty table, for sessions under `limits`. `dummy` checks the proofs for sessions that do not exist: a key whose secret nobody has.
+    pub fn new(bounds: Bounds, limits: &Limits, dummy: ResumeKey) -> Self {
         Self {
             dummy,
             bounds,
+            retained: limits.max_retained,
             entries: HashMap::new(),
             live: Counter::default(),
             records: HashMap::new(),
@@ -140,8 +141,7 @@ impl<H> Resumables<H> {
             return Err(NoRoom::Holder);
         }
         // What a session keeps beyond that, its window has grown by, which `max_windows_in_all` bounds.
-        if (self.live.total() + 1).saturating_mul(self.bounds.max_retained) > self.bounds.max_retained_in_all
-        {
+        if (self.live.total() + 1).saturating_mul(self.retained) > self.bounds.max_retained_in_all {
             return Err(NoRoom::Retained);
         }
         match self.entries.entry(session.id) {

@@ -8,14 +8,19 @@ const WINDOW: Duration = Duration::from_secs(60);
 const BOUNDS: Bounds = Bounds {
     max: 4,
     max_per_holder: 3,
-    max_retained: 100,
     max_retained_in_all: 1000,
     max_records: 3,
     max_records_per_holder: 2,
 };
 
+fn with(bounds: Bounds) -> Resumables<u8> {
+    let mut limits = Limits::default();
+    limits.max_retained = 100;
+    Resumables::new(bounds, &limits, key(0))
+}
+
 fn table() -> Resumables<u8> {
-    Resumables::new(BOUNDS, key(0))
+    with(BOUNDS)
 }
 
 fn key(byte: u8) -> ResumeKey {
@@ -131,7 +136,7 @@ fn resumable_sessions_are_bounded() {
 
 #[test]
 fn kept_bytes_are_reserved_before_they_are_promised() {
-    let mut table = Resumables::new(Bounds { max_retained_in_all: 250, ..BOUNDS }, key(0));
+    let mut table = with(Bounds { max_retained_in_all: 250, ..BOUNDS });
     table.register(session(1, "joe")).unwrap();
     table.register(session(2, "joe")).unwrap();
     assert_eq!(table.register(session(3, "mike")), Err(NoRoom::Retained));
