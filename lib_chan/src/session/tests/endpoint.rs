@@ -5,7 +5,7 @@ use crate::{
     Limits,
     handshake::{SessionParameters, pair_in_memory},
     payload::Codec,
-    session::{Batch, Delivery, Endpoint, Event, Next, Rest, Who},
+    session::{Batch, Delivery, Endpoint, Event, Inbound, Next, Rest, Who},
     wire::{Frame, Terms},
 };
 
@@ -24,6 +24,13 @@ struct Came {
     closed: bool,
 }
 
+fn inbound(delivery: Delivery<u32>) -> Inbound {
+    match delivery {
+        Delivery::Inbound(message) => message,
+        other => panic!("{other:?}"),
+    }
+}
+
 impl Alone {
     fn open(limits: &Limits) -> Self {
         let (_, server) = pair_in_memory(SessionParameters::from_limits(limits).unwrap(), [9; 32]).unwrap();
@@ -38,6 +45,20 @@ impl Alone {
         alone.came(Who::Driver, 0);
         alone.sent();
         alone
+    }
+
+    /// An end whose channel process 5 was given, with these messages delivered to it, and paused since they were.
+    fn paused(frames: &[Frame<'_>]) -> (Self, Vec<Inbound>) {
+        let limits = Limits { max_unsent_before_pause: 10, ..Limits::default() };
+        let mut alone = Self::open(&limits);
+        let reader = alone.endpoint.reader();
+        alone.endpoint.own(Some(5), false);
+        alone.endpoint.hand_over(reader);
+        alone.feed(frames);
+        let messages = alone.came(Who::Driver, 0).deliveries.into_iter().map(inbound).collect();
+        alone.endpoint.session_mut().try_cast(&mut vec![0; 100]).unwrap();
+        alone.came(Who::User, 0);
+        (alone, messages)
     }
 
     fn feed(&mut self, frames: &[Frame<'_>]) {
@@ -144,47 +165,24 @@ fn gives_deliveries_to_the_driver_until_it_has_left() {
 
 #[test]
 fn holds_messages_of_a_given_channel_while_too_much_is_unsent() {
-    let limits = Limits { max_unsent_before_pause: 10, ..Limits::default() };
-    let mut alone = Alone::open(&limits);
-    let reader = alone.endpoint.reader();
-    alone.endpoint.own(Some(5), false);
-    alone.endpoint.hand_over(reader);
-    alone.feed(&[call(1), call(2)]);
-    let letters = alone.came(Who::Driver, 0).deliveries;
-    alone.endpoint.session_mut().try_cast(&mut vec![0; 100]).unwrap();
-    alone.came(Who::User, 0);
+    let (mut alone, letters) = Alone::paused(&[call(1), call(2)]);
     let claims = std::sync::Arc::clone(alone.endpoint.claims());
     assert!(claims.is_paused());
     for letter in letters {
-        let Delivery::Inbound(message) = letter else { panic!("{letter:?}") };
-        assert_eq!(alone.endpoint.take_turn(message), None);
+        assert_eq!(alone.endpoint.take_turn(letter), None);
     }
     alone.sent();
     let places = alone.came(Who::Driver, 0).deliveries;
     assert!(!claims.is_paused() && places.len() == 2 && !claims.is_straight());
-    let taken = places.into_iter().map(|place| match place {
-        Delivery::Inbound(place) => alone.endpoint.take_turn(place).unwrap().number,
-        other => panic!("{other:?}"),
-    });
+    let taken = places.into_iter().map(|place| alone.endpoint.take_turn(inbound(place)).unwrap().number);
     assert!(taken.is_sorted());
     assert!(claims.is_straight(), "nothing is held any more");
 }
 
 #[test]
 fn keeps_no_held_message_of_a_dead_owner() {
-    let limits = Limits { max_unsent_before_pause: 10, ..Limits::default() };
-    let mut alone = Alone::open(&limits);
-    let reader = alone.endpoint.reader();
-    alone.endpoint.own(Some(5), false);
-    alone.endpoint.hand_over(reader);
-    alone.feed(&[call(1), call(2)]);
-    let letters = alone.came(Who::Driver, 0).deliveries;
-    alone.endpoint.session_mut().try_cast(&mut vec![0; 100]).unwrap();
-    alone.came(Who::User, 0);
-    let mut letters = letters.into_iter().map(|letter| match letter {
-        Delivery::Inbound(message) => message,
-        other => panic!("{other:?}"),
-    });
+    let (mut alone, letters) = Alone::paused(&[call(1), call(2)]);
+    let mut letters = letters.into_iter();
     assert_eq!(alone.endpoint.take_turn(letters.next().unwrap()), None);
     alone.endpoint.let_go(alone.now, crate::ExitReason::Normal);
     assert_eq!(alone.endpoint.take_turn(letters.next().unwrap()), None, "its thread was about to take it");
@@ -195,18 +193,9 @@ fn keeps_no_held_message_of_a_dead_owner() {
 
 #[test]
 fn keeps_no_held_message_of_an_owner_that_dies_after_the_end() {
-    let limits = Limits { max_unsent_before_pause: 10, ..Limits::default() };
-    let mut alone = Alone::open(&limits);
-    let reader = alone.endpoint.reader();
-    alone.endpoint.own(Some(5), false);
-    alone.endpoint.hand_over(reader);
-    alone.feed(&[call(1)]);
-    let letters = alone.came(Who::Driver, 0).deliveries;
-    alone.endpoint.session_mut().try_cast(&mut vec![0; 100]).unwrap();
-    alone.came(Who::User, 0);
+    let (mut alone, letters) = Alone::paused(&[call(1)]);
     for letter in letters {
-        let Delivery::Inbound(message) = letter else { panic!("{letter:?}") };
-        assert_eq!(alone.endpoint.take_turn(message), None);
+        assert_eq!(alone.endpoint.take_turn(letter), None);
     }
     alone.endpoint.handle_loss(1, alone.now);
     let came = alone.came(Who::Driver, 0);
