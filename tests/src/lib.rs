@@ -36,6 +36,18 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 /// The password of every service that the harness configures.
 pub const PASSWORD: &str = "correct horse battery staple";
 
+/// A name server and an echo, in the form of a configuration.
+pub const NAMES_AND_ECHO: &str = r#"
+[[service]]
+name = "names"
+password_file = "password"
+mfa = ["name_server", "start_me_up"]
+[[service]]
+name = "echo"
+password_file = "password"
+mfa = ["echo", "start"]
+"#;
+
 /// One of the workspace's programs, built along with the tests.
 ///
 /// # Panics

@@ -8,19 +8,8 @@ use std::{
     thread,
 };
 
-use chan_tests::{Folder, Running, Server, program};
+use chan_tests::{Folder, NAMES_AND_ECHO, Running, Server, program};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
-
-const SERVICES: &str = r#"
-[[service]]
-name = "names"
-password_file = "password"
-mfa = ["name_server", "start_me_up"]
-[[service]]
-name = "echo"
-password_file = "password"
-mfa = ["echo", "start"]
-"#;
 
 /// A pipe that nobody reads.
 fn gone() -> PipeWriter {
@@ -59,7 +48,7 @@ fn codes_with(server: &Server, stderr: impl Fn() -> Stdio) {
 
 #[test]
 fn a_lost_standard_error_changes_no_exit_code() {
-    let server = Server::start(SERVICES);
+    let server = Server::start(NAMES_AND_ECHO);
     codes_with(&server, || gone().into());
     codes_with(&server, || File::options().write(true).open("/dev/full").unwrap().into());
     let (_reader, writer) = full();
@@ -68,7 +57,7 @@ fn a_lost_standard_error_changes_no_exit_code() {
 
 #[test]
 fn reads_and_writes_streams_made_non_blocking() {
-    let server = Server::start(SERVICES);
+    let server = Server::start(NAMES_AND_ECHO);
     let (input, mut to_input) = pipe().unwrap();
     let (mut from_output, output) = pipe().unwrap();
     set_non_blocking(&input, true);
@@ -88,7 +77,7 @@ fn reads_and_writes_streams_made_non_blocking() {
 fn logs_to_full_non_blocking_stream() {
     let folder = Folder::new();
     folder.write("password", "correct horse battery");
-    folder.write("c.toml", &format!("listen = ['127.0.0.1:0']\n{SERVICES}"));
+    folder.write("c.toml", &format!("listen = ['127.0.0.1:0']\n{NAMES_AND_ECHO}"));
     let (log, writer) = full();
     set_non_blocking(&writer, true);
     let mut serve = Command::new(program("chan-server"));
@@ -111,7 +100,7 @@ fn logs_to_full_non_blocking_stream() {
 
 #[test]
 fn prints_to_full_non_blocking_output() {
-    let server = Server::start(SERVICES);
+    let server = Server::start(NAMES_AND_ECHO);
     let (mut from_output, output) = pipe().unwrap();
     set_non_blocking(&output, true);
     let text = format!("\"{}\"", "x".repeat(500_000));
@@ -127,7 +116,7 @@ fn prints_to_full_non_blocking_output() {
 
 #[test]
 fn receive_ends_quietly_when_its_reader_goes() {
-    let server = Server::start(SERVICES);
+    let server = Server::start(NAMES_AND_ECHO);
     let (reader, output) = pipe().unwrap();
     let client = server.client("receive", "names").stdout(output).stderr(Stdio::piped()).spawn().unwrap();
     server.event("session_started");
@@ -138,7 +127,7 @@ fn receive_ends_quietly_when_its_reader_goes() {
 
 #[test]
 fn handles_signal_while_output_is_stuck() {
-    let server = Server::start(SERVICES);
+    let server = Server::start(NAMES_AND_ECHO);
     let (_reader, output) = full();
     let mut client = server.client("call", "echo");
     client.args(["1", "-v"]).stdout(output.try_clone().unwrap());
@@ -173,7 +162,7 @@ fn as_process_1(command: &Command) -> Option<Command> {
 
 #[test]
 fn process_1_ends_at_signal() {
-    let server = Server::start(SERVICES);
+    let server = Server::start(NAMES_AND_ECHO);
     let mut forward = Command::new(program("chan-client"));
     forward.args(["forward", "0", server.url("echo"), "--password-file"]);
     forward.arg(server.folder.path().join("password"));

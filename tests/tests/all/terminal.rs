@@ -3,18 +3,7 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use chan_tests::{Folder, PASSWORD, Server, Terminal, program};
-
-const SERVICES: &str = r#"
-[[service]]
-name = "names"
-password_file = "password"
-mfa = ["name_server", "start_me_up"]
-[[service]]
-name = "echo"
-password_file = "password"
-mfa = ["echo", "start"]
-"#;
+use chan_tests::{Folder, NAMES_AND_ECHO, PASSWORD, Server, Terminal, program};
 
 fn client(arguments: &[&str]) -> Command {
     let mut client = Command::new(program("chan-client"));
@@ -32,7 +21,7 @@ fn logged_in(server: &Server, command: &str, service: &str, more: &[&str]) -> Te
 
 /// A server, and a client at the first prompt of a conversation with `service`.
 fn at_prompt(service: &str) -> (Server, Terminal) {
-    let server = Server::start(SERVICES);
+    let server = Server::start(NAMES_AND_ECHO);
     let mut terminal = logged_in(&server, "repl", service, &[]);
     terminal.see_prompt();
     (server, terminal)
@@ -40,7 +29,7 @@ fn at_prompt(service: &str) -> (Server, Terminal) {
 
 #[test]
 fn a_password_is_asked_for_and_not_shown() {
-    let server = Server::start(SERVICES);
+    let server = Server::start(NAMES_AND_ECHO);
     let mut terminal = Terminal::start(&client(&["call", server.url("echo"), "42"]));
     let authority = server.url("echo").split('/').nth(2).unwrap();
     terminal.see(&format!("Password for echo at {authority}: "));
@@ -176,7 +165,7 @@ fn let_pass(gap: Duration) {
 
 #[test]
 fn ctrl_c_is_heard_wherever_the_editor_is() {
-    let server = Server::start(SERVICES);
+    let server = Server::start(NAMES_AND_ECHO);
     let mut terminal = logged_in(&server, "repl", "echo", &[]);
     for tries in 0..200 {
         terminal.see_prompt();
@@ -193,7 +182,7 @@ fn ctrl_c_is_heard_wherever_the_editor_is() {
 
 #[test]
 fn early_ctrl_d_leaves_after_line() {
-    let server = Server::start(SERVICES);
+    let server = Server::start(NAMES_AND_ECHO);
     for tries in 0..6 {
         let mut terminal = logged_in(&server, "repl", "echo", &[]);
         terminal.see_prompt();
@@ -260,7 +249,7 @@ fn signal_at_password_prompt_restores_terminal() {
 
 #[test]
 fn signal_ends_repl_and_restores_terminal() {
-    let server = Server::start(SERVICES);
+    let server = Server::start(NAMES_AND_ECHO);
     for (signal, code) in [("TERM", 143), ("HUP", 129)] {
         let mut terminal = logged_in(&server, "repl", "echo", &[]);
         terminal.see_prompt();
@@ -272,7 +261,7 @@ fn signal_ends_repl_and_restores_terminal() {
 
 #[test]
 fn quit_and_exit_leave_a_conversation() {
-    let server = Server::start(SERVICES);
+    let server = Server::start(NAMES_AND_ECHO);
     for word in ["quit", "exit"] {
         let mut terminal = logged_in(&server, "repl", "echo", &[]);
         terminal.see_prompt();
@@ -283,7 +272,7 @@ fn quit_and_exit_leave_a_conversation() {
 
 #[test]
 fn a_terminal_without_cursor_holds_a_conversation() {
-    let server = Server::start(SERVICES);
+    let server = Server::start(NAMES_AND_ECHO);
     let mut repl = client(&["repl", server.url("echo")]);
     repl.env("TERM", "dumb");
     let mut terminal = Terminal::start(&repl);
@@ -313,7 +302,7 @@ fn a_server_that_dies_gives_the_terminal_back() {
 
 #[test]
 fn a_long_wait_is_explained() {
-    let server = Server::start(SERVICES);
+    let server = Server::start(NAMES_AND_ECHO);
     server.signal("STOP");
     let mut terminal = logged_in(&server, "call", "echo", &["1"]);
     terminal.see("setting up TLS…");
