@@ -16,6 +16,7 @@ fn main() {
         .name("Bench")
         .package("bench")
         .method(method("echo", "Echo", note, note).build())
+        .method(method("fetch", "Fetch", note, note).build())
         .method(method("take", "Take", note, "crate::net::tonic::Tally").client_streaming().build())
         .build();
     Builder::new().compile(&[service]);

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use bytes::Bytes;
 use clap::ValueEnum;
 use lib_chan::channel::{Opening, open, serve as serve_session};
-use lib_chan::payload::Codec;
+use lib_chan::payload::{self, Borrowable, Codec};
 use lib_chan::{Call, Channel, ExitReason, Limits, Message, Opaque, Process, Remote, spawn};
 use serde::{Deserialize, Serialize};
 
@@ -54,6 +54,14 @@ impl Call for Hold {
     type Reply = Bytes;
 }
 
+/// Asks for the long answer with this number.
+#[derive(Serialize, Deserialize)]
+struct Fetch(u64);
+
+impl Call for Fetch {
+    type Reply = Bytes;
+}
+
 /// Asks for what arrived one way.
 #[derive(Serialize, Deserialize)]
 struct Count;
@@ -64,10 +72,22 @@ impl Call for Count {
 
 #[derive(Serialize, Deserialize)]
 enum Request {
-    Echo(Echo),
-    Hold(Hold),
     Note(Bytes),
     Count(Count),
+    Echo(Echo),
+    Hold(Hold),
+    Fetch(Fetch),
+}
+
+/// The first two of them, without a copy of the note. The others do not decode.
+#[derive(Deserialize)]
+enum RequestRef<'a> {
+    Note(&'a [u8]),
+    Count(Count),
+}
+
+impl Borrowable for Request {
+    type Borrowed<'a> = RequestRef<'a>;
 }
 
 impl From<Echo> for Request {
@@ -79,6 +99,12 @@ impl From<Echo> for Request {
 impl From<Hold> for Request {
     fn from(hold: Hold) -> Self {
         Self::Hold(hold)
+    }
+}
+
+impl From<Fetch> for Request {
+    fn from(fetch: Fetch) -> Self {
+        Self::Fetch(fetch)
     }
 }
 
@@ -126,6 +152,8 @@ fn start(opening: Opening) {
                 spawn(async move |_me: Process| serve_bytes(opening.accept()).await);
             }
         }
+    } else if opening.args().is_ok_and(|args: String| args.as_bytes() == BORROWING) {
+        spawn(async move |_me: Process| count_borrowed(opening.accept()).await);
     } else {
         spawn(async move |_me: Process| serve_requests(opening.accept()).await);
     }
@@ -143,12 +171,39 @@ async fn serve_requests(mut channel: Channel<Request, ()>) -> Result<(), ExitRea
                     reply.send(hold.0);
                 });
             }
+            Message::Call(Request::Fetch(fetch), reply) => {
+                let answer = super::LONG.numbered(fetch.0);
+                reply.to(&fetch).send(answer);
+            }
             Message::Cast(Request::Note(body)) => checker.check(&body),
             Message::Call(Request::Count(count), reply) => reply.to(&count).send(checker.tally.clone()),
             _ => return Err(ExitReason::failed("a call that is a cast, or the other way round")),
         }
     }
     Ok(())
+}
+
+/// The argument that asks for a service which borrows its messages from the received batch.
+const BORROWING: &[u8] = b"borrowing";
+
+async fn count_borrowed(mut channel: Channel<Request, ()>) -> Result<(), ExitReason> {
+    let mut checker = Checker::new();
+    let mut wrong = false;
+    let take = |checker: &mut Checker, message: Message<RequestRef<'_>>| match message {
+        Message::Cast(RequestRef::Note(body)) => {
+            checker.check(body);
+            true
+        }
+        Message::Call(RequestRef::Count(count), reply) => {
+            reply.to(&count).send(checker.tally.clone());
+            true
+        }
+        _ => false,
+    };
+    while !wrong && let Some(taken) = channel.recv_with(|message| take(&mut checker, message)).await {
+        wrong = !taken;
+    }
+    if wrong { Err(ExitReason::failed("only notes are taken here")) } else { Ok(()) }
 }
 
 /// Every call of this service is an echo, but for one without bytes, which asks for what arrived.
@@ -239,6 +294,10 @@ impl Caller for ChanLong {
     async fn call(&self, body: Bytes) -> Result<Bytes> {
         self.0.call(body).await
     }
+
+    async fn fetch(&self, number: u64) -> Result<Bytes> {
+        Ok(self.0.0.call(Fetch(number)).await?)
+    }
 }
 
 /// The same with calls whose answers take a while.
@@ -282,6 +341,25 @@ pub(super) async fn one_way(client: &Client, len: usize, length: Duration) -> Re
         remote.cast(Request::Note(body.numbered(sent))).await?;
         sent += 1;
     }
+    remote.call(Count).await?.check(sent)?;
+    Ok(clock.sample(sent))
+}
+
+/// Casts many messages at once to a service that borrows them from the received batch.
+pub(super) async fn one_way_all(client: &Client, len: usize, length: Duration) -> Result<Sample> {
+    let mut args = Vec::new();
+    payload::encode(Codec::Bincode, &std::str::from_utf8(BORROWING)?, &mut args)?;
+    let remote: Remote<Request> = connect_with(client, Codec::Bincode, &Limits::default(), &args).await?;
+    let body = Body::new(len);
+    let clock = Clock::start(length);
+    let mut sent = 0;
+    let notes = std::iter::from_fn(|| {
+        (sent % 64 != 0 || !clock.is_over()).then(|| {
+            sent += 1;
+            Request::Note(body.numbered(sent - 1))
+        })
+    });
+    remote.cast_all(notes).await?;
     remote.call(Count).await?.check(sent)?;
     Ok(clock.sample(sent))
 }

@@ -15,6 +15,7 @@ pub mod tonic;
 
 use std::io::Write;
 use std::net::IpAddr;
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -38,6 +39,8 @@ pub enum Peer {
     Chan,
     /// lib_chan, with messages that are bytes as they are.
     ChanBytes,
+    /// lib_chan, many casts at once to a receiver that borrows.
+    ChanAll,
     /// tokio-rustls and nothing else.
     Raw,
     /// TCP and nothing else.
@@ -54,6 +57,7 @@ impl Peer {
         match self {
             Self::Chan => "lib_chan",
             Self::ChanBytes => "lib_chan, bytes",
+            Self::ChanAll => "lib_chan, cast_all and recv_with",
             Self::Raw => "tokio-rustls",
             Self::Tcp => "TCP",
             Self::Tarpc => "tarpc",
@@ -91,6 +95,8 @@ pub enum Work {
     First,
     /// One caller, one short call at a time, beside calls of [`BULK_LEN`] on the same connection.
     Beside,
+    /// The same beside short calls whose answers have [`BULK_LEN`].
+    BesideAnswers,
 }
 
 /// Callers at a time in [`Work::Calls`], where nothing else is said.
@@ -104,6 +110,8 @@ const ROOM_FOR_TIMES: usize = 400_000;
 /// Bytes of a long call that is made beside short ones, and how many are made at a time.
 const BULK_LEN: usize = 1024 * 1024;
 const BULK_CALLERS: usize = 2;
+/// What long answers are made of.
+static LONG: LazyLock<Body> = LazyLock::new(|| Body::new(BULK_LEN));
 /// Connections that are being made at a time in [`Work::Connect`].
 const CONNECTORS: usize = 4;
 /// Idle connections: those that a server has before its memory is looked at, and those that are measured.
@@ -141,7 +149,7 @@ const STREAM_WINDOW: u32 = 1024 * 1024;
 fn limits(work: Work) -> Limits {
     let mut limits = Limits::default();
     match work {
-        Work::LongCalls | Work::Beside => limits.max_frame_len *= 2,
+        Work::LongCalls | Work::Beside | Work::BesideAnswers => limits.max_frame_len *= 2,
         Work::OneWay => limits.window_len = STREAM_WINDOW as usize,
         _ => {}
     }
@@ -168,9 +176,13 @@ pub async fn serve(peer: Peer, work: Work, at: IpAddr) -> Result<()> {
     let counters = server.counters();
     let serving = tokio::spawn(async move {
         match (peer, work) {
-            (Peer::Chan | Peer::ChanBytes, Work::Connect) => connect::serve_logins(server, accounts).await,
+            (Peer::Chan | Peer::ChanBytes | Peer::ChanAll, Work::Connect) => {
+                connect::serve_logins(server, accounts).await
+            }
             (Peer::Raw, Work::Connect) => connect::serve_handshakes(server).await,
-            (Peer::Chan | Peer::ChanBytes, _) => chan::serve(server, accounts, limits(work)).await,
+            (Peer::Chan | Peer::ChanBytes | Peer::ChanAll, _) => {
+                chan::serve(server, accounts, limits(work)).await
+            }
             (Peer::Raw, Work::OneWay | Work::Bulk) => raw::serve_stream(server).await,
             (Peer::Raw, _) => raw::serve_echo(server).await,
             (Peer::Tcp, _) => bail!("it has no TLS"),
@@ -213,6 +225,8 @@ pub async fn measure(
             (Work::Idle, Peer::Chan) => idle::<chan::Chan>(&client).await,
             (Work::Idle, _) => idle::<raw::Echo>(&client).await,
             (Work::OneWay, Peer::Chan) => chan::one_way(&client, len, length).await,
+            (Work::OneWay, Peer::ChanAll) => chan::one_way_all(&client, len, length).await,
+            (_, Peer::ChanAll) => bail!("it only casts"),
             (Work::OneWay | Work::Bulk, Peer::ChanBytes) => {
                 chan::one_way_bytes(&client, &limits(work), len, length).await
             }
@@ -231,9 +245,13 @@ pub async fn measure(
             (Work::First, Peer::Raw) => first::<raw::Echo>(&client, length).await,
             (Work::First, Peer::Tcp) => first::<raw::EchoOver<TcpStream>>(&client, length).await,
             (Work::First, _) => bail!("nobody asks"),
-            (Work::Beside, Peer::Chan) => beside::<chan::ChanLong>(&client, len, length).await,
-            (Work::Beside, Peer::Tonic) => beside::<tonic::Tonic>(&client, len, length).await,
-            (Work::Beside, _) => bail!("a stream has no calls at a time"),
+            (Work::Beside | Work::BesideAnswers, Peer::Chan) => {
+                beside::<chan::ChanLong>(&client, work, len, length).await
+            }
+            (Work::Beside | Work::BesideAnswers, Peer::Tonic) => {
+                beside::<tonic::Tonic>(&client, work, len, length).await
+            }
+            (Work::Beside | Work::BesideAnswers, _) => bail!("a stream has no calls at a time"),
             (Work::LongCalls, Peer::Chan) => calls::<chan::ChanLong>(&client, len, callers, length).await,
             (Work::HeldCalls, Peer::Chan) => calls::<chan::ChanHeld>(&client, len, callers, length).await,
             (Work::Sessions, Peer::ChanBytes) => sessions::drive(&client).await,
@@ -256,6 +274,11 @@ trait Caller: Clone + Send + Sync + 'static {
 
     /// Sends these bytes there and back.
     fn call(&self, body: Bytes) -> impl Future<Output = Result<Bytes>> + Send;
+
+    /// Asks for the long answer with this number.
+    fn fetch(&self, _number: u64) -> impl Future<Output = Result<Bytes>> + Send {
+        async { bail!("its service has no long answers") }
+    }
 }
 
 async fn calls<C: Caller>(
@@ -312,13 +335,23 @@ async fn first<C: Caller>(client: &secure::Client, length: Duration) -> Result<S
 }
 
 /// Makes short calls one at a time while long ones are under way on the same connection.
-async fn beside<C: Caller>(client: &secure::Client, len: usize, length: Duration) -> Result<Sample> {
+async fn beside<C: Caller>(
+    client: &secure::Client,
+    work: Work,
+    len: usize,
+    length: Duration,
+) -> Result<Sample> {
     let caller = C::connect(client).await?;
     let bulk = (0..BULK_CALLERS).map(|_| {
-        let (caller, body) = (caller.clone(), Body::new(BULK_LEN));
+        let caller = caller.clone();
         async move {
             for number in 0.. {
-                checked_call(&caller, &body, number).await?;
+                if work == Work::BesideAnswers {
+                    let came = caller.fetch(number).await?;
+                    ensure!(came == LONG.numbered(number), "another answer than was asked for");
+                } else {
+                    checked_call(&caller, &LONG, number).await?;
+                }
             }
             anyhow::Ok(())
         }

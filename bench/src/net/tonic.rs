@@ -51,6 +51,12 @@ impl Bench for Service {
         Ok(Response::new(request.into_inner()))
     }
 
+    async fn fetch(&self, request: Request<Note>) -> Result<Response<Note>, Status> {
+        let number = request.into_inner().body.as_ref().try_into();
+        let number = number.map_err(|_| Status::invalid_argument("expected a number of 8 bytes"))?;
+        Ok(Response::new(Note { body: super::LONG.numbered(u64::from_be_bytes(number)) }))
+    }
+
     async fn take(&self, request: Request<Streaming<Note>>) -> Result<Response<Tally>, Status> {
         let mut notes = request.into_inner();
         let mut checker = Checker::new();
@@ -105,6 +111,11 @@ impl Caller for Tonic {
 
     async fn call(&self, body: Bytes) -> Result<Bytes> {
         Ok(self.0.clone().echo(Note { body }).await?.into_inner().body)
+    }
+
+    async fn fetch(&self, number: u64) -> Result<Bytes> {
+        let body = Bytes::copy_from_slice(&number.to_be_bytes());
+        Ok(self.0.clone().fetch(Note { body }).await?.into_inner().body)
     }
 }
 

@@ -33,7 +33,11 @@ pub struct Options {
     #[arg(long, value_delimiter = ',', default_value = "0,1")]
     loss: Vec<f64>,
     /// Only these works.
-    #[arg(long, value_delimiter = ',', default_value = "bulk,short-calls,long-calls,beside,first-byte")]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "bulk,short-calls,long-calls,beside,beside-answers,first-byte"
+    )]
     only: Vec<Kind>,
     /// Rounds of each work on each path.
     #[arg(long, default_value_t = 3)]
@@ -58,6 +62,8 @@ enum Kind {
     LongCalls,
     /// One caller, 64 B, while two others call with 1 MiB on the same connection: its 99th percentile.
     Beside,
+    /// The same while two others fetch answers of 1 MiB with short calls.
+    BesideAnswers,
     /// From nothing to the answer of a first short call.
     FirstByte,
 }
@@ -86,7 +92,7 @@ impl Kind {
         let peers = match self {
             Self::Bulk => vec![P(Peer::ChanBytes), P(Peer::Raw), P(Peer::Tonic)],
             Self::ShortCalls | Self::LongCalls => vec![P(Peer::Chan), P(Peer::Raw), P(Peer::Tonic)],
-            Self::Beside => return vec![P(Peer::Chan), P(Peer::Tonic)],
+            Self::Beside | Self::BesideAnswers => return vec![P(Peer::Chan), P(Peer::Tonic)],
             Self::FirstByte => vec![P(Peer::Chan), P(Peer::Raw)],
         };
         let with_carried = matches!(self, Self::Bulk | Self::FirstByte);
@@ -103,6 +109,7 @@ impl Kind {
             (Self::LongCalls, Peer::Chan) => Work::LongCalls,
             (Self::ShortCalls | Self::LongCalls, _) => Work::Latency,
             (Self::Beside, _) => Work::Beside,
+            (Self::BesideAnswers, _) => Work::BesideAnswers,
             (Self::FirstByte, _) => Work::First,
         }
     }
@@ -112,7 +119,7 @@ impl Kind {
         match self {
             Self::Bulk => 16 * 1024,
             Self::LongCalls => 1024 * 1024,
-            Self::ShortCalls | Self::Beside | Self::FirstByte => 64,
+            Self::ShortCalls | Self::Beside | Self::BesideAnswers | Self::FirstByte => 64,
         }
     }
 
@@ -120,7 +127,7 @@ impl Kind {
     fn score(self, sample: &Sample) -> Result<f64> {
         let nanoseconds = match self {
             Self::Bulk => return Ok(sample.count as f64 * self.len() as f64 / sample.seconds / 1e6),
-            Self::Beside => sample.p99_ns,
+            Self::Beside | Self::BesideAnswers => sample.p99_ns,
             Self::ShortCalls | Self::LongCalls | Self::FirstByte => sample.median_ns,
         };
         Ok(nanoseconds.context("no times")? as f64 / 1e6)

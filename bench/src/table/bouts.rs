@@ -75,7 +75,7 @@ pub(super) fn all() -> Vec<Bout> {
         Call, CallFromMain, Chain, Empty, EmptyWithin, FourToOne, Idle, OneWay, PingPong, Ring, Spawn, Star,
         Timeout,
     };
-    use net::Peer::{Chan, ChanBytes, Raw, Tarpc, Tonic, TonicFed};
+    use net::Peer::{Chan, ChanAll, ChanBytes, Raw, Tarpc, Tonic, TonicFed};
     let net = |peer, work, len| Contestant::Net(peer, work, len);
     let latency = |peer| net(peer, net::Work::Latency, 64);
     let calls = |peer| net(peer, net::Work::Calls, 64);
@@ -120,6 +120,16 @@ pub(super) fn all() -> Vec<Bout> {
             unit: messages,
             contestants: [Chan, TonicFed, Tonic].map(short).into(),
             rows: vec![row([short(TonicFed)], Some(AtLeast(4.0))), row([short(Tonic)], None)],
+        },
+        Bout {
+            name: "net: one way, 64 B, many at once",
+            unit: messages,
+            contestants: [ChanAll, TonicFed, Tonic, Chan].map(short).into(),
+            rows: vec![
+                row([short(Tonic)], Some(AtLeast(3.0))),
+                row([short(TonicFed)], None),
+                row([short(Chan)], None),
+            ],
         },
         Bout {
             name: "net: one way, 16 KiB",
