@@ -4,6 +4,7 @@
 mod feed;
 mod given;
 mod handed;
+mod later;
 mod opening;
 mod remote;
 mod reply;
@@ -23,7 +24,9 @@ pub use self::given::Incoming;
 pub use self::handed::Handed;
 use self::{given::Given, remote::Handle};
 pub use self::{
-    opening::{Control, OpenError, Opening, open, open_casting, serve},
+    opening::{
+        Control, OpenError, Opening, Resume, open, open_casting, open_resumable, serve, serve_resumable,
+    },
     remote::Remote,
     resume::{
         Attacher, Attachments, Change, Connected, Connecting, Connector, First, Served, attachments,

@@ -1,21 +1,25 @@
 //! Opens a session at both ends. [`open`] is the client's side, [`serve`] the server's; both take a stream on which the
 //! login is done.
 
-use std::{future::poll_fn, sync::Arc, task::Poll};
+use std::{future::poll_fn, sync::Arc, task::Poll, time::Duration};
 
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncBufRead, AsyncWrite};
 
-use super::Channel;
+use super::{
+    Channel,
+    later::{Claimed, Dialled},
+    resume::{Attachments, Change, Connector, Served},
+};
 use crate::{
     ExitReason, Limits,
     handshake::Authenticated,
-    middleman::{Driver, Shared, keep, now},
+    middleman::{Driver, Once, Shared, Source, keep, now},
     payload::{self, Codec, PayloadError},
     process::current,
-    session::{Endpoint, NotOpened, Request, Unsendable},
+    session::{Endpoint, FIRST_EPOCH, NotOpened, Request, Unsendable},
     sync,
-    wire::RefuseCode,
+    wire::{Granted, RefuseCode},
 };
 
 /// Why a session did not open.
@@ -75,41 +79,98 @@ pub async fn open_casting<In, Out, S>(
 where
     S: AsyncBufRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let mut endpoint = Endpoint::new(authenticated, limits, now());
-    let session = endpoint.session_mut();
-    let started = session.start(codec, args);
-    let cast = |()| first.map_or(Ok(()), |mut first| session.cast(now(), &mut first).map(drop));
-    started.and_then(cast).map_err(|error| match error {
-        Unsendable::TooLong { max } => OpenError::Args(PayloadError::TooLong { max }),
-        Unsendable::Ended(reason) => OpenError::Ended(reason),
-        Unsendable::WouldWait => OpenError::Ended(ExitReason::Overload),
-    })?;
-    if authenticated.early().is_some_and(|early| !session.was_sent(now(), early)) {
-        return Err(OpenError::OtherStart);
-    }
-    let shared = Shared::new(endpoint, limits, authenticated);
-    shared.agree(codec);
-    let channel = Channel::new(Arc::clone(&shared));
-    sync::spawn(Driver::new(stream, Arc::clone(&shared), None::<fn(Arc<Shared>, Request)>));
-    let mut place = 0;
-    poll_fn(|cx| {
-        shared.with(|endpoint| match endpoint.session_mut().poll_open() {
-            Some(result) => Poll::Ready(result),
-            None => {
-                endpoint.watch(&mut place, keep(cx));
-                Poll::Pending
-            }
+    let ask = OpenRequest { codec, args, first, linked, window: Duration::ZERO };
+    ask.open(stream, Once::new(), authenticated, limits).await
+}
+
+/// How a client resumes its session when the connection is lost.
+pub struct Resume<S> {
+    /// How long the session should survive without a connection. The server may grant less, or nothing.
+    pub window: Duration,
+    /// Dials again.
+    pub connector: Connector<S>,
+}
+
+/// Opens a session as [`open`] does, and asks the server to let it survive its connection. If the server agrees, and the
+/// connection is lost, the session waits for another one.
+///
+/// # Errors
+/// Those of [`open`].
+pub async fn open_resumable<In, Out, S>(
+    stream: S,
+    authenticated: &Authenticated,
+    limits: &Limits,
+    codec: Codec,
+    args: &[u8],
+    linked: bool,
+    resume: Resume<S>,
+) -> Result<Channel<In, Out>, OpenError>
+where
+    S: AsyncBufRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let ask = OpenRequest { codec, args, first: None, linked, window: resume.window };
+    ask.open(stream, Dialled::new(resume.connector), authenticated, limits).await
+}
+
+/// What a client asks for.
+struct OpenRequest<'a> {
+    codec: Codec,
+    args: &'a [u8],
+    /// A message to cast at once.
+    first: Option<Vec<u8>>,
+    linked: bool,
+    window: Duration,
+}
+
+impl OpenRequest<'_> {
+    async fn open<In, Out, N>(
+        self,
+        stream: N::Stream,
+        later: N,
+        authenticated: &Authenticated,
+        limits: &Limits,
+    ) -> Result<Channel<In, Out>, OpenError>
+    where
+        N: Source<Stream: AsyncBufRead + AsyncWrite + Unpin + Send> + Send + 'static,
+    {
+        let Self { codec, args, first, linked, window } = self;
+        let mut endpoint = Endpoint::new(authenticated, limits, now());
+        let session = endpoint.session_mut();
+        session.ask_resume(window);
+        let started = session.start(codec, args);
+        let cast = |()| first.map_or(Ok(()), |mut first| session.cast(now(), &mut first).map(drop));
+        started.and_then(cast).map_err(|error| match error {
+            Unsendable::TooLong { max } => OpenError::Args(PayloadError::TooLong { max }),
+            Unsendable::Ended(reason) => OpenError::Ended(reason),
+            Unsendable::WouldWait => OpenError::Ended(ExitReason::Overload),
+        })?;
+        if authenticated.early().is_some_and(|early| !session.was_sent(now(), early)) {
+            return Err(OpenError::OtherStart);
+        }
+        let shared = Shared::new(endpoint, limits, authenticated);
+        shared.agree(codec);
+        let channel = Channel::new(Arc::clone(&shared));
+        sync::spawn(Driver::new(stream, later, Arc::clone(&shared), None::<fn(Arc<Shared>, Request)>));
+        let mut place = 0;
+        poll_fn(|cx| {
+            shared.with(|endpoint| match endpoint.session_mut().poll_open() {
+                Some(result) => Poll::Ready(result),
+                None => {
+                    endpoint.watch(&mut place, keep(cx));
+                    Poll::Pending
+                }
+            })
         })
-    })
-    .await
-    .map_err(|error| match error {
-        NotOpened::Refused(refused) => OpenError::Refused(refused.text),
-        NotOpened::Ended(reason) => OpenError::Ended(reason),
-    })?;
-    if let Some(process) = current() {
-        shared.own(Some(process), linked);
+        .await
+        .map_err(|error| match error {
+            NotOpened::Refused(refused) => OpenError::Refused(refused.text),
+            NotOpened::Ended(reason) => OpenError::Ended(reason),
+        })?;
+        if let Some(process) = current() {
+            shared.own(Some(process), linked);
+        }
+        Ok(channel)
     }
-    Ok(channel)
 }
 
 /// Serves a session as the server, in the current task, until it is over and its last words are said. `start` is called
@@ -128,7 +189,42 @@ where
     let shared = Shared::new(Endpoint::new(authenticated, limits, now()), limits, authenticated);
     let start = |shared, request| start(Opening::new(shared, request));
     // Boxed: a future keeps room for every place that a value is moved through, for as long as it lives.
-    Driver::new(Box::new(stream), shared, Some(Box::new(start)))
+    Driver::new(Box::new(stream), Once::new(), shared, Some(Box::new(start)))
+}
+
+/// Serves a session as [`serve`] does, and lets it continue on later connections, if [`Opening::grant`] is called.
+///
+/// `first` are the bytes of the stream that were read before. `attachments` are the later connections: the client of
+/// each has logged in again and proved that the session is its own. `changed` is called with each change of the
+/// connection.
+///
+/// Dropping the future cuts the connection and ends the session.
+pub fn serve_resumable<S>(
+    stream: S,
+    first: &[u8],
+    authenticated: &Authenticated,
+    limits: &Limits,
+    attachments: Attachments<Box<S>>,
+    changed: impl FnMut(Change) + Send + Unpin,
+    start: impl FnOnce(Opening) + Send,
+) -> impl Future<Output = Served> + Send
+where
+    S: AsyncBufRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let shared = Shared::new(Endpoint::new(authenticated, limits, now()), limits, authenticated);
+    // Never a whole `Start`, so nobody has to be told.
+    shared.handle_bytes(FIRST_EPOCH, now(), first);
+    let start = |shared, request| start(Opening::new(shared, request));
+    let later = Claimed::new(attachments, changed);
+    let driver = Driver::new(Box::new(stream), later, Arc::clone(&shared), Some(Box::new(start)));
+    async move {
+        let reason = driver.await;
+        shared.with(|endpoint| Served {
+            reason,
+            expired: endpoint.has_expired(),
+            tombstone: endpoint.tombstone(),
+        })
+    }
 }
 
 /// A session whose client has said what it wants, and waits for the service. Dropped, it is refused.
@@ -171,6 +267,17 @@ impl Opening {
     /// When they are not an `A` in the session's codec.
     pub fn args<A: DeserializeOwned>(&self) -> Result<A, PayloadError> {
         payload::decode(self.request.codec, &self.request.args)
+    }
+
+    /// Returns for how long the client would like the session to survive without a connection; zero for not at all.
+    pub const fn wants_resume(&self) -> Duration {
+        self.request.resume
+    }
+
+    /// Lets the client resume the session with this name and secret, for so long. Has to be called before
+    /// [`accept`](Self::accept), and only if the client [asks](Self::wants_resume) for it.
+    pub fn grant(&mut self, granted: Granted) {
+        self.shared.session(|session| session.grant(granted));
     }
 
     /// What ends this session from outside.

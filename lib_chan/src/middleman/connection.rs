@@ -10,10 +10,7 @@ use std::{
 use tokio::io::{AsyncBufRead, AsyncWrite};
 
 use super::{shared::Shared, wake::now};
-use crate::{
-    after,
-    session::{Batch, FIRST_EPOCH},
-};
+use crate::{after, session::Batch};
 
 /// Pieces that are written at once.
 const MAX_PIECES: usize = 16;
@@ -21,6 +18,8 @@ const MAX_PIECES: usize = 16;
 /// A stream, with what was fetched to be written to it.
 pub(super) struct Connection<S> {
     stream: S,
+    /// Its number: the endpoint ignores what another one brings.
+    epoch: u64,
     batch: Batch,
     /// Bytes were written that the stream has not flushed.
     unflushed: bool,
@@ -50,8 +49,15 @@ pub(super) enum Read {
 }
 
 impl<S: AsyncBufRead + AsyncWrite + Unpin> Connection<S> {
-    pub(super) fn new(stream: S) -> Self {
-        Self { stream, batch: Batch::default(), unflushed: false, writing: WriteHalf::Open, last_call: None }
+    pub(super) fn new(stream: S, epoch: u64) -> Self {
+        Self {
+            stream,
+            epoch,
+            batch: Batch::default(),
+            unflushed: false,
+            writing: WriteHalf::Open,
+            last_call: None,
+        }
     }
 
     /// Writes as much as the stream takes. Returns whether it took any.
@@ -62,8 +68,8 @@ impl<S: AsyncBufRead + AsyncWrite + Unpin> Connection<S> {
             if self.batch.chunk().is_empty() {
                 let (len, now) = (std::mem::take(&mut accepted), now());
                 let all = shared.drive(|endpoint| {
-                    endpoint.handle_accepted(FIRST_EPOCH, now, len);
-                    endpoint.transmit(FIRST_EPOCH, now, &mut self.batch)
+                    endpoint.handle_accepted(self.epoch, now, len);
+                    endpoint.transmit(self.epoch, now, &mut self.batch)
                 });
                 if self.batch.chunk().is_empty() {
                     if all {
@@ -89,7 +95,7 @@ impl<S: AsyncBufRead + AsyncWrite + Unpin> Connection<S> {
             }
         }
         if accepted > 0 {
-            shared.drive(|endpoint| endpoint.handle_accepted(FIRST_EPOCH, now(), accepted));
+            shared.drive(|endpoint| endpoint.handle_accepted(self.epoch, now(), accepted));
         }
         self.poll_flush(cx, shared);
         progress
@@ -119,7 +125,7 @@ impl<S: AsyncBufRead + AsyncWrite + Unpin> Connection<S> {
             Poll::Ready(_) => return Read::End,
         };
         let len = bytes.len();
-        shared.handle_bytes(now(), bytes);
+        shared.handle_bytes(self.epoch, now(), bytes);
         Pin::new(&mut self.stream).consume(len);
         Read::Some
     }
@@ -137,6 +143,10 @@ impl<S> Connection<S> {
     pub(super) fn set_last_call(&mut self, shared: &Shared) {
         let timeout = shared.limits().last_words_timeout;
         self.last_call.get_or_insert_with(|| after(now(), timeout));
+    }
+
+    pub(super) const fn epoch(&self) -> u64 {
+        self.epoch
     }
 
     pub(super) const fn last_call(&self) -> Option<Instant> {

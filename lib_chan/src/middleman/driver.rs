@@ -15,21 +15,27 @@ use tokio::{
 use super::{
     connection::{Connection, Read},
     shared::Shared,
+    source::{NextStream, Source},
     wake::now,
 };
 use crate::{
     ExitReason,
-    session::{Endpoint, FIRST_EPOCH, Request, Rest},
+    session::{Attach, ConnectionState, Endpoint, FIRST_EPOCH, Request, Rest},
 };
 
 /// How often the driver goes round before it lets other tasks run.
 const MAX_ROUNDS: usize = 32;
 
-/// Drives one session over one stream until it is over and its last words are said.
+/// Drives one session until it is over and its last words are said, over one stream after the other if the session may
+/// be resumed.
 ///
 /// It polls both directions and waits for neither inside the other: a peer that does not read is still read from.
-pub(crate) struct Driver<S, F> {
-    connection: Connection<S>,
+pub(crate) struct Driver<N: Source, F> {
+    /// `None` while the session is detached.
+    connection: Option<Connection<N::Stream>>,
+    later: N,
+    /// What `later` last heard of.
+    told: Option<ConnectionState>,
     shared: Arc<Shared>,
     /// Starts the service, once the client has said what it wants.
     start: Option<F>,
@@ -39,14 +45,16 @@ pub(crate) struct Driver<S, F> {
     yielded: bool,
 }
 
-impl<S, F> Driver<S, F>
+impl<N, F> Driver<N, F>
 where
-    S: AsyncBufRead + AsyncWrite + Unpin,
+    N: Source<Stream: AsyncBufRead + AsyncWrite + Unpin>,
     F: FnOnce(Arc<Shared>, Request) + Unpin,
 {
-    pub(crate) fn new(stream: S, shared: Arc<Shared>, start: Option<F>) -> Self {
+    pub(crate) fn new(stream: N::Stream, later: N, shared: Arc<Shared>, start: Option<F>) -> Self {
         Self {
-            connection: Connection::new(stream),
+            connection: Some(Connection::new(stream, FIRST_EPOCH)),
+            later,
+            told: None,
             shared,
             start,
             timer: Box::pin(sleep_until(tokio::time::Instant::now())),
@@ -67,41 +75,90 @@ where
         }
     }
 
-    /// One round of everything: whether it is worth another.
+    /// Does one round of everything. Returns whether another is worth it; `false` at the end.
     fn poll_round(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
-        let wrote = self.connection.poll_write(cx, &self.shared);
-        let read = match self.connection.poll_read(cx, &self.shared) {
+        let attached = N::RESUMES && self.poll_attach(cx);
+        let Some(connection) = &mut self.connection else {
+            if self.shared.quietly(|endpoint| endpoint.over().is_some()) {
+                return Poll::Ready(false);
+            }
+            return if attached || self.poll_timer(cx) { Poll::Ready(true) } else { Poll::Pending };
+        };
+        let wrote = connection.poll_write(cx, &self.shared);
+        let read = match connection.poll_read(cx, &self.shared) {
             Read::Nothing => false,
             Read::Some => {
                 self.start();
                 true
             }
             Read::End => {
-                // Nothing more will come, and nothing more is worth sending.
-                self.shared.drive(|endpoint| endpoint.handle_loss(FIRST_EPOCH, now()));
-                self.connection.end();
+                connection.end();
                 false
             }
         };
-        if self.connection.is_over() {
+        let over = self.connection.as_ref().filter(|connection| connection.is_over()).map(Connection::epoch);
+        if let Some(epoch) = over {
+            // Nothing more will come, and nothing more is worth sending.
+            self.shared.drive(|endpoint| endpoint.handle_loss(epoch, now()));
+        }
+        let detached = N::RESUMES && self.look_at_the_connection();
+        if over.is_some() && !detached {
             return Poll::Ready(false);
         }
-        if wrote || read || self.poll_timer(cx) { Poll::Ready(true) } else { Poll::Pending }
+        if attached || wrote || read || detached || self.poll_timer(cx) {
+            Poll::Ready(true)
+        } else {
+            Poll::Pending
+        }
+    }
+
+    /// Drops a stream whose inputs count no more, and passes a change of the connection on. Returns whether a stream went.
+    fn look_at_the_connection(&mut self) -> bool {
+        let (state, attached) = self.shared.quietly(|endpoint| (endpoint.connection(), endpoint.attached()));
+        if self.told != Some(state) {
+            self.told = Some(state);
+            self.later.changed(state);
+        }
+        self.connection.take_if(|connection| attached != Some(connection.epoch())).is_some()
+    }
+
+    /// Attaches the next connection, if there is one. It replaces the one before, which may not be known to be lost.
+    fn poll_attach(&mut self, cx: &mut Context<'_>) -> bool {
+        let Poll::Ready(next) = self.later.poll_next(cx, self.connection.is_none()) else { return false };
+        match next {
+            NextStream::Claimed { stream, claim } => {
+                match self.shared.drive(|endpoint| endpoint.attach(now(), &claim)) {
+                    Attach::Attached(epoch) => self.connection = Some(Connection::new(stream, epoch)),
+                    Attach::Stale => drop(stream),
+                    Attach::Over(tombstone) => self.later.refuse(stream, tombstone, self.shared.limits()),
+                }
+            }
+            NextStream::Dialled { stream, exporter } => {
+                if let Some(epoch) = self.shared.drive(|endpoint| endpoint.resume(now(), &exporter)) {
+                    self.connection = Some(Connection::new(stream, epoch));
+                }
+            }
+            NextStream::Refused(reason) => {
+                self.shared.drive(|endpoint| endpoint.session_mut().break_off(reason));
+            }
+        }
+        true
     }
 
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> bool {
         // What was appended since the writing stopped for want of it has woken nobody.
-        let hungry = self.connection.is_hungry();
+        let hungry = self.connection.as_ref().is_some_and(Connection::is_hungry);
         let (waker, armed) = (cx.waker().clone(), self.armed);
         let Rest::Until(wanted) = self.shared.quietly(|endpoint| endpoint.sleep(waker, hungry, armed)) else {
             self.shared.drive(|_| ());
             return true;
         };
         if wanted.is_none() {
-            self.connection.set_last_call(&self.shared);
+            self.set_last_call();
         }
         // A timer that comes too early costs one look. To set it anew whenever something was heard would cost more.
-        let wanted = [wanted, self.connection.last_call()].into_iter().flatten().min();
+        let wanted =
+            [wanted, self.connection.as_ref().and_then(Connection::last_call)].into_iter().flatten().min();
         if let Some(at) = wanted.filter(|&at| self.armed.is_none_or(|armed| at < armed)) {
             self.armed = Some(at);
             self.timer.as_mut().reset(at.into());
@@ -119,21 +176,30 @@ where
         match self.shared.drive(|endpoint| endpoint.poll_timeout()) {
             Some(at) if at <= now() => self.handle_timeout(),
             Some(_) => {}
-            None => self.connection.set_last_call(&self.shared),
+            None => self.set_last_call(),
+        }
+    }
+
+    fn set_last_call(&mut self) {
+        if let Some(connection) = &mut self.connection {
+            connection.set_last_call(&self.shared);
         }
     }
 
     fn handle_timeout(&mut self) {
-        self.connection.shrink();
-        if self.shared.drive(|endpoint| endpoint.handle_timeout(now())) {
-            self.connection.stop_writing(&self.shared);
+        let is_lost = self.shared.drive(|endpoint| endpoint.handle_timeout(now()));
+        if let Some(connection) = &mut self.connection {
+            connection.shrink();
+            if is_lost {
+                connection.stop_writing(&self.shared);
+            }
         }
     }
 }
 
-impl<S, F> Future for Driver<S, F>
+impl<N, F> Future for Driver<N, F>
 where
-    S: AsyncBufRead + AsyncWrite + Unpin,
+    N: Source<Stream: AsyncBufRead + AsyncWrite + Unpin>,
     F: FnOnce(Arc<Shared>, Request) + Unpin,
 {
     type Output = ExitReason;
@@ -148,7 +214,6 @@ where
         for _ in 0..MAX_ROUNDS {
             let again = ready!(self.poll_round(cx));
             if !again {
-                self.shared.drive(|endpoint| endpoint.handle_loss(FIRST_EPOCH, now()));
                 return Poll::Ready(self.shared.with(|endpoint| endpoint.cause()));
             }
         }
@@ -159,7 +224,7 @@ where
     }
 }
 
-impl<S, F> Drop for Driver<S, F> {
+impl<N: Source, F> Drop for Driver<N, F> {
     /// However the driver ends, the session has its end, and all that is due is delivered.
     fn drop(&mut self) {
         self.shared.leave();

@@ -11,6 +11,7 @@
 //! | `ended.rs` | the wait for the end of a session |
 //! | `held.rs` | the count of bytes that all sessions hold |
 //! | `windows.rs` | the count of bytes by which windows have grown |
+//! | `source.rs` | where the next stream comes from when one is lost |
 //! | `wake.rs` | wakers and the clock |
 
 mod connection;
@@ -21,6 +22,7 @@ mod held;
 mod processes;
 mod sending;
 mod shared;
+mod source;
 mod wake;
 mod windows;
 
@@ -29,6 +31,7 @@ pub(crate) use self::{
     processes::{Fed, Outlet},
     sending::{Encoded, NotSent, with_scratch},
     shared::Shared,
+    source::{NextStream, Once, Source},
     wake::{keep, now},
 };
 

@@ -22,7 +22,7 @@ use crate::{
     handshake::Authenticated,
     payload::Codec,
     process::Owned,
-    session::{Claims, Endpoint, Event, FIRST_EPOCH, Host, Request, Session, Unsendable, Who},
+    session::{Claims, Endpoint, Event, Host, Request, Session, Unsendable, Who},
     sync::{Mutex, MutexGuard},
 };
 
@@ -223,9 +223,9 @@ impl Shared {
     // The driver.
 
     /// Takes the bytes that were read from the stream.
-    pub(super) fn handle_bytes(&self, now: Instant, bytes: &[u8]) {
+    pub(crate) fn handle_bytes(&self, epoch: u64, now: Instant, bytes: &[u8]) {
         let untaken = self.processes.untaken();
-        self.drive(|endpoint| endpoint.handle_bytes(FIRST_EPOCH, now, bytes, untaken));
+        self.drive(|endpoint| endpoint.handle_bytes(epoch, now, bytes, untaken));
     }
 
     /// The driver ends: delivers all that is due, and lets go of the processes that were handed out.

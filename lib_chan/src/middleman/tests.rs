@@ -8,7 +8,9 @@ mod handed;
 mod interleavings;
 mod late;
 mod leaks;
+mod line;
 mod owners;
+mod resume;
 mod waking;
 
 use std::{

@@ -4,7 +4,6 @@
 //! All over real streams, the real TLS and the real middleman, with tokio's clock paused. `cargo test` leaves out the
 //! inside of the long message and most bytes of TLS; with `CHAN_CUTS=all` in the environment nothing is left out.
 
-mod line;
 mod story;
 
 use std::{
@@ -19,10 +18,8 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-use self::{
-    line::{Cut, How, Line, Record, Recorded, Way},
-    story::{Finale, Ledger, client, limits, server},
-};
+use self::story::{Finale, Ledger, client, limits, server};
+use super::line::{Cut, How, Line, Record, Recorded, Way};
 use crate::{
     ExitReason,
     auth::{

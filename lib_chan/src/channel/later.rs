@@ -1,0 +1,114 @@
+//! The later connections of a session, as its driver sees them: a client dials, and a server is dialled.
+
+use std::{
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::resume::{Attachments, Change, Connecting, Connector, say_lost};
+use crate::{
+    Limits,
+    middleman::{NextStream, Source},
+    session::ConnectionState,
+    sync,
+    wire::Tombstone,
+};
+
+/// The client's side.
+pub(super) struct Dialled<S> {
+    connector: Connector<S>,
+    connecting: Option<Connecting<S>>,
+    /// Calls of the connector since the session was last attached.
+    attempts: u32,
+}
+
+impl<S> Dialled<S> {
+    pub(super) fn new(connector: Connector<S>) -> Self {
+        Self { connector, connecting: None, attempts: 0 }
+    }
+}
+
+impl<S: Unpin> Source for Dialled<S> {
+    type Stream = S;
+
+    const RESUMES: bool = true;
+
+    fn poll_next(&mut self, cx: &mut Context<'_>, detached: bool) -> Poll<NextStream<S>> {
+        if !detached {
+            return Poll::Pending;
+        }
+        let connecting = self.connecting.get_or_insert_with(|| {
+            let attempt = self.attempts;
+            self.attempts = attempt.saturating_add(1);
+            (self.connector)(attempt)
+        });
+        connecting.as_mut().poll(cx).map(|connected| {
+            self.connecting = None;
+            match connected {
+                Ok(connected) => {
+                    NextStream::Dialled { stream: connected.stream, exporter: connected.exporter }
+                }
+                Err(reason) => NextStream::Refused(reason),
+            }
+        })
+    }
+
+    fn refuse(&mut self, stream: S, _: Option<Tombstone>, _: &Limits) {
+        drop(stream);
+    }
+
+    fn changed(&mut self, state: ConnectionState) {
+        if matches!(state, ConnectionState::Attached { .. }) {
+            self.attempts = 0;
+        }
+    }
+}
+
+/// The server's side.
+pub(super) struct Claimed<S, C> {
+    attachments: Attachments<S>,
+    changed: C,
+    before: Option<ConnectionState>,
+}
+
+impl<S, C: FnMut(Change)> Claimed<S, C> {
+    pub(super) const fn new(attachments: Attachments<S>, changed: C) -> Self {
+        Self { attachments, changed, before: None }
+    }
+}
+
+impl<S, C> Source for Claimed<S, C>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    C: FnMut(Change) + Unpin,
+{
+    type Stream = S;
+
+    const RESUMES: bool = true;
+
+    fn poll_next(&mut self, cx: &mut Context<'_>, _: bool) -> Poll<NextStream<S>> {
+        self.attachments.poll_next(cx).map(|(claim, stream)| NextStream::Claimed { stream, claim })
+    }
+
+    fn refuse(&mut self, stream: S, tombstone: Option<Tombstone>, limits: &Limits) {
+        let limits = limits.clone();
+        sync::spawn(async move { say_lost(stream, tombstone, &limits).await });
+    }
+
+    fn changed(&mut self, state: ConnectionState) {
+        match (self.before.replace(state), state) {
+            (_, ConnectionState::Detached { .. }) => (self.changed)(Change::Detached),
+            // The first connection is no change.
+            (None, ConnectionState::Attached { .. }) => {}
+            (Some(before), ConnectionState::Attached { epoch, since }) => {
+                let gap = match before {
+                    ConnectionState::Detached { since: lost, .. } => since.saturating_duration_since(lost),
+                    ConnectionState::Attached { .. } => Duration::ZERO,
+                };
+                (self.changed)(Change::Resumed { epoch, gap });
+            }
+        }
+    }
+}
