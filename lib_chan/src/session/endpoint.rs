@@ -268,7 +268,7 @@ impl<H: Host> Endpoint<H> {
             return false;
         }
         self.session.transmit(now, batch);
-        self.session.has_let_go() && !self.session.has_output()
+        self.session.has_said_all()
     }
 
     /// The driver is awake, and needs no waking. Returns whether it should let others go first: there is something to
@@ -436,7 +436,7 @@ impl<H: Host> Endpoint<H> {
 
     /// Whether a driver has something to do, whatever the time is.
     fn has_work(&self, hungry: bool) -> bool {
-        self.has_deliveries() || hungry && (self.session.has_output() || self.session.has_let_go())
+        self.has_deliveries() || hungry && (self.session.has_output() || self.session.has_said_all())
     }
 
     fn is_due_before(&self, armed: Option<Instant>) -> bool {

@@ -53,6 +53,8 @@ pub(super) enum Life {
     /// This end sent its `Ended`, and waits for the peer's.
     Closing {
         deadline: Option<Deadline>,
+        /// What the `Ended` says: the last message that this end took, and why it ended.
+        said: (u64, ExitReason),
     },
     Over(Over),
 }
@@ -86,7 +88,7 @@ pub(super) struct Over {
 impl Life {
     const fn deadline(&self) -> Option<&Deadline> {
         match self {
-            Self::Opening { deadline, .. } | Self::Closing { deadline } => deadline.as_ref(),
+            Self::Opening { deadline, .. } | Self::Closing { deadline, .. } => deadline.as_ref(),
             Self::Open | Self::Over(_) => None,
         }
     }
@@ -95,7 +97,7 @@ impl Life {
     pub(super) fn restart(&mut self, now: Instant, login: Duration, close: Duration) {
         let (deadline, wait) = match self {
             Self::Opening { deadline: Some(deadline), .. } => (deadline, login),
-            Self::Closing { deadline: Some(deadline) } => (deadline, close),
+            Self::Closing { deadline: Some(deadline), .. } => (deadline, close),
             _ => return,
         };
         let at = after(now, wait);
@@ -167,6 +169,7 @@ impl<H: Host> Session<H> {
             return;
         }
         let opened = self.is_open();
+        let said = (taken, reason.clone());
         self.outgoing.put(&Frame::Ended { taken, reason });
         let (stall, least) = (self.limits.stall_timeout, self.limits.min_accepted.max(1));
         let periods = self.outgoing.unacked().div_ceil(least as u64);
@@ -174,7 +177,7 @@ impl<H: Host> Session<H> {
         let deadline = deadline.map(|at| Deadline { at, last: after(at, slowest) });
         self.fail_waiting(&ExitReason::Normal);
         if opened {
-            self.life = Life::Closing { deadline };
+            self.life = Life::Closing { deadline, said };
         } else {
             self.finish(Ending {
                 reason: ExitReason::Normal,
@@ -190,6 +193,10 @@ impl<H: Host> Session<H> {
     pub fn break_off(&mut self, reason: ExitReason) {
         if self.is_over() {
             return;
+        }
+        if self.resumption.is_detached() {
+            // Nothing more goes out, and the peer is told if it comes back.
+            return self.lose(reason, None);
         }
         if self.can_put() {
             self.outgoing.put(&Frame::Ended { taken: self.incoming.number, reason: reason.clone() });
@@ -324,19 +331,28 @@ impl<H: Host> Session<H> {
         !self.can_put()
     }
 
+    /// Whether all has been written that this end will ever write. While a `Resume` is not answered, what is kept may follow.
+    pub(crate) fn has_said_all(&self) -> bool {
+        self.has_let_go() && !self.has_output() && (self.is_over() || !self.resumption.is_detached())
+    }
+
     /// The reason for what comes too late.
     pub(super) fn over_reason(&self) -> ExitReason {
         self.over().cloned().unwrap_or(ExitReason::Normal)
     }
 
-    /// When something must have happened, if anything must.
+    /// When something must have happened, if anything must. A server without a connection keeps its `Ended` for the window of
+    /// resume.
     pub(super) fn deadline(&self) -> Option<Instant> {
+        if self.side == Side::Server && self.resumption.is_detached() {
+            return None;
+        }
         self.life.deadline().map(|deadline| deadline.at)
     }
 
     /// The peer makes progress: it may take so much longer to answer the end of this session.
     pub(super) fn put_off_deadline(&mut self, now: Instant, wait: Duration) {
-        if let Life::Closing { deadline: Some(deadline) } = &mut self.life
+        if let Life::Closing { deadline: Some(deadline), .. } = &mut self.life
             && now < deadline.at
         {
             deadline.at = deadline.at.max(after(now, wait).min(deadline.last));

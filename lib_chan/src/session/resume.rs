@@ -19,7 +19,13 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Host, Session, attachment::Attachment, border::OWNER, life::Ending, receive::Fault};
+use super::{
+    Host, Session,
+    attachment::Attachment,
+    border::OWNER,
+    life::{Ending, Life},
+    receive::Fault,
+};
 use crate::{
     ExitReason, after,
     auth::{Exporter, ResumeClaim, ResumeKey, SessionId},
@@ -366,6 +372,7 @@ impl<H: Host> Session<H> {
             self.attachment.put_hello(&Frame::Credit { id, total });
         }
         self.inbox.tuner.restart(now);
+        self.life.restart(now, self.limits.login_timeout, self.limits.close_timeout);
         self.ping_for_flush();
         self.pump(now);
     }
@@ -383,11 +390,18 @@ impl<H: Host> Session<H> {
         self.over_record().is_some_and(|over| over.expired)
     }
 
-    /// What a tombstone says of a session that ends now. Every message that came may have been taken.
+    /// What a tombstone says of a session that ends now. Every message that came may have been taken, unless this end has
+    /// said otherwise in an `Ended` that did not get through.
     pub(super) fn bury(&self, ending: &Ending) -> Option<Tombstone> {
-        // Its own `Ended` says what this end took.
-        let wanted = self.side == Side::Server && self.is_resumable() && ending.taken.is_none();
+        // A client whose own `Ended` has come knows how it ended.
+        if self.side != Side::Server || !self.is_resumable() || ending.taken.is_some() {
+            return None;
+        }
         let received = self.incoming.number;
-        wanted.then(|| Tombstone { received, taken: received, reason: ending.reason.clone() })
+        let (taken, reason) = match &self.life {
+            Life::Closing { said, .. } => said.clone(),
+            _ => (received, ending.reason.clone()),
+        };
+        Some(Tombstone { received, taken, reason })
     }
 }

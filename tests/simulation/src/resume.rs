@@ -96,6 +96,8 @@ struct Side {
     opened: bool,
     closed: bool,
     ended_by_us: Option<ExitReason>,
+    /// What this end has said in an `Ended` of its own, whatever ended the session afterwards.
+    said: Option<ExitReason>,
 }
 
 #[derive(Debug)]
@@ -169,6 +171,7 @@ impl Sim {
             opened: false,
             closed: false,
             ended_by_us: None,
+            said: None,
         };
         let mut sides = [side(&both.0), side(&both.1)];
         let client = sides[CLIENT].endpoint.session_mut();
@@ -496,8 +499,9 @@ impl Sim {
             Attach::Attached(epoch) => self.conns[conn].epochs[SERVER] = Some(epoch),
             Attach::Stale => self.drop_conn(conn, SERVER),
             Attach::Over(tombstone) => {
-                let reason = self.sides[SERVER].endpoint.over();
-                if tombstone.as_ref().is_some_and(|tombstone| Some(&tombstone.reason) != reason) {
+                let there = &self.sides[SERVER];
+                let reasons = [there.endpoint.over(), there.said.as_ref()];
+                if tombstone.as_ref().is_some_and(|tombstone| !reasons.contains(&Some(&tombstone.reason))) {
                     self.broken("a tombstone never lies", format!("{tombstone:?}"));
                 }
                 // The record may be gone.
@@ -810,6 +814,7 @@ impl Sim {
         let there = &mut self.sides[side];
         if there.endpoint.over().is_none() && there.ended_by_us.is_none() {
             there.ended_by_us = Some(ExitReason::Normal);
+            there.said = Some(ExitReason::Normal);
         }
         there.endpoint.let_go(self.now, ExitReason::Normal);
         self.after(side);
