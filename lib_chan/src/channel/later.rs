@@ -2,7 +2,7 @@
 
 use std::{
     task::{Context, Poll},
-    time::Duration,
+    time::Instant,
 };
 
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -70,12 +70,13 @@ impl<S: Unpin> Source for Dialled<S> {
 pub(super) struct Claimed<S, C> {
     attachments: Attachments<S>,
     changed: C,
-    before: Option<ConnectionState>,
+    /// Since when there is no connection.
+    lost: Option<Instant>,
 }
 
 impl<S, C: FnMut(Change)> Claimed<S, C> {
     pub(super) const fn new(attachments: Attachments<S>, changed: C) -> Self {
-        Self { attachments, changed, before: None }
+        Self { attachments, changed, lost: None }
     }
 }
 
@@ -98,17 +99,15 @@ where
     }
 
     fn changed(&mut self, state: ConnectionState) {
-        match (self.before.replace(state), state) {
-            (_, ConnectionState::Detached { .. }) => (self.changed)(Change::Detached),
-            // The first connection is no change.
-            (None, ConnectionState::Attached { .. }) => {}
-            (Some(before), ConnectionState::Attached { epoch, since }) => {
-                let gap = match before {
-                    ConnectionState::Detached { since: lost, .. } => since.saturating_duration_since(lost),
-                    ConnectionState::Attached { .. } => Duration::ZERO,
-                };
-                (self.changed)(Change::Resumed { epoch, gap });
+        (self.changed)(match state {
+            ConnectionState::Detached { since, .. } => {
+                self.lost = Some(since);
+                Change::Detached
             }
-        }
+            ConnectionState::Attached { epoch, since } => {
+                let lost = self.lost.take().unwrap_or(since);
+                Change::Resumed { epoch, gap: since.saturating_duration_since(lost) }
+            }
+        });
     }
 }

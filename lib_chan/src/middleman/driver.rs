@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     ExitReason,
-    session::{Attach, ConnectionState, Endpoint, FIRST_EPOCH, Request, Rest},
+    session::{Attach, Endpoint, FIRST_EPOCH, Request, Rest},
 };
 
 /// How often the driver goes round before it lets other tasks run.
@@ -34,8 +34,6 @@ pub(crate) struct Driver<N: Source, F> {
     /// `None` while the session is detached.
     connection: Option<Connection<N::Stream>>,
     later: N,
-    /// What `later` last heard of.
-    told: Option<ConnectionState>,
     shared: Arc<Shared>,
     /// Starts the service, once the client has said what it wants.
     start: Option<F>,
@@ -54,7 +52,6 @@ where
         Self {
             connection: Some(Connection::new(stream, FIRST_EPOCH)),
             later,
-            told: None,
             shared,
             start,
             timer: Box::pin(sleep_until(tokio::time::Instant::now())),
@@ -77,12 +74,17 @@ where
 
     /// Does one round of everything. Returns whether another is worth it; `false` at the end.
     fn poll_round(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
-        let attached = N::RESUMES && self.poll_attach(cx);
-        let Some(connection) = &mut self.connection else {
-            if self.shared.quietly(|endpoint| endpoint.over().is_some()) {
+        if N::RESUMES {
+            self.look_at_the_connection();
+            if self.connection.is_none() && self.shared.is_over() {
                 return Poll::Ready(false);
             }
-            return if attached || self.poll_timer(cx) { Poll::Ready(true) } else { Poll::Pending };
+            if self.poll_attach(cx) {
+                return Poll::Ready(true);
+            }
+        }
+        let Some(connection) = &mut self.connection else {
+            return if self.poll_timer(cx) { Poll::Ready(true) } else { Poll::Pending };
         };
         let wrote = connection.poll_write(cx, &self.shared);
         let read = match connection.poll_read(cx, &self.shared) {
@@ -96,29 +98,29 @@ where
                 false
             }
         };
-        let over = self.connection.as_ref().filter(|connection| connection.is_over()).map(Connection::epoch);
-        if let Some(epoch) = over {
+        if let Some(connection) = &self.connection
+            && connection.is_over()
+        {
             // Nothing more will come, and nothing more is worth sending.
+            let epoch = connection.epoch();
             self.shared.drive(|endpoint| endpoint.handle_loss(epoch, now()));
+            return Poll::Ready(N::RESUMES && self.drop_detached());
         }
-        let detached = N::RESUMES && self.look_at_the_connection();
-        if over.is_some() && !detached {
-            return Poll::Ready(false);
-        }
-        if attached || wrote || read || detached || self.poll_timer(cx) {
-            Poll::Ready(true)
-        } else {
-            Poll::Pending
+        if wrote || read || self.poll_timer(cx) { Poll::Ready(true) } else { Poll::Pending }
+    }
+
+    /// Passes a change of the connection on, if there was one, and drops a stream whose inputs count no more.
+    fn look_at_the_connection(&mut self) {
+        if self.shared.take_connection_change() {
+            let state = self.shared.quietly(|endpoint| endpoint.connection());
+            self.later.changed(state);
+            self.drop_detached();
         }
     }
 
-    /// Drops a stream whose inputs count no more, and passes a change of the connection on. Returns whether a stream went.
-    fn look_at_the_connection(&mut self) -> bool {
-        let (state, attached) = self.shared.quietly(|endpoint| (endpoint.connection(), endpoint.attached()));
-        if self.told != Some(state) {
-            self.told = Some(state);
-            self.later.changed(state);
-        }
+    /// Drops a stream whose inputs count no more. Returns whether there was one.
+    fn drop_detached(&mut self) -> bool {
+        let attached = self.shared.quietly(|endpoint| endpoint.attached());
         self.connection.take_if(|connection| attached != Some(connection.epoch())).is_some()
     }
 
@@ -138,9 +140,7 @@ where
                     self.connection = Some(Connection::new(stream, epoch));
                 }
             }
-            NextStream::Refused(reason) => {
-                self.shared.drive(|endpoint| endpoint.session_mut().break_off(reason));
-            }
+            NextStream::Refused(reason) => self.shared.shut_down(reason),
         }
         true
     }
@@ -188,6 +188,9 @@ where
 
     fn handle_timeout(&mut self) {
         let is_lost = self.shared.drive(|endpoint| endpoint.handle_timeout(now()));
+        if N::RESUMES && is_lost {
+            self.drop_detached();
+        }
         if let Some(connection) = &mut self.connection {
             connection.shrink();
             if is_lost {

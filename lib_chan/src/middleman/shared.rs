@@ -2,7 +2,7 @@
 //! after the lock has been released.
 
 use std::{
-    sync::{Arc, OnceLock, PoisonError, Weak},
+    sync::{Arc, OnceLock, PoisonError, Weak, atomic::Ordering},
     task::Waker,
     time::Instant,
 };
@@ -23,7 +23,7 @@ use crate::{
     payload::Codec,
     process::Owned,
     session::{Claims, Endpoint, Event, Host, Request, Session, Unsendable, Who},
-    sync::{Mutex, MutexGuard},
+    sync::{AtomicBool, Mutex, MutexGuard},
 };
 
 /// The waiters and processes of an endpoint in the io half.
@@ -43,6 +43,8 @@ pub(crate) struct Shared {
     /// No other lock is taken under this one.
     inner: Mutex<Inner>,
     claims: Arc<Claims>,
+    /// The connection has changed since the driver last asked.
+    connection_changed: AtomicBool,
     processes: Processes,
     windows: Windows,
     /// Set when the client's `Start` is known.
@@ -69,6 +71,7 @@ impl Shared {
     ) -> Arc<Self> {
         Arc::new_cyclic(|me| Self {
             claims: Arc::clone(endpoint.claims()),
+            connection_changed: AtomicBool::new(false),
             inner: Mutex::new(Inner { endpoint, held: HeldBytes::new(limits), request: None }),
             processes: Processes::new(me.clone()),
             windows: Windows::new(authenticated),
@@ -214,8 +217,9 @@ impl Shared {
                         endpoint.over().is_none()
                     })
                 }),
+                Event::Connection(_) => self.connection_changed.store(true, Ordering::Relaxed),
                 Event::Closed => self.windows.close(),
-                Event::Wake(_) | Event::Requested(_) | Event::Connection(_) => {}
+                Event::Wake(_) | Event::Requested(_) => {}
             }
         }
     }
@@ -232,6 +236,17 @@ impl Shared {
     pub(super) fn leave(&self) {
         while !self.drive(Endpoint::leave) {}
         self.processes.close();
+    }
+
+    /// Returns whether the connection has changed since the last time. Only inputs of the driver change it.
+    pub(super) fn take_connection_change(&self) -> bool {
+        self.connection_changed.load(Ordering::Relaxed)
+            && self.connection_changed.swap(false, Ordering::Relaxed)
+    }
+
+    /// Returns whether the session is over.
+    pub(super) fn is_over(&self) -> bool {
+        self.quietly(|endpoint| endpoint.over().is_some())
     }
 
     /// Takes what the client asks for, if it has just said so.

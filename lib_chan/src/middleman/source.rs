@@ -26,7 +26,7 @@ pub(crate) trait Source: Unpin {
     /// Answers a stream whose session is over, with what is still known of it.
     fn refuse(&mut self, stream: Self::Stream, tombstone: Option<Tombstone>, limits: &Limits);
 
-    /// Hears of the first state of the connection, and of each change.
+    /// Hears of each change of the connection.
     fn changed(&mut self, state: ConnectionState);
 }
 

@@ -4,6 +4,7 @@
 //! All over real streams, the real TLS and the real middleman, with tokio's clock paused. `cargo test` leaves out the
 //! inside of the long message and most bytes of TLS; with `CHAN_CUTS=all` in the environment nothing is left out.
 
+mod resume;
 mod story;
 
 use std::{
@@ -18,7 +19,7 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-use self::story::{Finale, Ledger, client, limits, server};
+use self::story::{Finale, Ledger, client, limits, start};
 use super::line::{Cut, How, Line, Record, Recorded, Way};
 use crate::{
     ExitReason,
@@ -26,8 +27,10 @@ use crate::{
         Account, AccountVerifier, Argon2Params, ClientId, Directory, Exporter, NameKey, PasswordVerifier,
         ServiceName,
     },
+    channel::{open, serve},
     handshake::{Authenticated, SessionParameters, Side},
     login::{ClientLogin, Credential, LoginError, ServerLoginError, login_server},
+    payload::Codec,
     secret::{Password, PrivateKey, Secret, Target},
     tls::{self, CheckedKey, PinVerifier, ReloadableKey},
 };
@@ -41,6 +44,8 @@ enum Layers {
     Password,
     /// TLS, and the login with a password.
     Tls,
+    /// TLS, and the login with a key.
+    KeyInTls,
 }
 
 /// What all runs share.
@@ -148,8 +153,10 @@ async fn story(
         let login = there.begin("server's login");
         let logged_in = server_login(layers, far).await;
         login.end(&logged_in.as_ref().map(drop));
-        if let Ok((stream, authenticated)) = logged_in {
-            server(stream, &authenticated, &there).await;
+        if let Ok(LoggedIn { stream, authenticated, .. }) = logged_in {
+            let serving = there.begin("serving");
+            let start = |opening| start(opening, &there);
+            serving.end(&serve(stream, &authenticated, &limits(), start).await);
         }
     });
     let here = ledger.clone();
@@ -157,19 +164,30 @@ async fn story(
         let login = here.begin("client's login");
         let logged_in = client_login(layers, near).await;
         login.end(&logged_in.as_ref().map(drop));
-        if let Ok((stream, authenticated)) = logged_in {
-            client(stream, authenticated, &here, finale);
+        if let Ok(LoggedIn { stream, authenticated, .. }) = logged_in {
+            let open =
+                async move { open(stream, &authenticated, &limits(), Codec::Bincode, b"", true).await };
+            client(open, &here, finale);
         }
     });
+    let left = tasks_left().await;
+    (taken(near_record), taken(far_record), left)
+}
+
+/// Waits until all tasks have ended, longer than anything may take, those included that listen for a second ending.
+/// Returns how many still run.
+async fn tasks_left() -> usize {
     let metrics = tokio::runtime::Handle::current().metrics();
-    // Longer than anything may take, those included that listen for a second ending.
     for _ in 0..10 {
         if metrics.num_alive_tasks() > 0 {
             tokio::time::sleep(Duration::from_secs(100)).await;
         }
     }
-    let record = |record: Recorded| std::mem::take(&mut *record.lock().unwrap());
-    (record(near_record), record(far_record), metrics.num_alive_tasks())
+    metrics.num_alive_tasks()
+}
+
+fn taken(record: Recorded) -> Record {
+    std::mem::take(&mut *record.lock().unwrap())
 }
 
 /// Why nobody got in, as far as a cut may be the cause.
@@ -183,28 +201,37 @@ enum Cause {
     Blame(#[expect(dead_code, reason = "for whoever reads the failure")] String),
 }
 
-type LoggedIn = Result<(Box<dyn Io>, Authenticated), Cause>;
+/// A connection after its login.
+struct LoggedIn {
+    stream: Box<dyn Io>,
+    authenticated: Authenticated,
+    /// That of its TLS.
+    exporter: Exporter,
+}
 
 fn parameters() -> SessionParameters {
     SessionParameters::from_limits(&limits()).unwrap()
 }
 
 /// As a server does it, with its deadlines.
-async fn server_login(layers: Layers, line: Line) -> LoggedIn {
+async fn server_login(layers: Layers, line: Line) -> Result<LoggedIn, Cause> {
     let (world, limits, began) = (world(), limits(), Instant::now());
     let (mut stream, exporter): (Box<dyn Io>, _) = match layers {
         Layers::Key | Layers::Password => (Box::new(BufReader::new(line)), exporter()),
-        Layers::Tls => {
+        Layers::Tls | Layers::KeyInTls => {
             let accepted = timeout(limits.tls_timeout, world.acceptor.accept(line)).await;
             let stream = accepted.map_err(|_| Cause::Deadline)?.map_err(|error| io(&error))?;
             let exporter = tls::exporter(stream.get_ref().1).unwrap();
             (Box::new(stream), exporter)
         }
     };
-    let directory = if layers == Layers::Key { &world.by_key } else { &world.by_password };
-    let login = login_server(&mut stream, exporter, directory, parameters(), |_| true);
+    let directory = match layers {
+        Layers::Key | Layers::KeyInTls => &world.by_key,
+        Layers::Password | Layers::Tls => &world.by_password,
+    };
+    let login = login_server(&mut stream, exporter.clone(), directory, parameters(), |_| true);
     match tokio::time::timeout_at(began + limits.login_timeout, login).await {
-        Ok(Ok(authenticated)) => Ok((stream, authenticated)),
+        Ok(Ok(authenticated)) => Ok(LoggedIn { stream, authenticated, exporter }),
         Ok(Err(ServerLoginError::SentNothing | ServerLoginError::Io(_))) => Err(Cause::Connection),
         Ok(Err(error)) => Err(Cause::Blame(error.to_string())),
         Err(_) => Err(Cause::Deadline),
@@ -212,16 +239,16 @@ async fn server_login(layers: Layers, line: Line) -> LoggedIn {
 }
 
 /// As a client does it, with its deadlines.
-async fn client_login(layers: Layers, line: Line) -> LoggedIn {
+async fn client_login(layers: Layers, line: Line) -> Result<LoggedIn, Cause> {
     let (world, limits, began) = (world(), limits(), Instant::now());
     let credential = match layers {
-        Layers::Key => Credential::Key(&world.key),
+        Layers::Key | Layers::KeyInTls => Credential::Key(&world.key),
         Layers::Password | Layers::Tls => Credential::Password(&world.password),
     };
     let login = ClientLogin::prepare(target(), credential).await;
     let (mut stream, exporter): (Box<dyn Io>, _) = match layers {
         Layers::Key | Layers::Password => (Box::new(BufReader::new(line)), exporter()),
-        Layers::Tls => {
+        Layers::Tls | Layers::KeyInTls => {
             let name = "localhost".try_into().unwrap();
             let connected = timeout(limits.tls_timeout, world.connector.connect(name, line)).await;
             let stream = connected.map_err(|_| Cause::Deadline)?.map_err(|error| io(&error))?;
@@ -229,8 +256,10 @@ async fn client_login(layers: Layers, line: Line) -> LoggedIn {
             (Box::new(stream), exporter)
         }
     };
-    match tokio::time::timeout_at(began + limits.login_timeout, login.run(&mut stream, exporter)).await {
-        Ok(Ok(authenticated)) => Ok((stream, authenticated)),
+    match tokio::time::timeout_at(began + limits.login_timeout, login.run(&mut stream, exporter.clone()))
+        .await
+    {
+        Ok(Ok(authenticated)) => Ok(LoggedIn { stream, authenticated, exporter }),
         Ok(Err(LoginError::Io(_))) => Err(Cause::Connection),
         Ok(Err(error)) => Err(Cause::Blame(error.to_string())),
         Err(_) => Err(Cause::Deadline),
@@ -248,6 +277,11 @@ fn io(error: &std::io::Error) -> Cause {
 
 fn exporter() -> Exporter {
     Exporter::new(Secret::new([1; 32]))
+}
+
+/// Whether nothing is to be left out.
+fn everywhere() -> bool {
+    std::env::var_os("CHAN_CUTS").is_some_and(|cuts| cuts == "all")
 }
 
 /// A way to run the story, and where it is cut.
@@ -326,7 +360,7 @@ impl Campaign {
     }
 
     fn places(&self, len: usize) -> impl Iterator<Item = usize> {
-        let all = std::env::var_os("CHAN_CUTS").is_some_and(|cuts| cuts == "all");
+        let all = everywhere();
         let (stride, inside_stride) = if all { (1, 1) } else { (self.stride, INSIDE_STRIDE) };
         let inside = self.inside(len);
         let is_meant = move |after: &usize| {
@@ -360,6 +394,7 @@ fn check(run: &Run, how: How, place: impl Fn() -> String) {
     let silent = 3 * limits.heartbeat_interval;
     let (told, done) = match how {
         How::EndOfFile | How::Reset => (Duration::ZERO, Duration::ZERO),
+        How::HalfOpen => unreachable!("only where sessions are resumed"),
         How::Silence => (silent, silent + limits.last_words_timeout),
         // The end that hears nothing goes first, says so in vain, and then closes.
         How::OneWay => (silent + limits.last_words_timeout, silent + limits.last_words_timeout),

@@ -19,6 +19,8 @@ pub(super) enum How {
     EndOfFile,
     /// This end reads an error, the other the end of the stream; writing fails.
     Reset,
+    /// This end reads an error, and the other is told nothing: a network that was left.
+    HalfOpen,
     /// Nothing arrives at either end, and neither is told: a cable pulled.
     Silence,
     /// Nothing arrives any more in the direction that was counted. The other direction works.
@@ -115,8 +117,10 @@ impl Line {
         if self.passed == cut.after && !self.broken {
             self.broken = true;
             record.broke = Some(Instant::now());
-            if matches!(cut.how, How::EndOfFile | How::Reset) {
-                self.stream = None;
+            match cut.how {
+                How::EndOfFile | How::Reset => self.stream = None,
+                How::HalfOpen => record.void.extend(self.stream.take()),
+                How::Silence | How::OneWay => {}
             }
             if let Some(reader) = self.reader.take() {
                 reader.wake();
@@ -137,7 +141,9 @@ impl AsyncRead for Line {
         line.reader = Some(cx.waker().clone());
         match line.broken(Way::Read) {
             Some(How::EndOfFile) => return Poll::Ready(Ok(())),
-            Some(How::Reset) => return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
+            Some(How::Reset | How::HalfOpen) => {
+                return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+            }
             Some(How::Silence | How::OneWay) => return Poll::Pending,
             None => {}
         }
@@ -157,7 +163,9 @@ impl AsyncWrite for Line {
         let line = self.get_mut();
         match line.broken(Way::Written) {
             Some(How::EndOfFile) => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
-            Some(How::Reset) => return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
+            Some(How::Reset | How::HalfOpen) => {
+                return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+            }
             Some(How::Silence | How::OneWay) => {
                 let len = bytes.len().min(SWALLOWED - line.swallowed);
                 line.swallowed += len;

@@ -1,56 +1,67 @@
-//! A session that survives its connections, over real streams and the real middleman, with tokio's clock paused.
+//! A session that survives its connections, over real streams and the real middleman, with tokio's clock paused. What a cut
+//! after each byte does is in `cuts/resume.rs`.
 //!
-//! A connection breaks after each byte of a resume, in each direction, at each end and in each way in which connections
-//! break. Whatever was sent arrives once, and in order. `cargo test` leaves out most of these bytes; with `CHAN_CUTS=all`
-//! in the environment nothing is left out.
+//! Longer than other files: the network, and how each kind of end is told while there is no connection.
+
+mod peer;
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
-use tokio::{io::BufReader, time::Instant};
-
-use super::{
-    Add, Request,
-    line::{Cut, How, Line, Way},
-    service,
+use tokio::{
+    io::{BufReader, DuplexStream, copy_bidirectional},
+    sync::oneshot,
+    task::JoinHandle,
+    time::{Instant, sleep},
 };
+
+use super::{Add, Hang, Request, frames, service, until};
 use crate::{
-    Channel, ExitReason, Limits, Message,
+    CallError, CallFailure, Channel, Event, Executed, ExitReason, Limits, Message, Process,
     auth::{Exporter, ResumeKey, SessionId},
     channel::{
-        Attacher, Change, Connected, First, Opening, Resume, Served, attachments, hear_first, open_resumable,
-        serve_resumable,
+        Attacher, Change, Connected, Control, First, Opening, Resume, Served, attachments, hear_first,
+        open_resumable, say_lost, serve_resumable,
     },
-    handshake::{SessionParameters, Side, pair_in_memory},
+    handshake::{SessionParameters, pair_in_memory},
     payload::Codec,
     secret::Secret,
-    wire::Granted,
+    spawn,
+    wire::{Granted, Tombstone},
 };
 
-const WINDOW: Duration = Duration::from_secs(600);
+const WINDOW: Duration = Duration::from_secs(120);
 
-type Stream = BufReader<Line>;
+type Stream = BufReader<DuplexStream>;
 
-/// What lies between a client and a server: a connection after the other, each with its cut.
+/// A server with one session, and the way to it.
 #[derive(Clone)]
-struct Network(Arc<Mutex<Lines>>);
+struct Network(Arc<Mutex<State>>);
 
-struct Lines {
-    /// How the connections to come break, the next one last; those behind them never break.
-    cuts: Vec<(Side, Cut)>,
+struct State {
+    /// What cuts the connections, the last one last.
+    cables: Vec<oneshot::Sender<Cut>>,
     /// Nobody listens.
     closed: bool,
     /// The server refuses every login.
     refuses: Option<ExitReason>,
     dialled: u32,
-    attacher: Attacher<Box<Stream>>,
+    attacher: Option<Attacher<Box<Stream>>>,
+    tombstone: Option<Tombstone>,
+    changes: Vec<Change>,
+    control: Option<Control>,
 }
 
-/// Long enough that a connection breaks soon.
-fn note(number: u32) -> String {
-    format!("{number:032}")
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cut {
+    /// Both ends are told.
+    Told,
+    /// Nobody is told.
+    Silent,
+    /// Only the client is told.
+    ClientTold,
 }
 
 fn exporter(number: u32) -> Exporter {
@@ -64,193 +75,449 @@ fn granted() -> Granted {
 }
 
 impl Network {
-    /// Two ends of a stream in memory: the client's, and the server's.
+    fn new(attacher: Attacher<Box<Stream>>) -> Self {
+        Self(Arc::new(Mutex::new(State {
+            cables: Vec::new(),
+            closed: false,
+            refuses: None,
+            dialled: 0,
+            attacher: Some(attacher),
+            tombstone: None,
+            changes: Vec::new(),
+            control: None,
+        })))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap()
+    }
+
+    /// Two ends of a connection: the client's, and the server's.
     fn lay(&self) -> (Stream, Stream) {
-        let cut = self.0.lock().unwrap().cuts.pop();
-        let of = |side| cut.filter(|(at, _)| *at == side).map(|(_, cut)| cut);
-        let (near, far) = tokio::io::duplex(16 * 1024);
-        let line = |stream, side| BufReader::new(Line::new(stream, of(side), usize::MAX).0);
-        (line(near, Side::Client), line(far, Side::Server))
+        let (near, mut near_plug) = tokio::io::duplex(4096);
+        let (far, mut far_plug) = tokio::io::duplex(4096);
+        let (cut, is_cut) = oneshot::channel();
+        self.state().cables.push(cut);
+        tokio::spawn(async move {
+            let how = tokio::select! {
+                _ = copy_bidirectional(&mut near_plug, &mut far_plug) => return,
+                how = is_cut => how,
+            };
+            let silent = async |mut plug: DuplexStream| {
+                // Takes what is written until the stream is dropped.
+                let _ = tokio::io::copy(&mut plug, &mut tokio::io::sink()).await;
+            };
+            match how {
+                Ok(Cut::Silent) => drop(tokio::join!(silent(near_plug), silent(far_plug))),
+                Ok(Cut::ClientTold) => {
+                    drop(near_plug);
+                    silent(far_plug).await;
+                }
+                _ => {}
+            }
+        });
+        (BufReader::new(near), BufReader::new(far))
+    }
+
+    /// Cuts the last connection.
+    fn cut(&self, how: Cut) {
+        let cable = self.state().cables.pop().unwrap();
+        let _ = cable.send(how);
+    }
+
+    fn close(&self) {
+        self.state().closed = true;
+    }
+
+    fn reopen(&self) {
+        self.state().closed = false;
     }
 
     /// Dials until somebody listens, and logs in.
     async fn dial(self, attempt: u32) -> Result<Connected<Stream>, ExitReason> {
         if attempt > 0 {
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            sleep(Duration::from_millis(100)).await;
         }
-        while self.0.lock().unwrap().closed {
-            tokio::time::sleep(Duration::from_secs(1)).await;
+        while self.state().closed {
+            sleep(Duration::from_secs(1)).await;
         }
-        if let Some(reason) = self.0.lock().unwrap().refuses.clone() {
+        if let Some(reason) = self.state().refuses.clone() {
             return Err(reason);
         }
-        let (near, mut far) = self.lay();
-        let (number, attacher) = {
-            let mut lines = self.0.lock().unwrap();
-            lines.dialled += 1;
-            (lines.dialled, lines.attacher.clone())
-        };
-        tokio::spawn(async move {
-            let First::Resume { claim, proof } = hear_first(&mut far).await else { return };
-            let key = ResumeKey::new(&granted().secret);
-            let found = (claim.id == granted().id).then_some(((), &key));
-            assert!(ResumeKey::judge(found, &key, &exporter(number), &claim, &proof).is_some());
-            let _ = attacher.attach(claim, Box::new(far));
-        });
+        let (near, far) = self.lay();
+        self.state().dialled += 1;
+        let number = self.state().dialled;
+        tokio::spawn(async move { self.accept(far, &exporter(number)).await });
         Ok(Connected { stream: near, exporter: exporter(number) })
+    }
+
+    async fn accept(self, mut far: Stream, exporter: &Exporter) {
+        let First::Resume { claim, proof } = hear_first(&mut far).await else { return };
+        let key = ResumeKey::new(&granted().secret);
+        assert!(ResumeKey::judge(Some(((), &key)), &key, exporter, &claim, &proof).is_some());
+        let attacher = self.state().attacher.clone();
+        let attached = match attacher {
+            Some(attacher) => attacher.attach(claim, Box::new(far)),
+            None => Err(Box::new(far)),
+        };
+        if let Err(far) = attached {
+            let tombstone = self.state().tombstone.clone();
+            say_lost(far, tombstone, &Limits::default()).await;
+        }
+    }
+
+    /// Lets the others run until there is no connection at the server.
+    async fn detached(&self) {
+        until(|| matches!(self.state().changes.last(), Some(Change::Detached))).await;
     }
 }
 
 struct Session {
     channel: Channel<String, Request>,
-    served: tokio::task::JoinHandle<Served>,
+    served: JoinHandle<Served>,
     network: Network,
-    changes: Arc<Mutex<Vec<Change>>>,
 }
 
-/// Opens a session whose connections break as `cuts` say, the first one first.
-async fn session(cuts: &[(Side, Cut)]) -> Session {
+/// Opens a session with the service that adds and notes.
+async fn session() -> Session {
+    session_with(service).await
+}
+
+async fn session_with(start: impl FnOnce(Opening) + Send + 'static) -> Session {
     let limits = Limits::default();
     let parameters = SessionParameters::from_limits(&limits).unwrap();
     let (client, server) = pair_in_memory(parameters, [7; 32]).unwrap();
     let (attacher, attachments) = attachments();
-    let cuts = cuts.iter().rev().copied().collect();
-    let lines = Lines { cuts, closed: false, refuses: None, dialled: 0, attacher };
-    let network = Network(Arc::new(Mutex::new(lines)));
+    let network = Network::new(attacher);
     let (near, far) = network.lay();
-    let changes = Arc::new(Mutex::new(Vec::new()));
-    let (server_limits, seen) = (limits.clone(), Arc::clone(&changes));
+    let (server_limits, there) = (limits.clone(), network.clone());
     let served = tokio::spawn(async move {
         let start = |mut opening: Opening| {
             assert_eq!(opening.wants_resume(), WINDOW);
             opening.grant(granted());
-            service(opening);
+            there.state().control = Some(opening.control());
+            start(opening);
         };
-        let changed = move |change| seen.lock().unwrap().push(change);
-        serve_resumable(far, &[], &server, &server_limits, attachments, changed, start).await
+        let changed = |change| there.state().changes.push(change);
+        let served = serve_resumable(far, &[], &server, &server_limits, attachments, changed, start).await;
+        let mut state = there.state();
+        (state.attacher, state.tombstone, state.control) = (None, served.tombstone.clone(), None);
+        drop(state);
+        served
     });
     let dialler = network.clone();
     let connector = Box::new(move |attempt| Box::pin(dialler.clone().dial(attempt)) as _);
     let resume = Resume { window: WINDOW, connector };
     let channel = open_resumable(near, &client, &limits, Codec::Bincode, b"", false, resume).await.unwrap();
-    Session { channel, served, network, changes }
+    Session { channel, served, network }
 }
 
-/// Sends casts that come back, and calls, and closes: all of it arrives once and in order.
-async fn converse(session: Session) -> Served {
-    const ROUNDS: u32 = 12;
-    let Session { mut channel, served, .. } = session;
-    let remote = channel.remote();
-    for n in 0..ROUNDS {
-        remote.cast(Request::Note(note(n))).await.unwrap();
-        assert_eq!(remote.call_within(Duration::from_secs(3600), Add(n, 1)).await, Ok(n + 1));
+/// Cuts the connection of a session that cannot come back, and waits until both ends know.
+async fn detach(session: &Session) {
+    // The server has to know that the client can resume.
+    assert_eq!(session.channel.remote().call(Add(1, 1)).await, Ok(2));
+    session.network.close();
+    session.network.cut(Cut::Told);
+    session.network.detached().await;
+}
+
+/// Nothing runs any more, and nobody holds anything.
+async fn nothing_is_left() {
+    let metrics = tokio::runtime::Handle::current().metrics();
+    sleep(Duration::from_secs(1000)).await;
+    assert_eq!(metrics.num_alive_tasks(), 0);
+}
+
+fn unsent(reason: ExitReason) -> Result<u32, CallError> {
+    Err(CallError::new(Executed::No, CallFailure::Exit(reason)))
+}
+
+#[tokio::test(start_paused = true)]
+async fn idle_session_is_resumed() {
+    for how in [Cut::Told, Cut::Silent, Cut::ClientTold] {
+        let Session { channel, served, network } = session().await;
+        sleep(Duration::from_secs(1)).await;
+        network.cut(how);
+        until_resumed(&network, 2).await;
+        assert_eq!(channel.close().await, Ok(()));
+        let expected = Served { reason: ExitReason::Normal, expired: false, tombstone: None };
+        assert_eq!(served.await.unwrap(), expected);
+        assert_eq!(network.state().dialled, 1);
+        nothing_is_left().await;
     }
-    for n in 0..ROUNDS {
+}
+
+async fn until_resumed(network: &Network, epoch: u64) {
+    let resumed = |change: &Change| matches!(change, Change::Resumed { epoch: at, .. } if *at >= epoch);
+    for _ in 0..1000 {
+        if network.state().changes.iter().any(resumed) {
+            return;
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+    panic!("not resumed: {:?}", network.state().changes);
+}
+
+#[tokio::test(start_paused = true)]
+async fn tenth_resume_is_like_the_first() {
+    let Session { mut channel, served, network } = session().await;
+    let remote = channel.remote();
+    for n in 0..10 {
+        remote.cast(Request::Note(n.to_string())).await.unwrap();
+        network.cut(if n % 2 == 0 { Cut::Told } else { Cut::ClientTold });
+        assert_eq!(remote.call(Add(n, 1)).await, Ok(n + 1));
+        until_resumed(&network, u64::from(n) + 2).await;
+    }
+    for n in 0..10 {
         let Some(Message::Cast(text)) = channel.recv().await else { panic!("a cast") };
-        assert_eq!(text, note(n));
+        assert_eq!(text, n.to_string());
     }
     assert_eq!(channel.close().await, Ok(()));
-    served.await.unwrap()
-}
-
-fn run<T>(story: impl Future<Output = T>) -> T {
-    let mut builder = tokio::runtime::Builder::new_current_thread();
-    builder.enable_time().start_paused(true).build().unwrap().block_on(story)
-}
-
-const HOWS: [How; 4] = [How::EndOfFile, How::Reset, How::Silence, How::OneWay];
-
-fn stride(without_all: usize) -> usize {
-    if std::env::var_os("CHAN_CUTS").is_some_and(|cuts| cuts == "all") { 1 } else { without_all }
-}
-
-#[test]
-fn first_connection_cut_anywhere_loses_nothing() {
-    for how in HOWS {
-        for way in [Way::Read, Way::Written] {
-            // Behind the opening.
-            for after in (100..600).step_by(stride(29)) {
-                let cut = Cut { way, after, how };
-                let served = run(async { converse(session(&[(Side::Client, cut)]).await).await });
-                assert_eq!(served.reason, ExitReason::Normal, "{cut:?}");
-            }
-        }
-    }
-}
-
-#[test]
-fn resume_cut_after_any_byte_is_tried_again() {
-    let first = (Side::Client, Cut { way: Way::Read, after: 300, how: How::EndOfFile });
-    for side in [Side::Client, Side::Server] {
-        for way in [Way::Read, Way::Written] {
-            for how in HOWS {
-                for after in (0..200).step_by(stride(13)) {
-                    let cut = Cut { way, after, how };
-                    let served = run(async { converse(session(&[first, (side, cut)]).await).await });
-                    assert_eq!(served.reason, ExitReason::Normal, "{side:?} {cut:?}");
-                    assert!(!served.expired);
-                }
-            }
-        }
-    }
-}
-
-#[test]
-fn ten_cuts_in_a_row_lose_nothing() {
-    for after in [250, 260, 300] {
-        let cut = |way| (Side::Client, Cut { way, after, how: How::Reset });
-        let cuts: Vec<_> = (0..10).map(|n| cut(if n % 2 == 0 { Way::Read } else { Way::Written })).collect();
-        let served = run(async { converse(session(&cuts).await).await });
-        assert_eq!(served.reason, ExitReason::Normal);
-    }
-}
-
-fn soon() -> (Side, Cut) {
-    (Side::Client, Cut { way: Way::Written, after: 200, how: How::EndOfFile })
+    assert_eq!(served.await.unwrap().reason, ExitReason::Normal);
+    nothing_is_left().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn server_hears_of_loss_and_return() {
-    let Session { channel, network, changes, .. } = session(&[soon()]).await;
-    network.0.lock().unwrap().closed = true;
-    let remote = channel.remote();
-    for n in 0..10 {
-        remote.cast(Request::Note(note(n))).await.unwrap();
-    }
-    tokio::time::sleep(Duration::from_secs(20)).await;
-    network.0.lock().unwrap().closed = false;
-    assert_eq!(remote.call(Add(1, 1)).await, Ok(2));
-    let changes = changes.lock().unwrap().clone();
-    assert!(
-        matches!(changes[..], [Change::Detached, Change::Resumed { gap, .. }] if gap > Duration::from_secs(10)),
-        "{changes:?}"
-    );
+    let session = session().await;
+    detach(&session).await;
+    sleep(Duration::from_secs(20)).await;
+    session.network.reopen();
+    assert_eq!(session.channel.remote().call(Add(1, 1)).await, Ok(2));
+    let changes = session.network.state().changes.clone();
+    let [Change::Detached, Change::Resumed { epoch: 2, gap }] = changes[..] else { panic!("{changes:?}") };
+    assert!((20..22).contains(&gap.as_secs()), "{gap:?}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn session_without_connection_ends_with_its_window() {
-    let Session { channel, served, network, .. } = session(&[soon()]).await;
-    network.0.lock().unwrap().closed = true;
-    let remote = channel.remote();
-    let began = Instant::now();
-    for n in 0..10 {
-        remote.cast(Request::Note(note(n))).await.unwrap();
-    }
+    let session = session().await;
+    detach(&session).await;
+    let (remote, lost) = (session.channel.remote(), Instant::now());
+    let call = tokio::spawn({
+        let remote = remote.clone();
+        async move { remote.call_within(2 * WINDOW, Add(1, 2)).await }
+    });
     assert_eq!(remote.ended().await, ExitReason::NoConnection);
-    assert!(began.elapsed() >= WINDOW, "{:?}", began.elapsed());
-    let served = served.await.unwrap();
+    assert_eq!(lost.elapsed().as_secs(), WINDOW.as_secs());
+    assert_eq!(call.await.unwrap(), unsent(ExitReason::NoConnection));
+    let served = session.served.await.unwrap();
     assert_eq!((served.reason, served.expired), (ExitReason::NoConnection, true));
+    assert_eq!(lost.elapsed().as_secs(), WINDOW.as_secs());
+    let tombstone = served.tombstone.unwrap();
+    assert_eq!((tombstone.reason, tombstone.taken), (ExitReason::NoConnection, tombstone.received));
+    drop((session.channel, remote));
+    nothing_is_left().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn refused_login_ends_session_at_once() {
-    let Session { channel, network, .. } = session(&[soon()]).await;
-    network.0.lock().unwrap().refuses = Some(ExitReason::Revoked);
-    let remote = channel.remote();
-    let began = Instant::now();
-    for n in 0..10 {
-        let _ = remote.cast(Request::Note(note(n))).await;
-    }
+    let session = session().await;
+    detach(&session).await;
+    session.network.state().refuses = Some(ExitReason::Revoked);
+    let (remote, began) = (session.channel.remote(), Instant::now());
+    let call = remote.call(Add(1, 2));
+    session.network.reopen();
+    assert_eq!(call.await, unsent(ExitReason::Revoked));
     assert_eq!(remote.ended().await, ExitReason::Revoked);
-    assert_eq!(began.elapsed(), Duration::ZERO);
+    assert!(began.elapsed() <= Duration::from_secs(1), "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn deadline_of_call_runs_while_detached() {
+    let session = session().await;
+    detach(&session).await;
+    let (remote, began) = (session.channel.remote(), Instant::now());
+    let late = remote.call_within(Duration::from_secs(3), Add(1, 2)).await;
+    assert_eq!(late, Err(CallError::new(Executed::Unknown, CallFailure::Deadline)));
+    assert_eq!(began.elapsed().as_secs(), 3);
+    session.network.reopen();
+    assert_eq!(remote.call(Add(2, 2)).await, Ok(4));
+}
+
+#[tokio::test(start_paused = true)]
+async fn close_while_detached_waits_for_connection() {
+    let session = session().await;
+    detach(&session).await;
+    for n in 0..20 {
+        session.channel.remote().cast(Request::Note(n.to_string())).await.unwrap();
+    }
+    let network = session.network.clone();
+    tokio::spawn(async move {
+        sleep(Duration::from_secs(5)).await;
+        network.reopen();
+    });
+    assert_eq!(session.channel.close().await, Ok(()));
+    let served = session.served.await.unwrap();
+    assert_eq!(served, Served { reason: ExitReason::Normal, expired: false, tombstone: None });
+    nothing_is_left().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn close_without_connection_gives_up() {
+    let session = session().await;
+    detach(&session).await;
+    let began = Instant::now();
+    assert_eq!(session.channel.close().await, Err(ExitReason::NoConnection));
+    assert_eq!(began.elapsed(), Limits::default().close_timeout);
+    assert!(session.served.await.unwrap().expired);
+    assert_eq!(began.elapsed().as_secs(), WINDOW.as_secs());
+    nothing_is_left().await;
+}
+
+/// Notes how many casts came, and why the client ended.
+fn counting(tell: oneshot::Sender<(u32, ExitReason)>) -> impl FnOnce(Opening) + Send + 'static {
+    |opening| {
+        spawn(async move |mut me: Process| {
+            me.trap_exit(true);
+            let mut channel: Channel<Request, String> = opening.accept();
+            let mut notes = 0;
+            while let Some(message) = channel.recv().await {
+                match message {
+                    Message::Call(Request::Add(add), reply) => reply.to(&add).send(add.0 + add.1),
+                    _ => notes += 1,
+                }
+            }
+            let Event::Exit(_, reason) = me.recv().await else { panic!("an exit") };
+            let _ = tell.send((notes, reason));
+            Ok(())
+        });
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn channel_dropped_while_detached_delivers_first() {
+    let (tell, told) = oneshot::channel();
+    let session = session_with(counting(tell)).await;
+    detach(&session).await;
+    for n in 0..20 {
+        session.channel.remote().cast(Request::Note(n.to_string())).await.unwrap();
+    }
+    drop(session.channel);
+    sleep(Duration::from_secs(5)).await;
+    session.network.reopen();
+    assert_eq!(told.await.unwrap(), (20, ExitReason::Normal));
+    assert_eq!(session.served.await.unwrap().reason, ExitReason::Normal);
+    nothing_is_left().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn process_that_ends_while_detached_tells_its_reason() {
+    let (tell, told) = oneshot::channel();
+    let client = spawn(async move |_me: Process| {
+        let session = session_with(counting(tell)).await;
+        detach(&session).await;
+        session.channel.remote().cast(Request::Note("last".into())).await?;
+        let network = session.network.clone();
+        tokio::spawn(async move {
+            sleep(Duration::from_secs(5)).await;
+            network.reopen();
+        });
+        Err(ExitReason::failed("boom"))
+    });
+    assert_eq!(client.pid().ended().await, ExitReason::failed("boom"));
+    assert_eq!(told.await.unwrap(), (1, ExitReason::failed("boom")));
+    nothing_is_left().await;
+}
+
+/// Adds, and ends with a reason when it is told to.
+fn failing(told: oneshot::Receiver<()>) -> impl FnOnce(Opening) + Send + 'static {
+    |opening| {
+        spawn(async move |_me: Process| {
+            let mut channel: Channel<Request, String> = opening.accept();
+            let Some(Message::Call(Request::Add(add), reply)) = channel.recv().await else {
+                panic!("a call")
+            };
+            reply.to(&add).send(add.0 + add.1);
+            let _ = told.await;
+            channel.remote().cast("last words").await?;
+            Err(ExitReason::failed("boom"))
+        });
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn service_that_ends_while_detached_tells_its_reason() {
+    // Before and after it would have given up with a connection that says nothing.
+    for away in [Duration::from_secs(5), WINDOW / 2] {
+        let (tell, told) = oneshot::channel();
+        let mut session = session_with(failing(told)).await;
+        detach(&session).await;
+        tell.send(()).unwrap();
+        let remote = session.channel.remote();
+        let call = tokio::spawn(async move { remote.call_within(WINDOW, Add(1, 2)).await });
+        sleep(away).await;
+        session.network.reopen();
+        let Some(Message::Cast(text)) = session.channel.recv().await else { panic!("last words") };
+        assert_eq!(text, "last words");
+        assert!(session.channel.recv().await.is_none());
+        assert_eq!(session.channel.remote().ended().await, ExitReason::failed("boom"));
+        assert_eq!(call.await.unwrap(), unsent(ExitReason::failed("boom")));
+        assert_eq!(session.served.await.unwrap().reason, ExitReason::failed("boom"));
+        drop(session.channel);
+        nothing_is_left().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn tombstone_tells_what_an_expired_end_would_have_said() {
+    let (tell, told) = oneshot::channel();
+    let session = session_with(failing(told)).await;
+    detach(&session).await;
+    tell.send(()).unwrap();
+    let served = session.served.await.unwrap();
+    assert_eq!((served.reason, served.expired), (ExitReason::failed("boom"), true));
+    assert_eq!(served.tombstone.unwrap().reason, ExitReason::failed("boom"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn session_ended_while_detached_is_told_on_return() {
+    for reason in [ExitReason::Revoked, ExitReason::Shutdown] {
+        let session = session().await;
+        let remote = session.channel.remote();
+        let held = tokio::spawn({
+            let remote = remote.clone();
+            async move { remote.call_within(WINDOW, Hang(Add(1, 2))).await }
+        });
+        sleep(Duration::from_secs(1)).await;
+        session.network.close();
+        session.network.cut(Cut::Told);
+        session.network.detached().await;
+        let unwritten = tokio::spawn({
+            let remote = remote.clone();
+            async move { remote.call_within(WINDOW, Add(1, 2)).await }
+        });
+        let (control, began) = (session.network.state().control.take().unwrap(), Instant::now());
+        control.end(reason.clone());
+        let served = session.served.await.unwrap();
+        assert_eq!((served.reason, served.expired), (reason.clone(), false));
+        assert_eq!(began.elapsed(), Duration::ZERO);
+        session.network.reopen();
+        assert_eq!(remote.ended().await, reason);
+        let exit = CallFailure::Exit(reason.clone());
+        assert_eq!(held.await.unwrap(), Err(CallError::new(Executed::Unknown, exit)));
+        assert_eq!(unwritten.await.unwrap(), unsent(reason));
+        drop((control, session.channel, remote));
+        nothing_is_left().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn server_that_forgot_session_ends_it() {
+    let session = session().await;
+    detach(&session).await;
+    session.served.abort();
+    let _ = session.served.await;
+    session.network.state().attacher = None;
+    session.network.reopen();
+    assert_eq!(session.channel.remote().ended().await, ExitReason::NoConnection);
+}
+
+#[tokio::test(start_paused = true)]
+async fn stream_lost_before_acknowledgement_ends_session() {
+    let (mut peer, _attacher, served) = peer::served(service);
+    peer.start().await;
+    drop(peer);
+    let expected = Served { reason: ExitReason::NoConnection, expired: false, tombstone: None };
+    assert_eq!(served.await.unwrap(), expected);
 }

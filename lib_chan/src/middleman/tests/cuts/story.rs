@@ -11,7 +11,6 @@ use std::{
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::{
-    io::{AsyncBufRead, AsyncWrite},
     sync::oneshot,
     time::{Instant, timeout},
 };
@@ -20,9 +19,7 @@ use super::super::super::Shared;
 use crate::{
     Address, Call, CallError, Channel, Event, Executed, ExitReason, Limits, Message, Pid, Process, Remote,
     Reply, SpawnOptions, Untyped,
-    channel::{Opening, open, serve},
-    handshake::Authenticated,
-    payload::Codec,
+    channel::{OpenError, Opening},
     spawn_with,
 };
 /// How long whoever had all its endings goes on listening for one more.
@@ -36,7 +33,7 @@ const PUSHES: u32 = 5;
 
 /// What is told once, and when.
 #[derive(Clone, Debug)]
-struct Ending {
+pub(super) struct Ending {
     how: String,
     when: Instant,
 }
@@ -44,7 +41,7 @@ struct Ending {
 /// What began, what ended, and what each end saw of the other.
 #[derive(Default)]
 pub(super) struct Entries {
-    items: BTreeMap<&'static str, Vec<Ending>>,
+    pub(super) items: BTreeMap<&'static str, Vec<Ending>>,
     faults: Vec<String>,
     notes: Vec<u32>,
     unsent_notes: Vec<u32>,
@@ -194,34 +191,34 @@ impl Entries {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct Ask(u32, u32);
+pub(super) struct Ask(u32, u32);
 impl Call for Ask {
     type Reply = u32;
 }
 
 /// A call that is kept unanswered.
 #[derive(Debug, Serialize, Deserialize)]
-struct Hold(u32);
+pub(super) struct Hold(u32);
 impl Call for Hold {
     type Reply = u32;
 }
 
 /// A call that is given up.
 #[derive(Debug, Serialize, Deserialize)]
-struct Forsake(u32);
+pub(super) struct Forsake(u32);
 impl Call for Forsake {
     type Reply = u32;
 }
 
 /// Hands over one process, and asks for another.
 #[derive(Debug, Serialize, Deserialize)]
-struct Meet(u64);
+pub(super) struct Meet(u64);
 impl Call for Meet {
     type Reply = u64;
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-enum ToService {
+pub(super) enum ToService {
     Ask(Ask),
     Hold(Hold),
     Forsake(Forsake),
@@ -232,11 +229,14 @@ enum ToService {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-enum ToClient {
+pub(super) enum ToClient {
     Ask(Ask),
     Hold(Hold),
     Push(u32),
 }
+
+/// The channel of the client.
+pub(super) type ClientChannel = Channel<ToClient, ToService>;
 
 macro_rules! messages {
     ($($whole:ident: $($one:ident)*;)*) => {
@@ -269,15 +269,16 @@ fn trapping() -> SpawnOptions {
 
 // The client.
 
-/// The client's end of the story.
-pub(super) fn client<S>(stream: S, authenticated: Authenticated, ledger: &Ledger, finale: Finale)
-where
-    S: AsyncBufRead + AsyncWrite + Unpin + Send + 'static,
-{
+/// The client's end of the story. `open` opens the session, in the process that owns it.
+pub(super) fn client(
+    open: impl Future<Output = Result<ClientChannel, OpenError>> + Send + 'static,
+    ledger: &Ledger,
+    finale: Finale,
+) {
     let ledger = ledger.clone();
     spawn_with(trapping(), async move |me: Process| {
         let opening = ledger.begin("opening");
-        let opened = open(stream, &authenticated, &limits(), Codec::Bincode, b"", true).await;
+        let opened = open.await;
         opening.end(&opened.as_ref().map(drop));
         if let Ok(channel) = opened {
             with_channel(me, channel, ledger, finale).await;
@@ -286,12 +287,7 @@ where
     });
 }
 
-async fn with_channel(
-    mut me: Process,
-    mut channel: Channel<ToClient, ToService>,
-    ledger: Ledger,
-    finale: Finale,
-) {
+async fn with_channel(mut me: Process, mut channel: ClientChannel, ledger: Ledger, finale: Finale) {
     ledger.share(channel.shared());
     let remote = channel.remote();
     ledger.expect_end("client", "client's session", &remote);
@@ -456,18 +452,10 @@ fn watch(ledger: &Ledger, target: Pid, link: &'static str, monitor: &'static str
 
 // The server.
 
-/// The server's end of the story, until its last words are said.
-pub(super) async fn server<S>(stream: S, authenticated: &Authenticated, ledger: &Ledger)
-where
-    S: AsyncBufRead + AsyncWrite + Unpin + Send,
-{
-    let serving = ledger.begin("serving");
-    let start = |opening: Opening| {
-        let ledger = ledger.clone();
-        spawn_with(trapping(), async move |me| service(me, opening, ledger).await);
-    };
-    let reason = serve(stream, authenticated, &limits(), start).await;
-    serving.end(&reason);
+/// Starts the server's end of the story.
+pub(super) fn start(opening: Opening, ledger: &Ledger) {
+    let ledger = ledger.clone();
+    spawn_with(trapping(), async move |me| service(me, opening, ledger).await);
 }
 
 async fn service(mut me: Process, opening: Opening, ledger: Ledger) -> Result<(), ExitReason> {
