@@ -23,14 +23,14 @@ pub(crate) trait Source: Unpin {
     /// Polls for the next connection. `detached`: the session has none, and needs one.
     fn poll_next(&mut self, cx: &mut Context<'_>, detached: bool) -> Poll<NextStream<Self::Stream>>;
 
-    /// Answers a stream whose session is over, with what is still known of it.
+    /// Refuses a stream whose session is over, and sends the client what this end still knows of that session.
     fn refuse(&mut self, stream: Self::Stream, tombstone: Option<Tombstone>, limits: &Limits);
 
     /// Hears of each change of the connection.
     fn changed(&mut self, state: ConnectionState);
 }
 
-/// What comes after a connection.
+/// The answer of a [`Source`]: the next connection, or why there is none.
 pub(crate) enum NextStream<S> {
     /// This end dialled, and asks the other end to resume.
     Dialled { stream: S, exporter: Exporter },

@@ -195,7 +195,7 @@ impl<H: Host> Session<H> {
             return;
         }
         if self.resumption.is_detached() {
-            // Nothing more goes out, and the peer is told if it comes back.
+            // Nothing more goes out. A client that comes back gets the reason from the tombstone.
             return self.lose(reason, None);
         }
         if self.can_put() {

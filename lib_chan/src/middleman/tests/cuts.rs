@@ -2,7 +2,8 @@
 //! each way in which connections break: whatever began has one ending, in time, and nothing is left.
 //!
 //! All over real streams, the real TLS and the real middleman, with tokio's clock paused. `cargo test` leaves out the
-//! inside of the long message and most bytes of TLS; with `CHAN_CUTS=all` in the environment nothing is left out.
+//! inside of the long message and most bytes of TLS; with `CHAN_CUTS=all` in the environment nothing is left out. `resume.rs`
+//! says what sessions that survive a cut leave out.
 
 mod resume;
 mod story;
@@ -284,6 +285,26 @@ fn everywhere() -> bool {
     std::env::var_os("CHAN_CUTS").is_some_and(|cuts| cuts == "all")
 }
 
+/// Where one connection can be cut: at which end, in which direction, and how many bytes it carried there.
+fn streams(client: &Record, server: &Record) -> [(Side, Way, usize); 4] {
+    let streams = [
+        (Side::Client, Way::Read, client.read.len()),
+        (Side::Client, Way::Written, client.written.len()),
+        (Side::Server, Way::Read, server.read.len()),
+        (Side::Server, Way::Written, server.written.len()),
+    ];
+    for (_, _, len) in streams {
+        assert!(len > 100, "{len} bytes are too few to be true");
+    }
+    streams
+}
+
+/// Says how much was tried.
+#[expect(clippy::print_stderr, reason = "campaigns are started by hand")]
+fn report(count: usize, campaign: &str) {
+    eprintln!("{campaign}: {count} cuts");
+}
+
 /// A way to run the story, and where it is cut.
 struct Campaign {
     layers: Layers,
@@ -302,14 +323,7 @@ impl Campaign {
     fn run(&self) {
         let whole = self.run_whole();
         let mut count = 0;
-        let (at_client, at_server) = (&whole.client, &whole.server);
-        for (side, way, len) in [
-            (Side::Client, Way::Read, at_client.read.len()),
-            (Side::Client, Way::Written, at_client.written.len()),
-            (Side::Server, Way::Read, at_server.read.len()),
-            (Side::Server, Way::Written, at_server.written.len()),
-        ] {
-            assert!(len > 100, "{len} bytes are too few to be true");
+        for (side, way, len) in streams(&whole.client, &whole.server) {
             for how in [How::EndOfFile, How::Reset, How::Silence, How::OneWay] {
                 let runs = self.places(len).map(|after| {
                     let cut = Cut { way, after, how };
@@ -330,10 +344,7 @@ impl Campaign {
                 }
             }
         }
-        #[expect(clippy::print_stderr, reason = "how much was tried")]
-        {
-            eprintln!("{:?} {:?}: {count} cuts", self.layers, self.finale);
-        }
+        report(count, &format!("{:?} {:?}", self.layers, self.finale));
     }
 
     /// Once without a cut.
@@ -360,8 +371,7 @@ impl Campaign {
     }
 
     fn places(&self, len: usize) -> impl Iterator<Item = usize> {
-        let all = everywhere();
-        let (stride, inside_stride) = if all { (1, 1) } else { (self.stride, INSIDE_STRIDE) };
+        let (stride, inside_stride) = if everywhere() { (1, 1) } else { (self.stride, INSIDE_STRIDE) };
         let inside = self.inside(len);
         let is_meant = move |after: &usize| {
             after.is_multiple_of(if inside.contains(after) { inside_stride } else { stride })

@@ -1,7 +1,7 @@
 //! A session that survives its connections, over real streams and the real middleman, with tokio's clock paused. What a cut
 //! after each byte does is in `cuts/resume.rs`.
 //!
-//! Longer than other files: the network, and how each kind of end is told while there is no connection.
+//! Longer than other files: it has the network, and a test for each way in which a session can end while detached.
 
 mod peer;
 
@@ -56,11 +56,11 @@ struct State {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Cut {
-    /// Both ends are told.
+    /// Both ends read EOF.
     Told,
-    /// Nobody is told.
+    /// Neither end reads anything more.
     Silent,
-    /// Only the client is told.
+    /// The client reads EOF; the server reads nothing more.
     ClientTold,
 }
 
@@ -104,7 +104,7 @@ impl Network {
                 how = is_cut => how,
             };
             let silent = async |mut plug: DuplexStream| {
-                // Takes what is written until the stream is dropped.
+                // The network swallows all that the end writes, until that end drops the stream.
                 let _ = tokio::io::copy(&mut plug, &mut tokio::io::sink()).await;
             };
             match how {
@@ -420,7 +420,7 @@ async fn process_that_ends_while_detached_tells_its_reason() {
     nothing_is_left().await;
 }
 
-/// Adds, and ends with a reason when it is told to.
+/// A service that adds two numbers, and fails when the test says so.
 fn failing(told: oneshot::Receiver<()>) -> impl FnOnce(Opening) + Send + 'static {
     |opening| {
         spawn(async move |_me: Process| {
