@@ -1,5 +1,6 @@
 //! Answers a monitoring system, in the text format of OpenMetrics, and health checks.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::descriptors::max_descriptors;
@@ -22,7 +23,7 @@ use crate::shared::{Core, Phase};
 const MAX_HEAD_LEN: usize = 8 * 1024;
 /// How long a request and its answer may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
-/// Requests at once; more wait.
+/// Requests at once. A further one takes the place of the oldest, so that silent connections keep nobody out.
 const MAX_REQUESTS: usize = 16;
 
 /// Returns all numbers of this moment.
@@ -67,19 +68,24 @@ pub(crate) fn text(core: &Core) -> String {
 
 /// Answers requests for ever: `/metrics`, `/livez` and `/readyz`.
 pub(crate) async fn serve(core: Arc<Core>, listener: TcpListener) {
-    let places = Arc::new(Semaphore::new(MAX_REQUESTS));
+    let mut requests = VecDeque::<AbortHandle>::with_capacity(MAX_REQUESTS);
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         let Ok((stream, _)) = listener.accept().await else {
             sleep(Duration::from_millis(100)).await;
             continue;
         };
+        requests.retain(|request| !request.is_finished());
+        if requests.len() == MAX_REQUESTS
+            && let Some(oldest) = requests.pop_front()
+        {
+            oldest.abort();
+        }
         let core = Arc::clone(&core);
-        tokio::spawn(async move {
+        let request = tokio::spawn(async move {
             // A client that has gone needs no answer.
             let _ = timeout(REQUEST_TIMEOUT, answer(&core, stream)).await;
-            drop(place);
         });
+        requests.push_back(request.abort_handle());
     }
 }
 

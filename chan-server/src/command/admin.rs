@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use lib_chan::private::check_directory;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -27,7 +28,7 @@ use crate::server::{Handle, Status};
 
 /// The longest request.
 const MAX_REQUEST_LEN: u64 = 64 * 1024;
-/// How long a request may take to arrive.
+/// How long a request may take to arrive, and its answer to be read.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// Requests at once; more wait.
 const MAX_REQUESTS: usize = 16;
@@ -86,9 +87,10 @@ impl Admin {
     /// Listens in the state directory. A socket that a killed server left behind is replaced.
     ///
     /// # Errors
-    /// There is no socket: another server answers there, or the system gives none.
+    /// There is no socket: others may enter the directory, another server answers there, or the system gives none.
     pub(super) fn open(state: &StateDir) -> io::Result<Self> {
         let path = path(state);
+        check_directory(state.path()).map_err(io::Error::other)?;
         if StdUnixStream::connect(&path).is_ok() {
             return Err(io::Error::new(io::ErrorKind::AddrInUse, "another server uses this state directory"));
         }
@@ -149,7 +151,7 @@ async fn answer(mut stream: UnixStream, desk: &Desk) -> io::Result<()> {
     };
     let mut text = serde_json::to_string(&answer)?;
     text.push('\n');
-    writer.write_all(text.as_bytes()).await?;
+    timeout(REQUEST_TIMEOUT, writer.write_all(text.as_bytes())).await??;
     if let Answer::Draining { .. } = answer {
         desk.stop.notify_one();
         std::future::pending::<()>().await;
@@ -181,4 +183,19 @@ fn failed(failure: &Failure) -> Answer {
 /// Whether there is such a socket. A server that was killed may have left it behind.
 pub(super) fn is_there(path: &Path) -> bool {
     path.symlink_metadata().is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_open_state_directory_gets_no_socket() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = StateDir::at(folder.path());
+        for (mode, is_private) in [(0o755, false), (0o700, true)] {
+            fs::set_permissions(folder.path(), fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(Admin::open(&state).map(drop).is_ok(), is_private, "{mode:o}");
+        }
+    }
 }

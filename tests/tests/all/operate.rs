@@ -302,3 +302,20 @@ fn metrics_count_what_happens() {
     events(&server, "draining", 1);
     assert!(get(&server, &address, "/readyz").starts_with("HTTP/1.1 503 "));
 }
+
+#[test]
+fn silent_connections_keep_no_health_check_out() {
+    use std::{
+        io::Read,
+        net::TcpStream,
+        time::{Duration, Instant},
+    };
+    let address = free_address();
+    let server = start(&format!("{}[metrics]\nlisten = \"{address}\"\n", echo()));
+    let began = Instant::now();
+    let mut silent: Vec<_> = (0..64).map(|_| TcpStream::connect(&address).unwrap()).collect();
+    assert!(get(&server, &address, "/livez").ends_with("\r\n\r\nok\n"));
+    // Sixteen at a time, each of which may be silent for 5 s, would take 20 s.
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    assert_eq!(silent[0].read(&mut [0]).unwrap(), 0, "the oldest gives its place");
+}
