@@ -2,11 +2,14 @@
 
 use std::{
     fs,
+    io::{self, BufRead as _, BufReader, Read as _, Write as _},
+    net::{TcpListener, TcpStream},
     process::{Command, Stdio},
+    time::{Duration, Instant},
 };
 
 use chan_tests::{
-    Folder, PASSWORD, Running, Server, client_key, program,
+    Folder, PASSWORD, Running, Server, available, client_key, port_of, program,
     reloads::{Options, campaign},
     run,
 };
@@ -249,18 +252,20 @@ fn reloads_under_load_disturb_nobody_else() {
 
 /// What the server says to a request.
 fn get(server: &Server, address: &str, path: &str) -> String {
-    use std::io::{Read, Write};
-    let mut stream =
-        std::net::TcpStream::connect(address).unwrap_or_else(|_| panic!("{:?}", server.log.all()));
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+    http(address, path).unwrap_or_else(|error| panic!("{error}: {:?}", server.log.all()))
+}
+
+fn http(address: &str, path: &str) -> io::Result<String> {
+    let mut stream = TcpStream::connect(address)?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
     let mut text = String::new();
-    stream.read_to_string(&mut text).unwrap();
-    text
+    stream.read_to_string(&mut text)?;
+    Ok(text)
 }
 
 /// An address that was free a moment ago.
 fn free_address() -> String {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
 }
 
 #[test]
@@ -305,11 +310,6 @@ fn metrics_count_what_happens() {
 
 #[test]
 fn silent_connections_keep_no_health_check_out() {
-    use std::{
-        io::Read,
-        net::TcpStream,
-        time::{Duration, Instant},
-    };
     let address = free_address();
     let server = start(&format!("{}[metrics]\nlisten = \"{address}\"\n", echo()));
     let began = Instant::now();
@@ -318,4 +318,61 @@ fn silent_connections_keep_no_health_check_out() {
     // Sixteen at a time, each of which may be silent for 5 s, would take 20 s.
     assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
     assert_eq!(silent[0].read(&mut [0]).unwrap(), 0, "the oldest gives its place");
+}
+
+#[test]
+fn prometheus_scrapes_the_metrics() {
+    if !available("prometheus") {
+        return;
+    }
+    let address = free_address();
+    let server = start(&format!("{}[metrics]\nlisten = \"{address}\"\n", echo()));
+    assert_eq!(run(server.client("call", "echo").arg("1")).0, Some(0));
+    events(&server, "session_ended", 1);
+    // Prometheus stores one scrape before it begins the next.
+    let between = TcpListener::bind("127.0.0.1:0").unwrap();
+    let target = between.local_addr().unwrap();
+    let configuration = server.folder.write(
+        "prometheus.yml",
+        &format!(
+            "global: {{scrape_interval: 1s}}\n\
+             scrape_configs: [{{job_name: chan, static_configs: [{{targets: [\"{target}\"]}}]}}]\n"
+        ),
+    );
+    let mut prometheus = Command::new("prometheus");
+    prometheus.arg("--config.file").arg(configuration).args(["--web.listen-address", "127.0.0.1:0"]);
+    prometheus.arg("--storage.tsdb.path").arg(server.folder.path().join("prometheus"));
+    let prometheus = Running::start(prometheus);
+    let line = prometheus.err.wait("its address", |line| line.contains("\"Listening on\""));
+    let api = line.split("address=").nth(1).unwrap().trim();
+    for _ in 0..2 {
+        let (scrape, _) = between.accept().unwrap();
+        let mut request = BufReader::new(&scrape);
+        let mut line = String::new();
+        while request.read_line(&mut line).unwrap() > 2 {
+            line.clear();
+        }
+        (&scrape).write_all(get(&server, &address, "/metrics").as_bytes()).unwrap();
+    }
+    let found = |query: &str| http(api, &format!("/api/v1/query?query={query}")).unwrap();
+    assert!(found("up").contains(",\"1\"]}"), "{}", found("up"));
+    let started = found("chan_sessions_started_total");
+    assert!(started.contains("\"service\":\"echo\"},") && started.contains(",\"1\"]}"), "{started}");
+}
+
+#[test]
+fn sslyze_finds_only_the_certificate() {
+    if !available("sslyze") {
+        return;
+    }
+    // The scanner makes hundreds of connections that do not log in.
+    let server = start(&format!("{}[gate]\nexempt = [\"127.0.0.1\"]\n", echo()));
+    let mut sslyze = Command::new("sslyze");
+    sslyze.args(["--mozilla_config", "modern", &format!("127.0.0.1:{}", port_of(server.url("echo")))]);
+    let (_, report, complaint) = run(&mut sslyze);
+    let (_, compliance) = report.split_once("FAILED - Not compliant.").expect(&complaint);
+    let findings = compliance.lines().filter_map(|line| line.trim().strip_prefix("* ")?.split(':').next());
+    // The certificate vouches for itself, for as long as its key is pinned.
+    let findings: Vec<_> = findings.collect();
+    assert_eq!(findings, ["certificate_path_validation", "maximum_certificate_lifespan"], "{report}");
 }
