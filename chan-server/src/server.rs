@@ -162,6 +162,16 @@ impl Server {
         .await;
     }
 
+    /// Serves until `stop` is ready, then [shuts down](Self::shutdown). Returns the output of `stop`.
+    ///
+    /// Dropping the future cuts the sessions.
+    pub async fn run_until<T>(self, stop: impl Future<Output = T>) -> T {
+        // The tasks of the server need nobody who waits for them.
+        let stopped = stop.await;
+        self.shutdown().await;
+        stopped
+    }
+
     /// Where it answers requests for its metrics, with the real port; `None` without `[metrics]`.
     pub fn metrics_addr(&self) -> Option<SocketAddr> {
         locked(&self.core.metrics).as_ref().map(|(address, _)| *address)

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use chan_server::Server;
 use chan_server::audit::{Audit, Format};
-use chan_server::config::Config;
+use chan_server::config::{Config, Service};
 use chan_server::identity::StateDir;
 use chan_server::modules::Modules;
 use chan_server::modules::name_server::{Lookup, Request, Store};
@@ -84,7 +84,10 @@ fn key(number: u8) -> PrivateKey {
 /// A server with these services, `limits` being the lines of its `[limits]`.
 async fn serve_with(modules: &Modules, services: &str, limits: &str) -> Running {
     let text = format!("listen = ['127.0.0.1:0']\n{services}\n[limits]\n{limits}\n");
-    let config = Config::parse(&text, Path::new("test"), modules).unwrap();
+    serve_config(Config::parse(&text, Path::new("test"), modules).unwrap()).await
+}
+
+async fn serve_config(config: Config) -> Running {
     let state = tempfile::tempdir().unwrap();
     let log = Log::default();
     let audit = Audit::to(log.clone(), Format::Json);
@@ -379,15 +382,40 @@ async fn arguments_reach_the_log_cut_and_escaped() {
 
 #[tokio::test]
 async fn reason_of_service_reaches_client_and_log() {
-    let modules = Modules::new().service("test", "fail", |_me: Process, _chan: Channel<()>| async {
-        Err(ExitReason::failed("no\nmood"))
-    });
+    let modules = Modules::new()
+        .service("test", "fail", |_chan: Channel<()>| async { Err(ExitReason::failed("no\nmood")) });
     let running = serve_with(&modules, &service("fail", "['test', 'fail']", 1), "").await;
     let chan: Channel<()> = running.open("fail", Codec::Json, b"null").await.unwrap();
     assert_eq!(chan.remote().ended().await, ExitReason::failed("no\nmood"));
     let line = running.log.first("session_ended").await;
     assert_eq!(line["reason"], "failed: no\\nmood");
     assert!(line["bytes_in"].as_u64().unwrap() > 100 && line["bytes_out"].as_u64().unwrap() > 100, "{line}");
+}
+
+#[tokio::test]
+async fn program_configures_itself_without_a_file() {
+    let echo = |prefix: &'static str| {
+        let serve = move |mut chan: Channel<String>| async move {
+            while let Some(Message::Cast(text)) = chan.recv().await {
+                chan.remote().cast(format!("{prefix} {text}")).await?;
+            }
+            Ok(())
+        };
+        Service::new("echo", serve).unwrap()
+    };
+    assert!(Service::new("no spaces", |_: Channel<()>| async { Ok(()) }).is_err());
+    assert!(echo("").client("", key(1).public_key()).is_err());
+    let password = Password::new("correct horse battery").unwrap();
+    let service = echo("second").client("joe", key(2).public_key()).unwrap();
+    let service = service.client("joe", key(1).public_key()).unwrap().password(password.clone());
+    let config = Config::new(["127.0.0.1:0".parse().unwrap()]).service(echo("first")).service(service);
+    let running = serve_config(config).await;
+    assert_eq!(running.server.as_ref().unwrap().urls().len(), 2);
+    refused(running.login("echo", "joe", Credential::Key(&key(2))).await);
+    running.login("echo", "", Credential::Password(&password)).await.unwrap();
+    let mut chan: Channel<String> = running.open("echo", Codec::Json, b"null").await.unwrap();
+    chan.remote().cast("hello").await.unwrap();
+    assert!(matches!(chan.recv().await, Some(Message::Cast(text)) if text == "second hello"));
 }
 
 #[tokio::test]

@@ -4,22 +4,21 @@
 use chan_client::connect;
 use chan_examples::Place;
 use chan_server::modules::Modules;
-use lib_chan::{Channel, Message, Process, secret::Password};
+use lib_chan::{Channel, Message, secret::Password};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     // A service is a function. It runs in a process of its own for each client, with a channel to that client:
     // strings come in, strings go out.
-    let modules =
-        Modules::new().service("echo", "start", |_me: Process, mut chan: Channel<String>| async move {
-            while let Some(message) = chan.recv().await {
-                match message {
-                    Message::Cast(text) => chan.remote().cast(text).await?,
-                    Message::Call(_, reply) => reply.refuse("nothing here is worth a call"),
-                }
+    let modules = Modules::new().service("echo", "start", |mut chan: Channel<String>| async move {
+        while let Some(message) = chan.recv().await {
+            match message {
+                Message::Cast(text) => chan.remote().cast(text).await?,
+                Message::Call(_, reply) => reply.refuse("nothing here is worth a call"),
             }
-            Ok(())
-        });
+        }
+        Ok(())
+    });
     let place = Place::standard()?;
     let server = place.bind(&modules, "echo").await?;
 

@@ -21,14 +21,9 @@ async fn main() -> anyhow::Result<()> {
     let url = env::args().nth(1).unwrap_or_default();
     let password = Password::from_file("names.password")?;
     let chan = connect(url).password(password).open::<(), NamesMessage>().await?;
-    let names = chan.remote();
-
-    names.store("joe", "writing a book").await?;
-    match names.lookup("joe").await {
-        Ok(value) => println!("{value:?}"),
-        // The error says whether the call was executed: no, yes, or unknown.
-        Err(error) => println!("{error}"),
-    }
+    chan.remote().store("joe", "writing a book").await?;
+    // An error says whether the call was executed: no, yes, or unknown.
+    println!("{:?}", chan.remote().lookup("joe").await?);
     chan.close().await?;
     Ok(())
 }

@@ -1,12 +1,12 @@
-//! A server with a service of its own: the first program of the README.
+//! A service with its server: the first program of the README.
 
 #![expect(clippy::print_stdout, reason = "it prints for people")]
 
 use std::collections::HashMap;
-use std::path::Path;
 
-use chan_server::{Server, audit::Audit, config::Config, identity::StateDir, modules::Modules};
-use lib_chan::{Address, Channel, Event, ExitReason, Process, protocol, spawn};
+use chan_server::config::{Config, Service};
+use chan_server::{Server, audit::Audit, identity::StateDir};
+use lib_chan::{Address, Channel, Event, ExitReason, Process, protocol, secret::Password, spawn};
 
 /// A store of names. `fn` is a message without an answer, `async fn` is a call.
 #[protocol]
@@ -20,21 +20,17 @@ pub trait Names {
 /// One process for all clients. It owns the names.
 async fn kvs(mut me: Process<NamesMessage>) -> Result<(), ExitReason> {
     let mut names = HashMap::new();
-    loop {
-        match me.recv().await {
-            Event::Message(NamesMessage::Store { key, value }) => drop(names.insert(key, value)),
-            Event::Message(NamesMessage::Lookup { key, reply }) => reply.send(names.get(&key).cloned()),
-            _ => {}
+    while let Event::Message(message) = me.recv().await {
+        match message {
+            NamesMessage::Store { key, value } => drop(names.insert(key, value)),
+            NamesMessage::Lookup { key, reply } => reply.send(names.get(&key).cloned()),
         }
     }
+    Ok(())
 }
 
 /// Spawned for each client: passes its messages on. When this process ends, the client is told why, and vice versa.
-async fn start_me_up(
-    _me: Process,
-    mut chan: Channel<NamesMessage, ()>,
-    kvs: Address<NamesMessage>,
-) -> Result<(), ExitReason> {
+async fn serve(mut chan: Channel<NamesMessage, ()>, kvs: Address<NamesMessage>) -> Result<(), ExitReason> {
     while let Some(message) = chan.recv().await {
         kvs.send(message).await?;
     }
@@ -44,18 +40,12 @@ async fn start_me_up(
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let kvs = spawn(kvs);
-    let modules =
-        Modules::new().service("names", "start_me_up", move |me, chan| start_me_up(me, chan, kvs.clone()));
-    let config = Config::load(Path::new("names.toml"), &modules)?;
-    let mut server = Server::bind(config, &StateDir::at("state"), Audit::stderr()).await?;
-    for service in server.urls() {
-        println!("{}", service.url);
-    }
-    tokio::select! {
-        () = server.run() => {}
-        pressed = tokio::signal::ctrl_c() => pressed?,
-    }
-    // Ends the sessions. Every client is told so.
-    server.shutdown().await;
+    let service = Service::new("names", move |chan| serve(chan, kvs.clone()))?;
+    let service = service.password(Password::from_file("names.password")?);
+    let config = Config::new(["127.0.0.1:0".parse()?]).service(service);
+    let server = Server::bind(config, &StateDir::at("state"), Audit::stderr()).await?;
+    println!("{}", server.urls()[0].url);
+    // Then the sessions end, and every client is told so.
+    server.run_until(tokio::signal::ctrl_c()).await?;
     Ok(())
 }

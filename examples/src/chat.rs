@@ -94,7 +94,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The module `chat` with its function `start`, for clients of this chat (see [`chat`]).
 pub fn modules(chat: Address<ToChat>) -> Modules {
-    Modules::new().service("chat", "start", move |_me: Process, chan| member(chan, chat.clone()))
+    Modules::new().service("chat", "start", move |chan| member(chan, chat.clone()))
 }
 
 /// The process of a client that has not joined a group yet.

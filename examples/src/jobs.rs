@@ -65,8 +65,9 @@ pub fn modules() -> Modules {
     let names = Names::new();
     let supervisor = Supervisor::new(Strategy::OneForOne).child(Child::registered("queue", &names, queue));
     spawn(|me| supervisor.run(me));
-    Modules::new()
-        .service("job_queue", "start", move |me: Process, chan| std::future::ready(start(&me, chan, &names)))
+    Modules::new().function("job_queue", "start", move |me: Process, chan, (): (), (): ()| {
+        std::future::ready(start(&me, chan, &names))
+    })
 }
 
 /// Gives the channel of a client to the queue, which is its owner from now on.

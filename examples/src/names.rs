@@ -18,7 +18,7 @@ pub trait Names {
 pub fn modules() -> Modules {
     let kvs = spawn(kvs);
     // What the closure captures is what all clients share.
-    Modules::new().service("name_server", "start", move |_me: Process, chan| start(chan, kvs.clone()))
+    Modules::new().service("name_server", "start", move |chan| start(chan, kvs.clone()))
 }
 
 /// The process that knows the names. There is no lock: it is alone with its map, and looks at one message at a time.

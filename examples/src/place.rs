@@ -69,16 +69,11 @@ impl Place {
     /// # Errors
     /// When there is no Ctrl-C to wait for.
     #[expect(clippy::print_stdout, reason = "for the user, who pastes it into another terminal")]
-    pub async fn serve(&self, mut server: Server, client: &str) -> anyhow::Result<()> {
+    pub async fn serve(&self, server: Server, client: &str) -> anyhow::Result<()> {
         for url in server.urls() {
             let password_file = private::quoted(&self.password_file());
             println!("cargo run -p chan-examples --example {client} -- '{}' {password_file}", url.url);
         }
-        tokio::select! {
-            () = server.run() => {}
-            stopped = tokio::signal::ctrl_c() => stopped?,
-        }
-        server.shutdown().await;
-        Ok(())
+        Ok(server.run_until(tokio::signal::ctrl_c()).await?)
     }
 }

@@ -24,6 +24,18 @@ pub enum Credential {
     Key(PublicKey),
 }
 
+impl From<Password> for Credential {
+    fn from(password: Password) -> Self {
+        Self::Password(password)
+    }
+}
+
+impl From<PublicKey> for Credential {
+    fn from(key: PublicKey) -> Self {
+        Self::Key(key)
+    }
+}
+
 /// The salts of the verifiers seen. One that comes twice stands under two names, and a client that is shown the same
 /// salt under both would know that both exist.
 pub(super) type Salts = HashSet<[u8; 16]>;

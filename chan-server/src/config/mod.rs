@@ -57,13 +57,59 @@ pub struct Config {
     pub(crate) proxies: Vec<IpNet>,
     /// The identity of `[tls]`; without one the server has its own.
     pub(crate) identity: Option<Identity>,
-    /// In the order of the file; at least one, no name twice.
+    /// In the order of the file; no name twice.
     pub(crate) services: Vec<Service>,
     /// In the order of the file.
     pub(crate) warnings: Vec<Warning>,
 }
 
 impl Config {
+    /// Makes a configuration in a program: these addresses, the default limits, no service yet. Port 0 is any free port.
+    ///
+    /// ```
+    /// # use chan_server::config::{Config, Service};
+    /// # use lib_chan::{Channel, Message, secret::Password};
+    /// # fn f(password: Password) -> Result<Config, Box<dyn std::error::Error>> {
+    /// let echo = Service::new("echo", |mut chan: Channel<String>| async move {
+    ///     while let Some(Message::Cast(text)) = chan.recv().await {
+    ///         chan.remote().cast(text).await?;
+    ///     }
+    ///     Ok(())
+    /// })?;
+    /// let config = Config::new(["127.0.0.1:0".parse()?]).service(echo.password(password));
+    /// # Ok(config)
+    /// # }
+    /// ```
+    pub fn new(listen: impl IntoIterator<Item = SocketAddr>) -> Self {
+        Self {
+            listen: Listen::At(listen.into_iter().collect()),
+            public: None,
+            metrics: None,
+            limits: Limits::default(),
+            gate: GateRules::default(),
+            revoke_grace: Duration::ZERO,
+            proxies: Vec::new(),
+            identity: None,
+            services: Vec::new(),
+            warnings: Vec::new(),
+        }
+    }
+
+    /// Offers a service. One of the same name is replaced.
+    #[must_use]
+    pub fn service(mut self, service: Service) -> Self {
+        self.services.retain(|other| other.name != service.name);
+        self.services.push(service);
+        self
+    }
+
+    /// Sets the bounds on everything that clients can make grow.
+    #[must_use]
+    pub fn with_limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
     /// Reads and checks a file. Files that it names are looked for beside it.
     ///
     /// # Errors

@@ -6,7 +6,10 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use lib_chan::auth::{ClientId, ServiceName};
+use lib_chan::auth::{ClientId, InvalidName, ServiceName};
+use lib_chan::protocol::Receive;
+use lib_chan::secret::Password;
+use lib_chan::{Channel, ExitReason};
 use serde::Deserialize;
 use toml::Spanned;
 use toml::de::{DeArray, DeValue, ValueDeserializer};
@@ -51,6 +54,54 @@ pub struct Client {
 }
 
 impl Service {
+    /// Makes a service of a function that is spawned as a process for each client, with the channel to that client. State
+    /// that clients share is what the closure captured.
+    ///
+    /// Clients speak bincode or JSON. Nobody may start the service before it has a [`password`](Self::password) or a
+    /// [`client`](Self::client).
+    ///
+    /// # Errors
+    /// When the name is empty, longer than 64 bytes, or has other bytes than letters, digits, `.`, `_` and `-`.
+    pub fn new<In, Out, F, Fut>(name: &str, start: F) -> Result<Self, InvalidName>
+    where
+        In: Receive + Send,
+        Out: Send + 'static,
+        F: Fn(Channel<In, Out>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), ExitReason>> + Send + 'static,
+    {
+        Ok(Self {
+            name: ServiceName::new(name)?,
+            clients: Vec::new(),
+            starter: Arc::new(Starter::new(name, start)),
+            max_sessions: None,
+            max_bytes_per_second: None,
+            from: Vec::new(),
+            mfa: name.into(),
+        })
+    }
+
+    /// Lets in everybody who knows this password, in place of one that was set before.
+    #[must_use]
+    pub fn password(self, password: Password) -> Self {
+        self.admit(ClientId::default(), password.into())
+    }
+
+    /// Lets in a client with a name, by a password or the public half of its key. One of the same name is replaced.
+    ///
+    /// # Errors
+    /// As those of [`new`](Self::new), for the name of the client.
+    pub fn client(self, name: &str, credential: impl Into<Credential>) -> Result<Self, InvalidName> {
+        // An empty name stands for the password that all share.
+        ServiceName::new(name)?;
+        Ok(self.admit(ClientId::new(name)?, credential.into()))
+    }
+
+    fn admit(mut self, id: ClientId, credential: Credential) -> Self {
+        self.clients.retain(|client| client.id != id);
+        self.clients.push(Client::new(id, credential));
+        self
+    }
+
     /// Its name.
     pub fn name(&self) -> &ServiceName {
         &self.name
@@ -68,6 +119,17 @@ impl Service {
 }
 
 impl Client {
+    fn new(id: ClientId, credential: Credential) -> Self {
+        Self {
+            id,
+            credential,
+            disabled: false,
+            max_sessions: None,
+            max_bytes_per_second: None,
+            from: Vec::new(),
+        }
+    }
+
     /// Its name; empty for the password that all share.
     pub fn id(&self) -> &ClientId {
         &self.id
@@ -119,14 +181,7 @@ fn clients(
     let mut clients = Vec::new();
     match shared {
         Ok(Some(credential)) => {
-            clients.push(Client {
-                id: ClientId::default(),
-                credential,
-                disabled: false,
-                max_sessions: None,
-                max_bytes_per_second: None,
-                from: Vec::new(),
-            });
+            clients.push(Client::new(ClientId::default(), credential));
         }
         Ok(None) if !has_clients => {
             let add = format!("password_file = \"{service}.password\", or [[service.client]] tables");

@@ -75,17 +75,16 @@ impl Modules {
             })
     }
 
-    /// Adds a function that takes no arguments, neither of the client nor of the configuration. It gets its process and the
-    /// channel. Otherwise it is as [`function`](Self::function).
-    pub fn service<M, In, Out, F, Fut>(self, module: &str, function: &str, start: F) -> Self
+    /// Adds a function that gets the channel to its client and nothing else. Otherwise it is as
+    /// [`function`](Self::function).
+    pub fn service<In, Out, F, Fut>(self, module: &str, function: &str, start: F) -> Self
     where
-        M: Send + 'static,
         In: Receive + Send,
         Out: Send + 'static,
-        F: Fn(Process<M>, Channel<In, Out>) -> Fut + Send + Sync + 'static,
+        F: Fn(Channel<In, Out>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<(), ExitReason>> + Send + 'static,
     {
-        self.function(module, function, move |me, chan, (): (), (): ()| start(me, chan))
+        self.function(module, function, move |_me: Process, chan, (): (), (): ()| start(chan))
     }
 
     /// Adds a function with typed messages, for clients that speak bincode or JSON. One of the same name is replaced.
@@ -102,7 +101,7 @@ impl Modules {
         F: Fn(Process<M>, Channel<In, Out>, ArgsC, ArgsS) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<(), ExitReason>> + Send + 'static,
     {
-        self.function_for(&[Codec::Bincode, Codec::Json], module, function, start)
+        self.function_for(TYPED, module, function, start)
     }
 
     /// Adds a function for clients that speak one of these codecs; others are refused by name, after their login.
@@ -215,6 +214,9 @@ fn unknown<T>(name: &str, known: &BTreeMap<String, T>) -> String {
     }
 }
 
+/// The codecs of typed messages.
+const TYPED: &[Codec] = &[Codec::Bincode, Codec::Json];
+
 /// A function with the arguments that the configuration gave it.
 pub(crate) struct Starter {
     name: String,
@@ -222,6 +224,19 @@ pub(crate) struct Starter {
 }
 
 impl Starter {
+    /// A function that no configuration names.
+    pub(crate) fn new<In, Out, F, Fut>(name: &str, start: F) -> Self
+    where
+        In: Receive + Send,
+        Out: Send + 'static,
+        F: Fn(Channel<In, Out>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), ExitReason>> + Send + 'static,
+    {
+        let start = Arc::new(move |_me: Process, chan, (): (), (): (), _: Log| start(chan));
+        let start = move |opening, log| open(TYPED, opening, Arc::clone(&start), (), log);
+        Self { name: name.into(), start: Box::new(start) }
+    }
+
     /// Module and function.
     pub(crate) fn name(&self) -> &str {
         &self.name

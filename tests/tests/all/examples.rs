@@ -49,9 +49,6 @@ fn name_server_keeps_names() {
 fn own_service_ends_with_ctrl_c() {
     let home = Folder::new();
     home.write("names.password", PASSWORD);
-    let services =
-        "[[service]]\nname = 'names'\npassword_file = 'names.password'\nmfa = ['names', 'start_me_up']\n";
-    home.write("names.toml", &format!("listen = ['127.0.0.1:0']\n{services}"));
     let mut command = example("own_service", &home);
     command.current_dir(home.path());
     let server = Running::start(command);

@@ -24,7 +24,6 @@ const STAND_INS: &[(&str, &str, &str)] = &[
     ("cargo run --release -p chan-examples --example ", "$EXAMPLES/", "built too"),
     ("cargo run -q -p chan-examples --example ", "$EXAMPLES/", "built too"),
     ("port = 1234", "port = 0", "a port that is free"),
-    ("\"127.0.0.1:1235\"", "\"127.0.0.1:0\"", "a port that is free"),
     ("forward 6379", "forward 0", "a port that is free"),
     (
         "redis-cli ping",
@@ -67,7 +66,7 @@ enum Shown {
 
 /// The configurations of each page, in their order.
 const CONFIGURATIONS: &[(&str, &[Shown])] = &[
-    ("README.md", &[Shown::File("names.toml"), Shown::Manifest]),
+    ("README.md", &[Shown::Manifest]),
     (
         "docs/redis-from-another-host.md",
         &[
