@@ -5,11 +5,11 @@
 //!
 //! [`Link`] is the state machine of a link; a session runs the same one for links that cross it.
 //!
-//! It needs `Link` and `UnlinkAck` to arrive in the order sent, though a process sends the first itself and the thread
-//! that brought the `Unlink` sends the second for it. So the table remembers the acknowledgement that it owes until
-//! that was delivered. [`Links::link`] has it sent again before the `Link`: a second one has no effect, because its
-//! number is known no more. And while a `Link` is on its way, the acknowledgement waits for it, and
-//! [`Links::link_sent`] gives it out.
+//! It needs `Link`, `Unlink` and `UnlinkAck` to arrive in the order sent, though a process sends the first two itself and
+//! the thread that brought an `Unlink` acknowledges it for the process. So the table remembers the acknowledgement that
+//! it owes until that was delivered. [`Links::link`] has it sent again before the `Link`: a second one has no effect,
+//! because its number is known no more. While a `Link` or an `Unlink` is on its way, the acknowledgement waits for it,
+//! and [`Links::sent`] gives it out.
 
 mod link;
 
@@ -90,14 +90,14 @@ struct Record {
     link: Link,
     /// The number of an `Unlink` that came in and whose acknowledgement may not have been delivered yet.
     owed: Option<u64>,
-    /// A `Link` is on its way to the other side.
-    sending: bool,
+    /// How many `Link` and `Unlink` are on their way to the other side.
+    sending: u32,
 }
 
 impl Record {
     /// Returns whether nothing would be lost with the record.
     const fn is_over(&self) -> bool {
-        self.link.is_absent() && self.owed.is_none() && !self.sending
+        self.link.is_absent() && self.owed.is_none() && self.sending == 0
     }
 }
 
@@ -117,23 +117,24 @@ impl<P> Default for Links<P> {
 }
 
 impl<P: Ord + Clone> Links<P> {
-    /// This process links to `to`. Once the `Link` asked for was sent, call [`link_sent`](Self::link_sent), or
+    /// This process links to `to`. Once the `Link` asked for was sent, call [`sent`](Self::sent), or
     /// [`link_failed`](Self::link_failed) if there is nobody.
     pub fn link(&mut self, to: P) -> LinkRequest {
         let record = self.links.entry(to).or_default();
         if !record.link.link() {
             return LinkRequest { ack: None, link: false };
         }
-        record.sending = true;
-        LinkRequest { ack: record.owed.take(), link: true }
+        let ack = if record.sending == 0 { record.owed.take() } else { None };
+        record.sending += 1;
+        LinkRequest { ack, link: true }
     }
 
-    /// The `Link` has arrived at the other side. Gives the number of an `UnlinkAck` that had to wait for it: send it,
-    /// then call [`ack_delivered`](Self::ack_delivered).
-    pub fn link_sent(&mut self, to: &P) -> Option<u64> {
+    /// The `Link` or `Unlink` has arrived at the other side. Gives the number of an `UnlinkAck` that had to wait for it:
+    /// send it, then call [`ack_delivered`](Self::ack_delivered).
+    pub fn sent(&mut self, to: &P) -> Option<u64> {
         let record = self.links.get_mut(to)?;
-        record.sending = false;
-        let owed = record.owed;
+        record.sending = record.sending.saturating_sub(1);
+        let owed = record.owed.filter(|_| record.sending == 0);
         self.tidy(to);
         owed
     }
@@ -149,23 +150,24 @@ impl<P: Ord + Clone> Links<P> {
     }
 
     /// This process unlinks from `to`: from now on the link has no effect on it. Returns the number of the `Unlink` to
-    /// send, or `None` where there was no link.
+    /// send, or `None` where there was no link. Once it was sent, call [`sent`](Self::sent).
     pub fn unlink(&mut self, to: &P) -> Option<u64> {
         let number = self.last_unlink + 1;
-        let sent = self.links.get_mut(to)?.link.unlink(number);
-        sent.then(|| {
+        let record = self.links.get_mut(to)?;
+        record.link.unlink(number).then(|| {
+            record.sending += 1;
             self.last_unlink = number;
             number
         })
     }
 
     /// An `Unlink` came in. Returns whether to answer it now with an `UnlinkAck` of the same number, and then to call
-    /// [`ack_delivered`](Self::ack_delivered); else the sender of the `Link` that is on its way does it.
+    /// [`ack_delivered`](Self::ack_delivered); else the sender of the `Link` or `Unlink` that is on its way does it.
     pub fn handle_unlink(&mut self, from: P, id: u64) -> bool {
         let record = self.links.entry(from).or_default();
         record.link.handle_unlink();
         record.owed = Some(id);
-        !record.sending
+        record.sending == 0
     }
 
     /// The acknowledgement that was owed has arrived at the other side.

@@ -19,6 +19,7 @@ fn drops_exit_over_inactive_link() {
         assert_eq!(exit(&mut Links::default(), 'b', ExitReason::Shutdown, true, trap), ExitEffect::Drop);
         let mut links = linked();
         assert_eq!(links.unlink(&'b'), Some(1));
+        assert_eq!(links.sent(&'b'), None);
         assert_eq!(exit(&mut links, 'b', ExitReason::Shutdown, true, trap), ExitEffect::Drop);
         links.handle_unlink_ack(&'b', 1);
         assert!(links.is_empty());
@@ -29,6 +30,7 @@ fn drops_exit_over_inactive_link() {
 fn exit_ignored_by_unlink_admits_no_link() {
     let mut links = linked();
     assert_eq!(links.unlink(&'b'), Some(1));
+    assert_eq!(links.sent(&'b'), None);
     assert_eq!(exit(&mut links, 'b', ExitReason::NoProc, true, true), ExitEffect::Drop);
     links.handle_link('b');
     assert!(!links.is_linked(&'b'), "the other side takes that one away when the unlink comes");
@@ -40,8 +42,9 @@ fn exit_ignored_by_unlink_admits_no_link() {
 fn exit_of_former_link_spares_new_one() {
     let mut links = linked();
     assert_eq!(links.unlink(&'b'), Some(1));
+    assert_eq!(links.sent(&'b'), None);
     assert!(links.link('b').link);
-    assert_eq!(links.link_sent(&'b'), None);
+    assert_eq!(links.sent(&'b'), None);
     assert_eq!(exit(&mut links, 'b', ExitReason::Overload, true, true), ExitEffect::Drop);
     assert!(links.is_linked(&'b'));
     links.handle_unlink_ack(&'b', 1);
@@ -122,6 +125,18 @@ fn parting_tells_active_links_watchers_and_the_watched() {
     assert!(links.is_empty());
 }
 
+#[test]
+fn acknowledgement_does_not_overtake_unlink() {
+    let mut links = Links::default();
+    links.handle_link('b');
+    assert_eq!(links.unlink(&'b'), Some(1));
+    assert!(!links.handle_unlink('b', 7), "the Unlink is on its way");
+    assert_eq!(links.sent(&'b'), Some(7));
+    links.ack_delivered(&'b', 7);
+    links.handle_unlink_ack(&'b', 1);
+    assert!(links.is_empty());
+}
+
 /// Two processes that link and unlink each other, each in a thread of its own, step by step. A step is what
 /// happens under one lock; between two of them the other may take any number of its own.
 #[derive(Clone)]
@@ -136,7 +151,7 @@ struct Two {
 enum Step {
     Link(usize),
     HandleLink(usize),
-    LinkSent(usize),
+    Sent(usize),
     Unlink(usize),
     HandleUnlink(usize, u64),
     HandleAck(usize, u64),
@@ -156,21 +171,21 @@ impl Two {
             Step::Link(me) => {
                 let request = self.tables[me].link(1 - me);
                 if request.link {
-                    next(&[Step::HandleLink(1 - me), Step::LinkSent(me)]);
+                    next(&[Step::HandleLink(1 - me), Step::Sent(me)]);
                 }
                 if let Some(id) = request.ack {
                     next(&[Step::HandleAck(1 - me, id)]);
                 }
             }
             Step::HandleLink(me) => self.tables[me].handle_link(1 - me),
-            Step::LinkSent(me) => {
-                if let Some(id) = self.tables[me].link_sent(&(1 - me)) {
+            Step::Sent(me) => {
+                if let Some(id) = self.tables[me].sent(&(1 - me)) {
                     next(&[Step::HandleAck(1 - me, id), Step::AckDelivered(me, id)]);
                 }
             }
             Step::Unlink(me) => {
                 if let Some(id) = self.tables[me].unlink(&(1 - me)) {
-                    next(&[Step::HandleUnlink(1 - me, id)]);
+                    next(&[Step::HandleUnlink(1 - me, id), Step::Sent(me)]);
                 }
             }
             Step::HandleUnlink(me, id) => {

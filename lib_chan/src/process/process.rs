@@ -253,10 +253,15 @@ impl<M: Send + 'static> Process<M> {
             Some(_) => {}
             None => pid.signal(ProcessSignal::Link { from: me }),
         }
-        if let Some(id) = self.cell.with_links(|links| links.link_sent(&pid)).flatten() {
-            self.cell.acknowledge(&pid, id);
-        }
+        self.sent(&pid);
         Ok(())
+    }
+
+    /// A `Link` or `Unlink` has been sent. An acknowledgement may have waited for it.
+    fn sent(&self, pid: &Pid) {
+        if let Some(id) = self.cell.with_links(|links| links.sent(pid)).flatten() {
+            self.cell.acknowledge(pid, id);
+        }
     }
 
     /// Removes the link to another process, whichever of the two made it. From now on the link has no effect on this
@@ -264,6 +269,7 @@ impl<M: Send + 'static> Process<M> {
     pub fn unlink(&self, pid: Pid) {
         if let Some(id) = self.cell.with_links(|links| links.unlink(&pid)).flatten() {
             pid.signal(ProcessSignal::Unlink { from: self.pid(), id });
+            self.sent(&pid);
         }
     }
 

@@ -9,7 +9,7 @@ use std::{
 use lib_chan::{
     ExitReason,
     links::{ExitEffect, ExitSignal, Links, MonitorRef},
-    session::Inbound,
+    session::{Endpoint, Inbound},
 };
 
 use crate::{
@@ -100,7 +100,7 @@ pub(crate) type Receipt = Option<(At, bool)>;
 #[derive(Clone, Debug)]
 pub(crate) enum Doing {
     Signal { to: Pid, signal: Signal },
-    LinkSent { to: Pid },
+    Sent { to: Pid },
     AckDelivered { to: Pid, id: u64 },
     LinkAgain { to: Pid },
     Own { at: At, linked: bool },
@@ -170,7 +170,7 @@ impl World {
         if request.link {
             doing.push_back(Doing::Signal { to, signal: Signal::Link });
             if !matches!(to, Pid::Local(_)) {
-                doing.push_back(Doing::LinkSent { to });
+                doing.push_back(Doing::Sent { to });
             }
         }
     }
@@ -179,7 +179,9 @@ impl World {
         let id = self.process(proc).links.unlink(&to);
         self.note(What::UnlinkOp { proc, to, id });
         if let Some(id) = id {
-            self.process(proc).doing.push_back(Doing::Signal { to, signal: Signal::Unlink { id } });
+            let doing = &mut self.process(proc).doing;
+            doing.push_back(Doing::Signal { to, signal: Signal::Unlink { id } });
+            doing.push_back(Doing::Sent { to });
         }
     }
 
@@ -219,8 +221,8 @@ impl World {
                     self.signal(Pid::Local(proc), to, signal);
                 }
             }
-            Doing::LinkSent { to } => {
-                if let Some(id) = self.process(proc).links.link_sent(&to) {
+            Doing::Sent { to } => {
+                if let Some(id) = self.process(proc).links.sent(&to) {
                     let doing = &mut self.process(proc).doing;
                     doing.push_front(Doing::AckDelivered { to, id });
                     doing.push_front(Doing::Signal { to, signal: Signal::UnlinkAck { id } });
@@ -252,7 +254,7 @@ impl World {
         };
         if linked {
             self.note(What::Signal { proc: other, from: me, signal: Signal::Link, seen: true });
-            if let Some(id) = self.process(proc).links.link_sent(&to) {
+            if let Some(id) = self.process(proc).links.sent(&to) {
                 self.signal(me, to, Signal::UnlinkAck { id });
                 self.process(proc).links.ack_delivered(&to, id);
             }
@@ -406,7 +408,10 @@ impl World {
             self.note(What::Stuck { proc });
         }
         for at in std::mem::take(&mut self.process(proc).owned) {
-            if self.end(at).session().is_some_and(|session| session.over().is_some()) {
+            // One that is over stays for as long as messages are held for the process.
+            let is_kept =
+                |endpoint: &Endpoint<_>| endpoint.over().is_some() && endpoint.claims().is_straight();
+            if self.end(at).endpoint.as_ref().is_some_and(is_kept) {
                 let detail = format!("{proc} {at:?}");
                 self.violations.push(Violation::new("a process keeps no session that is over", detail));
             }

@@ -455,6 +455,7 @@ impl Sim {
     }
 
     fn read(&mut self, conn: usize, side: usize) {
+        self.report_accepted(side);
         let now = self.now;
         let inn = &mut self.conns[conn].pipes[1 - side];
         let arrived = inn.arrived(now);
@@ -515,7 +516,17 @@ impl Sim {
         self.after(SERVER);
     }
 
+    /// A driver reports what the stream took before anything else happens to it.
+    fn report_accepted(&mut self, side: usize) {
+        for conn in 0..self.conns.len() {
+            if self.conns[conn].unaccepted[side] > 0 {
+                self.accept(conn, side);
+            }
+        }
+    }
+
     fn timer(&mut self, side: usize) {
+        self.report_accepted(side);
         let stop = self.sides[side].endpoint.handle_timeout(self.now);
         let late = self.sides[side].endpoint.poll_timeout().is_some_and(|at| at <= self.now);
         if late {
@@ -523,6 +534,7 @@ impl Sim {
         }
         self.after(side);
         if stop {
+            self.drop_if_over(side);
             self.drop_stale(side, None);
         }
     }
@@ -550,6 +562,7 @@ impl Sim {
 
     /// This end closes a connection.
     fn drop_conn(&mut self, conn: usize, side: usize) {
+        self.report_accepted(side);
         let link = &mut self.conns[conn];
         link.dropped[side] = true;
         link.pipes[side].finish(self.now);
@@ -560,6 +573,10 @@ impl Sim {
         if let Some(epoch) = link.epochs[side] {
             self.sides[side].endpoint.handle_loss(epoch, self.now);
             self.after(side);
+        }
+        // Of a session that is lost, no driver writes what is left.
+        if self.sides[side].endpoint.session().is_lost() {
+            self.conns[conn].batches[side] = Batch::default();
         }
     }
 

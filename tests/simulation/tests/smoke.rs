@@ -30,6 +30,13 @@ const FOUND: &[(u64, &str)] = &[
     (866_126, "an acknowledgement of the unlink before the last gave no place free"),
     (225_737, "a message that was held for a process that then ended stayed for ever"),
     (44_726, "calls that a channel had fetched were never answered when it was given up for its remotes"),
+    (22_759_771, "an acknowledgement overtook an unlink, which then took away the link made behind it"),
+    (27_843_787, "the same, and the other side had ended"),
+    (24_958_205, "the simulation forbade an owner to keep messages that were held for it"),
+    (23_984_217, "the simulation wrote on when the session was lost"),
+    (26_528_569, "the simulation reported too late what a connection had taken"),
+    (29_134_066, "the same at the server"),
+    (29_246_995, "the same of a session that was being opened"),
 ];
 
 #[test]

@@ -575,14 +575,21 @@ impl Processes {
                     end.session.unlink_ack(&process, far, ack);
                 }
                 end.session.link(process, far);
-                if let Some(ack) = self.tables.get_mut(&process).and_then(|table| table.link_sent(&far)) {
-                    self.acknowledge(end, process, far, ack);
-                }
+                self.sent(end, process, far);
             }
-            Some(Doing::Unlink { far, unlink }) => end.session.unlink(&process, far, unlink),
+            Some(Doing::Unlink { far, unlink }) => {
+                end.session.unlink(&process, far, unlink);
+                self.sent(end, process, far);
+            }
             None => return false,
         }
         true
+    }
+
+    fn sent(&mut self, end: &mut End, process: u32, far: u64) {
+        if let Some(ack) = self.tables.get_mut(&process).and_then(|table| table.sent(&far)) {
+            self.acknowledge(end, process, far, ack);
+        }
     }
 
     fn die(&mut self, end: &mut End, process: u32) {
