@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn bytes_beyond_the_burst_wait_for_the_slowest_rate() {
+    async fn bytes_beyond_burst_wait_for_slowest_rate() {
         let rates = [rate(100_000_000), rate(1_000_000)];
         let mut debt = Debt::default();
         let began = Instant::now();

@@ -48,7 +48,7 @@ async fn jobs_are_run_by_workers() {
 }
 
 #[tokio::test]
-async fn job_of_a_lost_worker_goes_to_the_next() {
+async fn job_of_lost_worker_goes_to_next() {
     let place = Place::new();
     let (submitter, _line) = place.client().await;
     let submitted = tokio::spawn(async move { submitter.submit("job").await });
@@ -65,7 +65,7 @@ async fn job_of_a_lost_worker_goes_to_the_next() {
 }
 
 #[tokio::test]
-async fn job_of_a_submitter_that_gave_up_is_not_run() {
+async fn cancelled_job_is_not_run() {
     let place = Place::new();
     let (dashboard, _line) = place.client().await;
     let (submitter, line) = place.client().await;

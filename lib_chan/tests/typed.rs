@@ -106,7 +106,7 @@ async fn far_process_is_called_through_its_remote() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn messages_of_a_channel_go_to_a_local_process_as_they_are() {
+async fn messages_pass_from_channel_to_local_process() {
     let places = spawn(process);
     let relay = {
         let places = places.clone();
@@ -152,7 +152,7 @@ impl Call for ByHand {
 }
 
 #[tokio::test(start_paused = true)]
-async fn method_called_the_wrong_way_is_refused_and_the_session_lives() {
+async fn refuses_method_called_the_wrong_way() {
     for codec in [Codec::Bincode, Codec::Json] {
         let (client, mut server, _line) =
             testing::pair().codec(codec).open_as::<(), ByHand, PlacesMessage, ()>().await.unwrap();

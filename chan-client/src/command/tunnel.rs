@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn first_bytes_of_a_reset_stream_are_an_error() {
+    async fn first_bytes_of_reset_stream_are_an_error() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         for reset in [false, true] {

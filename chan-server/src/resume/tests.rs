@@ -83,7 +83,7 @@ fn resumes(
 }
 
 #[test]
-fn only_its_own_client_with_the_secret_finds_a_session() {
+fn only_own_client_with_secret_finds_session() {
     let (mut table, now) = (table(), Instant::now());
     table.register(session(1, "joe")).unwrap();
     assert_eq!(resumes(&table, now, 1, ("echo", "joe"), 1), Seen::Live(1));
@@ -100,7 +100,7 @@ fn only_its_own_client_with_the_secret_finds_a_session() {
 }
 
 #[test]
-fn record_is_found_like_a_session_until_its_window_is_over() {
+fn record_is_found_until_its_window_is_over() {
     let (mut table, now) = (table(), Instant::now());
     table.register(session(1, "joe")).unwrap();
     table.end(now, id(1), tombstone(5));

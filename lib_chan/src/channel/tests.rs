@@ -31,7 +31,7 @@ async fn cast_all_sends_what_precedes_an_error() {
 }
 
 #[tokio::test]
-async fn dropped_cast_all_leaves_the_rest_of_the_iterator() {
+async fn dropped_cast_all_leaves_rest_of_iterator() {
     let (mut near, far, _line) = testing::pair().limits(small_window()).open::<u64, u64>().await.unwrap();
     let mut numbers = 0..1_000_000_u64;
     {

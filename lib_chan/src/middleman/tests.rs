@@ -134,7 +134,7 @@ fn service(opening: Opening) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn calls_are_answered_and_casts_come_back_in_order() {
+async fn answers_calls_and_returns_casts_in_order() {
     let (mut channel, served) = session(&Limits::default(), false, service).await;
     let remote = channel.remote();
     for n in 0..100 {
@@ -150,7 +150,7 @@ async fn calls_are_answered_and_casts_come_back_in_order() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_service_that_fails_tells_its_reason_and_a_call_after_it_is_not_executed() {
+async fn failed_service_tells_reason_and_executes_no_call() {
     let (mut channel, served) = session(&Limits::default(), false, service).await;
     let remote = channel.remote();
     remote.cast(Request::Note("last words".into())).await.unwrap();
@@ -173,7 +173,7 @@ async fn a_service_that_panics_is_seen_as_panic() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_linked_client_process_gets_the_exit_signal_of_the_service() {
+async fn linked_client_gets_exit_signal_of_service() {
     let seen = enter(async |mut me: Process| {
         me.trap_exit(true);
         let (channel, _served) = session(&Limits::default(), true, service).await;
@@ -187,7 +187,7 @@ async fn a_linked_client_process_gets_the_exit_signal_of_the_service() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dropped_channel_ends_the_service_after_it_has_read_what_was_queued() {
+async fn service_reads_queue_before_end_of_dropped_channel() {
     let (tell, told) = oneshot::channel();
     let (channel, served) = session(&Limits::default(), false, move |opening| {
         spawn(async move |mut me: Process| {
@@ -212,7 +212,7 @@ async fn a_dropped_channel_ends_the_service_after_it_has_read_what_was_queued() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_past_its_deadline_fails_and_is_seen_as_cancelled() {
+async fn call_past_deadline_fails_and_counts_as_cancelled() {
     let (channel, _served) = session(&Limits::default(), false, service).await;
     let failed = channel.remote().call_within(Duration::from_secs(3), Hang(Add(1, 2))).await;
     assert_eq!(failed, Err(CallError::new(Executed::Unknown, CallFailure::Deadline)));
@@ -236,7 +236,7 @@ async fn a_cut_connection_is_noconnection_at_both_ends() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_channel_given_to_a_process_brings_everything_in_order_and_its_end_last() {
+async fn given_channel_brings_messages_in_order_then_end() {
     let (tell, told) = oneshot::channel();
     let (channel, _served) = session(&Limits::default(), false, move |opening| {
         let group = spawn(async move |mut me: Process<Incoming<Request>>| {
@@ -365,7 +365,7 @@ async fn answering(limits: &Limits) -> (crate::Remote<Blob>, crate::Remote<Blob>
 }
 
 #[tokio::test(start_paused = true)]
-async fn calls_from_many_tasks_both_ways_with_full_windows_all_come_back() {
+async fn calls_both_ways_with_full_windows_are_answered() {
     let limits = Limits { window_len: Limits::MIN_WINDOW_LEN, max_calls: 100, ..Limits::default() };
     let (here, there) = answering(&limits).await;
     let mut tasks = tokio::task::JoinSet::new();
@@ -387,7 +387,7 @@ async fn calls_from_many_tasks_both_ways_with_full_windows_all_come_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn two_hundred_and_fifty_six_calls_in_flight_are_answered_in_any_order() {
+async fn answers_256_calls_in_flight_in_any_order() {
     let (channel, _served) = session(&Limits::default(), false, |opening| {
         spawn(async move |_me: Process| {
             let mut channel: Channel<Request, String> = opening.accept();
@@ -422,7 +422,7 @@ async fn two_hundred_and_fifty_six_calls_in_flight_are_answered_in_any_order() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_longer_than_a_frame_is_refused_by_name_before_it_is_sent() {
+async fn refuses_message_longer_than_frame_before_sending() {
     let (here, _there) = answering(&Limits::default()).await;
     let error = here.call(Blob(vec![0; 10 << 20])).await.unwrap_err();
     assert_eq!(error.executed, Executed::No);
@@ -432,7 +432,7 @@ async fn what_is_longer_than_a_frame_is_refused_by_name_before_it_is_sent() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_longer_than_a_frame_is_told_as_executed() {
+async fn answer_longer_than_frame_counts_as_executed() {
     let small = Limits { max_frame_len: 1024, ..Limits::default() };
     let parameters = SessionParameters::from_limits(&Limits::default()).unwrap();
     let (client, server) = pair_in_memory(parameters, [7; 32]).unwrap();
@@ -477,7 +477,7 @@ impl Call for Ask {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_is_too_long_is_encoded_as_far_as_the_caller_would_take_it() {
+async fn encoding_stops_where_answer_is_too_long() {
     let small = Limits { max_frame_len: 1024, ..Limits::default() };
     let encoded = Arc::new(AtomicUsize::new(0));
     let (channel, _served): (Channel<(), Ask>, _) = session_of(&small, false, {
@@ -499,7 +499,7 @@ async fn an_answer_that_is_too_long_is_encoded_as_far_as_the_caller_would_take_i
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_for_which_the_session_has_ended_is_not_encoded() {
+async fn encodes_no_answer_after_session_has_ended() {
     let encoded = Arc::new(AtomicUsize::new(0));
     let (took, taken) = oneshot::channel();
     let (answered, answer) = oneshot::channel();
@@ -563,7 +563,7 @@ fn frames<'a>(frames: impl IntoIterator<Item = Frame<'a>>) -> Vec<u8> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_cannot_take_the_link_of_the_session_away() {
+async fn peer_cannot_remove_link_of_session() {
     let link = Frame::Link { from: 0, to: 0 };
     let unlinked = frames([link.clone(), Frame::Unlink { from: 0, to: 0, unlink: 1 }]);
     let exit = Frame::Exit { from: 0, to: 0, taken: Some(0), reason: ExitReason::Normal };
@@ -641,7 +641,7 @@ impl AsyncWrite for Chatty {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_comes_without_a_break_puts_no_deadline_off() {
+async fn constant_traffic_postpones_no_deadline() {
     let talks = Arc::new(AtomicBool::new(false));
     let chatty = |stream| {
         let pongs = frames([Frame::Pong { token: 0 }]);
@@ -669,7 +669,7 @@ async fn is_pending(future: &mut (impl Future + Unpin)) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_stops_answering_is_lost_after_three_heartbeats() {
+async fn silent_peer_is_lost_after_three_heartbeats() {
     let (channel, _far) = with_silent_server().await;
     let before = tokio::time::Instant::now();
     assert_eq!(channel.remote().ended().await, ExitReason::NoConnection);
@@ -678,7 +678,7 @@ async fn a_peer_that_stops_answering_is_lost_after_three_heartbeats() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_stops_reading_is_lost_in_its_bound_and_fills_no_memory() {
+async fn peer_that_stops_reading_is_lost_within_bound() {
     let (channel, mut far) = with_silent_server().await;
     let remote = channel.remote();
     // It goes on talking, so it is not silent: only what is sent to it does not go.
@@ -772,7 +772,7 @@ async fn seen(by: &crate::Address<Order>, count: usize) -> Vec<String> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_far_process_that_fails_is_seen_over_a_link_and_a_monitor() {
+async fn failure_crosses_link_and_monitor() {
     let (here, there, far, _near, channel) = two_processes().await;
     let target = far.clone();
     tell(&here, move |me| {
@@ -789,7 +789,7 @@ async fn a_far_process_that_fails_is_seen_over_a_link_and_a_monitor() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_kill_across_the_session_is_killed_to_a_linked_trapping_process() {
+async fn kill_across_session_reaches_links_as_killed() {
     let (here, there, far, _near, _channel) = two_processes().await;
     let target = far.clone();
     tell(&here, move |me| {
@@ -804,7 +804,7 @@ async fn a_kill_across_the_session_is_killed_to_a_linked_trapping_process() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_far_process_that_is_linked_and_does_not_trap_dies_along() {
+async fn linked_far_process_without_trap_dies_along() {
     let (here, there, far, _near, _channel) = two_processes().await;
     tell(&here, move |me| {
         me.link(far)?;
@@ -815,7 +815,7 @@ async fn a_far_process_that_is_linked_and_does_not_trap_dies_along() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_cut_connection_is_noconnection_to_links_and_monitors_at_both_ends() {
+async fn cut_is_noconnection_to_links_and_monitors() {
     let (here, there, far, near, channel) = two_processes().await;
     let target = near.clone();
     tell(&there, move |me| {
@@ -840,7 +840,7 @@ async fn a_cut_connection_is_noconnection_to_links_and_monitors_at_both_ends() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_unlink_and_demonitor_the_far_end_has_no_effect() {
+async fn far_end_after_unlink_and_demonitor_is_unseen() {
     let (here, there, far, _near, channel) = two_processes().await;
     tell(&here, move |me| {
         me.link(far.clone())?;
@@ -858,7 +858,7 @@ async fn after_unlink_and_demonitor_the_far_end_has_no_effect() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_link_and_a_monitor_to_a_dead_far_process_are_noproc() {
+async fn link_and_monitor_to_dead_far_are_noproc() {
     let (here, there, far, _near, _channel) = two_processes().await;
     tell(&there, |_| Err(ExitReason::failed("boom"))).await;
     there.pid().ended().await;
@@ -873,7 +873,7 @@ async fn a_link_and_a_monitor_to_a_dead_far_process_are_noproc() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pid_held_after_its_session_is_out_of_reach() {
+async fn pid_of_ended_session_is_out_of_reach() {
     let (here, _there, far, _near, channel) = two_processes().await;
     let remote = channel.remote();
     drop(channel);
@@ -890,7 +890,7 @@ async fn a_pid_held_after_its_session_is_out_of_reach() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lost_session_is_noconnection_and_the_far_process_lives() {
+async fn far_process_survives_lost_session() {
     let (here, there, far, _near, channel) = two_processes().await;
     let bystander = spawn(actor);
     let (a, b) = (far.clone(), far);
@@ -916,7 +916,7 @@ async fn a_lost_session_is_noconnection_and_the_far_process_lives() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_new_session_restores_nothing_of_an_old_one() {
+async fn new_session_restores_nothing_of_old_one() {
     let (here, there, far, _near, channel) = two_processes().await;
     tell(&here, move |me| {
         me.trap_exit(true);
@@ -939,7 +939,7 @@ async fn a_new_session_restores_nothing_of_an_old_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_normal_end_and_a_normal_exit_across_the_session_harm_nobody() {
+async fn normal_end_and_exit_across_session_harm_nobody() {
     let (here, there, far, near, channel) = two_processes().await;
     let linked = far.clone();
     tell(&here, move |me| me.link(linked)).await;
@@ -955,7 +955,7 @@ async fn a_normal_end_and_a_normal_exit_across_the_session_harm_nobody() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_link_to_a_dead_far_process_returns_and_then_ends_one_that_does_not_trap() {
+async fn link_to_dead_far_process_ends_later() {
     let (here, there, far, _near, _channel) = two_processes().await;
     tell(&there, |_| Err(ExitReason::failed("boom"))).await;
     there.pid().ended().await;
@@ -968,7 +968,7 @@ async fn a_link_to_a_dead_far_process_returns_and_then_ends_one_that_does_not_tr
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_end_of_a_session_is_told_to_each_who_waits_and_after_what_it_caused() {
+async fn every_waiter_learns_the_end_after_its_causes() {
     let (here, _there, far, _near, channel) = two_processes().await;
     tell(&here, move |me| {
         me.trap_exit(true);
@@ -988,7 +988,7 @@ async fn the_end_of_a_session_is_told_to_each_who_waits_and_after_what_it_caused
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_cast_after_the_end_is_an_error_and_a_call_under_way_ends() {
+async fn cast_after_end_fails_and_call_ends() {
     let (channel, served) = session(&Limits::default(), false, service).await;
     let remote = channel.remote();
     let asked = tokio::spawn({
@@ -1007,7 +1007,7 @@ async fn a_cast_after_the_end_is_an_error_and_a_call_under_way_ends() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn all_messages_of_a_far_process_come_before_its_down() {
+async fn messages_of_far_process_precede_its_down() {
     let (tell_test, told) = oneshot::channel();
     let (channel, _served) = session(&Limits::default(), false, move |opening| {
         spawn(async move |mut me: Process| {
@@ -1045,7 +1045,7 @@ async fn all_messages_of_a_far_process_come_before_its_down() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_link_within_one_end_is_untouched_by_the_loss_of_the_session() {
+async fn local_link_survives_loss_of_session() {
     let (here, there, far, _near, channel) = two_processes().await;
     let (a, b) = (there.clone(), spawn(actor));
     let peer = b.pid();

@@ -460,7 +460,7 @@ async fn service_that_ends_while_detached_tells_its_reason() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn tombstone_tells_what_an_expired_end_would_have_said() {
+async fn tombstone_tells_words_of_expired_end() {
     let (tell, told) = oneshot::channel();
     let session = session_with(failing(told)).await;
     detach(&session).await;

@@ -109,7 +109,7 @@ fn call(call: u64) -> Frame<'static> {
 }
 
 #[test]
-fn discards_fetched_messages_when_the_reader_is_given_up() {
+fn discards_fetched_messages_of_reader_given_up() {
     let mut alone = Alone::open(&Limits::default());
     let mut reader = alone.endpoint.reader();
     alone.feed(&[call(1), call(2), call(3)]);
@@ -148,7 +148,7 @@ fn wakes_no_driver_whose_stream_takes_nothing() {
 }
 
 #[test]
-fn gives_deliveries_to_the_driver_until_it_has_left() {
+fn driver_gets_deliveries_until_it_leaves() {
     let mut alone = Alone::open(&Limits::default());
     alone.endpoint.own(Some(5), true);
     assert!(alone.came(Who::User, 0).deliveries.is_empty());
@@ -164,7 +164,7 @@ fn gives_deliveries_to_the_driver_until_it_has_left() {
 }
 
 #[test]
-fn holds_messages_of_a_given_channel_while_too_much_is_unsent() {
+fn holds_messages_while_too_much_is_unsent() {
     let (mut alone, letters) = Alone::paused(&[call(1), call(2)]);
     let claims = std::sync::Arc::clone(alone.endpoint.claims());
     assert!(claims.is_paused());
@@ -192,7 +192,7 @@ fn keeps_no_held_message_of_a_dead_owner() {
 }
 
 #[test]
-fn keeps_no_held_message_of_an_owner_that_dies_after_the_end() {
+fn drops_held_messages_of_owner_that_dies() {
     let (mut alone, letters) = Alone::paused(&[call(1)]);
     for letter in letters {
         assert_eq!(alone.endpoint.take_turn(letter), None);
@@ -206,7 +206,7 @@ fn keeps_no_held_message_of_an_owner_that_dies_after_the_end() {
 }
 
 #[test]
-fn closed_claims_give_no_message_away_and_says_which_was_the_last() {
+fn closed_claims_give_nothing_and_name_last() {
     let mut alone = Alone::open(&Limits::default());
     let mut reader = alone.endpoint.reader();
     alone.feed(&[call(1), call(2)]);
@@ -219,7 +219,7 @@ fn closed_claims_give_no_message_away_and_says_which_was_the_last() {
 }
 
 #[test]
-fn an_end_that_was_stopped_takes_its_pause_for_nobodys_silence() {
+fn stopped_end_blames_nobody_for_its_pause() {
     let limits = Limits::default();
     for late in [0, 1000] {
         let mut alone = Alone::open(&limits);
@@ -243,7 +243,7 @@ fn an_end_that_was_stopped_takes_its_pause_for_nobodys_silence() {
 }
 
 #[test]
-fn all_sessions_together_hold_no_more_than_their_bound() {
+fn all_sessions_together_stay_within_bound() {
     const SOURCES: usize = 200;
     let limits = Limits { max_held_in_all: 8 << 20, max_sessions: SOURCES, ..Limits::default() };
     let mut frame = Vec::new();
@@ -268,7 +268,7 @@ fn all_sessions_together_hold_no_more_than_their_bound() {
 }
 
 #[test]
-fn who_holds_little_lives_on_where_memory_is_short() {
+fn small_holder_survives_where_memory_is_short() {
     let limits = Limits::default();
     let mut alone = Alone::open(&limits);
     alone.feed(&[call(1)]);

@@ -13,7 +13,7 @@ fn two_idle_ends_live_for_ever() {
 }
 
 #[test]
-fn a_silent_peer_is_pinged_once_and_dead_after_three_heartbeats() {
+fn pings_silent_peer_once_before_its_loss() {
     let mut lone = Lone::open(Side::Server);
     let start = lone.now;
     assert_eq!(lone.session.poll_timeout(), Some(start + H));
@@ -38,7 +38,7 @@ fn one_byte_is_a_sign_of_life() {
 }
 
 #[test]
-fn a_connection_that_is_cut_is_noticed_by_both_ends() {
+fn both_ends_notice_cut_connection() {
     let mut pair = Pair::open(2);
     pair.advance(Duration::from_secs(7));
     pair.cut = true;
@@ -48,7 +48,7 @@ fn a_connection_that_is_cut_is_noticed_by_both_ends() {
 }
 
 #[test]
-fn a_peer_that_answers_pings_but_takes_next_to_nothing_is_dead_after_a_minute() {
+fn peer_that_takes_nothing_is_lost_after_minute() {
     let limits = Limits::default();
     for (took, dies) in [(limits.min_accepted - 1, true), (limits.min_accepted, false)] {
         let mut lone = Lone::open(Side::Server);
@@ -68,7 +68,7 @@ fn a_peer_that_answers_pings_but_takes_next_to_nothing_is_dead_after_a_minute() 
 }
 
 #[test]
-fn an_ack_is_sent_by_itself_after_8192_frames_or_a_quarter_of_a_mebibyte() {
+fn sends_ack_after_8192_frames_or_256_kib() {
     let mut lone = Lone::open(Side::Server);
     for _ in 0..8190 {
         lone.feed(&Frame::GoAway);
@@ -85,7 +85,7 @@ fn an_ack_is_sent_by_itself_after_8192_frames_or_a_quarter_of_a_mebibyte() {
 }
 
 #[test]
-fn an_ack_goes_along_with_what_is_written_after_an_eighth_of_that() {
+fn ack_rides_along_after_an_eighth() {
     let mut lone = Lone::open(Side::Server);
     for _ in 0..1022 {
         lone.feed(&Frame::GoAway);
@@ -101,7 +101,7 @@ fn an_ack_goes_along_with_what_is_written_after_an_eighth_of_that() {
 }
 
 #[test]
-fn a_ping_is_answered_with_its_token_and_all_that_came_before_it() {
+fn pong_carries_token_after_everything_before() {
     let mut lone = Lone::open(Side::Server);
     lone.feed(&Frame::GoAway);
     lone.feed(&Frame::Ping { token: 42 });
@@ -109,7 +109,7 @@ fn a_ping_is_answered_with_its_token_and_all_that_came_before_it() {
 }
 
 #[test]
-fn a_flush_waits_until_all_that_was_sent_has_come() {
+fn flush_waits_until_everything_sent_has_come() {
     let mut pair = Pair::open(3);
     let now = pair.now;
     let nothing = pair.client.session.flush();
@@ -127,7 +127,7 @@ fn a_flush_waits_until_all_that_was_sent_has_come() {
 }
 
 #[test]
-fn a_flush_that_nobody_waits_for_any_more_leaves_nothing_behind() {
+fn dropped_flush_leaves_nothing_behind() {
     let mut pair = Pair::open(3);
     let now = pair.now;
     pair.settle();
@@ -140,7 +140,7 @@ fn a_flush_that_nobody_waits_for_any_more_leaves_nothing_behind() {
 }
 
 #[test]
-fn a_flush_that_the_end_overtakes_is_not_done() {
+fn flush_overtaken_by_end_is_not_done() {
     let mut pair = Pair::open(3);
     let now = pair.now;
     pair.client.session.cast(now, &mut vec![1]).unwrap();
@@ -166,7 +166,7 @@ fn the_answer_to_the_last_word_acknowledges_all() {
 }
 
 #[test]
-fn an_ack_of_what_was_never_sent_ends_protocol() {
+fn ack_of_unsent_number_ends_protocol() {
     let mut lone = Lone::open(Side::Client);
     lone.feed(&Frame::Ack { number: 1 });
     assert_eq!(lone.ended(), None);
@@ -205,7 +205,7 @@ fn reflections_that_are_not_taken_end_overload() {
 }
 
 #[test]
-fn answers_that_are_not_taken_end_overload_at_sixteen_mebibytes_and_a_frame() {
+fn untaken_answers_end_overload_at_bound() {
     let limits = Limits::default();
     let mut lone = Lone::open(Side::Server);
     let max = lone.session.max_payload_len();
@@ -219,7 +219,7 @@ fn answers_that_are_not_taken_end_overload_at_sixteen_mebibytes_and_a_frame() {
 }
 
 #[test]
-fn very_many_that_flush_at_once_are_no_flood() {
+fn many_flushes_at_once_are_no_flood() {
     let mut pair = Pair::open(5);
     let now = pair.now;
     let flushes: Vec<_> = (0..3 * Limits::default().max_reflections)
@@ -241,7 +241,7 @@ fn very_many_that_flush_at_once_are_no_flood() {
 }
 
 #[test]
-fn what_a_burst_leaves_goes_although_the_peer_is_always_the_first_to_ping() {
+fn rest_of_burst_leaves_although_peer_pings_first() {
     let mut lone = Lone::open(Side::Server);
     let heartbeat = lone.session.parameters.heartbeat_interval();
     lone.wait(heartbeat * 3 / 4);
@@ -257,7 +257,7 @@ fn what_a_burst_leaves_goes_although_the_peer_is_always_the_first_to_ping() {
 }
 
 #[test]
-fn repeats_its_ack_in_the_middle_of_a_long_frame() {
+fn repeats_ack_in_middle_of_long_frame() {
     let mut lone = Lone::open(Side::Server);
     let mut frame = Vec::new();
     Frame::Cast { to: 0, payload: &vec![0; 200_000] }.put(&mut frame);
@@ -271,7 +271,7 @@ fn repeats_its_ack_in_the_middle_of_a_long_frame() {
 }
 
 #[test]
-fn a_long_frame_on_a_slow_link_outlives_three_heartbeats() {
+fn slow_long_frame_outlives_three_heartbeats() {
     // 1 MiB at 8 KiB a second, in either direction.
     for side in [Side::Client, Side::Server] {
         let mut pair = Pair::open(9);
@@ -298,7 +298,7 @@ fn a_long_frame_on_a_slow_link_outlives_three_heartbeats() {
 }
 
 #[test]
-fn a_close_waits_while_the_peer_takes_what_was_sent_and_not_for_ever() {
+fn close_waits_while_peer_takes_bytes() {
     for takes in [true, false] {
         let mut lone = Lone::open(Side::Client);
         let now = lone.now;

@@ -49,7 +49,7 @@ fn every_kind() -> Vec<Frame<'static>> {
 
 /// What may come in each state, beside what always may: `Ended` and the heartbeat.
 #[test]
-fn every_frame_out_of_phase_ends_the_session_with_protocol_and_does_nothing() {
+fn frame_out_of_phase_ends_protocol() {
     type State = (&'static str, fn() -> Lone, fn(&Frame<'_>) -> bool);
     let states: [State; 5] = [
         (
@@ -135,7 +135,7 @@ fn resume_that_nobody_asked_for_ends_protocol() {
 }
 
 #[test]
-fn a_session_opens_with_what_the_client_asked_for() {
+fn session_opens_with_terms_of_client() {
     let mut pair = Pair::new(1, &Limits::default(), &Limits::default());
     assert_eq!(pair.client.session.poll_open(), None);
     let request = pair.start(b"args");
@@ -167,7 +167,7 @@ fn casts_behind_start_wait_for_the_service() {
 }
 
 #[test]
-fn a_refusal_names_its_kind_and_leaves_nothing_on_either_side() {
+fn refusal_names_kind_and_leaves_nothing() {
     let mut pair = Pair::new(1, &Limits::default(), &Limits::default());
     pair.start(b"");
     pair.server.session.refuse_start(RefuseCode::Codec, "json only");
@@ -183,7 +183,7 @@ fn a_refusal_names_its_kind_and_leaves_nothing_on_either_side() {
 }
 
 #[test]
-fn a_codec_that_nobody_knows_is_refused_by_name() {
+fn refuses_unknown_codec_by_name() {
     let mut lone = Lone::new(Side::Server, &Limits::default());
     lone.feed(&Frame::Start {
         codec: 99,
@@ -200,7 +200,7 @@ fn a_codec_that_nobody_knows_is_refused_by_name() {
 }
 
 #[test]
-fn a_start_with_limits_out_of_bounds_ends_protocol() {
+fn start_with_limits_out_of_bounds_ends_protocol() {
     for (max_frame_len, window_len) in [(1023, 1 << 18), ((16 << 20) + 1, 1 << 18), (1024, (64 << 10) - 1)] {
         let mut lone = Lone::new(Side::Server, &Limits::default());
         lone.feed(&Frame::Start { codec: 1, terms: TERMS, max_frame_len, window_len, resume: 0, args: b"" });
@@ -220,7 +220,7 @@ fn a_start_with_limits_out_of_bounds_ends_protocol() {
 }
 
 #[test]
-fn a_client_that_never_says_what_it_wants_is_given_up() {
+fn gives_up_client_without_start() {
     let limits = Limits::default();
     let mut lone = Lone::new(Side::Server, &limits);
     // It lives, and that is all.
@@ -270,7 +270,7 @@ fn calls_before_the_opening_wait_for_it() {
 }
 
 #[test]
-fn arguments_as_long_as_a_frame_takes_are_sent_and_longer_ones_are_not() {
+fn arguments_may_fill_a_frame_and_no_more() {
     let mut lone = Lone::new(Side::Client, &Limits::default());
     let max = lone.session.max_payload_len();
     let too_long = lone.session.start(Codec::Raw, &vec![0; max + 1]);
