@@ -8,17 +8,21 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use lib_chan::ExitReason;
-use lib_chan::auth::{Account, AccountVerifier, Mechanism, RefusalCause};
-use lib_chan::channel::{Opening, serve};
+use lib_chan::auth::{Account, AccountVerifier, Mechanism, RefusalCause, ResumeClaim, ResumeKey, SessionId};
+use lib_chan::channel::{
+    Attacher, Change, First, Opening, attachments, hear_first, say_lost, serve_resumable,
+};
 use lib_chan::handshake::Authenticated;
 use lib_chan::handshake::server::Refusal;
 use lib_chan::login::{ServerLoginError, login_server};
+use lib_chan::secret::Secret;
 use lib_chan::tls::{TlsError, exporter};
+use lib_chan::wire::{Granted, Tombstone};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout_at};
-use tokio_rustls::server::TlsStream;
+use tokio::time::{Instant, timeout, timeout_at};
+use zeroize::Zeroizing;
 
 use crate::audit::{Event, Who, escaped};
 use crate::gate::{
@@ -29,8 +33,9 @@ use crate::live::Seat;
 use crate::modules::Log;
 use crate::policy::Policy;
 use crate::proxy_protocol;
-use crate::shared::{Core, Phase, after};
-use crate::traffic::{Counted, Traffic};
+use crate::resume::{Found, NoRoom, Resumable};
+use crate::shared::{Core, Phase, Way, after};
+use crate::traffic::{Counted, Stream, Traffic};
 
 /// A connection, as the log knows it.
 pub(crate) struct Connection {
@@ -42,9 +47,6 @@ pub(crate) struct Connection {
     pub(crate) accepted: Instant,
 }
 
-/// On the heap, since it is large and moves from hand to hand.
-type Stream = Box<TlsStream<Counted<TcpStream>>>;
-
 impl Connection {
     /// Serves the connection to its end. When the server drains, a login is cut off, and a session told; when it stops,
     /// a session ends `shutdown`.
@@ -55,10 +57,11 @@ impl Connection {
         mut phase: watch::Receiver<Phase>,
     ) {
         let permit = if self.policy.is_proxy(self.peer.ip()) {
+            let core = Arc::clone(&self.core);
             let heard = tokio::select! {
                 biased;
                 heard = self.behind_proxy(&mut tcp, permit) => heard,
-                _ = after(Phase::Serving, &mut phase) => return,
+                () = core.closed(&mut phase) => return,
             };
             let Some(permit) = heard else { return };
             permit
@@ -71,7 +74,7 @@ impl Connection {
             biased;
             // On the heap, so that an idle session does not keep the room of a login.
             login = Box::pin(self.login(tcp, &permit)) => login,
-            _ = after(Phase::Serving, &mut phase) => return permit.settle(LoginEnd::Good),
+            () = self.core.closed(&mut phase) => return permit.settle(LoginEnd::Good),
         };
         match login {
             Ok((stream, client)) => {
@@ -224,9 +227,9 @@ impl Connection {
     /// Serves the session until it is over and its last words are said.
     async fn session(
         &self,
-        stream: Stream,
+        mut stream: Stream,
         client: &Authenticated,
-        seat: &Seat,
+        seat: &Arc<Seat>,
         mut phase: watch::Receiver<Phase>,
     ) {
         let traffic = &seat.traffic;
@@ -238,10 +241,18 @@ impl Connection {
                 return self.ended(client, traffic, &ExitReason::Overload);
             }
         };
-        let place = OnceLock::new();
+        let first = match self.hear(&mut stream, seat, &mut phase).await {
+            Ok(First::Other(first)) => first,
+            Ok(First::Resume { claim, proof }) => {
+                return self.resume(stream, client, traffic, claim, &proof).await;
+            }
+            Err(reason) => return self.ended(client, traffic, &reason),
+        };
+        let (attacher, attachments) = attachments();
+        let (place, resumable) = (OnceLock::new(), OnceLock::new());
         let watched = phase.clone();
-        let place = &place;
-        let start = move |asked: Opening| {
+        let (place, resumable) = (&place, &resumable);
+        let start = move |mut asked: Opening| {
             drop(opening);
             let serving = *watched.borrow() == Phase::Serving;
             if serving && let Some(reason) = seat.over() {
@@ -253,19 +264,42 @@ impl Connection {
                 if let Ok(permit) = &permit {
                     let _ = place.set(Arc::clone(permit));
                 }
-                self.start(asked, client, permit, seat);
+                let granted = match permit {
+                    Ok(_) => self.grant(&mut asked, client, seat, attacher),
+                    Err(_) => Ok(None),
+                };
+                let (session, no_resume) = match granted {
+                    Ok(session) => (session, None),
+                    Err(full) => (None, Some(full.as_str())),
+                };
+                let resume_ms = session.as_ref().map(|session| session.window_ms);
+                if let Some(session) = session {
+                    let _ = resumable.set(session);
+                }
+                self.start(asked, client, permit, seat, (resume_ms, no_resume));
             } else {
                 asked.refuse(GOING_AWAY);
                 self.refused(client, GOING_AWAY);
             }
         };
-        let mut serving = pin!(serve(stream, client, &self.policy.limits, start));
+        let changed = |change| self.changed(client, seat, change);
+        let limits = &self.policy.limits;
+        let mut serving = pin!(serve_resumable(*stream, &first, client, limits, attachments, changed, start));
         let mut seen = Phase::Serving;
         let mut due = pin!(seat.due());
         let mut told = false;
         let reason = loop {
             tokio::select! {
-                reason = &mut serving => break reason,
+                served = &mut serving => {
+                    if served.expired {
+                        let (who, peer) = (Who::of(client), seat.peer());
+                        self.write(|connection, _| Event::SessionExpired { connection, peer, who });
+                    }
+                    if let Some(session) = resumable.get() {
+                        session.end(served.tombstone);
+                    }
+                    break served.reason;
+                }
                 reason = &mut due, if !told => {
                     told = true;
                     match seat.control.get() {
@@ -286,6 +320,118 @@ impl Connection {
             }
         };
         self.ended(client, traffic, &reason);
+    }
+
+    /// Hears how the client begins, before the deadline for that.
+    async fn hear(
+        &self,
+        stream: &mut Stream,
+        seat: &Seat,
+        phase: &mut watch::Receiver<Phase>,
+    ) -> Result<First, ExitReason> {
+        tokio::select! {
+            biased;
+            reason = seat.due() => Err(reason),
+            _ = after(Phase::Draining, phase) => Err(ExitReason::Shutdown),
+            heard = timeout(self.policy.limits.login_timeout, hear_first(stream)) => {
+                heard.map_err(|_| ExitReason::NoConnection)
+            }
+        }
+    }
+
+    /// Hands the connection to the session that the client resumes, or tells the client what is known of that.
+    async fn resume(
+        &self,
+        mut stream: Stream,
+        client: &Authenticated,
+        traffic: &Traffic,
+        claim: ResumeClaim,
+        proof: &[u8; 32],
+    ) {
+        let name = (client.service(), client.client());
+        let tombstone = loop {
+            let Ok(exporter) = exporter(stream.get_ref().1) else { break None };
+            let found = {
+                let table = locked(&self.core.resumables);
+                match table.judge(Instant::now(), name, &exporter, &claim, proof) {
+                    Some(Found::Live(way)) => Ok(way.clone()),
+                    Some(Found::Over(tombstone)) => Err(Some(tombstone.clone())),
+                    None => Err(None),
+                }
+            };
+            match found {
+                Ok(Way { attacher, seat }) => {
+                    seat.hand(claim.epoch, self.id, self.peer);
+                    stream.get_mut().0.count_in(&seat.traffic);
+                    match attacher.attach(claim, stream) {
+                        Ok(()) => return,
+                        // The session ends at this moment; its task is about to leave the record.
+                        Err(back) => stream = back,
+                    }
+                    tokio::task::yield_now().await;
+                }
+                Err(tombstone) => break tombstone,
+            }
+        };
+        let reason = match &tombstone {
+            Some(tombstone) => {
+                self.refused(client, SESSION_OVER);
+                tombstone.reason.clone()
+            }
+            None => {
+                locked(&self.core.gate).failed_late(Instant::now(), Source::of(self.peer.ip()));
+                self.refused(client, NO_SESSION);
+                ExitReason::NoConnection
+            }
+        };
+        say_lost(stream, tombstone, &self.policy.limits).await;
+        self.ended(client, traffic, &reason);
+    }
+
+    /// Promises the client that it can come back, if it asked for that and there is room.
+    fn grant(
+        &self,
+        asked: &mut Opening,
+        client: &Authenticated,
+        seat: &Arc<Seat>,
+        attacher: Attacher<Stream>,
+    ) -> Result<Option<ResumableSession>, NoRoom> {
+        let window = asked.wants_resume().min(self.core.policy().resume(client.service()));
+        let window_ms = u64::try_from(window.as_millis()).unwrap_or(u64::MAX);
+        let (mut id, mut secret) = ([0; 16], Zeroizing::new([0; 32]));
+        let drawn = aws_lc_rs::rand::fill(&mut id).and_then(|()| aws_lc_rs::rand::fill(&mut *secret));
+        if window_ms == 0 || drawn.is_err() {
+            return Ok(None);
+        }
+        let (id, secret) = (SessionId::new(id), Secret::new(*secret));
+        self.core.register(Resumable {
+            id,
+            key: ResumeKey::new(&secret),
+            service: client.service().clone(),
+            client: client.client().clone(),
+            holder: self.holder(client),
+            window,
+            handle: Way { attacher, seat: Arc::clone(seat) },
+        })?;
+        asked.grant(Granted { window: window_ms, id, secret });
+        Ok(Some(ResumableSession { core: Arc::clone(&self.core), id, window_ms }))
+    }
+
+    /// Notes that the session has lost its connection, or goes on over another.
+    fn changed(&self, client: &Authenticated, seat: &Seat, change: Change) {
+        let who = Who::of(client);
+        match change {
+            Change::Detached => {
+                seat.detach();
+                let peer = seat.peer();
+                self.write(|connection, _| Event::SessionDetached { connection, peer, who });
+            }
+            Change::Resumed { epoch, gap } => {
+                let over = seat.attach(epoch);
+                let (peer, gap_ms) = (seat.peer(), u64::try_from(gap.as_millis()).unwrap_or(u64::MAX));
+                self.write(|connection, _| Event::SessionResumed { connection, peer, who, over, gap_ms });
+            }
+        }
     }
 
     fn ended(&self, client: &Authenticated, traffic: &Traffic, reason: &ExitReason) {
@@ -310,6 +456,7 @@ impl Connection {
         client: &Authenticated,
         permit: Result<Arc<SessionPermit>, Crowded>,
         seat: &Seat,
+        (resume_ms, no_resume): (Option<u64>, Option<&str>),
     ) {
         let control = opening.control();
         let outcome = match (permit, self.core.policy().starter(client.service())) {
@@ -327,7 +474,13 @@ impl Connection {
         match outcome {
             Ok(()) => {
                 let _ = seat.control.set(control);
-                self.write(|connection, peer| Event::SessionStarted { connection, peer, who });
+                self.write(|connection, peer| Event::SessionStarted {
+                    connection,
+                    peer,
+                    who,
+                    resume_ms,
+                    no_resume,
+                });
             }
             Err(why) => self.refused(client, &why),
         }
@@ -378,6 +531,30 @@ impl Connection {
 const GOING_AWAY: &str = "the server is going away";
 const REVOKED: &str = "revoked";
 const ENDED: &str = "the operator ended this session";
+
+/// What the log says of a client that finds nothing to resume; all of them are told the same.
+const NO_SESSION: &str = "no session of this client has this name and proof";
+const SESSION_OVER: &str = "the session is over";
+
+/// A session that its client may resume.
+struct ResumableSession {
+    core: Arc<Core>,
+    id: SessionId,
+    window_ms: u64,
+}
+
+impl ResumableSession {
+    /// Leaves what is known of the session for a client that comes too late.
+    fn end(&self, tombstone: Option<Tombstone>) {
+        self.core.end_resumable(self.id, tombstone);
+    }
+}
+
+impl Drop for ResumableSession {
+    fn drop(&mut self) {
+        self.end(None);
+    }
+}
 
 /// Takes the seat away when the connection is over.
 struct Leaves<'c>(&'c Core, &'c Seat);

@@ -35,7 +35,6 @@ struct Seated {
 #[derive(Debug)]
 pub(crate) struct Seat {
     pub(crate) id: u64,
-    pub(crate) peer: SocketAddr,
     pub(crate) service: ServiceName,
     pub(crate) client: ClientId,
     pub(crate) accepted: Instant,
@@ -44,8 +43,19 @@ pub(crate) struct Seat {
     /// Set when the service has been started.
     pub(crate) control: OnceLock<Control>,
     verdict: watch::Sender<Option<Verdict>>,
+    place: Mutex<Whereabouts>,
     /// Bytes received and sent that the metrics have already.
     counted: Mutex<(u64, u64)>,
+}
+
+/// Where the client of a seat is.
+#[derive(Debug)]
+struct Whereabouts {
+    peer: SocketAddr,
+    /// The session has no connection, and waits for another.
+    detached: bool,
+    /// Later connections that were handed to the session, with their epochs: their numbers, and where each comes from.
+    handed: Vec<(u64, u64, SocketAddr)>,
 }
 
 /// That a session ends, when, and why.
@@ -106,6 +116,8 @@ pub enum SessionState {
     Opening,
     /// The service runs.
     Open,
+    /// The service runs; the client has lost its connection and may come back.
+    Detached,
     /// The session ends now, or when `revoke_grace` is over.
     Ending,
 }
@@ -134,7 +146,7 @@ impl Live {
 
     /// Takes in a client that has proved itself against `verifier`, unless that is worth nothing any more.
     pub(crate) fn seat(&mut self, seat: &Arc<Seat>, verifier: &AccountVerifier) -> Result<(), Revoked> {
-        let verifier = self.policy.judge(seat.name(), seat.peer.ip(), verifier)?.clone();
+        let verifier = self.policy.judge(seat.name(), seat.peer().ip(), verifier)?.clone();
         self.seats.insert(seat.id, Seated { seat: Arc::clone(seat), verifier });
         Ok(())
     }
@@ -162,7 +174,9 @@ impl Live {
                 }
                 Err(why) => {
                     endings.push(seated.seat.ending(why));
-                    seated.seat.end(deadline(now, policy.revoke_grace), ExitReason::Revoked);
+                    // A client that is away has nothing to finish, and could not log in again.
+                    let grace = if seated.seat.is_detached() { Duration::ZERO } else { policy.revoke_grace };
+                    seated.seat.end(deadline(now, grace), ExitReason::Revoked);
                 }
             }
         }
@@ -186,7 +200,7 @@ impl Live {
 
 impl Seated {
     fn judge<'p>(&self, policy: &'p Policy) -> Result<&'p AccountVerifier, Revoked> {
-        policy.judge(self.seat.name(), self.seat.peer.ip(), &self.verifier)
+        policy.judge(self.seat.name(), self.seat.peer().ip(), &self.verifier)
     }
 }
 
@@ -201,7 +215,6 @@ impl Seat {
     ) -> Arc<Self> {
         Arc::new(Self {
             id,
-            peer,
             service: service.clone(),
             client: client.clone(),
             accepted,
@@ -209,8 +222,45 @@ impl Seat {
             traffic: Arc::clone(traffic),
             control: OnceLock::new(),
             verdict: watch::Sender::new(None),
+            place: Mutex::new(Whereabouts { peer, detached: false, handed: Vec::new() }),
             counted: Mutex::default(),
         })
+    }
+
+    /// Returns where the client is, or was last.
+    pub(crate) fn peer(&self) -> SocketAddr {
+        locked(&self.place).peer
+    }
+
+    /// Returns whether the session has no connection, and waits for another.
+    pub(crate) fn is_detached(&self) -> bool {
+        locked(&self.place).detached
+    }
+
+    /// Notes that a later connection was handed to the session.
+    pub(crate) fn hand(&self, epoch: u64, connection: u64, peer: SocketAddr) {
+        // The session looks only at the latest, so more than a few are of a client that floods.
+        const MAX_HANDED: usize = 8;
+        let handed = &mut locked(&self.place).handed;
+        if handed.len() == MAX_HANDED {
+            handed.remove(0);
+        }
+        handed.push((epoch, connection, peer));
+    }
+
+    /// Notes that the session has lost its connection.
+    pub(crate) fn detach(&self) {
+        locked(&self.place).detached = true;
+    }
+
+    /// Notes that the session goes on over a later connection. Returns the number of that connection.
+    pub(crate) fn attach(&self, epoch: u64) -> Option<u64> {
+        let mut place = locked(&self.place);
+        place.detached = false;
+        let &(_, connection, peer) = place.handed.iter().find(|handed| handed.0 == epoch)?;
+        place.handed.retain(|handed| handed.0 > epoch);
+        place.peer = peer;
+        Some(connection)
     }
 
     fn name(&self) -> (&ServiceName, &ClientId) {
@@ -228,7 +278,7 @@ impl Seat {
     fn ending(&self, why: Revoked) -> Ending {
         Ending {
             connection: self.id,
-            peer: self.peer,
+            peer: self.peer(),
             service: self.service.to_string(),
             client: self.client.to_string(),
             why,
@@ -294,11 +344,12 @@ impl Seat {
         let state = match (self.verdict.borrow().is_some(), self.control.get()) {
             (true, _) => SessionState::Ending,
             (false, None) => SessionState::Opening,
+            (false, Some(_)) if self.is_detached() => SessionState::Detached,
             (false, Some(_)) => SessionState::Open,
         };
         SessionInfo {
             connection: self.id,
-            peer: self.peer,
+            peer: self.peer(),
             service: self.service.to_string(),
             client: self.client.to_string(),
             state,

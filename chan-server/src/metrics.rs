@@ -17,6 +17,8 @@ pub(crate) struct Metrics {
     pub(crate) logins: Family<Labels, Counter>,
     pub(crate) started: Family<Labels, Counter>,
     pub(crate) refused: Family<Labels, Counter>,
+    pub(crate) resumed: Family<Labels, Counter>,
+    pub(crate) expired: Family<Labels, Counter>,
     pub(crate) ended: Family<Labels, Counter>,
     pub(crate) targets_failed: Family<Labels, Counter>,
     received: Family<Labels, Counter>,
@@ -42,6 +44,8 @@ impl Metrics {
         add("logins", "Logins, by outcome", &self.logins);
         add("sessions_started", "Services started", &self.started);
         add("sessions_refused", "Clients that were logged in and got no session", &self.refused);
+        add("sessions_resumed", "Sessions that went on over another connection", &self.resumed);
+        add("sessions_expired", "Sessions whose clients did not come back in time", &self.expired);
         add("sessions_ended", "Sessions ended, by reason", &self.ended);
         add(
             "targets_failed",

@@ -65,6 +65,7 @@ struct Terms {
     mfa: String,
     max_sessions: Option<usize>,
     rate: Option<Arc<ByteRate>>,
+    resume: Duration,
     from: Vec<IpNet>,
 }
 
@@ -218,6 +219,11 @@ impl Policy {
         self.services.get(service.as_str()).map(|terms| Arc::clone(&terms.starter))
     }
 
+    /// Returns the longest that a session of this service may survive without a connection.
+    pub(crate) fn resume(&self, service: &ServiceName) -> Duration {
+        self.services.get(service.as_str()).map_or(Duration::ZERO, |terms| terms.resume)
+    }
+
     /// Returns service and client of every credential that is not revoked, in the order of the configuration.
     pub(crate) fn reachable(&self) -> impl Iterator<Item = (&str, &str)> {
         let enabled = |terms: &&AccountTerms| {
@@ -307,6 +313,7 @@ impl Policy {
                         ("mfa", old.mfa != new.mfa),
                         ("max_sessions", old.max_sessions != new.max_sessions),
                         ("max_bytes_per_second", per_second(&old.rate) != per_second(&new.rate)),
+                        ("resume", old.resume != new.resume),
                         ("from", old.from != new.from),
                     ],
                 )),
@@ -396,13 +403,16 @@ struct Derived {
 impl Derived {
     fn of(services: Vec<Service>, name_key: &NameKey, before: Option<&Policy>) -> Result<Self, StretchError> {
         let mut this = Self::default();
-        for Service { name, clients, starter, max_sessions, max_bytes_per_second, from, mfa } in services {
+        for Service { name, clients, starter, max_sessions, max_bytes_per_second, resume, from, mfa } in
+            services
+        {
             for client in clients {
                 this.add(&name, client, name_key, before)?;
             }
             let old = before.and_then(|before| before.services.get(name.as_str()));
             let rate = kept(old.and_then(|terms| terms.rate.as_ref()), max_bytes_per_second);
-            this.services.insert(name.as_str().into(), Terms { starter, mfa, max_sessions, rate, from });
+            this.services
+                .insert(name.as_str().into(), Terms { starter, mfa, max_sessions, rate, resume, from });
         }
         Ok(this)
     }

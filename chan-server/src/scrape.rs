@@ -35,6 +35,7 @@ pub(crate) fn text(core: &Core) -> String {
         sessions.get_or_create(&vec![("service", service.to_owned())]).set(0);
     }
     let seats: Vec<_> = locked(&core.live).seats().cloned().collect();
+    let detached = seats.iter().filter(|seat| seat.is_detached()).count();
     for seat in seats {
         sessions.get_or_create(&vec![("service", seat.service.to_string())]).inc();
         seat.count_bytes(core.audit.metrics());
@@ -45,6 +46,7 @@ pub(crate) fn text(core: &Core) -> String {
         gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
         registry.register(name, help, gauge);
     };
+    gauge("sessions_detached", "Sessions that wait for their client to come back", detached as u64);
     let (logins, under_load) = {
         let gate = locked(&core.gate);
         (gate.waiting(), gate.is_under_load(Instant::now()))

@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::ready;
 
+use lib_chan::auth::ResumeKey;
+use lib_chan::secret::Secret;
 use lib_chan::tls::{ReloadableKey, server_config};
 use serde::{Deserialize, Serialize};
 use tokio::net::{TcpListener, TcpStream};
@@ -15,6 +17,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsAcceptor;
+use zeroize::Zeroizing;
 
 use crate::audit::{Audit, Event, Who};
 use crate::config::{Config, Credential, Service};
@@ -25,6 +28,7 @@ use crate::listener::{self, BindError, Bound, ListenAt};
 use crate::live::{Live, SessionInfo, Whom};
 use crate::policy::Policy;
 use crate::reload::{Changes, ReloadError};
+use crate::resume::Resumables;
 use crate::scrape;
 use crate::shared::{Core, Listeners, Phase, after};
 use crate::start::StartError;
@@ -119,6 +123,8 @@ impl Server {
             key,
             sessions: Arc::new(Mutex::new(sessions)),
             gate: Arc::new(Mutex::new(Gate::new(&policy.limits, policy.rules.clone()))),
+            resumables: Mutex::new(Resumables::new(&policy.limits, nobody_key()?)),
+            resumable: watch::Sender::new(0),
             live: Mutex::new(Live::new(policy)),
             audit,
             connections: AtomicU64::new(0),
@@ -182,8 +188,10 @@ impl Server {
         locked(&self.core.sessions).total()
     }
 
-    /// Accepts nothing more, tells every client so, and waits for the sessions to end by themselves, at most
+    /// Starts nothing more, tells every client so, and waits for the sessions to end by themselves, at most
     /// [`Limits::drain_timeout`](lib_chan::Limits::drain_timeout). What is left then goes on until the server is [shut down](Self::shutdown).
+    ///
+    /// Accepts connections as long as there are sessions that a client could resume, and refuses all others.
     ///
     /// Dropping the future ends the wait and nothing else.
     pub async fn drain(&mut self) {
@@ -260,7 +268,7 @@ impl Handle {
         let kicked = locked(&self.core.live).kick(whom, Instant::now());
         for seat in &kicked {
             let who = Who { service: seat.service.as_str(), client: seat.client.as_str() };
-            self.core.audit.write(&Event::Kicked { connection: seat.id, peer: seat.peer, who });
+            self.core.audit.write(&Event::Kicked { connection: seat.id, peer: seat.peer(), who });
         }
         kicked.iter().map(|seat| seat.id).collect()
     }
@@ -379,7 +387,7 @@ impl Core {
         };
         tokio::select! {
             biased;
-            _ = after(Phase::Serving, &mut phase) => {}
+            () = self.closed(&mut phase) => {}
             _ = closed => {}
             () = listener::accept(&listener, taken, failed) => {}
             () = beat(&self.gate) => {}
@@ -426,6 +434,13 @@ impl Core {
             self.audit.write(&Event::Crashed);
         }
     }
+}
+
+/// A key whose secret nobody has.
+fn nobody_key() -> Result<ResumeKey, StartError> {
+    let mut secret = Zeroizing::new([0; 32]);
+    aws_lc_rs::rand::fill(&mut *secret).map_err(|_| StartError::NoRandomness)?;
+    Ok(ResumeKey::new(&Secret::new(*secret)))
 }
 
 /// How many passwords need a verifier.

@@ -4,18 +4,23 @@ use std::net::SocketAddr;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 
-use lib_chan::auth::NameKey;
+use lib_chan::auth::{NameKey, SessionId};
+use lib_chan::channel::Attacher;
 use lib_chan::tls::ReloadableKey;
+use lib_chan::wire::Tombstone;
 use tokio::sync::{oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 
 use crate::audit::Audit;
 use crate::gate::{Gate, Sessions, locked};
 use crate::identity::StateDir;
 use crate::listener::ListenAt;
-use crate::live::Live;
+use crate::live::{Live, Seat};
 use crate::policy::Policy;
+use crate::resume::{NoRoom, Resumable, Resumables};
+use crate::traffic::Stream;
 
 /// What a server is about; it only goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -29,6 +34,13 @@ pub(crate) enum Phase {
     Cut,
 }
 
+/// How a session is reached by its client's later connections.
+#[derive(Clone, Debug)]
+pub(crate) struct Way {
+    pub(crate) attacher: Attacher<Stream>,
+    pub(crate) seat: Arc<Seat>,
+}
+
 /// What all connections share.
 pub(crate) struct Core {
     pub(crate) state: StateDir,
@@ -38,6 +50,9 @@ pub(crate) struct Core {
     pub(crate) live: Mutex<Live>,
     pub(crate) sessions: Arc<Mutex<Sessions>>,
     pub(crate) gate: Arc<Mutex<Gate>>,
+    pub(crate) resumables: Mutex<Resumables<Way>>,
+    /// How many sessions can be resumed.
+    pub(crate) resumable: watch::Sender<usize>,
     pub(crate) audit: Arc<Audit>,
     /// Connections accepted so far, which numbers them.
     pub(crate) connections: AtomicU64,
@@ -53,6 +68,33 @@ impl Core {
     /// Returns the policy of this moment.
     pub(crate) fn policy(&self) -> Arc<Policy> {
         Arc::clone(locked(&self.live).policy())
+    }
+
+    /// Takes up a session whose client may resume it.
+    pub(crate) fn register(&self, session: Resumable<Way>) -> Result<(), NoRoom> {
+        let mut table = locked(&self.resumables);
+        table.register(session)?;
+        self.resumable.send_replace(table.live());
+        Ok(())
+    }
+
+    /// Notes that such a session is over. Only the first call counts.
+    pub(crate) fn end_resumable(&self, id: SessionId, tombstone: Option<Tombstone>) {
+        let mut table = locked(&self.resumables);
+        table.end(Instant::now(), id, tombstone);
+        self.resumable.send_replace(table.live());
+    }
+
+    /// Waits until the server takes no logins any more. One that drains takes them as long as sessions could be resumed.
+    pub(crate) async fn closed(&self, phase: &mut watch::Receiver<Phase>) {
+        if after(Phase::Serving, phase).await == Phase::Draining {
+            let mut resumable = self.resumable.subscribe();
+            tokio::select! {
+                // Never closed: this value has the other end.
+                _ = resumable.wait_for(|&live| live == 0) => {}
+                _ = after(Phase::Draining, phase) => {}
+            }
+        }
     }
 }
 

@@ -8,7 +8,9 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 use tokio::time::Instant;
+use tokio_rustls::server::TlsStream;
 
 use crate::rate::{ByteRate, Debt};
 
@@ -59,6 +61,9 @@ impl Traffic {
     }
 }
 
+/// A connection after TLS. On the heap, since it is large and moves from hand to hand.
+pub(crate) type Stream = Box<TlsStream<Counted<TcpStream>>>;
+
 /// A stream whose bytes are counted.
 #[derive(Debug)]
 pub(crate) struct Counted<S> {
@@ -75,6 +80,11 @@ impl<S> Counted<S> {
 
     pub(crate) fn traffic(&self) -> Arc<Traffic> {
         Arc::clone(&self.traffic)
+    }
+
+    /// From now on the bytes are those of a session that began on another connection, at the rates of that session.
+    pub(crate) fn count_in(&mut self, traffic: &Arc<Traffic>) {
+        self.traffic = Arc::clone(traffic);
     }
 
     /// Waits until what was sent is paid for.

@@ -45,6 +45,8 @@ impl Number {
     fn in_units(&self, units: &[(&str, u64)], plain: u64) -> Option<u64> {
         match self {
             Self::Plain(number) => number.checked_mul(plain),
+            // Nothing is nothing in every unit.
+            Self::WithUnit(text) if text == "0" => Some(0),
             Self::WithUnit(text) => {
                 let digits = text.bytes().take_while(u8::is_ascii_digit).count();
                 let (number, unit) = text.split_at_checked(digits)?;

@@ -1,5 +1,8 @@
 //! A server on loopback, and clients made of lib_chan alone.
 
+#[path = "serving/resume.rs"]
+mod resume;
+
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::Path;

@@ -67,10 +67,19 @@ pub struct Limits {
     /// `max_sessions`. So the sessions that hold most end first.
     pub max_held_in_all: usize,
     /// Bytes of frames that a session which can be resumed keeps until the peer has acknowledged them; at least the credit
-    /// window that the peer grants and 128 KiB. At this bound messages wait, and `recv` hands out nothing more. Part of
-    /// `max_held_in_all`. Default 1 MiB. No program offers resume yet, so nothing is kept, and a configuration has no key
-    /// for this.
+    /// window that the peer grants and 128 KiB, and more as that window grows, up to `max_window_len` and 128 KiB. At this
+    /// bound messages wait, and `recv` hands out nothing more. What is kept counts towards `max_held_in_all`, whether the
+    /// session has a connection or not. Default 1 MiB.
     pub max_retained: usize,
+    /// Sessions of a server that can be resumed. One more opens without resume. Default 10 000.
+    pub max_resumable: usize,
+    /// Such sessions of one named client, or of one source address under a shared password. Default 300.
+    pub max_resumable_per_client: usize,
+    /// Records that a server keeps of sessions that could be resumed and are over, so that a client which comes back
+    /// hears the true reason. Default 10 000.
+    pub max_tombstones: usize,
+    /// Such records of one named client, or of one source address under a shared password. Default 300.
+    pub max_tombstones_per_client: usize,
     /// Calls that the peer may have in flight. Told to the peer. Default 1 024.
     pub max_calls: u32,
     /// Links and monitors together that the peer may have in a session. Told to the peer. Default 1 024.
@@ -144,6 +153,10 @@ impl Default for Limits {
             max_unsent: 16 * MIB,
             max_held_in_all: 512 * MIB,
             max_retained: MIB,
+            max_resumable: 10_000,
+            max_resumable_per_client: 300,
+            max_tombstones: 10_000,
+            max_tombstones_per_client: 300,
             max_calls: 1024,
             max_links: 1024,
             heartbeat_interval: Duration::from_secs(15),

@@ -13,6 +13,8 @@ pub(super) fn count(metrics: &Metrics, event: &Event<'_>) {
         Event::SessionStarted { who, .. } => add(&metrics.started, of(who.service)),
         Event::SessionRefused { who, .. } => add(&metrics.refused, of(who.service)),
         Event::TargetFailed { who, .. } => add(&metrics.targets_failed, of(who.service)),
+        Event::SessionResumed { who, .. } => add(&metrics.resumed, of(who.service)),
+        Event::SessionExpired { who, .. } => add(&metrics.expired, of(who.service)),
         Event::SessionEnded { who, reason, .. } => {
             // Behind the colon is the service's own text.
             let reason = reason.split(':').next().unwrap_or_default().replace(' ', "_");

@@ -61,6 +61,38 @@ pub(crate) enum Event<'e> {
         peer: SocketAddr,
         #[serde(flatten)]
         who: Who<'e>,
+        /// For how long it may be without a connection, if at all.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        resume_ms: Option<u64>,
+        /// Why it may not, although the client asked for it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        no_resume: Option<&'e str>,
+    },
+    /// A session has lost its connection, and waits for another.
+    SessionDetached {
+        connection: u64,
+        peer: SocketAddr,
+        #[serde(flatten)]
+        who: Who<'e>,
+    },
+    /// A session goes on over another connection, after so many milliseconds without one.
+    SessionResumed {
+        connection: u64,
+        /// Where the client is now.
+        peer: SocketAddr,
+        #[serde(flatten)]
+        who: Who<'e>,
+        /// The number of the other connection.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        over: Option<u64>,
+        gap_ms: u64,
+    },
+    /// A session that had lost its connection ends, since its client did not come back in time.
+    SessionExpired {
+        connection: u64,
+        peer: SocketAddr,
+        #[serde(flatten)]
+        who: Who<'e>,
     },
     /// The target of a `tcp` or `unix` service could not be reached: what was tried, and what the system said.
     TargetFailed {
@@ -70,7 +102,8 @@ pub(crate) enum Event<'e> {
         who: Who<'e>,
         why: String,
     },
-    /// The connection of a client that had proved itself is over: one for each login that was ok.
+    /// The connection of a client that had proved itself is over: one for each login that was ok, apart
+    /// from those that resumed a session.
     SessionEnded {
         connection: u64,
         peer: SocketAddr,
@@ -136,6 +169,9 @@ pub(crate) struct Sum {
     pub(crate) refused: u64,
     pub(crate) started: u64,
     pub(crate) targets_failed: u64,
+    pub(crate) detached: u64,
+    pub(crate) resumed: u64,
+    pub(crate) expired: u64,
     pub(crate) ended: u64,
     pub(crate) bytes_in: u64,
     pub(crate) bytes_out: u64,
@@ -149,6 +185,9 @@ impl Sum {
             Event::SessionRefused { peer, .. } => (&mut self.refused, peer),
             Event::SessionStarted { peer, .. } => (&mut self.started, peer),
             Event::TargetFailed { peer, .. } => (&mut self.targets_failed, peer),
+            Event::SessionDetached { peer, .. } => (&mut self.detached, peer),
+            Event::SessionResumed { peer, .. } => (&mut self.resumed, peer),
+            Event::SessionExpired { peer, .. } => (&mut self.expired, peer),
             Event::SessionEnded { peer, bytes_in, bytes_out, .. } => {
                 self.bytes_in += bytes_in;
                 self.bytes_out += bytes_out;
@@ -170,6 +209,9 @@ impl Event<'_> {
             | Self::SessionRefused { who, .. }
             | Self::SessionStarted { who, .. }
             | Self::TargetFailed { who, .. }
+            | Self::SessionDetached { who, .. }
+            | Self::SessionResumed { who, .. }
+            | Self::SessionExpired { who, .. }
             | Self::SessionEnded { who, .. } => Cause::Member(*who),
             Self::Listening { .. }
             | Self::Starting { .. }

@@ -45,7 +45,13 @@ fn a_plain_line_is_for_reading() {
     let lines = written(Format::Plain, |audit| audit.write(&turned()));
     assert_eq!(&lines[0][8..], " turned peer=10.0.0.1:4711 why=\"no place\"");
     let (connection, peer) = (7, ([10, 0, 0, 1], 4711).into());
-    let started = Event::SessionStarted { connection, peer, who: Who { service: "echo", client: "joe" } };
+    let started = Event::SessionStarted {
+        connection,
+        peer,
+        who: Who { service: "echo", client: "joe" },
+        resume_ms: None,
+        no_resume: None,
+    };
     let lines = written(Format::Plain, |audit| audit.write(&started));
     assert_eq!(&lines[0][8..], " session started service=echo client=joe peer=10.0.0.1:4711 connection=7");
 }

@@ -92,6 +92,7 @@ fn table(sessions: &[SessionInfo]) -> String {
         let state = match session.state {
             SessionState::Opening => "opening",
             SessionState::Open => "open",
+            SessionState::Detached => "detached",
             SessionState::Ending => "ending",
         };
         let client = if session.client.is_empty() { "-" } else { &session.client };

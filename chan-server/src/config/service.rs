@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry::{Occupied, Vacant};
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use lib_chan::auth::{ClientId, InvalidName, ServiceName};
@@ -32,6 +33,8 @@ pub struct Service {
     pub(crate) max_sessions: Option<usize>,
     /// The most bytes a second of all its sessions together, in and out.
     pub(crate) max_bytes_per_second: Option<NonZeroU32>,
+    /// The longest that its sessions may survive without a connection; zero for not at all.
+    pub(crate) resume: Duration,
     /// Where its clients may come from; everywhere if empty.
     pub(crate) from: Vec<IpNet>,
     /// The `mfa` with its arguments, in one spelling.
@@ -54,6 +57,9 @@ pub struct Client {
 }
 
 impl Service {
+    /// The longest that a session survives without a connection, where nothing else is configured.
+    const RESUME: Duration = Duration::from_secs(60);
+
     /// Makes a service of a function that is spawned as a process for each client, with the channel to that client. State
     /// that clients share is what the closure captured.
     ///
@@ -75,9 +81,18 @@ impl Service {
             starter: Arc::new(Starter::new(name, start)),
             max_sessions: None,
             max_bytes_per_second: None,
+            resume: Self::RESUME,
             from: Vec::new(),
             mfa: name.into(),
         })
+    }
+
+    /// Sets the longest that a session survives without a connection, if its client asks for that: 1 min where it is not
+    /// set; zero for not at all.
+    #[must_use]
+    pub fn resume(mut self, window: Duration) -> Self {
+        self.resume = window;
+        self
     }
 
     /// Lets in everybody who knows this password, in place of one that was set before.
@@ -160,10 +175,21 @@ pub(super) fn read(root: &mut Table<'_>, context: &Context<'_>, problems: &mut P
         let clients = clients(&mut table, who, context, &mut salts, problems);
         let max_sessions = limits::count(&mut table, "max_sessions", problems);
         let max_bytes_per_second = limits::rate(&mut table, "max_bytes_per_second", problems);
+        let resume = limits::time(&mut table, "resume", Service::RESUME, problems);
+        let resume = resume.unwrap_or(Service::RESUME);
         let from = from(&mut table, problems);
         table.finish(problems);
         if let (Some(name), Some((starter, mfa))) = (name, starter) {
-            services.push(Service { name, clients, starter, max_sessions, max_bytes_per_second, from, mfa });
+            services.push(Service {
+                name,
+                clients,
+                starter,
+                max_sessions,
+                max_bytes_per_second,
+                resume,
+                from,
+                mfa,
+            });
         }
     }
     services

@@ -213,6 +213,15 @@ impl Gate {
         self.wrong_passwords.forgive(now, pair);
     }
 
+    /// Notes a failure of a client that had proved itself: it asked for a session that it did not prove to be its own.
+    pub fn failed_late(&mut self, now: Instant, source: Source) {
+        if !self.is_exempt(source) {
+            self.load.failed(now);
+            let trusted = self.trusts(now, source);
+            self.failures.add(now, source, self.rules.penalty_failed, trusted);
+        }
+    }
+
     /// Notes a wrong password under this name.
     pub fn guessed_wrong(&mut self, now: Instant, source: Source, service: &ServiceName, client: &ClientId) {
         if !self.is_exempt(source) {

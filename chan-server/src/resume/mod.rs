@@ -14,34 +14,6 @@ use tokio::time::Instant;
 
 use crate::gate::{Counter, Holder, deadline};
 
-/// The bounds of [`Resumables`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Bounds {
-    /// Sessions that can be resumed. Default 10 000.
-    pub max: usize,
-    /// Such sessions of one client, or of one source under a shared password. Default 300.
-    pub max_per_holder: usize,
-    /// Bytes that all sessions may keep together. Each reserves [`Limits::max_retained`] of it. Default 1 GiB, which is
-    /// enough for 1 024 sessions with the default of that limit.
-    pub max_retained_in_all: usize,
-    /// Records of sessions that are over. Default 10 000.
-    pub max_records: usize,
-    /// Records of one client, or of one source under a shared password. Default 300.
-    pub max_records_per_holder: usize,
-}
-
-impl Default for Bounds {
-    fn default() -> Self {
-        Self {
-            max: 10_000,
-            max_per_holder: 300,
-            max_retained_in_all: 1 << 30,
-            max_records: 10_000,
-            max_records_per_holder: 300,
-        }
-    }
-}
-
 /// Why a session cannot be resumable. It opens all the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -50,17 +22,14 @@ pub enum NoRoom {
     Server,
     /// This client, or this source under a shared password, has all that it may have.
     Holder,
-    /// The frames that all resumable sessions may keep together would be too many.
-    Retained,
 }
 
 impl NoRoom {
     /// Returns what the log says, with the name of the bound.
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::Server => "the server has too many resumable sessions (max)",
-            Self::Holder => "this client has too many resumable sessions (max_per_holder)",
-            Self::Retained => "the resumable sessions may keep too much (max_retained_in_all)",
+            Self::Server => "the server has too many resumable sessions (max_resumable)",
+            Self::Holder => "this client has too many resumable sessions (max_resumable_per_client)",
         }
     }
 }
@@ -97,9 +66,10 @@ pub enum Found<'r, H> {
 #[derive(Debug)]
 pub struct Resumables<H> {
     dummy: ResumeKey,
-    bounds: Bounds,
-    /// Bytes that each session reserves.
-    retained: usize,
+    max: usize,
+    max_per_holder: usize,
+    max_records: usize,
+    max_records_per_holder: usize,
     entries: HashMap<SessionId, Known<H>>,
     live: Counter<Holder>,
     /// The records of each holder, oldest first.
@@ -117,11 +87,13 @@ struct Known<H> {
 
 impl<H> Resumables<H> {
     /// Makes an empty table, for sessions under `limits`. `dummy` checks the proofs for sessions that do not exist: a key whose secret nobody has.
-    pub fn new(bounds: Bounds, limits: &Limits, dummy: ResumeKey) -> Self {
+    pub fn new(limits: &Limits, dummy: ResumeKey) -> Self {
         Self {
             dummy,
-            bounds,
-            retained: limits.max_retained,
+            max: limits.max_resumable,
+            max_per_holder: limits.max_resumable_per_client,
+            max_records: limits.max_tombstones,
+            max_records_per_holder: limits.max_tombstones_per_client,
             entries: HashMap::new(),
             live: Counter::default(),
             records: HashMap::new(),
@@ -129,20 +101,24 @@ impl<H> Resumables<H> {
         }
     }
 
+    /// Takes other bounds. What is there stays.
+    pub(crate) fn set(&mut self, limits: &Limits) {
+        self.max = limits.max_resumable;
+        self.max_per_holder = limits.max_resumable_per_client;
+        self.max_records = limits.max_tombstones;
+        self.max_records_per_holder = limits.max_tombstones_per_client;
+    }
+
     /// Takes a session up, before its client is promised anything.
     ///
     /// # Errors
     /// Returns the first bound that is reached.
     pub fn register(&mut self, session: Resumable<H>) -> Result<(), NoRoom> {
-        if self.live.total() >= self.bounds.max {
+        if self.live.total() >= self.max {
             return Err(NoRoom::Server);
         }
-        if self.live.of(&session.holder) >= self.bounds.max_per_holder {
+        if self.live.of(&session.holder) >= self.max_per_holder {
             return Err(NoRoom::Holder);
-        }
-        // What a session keeps beyond that, its window has grown by, which `max_windows_in_all` bounds.
-        if (self.live.total() + 1).saturating_mul(self.retained) > self.bounds.max_retained_in_all {
-            return Err(NoRoom::Retained);
         }
         match self.entries.entry(session.id) {
             // Ids are random: this never happens.
@@ -196,25 +172,11 @@ impl<H> Resumables<H> {
         self.expiring.insert((until, id));
         let own = self.records.entry(holder).or_default();
         own.push_back(id);
-        if (own.len() > self.bounds.max_records_per_holder || self.expiring.len() > self.bounds.max_records)
+        if (own.len() > self.max_records_per_holder || self.expiring.len() > self.max_records)
             && let Some(&oldest) = own.front()
         {
             self.forget(oldest);
         }
-    }
-
-    /// Returns the sessions of a client of a service, or of all its clients, that are not over: to be ended where the
-    /// right to the service is withdrawn.
-    pub fn sessions_of(&self, service: &ServiceName, client: Option<&ClientId>) -> impl Iterator<Item = &H> {
-        self.entries
-            .values()
-            .filter(move |entry| {
-                let session = &entry.session;
-                entry.record.is_none()
-                    && session.service == *service
-                    && client.is_none_or(|client| session.client == *client)
-            })
-            .map(|entry| &entry.session.handle)
     }
 
     /// Returns how many sessions can be resumed.

@@ -5,22 +5,11 @@ use super::*;
 
 const WINDOW: Duration = Duration::from_secs(60);
 
-const BOUNDS: Bounds = Bounds {
-    max: 4,
-    max_per_holder: 3,
-    max_retained_in_all: 1000,
-    max_records: 3,
-    max_records_per_holder: 2,
-};
-
-fn with(bounds: Bounds) -> Resumables<u8> {
-    let mut limits = Limits::default();
-    limits.max_retained = 100;
-    Resumables::new(bounds, &limits, key(0))
-}
-
 fn table() -> Resumables<u8> {
-    with(BOUNDS)
+    let mut limits = Limits::default();
+    (limits.max_resumable, limits.max_resumable_per_client) = (4, 3);
+    (limits.max_tombstones, limits.max_tombstones_per_client) = (3, 2);
+    Resumables::new(&limits, key(0))
 }
 
 fn key(byte: u8) -> ResumeKey {
@@ -135,16 +124,6 @@ fn resumable_sessions_are_bounded() {
 }
 
 #[test]
-fn kept_bytes_are_reserved_before_they_are_promised() {
-    let mut table = with(Bounds { max_retained_in_all: 250, ..BOUNDS });
-    table.register(session(1, "joe")).unwrap();
-    table.register(session(2, "joe")).unwrap();
-    assert_eq!(table.register(session(3, "mike")), Err(NoRoom::Retained));
-    table.end(Instant::now(), id(1), None);
-    table.register(session(3, "mike")).unwrap();
-}
-
-#[test]
 fn id_in_use_is_refused() {
     let mut table = table();
     table.register(session(1, "joe")).unwrap();
@@ -210,22 +189,4 @@ fn session_ends_once() {
     table.end(now, id(7), tombstone(7));
     assert_eq!(resumes(&table, now, 1, ("echo", "joe"), 1), Seen::Over(1));
     assert_eq!((table.live(), table.records()), (0, 1));
-}
-
-#[test]
-fn withdrawn_right_names_the_sessions_to_end() {
-    let (mut table, now) = (table(), Instant::now());
-    for (n, of) in [(1, "joe"), (2, "joe"), (3, "mike"), (4, "joe")] {
-        table.register(session(n, of)).unwrap();
-    }
-    table.end(now, id(4), tombstone(4));
-    let of = |service_name: &str, of: Option<&str>| {
-        let of = of.map(client);
-        let mut handles: Vec<u8> = table.sessions_of(&service(service_name), of.as_ref()).copied().collect();
-        handles.sort_unstable();
-        handles
-    };
-    assert_eq!(of("echo", Some("joe")), [1, 2]);
-    assert_eq!(of("echo", None), [1, 2, 3]);
-    assert_eq!(of("other", None), [0; 0]);
 }
