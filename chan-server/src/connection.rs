@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use lib_chan::ExitReason;
-use lib_chan::auth::{Account, AccountVerifier, Mechanism, RefusalCause, ResumeClaim, ResumeKey, SessionId};
+use lib_chan::auth::{Account, AccountVerifier, Mechanism, ResumeClaim, ResumeKey, SessionId};
 use lib_chan::channel::{
     Attacher, Change, First, Opening, attachments, hear_first, say_lost, serve_resumable,
 };
@@ -82,12 +82,6 @@ impl Connection {
                 self.seated(stream, &client, &traffic, phase).await;
             }
             Err(failed) => {
-                if let LoginFailed::Login(ServerLoginError::Refused(refusal)) = &failed
-                    && refusal.mechanism == Mechanism::Password
-                    && refusal.cause == RefusalCause::WrongProof
-                {
-                    permit.guessed_wrong(&refusal.service, &refusal.client);
-                }
                 permit.settle(failed.end(traffic.received()));
                 self.log_failure(&failed);
             }
@@ -146,8 +140,19 @@ impl Connection {
                 && !permit.may_guess(&account.service, &account.client);
             !throttled && !outside
         };
-        let login =
-            login_server(&mut stream, exporter, &self.policy.directory, self.policy.parameters, allows);
+        // Whatever the cause is: else cost or delay would tell it.
+        let refused = |refusal: &Refusal| {
+            if refusal.mechanism != Mechanism::Password {
+                return Duration::ZERO;
+            }
+            let delay = permit.guessed_wrong(&refusal.service, &refusal.client);
+            // The refusal is to arrive before the deadline.
+            delay.min(
+                deadline(self.accepted, limits.login_timeout).saturating_duration_since(Instant::now()) / 2,
+            )
+        };
+        let directory = &self.policy.directory;
+        let login = login_server(&mut stream, exporter, directory, self.policy.parameters, allows, refused);
         match self.within(limits.login_timeout, login).await {
             Some(Ok(client)) => Ok((Box::new(stream), client)),
             Some(Err(error)) => {

@@ -5,10 +5,12 @@
 //! ([`Limits::login_timeout`](crate::Limits::login_timeout)).
 
 use std::sync::Arc;
+use std::time::Duration;
 use std::{fmt, io};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::sleep;
 
 use crate::Limits;
 use crate::auth::{Account, DerivedKeys, Directory, Exporter, RefusalCause, StretchError};
@@ -25,8 +27,9 @@ use crate::session::early_start;
 /// Runs the server's side of a login. A refusal has been sent when this returns. Close the connection unless this
 /// succeeded.
 ///
-/// `allows_source` says whether an account may be used from the source of the connection. Never runs Argon2. A dropped
-/// future leaves the connection unusable.
+/// `allows_source` says whether an account may be used from the source of the connection. `refused` hears of a refusal
+/// before the client does, and returns how long to hold it back: a client that tries one password after the other waits
+/// with it. Never runs Argon2. A dropped future leaves the connection unusable.
 ///
 /// # Errors
 /// Returns an error if the client was refused, misbehaved, or disconnected.
@@ -36,9 +39,10 @@ pub async fn login_server<S: AsyncRead + AsyncWrite + Unpin>(
     directory: &Directory,
     parameters: SessionParameters,
     allows_source: impl FnOnce(&Account) -> bool,
+    refused: impl FnOnce(&Refusal) -> Duration,
 ) -> Result<Authenticated, ServerLoginError> {
     // Boxed, so that the task of an idle session does not keep the room of its login.
-    Box::pin(let_in(stream, exporter, directory, parameters, allows_source)).await
+    Box::pin(let_in(stream, exporter, directory, parameters, allows_source, refused)).await
 }
 
 async fn let_in<S: AsyncRead + AsyncWrite + Unpin>(
@@ -47,6 +51,7 @@ async fn let_in<S: AsyncRead + AsyncWrite + Unpin>(
     directory: &Directory,
     parameters: SessionParameters,
     allows_source: impl FnOnce(&Account) -> bool,
+    refused: impl FnOnce(&Refusal) -> Duration,
 ) -> Result<Authenticated, ServerLoginError> {
     let nonce = random_nonce().ok_or(ServerLoginError::NoRandomness)?;
     let mut buffer = [0; ExpectHello::MAX_LEN];
@@ -62,6 +67,12 @@ async fn let_in<S: AsyncRead + AsyncWrite + Unpin>(
 
     let proof = read_message(stream, ExpectProof::MAX_LEN, &mut buffer).await?;
     let Step { next, send } = next.handle(proof, allows_source)?;
+    if let Verdict::Refused(refusal) = &next {
+        let delay = refused(refusal);
+        if !delay.is_zero() {
+            sleep(delay).await;
+        }
+    }
     write(stream, &send).await?;
     match next {
         Verdict::Accepted(authenticated) => Ok(authenticated),

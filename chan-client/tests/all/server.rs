@@ -2,6 +2,7 @@
 
 use std::future::pending;
 use std::sync::Arc;
+use std::time::Duration;
 
 use lib_chan::auth::{
     Account, AccountVerifier, Argon2Params, ClientId, Directory, NameKey, PasswordVerifier, ServiceName,
@@ -156,7 +157,10 @@ async fn connection(
     let limits = Limits::default();
     let parameters = SessionParameters::from_limits(&limits).unwrap();
     let directory = directory(salt);
-    let authenticated = login_server(&mut stream, exporter, &directory, parameters, |_| true).await.ok()?;
+    let authenticated =
+        login_server(&mut stream, exporter, &directory, parameters, |_| true, |_| Duration::ZERO)
+            .await
+            .ok()?;
     let cut = Arc::new(Notify::new());
     tokio::select! {
         reason = serve(stream, &authenticated, &limits, |opening| start(opening, note, cut.clone())) => Some(reason),

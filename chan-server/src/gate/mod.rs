@@ -6,11 +6,12 @@
 //! The gate protects places and processor time, and it must not make one client's failures another's: behind one address
 //! there may be a thousand honest clients and one that retries a revoked key for ever. So:
 //!
-//! - While nothing is scarce, no source is turned away for what it did. Wrong passwords cost the *name at that source*:
-//!   its next passwords are not looked at for a while. (A wrong key costs nothing there: keys cannot be guessed.)
+//! - While nothing is scarce, no source is turned away for what it did. Wrong passwords cost the *name at that source*,
+//!   and half as much the source, for names that are new there: refusals wait, and later passwords are refused unseen
+//!   (`wrong.rs`). A wrong key costs nothing there: keys cannot be guessed.
 //! - Under load, sources that failed are turned away before TLS.
-//! - A proof that verified counts for its source and its name there: they are forgiven, their failures weigh a
-//!   twenty-fifth, and an eighth of all places is kept for such sources.
+//! - A proof that verified counts for its source and its name there: the source is forgiven, its failures weigh a
+//!   twenty-fifth, wrong passwords under that name a quarter, and an eighth of all places is kept for such sources.
 //! - Nobody can lock others out of a service or a client: there is no penalty on either.
 
 mod load;
@@ -19,6 +20,7 @@ mod permit;
 mod rules;
 mod sessions;
 mod source;
+mod wrong;
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, RandomState};
@@ -35,6 +37,7 @@ pub use source::Source;
 
 use load::{Load, Pulse};
 use penalty::{Expiring, Penalties};
+use wrong::{Standing, WrongPasswords};
 
 /// Why a connection was dropped before TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,7 +104,7 @@ pub struct Gate {
     pulse: Pulse,
     failures: Penalties<Source>,
     crashes: Penalties<Source>,
-    wrong_passwords: Penalties<Pair>,
+    wrong_passwords: WrongPasswords,
     trusted_sources: Expiring<Source>,
     trusted_pairs: Expiring<Pair>,
     /// Makes numbers of names; keyed at random, so that nobody finds two names with one number.
@@ -129,7 +132,7 @@ impl Gate {
             pulse: Pulse::default(),
             failures: Penalties::new(min, max),
             crashes: Penalties::new(Duration::ZERO, max),
-            wrong_passwords: Penalties::new(min, max),
+            wrong_passwords: WrongPasswords::default(),
             trusted_sources: Expiring::default(),
             trusted_pairs: Expiring::default(),
             names: RandomState::new(),
@@ -146,7 +149,6 @@ impl Gate {
         self.load.set(rules.failures_per_second);
         self.failures.set(rules.penalty_min, rules.penalty_max);
         self.crashes.set(Duration::ZERO, rules.penalty_max);
-        self.wrong_passwords.set(rules.penalty_min, rules.penalty_max);
         self.rules = rules;
     }
 
@@ -210,7 +212,6 @@ impl Gate {
         self.trusted_sources.set(now, source, until);
         self.trusted_pairs.set(now, pair, until);
         self.failures.forgive(now, source);
-        self.wrong_passwords.forgive(now, pair);
     }
 
     /// Notes a failure of a client that had proved itself: it asked for a session that it did not prove to be its own.
@@ -222,13 +223,20 @@ impl Gate {
         }
     }
 
-    /// Notes a wrong password under this name.
-    pub fn guessed_wrong(&mut self, now: Instant, source: Source, service: &ServiceName, client: &ClientId) {
-        if !self.is_exempt(source) {
-            let pair = self.pair(source, service, client);
-            let trusted = self.trusted_pairs.end(now, pair).is_some();
-            self.wrong_passwords.add(now, pair, self.rules.penalty_failed, trusted);
-        }
+    /// Notes a refused password under this name, and returns how long the refusal waits before it is sent. Its login
+    /// keeps its place meanwhile, so there is no wait where places might become scarce.
+    pub fn guessed_wrong(
+        &mut self,
+        now: Instant,
+        source: Source,
+        service: &ServiceName,
+        client: &ClientId,
+    ) -> Duration {
+        let (pair, standing) = self.guesser(now, source, service, client);
+        let delay = self.wrong_passwords.refused(now, pair, standing, &self.rules);
+        let room =
+            self.waiting.total < self.crowd() / 2 && self.waiting.of(&source) < self.max_per_source / 2;
+        if room { delay } else { Duration::ZERO }
     }
 
     /// Returns whether a password under this name counts, or is refused whatever it is, since too many were wrong.
@@ -239,9 +247,8 @@ impl Gate {
         service: &ServiceName,
         client: &ClientId,
     ) -> bool {
-        let pair = self.pair(source, service, client);
-        let trusted = self.trusted_pairs.end(now, pair).is_some();
-        !self.wrong_passwords.enforced(now, pair, trusted)
+        let (pair, standing) = self.guesser(now, source, service, client);
+        !self.wrong_passwords.refuses(now, pair, standing, &self.rules)
     }
 
     /// Notes that the program runs. Called each second at least; a longer silence means that it was stopped.
@@ -267,6 +274,24 @@ impl Gate {
 
     fn is_exempt(&self, source: Source) -> bool {
         self.rules.exempt.iter().any(|net| net.contains(&source.first_address()))
+    }
+
+    fn guesser(
+        &mut self,
+        now: Instant,
+        source: Source,
+        service: &ServiceName,
+        client: &ClientId,
+    ) -> (Pair, Standing) {
+        let pair = self.pair(source, service, client);
+        let standing = if self.is_exempt(source) {
+            Standing::Exempt
+        } else if self.trusted_pairs.end(now, pair).is_some() {
+            Standing::Known
+        } else {
+            Standing::Stranger
+        };
+        (pair, standing)
     }
 
     fn trusts(&mut self, now: Instant, source: Source) -> bool {

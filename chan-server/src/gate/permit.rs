@@ -47,9 +47,9 @@ impl LoginPermit {
         self.settle(LoginEnd::Good);
     }
 
-    /// Notes a wrong password under this name.
-    pub(crate) fn guessed_wrong(&self, service: &ServiceName, client: &ClientId) {
-        locked(&self.gate).guessed_wrong(Instant::now(), self.source, service, client);
+    /// Notes a refused password under this name, and returns how long its refusal waits.
+    pub(crate) fn guessed_wrong(&self, service: &ServiceName, client: &ClientId) -> Duration {
+        locked(&self.gate).guessed_wrong(Instant::now(), self.source, service, client)
     }
 
     /// Returns whether a password under this name counts.

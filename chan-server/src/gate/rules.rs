@@ -16,20 +16,25 @@ pub struct GateRules {
     /// Penalty for a login that ended before its proof, at least; it grows with the time that it held its place, up to
     /// `penalty_deadline`. Default 1 s.
     pub penalty_unproved: Duration,
-    /// Penalty for a wrong proof, and for what is no login. Default 5 s.
+    /// Penalty for a wrong proof, and for what is no login. A wrong password costs it its name at that source as well: a
+    /// quarter of it where the name is known (`trust`), a twenty-fifth at exempt sources; and half of that the source,
+    /// unless the name is known there. Default 5 s: 12 guesses a minute at a name, 24 at a source, 48 at a known name.
     pub penalty_failed: Duration,
     /// Penalty for a login that was not over at its deadline. Default 10 s.
     pub penalty_deadline: Duration,
     /// Penalty for a connection over which the server's own code panicked. It is always enforced. Default 90 s.
     pub penalty_crash: Duration,
-    /// Penalties of a source, and of a name at a source, add up. A sum below this is remembered only. Default 15 s.
+    /// Penalties of a source, and of a name at a source, add up. A sum below this is remembered only. From this sum on, a
+    /// source is turned away under load, and refusals of passwords wait, for 7 s at most; from twice this sum on, passwords
+    /// are refused unseen. Default 15 s.
     pub penalty_min: Duration,
     /// No sum is greater. Default 10 min.
     pub penalty_max: Duration,
-    /// How long a good login is remembered for its source and for its name there: their failures count a
-    /// twenty-fifth, and places are kept for such a source. Default 24 h.
+    /// How long a good login is remembered for its source and for its name there: failures of the source count a
+    /// twenty-fifth, wrong passwords under the name a quarter, and places are kept for such a source. Default 24 h.
     pub trust: Duration,
-    /// Sources that have neither penalties nor a bound of their own on logins. Default none.
+    /// Sources that have neither penalties nor a bound of their own on logins; only guesses of passwords stay bounded
+    /// there. Default none.
     pub exempt: Vec<IpNet>,
 }
 

@@ -245,19 +245,6 @@ fn wrong_password_costs_name_at_one_source() {
 }
 
 #[test]
-fn retried_old_password_does_not_block_new_one() {
-    let mut gate = gate();
-    let start = Instant::now();
-    let (service, shared) = ("s".parse().unwrap(), ClientId::default());
-    prove(&mut gate, start, source(1), "s");
-    for n in 0..200 {
-        let now = start + Duration::from_millis(500 * n);
-        gate.guessed_wrong(now, source(1), &service, &shared);
-        assert!(gate.may_guess(now, source(1), &service, &shared), "{n}");
-    }
-}
-
-#[test]
 fn a_good_login_forgives_its_source() {
     let start = Instant::now();
     let mut gate = loaded(start);

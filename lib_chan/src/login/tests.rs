@@ -70,7 +70,7 @@ async fn serve(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
     directory: &Directory,
 ) -> Result<Authenticated, ServerLoginError> {
-    login_server(stream, ekm(1), directory, parameters(), |_| true).await
+    login_server(stream, ekm(1), directory, parameters(), |_| true, |_| Duration::ZERO).await
 }
 
 async fn log_in(
@@ -483,7 +483,7 @@ async fn logs_in_over_tls() {
     };
     let server = async {
         let (mut stream, exporter) = accept(far, identity).await;
-        login_server(&mut stream, exporter, &directory, parameters(), |_| true).await
+        login_server(&mut stream, exporter, &directory, parameters(), |_| true, |_| Duration::ZERO).await
     };
     let (client_end, server_end) = tokio::join!(client, server);
     client_end.unwrap();
@@ -515,7 +515,9 @@ async fn refuses_relayed_login() {
         };
         let server = async {
             let (mut stream, exporter) = accept(far, identity).await;
-            let served = login_server(&mut stream, exporter, directory, parameters(), |_| true).await;
+            let served =
+                login_server(&mut stream, exporter, directory, parameters(), |_| true, |_| Duration::ZERO)
+                    .await;
             stream.shutdown().await.unwrap();
             served
         };

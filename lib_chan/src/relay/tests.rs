@@ -43,7 +43,7 @@ async fn logged_in() -> (Side, Side) {
     let login = ClientLogin::prepare(target, Credential::Key(&key)).await;
     let (client, server) = tokio::join!(
         login.run(&mut near, exporter()),
-        login_server(&mut far, exporter(), &directory, parameters, |_| true),
+        login_server(&mut far, exporter(), &directory, parameters, |_| true, |_| Duration::ZERO),
     );
     ((near, client.unwrap()), (far, server.unwrap()))
 }

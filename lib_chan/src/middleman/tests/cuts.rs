@@ -230,7 +230,8 @@ async fn server_login(layers: Layers, line: Line) -> Result<LoggedIn, Cause> {
         Layers::Key | Layers::KeyInTls => &world.by_key,
         Layers::Password | Layers::Tls => &world.by_password,
     };
-    let login = login_server(&mut stream, exporter.clone(), directory, parameters(), |_| true);
+    let login =
+        login_server(&mut stream, exporter.clone(), directory, parameters(), |_| true, |_| Duration::ZERO);
     match tokio::time::timeout_at(began + limits.login_timeout, login).await {
         Ok(Ok(authenticated)) => Ok(LoggedIn { stream, authenticated, exporter }),
         Ok(Err(ServerLoginError::SentNothing | ServerLoginError::Io(_))) => Err(Cause::Connection),

@@ -1,0 +1,119 @@
+//! Bounds guesses of passwords, without taking one client's wrong password for another's.
+//!
+//! Each refused password costs its *pair* (a name at a source) a penalty, which time takes off again. A pair that owes
+//! much is slowed down first: its refusals wait, so that a client that repeats an old password waits with them and never
+//! owes more. A pair that owes twice as much does not wait, it guesses in parallel: passwords are refused there whether
+//! right or wrong, until time has taken enough off.
+//!
+//! A source owes half as much for each name that has not logged in from there lately. So many names are no way around the
+//! bound of one, and a name that is known at the source does not depend on what others do there.
+//!
+//! A refused password costs the same whatever the reason is, and a password that nobody looks at costs nothing. So neither
+//! the cost nor the delay tells whether a name exists or a password was right.
+
+use std::hash::Hash;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::penalty::Expiring;
+use super::{GateRules, Pair, Source, deadline};
+
+/// No refusal waits longer: its client waits as well, and has a deadline of its own.
+const MAX_DELAY: Duration = Duration::from_secs(7);
+
+/// How much a wrong password weighs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// The whole.
+    Stranger,
+    /// The name logged in from this source lately: a quarter.
+    Known,
+    /// The source is exempt: a twenty-fifth. Thousands of clients may be behind it.
+    Exempt,
+}
+
+impl Standing {
+    fn of(self, penalty: Duration) -> Duration {
+        penalty
+            / match self {
+                Self::Stranger => 1,
+                Self::Known => 4,
+                Self::Exempt => 25,
+            }
+    }
+}
+
+/// The penalties for wrong passwords, of pairs and of sources.
+#[derive(Debug, Default)]
+pub(super) struct WrongPasswords {
+    pairs: Debts<Pair>,
+    sources: Debts<Source>,
+}
+
+impl WrongPasswords {
+    /// Whether a password is refused whatever it is.
+    pub(super) fn refuses(
+        &mut self,
+        now: Instant,
+        pair: Pair,
+        standing: Standing,
+        rules: &GateRules,
+    ) -> bool {
+        let most = rules.penalty_min.saturating_mul(2).min(rules.penalty_max);
+        let owed = self.owed(now, pair, standing);
+        owed >= most && !owed.is_zero()
+    }
+
+    /// Notes a refused password, and returns how long its refusal waits.
+    pub(super) fn refused(
+        &mut self,
+        now: Instant,
+        pair: Pair,
+        standing: Standing,
+        rules: &GateRules,
+    ) -> Duration {
+        if !self.refuses(now, pair, standing, rules) {
+            let penalty = standing.of(rules.penalty_failed);
+            self.pairs.add(now, pair, penalty, rules.penalty_max);
+            if standing != Standing::Known {
+                self.sources.add(now, pair.source, penalty / 2, rules.penalty_max);
+            }
+        }
+        self.owed(now, pair, standing).saturating_sub(rules.penalty_min).min(MAX_DELAY)
+    }
+
+    fn owed(&mut self, now: Instant, pair: Pair, standing: Standing) -> Duration {
+        let of_pair = self.pairs.owed(now, pair);
+        match standing {
+            Standing::Known => of_pair,
+            _ => of_pair.max(self.sources.owed(now, pair.source)),
+        }
+    }
+}
+
+/// What each key owes: the time until its entry is forgotten.
+#[derive(Debug)]
+struct Debts<K>(Expiring<K>);
+
+impl<K> Default for Debts<K> {
+    fn default() -> Self {
+        Self(Expiring::default())
+    }
+}
+
+impl<K: Copy + Eq + Hash + Ord> Debts<K> {
+    fn owed(&mut self, now: Instant, key: K) -> Duration {
+        self.0.end(now, key).map_or(Duration::ZERO, |end| end - now)
+    }
+
+    fn add(&mut self, now: Instant, key: K, penalty: Duration, most: Duration) {
+        let owed = self.owed(now, key).saturating_add(penalty).min(most);
+        if !owed.is_zero() {
+            self.0.set(now, key, deadline(now, owed));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
