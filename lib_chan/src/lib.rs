@@ -209,6 +209,7 @@ pub use {
     channel::{Channel, Incoming, Remote},
     lib_chan_macros::protocol,
     process::*,
+    session::ConnectionState,
 };
 
 /// For the code that the macros write.

@@ -169,13 +169,22 @@ impl<'c> ClientLogin<'c> {
     }
 
     /// Asks for the service in the same flight as the proof, which saves a round trip, and casts a first message behind
-    /// it. Give [`channel::open_casting`](crate::channel::open_casting) the same limits, codec, arguments and message.
+    /// it. `resume` is for how long the session should survive without a connection, zero for not at all. Give
+    /// [`channel::open_casting`](crate::channel::open_casting) or
+    /// [`channel::open_resumable`](crate::channel::open_resumable) the same limits, codec, arguments, message and time.
     ///
     /// Has an effect only with a private key: there, TLS alone authenticates the server, so nothing is shown to a server
     /// that has not proved itself. With a password, the server proves itself in its answer, and the arguments wait for it.
     /// Arguments or a message of nearly 1 KiB wait as well, since the client does not know yet how much the server takes.
-    pub fn start_early(self, limits: &Limits, codec: Codec, args: &[u8], first: Option<&[u8]>) -> Self {
-        Self { start: early_start(limits, codec, args, first), ..self }
+    pub fn start_early(
+        self,
+        limits: &Limits,
+        codec: Codec,
+        args: &[u8],
+        first: Option<&[u8]>,
+        resume: Duration,
+    ) -> Self {
+        Self { start: early_start(limits, codec, args, first, resume), ..self }
     }
 
     /// Logs in over a connection to the target, after the TLS handshake. When this returns `Ok`, the server has proved

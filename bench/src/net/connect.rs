@@ -72,7 +72,7 @@ pub(super) async fn log_in_with_key(
     let exporter = tls::exporter(stream.get_ref().1)?;
     let key = key()?;
     let login = prepare(Credential::Key(&key)).await?;
-    Ok(login.start_early(limits, codec, args, None).run(stream, exporter).await?)
+    Ok(login.start_early(limits, codec, args, None, Duration::ZERO).run(stream, exporter).await?)
 }
 
 async fn prepare(credential: Credential<'_>) -> Result<ClientLogin<'_>> {

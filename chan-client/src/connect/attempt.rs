@@ -92,8 +92,8 @@ impl Connector {
         on_step(Step::Encrypted { group: group.unwrap_or_default().into(), pin });
 
         let early = early.filter(|_| matches!(self.credential, OwnedCredential::Key(_)));
-        if let Some(Early { codec, args, first }) = early {
-            login = login.start_early(&self.limits, codec, args, first().as_deref());
+        if let Some(Early { codec, args, first, resume }) = early {
+            login = login.start_early(&self.limits, codec, args, first().as_deref(), resume);
         }
         // With a request behind the proof, the service may have started with the message that went along: nothing is done
         // twice.

@@ -27,6 +27,7 @@ pub(super) struct Early<'c> {
     pub(super) codec: Codec,
     pub(super) args: &'c [u8],
     pub(super) first: &'c First<'c>,
+    pub(super) resume: Duration,
 }
 
 /// The secret with which the client proves itself. Both kinds are cheap to clone.

@@ -4,6 +4,7 @@ mod attempt;
 mod connector;
 mod error;
 mod keep;
+mod redial;
 mod retry;
 mod step;
 
@@ -11,7 +12,7 @@ use std::borrow::Borrow;
 use std::fmt;
 use std::time::Duration;
 
-use lib_chan::channel::{OpenError, open_casting};
+use lib_chan::channel::{OpenError, Resume, open_casting, open_resumable};
 use lib_chan::payload::{Codec, PayloadError, encode};
 use lib_chan::secret::{Password, PrivateKey};
 use lib_chan::wire::Frame;
@@ -44,6 +45,7 @@ where
         limits: Limits::default(),
         timeout: None,
         wait: Duration::ZERO,
+        resume: Duration::ZERO,
         accept_new: false,
         known_hosts: None,
         on_step: Box::new(|_| {}),
@@ -62,6 +64,7 @@ pub struct Connect<'c> {
     limits: Limits,
     timeout: Option<Duration>,
     wait: Duration,
+    resume: Duration,
     accept_new: bool,
     known_hosts: Option<KnownHosts>,
     on_step: Box<dyn Fn(Step) + Send + Sync + 'c>,
@@ -148,6 +151,23 @@ impl<'c> Connect<'c> {
         self
     }
 
+    /// Lets the session survive the loss of its connection for up to `window`, if the server agrees. The server may grant
+    /// less, or nothing. Default zero: the session ends with its connection.
+    ///
+    /// The client then dials again: at once, and after random times which grow from at most 0.1 s to at most 30 s. It tries
+    /// all servers of the URL, resolves host names anew and logs in again each time. Meanwhile casts and calls wait, the
+    /// time for calls runs on, and links and monitors see nothing. Every message arrives once and in order. See
+    /// [`Remote::connection`](lib_chan::Remote::connection).
+    ///
+    /// The session ends with `NoConnection` when the window is over. It ends at once with `Revoked` if the server refuses
+    /// the login, and with `Failed` if the server is not the expected one.
+    ///
+    /// A client program that is killed cannot say goodbye. The service learns that only at the end of the window.
+    pub fn resume(mut self, window: Duration) -> Self {
+        self.resume = window;
+        self
+    }
+
     /// Sets whether to accept the key of a server never seen before, with [`Trust::Tofu`](crate::trust::Trust::Tofu).
     /// Default `false`. An accepted key is saved once the server has let the client in.
     pub fn accept_new(mut self, accept_new: bool) -> Self {
@@ -184,11 +204,16 @@ impl<'c> Connect<'c> {
         let connector = self.connector()?;
         within(self.timeout, async {
             let (limits, codec, linked) = (&self.limits, self.codec, self.linked);
-            let early = Early { codec, args: &args, first: &*self.first };
+            let early = Early { codec, args: &args, first: &*self.first, resume: self.resume };
             let login = connector.login(Some(early), &*self.on_step).await?;
             let first = (self.first)();
-            let opened =
-                open_casting(login.stream, &login.authenticated, limits, codec, &args, first, linked).await;
+            let (stream, authenticated) = (login.stream, &login.authenticated);
+            let opened = if self.resume.is_zero() {
+                open_casting(stream, authenticated, limits, codec, &args, first, linked).await
+            } else {
+                let resume = Resume { window: self.resume, connector: redial::connector(connector) };
+                open_resumable(stream, authenticated, limits, codec, &args, first, linked, resume).await
+            };
             opened.map_err(|error| match error {
                 OpenError::Refused(text) => ConnectError::RefusedByName(text),
                 OpenError::Args(error) => UsageError::Args(error).into(),

@@ -13,7 +13,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
 /// Random waits, each from 0 to a bound that doubles (full jitter). Clients that failed together do not return
 /// together.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Backoff {
     next: Duration,
     max: Duration,

@@ -1,18 +1,20 @@
 //! A server with one small service, for the tests of the client.
 
 use std::future::pending;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use lib_chan::auth::{
-    Account, AccountVerifier, Argon2Params, ClientId, Directory, NameKey, PasswordVerifier, ServiceName,
+    Account, AccountVerifier, Argon2Params, ClientId, Directory, NameKey, PasswordVerifier, ResumeKey,
+    ServiceName, SessionId,
 };
-use lib_chan::channel::{Opening, serve};
+use lib_chan::channel::{Attacher, First, Opening, attachments, hear_first, say_lost, serve_resumable};
 use lib_chan::handshake::SessionParameters;
 use lib_chan::login::login_server;
 use lib_chan::payload::Codec;
 use lib_chan::secret::{Password, PrivateKey, Secret};
 use lib_chan::tls::{CheckedKey, Pin, ReloadableKey, exporter, server_config};
+use lib_chan::wire::Granted;
 use lib_chan::{Call, Channel, ExitReason, Limits, Message, Opaque, Process, spawn};
 use rustls::ServerConfig;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -21,6 +23,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, mpsc};
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 /// The password of the service. The client `joe` logs in with [`key`] instead.
 pub(crate) const PASSWORD: &str = "correct horse";
@@ -93,9 +96,11 @@ impl Server {
         let (note, noted) = mpsc::unbounded_channel();
         let acceptor = TlsAcceptor::from(Arc::new(config));
         tokio::spawn(async move {
+            let resumable = Resumable::default();
             for number in 0.. {
                 let (stream, _) = listener.accept().await.unwrap();
-                tokio::spawn(connection(stream, acceptor.clone(), salt(number), note.clone()));
+                let resumable = Arc::clone(&resumable);
+                tokio::spawn(connection(stream, acceptor.clone(), salt(number), note.clone(), resumable));
             }
         });
         Self { port, pin, noted }
@@ -146,11 +151,15 @@ async fn bind() -> (TcpListener, u16) {
     (listener, port)
 }
 
+/// The sessions that can be resumed: the number of each is in its id.
+type Resumable = Arc<Mutex<Vec<(ResumeKey, Attacher<Box<TlsStream<TcpStream>>>)>>>;
+
 async fn connection(
     stream: TcpStream,
     acceptor: TlsAcceptor,
     salt: u8,
     note: mpsc::UnboundedSender<u32>,
+    resumable: Resumable,
 ) -> Option<ExitReason> {
     let mut stream = acceptor.accept(stream).await.ok()?;
     let exporter = exporter(stream.get_ref().1).ok()?;
@@ -158,12 +167,45 @@ async fn connection(
     let parameters = SessionParameters::from_limits(&limits).unwrap();
     let directory = directory(salt);
     let authenticated =
-        login_server(&mut stream, exporter, &directory, parameters, |_| true, |_| Duration::ZERO)
+        login_server(&mut stream, exporter.clone(), &directory, parameters, |_| true, |_| Duration::ZERO)
             .await
             .ok()?;
+    let first = match hear_first(&mut stream).await {
+        First::Other(first) => first,
+        First::Resume { claim, proof } => {
+            let attacher = {
+                let resumable = resumable.lock().unwrap();
+                let (key, attacher) = (0_u8..).zip(resumable.iter()).find_map(|(number, found)| {
+                    (claim.id == SessionId::new([number; 16])).then_some(found)
+                })?;
+                ResumeKey::judge(Some((attacher.clone(), key)), key, &exporter, &claim, &proof)?
+            };
+            if let Err(stream) = attacher.attach(claim, Box::new(stream)) {
+                say_lost(*stream, None, &limits).await;
+            }
+            return None;
+        }
+    };
     let cut = Arc::new(Notify::new());
+    let (attacher, attachments) = attachments();
+    let start = |mut opening: Opening| {
+        let window = opening.wants_resume();
+        if !window.is_zero() {
+            let mut resumable = resumable.lock().unwrap();
+            let (number, secret) = (resumable.len() as u8, Secret::new([6; 32]));
+            resumable.push((ResumeKey::new(&secret), attacher));
+            opening.grant(Granted {
+                window: window.as_millis() as u64,
+                id: SessionId::new([number; 16]),
+                secret,
+            });
+        }
+        start(opening, note, cut.clone());
+    };
     tokio::select! {
-        reason = serve(stream, &authenticated, &limits, |opening| start(opening, note, cut.clone())) => Some(reason),
+        served = serve_resumable(stream, &first, &authenticated, &limits, attachments, |_| {}, start) => {
+            Some(served.reason)
+        }
         () = cut.notified() => None,
     }
 }

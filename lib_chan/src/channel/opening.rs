@@ -91,24 +91,26 @@ pub struct Resume<S> {
     pub connector: Connector<S>,
 }
 
-/// Opens a session as [`open`] does, and asks the server to let it survive its connection. If the server agrees, and the
-/// connection is lost, the session waits for another one.
+/// Opens a session as [`open_casting`] does, and asks the server to let it survive its connection. If the server agrees,
+/// and the connection is lost, the session waits for another one.
 ///
 /// # Errors
 /// Those of [`open`].
+#[expect(clippy::too_many_arguments, reason = "those of `open_casting`, and the way to resume")]
 pub async fn open_resumable<In, Out, S>(
     stream: S,
     authenticated: &Authenticated,
     limits: &Limits,
     codec: Codec,
     args: &[u8],
+    first: Option<Vec<u8>>,
     linked: bool,
     resume: Resume<S>,
 ) -> Result<Channel<In, Out>, OpenError>
 where
     S: AsyncBufRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let ask = OpenRequest { codec, args, first: None, linked, window: resume.window };
+    let ask = OpenRequest { codec, args, first, linked, window: resume.window };
     ask.open(stream, Dialled::new(resume.connector), authenticated, limits).await
 }
 

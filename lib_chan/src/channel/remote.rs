@@ -16,7 +16,7 @@ use crate::{
     middleman::{Encoded, NotSent, Shared, keep, now},
     payload::{self, PayloadError},
     process::{Within, poll_proceed, poll_proceed_shortly, settle},
-    session::{Flush, Unsendable},
+    session::{ConnectionState, Flush, Unsendable},
 };
 
 /// The sending half of a session. Cheap to clone, and usable in any task, process or not.
@@ -99,6 +99,43 @@ impl<Out> Remote<Out> {
             let reason = ready!(ended.poll(cx));
             coop.made_progress();
             Poll::Ready(reason)
+        })
+    }
+
+    /// Returns whether the session has a connection at the moment. A session that cannot be resumed is attached until it
+    /// ends. Once the session has ended, the state means nothing.
+    pub fn connection(&self) -> ConnectionState {
+        self.shared().with(|endpoint| endpoint.connection())
+    }
+
+    /// Waits until the state of the connection is another than `seen`, and returns it; `None` once the session has ended.
+    /// States between the two may be skipped.
+    ///
+    /// Dropping the future loses nothing: pass the same `seen` again.
+    ///
+    /// ```
+    /// # use lib_chan::{ConnectionState, Remote};
+    /// async fn report(remote: &Remote<String>) {
+    ///     let mut seen = remote.connection();
+    ///     while let Some(state) = remote.connection_changed(seen).await {
+    ///         match state {
+    ///             ConnectionState::Attached { epoch, .. } => println!("reconnected, connection {epoch}"),
+    ///             ConnectionState::Detached { .. } => println!("reconnecting"),
+    ///         }
+    ///         seen = state;
+    ///     }
+    /// }
+    /// ```
+    pub fn connection_changed(
+        &self,
+        seen: ConnectionState,
+    ) -> impl Future<Output = Option<ConnectionState>> + Send + use<Out> {
+        let mut ended = self.shared().ended();
+        poll_fn(move |cx| {
+            let coop = ready!(poll_proceed(cx));
+            let state = ready!(ended.poll_connection(cx, seen));
+            coop.made_progress();
+            Poll::Ready(state)
         })
     }
 

@@ -341,9 +341,9 @@ async fn hello_proof_and_start_share_one_flight() {
     let private_key = key();
     let (mut near, mut far) = duplex(4096);
     let login = ClientLogin::prepare(target("host"), Credential::Key(&private_key)).await;
-    let login = login.start_early(&Limits::default(), Codec::Raw, b"arguments", None);
+    let login = login.start_early(&Limits::default(), Codec::Raw, b"arguments", None, Duration::ZERO);
     let flight = first_flight(login.run(&mut near, ekm(1)), &mut far).await;
-    let start = early_start(&Limits::default(), Codec::Raw, b"arguments", None).unwrap();
+    let start = early_start(&Limits::default(), Codec::Raw, b"arguments", None, Duration::ZERO).unwrap();
     assert_eq!(flight.len(), hello().len() + 2 + ExpectProof::MAX_LEN + start.len());
     assert!(flight.ends_with(&start));
 }
@@ -352,7 +352,8 @@ async fn hello_proof_and_start_share_one_flight() {
 fn early_start_holds_what_every_server_takes() {
     let max = *Limits::FRAME_LEN_RANGE.start() - crate::wire::MAX_OVERHEAD;
     let payload = vec![7; max + 1];
-    let early = |args, first| early_start(&Limits::default(), Codec::Raw, args, first).is_some();
+    let early =
+        |args, first| early_start(&Limits::default(), Codec::Raw, args, first, Duration::ZERO).is_some();
     assert!(early(&payload[1..], Some(&payload[1..])));
     assert!(!early(&payload, None));
     assert!(!early(b"", Some(&payload)));
@@ -363,7 +364,7 @@ async fn long_first_cast_waits_for_accept() {
     let private_key = key();
     let (mut near, mut far) = duplex(4096);
     let login = ClientLogin::prepare(target("host"), Credential::Key(&private_key)).await;
-    let login = login.start_early(&Limits::default(), Codec::Raw, b"", Some(&[7; 1024]));
+    let login = login.start_early(&Limits::default(), Codec::Raw, b"", Some(&[7; 1024]), Duration::ZERO);
     let flight = first_flight(login.run(&mut near, ekm(1)), &mut far).await;
     assert_eq!(flight.len(), hello().len() + 2 + ExpectProof::MAX_LEN);
 }
@@ -374,7 +375,7 @@ async fn password_shows_no_start_before_accept() {
     let password = Password::new("correct horse").unwrap();
     let (mut near, mut far) = duplex(4096);
     let login = ClientLogin::prepare(target("host"), Credential::Password(&password)).await;
-    let login = login.start_early(&Limits::default(), Codec::Raw, b"arguments", None);
+    let login = login.start_early(&Limits::default(), Codec::Raw, b"arguments", None, Duration::ZERO);
     let client = async {
         let end = login.run(&mut near, ekm(1)).await.unwrap();
         drop(near);
@@ -397,7 +398,7 @@ async fn early_start_and_cast_open_the_session_once() {
         let (mut near, mut far) = (BufStream::new(near), BufStream::new(far));
         let login = ClientLogin::prepare(target("host"), Credential::Key(&private_key)).await;
         let limits = Limits::default();
-        let login = login.start_early(&limits, Codec::Raw, b"arguments", Some(b"first"));
+        let login = login.start_early(&limits, Codec::Raw, b"arguments", Some(b"first"), Duration::ZERO);
         let client = async {
             let end = login.run(&mut near, ekm(1)).await.unwrap();
             open_casting(near, &end, &limits, Codec::Raw, b"arguments", second, false).await

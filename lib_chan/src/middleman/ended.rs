@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{shared::Shared, wake::keep};
-use crate::ExitReason;
+use crate::{ExitReason, session::ConnectionState};
 
 /// Waits for the end of a session. Dropping it removes its waker: a session may outlive very many of them.
 pub(crate) struct Ended {
@@ -28,6 +28,28 @@ impl Ended {
                 endpoint.watch(place, keep(cx));
                 Poll::Pending
             }
+        })
+    }
+}
+
+impl Ended {
+    /// Polls for a state of the connection other than `seen`. Ready with `None` once the session has ended.
+    pub(crate) fn poll_connection(
+        &mut self,
+        cx: &Context<'_>,
+        seen: ConnectionState,
+    ) -> Poll<Option<ConnectionState>> {
+        let place = &mut self.place;
+        self.shared.with(|endpoint| {
+            if endpoint.over().is_some() {
+                return Poll::Ready(None);
+            }
+            let state = endpoint.connection();
+            if state != seen {
+                return Poll::Ready(Some(state));
+            }
+            endpoint.watch(place, keep(cx));
+            Poll::Pending
         })
     }
 }

@@ -412,14 +412,20 @@ impl<H: Host> Session<H> {
 /// The client's first frames as bytes, for a login that sends them right behind the proof: the `Start`, and a cast if
 /// there is one. `None` if the payload of one is longer than every server takes, whose bound the client does not know
 /// yet.
-pub fn early_start(limits: &Limits, codec: Codec, args: &[u8], first: Option<&[u8]>) -> Option<Vec<u8>> {
+pub fn early_start(
+    limits: &Limits,
+    codec: Codec,
+    args: &[u8],
+    first: Option<&[u8]>,
+    resume: Duration,
+) -> Option<Vec<u8>> {
     // As `max_payload_len` of a session with the least bound.
     let max = *Limits::FRAME_LEN_RANGE.start() - wire::MAX_OVERHEAD;
     if args.len().max(first.map_or(0, <[u8]>::len)) > max {
         return None;
     }
     let mut bytes = Vec::new();
-    start_frame(limits, codec, 0, args).put(&mut bytes);
+    start_frame(limits, codec, resume::millis(resume), args).put(&mut bytes);
     if let Some(payload) = first {
         Frame::Cast { to: OWNER, payload }.put(&mut bytes);
     }

@@ -155,7 +155,7 @@ impl Resumption {
 }
 
 /// Milliseconds on the wire.
-fn millis(time: Duration) -> u64 {
+pub(super) fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 

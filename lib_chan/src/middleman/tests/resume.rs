@@ -208,7 +208,8 @@ async fn session_with(start: impl FnOnce(Opening) + Send + 'static) -> Session {
     let dialler = network.clone();
     let connector = Box::new(move |attempt| Box::pin(dialler.clone().dial(attempt)) as _);
     let resume = Resume { window: WINDOW, connector };
-    let channel = open_resumable(near, &client, &limits, Codec::Bincode, b"", false, resume).await.unwrap();
+    let channel =
+        open_resumable(near, &client, &limits, Codec::Bincode, b"", None, false, resume).await.unwrap();
     Session { channel, served, network }
 }
 

@@ -158,7 +158,7 @@ impl Network {
         let connector = Box::new(move |attempt| Box::pin(Arc::clone(&network).dial(attempt)) as _);
         let resume = Resume { window: WINDOW, connector };
         let open = async move {
-            open_resumable(stream, &authenticated, &limits(), Codec::Bincode, b"", true, resume).await
+            open_resumable(stream, &authenticated, &limits(), Codec::Bincode, b"", None, true, resume).await
         };
         client(open, &self.ledger, finale);
     }

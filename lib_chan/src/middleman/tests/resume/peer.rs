@@ -214,7 +214,7 @@ async fn opened() -> (Channel<String, Request>, Peer, tokio::sync::mpsc::Unbound
         peer.say([Frame::Started { terms: TERMS, resume: Some(Box::new(granted())) }]).await;
         assert_eq!(peer.hear().await, Some(Frame::Ack { number: 1 }));
     };
-    let open = open_resumable(near, &client, &limits, Codec::Bincode, b"", false, resume);
+    let open = open_resumable(near, &client, &limits, Codec::Bincode, b"", None, false, resume);
     let (channel, ()) = tokio::join!(open, server);
     (channel.unwrap(), peer, dialled)
 }
