@@ -47,10 +47,11 @@ async fn dial(
                     return Ok(Connected { stream: login.stream, exporter });
                 }
             }
-            Err(error) => match end(&error) {
-                Some(reason) => return Err(reason),
-                None => {}
-            },
+            Err(error) => {
+                if let Some(reason) = end(&error) {
+                    return Err(reason);
+                }
+            }
         }
         wait = backoff.next(random_fraction());
     }
