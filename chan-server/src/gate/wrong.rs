@@ -60,7 +60,9 @@ impl WrongPasswords {
         standing: Standing,
         rules: &GateRules,
     ) -> bool {
-        let most = rules.penalty_min.saturating_mul(2).min(rules.penalty_max);
+        // Room for one penalty more: at the greatest sum itself, each moment would allow another guess.
+        let greatest = rules.penalty_max.saturating_sub(standing.of(rules.penalty_failed));
+        let most = rules.penalty_min.saturating_mul(2).min(greatest);
         let owed = self.owed(now, pair, standing);
         owed >= most && !owed.is_zero()
     }

@@ -72,7 +72,7 @@ impl Network {
         });
         let resume = Resume { window: WINDOW, connector };
         let limits = Limits::default();
-        open_resumable(stream, &client, &limits, Codec::Raw, b"", false, resume).await.unwrap()
+        open_resumable(stream, &client, &limits, Codec::Raw, b"", None, false, resume).await.unwrap()
     }
 }
 

@@ -1,3 +1,5 @@
+#![allow(clippy::print_stdout, reason = "the bounds are figures that the documents state")]
+
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::net::IpAddr;
@@ -139,7 +141,7 @@ fn old_passwords_do_not_block_neighbours() {
     ];
     let mut known = gate(false);
     known.proved(Instant::now(), source(), &service(), &client(0));
-    counts.push(("a shared name, known there, beside ten", play(&mut known, &[each(0); 10], Some(0))));
+    counts.push(("a shared name, known there, beside six", play(&mut known, &[each(0); 6], Some(0))));
     let others: Vec<_> = (1..101).map(each).collect();
     let mut known = gate(false);
     known.proved(Instant::now(), source(), &service(), &client(0));
@@ -158,7 +160,9 @@ fn unseen_passwords_cost_nothing() {
     while gate.may_guess(start, source(), &service, &client) {
         gate.guessed_wrong(start, source(), &service, &client);
     }
-    (0..1000).for_each(|_| drop(gate.guessed_wrong(start, source(), &service, &client)));
+    for _ in 0..1000 {
+        gate.guessed_wrong(start, source(), &service, &client);
+    }
     let later = start + ms(5000);
     assert!(gate.may_guess(later, source(), &service, &client), "time takes it off whatever is tried");
 }
@@ -188,7 +192,9 @@ fn crowded_server_delays_no_refusal() {
     let mut gate = gate(false);
     let now = Instant::now();
     let (service, client) = (service(), client(0));
-    (0..4).for_each(|_| drop(gate.guessed_wrong(now, source(), &service, &client)));
+    for _ in 0..4 {
+        gate.guessed_wrong(now, source(), &service, &client);
+    }
     assert_eq!(gate.guessed_wrong(now, source(), &service, &client), MAX_DELAY);
     (0..8).for_each(|_| gate.enter(now, source(), 0).unwrap());
     assert_eq!(gate.guessed_wrong(now, source(), &service, &client), Duration::ZERO, "half of its places");
