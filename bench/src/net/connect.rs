@@ -58,7 +58,8 @@ impl Accounts {
     /// Lets a client in.
     pub(super) async fn log_in(&self, stream: &mut server::TlsStream<TcpStream>) -> Result<Authenticated> {
         let exporter = tls::exporter(stream.get_ref().1)?;
-        Ok(login_server(stream, exporter, &self.directory, self.parameters, |_| true, |_| Duration::ZERO).await?)
+        Ok(login_server(stream, exporter, &self.directory, self.parameters, |_| true, |_| Duration::ZERO)
+            .await?)
     }
 }
 
