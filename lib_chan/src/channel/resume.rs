@@ -44,12 +44,13 @@ pub enum First {
 /// again. Dropping the future loses what was read, so drop the stream too.
 pub async fn hear_first<S: AsyncRead + Unpin>(stream: &mut S) -> First {
     let mut bytes = Vec::with_capacity(wire::MAX_RESUME_LEN);
+    read_up_to(stream, &mut bytes, wire::LEN_LEN).await;
+    // Another frame, or none at all, is the session's to judge, without waiting for more of it.
+    let Ok(Some(len)) = wire::frame_len(&bytes, wire::MAX_RESUME_LEN) else { return First::Other(bytes) };
     read_up_to(stream, &mut bytes, HEAD_LEN).await;
     if bytes.get(wire::LEN_LEN) != Some(&wire::RESUME) {
         return First::Other(bytes);
     }
-    // A frame that is none is the session's to complain about.
-    let Ok(Some(len)) = wire::frame_len(&bytes, wire::MAX_RESUME_LEN) else { return First::Other(bytes) };
     read_up_to(stream, &mut bytes, wire::LEN_LEN + len).await;
     let body = bytes.get(wire::LEN_LEN..).unwrap_or_default();
     match Frame::parse(body) {
@@ -292,6 +293,16 @@ mod tests {
             (first, rest)
         };
         tokio::join!(hear, sent).0
+    }
+
+    #[tokio::test]
+    async fn malformed_first_frame_is_passed_on_at_once() {
+        for bytes in [[0, 0, 0, 0], [0, 0xa0, 0, 0], [0xff; 4]] {
+            // The other end stays open and says nothing more.
+            let (mut near, mut far) = tokio::io::duplex(64);
+            far.write_all(&bytes).await.unwrap();
+            assert!(matches!(hear_first(&mut near).await, First::Other(heard) if heard == bytes));
+        }
     }
 
     #[tokio::test]
