@@ -16,6 +16,8 @@ pub(crate) const RESERVED: &[&str] = &[
     "children",
     "clone",
     "codec",
+    "connection",
+    "connection_changed",
     "draining",
     "end",
     "ended",
