@@ -201,9 +201,7 @@ impl Gate {
                 return self.crashes.add(now, source, self.rules.penalty_crash, false);
             }
         };
-        self.load.failed(now);
-        let trusted = self.trusts(now, source);
-        self.failures.add(now, source, penalty, trusted);
+        self.fail(now, source, penalty);
     }
 
     /// Notes that a client proved itself: its source, and its name there, are trusted for a while.
@@ -217,9 +215,7 @@ impl Gate {
     /// Notes a failure of a client that had proved itself: it asked for a session that it did not prove to be its own.
     pub fn failed_late(&mut self, now: Instant, source: Source) {
         if !self.is_exempt(source) {
-            self.load.failed(now);
-            let trusted = self.trusts(now, source);
-            self.failures.add(now, source, self.rules.penalty_failed, trusted);
+            self.fail(now, source, self.rules.penalty_failed);
         }
     }
 
@@ -292,6 +288,12 @@ impl Gate {
             Standing::Stranger
         };
         (pair, standing)
+    }
+
+    fn fail(&mut self, now: Instant, source: Source, penalty: Duration) {
+        self.load.failed(now);
+        let trusted = self.trusts(now, source);
+        self.failures.add(now, source, penalty, trusted);
     }
 
     fn trusts(&mut self, now: Instant, source: Source) -> bool {
