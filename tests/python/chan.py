@@ -369,7 +369,7 @@ def log_in(url: Url, credential: Credential, deadline: float) -> tuple[Connectio
 # --- The session ------------------------------------------------------------------------------------------------------
 
 START, STARTED, CAST, CALL, CANCEL, REPLY, REFUSE, EXIT, ENDED = range(0x01, 0x0A)
-LINK, UNLINK, UNLINK_ACK, MONITOR, DEMONITOR, DOWN, GO_AWAY = range(0x0A, 0x11)
+LINK, UNLINK, UNLINK_ACK, MONITOR, DEMONITOR, DOWN, GO_AWAY, PART = range(0x0A, 0x12)
 CREDIT, ACK, PING, PONG, RESUME, RESUMED, LOST = range(0x40, 0x47)
 
 RAW = 3
@@ -379,7 +379,7 @@ LAYOUT = {
     START: ("nnnnnn", "payload"), STARTED: ("nnn", ""), CAST: ("n", "payload"), CALL: ("nnn", "payload"),
     CANCEL: ("n", ""), REPLY: ("n", "payload"), REFUSE: ("nn", "text"), EXIT: ("nnnnn", "text"), ENDED: ("nn", "text"),
     LINK: ("nn", ""), UNLINK: ("nnn", ""), UNLINK_ACK: ("nnn", ""), MONITOR: ("nn", ""), DEMONITOR: ("n", ""),
-    DOWN: ("nnn", "text"), GO_AWAY: ("", ""), CREDIT: ("nn", ""), ACK: ("n", ""), PING: ("n", ""), PONG: ("n", ""),
+    DOWN: ("nnn", "text"), GO_AWAY: ("", ""), PART: ("nn", "payload"), CREDIT: ("nn", ""), ACK: ("n", ""), PING: ("n", ""), PONG: ("n", ""),
     RESUME: ("innns", ""), RESUMED: ("nn", ""), LOST: ("n", ""),
 }  # fmt: skip
 
@@ -460,6 +460,8 @@ class Call:
         self.id, self.number = id, number
         self._session, self._deadline = session, deadline
         self._answer: bytes | Exception | None = None
+        # What has come of an answer in parts, and how long it will be: 0 while none has come.
+        self.parts, self.total = bytearray(), 0
 
     def result(self) -> Any:
         self._session.work(lambda: self._answer is not None, self._deadline)
@@ -631,6 +633,11 @@ class Session:
             self.own_spent += MESSAGE_COST + len(rest)
             if fields[0] == 0:
                 self.queue.append((self.received, rest))
+        elif kind == PART:
+            call = self.calls.get(fields[0])
+            if call is None:
+                raise Fault("a part of an answer to a call that does not wait for one")
+            self._add_part(call, fields[1], rest)
         elif kind in (REPLY, REFUSE):
             if kind == REFUSE and fields[0] == 0 and self.max_calls is None:
                 self._refused = StartRefused(fields[1], rest.decode())
@@ -638,6 +645,10 @@ class Session:
             call = self.calls.pop(fields[0], None)
             if call is None:
                 raise Fault("an answer to a call that does not wait for one")
+            if call.total:
+                rest = bytes(call.parts) + rest
+                if kind == REFUSE or len(rest) != call.total or len(rest) == len(call.parts):
+                    raise Fault("the end of an answer that has come in parts")
             call._answer = rest if kind == REPLY else CallRefused(fields[1], rest.decode())
         elif kind == ENDED:
             taken, reason = fields
@@ -665,6 +676,15 @@ class Session:
         elif kind not in (EXIT, GO_AWAY):
             # We have allowed no calls, links and monitors, and made none.
             raise Fault(f"kind {kind:02x} out of place")
+
+    def _add_part(self, call: Call, total: int, payload: bytes) -> None:
+        unfinished = sum(call.total > 0 for call in self.calls.values())
+        if (total > 0) == (call.total > 0) or total > MAX_FRAME - 35 or (total > 0 and unfinished == 4):
+            raise Fault("a part out of place")
+        call.total = call.total or total
+        call.parts += payload
+        if not payload or len(call.parts) >= call.total:
+            raise Fault("a part of this length")
 
     def _took(self, payload: bytes) -> None:
         self.own_returned += MESSAGE_COST + len(payload)

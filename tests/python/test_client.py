@@ -173,6 +173,14 @@ class Sessions(unittest.TestCase):
             self.assertGreater(session.own_granted, 6 * 200 * 1024)
             self.assertEqual(session.call(texts[0]).result(), texts[0])
 
+    def test_long_answers_come_in_parts(self) -> None:
+        with echo() as session:
+            texts = [str(n) * 900 * 1024 for n in range(6)]
+            calls = [session.call(text) for text in texts] + [session.call("short")]
+            self.assertEqual(calls[-1].result(), "short")
+            self.assertEqual([call.result() for call in calls[:-1]], texts)
+            self.assertTrue(all(call.total > len(call.parts) > 800 * 1024 for call in calls[:-1]))
+
     def test_server_sends_nothing_without_credit(self) -> None:
         with echo(window=65_536) as session:
             session.cast("a" * 70_000)

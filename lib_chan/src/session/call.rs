@@ -105,6 +105,12 @@ impl<W> Asking<W> {
         self.calls.len()
     }
 
+    /// A part of an answer came: whether somebody waits for it, or `None` if the call is not in flight.
+    pub(super) fn is_wanted(&self, call: u64) -> Option<bool> {
+        let asked = self.calls.get(&call).filter(|asked| matches!(asked.flight, Flight::Sent { .. }));
+        asked.map(Asked::is_pending)
+    }
+
     /// An answer came: whether it belongs to a call in flight.
     #[must_use]
     pub(super) fn answered(&mut self, call: u64, outcome: Outcome, woken: &mut VecDeque<W>) -> bool {
@@ -230,14 +236,12 @@ struct Owed<W> {
 pub(super) struct Owing<W> {
     calls: Lookup<Owed<W>>,
     last: u64,
-    /// Where the answers end that are appended but not written: their slots are not free yet.
-    unwritten: VecDeque<u64>,
     next_deadline: Option<Instant>,
 }
 
 impl<W> Default for Owing<W> {
     fn default() -> Self {
-        Self { calls: Lookup::default(), last: 0, unwritten: VecDeque::new(), next_deadline: None }
+        Self { calls: Lookup::default(), last: 0, next_deadline: None }
     }
 }
 
@@ -252,11 +256,6 @@ impl<W> Owing<W> {
         self.next_deadline = earlier(self.next_deadline, deadline);
         self.calls.insert(call, Owed { deadline, cancelled: false, waiter: None });
         true
-    }
-
-    /// Slots that the peer holds.
-    pub(super) fn slots(&self) -> u64 {
-        (self.calls.len() + self.unwritten.len()) as u64
     }
 
     pub(super) fn len(&self) -> usize {
@@ -293,18 +292,6 @@ impl<W> Owing<W> {
         self.calls.remove(&call).is_some()
     }
 
-    /// The answer was appended, and ends here.
-    pub(super) fn answered(&mut self, end: u64) {
-        self.unwritten.push_back(end);
-    }
-
-    /// The stream has taken all bytes up to here.
-    pub(super) fn written(&mut self, accepted: u64) {
-        while self.unwritten.front().is_some_and(|end| *end <= accepted) {
-            self.unwritten.pop_front();
-        }
-    }
-
     pub(super) const fn next_deadline(&self) -> Option<Instant> {
         self.next_deadline
     }
@@ -328,7 +315,6 @@ impl<W> Owing<W> {
     /// The session is over: nobody waits for anything.
     pub(super) fn end(&mut self, woken: &mut VecDeque<W>) {
         woken.extend(self.calls.drain().filter_map(|(_, owed)| owed.waiter));
-        self.unwritten = VecDeque::new();
         self.next_deadline = None;
     }
 }

@@ -21,7 +21,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Delivery, Host, NotOpened, Session, StartRefused, inbox::Receiver, public, queue::Sort};
+use super::{
+    Delivery, Host, NotOpened, Session, StartRefused, answers::IncompleteAnswers, inbox::Receiver, public,
+    queue::Sort,
+};
 use crate::{
     CallError, CallFailure, Executed, ExitReason, after,
     handshake::Side,
@@ -279,6 +282,7 @@ impl<H: Host> Session<H> {
         }
         self.woken.extend(self.flushes.take());
         drop(self.attachment.take_partial());
+        self.incomplete = IncompleteAnswers::default();
         // Nothing is written again.
         if self.resumption.is_detached() {
             self.outgoing.clear();

@@ -11,6 +11,7 @@
 //!
 //! [`Endpoint`] drives it: see its module for the order of the calls.
 
+mod answers;
 mod attachment;
 mod border;
 mod budget;
@@ -38,6 +39,7 @@ use std::{
 use rustc_hash::FxBuildHasher;
 
 use self::{
+    answers::IncompleteAnswers,
     attachment::Attachment,
     border::{Border, OWNER},
     budget::Budget,
@@ -124,6 +126,7 @@ pub struct Session<H: Host> {
     inbox: Inbox,
     asking: Asking<H::Waiter>,
     owing: Owing<H::Waiter>,
+    incomplete: IncompleteAnswers,
     /// What this end spends on cancels: well below what it allows the peer, because what goes out over a time may arrive
     /// at once.
     own_cancels: Budget,
@@ -164,6 +167,7 @@ impl<H: Host> Session<H> {
             inbox: Inbox::new(own_window, limits.max_window_len as u64, now),
             asking: Asking::default(),
             owing: Owing::default(),
+            incomplete: IncompleteAnswers::default(),
             own_cancels: Budget::new(limits.max_cancels_per_second / 10, limits.max_cancels_burst / 2),
             cancels: Budget::new(limits.max_cancels_per_second, limits.max_cancels_burst),
             border: Border::new(own_window),
@@ -271,7 +275,6 @@ impl<H: Host> Session<H> {
             self.attachment.say(now, len, self.outgoing.unsent() == 0);
             self.put_off_deadline(now, self.limits.close_timeout);
         }
-        self.owing.written(self.outgoing.reached());
         if !self.queue.is_empty() {
             self.pump(now);
         }
@@ -285,7 +288,10 @@ impl<H: Host> Session<H> {
     /// Bytes that are kept because of the peer: a frame that came in part, messages that the owner has not taken, and what
     /// the stream has not taken or, with resume, the peer has not acknowledged.
     pub(crate) fn held(&self) -> usize {
-        self.outgoing.unsent() + self.attachment.partial.capacity() + self.inbox.grant.outstanding() as usize
+        self.outgoing.unsent()
+            + self.attachment.partial.capacity()
+            + self.incomplete.held()
+            + self.inbox.grant.outstanding() as usize
     }
 
     /// Bytes that the peer has not acknowledged; up to as many more as were appended between two of its acks.
@@ -392,9 +398,14 @@ impl<H: Host> Session<H> {
         std::mem::take(&mut self.deliveries)
     }
 
+    /// The slots for calls that the peer holds: until the answer is written.
+    fn owed_slots(&self) -> u64 {
+        (self.owing.len() + self.outgoing.unwritten_answers()) as u64
+    }
+
     /// Whether several calls are under way, of either end.
     pub fn is_busy(&self) -> bool {
-        self.asking.in_flight() + self.owing.slots() > 1
+        self.asking.in_flight() + self.owed_slots() > 1
     }
 
     /// Whether something must be told to processes.

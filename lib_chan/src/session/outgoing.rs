@@ -4,6 +4,7 @@
 
 use std::{collections::VecDeque, io::IoSlice, sync::Arc};
 
+use super::answers::{LongAnswers, Next};
 use crate::wire::{self, Frame};
 
 /// Payloads from here on are kept as they are instead of being copied behind their frame's head.
@@ -149,6 +150,10 @@ pub(super) struct Outgoing {
     /// Bytes that the peer has acknowledged, at least; and what is known when the frame of this number is.
     acked_len: u64,
     mark: (u64, u64),
+    /// Long answers, which are appended in parts, one each time that the driver comes.
+    answers: LongAnswers,
+    /// Where the answers end that are not written: the peer's slots for these calls are not free yet.
+    answer_ends: VecDeque<u64>,
     kept: Option<Retained>,
 }
 
@@ -202,6 +207,53 @@ impl Outgoing {
         number
     }
 
+    /// Appends the answer to a call of the peer's, or its parts one by one.
+    pub(super) fn answer(&mut self, call: u64, payload: &mut Vec<u8>, part_len: usize) {
+        if payload.len() > part_len {
+            self.answers.push(call, std::mem::take(payload), part_len);
+        } else {
+            self.put_owned(|payload| Frame::Reply { call, payload }, payload);
+            self.answer_ends.push_back(self.end());
+        }
+    }
+
+    /// Appends the other answer to a call of the peer's, a `Refuse`.
+    pub(super) fn refuse(&mut self, frame: &Frame<'_>) {
+        self.put(frame);
+        self.answer_ends.push_back(self.end());
+    }
+
+    /// Answers that the stream has not taken.
+    pub(super) fn unwritten_answers(&self) -> usize {
+        self.answer_ends.len() + self.answers.count()
+    }
+
+    /// Appends the next part of a long answer.
+    fn put_part(&mut self) {
+        let Some(mut answer) = self.answers.pop() else { return };
+        let call = answer.call;
+        match answer.next() {
+            Next::Part { total, payload } => {
+                self.put(&Frame::Part { call, total, payload });
+                self.answers.put_back(answer);
+            }
+            Next::Last(payload) => {
+                self.put(&Frame::Reply { call, payload });
+                self.answer_ends.push_back(self.end());
+            }
+        }
+    }
+
+    /// Appends all that is left of the long answers, in front of a frame that must not overtake them.
+    #[cold]
+    pub(super) fn put_answers(&mut self) {
+        while let Some(answer) = self.answers.pop() {
+            let call = answer.call;
+            self.put_owned(|payload| Frame::Reply { call, payload }, &mut answer.into_rest());
+            self.answer_ends.push_back(self.end());
+        }
+    }
+
     /// Appends an answer that the peer provoked: these are counted.
     pub(super) fn reflect(&mut self, frame: &Frame<'_>) {
         self.reflections.0 += 1;
@@ -231,22 +283,28 @@ impl Outgoing {
     pub(super) fn clear(&mut self) {
         self.pieces = VecDeque::new();
         self.tail = Vec::new();
+        self.answers = LongAnswers::default();
         self.forget();
     }
 
-    /// Bytes that the stream has not taken.
-    pub(super) fn unsent(&self) -> usize {
+    /// Bytes that the stream has not taken, with those of long answers that are not appended yet.
+    pub(super) const fn unsent(&self) -> usize {
+        self.unwritten() + self.answers.len()
+    }
+
+    /// Bytes that are appended, and that the stream has not taken: a message of this end goes behind them.
+    pub(super) const fn unwritten(&self) -> usize {
         (self.appended - self.accepted) as usize
     }
 
     /// Bytes in memory: not taken by the stream, or not acknowledged by the peer where that matters.
     pub(super) fn held(&self) -> usize {
-        self.unsent().max(self.kept.as_ref().map_or(0, |kept| kept.len))
+        self.unwritten().max(self.kept.as_ref().map_or(0, |kept| kept.len)) + self.answers.len()
     }
 
     /// Whether frames wait to be fetched.
     pub(super) fn is_empty(&self) -> bool {
-        self.tail.is_empty() && self.pieces.is_empty()
+        self.tail.is_empty() && self.pieces.is_empty() && self.answers.is_empty()
     }
 
     /// Hands all that waits to a driver whose batch has been written. Returns whether there was anything.
@@ -254,6 +312,7 @@ impl Outgoing {
         if self.is_empty() || !batch.pieces.is_empty() {
             return false;
         }
+        self.put_part();
         if !self.tail.is_empty() {
             self.close_tail();
         }
@@ -277,6 +336,10 @@ impl Outgoing {
         self.accepted += len as u64;
         if self.accepted == self.fetched {
             self.reflections.1 = 0;
+        }
+        let reached = self.reached();
+        while self.answer_ends.front().is_some_and(|end| *end <= reached) {
+            self.answer_ends.pop_front();
         }
     }
 
@@ -398,6 +461,9 @@ impl Outgoing {
     /// Sees to it that the frame can be appended to the tail.
     #[inline]
     fn make_tail(&mut self, frame: &Frame<'_>) {
+        if !self.answers.is_empty() && frame.is_signal() {
+            self.put_answers();
+        }
         let is_full = self.tail.len() >= FULL_LEN;
         let ordered = frame.is_ordered();
         if is_full || self.kept.as_ref().is_some_and(|kept| kept.ordered != ordered) {

@@ -229,7 +229,11 @@ impl<H: Host> Session<H> {
                     return Err(Fault::Protocol);
                 }
             }
-            Frame::Reply { call, payload } => self.handle_reply(call, Ok(run.slice_ref(payload)))?,
+            Frame::Part { call, total, payload } => self.handle_part(call, total, payload)?,
+            Frame::Reply { call, payload } => {
+                let answer = self.incomplete.complete(call, run.slice_ref(payload))?;
+                self.handle_reply(call, Ok(answer))?;
+            }
             Frame::Refuse { call: 0, code, text } => {
                 self.handle_start_refused(StartRefused { code, text: text.into() });
             }
@@ -308,7 +312,7 @@ impl<H: Host> Session<H> {
         if !self.owing.begin(call, now + left) {
             return Err(Fault::Protocol);
         }
-        if self.owing.slots() > u64::from(self.limits.max_calls) {
+        if self.owed_slots() > u64::from(self.limits.max_calls) {
             return Err(Fault::Overload);
         }
         Ok(())
@@ -427,7 +431,17 @@ impl<H: Host> Session<H> {
         if self.asking.answered(call, outcome, &mut self.woken) { Ok(()) } else { Err(Fault::Protocol) }
     }
 
+    /// The next bytes of an answer.
+    fn handle_part(&mut self, call: u64, total: u64, payload: &[u8]) -> Result<(), Fault> {
+        let wanted = self.asking.is_wanted(call).ok_or(Fault::Protocol)?;
+        let max = self.limits.max_frame_len - wire::MAX_OVERHEAD;
+        self.incomplete.add(call, total, payload, wanted, max)
+    }
+
     fn handle_refusal(&mut self, now: Instant, call: u64, code: RefuseCode, text: &str) -> Result<(), Fault> {
+        if self.incomplete.contains(call) {
+            return Err(Fault::Protocol);
+        }
         let mut error = self.refusal(code, text);
         // A service that hears in time that nobody waits drops the call, and its word may come before the clock of this
         // end has been looked at.

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use super::{
     Flush, Host, MAX_CALL_TIME, Outcome, Session, Unsendable,
+    answers::part_len,
     border::OWNER,
     call::millis_left,
     credit::{Balance, cost},
@@ -186,8 +187,7 @@ impl<H: Host> Session<H> {
             );
         }
         if self.owing.answer(call) && self.can_put() {
-            self.outgoing.put_owned(|payload| Frame::Reply { call, payload }, payload);
-            self.owing.answered(self.outgoing.end());
+            self.outgoing.answer(call, payload, part_len(max));
             self.check_unsent();
         }
     }
@@ -195,8 +195,7 @@ impl<H: Host> Session<H> {
     /// Refuses a call of the peer's.
     pub fn refuse(&mut self, call: u64, code: RefuseCode, text: &str) {
         if self.owing.answer(call) && self.can_put() {
-            self.outgoing.put(&Frame::Refuse { call, code, text: public(text) });
-            self.owing.answered(self.outgoing.end());
+            self.outgoing.refuse(&Frame::Refuse { call, code, text: public(text) });
             self.check_unsent();
         }
     }
@@ -209,6 +208,7 @@ impl<H: Host> Session<H> {
     /// Asks the peer to acknowledge all that was sent: what to [`poll_flushed`](Self::poll_flushed) with. Messages in
     /// the queue are not sent yet, and are not waited for.
     pub fn flush(&mut self) -> Flush {
+        self.outgoing.put_answers();
         let flush = self.flushes.begin(self.outgoing.number);
         self.ping_for_flush();
         flush
@@ -266,7 +266,7 @@ impl<H: Host> Session<H> {
         (self.takes_messages() || self.has_asked())
             && self.peer.balance.is_positive()
             && !self.outgoing.is_at_bound()
-            && (self.outgoing.unsent() < MAX_UNSENT_BEFORE_WAIT || self.resumption.is_detached())
+            && (self.outgoing.unwritten() < MAX_UNSENT_BEFORE_WAIT || self.resumption.is_detached())
     }
 
     fn has_slot(&self) -> bool {

@@ -161,6 +161,15 @@ pub enum Frame<'a> {
     },
     /// The sender will end the session soon. Ends nothing yet.
     GoAway,
+    /// The next bytes of a long answer. The `Reply` to the same call brings the last ones.
+    Part {
+        /// The call.
+        call: u64,
+        /// Bytes of the whole answer in the first part; 0 in the others.
+        total: u64,
+        /// The bytes.
+        payload: &'a [u8],
+    },
     /// All the credit granted to a process of the sender's so far.
     Credit {
         /// The sender's process.
@@ -319,6 +328,7 @@ mod kind {
     pub(super) const DEMONITOR: u8 = 0x0e;
     pub(super) const DOWN: u8 = 0x0f;
     pub(super) const GO_AWAY: u8 = 0x10;
+    pub(super) const PART: u8 = 0x11;
     pub(super) const CREDIT: u8 = 0x40;
     pub(super) const ACK: u8 = 0x41;
     pub(super) const PING: u8 = 0x42;
@@ -349,6 +359,22 @@ impl<'a> Frame<'a> {
         self.kind() < FIRST_UNORDERED
     }
 
+    /// Whether the frame is a signal, which must not go between the parts of an answer: a process that has got a signal gets
+    /// no answer that was sent before it.
+    pub const fn is_signal(&self) -> bool {
+        matches!(
+            self,
+            Frame::Exit { .. }
+                | Frame::Ended { .. }
+                | Frame::Link { .. }
+                | Frame::Unlink { .. }
+                | Frame::UnlinkAck { .. }
+                | Frame::Monitor { .. }
+                | Frame::Demonitor { .. }
+                | Frame::Down { .. }
+        )
+    }
+
     /// The frame's kind on the wire.
     pub const fn kind(&self) -> u8 {
         match self {
@@ -368,6 +394,7 @@ impl<'a> Frame<'a> {
             Frame::Demonitor { .. } => kind::DEMONITOR,
             Frame::Down { .. } => kind::DOWN,
             Frame::GoAway => kind::GO_AWAY,
+            Frame::Part { .. } => kind::PART,
             Frame::Credit { .. } => kind::CREDIT,
             Frame::Ack { .. } => kind::ACK,
             Frame::Ping { .. } => kind::PING,
@@ -451,6 +478,10 @@ impl<'a> Frame<'a> {
                 out.extend_from_slice(reason.text().as_bytes());
             }
             Frame::GoAway => {}
+            Frame::Part { call, total, payload } => {
+                put(&[call, total]);
+                return payload;
+            }
             Frame::Credit { id, total } => put(&[id, total]),
             Frame::Ack { number } => put(&[number]),
             Frame::Ping { token } | Frame::Pong { token } => put(&[token]),
@@ -518,6 +549,9 @@ impl<'a> Frame<'a> {
                 Frame::Down { monitor: fields.number()?, taken: fields.number()?, reason: fields.reason()? }
             }
             kind::GO_AWAY => Frame::GoAway,
+            kind::PART => {
+                Frame::Part { call: fields.number()?, total: fields.number()?, payload: fields.rest() }
+            }
             kind::CREDIT => Frame::Credit { id: fields.number()?, total: fields.number()? },
             kind::ACK => Frame::Ack { number: fields.number()? },
             kind::PING => Frame::Ping { token: fields.number()? },

@@ -56,6 +56,7 @@ fn samples() -> Vec<(Frame<'static>, &'static str)> {
         (Frame::Demonitor { monitor: 1 }, "00000002 0e 01"),
         (Frame::Down { monitor: 1, taken: 0, reason: ExitReason::NoProc }, "00000004 0f 01 00 04"),
         (Frame::GoAway, "00000001 10"),
+        (Frame::Part { call: 1, total: 300, payload: b"hi" }, "00000006 11 01 ac02 6869"),
         (Frame::Credit { id: 0, total: 1 << 18 }, "00000005 40 00 808010"),
         (Frame::Ack { number: 1 }, "00000002 41 01"),
         (Frame::Ping { token: 1 }, "00000002 42 01"),
@@ -91,7 +92,7 @@ fn frames_match_golden_vectors() {
         assert_eq!(Frame::parse(&out[LEN_LEN..]), Ok(frame.clone()));
         kinds.insert(frame.kind());
     }
-    assert_eq!(kinds.len(), 23, "a sample of each kind");
+    assert_eq!(kinds.len(), 24, "a sample of each kind");
 }
 
 #[test]
@@ -124,7 +125,7 @@ fn refuses_bytes_after_frame() {
 
 #[test]
 fn refuses_unknown_kinds_and_codes() {
-    assert_eq!(Frame::parse(&[0x11]), Err(WireError::UnknownKind(0x11)));
+    assert_eq!(Frame::parse(&[0x12]), Err(WireError::UnknownKind(0x12)));
     assert_eq!(Frame::parse(&[0x00]), Err(WireError::UnknownKind(0)));
     assert_eq!(Frame::parse(&bytes("07 00 08")), Err(WireError::Code(8)));
     assert_eq!(Frame::parse(&bytes("09 00 0c")), Err(WireError::Code(12)));

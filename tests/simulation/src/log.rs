@@ -117,6 +117,12 @@ pub(crate) enum Tapped {
         call: u64,
         code: u8,
         token: Token,
+        len: usize,
+    },
+    Part {
+        call: u64,
+        total: u64,
+        len: usize,
     },
     Exit {
         from: u64,
@@ -188,8 +194,11 @@ impl Tapped {
                 Self::Message { to, call: Some((call, left)), token: token(payload), len: payload.len() }
             }
             Frame::Cancel { call } => Self::Cancel { call },
-            Frame::Reply { call, payload } => Self::Answer { call, code: 0, token: token(payload) },
-            Frame::Refuse { call, code, .. } => Self::Answer { call, code: code as u8, token: 0 },
+            Frame::Reply { call, payload } => {
+                Self::Answer { call, code: 0, token: token(payload), len: payload.len() }
+            }
+            Frame::Part { call, total, payload } => Self::Part { call, total, len: payload.len() },
+            Frame::Refuse { call, code, .. } => Self::Answer { call, code: code as u8, token: 0, len: 0 },
             Frame::Exit { from, to, taken, reason } => Self::Exit { from, to, link: taken.is_some(), reason },
             Frame::Ended { taken, reason } => Self::Ended { taken, reason },
             Frame::Link { from, to } => Self::Link { from, to },
@@ -206,6 +215,21 @@ impl Tapped {
             // Neither end asks for it.
             Frame::Resume { .. } | Frame::Resumed { .. } | Frame::Lost { .. } => Self::Garbage,
         }
+    }
+
+    /// Whether it is a signal between processes, or the end of the session.
+    pub(crate) const fn is_signal(&self) -> bool {
+        matches!(
+            self,
+            Self::Exit { .. }
+                | Self::Ended { .. }
+                | Self::Link { .. }
+                | Self::Unlink { .. }
+                | Self::UnlinkAck { .. }
+                | Self::Monitor { .. }
+                | Self::Demonitor { .. }
+                | Self::Down { .. }
+        )
     }
 
     /// Whether it counts in the ordered stream.

@@ -1,3 +1,4 @@
+mod answers;
 mod border;
 mod bytes;
 mod call;

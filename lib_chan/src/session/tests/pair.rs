@@ -8,9 +8,12 @@ use std::{
 
 use crate::{
     Limits,
+    auth::{Exporter, SessionId},
     handshake::{Authenticated, SessionParameters, pair_in_memory},
     payload::Codec,
-    session::{Batch, Delivery, Host, Inbound, Outcome, Request, Session},
+    secret::Secret,
+    session::{Attach, Batch, Delivery, Host, Inbound, Outcome, Request, Session},
+    wire::{self, Frame, Granted},
 };
 
 /// Waiters and processes are numbers.
@@ -176,6 +179,35 @@ impl Pair {
         pair.settle();
         assert_eq!(pair.client.session.poll_open(), Some(Ok(())));
         pair
+    }
+
+    /// Open, and resumable within a minute.
+    pub(crate) fn resumable(seed: u64) -> Self {
+        let mut pair = Self::new(seed, &Limits::default(), &Limits::default());
+        pair.client.session.ask_resume(Duration::from_secs(60));
+        pair.start(b"args");
+        let (id, secret) = (SessionId::new([5; 16]), Secret::new([6; 32]));
+        pair.server.session.grant(Granted { window: 60_000, id, secret });
+        pair.server.session.accept(None, false);
+        pair.settle();
+        assert!(pair.client.session.is_resumable() && pair.server.session.is_resumable());
+        pair
+    }
+
+    /// The connection is lost with all that is on its way, and the session goes on over another.
+    pub(crate) fn reconnect(&mut self) {
+        for end in [&mut self.client, &mut self.server] {
+            end.session.handle_loss(self.now);
+            (end.batch, end.sent, end.room) = (Batch::default(), VecDeque::new(), usize::MAX);
+        }
+        self.client.session.resume(self.now, &Exporter::new(Secret::new([7; 32]))).unwrap();
+        let mut batch = Batch::default();
+        self.client.session.transmit(self.now, &mut batch);
+        let bytes = batch.chunk();
+        let Ok(Frame::Resume { claim, .. }) = Frame::parse(&bytes[wire::LEN_LEN..]) else { panic!() };
+        self.client.session.handle_accepted(self.now, bytes.len());
+        assert_eq!(self.server.session.attach(self.now, &claim), Attach::Attached(claim.epoch));
+        self.settle();
     }
 
     /// The client says what it wants, and the server hears it.

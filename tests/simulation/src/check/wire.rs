@@ -62,6 +62,8 @@ pub(super) struct Message {
 #[derive(Debug, Default)]
 struct Call {
     answered: bool,
+    /// Bytes of the whole answer, and of the parts that were written, once there was one.
+    parts: Option<(u64, u64)>,
     cancelled: Option<u64>,
 }
 
@@ -83,6 +85,12 @@ impl Direction {
     /// Whether a call to the owner could have gone before this.
     pub(super) fn was_free_before(&self, then: Duration) -> bool {
         self.free_since.is_some_and(|since| since < then)
+    }
+}
+
+impl Call {
+    fn is_unfinished(&self) -> bool {
+        !self.answered && self.parts.is_some()
     }
 }
 
@@ -158,6 +166,12 @@ impl Wire {
             }
             _ => {}
         }
+        if frame.is_signal() {
+            let theirs = self.of(at.far());
+            let unfinished = theirs.calls.values().any(Call::is_unfinished);
+            broken.unless(!unfinished, "a signal overtakes no answer", || format!("{at:?} {frame:?}"));
+        }
+        let ours = self.of(at);
         match frame {
             Tapped::Garbage => broken.unless(false, "only frames are written", || format!("{at:?}")),
             Tapped::Start { window, max_calls, max_links } => {
@@ -182,11 +196,27 @@ impl Wire {
                 }
             }
             Tapped::Answer { call: 0, .. } => {}
-            Tapped::Answer { call, .. } => {
+            Tapped::Part { call, total, len } => {
+                let theirs = self.of(at.far());
+                let unfinished = theirs.calls.values().filter(|call| call.is_unfinished()).count();
+                let Some(asked) = theirs.calls.get_mut(call).filter(|call| !call.answered) else {
+                    return broken.unless(false, "a part is of a call", || format!("{at:?} {frame:?}"));
+                };
+                let fine = asked.parts.is_some() == (*total == 0) && (*total == 0 || unfinished < 4);
+                let (total, before) = asked.parts.unwrap_or((*total, 0));
+                let sum = before + *len as u64;
+                asked.parts = Some((total, sum));
+                broken.unless(fine && *len > 0 && sum < total, "parts make an answer", || {
+                    format!("{at:?} {frame:?} {sum} of {total}, {unfinished} unfinished")
+                });
+            }
+            Tapped::Answer { call, len, .. } => {
                 let theirs = self.of(at.far());
                 let asked = theirs.calls.get_mut(call).filter(|call| !call.answered);
                 broken.unless(asked.is_some(), "a call has one answer", || format!("{at:?} {frame:?}"));
                 if let Some(asked) = asked {
+                    let fine = asked.parts.is_none_or(|(total, sum)| sum + *len as u64 == total);
+                    broken.unless(fine, "parts make an answer", || format!("{at:?} {frame:?} {asked:?}"));
                     asked.answered = true;
                     theirs.unanswered -= 1;
                 }

@@ -1,0 +1,256 @@
+//! Long answers go in parts, so that no other frame waits for more than one part.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+use super::receive::Fault;
+
+/// The most answers of one end that are under way in parts.
+const MAX_UNFINISHED: usize = 4;
+/// The bytes of a part: a sixteenth of the longest payload that the peer accepts, within these bounds. Longer parts delay
+/// other frames, shorter ones cost more writes.
+const PART_OF_LONGEST: usize = 16;
+const MIN_PART_LEN: usize = 256;
+const MAX_PART_LEN: usize = 64 * 1024;
+
+/// The bytes of a part for a peer that accepts payloads of at most `max` bytes.
+pub(super) fn part_len(max: usize) -> usize {
+    (max / PART_OF_LONGEST).clamp(MIN_PART_LEN, MAX_PART_LEN)
+}
+
+/// An answer that is not sent yet, or only in part.
+#[derive(Debug)]
+pub(super) struct LongAnswer {
+    pub(super) call: u64,
+    payload: Vec<u8>,
+    sent: usize,
+    part_len: usize,
+}
+
+/// The next bytes of a long answer.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Next<'a> {
+    Part {
+        /// Bytes of the whole answer, in the first part only.
+        total: u64,
+        payload: &'a [u8],
+    },
+    Last(&'a [u8]),
+}
+
+impl LongAnswer {
+    /// Takes the next part.
+    pub(super) fn next(&mut self) -> Next<'_> {
+        let start = self.sent;
+        let end = start + self.part_len;
+        match self.payload.get(start..end) {
+            Some(payload) if end < self.payload.len() => {
+                self.sent = end;
+                let total = if start == 0 { self.payload.len() as u64 } else { 0 };
+                Next::Part { total, payload }
+            }
+            _ => Next::Last(self.payload.get(start..).unwrap_or_default()),
+        }
+    }
+
+    /// Takes all that is left.
+    pub(super) fn into_rest(mut self) -> Vec<u8> {
+        if self.sent > 0 { self.payload.split_off(self.sent) } else { self.payload }
+    }
+
+    const fn left(&self) -> usize {
+        self.payload.len() - self.sent
+    }
+}
+
+/// The long answers of this end, oldest first. The first [`MAX_UNFINISHED`] take turns.
+#[derive(Debug, Default)]
+pub(super) struct LongAnswers {
+    waiting: VecDeque<LongAnswer>,
+    /// Bytes of all that are not sent.
+    len: usize,
+}
+
+impl LongAnswers {
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Bytes that are not sent.
+    pub(super) const fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(super) fn push(&mut self, call: u64, payload: Vec<u8>, part_len: usize) {
+        self.len += payload.len();
+        self.waiting.push_back(LongAnswer { call, payload, sent: 0, part_len });
+    }
+
+    /// Takes the answer whose turn it is.
+    pub(super) fn pop(&mut self) -> Option<LongAnswer> {
+        let answer = self.waiting.pop_front()?;
+        self.len -= answer.left();
+        Some(answer)
+    }
+
+    /// Puts an answer back of which a part was taken: the others have their turn first.
+    pub(super) fn put_back(&mut self, answer: LongAnswer) {
+        self.len += answer.left();
+        let place = self.waiting.len().min(MAX_UNFINISHED - 1);
+        self.waiting.insert(place, answer);
+    }
+}
+
+/// An answer of the peer of which parts have come.
+#[derive(Debug)]
+struct Incomplete {
+    call: u64,
+    total: usize,
+    /// Bytes that have come.
+    len: usize,
+    /// These bytes; empty when nobody waits for them any more.
+    bytes: Vec<u8>,
+}
+
+/// The answers of the peer of which parts have come.
+#[derive(Debug, Default)]
+pub(super) struct IncompleteAnswers(Vec<Incomplete>);
+
+impl IncompleteAnswers {
+    /// Bytes of memory.
+    pub(super) fn held(&self) -> usize {
+        self.0.iter().map(|answer| answer.bytes.capacity()).sum()
+    }
+
+    /// Whether parts of the answer to this call have come.
+    pub(super) fn contains(&self, call: u64) -> bool {
+        self.0.iter().any(|answer| answer.call == call)
+    }
+
+    /// Adds a part to the answer of this call. Its bytes are kept only while they are `wanted`. An answer has at most `max`
+    /// bytes.
+    pub(super) fn add(
+        &mut self,
+        call: u64,
+        total: u64,
+        payload: &[u8],
+        wanted: bool,
+        max: usize,
+    ) -> Result<(), Fault> {
+        let place = self.0.iter().position(|answer| answer.call == call);
+        if place.is_some() == (total > 0) || total > max as u64 {
+            return Err(Fault::Protocol);
+        }
+        if place.is_none() {
+            if self.0.len() == MAX_UNFINISHED {
+                return Err(Fault::Protocol);
+            }
+            self.0.push(Incomplete { call, total: total as usize, len: 0, bytes: Vec::new() });
+        }
+        let place = place.unwrap_or(self.0.len() - 1);
+        let Some(answer) = self.0.get_mut(place) else { return Ok(()) };
+        answer.len += payload.len();
+        if payload.is_empty() || answer.len >= answer.total {
+            return Err(Fault::Protocol);
+        }
+        if !wanted {
+            answer.bytes = Vec::new();
+            return Ok(());
+        }
+        // Memory follows what has come, not what was claimed; the last doubling is exact.
+        if answer.len * 2 >= answer.total {
+            answer.bytes.reserve_exact(answer.total - answer.bytes.len());
+        }
+        answer.bytes.extend_from_slice(payload);
+        Ok(())
+    }
+
+    /// Returns the whole answer, of which `last` are the last bytes.
+    pub(super) fn complete(&mut self, call: u64, last: Bytes) -> Result<Bytes, Fault> {
+        let Some(place) = self.0.iter().position(|answer| answer.call == call) else { return Ok(last) };
+        let mut answer = self.0.swap_remove(place);
+        if answer.len + last.len() != answer.total || last.is_empty() {
+            return Err(Fault::Protocol);
+        }
+        answer.bytes.extend_from_slice(&last);
+        Ok(answer.bytes.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn four_answers_take_turns() {
+        let mut answers = LongAnswers::default();
+        for call in 1..=5 {
+            answers.push(call, vec![call as u8; 500], 200);
+        }
+        let mut order = Vec::new();
+        while let Some(mut answer) = answers.pop() {
+            order.push(answer.call);
+            if let Next::Part { .. } = answer.next() {
+                answers.put_back(answer);
+            }
+        }
+        assert_eq!(order, [1, 2, 3, 4, 1, 2, 3, 4, 1, 2, 3, 4, 5, 5, 5]);
+        assert_eq!(answers.len(), 0);
+    }
+
+    #[test]
+    fn parts_make_the_answer() {
+        for len in [1_usize, 199, 200, 201, 400, 401] {
+            let payload: Vec<u8> = (0..len).map(|n| n as u8).collect();
+            let (mut answers, mut incomplete) = (LongAnswers::default(), IncompleteAnswers::default());
+            answers.push(7, payload.clone(), 200);
+            let mut answer = answers.pop().unwrap();
+            let whole = loop {
+                match answer.next() {
+                    Next::Part { total, payload } => {
+                        incomplete.add(7, total, payload, true, 1000).unwrap();
+                        assert!(incomplete.held() <= len.next_power_of_two());
+                    }
+                    Next::Last(last) => break incomplete.complete(7, Bytes::copy_from_slice(last)).unwrap(),
+                }
+            };
+            assert_eq!(whole, payload);
+            assert_eq!(incomplete.held(), 0);
+        }
+    }
+
+    #[test]
+    fn refuses_parts_that_do_not_fit() {
+        let begun = || {
+            let mut incomplete = IncompleteAnswers::default();
+            incomplete.add(1, 10, b"12345", true, 100).unwrap();
+            incomplete
+        };
+        assert!(begun().add(2, 0, b"1", true, 100).is_err(), "the first part without a total");
+        assert!(begun().add(1, 10, b"1", true, 100).is_err(), "a total in a later part");
+        assert!(begun().add(2, 101, b"1", true, 100).is_err(), "longer than an answer may be");
+        assert!(begun().add(1, 0, b"", true, 100).is_err(), "an empty part");
+        assert!(begun().add(1, 0, b"67890", true, 100).is_err(), "nothing left for the last");
+        assert!(begun().complete(1, Bytes::from_static(b"6789")).is_err(), "shorter than its total");
+        assert!(begun().complete(1, Bytes::from_static(b"67890!")).is_err(), "longer than its total");
+        let mut four = begun();
+        for call in 2..=4 {
+            four.add(call, 10, b"1", true, 100).unwrap();
+        }
+        assert!(four.add(5, 10, b"1", true, 100).is_err(), "a fifth");
+    }
+
+    #[test]
+    fn unwanted_answer_keeps_no_bytes() {
+        let mut incomplete = IncompleteAnswers::default();
+        incomplete.add(1, 10, b"12345", true, 100).unwrap();
+        incomplete.add(1, 0, b"678", false, 100).unwrap();
+        assert_eq!(incomplete.held(), 0);
+        assert!(incomplete.complete(1, Bytes::from_static(b"90")).is_ok());
+    }
+}
