@@ -13,6 +13,8 @@ pub(crate) const RESERVED: &[&str] = &[
     "call_within",
     "cast",
     "cast_all",
+    "cast_events",
+    "cast_latest",
     "children",
     "clone",
     "codec",

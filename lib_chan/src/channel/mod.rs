@@ -1,6 +1,7 @@
 //! Sessions, as the user holds them: the receiving half, [`Channel`], and the sending half, [`Remote`]. [`open`] and
 //! [`serve`] make them of a stream on which the login is done.
 
+mod broadcast;
 mod feed;
 mod given;
 mod handed;

@@ -283,7 +283,9 @@ impl<Out: Serialize + 'static> Remote<Out> {
         }
     }
 
-    /// Sends a message without an answer if it can be sent at once. Never waits, which suits a broadcast.
+    /// Sends a message without an answer if it can be sent at once. Never waits, which suits a broadcast in which a slow far
+    /// end may miss messages without knowing. [`cast_latest`](Self::cast_latest) and [`cast_events`](Self::cast_events)
+    /// are for the others.
     ///
     /// # Errors
     /// Those of [`cast`](Self::cast), and `WouldWait` if the message would have to wait.
