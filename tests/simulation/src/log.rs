@@ -519,5 +519,7 @@ pub(crate) enum Fault {
     Reset,
     HalfOpen,
     Stall,
+    /// Nothing is lost, but little passes.
+    Slow,
     Kill,
 }

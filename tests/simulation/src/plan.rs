@@ -38,6 +38,10 @@ pub(crate) struct Plan {
     pub(crate) entangled: bool,
     /// Channels are given up for their remotes, or change hands, more than anything else.
     pub(crate) gives_up: bool,
+    /// Calls have a few milliseconds, and are taken in the last of them.
+    pub(crate) hurried: bool,
+    /// One direction of each connection carries little, for longer than a stalled connection is tolerated.
+    pub(crate) slow: bool,
 }
 
 /// What processes like to do.
@@ -79,35 +83,56 @@ impl Plan {
             limits.iter_mut().for_each(|limits| limits.max_links = limits.max_links.min(2));
         }
         let gives_up = seed % 16 == 6;
+        let hurried = seed % 32 == 5;
+        let slow = seed % 32 == 13;
+        if slow {
+            for limits in &mut limits {
+                limits.heartbeat_interval = Duration::from_secs(1);
+                limits.max_unsent_before_pause = 500;
+            }
+        }
         let longest = max_frame_len - 64;
         Self {
             steps: 150 + seeded.below(250) as u64,
             conns: 1 + usize::from(seeded.once_in(4)),
             limits,
-            capacity: seeded.pick(&[300, 5_000, 100_000, 4_000_000]),
+            capacity: match seeded.pick(&[300, 5_000, 100_000, 4_000_000]) {
+                capacity if slow => capacity.min(5_000),
+                capacity => capacity,
+            },
             latency: match seeded.pick(&[0, 0, 300, 50_000, 2_000_000]) {
+                _ if hurried || slow => 0,
                 latency if crossing => latency.max(300),
                 latency => latency,
             },
             payload: match taste {
                 Taste::Flood => longest.min(90_000),
                 _ if wide => longest.min(90_000),
+                _ if slow => longest.min(400),
                 _ => longest.min(seeded.pick(&[40, 40, 400, 20_000])),
             },
-            faults: seeded.pick(&[0, 50, 100, 200]),
-            think: seeded.pick(&[0, 1_000, 100_000, 10_000_000]),
-            taste: match (restless, wide, gives_up) {
+            faults: match seeded.pick(&[0, 50, 100, 200]) {
+                _ if slow => 0,
+                faults => faults,
+            },
+            think: match seeded.pick(&[0, 1_000, 100_000, 10_000_000]) {
+                _ if hurried => 1_000,
+                think => think,
+            },
+            taste: match (restless, wide, gives_up || hurried || slow) {
                 (true, ..) => Taste::Links,
                 (_, true, _) => Taste::Flood,
                 (.., true) => Taste::Calls,
                 _ => taste,
             },
-            login: seeded.once_in(16),
+            login: seeded.once_in(16) && !slow,
             full_frames: seed % 8 == 1 && max_frame_len == 1024,
             restless,
             crossing,
             entangled,
             gives_up,
+            hurried,
+            slow,
         }
     }
 }

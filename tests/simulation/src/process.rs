@@ -162,6 +162,7 @@ impl World {
         }
         let request = self.process(proc).links.link(to);
         self.link_ops.insert((proc, to));
+        self.wants.insert((proc, to));
         self.note(What::LinkOp { proc, to, fresh: request.link });
         let doing = &mut self.process(proc).doing;
         if let Some(id) = request.ack {
@@ -177,6 +178,7 @@ impl World {
 
     pub(crate) fn unlink(&mut self, proc: Proc, to: Pid) {
         let id = self.process(proc).links.unlink(&to);
+        self.wants.remove(&(proc, to));
         self.note(What::UnlinkOp { proc, to, id });
         if let Some(id) = id {
             let doing = &mut self.process(proc).doing;
@@ -384,6 +386,9 @@ impl World {
         let verdict =
             there.links.handle_exit(ExitSignal { from: &from, reason: &reason, link, own }, trap_exit);
         let seen = alive && verdict != ExitEffect::Drop;
+        if link && seen {
+            self.wants.remove(&(proc, from));
+        }
         self.note(What::Signal { proc, from, signal: Signal::Exit { reason, link }, seen });
         match verdict {
             ExitEffect::Deliver if alive => self.process(proc).mailbox.push_back(Letter::Exit { receipt }),

@@ -408,6 +408,7 @@ impl Sim {
             }
         }
         if can.is_empty() {
+            self.look_at_windows();
             return false;
         }
         match self.rng.pick(&can) {
@@ -417,6 +418,17 @@ impl Sim {
             (_, side, _) => self.timer(side),
         }
         true
+    }
+
+    /// Nothing is due at this moment, so a session whose window is over has ended.
+    fn look_at_windows(&mut self) {
+        for side in [CLIENT, SERVER] {
+            let outlived =
+                self.sides[side].detached.filter(|until| *until <= self.now && !self.is_over(side));
+            if let Some(until) = outlived {
+                self.broken("a detached session ends with its window", format!("{side} {until:?}"));
+            }
+        }
     }
 
     fn accept(&mut self, conn: usize, side: usize) {

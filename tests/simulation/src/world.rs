@@ -134,6 +134,8 @@ pub(crate) struct World {
     pub(crate) violations: Vec<Violation>,
     /// Who has linked to whom under which name.
     pub(crate) link_ops: BTreeSet<(Proc, Pid)>,
+    /// Who has linked to whom last, and has neither unlinked nor seen the end since.
+    pub(crate) wants: BTreeSet<(Proc, Pid)>,
     pub(crate) counts: Counts,
     pub(crate) scratch: Vec<u8>,
     drives: Vec<(At, Drive)>,
@@ -146,6 +148,13 @@ const MAX_PROCS: usize = 24;
 
 /// What a process does in an entangled schedule, with its weights.
 const ENTANGLED: [(usize, u8); 8] = [(1, 0), (0, 1), (1, 2), (30, 3), (3, 4), (2, 5), (0, 6), (0, 7)];
+
+/// The time that a call has, in microseconds.
+const UNHURRIED: [u64; 6] = [0, 1_000, 40_000, 1_000_000, 60_000_000, 60_000_000];
+const HURRIED: [u64; 6] = [300, 700, 1_300, 1_900, 2_600, 60_000_000];
+
+/// Longer than a connection may be stalled.
+const SLOW_TIME: Duration = Duration::from_secs(200);
 
 impl World {
     pub(crate) fn new(seed: u64, base: Instant) -> Self {
@@ -165,6 +174,7 @@ impl World {
             log: Vec::with_capacity(512),
             violations: Vec::new(),
             link_ops: BTreeSet::new(),
+            wants: BTreeSet::new(),
             counts: Counts::default(),
             scratch: Vec::new(),
             drives: Vec::new(),
@@ -239,6 +249,11 @@ impl World {
                 let endpoint = self.new_endpoint(at(side), authenticated);
                 self.begin(at(side), endpoint);
             }
+        }
+        if self.plan.slow {
+            let side = self.rng.below(2);
+            self.conns[usize::from(conn)].pipes[side].trickle(now + SLOW_TIME);
+            self.note(What::Fault { conn, fault: Fault::Slow });
         }
         let op = self.op(proc, at(Side::Client), Kind::Open);
         self.end(at(Side::Client)).opener = Some(op);
@@ -652,8 +667,8 @@ impl World {
         let token = self.fresh_token();
         let mut payload = self.payload(token);
         if call {
-            let millis = self.rng.pick(&[0, 1, 40, 1000, 60_000, 60_000]);
-            let deadline = self.now + Duration::from_millis(millis);
+            let micros = if self.plan.hurried { HURRIED } else { UNHURRIED };
+            let deadline = self.now + Duration::from_micros(self.rng.pick(&micros));
             let made = self.session(at, |session, now| session.call(now, deadline, &mut payload));
             let Some(Ok(call)) = made else { return };
             self.counts.calls += 1;
@@ -1252,6 +1267,29 @@ impl World {
         for detail in wrong {
             self.violations.push(Violation::new("one side of a link knows nothing of it", detail));
         }
+        let lost: Vec<_> = self.wants.iter().filter(|want| self.is_lost_link(here, there, **want)).collect();
+        for (proc, to) in lost {
+            let detail = format!("{here:?}: {proc} to {to:?}");
+            self.violations.push(Violation::new("a link that both sides made is there", detail));
+        }
+    }
+
+    /// Whether `proc` of `here` and a process of `there` have linked to each other last, under ids of their own, and
+    /// `proc` has no link.
+    fn is_lost_link(&self, here: At, there: At, (proc, to): (Proc, Pid)) -> bool {
+        let Pid::Far { conn, id } = to else { return false };
+        let process = &self.procs[usize::from(proc)];
+        if conn != here.conn || process.side != here.side || id == 0 || process.links.is_linked(&to) {
+            return false;
+        }
+        let end = |at: At| &self.conns[usize::from(conn)].ends[at.side as usize];
+        let Some(other) = end(there).named(id) else { return false };
+        let backs = |(of, back): &(Proc, Pid)| {
+            *of == other
+                && matches!(*back, Pid::Far { conn: by, id } if by == conn && id != 0 && end(here).named(id) == Some(proc))
+        };
+        let both_live = [proc, other].iter().all(|proc| self.procs[usize::from(*proc)].is_alive());
+        both_live && self.wants.iter().any(backs)
     }
 
     /// Everything ends, one way or another.

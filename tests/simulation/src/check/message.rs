@@ -316,8 +316,8 @@ impl Messages {
                     }
                     CallFailure::Refused(text) => match fate.answered {
                         Some((Answer::Refused, _)) => &**text == "as the process says",
-                        // Never taken; or refused because taken too late.
-                        _ => !fate.taken,
+                        // Never taken; or refused because taken too late, and then the caller waits no more.
+                        _ => !fate.taken && (&**text != "the caller stopped waiting" || now >= call.deadline),
                     },
                     CallFailure::NoAnswer => matches!(fate.answered, Some((Answer::Dropped, _))),
                     CallFailure::TooLong { .. } => matches!(fate.answered, Some((Answer::TooLong, _))),

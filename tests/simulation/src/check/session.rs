@@ -54,6 +54,8 @@ pub(super) struct Handed {
 pub(super) struct Sessions {
     ends: BTreeMap<At, End>,
     faulty: Vec<u8>,
+    /// Connections that carry little, since then.
+    slow: BTreeMap<u8, Duration>,
     pub(super) dead: [bool; 2],
     calm_network: bool,
     limits: [Limits; 2],
@@ -64,6 +66,7 @@ impl Sessions {
         Self {
             ends: BTreeMap::new(),
             faulty: Vec::new(),
+            slow: BTreeMap::new(),
             dead: [false; 2],
             calm_network: plan.latency == 0 || plan.latency <= 300 && plan.capacity >= 100_000,
             limits: plan.limits.clone(),
@@ -80,12 +83,27 @@ impl Sessions {
 
     /// Whether nothing was done to this connection on purpose.
     pub(super) fn is_healthy(&self, conn: u8) -> bool {
-        self.calm_network && !self.faulty.contains(&conn) && self.dead == [false; 2]
+        self.calm_network
+            && !self.faulty.contains(&conn)
+            && !self.slow.contains_key(&conn)
+            && self.dead == [false; 2]
+    }
+
+    /// Whether all that may end this connection by now is that it carries little, and for that it is too early.
+    fn is_merely_slow(&self, conn: u8, now: Duration) -> bool {
+        let lives = |end: &End| end.let_go.is_none() && !end.gone && end.reader.is_some();
+        self.slow.get(&conn).is_some_and(|since| now < *since + self.limits[0].stall_timeout)
+            && !self.faulty.contains(&conn)
+            && self.dead == [false; 2]
+            && Side::BOTH.iter().all(|side| self.of(at(conn, *side)).is_some_and(lives))
     }
 
     pub(super) fn see(&mut self, entry: &Entry, wire: &Wire, broken: &mut Broken) {
         let now = entry.at;
         match &entry.what {
+            What::Fault { conn, fault: Fault::Slow } => {
+                self.slow.insert(*conn, now);
+            }
             What::Fault { conn, fault } => {
                 self.faulty.extend(Some(*conn).filter(|_| *fault != Fault::Kill));
             }
@@ -185,6 +203,7 @@ impl Sessions {
 
     fn over(&mut self, at: At, now: Duration, reason: &ExitReason, wire: &Wire, broken: &mut Broken) {
         let (healthy, may_overload) = (self.is_healthy(at.conn), self.may_overload(at, wire));
+        let merely_slow = self.is_merely_slow(at.conn, now);
         let end = self.end(at);
         broken.unless(end.over.is_none(), "a session ends once", || format!("{at:?}"));
         end.over = Some((now, reason.clone()));
@@ -208,7 +227,7 @@ impl Sessions {
             (_, _, ExitReason::Overload) => may_overload,
             // It ended before it was open, or was refused.
             (_, None, ExitReason::Normal) => true,
-            (_, None, ExitReason::NoConnection) => !healthy,
+            (_, None, ExitReason::NoConnection) => !healthy && !merely_slow,
             _ => false,
         };
         broken.unless(fine, "a session ends with the right reason", || {
