@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use super::cell::{Cell, Owned, Posting};
+use super::cell::{Cell, Posting};
 use super::current::{in_time, is_current, poll_proceed_shortly};
 use super::mailbox::{CallLetter, Letter, Parcel};
+use super::owned::Owned;
 use super::pid::{Local, Pid};
 use super::reply::{Reply, Waiter};
 use super::within::Within;

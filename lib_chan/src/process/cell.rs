@@ -1,33 +1,23 @@
-//! The shared state of a process under one lock, and the effects of signals on it. All of it is in one file, longer than
-//! others, because every method relies on what the others do under that lock.
+//! The shared state of a process under one lock: its phase, its mailbox, and everything that others ask of it.
+//! `signals.rs` has the effects of signals.
 
-use std::cell::RefCell;
+mod signals;
+
 use std::collections::VecDeque;
 use std::mem;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 
 use super::current::is_current;
 use super::info::Moment;
-use super::mailbox::{Item, Letter, Mailbox, Parcel, Taken, Told};
-use super::pid::{Local, Pid, ProcessSignal, Receipt, SignalTarget, answer_for_nobody, next_id};
+use super::mailbox::{Item, Letter, Mailbox, Parcel, Taken};
+use super::owned::{Owned, tell_owned};
+use super::pid::{Local, Pid, ProcessSignal, next_id};
 use super::{ProcessInfo, SpawnOptions, TimerRef};
-use crate::links::{ExitEffect, ExitSignal, Links, MonitorRef, Parting};
-use crate::sync::{AtomicBool, Mutex, MutexGuard, thread_local};
+use crate::links::{Links, MonitorRef};
+use crate::sync::{AtomicBool, Mutex, MutexGuard};
 use crate::{ExitReason, SendError};
-
-/// A thing that ends with the process that owns it: a session or a registered name.
-pub(crate) trait Owned: Send + Sync + 'static {
-    /// Tells that the end of the owner is decided; its future is not dropped yet. Called once, with no process lock held.
-    fn owner_ended(&self, reason: &ExitReason);
-
-    /// Returns the name that its owner has through it, if it is a name. Called under the lock of the owner.
-    fn name(&self) -> Option<&str> {
-        None
-    }
-}
 
 pub(super) struct Cell<M> {
     me: Weak<Self>,
@@ -104,24 +94,6 @@ impl<M: Send + 'static> Cell<M> {
 
     pub(super) fn set_trap_exit(&self, trap_exit: bool) -> bool {
         mem::replace(&mut self.lock().trap_exit, trap_exit)
-    }
-
-    /// Changes the link table; `None` once the process has ended.
-    pub(super) fn with_links<T>(&self, f: impl FnOnce(&mut Links<Pid>) -> T) -> Option<T> {
-        self.lock().rare().map(|rare| f(&mut rare.links))
-    }
-
-    /// Reports a link to a process that does not exist: as an event if this process traps exits, else as an error.
-    pub(super) fn link_failed(&self, to: &Pid) -> Result<(), ExitReason> {
-        let mut state = self.lock();
-        if !state.rare().is_some_and(|rare| rare.links.link_failed(to)) {
-            return Ok(());
-        }
-        if !state.trap_exit {
-            return Err(ExitReason::NoProc);
-        }
-        Self::tell(state, Told::Exit(to.clone(), ExitReason::NoProc, None));
-        Ok(())
     }
 
     /// Puts the message into the mailbox if it has room.
@@ -312,48 +284,6 @@ impl<M: Send + 'static> Cell<M> {
         self.lock().mailbox.clear()
     }
 
-    /// Completes the end after the future has been dropped: tells the links, then the monitors. Links and monitors that
-    /// arrive meanwhile are told after them.
-    pub(super) fn part(&self) {
-        loop {
-            let mut state = self.lock();
-            let ProcessPhase::Ending(reason) = &state.phase else { return };
-            let reason = reason.clone();
-            let Some(mut rare) = state.rare.take() else {
-                state.phase = ProcessPhase::Ended(reason);
-                break;
-            };
-            drop(state);
-            self.tell_others(rare.links.part(), &reason);
-        }
-        ENDING.fetch_sub(1, Ordering::Relaxed);
-    }
-
-    /// Tells the links, then the monitors: first those beyond a session. A local process that hears of the end may end with
-    /// it, and with that process the session that it owns, which then sends nothing more.
-    fn tell_others(&self, parting: Parting<Pid>, reason: &ExitReason) {
-        let me = self.pid();
-        let (far_links, near_links) = parting.links.into_iter().partition::<Vec<_>, _>(Pid::is_far);
-        let (far_watchers, near_watchers) =
-            parting.watchers.into_iter().partition::<Vec<_>, _>(|(_, watcher)| watcher.is_far());
-        for (links, watchers) in [(far_links, far_watchers), (near_links, near_watchers)] {
-            for peer in links {
-                peer.signal(ProcessSignal::Exit {
-                    from: me.clone(),
-                    reason: reason.clone(),
-                    link: true,
-                    receipt: None,
-                });
-            }
-            for (monitor, watcher) in watchers {
-                watcher.signal(ProcessSignal::Down { from: me.clone(), monitor, reason: reason.clone() });
-            }
-        }
-        for (monitor, watched) in parting.watched {
-            watched.signal(ProcessSignal::Demonitor { monitor });
-        }
-    }
-
     /// Returns the number of things that the process owns.
     #[cfg(test)]
     pub(super) fn belongings(&self) -> usize {
@@ -364,67 +294,6 @@ impl<M: Send + 'static> Cell<M> {
     #[cfg(test)]
     pub(super) fn waiting(&self) -> usize {
         self.lock().mailbox.senders().len()
-    }
-
-    fn handle_exit(&self, from: Pid, reason: ExitReason, link: bool, receipt: Option<Receipt>) {
-        let mut state = self.lock();
-        let trap_exit = state.trap_exit;
-        let own = from.id() == self.id;
-        let Some(rare) = state.rare() else { return };
-        let signal = ExitSignal { from: &from, reason: &reason, link, own };
-        match rare.links.handle_exit(signal, trap_exit) {
-            ExitEffect::Drop => {}
-            ExitEffect::Deliver => Self::tell(state, Told::Exit(from, reason, receipt)),
-            ExitEffect::End(reason) => wake(self.decide_in(state, reason)),
-        }
-    }
-
-    fn handle_unlink(&self, from: &Pid, id: u64) {
-        // A process that has ended has no link, and answers so.
-        if self.with_links(|links| links.handle_unlink(from.clone(), id)) != Some(false) {
-            self.acknowledge(from, id);
-        }
-    }
-
-    /// Acknowledges an `Unlink`.
-    pub(super) fn acknowledge(&self, to: &Pid, id: u64) {
-        to.signal(ProcessSignal::UnlinkAck { from: self.pid(), id });
-        self.with_links(|links| links.ack_delivered(to, id));
-    }
-
-    fn handle_monitor(&self, from: Pid, monitor: MonitorRef) {
-        let mut state = self.lock();
-        // A process that is ending still tells its monitors, with its own reason.
-        if let Some(rare) = state.rare() {
-            rare.links.handle_monitor(monitor, from);
-            return;
-        }
-        drop(state);
-        answer_for_nobody(&self.pid(), ProcessSignal::Monitor { from, monitor });
-    }
-
-    fn handle_down(&self, from: Pid, monitor: MonitorRef, reason: ExitReason) {
-        let mut state = self.lock();
-        // The pid from the table is dropped after unlocking, because its drop may run foreign code.
-        let watched = state.rare().and_then(|rare| rare.links.handle_down(monitor));
-        if watched.is_some() {
-            Self::tell(state, Told::Down(monitor, from, reason));
-        } else {
-            drop(state);
-        }
-    }
-
-    /// Puts an event into the mailbox under the lock that removed its record. Unlocked in between, `unlink` or
-    /// `demonitor_flush` on another thread would find neither the record nor the event, and the event would arrive
-    /// after they had returned.
-    fn tell(mut state: MutexGuard<'_, ProcessState<M>>, told: Told) {
-        if !state.is_alive() {
-            drop(state);
-            return;
-        }
-        let waker = state.mailbox.push(Item::Told(Box::new(told)));
-        drop(state);
-        wake(waker);
     }
 }
 
@@ -468,34 +337,6 @@ impl<M> ProcessState<M> {
             return None;
         }
         Some(self.rare.get_or_insert_default())
-    }
-}
-
-impl<M: Send + 'static> SignalTarget for Cell<M> {
-    fn signal(&self, signal: ProcessSignal) {
-        match signal {
-            ProcessSignal::Link { from } => {
-                if !self.link(&from) {
-                    answer_for_nobody(&self.pid(), ProcessSignal::Link { from });
-                }
-            }
-            ProcessSignal::Unlink { from, id } => self.handle_unlink(&from, id),
-            ProcessSignal::UnlinkAck { from, id } => {
-                self.with_links(|links| links.handle_unlink_ack(&from, id));
-            }
-            ProcessSignal::Monitor { from, monitor } => self.handle_monitor(from, monitor),
-            ProcessSignal::Demonitor { monitor } => {
-                self.with_links(|links| links.handle_demonitor(monitor));
-            }
-            ProcessSignal::Exit { from, reason, link, receipt } => {
-                self.handle_exit(from, reason, link, receipt)
-            }
-            ProcessSignal::Down { from, monitor, reason } => self.handle_down(from, monitor, reason),
-        }
-    }
-
-    fn local(&self) -> Option<&dyn Local> {
-        Some(self)
     }
 }
 
@@ -587,39 +428,5 @@ static ENDING: AtomicUsize = AtomicUsize::new(0);
 fn wake(wakers: impl IntoIterator<Item = Waker>) {
     for waker in wakers {
         waker.wake();
-    }
-}
-
-type Telling = VecDeque<(Vec<Arc<dyn Owned>>, ExitReason)>;
-
-/// Tells the things that a process owns that it has ended. A session that is told may end another process, which owns
-/// another session. These wait in a queue of the thread, so that a chain of any length needs no stack.
-fn tell_owned(owned: Vec<Arc<dyn Owned>>, reason: ExitReason) {
-    thread_local! {
-        static TELLING: RefCell<Option<Telling>> = const { RefCell::new(None) };
-    }
-    if owned.is_empty() {
-        return;
-    }
-    let mut next = Some((owned, reason));
-    let is_first = TELLING.try_with(|telling| match &mut *telling.borrow_mut() {
-        Some(queue) => {
-            queue.extend(next.take());
-            false
-        }
-        telling => {
-            *telling = Some(VecDeque::new());
-            true
-        }
-    });
-    while let Some((owned, reason)) = next {
-        for one in owned {
-            // A panic in one must not keep the others from ending.
-            let _ = catch_unwind(AssertUnwindSafe(|| one.owner_ended(&reason)));
-        }
-        next = TELLING.try_with(|telling| telling.borrow_mut().as_mut()?.pop_front()).ok().flatten();
-    }
-    if is_first == Ok(true) {
-        let _ = TELLING.try_with(RefCell::take);
     }
 }

@@ -26,6 +26,7 @@ mod current;
 mod info;
 mod mailbox;
 mod names;
+mod owned;
 mod pid;
 #[expect(clippy::module_inception, reason = "the file of the type Process")]
 mod process;
@@ -51,7 +52,7 @@ pub use within::Within;
 
 pub use crate::links::MonitorRef;
 
-pub(crate) use cell::Owned;
 pub(crate) use current::{current, current_id, in_time, poll_proceed, poll_proceed_shortly, settle};
 pub(crate) use mailbox::Parcel;
+pub(crate) use owned::Owned;
 pub(crate) use pid::{ProcessSignal, Receipt, SignalTarget, next_id, next_monitor};

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, PoisonError, Weak};
 
-use super::cell::Owned;
+use super::owned::Owned;
 use super::{Address, Pid};
 use crate::ExitReason;
 use crate::sync::{Mutex, MutexGuard};

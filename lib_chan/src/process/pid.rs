@@ -8,7 +8,7 @@ use std::sync::atomic::{self, AtomicU64};
 use std::sync::{Arc, LazyLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use super::cell::Owned;
+use super::owned::Owned;
 use super::{ProcessInfo, current};
 use crate::ExitReason;
 use crate::links::MonitorRef;
