@@ -1,4 +1,4 @@
-//! What a process looks like from outside.
+//! Snapshots of processes.
 
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -30,7 +30,7 @@ pub struct ProcessInfo {
     pub monitored_by: Vec<Pid>,
 }
 
-/// A time in four bytes, which every process has: eighths of a second since another time, so that it wraps after 17
+/// A time in four bytes, because every process stores one: eighths of a second since a fixed time. It wraps after 17
 /// years.
 #[derive(Clone, Copy)]
 pub(super) struct Moment(u32);
@@ -42,7 +42,10 @@ impl Moment {
         // A paused clock may be behind it.
         static FIRST: LazyLock<Instant> = LazyLock::new(Instant::now);
         let (first, now) = (*FIRST, Instant::now());
-        let eighths = |time: Duration| (time.as_millis() * u128::from(Self::PER_SECOND) / 1000) as u32;
+        let eighths = |time: Duration| {
+            let per_second = Self::PER_SECOND;
+            (time.as_secs() as u32).wrapping_mul(per_second) + time.subsec_millis() * per_second / 1000
+        };
         Self(match now.checked_duration_since(first) {
             Some(since) => eighths(since),
             None => eighths(first.saturating_duration_since(now)).wrapping_neg(),
