@@ -1,4 +1,4 @@
-//! What a session hands to a process through its mailbox.
+//! The items that a session puts into the mailbox of a process.
 
 use std::{any::Any, collections::VecDeque, sync::Arc};
 
@@ -9,16 +9,16 @@ use crate::{
     session::Inbound,
 };
 
-/// Turns what a session received into the messages of a process.
+/// Converts the messages of a session into the messages of a process.
 pub(super) trait Feed<M>: Send + Sync + 'static {
     /// Decodes a message, when the process takes it; `None` if it holds nothing for the process.
     fn take(&self, inbound: Inbound) -> Option<M>;
 
-    /// Returns the message that says that the session has ended.
+    /// Returns the message that reports the end of the session.
     fn ended(&self, reason: ExitReason) -> M;
 }
 
-/// Puts what a session hands over into the mailbox of a process.
+/// Puts the items of a session into the mailbox of a process.
 pub(super) struct FeedOutlet<M> {
     pub(super) to: Address<M>,
     pub(super) feed: Arc<dyn Feed<M>>,

@@ -1,4 +1,4 @@
-//! A channel that was given to a process.
+//! Channels that were given to a process.
 
 use std::{fmt, sync::Arc};
 
@@ -30,7 +30,7 @@ impl<In: Receive<Item: fmt::Debug>> fmt::Debug for Incoming<In> {
     }
 }
 
-/// Makes the process's messages of what the session receives.
+/// Converts received messages into the messages of the process that was given the channel.
 pub(super) struct Given<In: Receive, M> {
     shared: Arc<Shared>,
     wrap: Box<dyn Fn(Incoming<In>) -> M + Send + Sync>,

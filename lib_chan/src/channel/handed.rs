@@ -1,7 +1,8 @@
 //! Processes other than the owner, handed to the far end by number.
 //!
-//! The wire and the session know them already; how a process travels inside a message comes later. Until then this is
-//! for tests of links and signals between any two processes of the two ends, and is no part of the public API.
+//! The wire and the session support them already; how a process travels inside a message comes later. Until then,
+//! only tests of links and signals between any two processes of the two ends use this, and it is no part of the
+//! public API.
 
 use std::{fmt, marker::PhantomData, sync::Arc};
 
@@ -19,7 +20,7 @@ use crate::{
 };
 
 impl<Out> Remote<Out> {
-    /// Hands a process to the far end, with every right; casts of type `In` reach it as `wrap` makes them.
+    /// Hands a process to the far end, with every right. Casts of type `In` reach it after `wrap` has converted them.
     #[doc(hidden)]
     pub fn hand_out<In: DeserializeOwned + 'static, M: Send + 'static>(
         &self,
@@ -34,7 +35,7 @@ impl<Out> Remote<Out> {
         id
     }
 
-    /// The process that the far end has handed out under this number.
+    /// Returns the process that the far end has handed out under this number.
     #[doc(hidden)]
     pub fn handed<T>(&self, id: u64) -> Handed<T> {
         Handed {
@@ -56,12 +57,12 @@ pub struct Handed<T> {
 }
 
 impl<T: Serialize + 'static> Handed<T> {
-    /// Its pid.
+    /// Returns its pid.
     pub fn pid(&self) -> Pid {
         self.pid.clone()
     }
 
-    /// Casts, if it need not wait.
+    /// Sends a cast, if it need not wait.
     ///
     /// # Errors
     /// The reason of the session's end; `Overload` without credit.
@@ -86,7 +87,7 @@ struct HandedOut<In, M> {
 impl<In: DeserializeOwned + 'static, M: Send + 'static> Feed<M> for HandedOut<In, M> {
     fn take(&self, inbound: Inbound) -> Option<M> {
         self.shared.session(|session| session.give_back_to(&self.process, inbound.cost()));
-        match payload::decode_message(self.shared.codec(), &inbound.payload) {
+        match payload::decode_message(self.shared.terms().codec(), &inbound.payload) {
             Ok(message) => Some((self.wrap)(message)),
             Err(error) => {
                 end_undecodable(&self.shared, &error);

@@ -16,11 +16,11 @@ use crate::{
     wire::Tombstone,
 };
 
-/// The client's side.
+/// The later connections of a client.
 pub(super) struct Dialled<S> {
     connector: Connector<S>,
     connecting: Option<Connecting<S>>,
-    /// Calls of the connector since the session was last attached.
+    /// The number of calls of the connector since the session was last attached.
     attempts: u32,
 }
 
@@ -66,11 +66,11 @@ impl<S: Unpin> Source for Dialled<S> {
     }
 }
 
-/// The server's side.
+/// The later connections of a server.
 pub(super) struct Claimed<S, C> {
     attachments: Attachments<S>,
     changed: C,
-    /// Since when there is no connection.
+    /// The time at which the session lost its connection.
     lost: Option<Instant>,
 }
 

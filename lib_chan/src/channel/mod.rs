@@ -1,5 +1,5 @@
-//! Sessions, as the user holds them: the receiving half, [`Channel`], and the sending half, [`Remote`]. [`open`] and
-//! [`serve`] make them of a stream on which the login is done.
+//! The two halves of a session, as users hold them: [`Channel`] receives, and [`Remote`] sends. [`open`] and
+//! [`serve`] make them from a stream on which the login is done.
 
 mod broadcast;
 mod feed;
@@ -36,7 +36,7 @@ pub use self::{
 };
 use crate::{
     Address, ExitReason, Limits, Message, Reply,
-    middleman::{Shared, keep, now},
+    middleman::{Ended, Shared, keep, now},
     payload::{self, Borrowable, PayloadError},
     process::{Owned, current, current_id, poll_proceed, poll_proceed_shortly, settle},
     protocol::Receive,
@@ -77,7 +77,7 @@ pub struct Channel<In, Out = In> {
     types: PhantomData<fn(Out) -> In>,
 }
 
-/// A channel's hold on its session.
+/// The hold of a channel on its session.
 struct Held {
     shared: Arc<Shared>,
     handle: Arc<Handle>,
@@ -105,17 +105,17 @@ impl<In, Out> Channel<In, Out> {
 
     /// Returns the name of the client's entry in the server's configuration; empty under a shared password.
     pub fn client(&self) -> &str {
-        self.shared().client()
+        self.shared().terms().client()
     }
 
     /// Returns the name of the service.
     pub fn service(&self) -> &str {
-        self.shared().service()
+        self.shared().terms().service()
     }
 
     /// Returns the limits of this end.
     pub fn limits(&self) -> &Limits {
-        self.shared().limits()
+        self.shared().terms().limits()
     }
 
     /// Returns the sending half. May be called any number of times.
@@ -145,7 +145,7 @@ impl<In, Out> Channel<In, Out> {
     pub async fn close(mut self) -> Result<(), ExitReason> {
         let Some(held) = self.held.take() else { return Ok(()) };
         held.shared.let_go(ExitReason::Normal);
-        let mut ended = held.shared.ended();
+        let mut ended = Ended::new(Arc::clone(&held.shared));
         let reason = poll_fn(|cx| {
             let coop = ready!(poll_proceed(cx));
             let reason = ready!(ended.poll(cx));
@@ -240,7 +240,7 @@ impl<In: Borrowable, Out> Channel<In, Out> {
         loop {
             let Inbound { kind, payload, .. } =
                 poll_fn(|cx| self.held.as_mut().map_or(Poll::Ready(None), |held| held.poll(cx))).await?;
-            let decoded = payload::decode_borrowed(self.shared().codec(), &payload);
+            let decoded = payload::decode_borrowed(self.shared().terms().codec(), &payload);
             if let Some(message) = borrowed(self.shared(), &kind, decoded) {
                 return Some(take(message));
             }
@@ -248,7 +248,8 @@ impl<In: Borrowable, Out> Channel<In, Out> {
     }
 }
 
-/// What becomes of a message that was decoded by borrowing: `None` if it cannot be decoded, or if the caller no longer waits.
+/// Finishes a message that was decoded by borrowing. Returns `None` if it cannot be decoded, or if the caller no
+/// longer waits.
 fn borrowed<T>(
     shared: &Arc<Shared>,
     kind: &InboundKind,
@@ -278,7 +279,7 @@ fn borrowed<T>(
 /// Decodes a message in the task that takes it. Returns `None` if it cannot be decoded, if it is refused, or if the caller
 /// no longer waits.
 fn decode<In: Receive>(shared: &Arc<Shared>, message: Inbound) -> Option<In::Item> {
-    let codec = shared.codec();
+    let codec = shared.terms().codec();
     match message.kind {
         InboundKind::Cast => In::decode_cast(codec, &message.payload).unwrap_or_else(|error| {
             end_undecodable(shared, &error);
@@ -297,7 +298,7 @@ fn decode<In: Receive>(shared: &Arc<Shared>, message: Inbound) -> Option<In::Ite
     }
 }
 
-/// Ends the session because a cast cannot be decoded: a cast has no answer that could tell its sender.
+/// Ends the session because a cast cannot be decoded. A cast has no answer that could tell its sender.
 fn end_undecodable(shared: &Shared, error: &PayloadError) {
     shared.shut_down(ExitReason::failed(format!("a cast cannot be decoded: {error}")));
 }
@@ -328,12 +329,13 @@ impl Held {
                 Poll::Ready(Some(message))
             }
             Next::Empty => Poll::Ready(None),
-            // The owner's end is decided: this future will not be polled again.
+            // The end of the owner is decided, so this future will not be polled again.
             Next::Closed => Poll::Pending,
         }
     }
 
-    /// Makes the receiving process the owner: the channel was moved to it. A task that is no process owns nothing.
+    /// Makes the receiving process the owner, because the channel was moved to it. A task that is no process owns
+    /// nothing.
     fn adopt(&mut self) {
         self.owner = current_id();
         let linked = self.shared.session(|session| session.is_linked());

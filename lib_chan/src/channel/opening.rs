@@ -22,20 +22,21 @@ use crate::{
     wire::{Granted, RefuseCode},
 };
 
-/// Why a session did not open.
+/// The reason why a session did not open.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {
-    /// The server refused by name, after the login: the codec, the arguments, or no room. Nothing was started.
+    /// The server refused after the login, because of the codec, the arguments, or a lack of room. No service was
+    /// started.
     #[error("the server refused: {0}")]
     Refused(Box<str>),
-    /// The session ended before there was an answer.
+    /// The session ended before the server answered.
     #[error("the session ended before it was open: {0}")]
     Ended(ExitReason),
     /// The arguments do not fit a frame.
     #[error("invalid arguments: {0}")]
     Args(#[from] PayloadError),
-    /// The login has asked for the service already, with other limits, another codec or other arguments.
+    /// The login has already asked for the service, with other limits, another codec or other arguments.
     #[error("the login has asked for the service in another way")]
     OtherStart,
 }
@@ -46,8 +47,8 @@ pub enum OpenError {
 /// on the current runtime. Dropping the future ends the session.
 ///
 /// # Errors
-/// When the server refuses by name or the session ends first, or when the login has asked for the service in another way
-/// ([`ClientLogin::start_early`](crate::login::ClientLogin::start_early)).
+/// The server's refusal, or the end of the session if it came first. Also fails if the login has asked for the
+/// service in another way ([`ClientLogin::start_early`](crate::login::ClientLogin::start_early)).
 pub async fn open<In, Out, S>(
     stream: S,
     authenticated: &Authenticated,
@@ -62,11 +63,11 @@ where
     open_casting(stream, authenticated, limits, codec, args, None, linked).await
 }
 
-/// As [`open`], and casts a first message, encoded in the codec, without waiting for the service: it is there a round
-/// trip earlier. Lost if the service does not start.
+/// Does what [`open`] does, and casts a first message, encoded in the codec, without waiting for the service. The
+/// message arrives a round trip earlier. It is lost if the service does not start.
 ///
 /// # Errors
-/// As [`open`].
+/// Those of [`open`].
 pub async fn open_casting<In, Out, S>(
     stream: S,
     authenticated: &Authenticated,
@@ -83,11 +84,11 @@ where
     ask.open(stream, Once::new(), authenticated, limits).await
 }
 
-/// How a client resumes its session when the connection is lost.
+/// The way in which a client resumes its session after the connection is lost.
 pub struct Resume<S> {
-    /// How long the session should survive without a connection. The server may grant less, or nothing.
+    /// The time that the session should survive without a connection. The server may grant less, or nothing.
     pub window: Duration,
-    /// Dials again.
+    /// Dials the next connection.
     pub connector: Connector<S>,
 }
 
@@ -114,7 +115,7 @@ where
     ask.open(stream, Dialled::new(resume.connector), authenticated, limits).await
 }
 
-/// What a client asks for.
+/// The wishes of a client for its session.
 struct OpenRequest<'a> {
     codec: Codec,
     args: &'a [u8],
@@ -175,10 +176,10 @@ impl OpenRequest<'_> {
     }
 }
 
-/// Serves a session as the server, in the current task, until it is over and its last words are said. `start` is called
-/// once, when the client has said what it wants; it spawns the service's process.
+/// Serves a session as the server, in the current task, until it is over and its last words are written. When the
+/// client's request has come, calls `start` once, which spawns the process of the service.
 ///
-/// Returns what ended the session, at whichever end. Dropping the future cuts the connection.
+/// Returns the reason that ended the session, at whichever end. Dropping the future cuts the connection.
 pub fn serve<S>(
     stream: S,
     authenticated: &Authenticated,
@@ -190,7 +191,7 @@ where
 {
     let shared = Shared::new(Endpoint::new(authenticated, limits, now()), limits, authenticated);
     let start = |shared, request| start(Opening::new(shared, request));
-    // Boxed: a future keeps room for every place that a value is moved through, for as long as it lives.
+    // Boxed, because a future keeps room for each place through which a value is moved, for as long as it lives.
     Driver::new(Box::new(stream), Once::new(), shared, Some(Box::new(start)))
 }
 
@@ -214,7 +215,7 @@ where
     S: AsyncBufRead + AsyncWrite + Unpin + Send + 'static,
 {
     let shared = Shared::new(Endpoint::new(authenticated, limits, now()), limits, authenticated);
-    // Never a whole `Start`, so nobody has to be told.
+    // `first` is never a whole `Start`, so there is no error to report.
     shared.handle_bytes(FIRST_EPOCH, now(), first);
     let start = |shared, request| start(Opening::new(shared, request));
     let later = Claimed::new(attachments, changed);
@@ -229,7 +230,7 @@ where
     }
 }
 
-/// A session whose client has said what it wants, and waits for the service. Dropped, it is refused.
+/// A session whose client has sent its request, and waits for the service. Dropping it refuses the request.
 #[derive(Debug)]
 #[must_use = "the client waits"]
 pub struct Opening {
@@ -243,52 +244,51 @@ impl Opening {
         Self { shared, answered: false, request }
     }
 
-    /// How every payload of the session is encoded.
+    /// Returns the codec of every payload of the session.
     pub const fn codec(&self) -> Codec {
         self.request.codec
     }
 
-    /// Who is calling: the name of the client's entry, empty under a shared password.
+    /// Returns the name of the client's entry; empty under a shared password.
     pub fn client(&self) -> &str {
-        self.shared.client()
+        self.shared.terms().client()
     }
 
-    /// The service asked for.
+    /// Returns the name of the service.
     pub fn service(&self) -> &str {
-        self.shared.service()
+        self.shared.terms().service()
     }
 
-    /// What this end allows, and how long it waits.
+    /// Returns the limits of this end.
     pub fn limits(&self) -> &Limits {
-        self.shared.limits()
+        self.shared.terms().limits()
     }
 
-    /// The client's arguments, `ArgsC`.
+    /// Returns the client's arguments, `ArgsC`.
     ///
     /// # Errors
-    /// When they are not an `A` in the session's codec.
+    /// The arguments are not an `A` in the codec of the session.
     pub fn args<A: DeserializeOwned>(&self) -> Result<A, PayloadError> {
         payload::decode(self.request.codec, &self.request.args)
     }
 
-    /// Returns for how long the client would like the session to survive without a connection; zero for not at all.
+    /// Returns the time that the client asks the session to survive without a connection; zero for no resume.
     pub const fn wants_resume(&self) -> Duration {
         self.request.resume
     }
 
-    /// Lets the client resume the session with this name and secret, for so long. Has to be called before
+    /// Lets the client resume the session with this name and secret, within this time. Must be called before
     /// [`accept`](Self::accept), and only if the client [asks](Self::wants_resume) for it.
     pub fn grant(&mut self, granted: Granted) {
         self.shared.session(|session| session.grant(granted));
     }
 
-    /// What ends this session from outside.
+    /// Returns a handle that ends this session from outside.
     pub fn control(&self) -> Control {
         Control(Arc::clone(&self.shared))
     }
 
-    /// Starts the service: the process that calls this owns the channel and is linked to the far end; the client is
-    /// told.
+    /// Starts the service, and tells the client. The calling process owns the channel and is linked to the far end.
     pub fn accept<In, Out>(mut self) -> Channel<In, Out> {
         self.answered = true;
         let channel = Channel::new(Arc::clone(&self.shared));
@@ -297,17 +297,17 @@ impl Opening {
         channel
     }
 
-    /// Refuses because the codec is not one that the service speaks; `public` says which it does.
+    /// Refuses the codec. `public` tells the client which codecs the service supports.
     pub fn refuse_codec(mut self, public: &str) {
         self.refuse_with(RefuseCode::Codec, public);
     }
 
-    /// Refuses for want of room.
+    /// Refuses for lack of room.
     pub fn refuse_overload(mut self, public: &str) {
         self.refuse_with(RefuseCode::Overload, public);
     }
 
-    /// Refuses with words that the client may see.
+    /// Refuses with a text that the client may see.
     pub fn refuse(mut self, public: &str) {
         self.refuse_with(RefuseCode::Refused, public);
     }
@@ -325,12 +325,12 @@ impl Drop for Opening {
     }
 }
 
-/// Acts on a session from outside of its processes: for a server that drains, shuts down or revokes a right.
+/// Ends or drains a session from outside of its processes: for a server that drains, shuts down or revokes a right.
 #[derive(Clone, Debug)]
 pub struct Control(Arc<Shared>);
 
 impl Control {
-    /// Tells the far end that this one will end the session soon. Ends nothing by itself.
+    /// Tells the far end that this end will end the session soon. The session continues.
     pub fn go_away(&self) {
         self.0.session(|session| session.go_away());
     }

@@ -13,7 +13,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     Call, CallError, CallFailure, CastError, Executed, ExitReason, Pid, after,
-    middleman::{Encoded, NotSent, Shared, keep, now},
+    middleman::{Encoded, Ended, NotSent, Shared, keep, now},
     payload::{self, PayloadError},
     process::{Within, poll_proceed, poll_proceed_shortly, settle},
     session::{ConnectionState, Flush, Unsendable},
@@ -93,7 +93,7 @@ impl<Out> Remote<Out> {
     ///
     /// Dropping the future loses nothing.
     pub fn ended(&self) -> impl Future<Output = ExitReason> + Send + use<Out> {
-        let mut ended = self.shared().ended();
+        let mut ended = Ended::new(Arc::clone(self.shared()));
         poll_fn(move |cx| {
             let coop = ready!(poll_proceed(cx));
             let reason = ready!(ended.poll(cx));
@@ -108,8 +108,8 @@ impl<Out> Remote<Out> {
         self.shared().with(|endpoint| endpoint.connection())
     }
 
-    /// Waits until the state of the connection is another than `seen`, and returns it; `None` once the session has ended.
-    /// States between the two may be skipped.
+    /// Waits until the connection has another state than `seen`, and returns that state; `None` once the session has
+    /// ended. May skip states in between.
     ///
     /// Dropping the future loses nothing: pass the same `seen` again.
     ///
@@ -130,7 +130,7 @@ impl<Out> Remote<Out> {
         &self,
         seen: ConnectionState,
     ) -> impl Future<Output = Option<ConnectionState>> + Send + use<Out> {
-        let mut ended = self.shared().ended();
+        let mut ended = Ended::new(Arc::clone(self.shared()));
         poll_fn(move |cx| {
             let coop = ready!(poll_proceed(cx));
             let state = ready!(ended.poll_connection(cx, seen));
@@ -207,7 +207,7 @@ impl<Out> Remote<Out> {
             .map_err(|error| ExitReason::from(NotSent::Session(error)))?;
         match (Calling { shared, call: Some(call) }).answer().await {
             Err(CallError { reason: CallFailure::Exit(reason), .. }) => Err(reason),
-            // The mark is never executed: any answer means that its turn has come.
+            // The mark is never executed, so any answer means that its turn has come.
             _ => Ok(()),
         }
     }
@@ -264,7 +264,7 @@ impl<Out: Serialize + 'static> Remote<Out> {
         let failed = |error| not_sent(NotSent::Session(error));
         let (mut messages, mut batch) = (messages.into_iter().map(Into::into), Encoded::default());
         loop {
-            let encoded = shared.encode_next(&mut batch, messages.by_ref());
+            let encoded = batch.refill(shared.terms().agreed(), messages.by_ref());
             let mut sent = 0;
             while sent < batch.len() {
                 sent += shared.session(|session| session.try_cast_each(batch.from(sent))).map_err(failed)?;
@@ -299,7 +299,7 @@ impl<Out: Serialize + 'static> Remote<Out> {
     /// # Errors
     /// Those of [`call_within`](Self::call_within).
     pub async fn call<Q: Call + Into<Out>>(&self, request: Q) -> Result<Q::Reply, CallError> {
-        self.call_within(self.shared().limits().call_timeout, request).await
+        self.call_within(self.shared().terms().limits().call_timeout, request).await
     }
 
     /// Sends a request and waits for its answer, at most `within`. That time includes the waits for credit, for room in
@@ -329,7 +329,7 @@ impl<Out> Remote<Out> {
     pub(super) fn begin_cast<T: Serialize + 'static>(&self, value: &T) -> Result<Option<u64>, CastError> {
         self.shared()
             .send(value, |session, payload| match session.try_cast(payload) {
-                // The clock is asked only where there is something to wait for.
+                // The clock is read only if the message has to wait.
                 Err(Unsendable::WouldWait) => session.cast(now(), payload),
                 sent => sent.map(|()| None),
             })
@@ -363,7 +363,7 @@ impl<Out> Remote<Out> {
             .map_err(not_called)?;
         drop(request);
         let answer = Calling { shared, call: Some(call) }.answer().await?;
-        payload::decode_message(shared.codec(), &answer)
+        payload::decode_message(shared.terms().codec(), &answer)
             .map_err(|error| CallError::new(Executed::Yes, CallFailure::Codec(error.to_string().into())))
     }
 }

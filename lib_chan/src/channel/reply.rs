@@ -12,11 +12,11 @@ use crate::{
 impl FarCallers for Shared {
     /// Encodes with the session's codec, outside of the lock.
     fn answer(&self, call: u64, encode: &mut EncodeAnswer<'_>) {
-        // The session is over: don't encode an answer that nobody receives.
+        // The session is over: do not encode an answer that nobody receives.
         if self.claims().is_over() {
             return;
         }
-        with_scratch(|scratch| match encode(self.codec(), self.max_payload_len(), scratch) {
+        with_scratch(|scratch| match encode(self.terms().codec(), self.terms().max_payload_len(), scratch) {
             Ok(()) => self.session(|session| session.reply(call, scratch)),
             Err(error) => {
                 let code = match error {

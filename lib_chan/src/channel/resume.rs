@@ -1,5 +1,5 @@
-//! What lies between the connections of a session and its driver: the first frame of a connection, the ways by which
-//! later connections reach a driver, and the answer where there is nothing to resume. Decides nothing about sessions.
+//! The path from new connections to the driver of a session: the first frame of a connection, the ways by which later
+//! connections reach a driver, and the answer if there is nothing to resume. Makes no decision about sessions.
 
 use std::{
     pin::Pin,
@@ -20,32 +20,32 @@ use crate::{
     wire::{self, Frame, Tombstone},
 };
 
-/// The bytes of a frame up to its kind. No frame is shorter.
+/// The length of a frame up to its kind. No frame is shorter.
 const HEAD_LEN: usize = wire::LEN_LEN + 1;
 
-/// How a client begins on a connection, after its login.
+/// The first frame of a client on a connection, after its login.
 #[derive(Debug)]
 pub enum First {
-    /// It resumes a session.
+    /// The client resumes a session.
     Resume {
-        /// The session, and how far the client is.
+        /// The session, and the position of the client.
         claim: ResumeClaim,
-        /// To be checked with [`ResumeKey::judge`](crate::auth::ResumeKey::judge).
+        /// The proof, to be checked with [`ResumeKey::judge`](crate::auth::ResumeKey::judge).
         proof: [u8; 32],
     },
-    /// It does something else, and these are its first bytes. They come before those that the stream returns next.
+    /// The client does something else. These bytes come before those that the stream returns next.
     Other(Vec<u8>),
 }
 
-/// Reads so much of a new connection as shows whether the client resumes a session. Waits for the first frame without a
-/// bound.
+/// Reads as many bytes of a new connection as show whether the client resumes a session. Waits for the first frame
+/// without a bound.
 ///
-/// An end or an error of the stream is [`First::Other`], with the bytes before it: the next read of the stream shows it
-/// again. Dropping the future loses what was read, so drop the stream too.
+/// An EOF or an error of the stream is [`First::Other`], with the bytes before it; the next read of the stream shows
+/// it again. Dropping the future loses the bytes read, so drop the stream too.
 pub async fn hear_first<S: AsyncRead + Unpin>(stream: &mut S) -> First {
     let mut bytes = Vec::with_capacity(wire::MAX_RESUME_LEN);
     read_up_to(stream, &mut bytes, wire::LEN_LEN).await;
-    // Another frame, or none at all, is the session's to judge, without waiting for more of it.
+    // The session judges any other frame, or none at all, without waiting for more bytes.
     let Ok(Some(len)) = wire::frame_len(&bytes, wire::MAX_RESUME_LEN) else { return First::Other(bytes) };
     read_up_to(stream, &mut bytes, HEAD_LEN).await;
     if bytes.get(wire::LEN_LEN) != Some(&wire::RESUME) {
@@ -59,14 +59,14 @@ pub async fn hear_first<S: AsyncRead + Unpin>(stream: &mut S) -> First {
     }
 }
 
-/// Reads until there are `len` bytes, or no more come.
+/// Reads until `len` bytes have come, or EOF.
 async fn read_up_to<S: AsyncRead + Unpin>(stream: &mut S, bytes: &mut Vec<u8>, len: usize) {
     let missing = len.saturating_sub(bytes.len()) as u64;
     let _ = stream.take(missing).read_to_end(bytes).await;
 }
 
-/// Answers a [`First::Resume`] with `Lost`: the session is over, and this is what is known of it. Then closes, and waits
-/// until the client has closed, for at most [`Limits::last_words_timeout`](crate::Limits::last_words_timeout).
+/// Answers a [`First::Resume`] with `Lost`: the session is over, and this is its record. Then closes, and waits until
+/// the client has closed, for at most [`Limits::last_words_timeout`](crate::Limits::last_words_timeout).
 pub async fn say_lost<S>(mut stream: S, tombstone: Option<Tombstone>, limits: &Limits)
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -83,12 +83,12 @@ where
     let close = async {
         stream.write_all(bytes).await?;
         stream.shutdown().await?;
-        // A reset would destroy what was just sent.
+        // A reset would destroy the answer.
         let mut discarded = [0; 1024];
         while stream.read(&mut discarded).await? > 0 {}
         std::io::Result::Ok(())
     };
-    // Whoever does not hear it resumes again.
+    // A client that misses the answer resumes again.
     let _ = timeout(time, close).await;
 }
 
@@ -106,39 +106,39 @@ pub type Connecting<S> = Pin<Box<dyn Future<Output = Result<Connected<S>, ExitRe
 /// A new connection, after a login as the same service and client.
 #[derive(Debug)]
 pub struct Connected<S> {
-    /// At the first byte of the session.
+    /// The stream, at the first byte of the session.
     pub stream: S,
     /// The exporter of this connection's TLS, which the proof covers.
     pub exporter: Exporter,
 }
 
-/// What became of the connection of a session.
+/// A change of a session's connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// It is lost, and the session waits for another.
+    /// The connection is lost, and the session waits for another.
     Detached,
-    /// There is another one.
+    /// Another connection is attached.
     Resumed {
-        /// Its number.
+        /// The number of the connection.
         epoch: u64,
-        /// For how long there was none; zero if the old one was still attached.
+        /// The time without a connection; zero if the old one was still attached.
         gap: Duration,
     },
 }
 
-/// How a session ended that could be resumed.
+/// The end of a session that could be resumed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Served {
-    /// What ended it, at whichever end.
+    /// The reason that ended the session, at whichever end.
     pub reason: ExitReason,
-    /// It was detached for as long as it may be.
+    /// The session had no connection for its whole window.
     pub expired: bool,
-    /// What a client is to be told that resumes it; `None` if none will.
+    /// The record for a client that resumes the session; `None` if no client will.
     pub tombstone: Option<Tombstone>,
 }
 
-/// Makes a way by which later connections reach the driver of a session at the server. It holds one connection, which
-/// another with a larger epoch replaces.
+/// Makes a path on which later connections reach the driver of a server's session. It holds one connection; another
+/// one with a larger epoch replaces it.
 pub fn attachments<S>() -> (Attacher<S>, Attachments<S>) {
     let place = Arc::new(Place {
         filled: AtomicBool::new(false),
@@ -148,16 +148,16 @@ pub fn attachments<S>() -> (Attacher<S>, Attachments<S>) {
 }
 
 struct Place<S> {
-    /// Whether there is a next one, to be seen without the lock.
+    /// Set while a connection waits, and read without the lock.
     filled: AtomicBool,
     held: Mutex<Parked<S>>,
 }
 
 struct Parked<S> {
     next: Option<(ResumeClaim, S)>,
-    /// That of [`Attachments::watching`], while there is no next one.
+    /// The waker of [`Attachments::watching`], while no connection waits.
     waker: Option<Waker>,
-    /// The driver has ended.
+    /// Set once the driver has ended.
     is_gone: bool,
 }
 
@@ -210,12 +210,12 @@ impl<S> std::fmt::Debug for Attacher<S> {
 /// The driver's end of [`attachments`].
 pub struct Attachments<S> {
     place: Arc<Place<S>>,
-    /// The waker in the place.
+    /// The waker that was stored.
     watching: Option<Waker>,
 }
 
 impl<S> Attachments<S> {
-    /// Returns the next connection. Costs no lock where there is none and the same task asked last. Never ends.
+    /// Polls for the next connection. Takes no lock if none waits and the same task polled last. Never ends.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<(ResumeClaim, S)> {
         if !self.place.filled.load(Ordering::Acquire)
             && self.watching.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()))

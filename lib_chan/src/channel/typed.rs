@@ -29,7 +29,7 @@ impl<M: Protocol> Caller<M> for Remote<M> {
         wire: fn(A) -> M::Wire,
         _message: fn(A, Reply<R>) -> M,
     ) -> Result<R, CallError> {
-        self.call_value(self.shared().limits().call_timeout, wire(arguments)).await
+        self.call_value(self.shared().terms().limits().call_timeout, wire(arguments)).await
     }
 }
 

@@ -1,4 +1,4 @@
-//! One stream, as a driver writes to it and reads from it for an endpoint.
+//! One stream: writes the output of an endpoint to it, and passes on the bytes read from it.
 
 use std::{
     io::IoSlice,
@@ -12,39 +12,39 @@ use tokio::io::{AsyncBufRead, AsyncWrite};
 use super::{shared::Shared, wake::now};
 use crate::{after, session::Batch};
 
-/// Pieces that are written at once.
+/// The most pieces in one write.
 const MAX_PIECES: usize = 16;
 
-/// A stream, with what was fetched to be written to it.
+/// A stream, with the output that was fetched for it.
 pub(super) struct Connection<S> {
     stream: S,
-    /// Its number: the endpoint ignores what another one brings.
+    /// The epoch of the connection. The endpoint ignores the input of any other.
     epoch: u64,
     batch: Batch,
-    /// Bytes were written that the stream has not flushed.
+    /// Set while the stream has bytes that were not flushed.
     unflushed: bool,
     writing: WriteHalf,
-    /// When the last words must have been said.
+    /// The time by which the last words must have been written.
     last_call: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum WriteHalf {
     Open,
-    /// All has been written; the sending side is being shut down.
+    /// Everything was written, and the sending side is being shut down.
     Closing,
-    /// Nothing is written any more: shut down, or broken.
+    /// Nothing is written any more, because the sending side is shut down or broken.
     Done,
 }
 
-/// What reading came to.
+/// The result of reading.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Read {
-    /// Nothing has come.
+    /// No bytes have come.
     Nothing,
     /// The endpoint has handled some bytes.
     Some,
-    /// Nothing more will come.
+    /// EOF, or an error: no more bytes come.
     End,
 }
 
@@ -60,7 +60,7 @@ impl<S: AsyncBufRead + AsyncWrite + Unpin> Connection<S> {
         }
     }
 
-    /// Writes as much as the stream takes. Returns whether it took any.
+    /// Writes as many bytes as the stream takes. Returns whether it took any.
     pub(super) fn poll_write(&mut self, cx: &mut Context<'_>, shared: &Shared) -> bool {
         let mut progress = false;
         let mut accepted = 0;
@@ -78,7 +78,8 @@ impl<S: AsyncBufRead + AsyncWrite + Unpin> Connection<S> {
                     break;
                 }
             }
-            // A short head and a long payload are one record of TLS and one system call, not two of each.
+            // Written together, a short head and a long payload cost one TLS record and one system call instead of
+            // two of each.
             let mut pieces = [IoSlice::new(&[]); MAX_PIECES];
             let count = self.batch.chunks(&mut pieces);
             let pieces = pieces.get(..count).unwrap_or_default();
@@ -89,7 +90,7 @@ impl<S: AsyncBufRead + AsyncWrite + Unpin> Connection<S> {
                     self.unflushed = true;
                     progress = true;
                 }
-                // A write error stops writing only: why the peer went may still be in the receive buffer.
+                // A write error stops writing only: the receive buffer may still have the peer's reason.
                 Poll::Ready(_) => self.stop_writing(shared),
                 Poll::Pending => break,
             }
@@ -110,14 +111,14 @@ impl<S: AsyncBufRead + AsyncWrite + Unpin> Connection<S> {
             }
         }
         if self.writing == WriteHalf::Closing && !self.unflushed {
-            // A shutdown that fails has nobody left to tell.
+            // An error of the shutdown concerns nobody any more.
             if Pin::new(&mut self.stream).poll_shutdown(cx).is_ready() {
                 self.writing = WriteHalf::Done;
             }
         }
     }
 
-    /// Reads one piece of what has come.
+    /// Reads one piece, and passes it to the endpoint.
     pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, shared: &Shared) -> Read {
         let bytes = match Pin::new(&mut self.stream).poll_fill_buf(cx) {
             Poll::Pending => return Read::Nothing,
@@ -132,16 +133,17 @@ impl<S: AsyncBufRead + AsyncWrite + Unpin> Connection<S> {
 }
 
 impl<S> Connection<S> {
-    /// Writes nothing more. What the peer says is still heard for a while.
+    /// Stops writing. The peer is still heard for a while.
     pub(super) fn stop_writing(&mut self, shared: &Shared) {
         self.writing = WriteHalf::Done;
         self.batch = Batch::default();
         self.set_last_call(shared);
     }
 
-    /// The connection is over, unless it is already, when [`Limits::last_words_timeout`](crate::Limits) has passed.
+    /// Ends the connection, unless it has ended by then, when [`Limits::last_words_timeout`](crate::Limits) has
+    /// passed.
     pub(super) fn set_last_call(&mut self, shared: &Shared) {
-        let timeout = shared.limits().last_words_timeout;
+        let timeout = shared.terms().limits().last_words_timeout;
         self.last_call.get_or_insert_with(|| after(now(), timeout));
     }
 
@@ -153,7 +155,7 @@ impl<S> Connection<S> {
         self.last_call
     }
 
-    /// Ends it at once: nobody is left to talk to.
+    /// Ends the connection at once.
     pub(super) fn end(&mut self) {
         self.last_call = Some(now());
     }
@@ -162,12 +164,12 @@ impl<S> Connection<S> {
         self.last_call.is_some_and(|at| at <= now())
     }
 
-    /// Whether it stopped writing only for want of something to write.
+    /// Returns `true` if writing paused only because there was nothing to write.
     pub(super) fn is_hungry(&self) -> bool {
         self.writing == WriteHalf::Open && self.batch.chunk().is_empty()
     }
 
-    /// Lets go of the memory that a burst has left.
+    /// Releases the memory that a burst has left.
     pub(super) fn shrink(&mut self) {
         self.batch.shrink();
     }

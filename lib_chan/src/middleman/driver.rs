@@ -1,4 +1,4 @@
-//! The loop: bytes to the session, bytes from the session, one timer.
+//! The loop between a stream and an endpoint, with one timer.
 
 use std::{
     pin::Pin,
@@ -23,23 +23,24 @@ use crate::{
     session::{Attach, Endpoint, FIRST_EPOCH, Request, Rest},
 };
 
-/// How often the driver goes round before it lets other tasks run.
+/// The number of rounds after which the driver lets other tasks run.
 const MAX_ROUNDS: usize = 32;
 
-/// Drives one session until it is over and its last words are said, over one stream after the other if the session may
-/// be resumed.
+/// Drives one session until it is over and its last words are written. A session that may be resumed uses one stream
+/// after the other.
 ///
-/// It polls both directions and waits for neither inside the other: a peer that does not read is still read from.
+/// The driver polls both directions and never waits for one inside the other, so it still reads from a peer that does
+/// not read.
 pub(crate) struct Driver<N: Source, F> {
     /// `None` while the session is detached.
     connection: Option<Connection<N::Stream>>,
     later: N,
     shared: Arc<Shared>,
-    /// Starts the service, once the client has said what it wants.
+    /// Starts the service, once the client's `Start` has come.
     start: Option<F>,
     timer: Pin<Box<Sleep>>,
     armed: Option<Instant>,
-    /// It has let others go first since it last wrote.
+    /// Set if the driver has let other tasks run since it last wrote.
     yielded: bool,
 }
 
@@ -60,7 +61,7 @@ where
         }
     }
 
-    /// Starts the service that the client asks for.
+    /// Starts the service that the client asked for.
     fn start(&mut self) {
         if self.start.is_some()
             && let Some(request) = self.shared.take_request()
@@ -72,7 +73,8 @@ where
         }
     }
 
-    /// Does one round of everything. Returns whether another is worth it; `false` at the end.
+    /// Reads, writes and looks at the timer once. Returns `true` if another round is worth it, and `false` at the
+    /// end.
     fn poll_round(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         if N::RESUMES {
             self.look_at_the_connection();
@@ -101,7 +103,7 @@ where
         if let Some(connection) = &self.connection
             && connection.is_over()
         {
-            // Nothing more will come, and nothing more is worth sending.
+            // The connection is gone in both directions, so output would be lost.
             let epoch = connection.epoch();
             self.shared.drive(|endpoint| endpoint.handle_loss(epoch, now()));
             return Poll::Ready(N::RESUMES && self.drop_detached());
@@ -109,7 +111,7 @@ where
         if wrote || read || self.poll_timer(cx) { Poll::Ready(true) } else { Poll::Pending }
     }
 
-    /// Passes a change of the connection on, if there was one, and drops a stream whose inputs count no more.
+    /// Reports a change of the connection, and drops a stream that is no longer attached.
     fn look_at_the_connection(&mut self) {
         if self.shared.take_connection_change() {
             let state = self.shared.quietly(|endpoint| endpoint.connection());
@@ -118,13 +120,14 @@ where
         }
     }
 
-    /// Drops a stream whose inputs count no more. Returns whether there was one.
+    /// Drops a stream that is no longer attached. Returns whether there was one.
     fn drop_detached(&mut self) -> bool {
         let attached = self.shared.quietly(|endpoint| endpoint.attached());
         self.connection.take_if(|connection| attached != Some(connection.epoch())).is_some()
     }
 
-    /// Attaches the next connection, if there is one. It replaces the one before, which may not be known to be lost.
+    /// Attaches the next connection, if there is one. It replaces the previous one, which may not be known to be
+    /// lost.
     fn poll_attach(&mut self, cx: &mut Context<'_>) -> bool {
         let Poll::Ready(next) = self.later.poll_next(cx, self.connection.is_none()) else { return false };
         match next {
@@ -132,7 +135,9 @@ where
                 match self.shared.drive(|endpoint| endpoint.attach(now(), &claim)) {
                     Attach::Attached(epoch) => self.connection = Some(Connection::new(stream, epoch)),
                     Attach::Stale => drop(stream),
-                    Attach::Over(tombstone) => self.later.refuse(stream, tombstone, self.shared.limits()),
+                    Attach::Over(tombstone) => {
+                        self.later.refuse(stream, tombstone, self.shared.terms().limits())
+                    }
                 }
             }
             NextStream::Dialled { stream, exporter } => {
@@ -146,7 +151,7 @@ where
     }
 
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> bool {
-        // What was appended since the writing stopped for want of it has woken nobody.
+        // Output that was appended since `poll_write` found nothing has woken nobody.
         let hungry = self.connection.as_ref().is_some_and(Connection::is_hungry);
         let (waker, armed) = (cx.waker().clone(), self.armed);
         let Rest::Until(wanted) = self.shared.quietly(|endpoint| endpoint.sleep(waker, hungry, armed)) else {
@@ -156,7 +161,7 @@ where
         if wanted.is_none() {
             self.set_last_call();
         }
-        // A timer that comes too early costs one look. To set it anew whenever something was heard would cost more.
+        // A timer that fires too early costs one check. Resetting it after every read would cost more.
         let wanted =
             [wanted, self.connection.as_ref().and_then(Connection::last_call)].into_iter().flatten().min();
         if let Some(at) = wanted.filter(|&at| self.armed.is_none_or(|armed| at < armed)) {
@@ -171,7 +176,7 @@ where
         true
     }
 
-    /// What the timer would do, for a driver that does not come to set it.
+    /// Does the work of the timer, for a driver that never gets to set it.
     fn look_at_the_clock(&mut self) {
         match self.shared.drive(|endpoint| endpoint.poll_timeout()) {
             Some(at) if at <= now() => self.handle_timeout(),
@@ -208,7 +213,7 @@ where
     type Output = ExitReason;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<ExitReason> {
-        // One turn for the others: what they are about to append goes out in the same write.
+        // Lets other tasks run once, so that the output that they are about to append goes into the same write.
         if self.shared.quietly(Endpoint::rise) && !std::mem::replace(&mut self.yielded, true) {
             cx.waker().wake_by_ref();
             return Poll::Pending;
@@ -220,7 +225,7 @@ where
                 return Poll::Ready(self.shared.with(|endpoint| endpoint.cause()));
             }
         }
-        // Nothing is put off because there is always something to read.
+        // A stream that always has something to read must not postpone the timers.
         self.look_at_the_clock();
         cx.waker().wake_by_ref();
         Poll::Pending
@@ -228,7 +233,7 @@ where
 }
 
 impl<N: Source, F> Drop for Driver<N, F> {
-    /// However the driver ends, the session has its end, and all that is due is delivered.
+    /// Ends the session, and makes the deliveries that are due, however the driver ends.
     fn drop(&mut self) {
         self.shared.leave();
     }

@@ -8,14 +8,14 @@ use std::{
 use super::{shared::Shared, wake::keep};
 use crate::{ExitReason, session::ConnectionState};
 
-/// Waits for the end of a session. Dropping it removes its waker: a session may outlive very many of them.
+/// Waits for the end of a session. Dropping it removes its waker, because a session may outlive very many waits.
 pub(crate) struct Ended {
     shared: Arc<Shared>,
     place: u64,
 }
 
 impl Ended {
-    pub(super) const fn new(shared: Arc<Shared>) -> Self {
+    pub(crate) const fn new(shared: Arc<Shared>) -> Self {
         Self { shared, place: 0 }
     }
 
@@ -33,7 +33,7 @@ impl Ended {
 }
 
 impl Ended {
-    /// Polls for a state of the connection other than `seen`. Ready with `None` once the session has ended.
+    /// Polls for a state of the connection other than `seen`. Returns `None` once the session has ended.
     pub(crate) fn poll_connection(
         &mut self,
         cx: &Context<'_>,

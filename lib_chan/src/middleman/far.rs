@@ -1,4 +1,4 @@
-//! Processes of the far end, and monitors that it has set, as targets for signals of processes of this end.
+//! Processes of the far end, and monitors that the peer has set, as targets of signals.
 
 use std::sync::{Arc, Weak};
 
@@ -8,14 +8,14 @@ use crate::{
     process::{ProcessSignal, SignalTarget, next_id},
 };
 
-/// The id of the role "owner" at the far end.
+/// The id of the owner of the far end.
 pub(super) const OWNER: u64 = 0;
 
 /// A process of the far end.
 pub(super) struct Far {
     shared: Weak<Shared>,
     id: u64,
-    /// The number of its pid here.
+    /// The number of the pid at this end.
     number: u64,
     me: Weak<Self>,
 }
@@ -25,7 +25,7 @@ impl Far {
         Arc::new_cyclic(|me| Self { shared, id, number: next_id(), me: me.clone() })
     }
 
-    /// The pid that names this process, always the same.
+    /// Returns the pid of this process, which is always the same.
     pub(super) fn pid(&self) -> Pid {
         self.me.upgrade().map_or_else(Pid::nobody, |me| Pid::new(self.number, me))
     }
@@ -44,13 +44,13 @@ impl SignalTarget for Far {
             }
             ProcessSignal::Monitor { from, monitor } => session.monitor(from, monitor.number(), far),
             ProcessSignal::Demonitor { monitor } => session.demonitor(monitor.number()),
-            // What stands for a far process monitors nobody by this name.
+            // The proxy of a far process sets no monitors of its own.
             ProcessSignal::Down { .. } => {}
         });
     }
 
     fn link_again(&self, from: Pid) {
-        // Only the owner of a session can have a link that the far end does not know.
+        // Only the owner of a session can have a link that the far end does not know of.
         if self.id == OWNER
             && let Some(shared) = self.shared.upgrade()
         {
@@ -71,7 +71,7 @@ impl Drop for Far {
     }
 }
 
-/// A session that nobody holds any more is a connection that is lost.
+/// Returns the session; without one, the connection counts as lost.
 fn answer_for_lost(lost: Pid, signal: ProcessSignal) {
     let reason = ExitReason::NoConnection;
     match signal {

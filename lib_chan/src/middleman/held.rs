@@ -11,9 +11,9 @@ static HELD_IN_ALL: AtomicUsize = AtomicUsize::new(0);
 /// One session's part of the count; taken out when dropped.
 #[derive(Debug)]
 pub(super) struct HeldBytes {
-    /// A multiple of the step.
+    /// The bytes counted so far: a multiple of the step.
     counted: usize,
-    /// A power of two. A session is counted in whole steps, so that small messages do not touch a sum that all sessions
+    /// A power of two. Only whole steps are counted, so that small messages do not touch the sum that all sessions
     /// share.
     step: usize,
 }

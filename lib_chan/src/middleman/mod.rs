@@ -1,4 +1,4 @@
-//! The task that drives a session: socket frames become messages of processes, and the other way round.
+//! The task that drives a session: turns frames into messages of processes, and messages into frames.
 //!
 //! | file | owns |
 //! |---|---|
@@ -7,7 +7,9 @@
 //! | `shared.rs` | the lock around an endpoint; carries out the endpoint's output |
 //! | `processes.rs` | the pids and mailboxes behind the numbers of a session; deliveries as signals of processes |
 //! | `far.rs` | far processes, and monitors of the peer, as targets of signals |
-//! | `sending.rs` | the encoding of messages, and why one was not sent |
+//! | `effects.rs` | where the endpoint's events go |
+//! | `terms.rs` | limits, names, and the agreed encoding |
+//! | `sending.rs` | batches of encoded messages, and why one was not sent |
 //! | `ended.rs` | the wait for the end of a session |
 //! | `held.rs` | the count of bytes that all sessions hold |
 //! | `windows.rs` | the count of bytes by which windows have grown |
@@ -16,6 +18,7 @@
 
 mod connection;
 mod driver;
+mod effects;
 mod ended;
 mod far;
 mod held;
@@ -23,11 +26,13 @@ mod processes;
 mod sending;
 mod shared;
 mod source;
+mod terms;
 mod wake;
 mod windows;
 
 pub(crate) use self::{
     driver::Driver,
+    ended::Ended,
     processes::{Fed, Outlet},
     sending::{Encoded, NotSent, with_scratch},
     shared::Shared,

@@ -1,4 +1,4 @@
-//! The processes that a session knows by numbers, and how its deliveries become their signals.
+//! The processes behind the numbers of a session, and the signals that its deliveries become.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -16,7 +16,7 @@ use crate::{
     sync::{Mutex, MutexGuard},
 };
 
-/// One piece of what a session hands to a process.
+/// One item that a session passes to a process.
 #[derive(Debug)]
 pub(crate) enum Fed {
     /// A message, not yet decoded.
@@ -25,37 +25,37 @@ pub(crate) enum Fed {
     Ended(ExitReason),
 }
 
-/// Where the messages of a channel go that was given to a process.
+/// The mailbox that gets the messages of a given channel.
 pub(crate) trait Outlet: Send + Sync {
-    /// Puts these into the mailbox of the process.
+    /// Puts the items into the mailbox of the process.
     fn put(&self, items: VecDeque<Fed>);
 }
 
-/// Finds the processes of this end that a session tells something, and stands in for those of the far end.
+/// Tells the processes of this end what a session has for them, and represents those of the far end.
 pub(crate) struct Processes {
     session: Weak<Shared>,
     /// The pid of the far owner.
     remote: Pid,
-    /// Held for a look-up at a time; no other lock is taken under it, and it is not taken under another.
+    /// Locked for one look-up at a time. No other lock is taken under it, and it is not taken under another.
     tables: Mutex<Tables>,
-    /// Exit signals of the peer that no process has taken yet: those sent explicitly.
+    /// The explicit exit signals of the peer that no process has taken yet.
     untaken_exits: Receipt,
-    /// The same for exit signals of links.
+    /// The exit signals of links that no process has taken yet.
     untaken_ends: Receipt,
 }
 
-/// Which pids and mailboxes the numbers of a session stand for.
+/// The pids and mailboxes behind the numbers of a session.
 #[derive(Default)]
 struct Tables {
     /// The mailbox of the process that the channel was given to.
     outlet: Option<Arc<dyn Outlet>>,
-    /// Pids of far processes other than the owner, while somebody holds one.
+    /// The pids of far processes other than the owner, while they are in use.
     far: HashMap<u64, Weak<Far>>,
-    /// The references, in processes of this end, of the monitors that the peer has set on them.
+    /// The references, at this end, of the monitors that the peer has set.
     watches: HashMap<u64, MonitorRef>,
-    /// Where messages go for processes that were handed out to the peer.
+    /// The mailboxes of processes that were handed out to the peer.
     handed_out: BTreeMap<Pid, Arc<dyn Outlet>>,
-    /// The session is over: nothing comes for those any more.
+    /// Set once the session is over, so that handed-out processes get no more messages.
     closed: bool,
 }
 
@@ -74,14 +74,14 @@ impl Processes {
         self.tables.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    // The far end's.
+    // The far end.
 
     /// Returns the pid of the far owner.
     pub(crate) const fn remote(&self) -> &Pid {
         &self.remote
     }
 
-    /// Returns the pid of a far process: the same one as long as somebody holds it.
+    /// Returns the pid of a far process, which stays the same while it is in use.
     pub(crate) fn far(&self, id: u64) -> Pid {
         if id == OWNER {
             return self.remote.clone();
@@ -96,7 +96,7 @@ impl Processes {
         far.pid()
     }
 
-    /// Removes a far process whose pid nobody holds any more.
+    /// Removes a far process whose pid is no longer in use.
     pub(super) fn forget_far(&self, id: u64) {
         let mut tables = self.tables();
         if tables.far.get(&id).is_some_and(|far| far.strong_count() == 0) {
@@ -109,14 +109,14 @@ impl Processes {
         self.tables().watches.remove(&monitor)
     }
 
-    // This end's.
+    // This end.
 
     /// Sends messages for the owner to this outlet.
     pub(crate) fn set_outlet(&self, outlet: Arc<dyn Outlet>) {
         self.tables().outlet = Some(outlet);
     }
 
-    /// Lets go of the owner's outlet: the two hold each other, and nothing comes through it any more.
+    /// Drops the owner's outlet. The outlet and the session hold each other, and no more messages come.
     pub(super) fn drop_outlet(&self) {
         let outlet = self.tables().outlet.take();
         drop(outlet);
@@ -130,7 +130,7 @@ impl Processes {
         }
     }
 
-    /// The session is over, and all its messages are delivered: lets go of the processes that were handed out.
+    /// Drops the mailboxes of handed-out processes, after the last delivery of the session.
     pub(super) fn close(&self) {
         let mut tables = self.tables();
         tables.closed = true;
@@ -139,7 +139,7 @@ impl Processes {
         drop(handed_out);
     }
 
-    /// Takes the session out of what `owner` owns, once.
+    /// Removes the session, once, from the things that `owner` owns.
     pub(super) fn disown(&self, owner: &Pid) {
         if let Some(session) = self.session.upgrade() {
             owner.disown(&(session as Arc<dyn Owned>));
@@ -148,12 +148,13 @@ impl Processes {
 
     // Deliveries.
 
-    /// Returns how many exit signals of the peer no process has taken yet: explicit ones, and those of links.
+    /// Returns the number of exit signals of the peer that no process has taken yet: explicit ones, and those of
+    /// links.
     pub(super) fn untaken(&self) -> [usize; 2] {
         [&self.untaken_exits, &self.untaken_ends].map(Receipt::outstanding)
     }
 
-    /// Tells processes what the session has for them, in its order.
+    /// Tells processes the deliveries of the session, in order.
     pub(super) fn deliver(&self, deliveries: Vec<Delivery<Pid>>) {
         let mut batch = VecDeque::new();
         for delivery in deliveries {
@@ -220,12 +221,12 @@ impl Processes {
                     outlet.put(VecDeque::from([Fed::Inbound(message)]));
                 }
             }
-            // Those are put into the mailbox of the owner.
+            // `deliver` puts these into the mailbox of the owner.
             Delivery::Inbound(_) | Delivery::Over(_) => {}
         }
     }
 
-    /// How many entries the tables hold.
+    /// Returns the number of entries in all tables.
     #[cfg(test)]
     pub(super) fn entries(&self) -> usize {
         let tables = self.tables();

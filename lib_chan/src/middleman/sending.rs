@@ -1,42 +1,16 @@
-//! How messages are encoded, outside of the lock of the session, and why one was not sent.
+//! Messages that are encoded without the lock of the session, and the reasons for not sending one.
 
 use serde::Serialize;
 
+use super::terms::Agreed;
 use crate::{
     ExitReason,
-    payload::{self, Codec, PayloadError},
+    payload::{self, PayloadError},
     session::Unsendable,
     sync::thread_local,
 };
 
-/// What both ends have agreed on for every message.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Agreed {
-    pub(super) codec: Codec,
-    /// The longest payload that the far end takes.
-    pub(super) max_payload_len: usize,
-}
-
-impl Agreed {
-    /// Before the client's `Start` nothing can be sent.
-    pub(super) const NOTHING: Self = Self { codec: Codec::Raw, max_payload_len: 0 };
-
-    /// Encodes `value` into a buffer of the thread, and gives it to `send`. A value that fails or panics while it is
-    /// encoded leaves no trace.
-    pub(super) fn encode<T, U: Serialize + 'static>(
-        self,
-        value: &U,
-        send: impl FnOnce(&mut Vec<u8>) -> Result<T, Unsendable>,
-    ) -> Result<T, NotSent> {
-        with_scratch(|scratch| {
-            payload::encode_message(self.codec, value, self.max_payload_len, scratch)
-                .map_err(NotSent::Payload)?;
-            send(scratch).map_err(NotSent::Session)
-        })
-    }
-}
-
-/// Messages are encoded in advance of the lock up to this many bytes, or so many of them.
+/// Messages are encoded ahead of the lock up to this many bytes, or this many messages.
 const BATCH_LEN: usize = 16 * 1024;
 const BATCH_COUNT: usize = 256;
 
@@ -44,7 +18,7 @@ const BATCH_COUNT: usize = 256;
 #[derive(Debug, Default)]
 pub(crate) struct Encoded {
     bytes: Vec<u8>,
-    /// Where each of them ends.
+    /// The end of each message.
     ends: Vec<usize>,
 }
 
@@ -53,7 +27,7 @@ impl Encoded {
         self.ends.len()
     }
 
-    /// The messages from this one on.
+    /// Returns the messages from number `first` on.
     pub(crate) fn from(&self, first: usize) -> impl Iterator<Item = &[u8]> {
         let mut start = first.checked_sub(1).and_then(|before| self.ends.get(before)).copied().unwrap_or(0);
         self.ends.iter().skip(first).map(move |&end| {
@@ -62,8 +36,9 @@ impl Encoded {
         })
     }
 
-    /// Replaces them by the next messages. Returns the error of the first that cannot be encoded, which is left out.
-    pub(super) fn refill<U: Serialize + 'static>(
+    /// Replaces the batch by the next messages. Returns the error of the first message that cannot be encoded; it is
+    /// left out.
+    pub(crate) fn refill<U: Serialize + 'static>(
         &mut self,
         agreed: Agreed,
         mut messages: impl Iterator<Item = U>,
@@ -82,7 +57,7 @@ impl Encoded {
     }
 }
 
-/// Why a message was not sent.
+/// The reason why a message was not sent.
 #[derive(Debug)]
 pub(crate) enum NotSent {
     Payload(PayloadError),
@@ -102,7 +77,7 @@ impl From<NotSent> for ExitReason {
     }
 }
 
-/// Lends a buffer that the thread keeps for the next time. Nested uses get a fresh buffer.
+/// Lends a buffer that the thread keeps for the next call. Nested calls get a fresh buffer.
 pub(crate) fn with_scratch<T>(f: impl FnOnce(&mut Vec<u8>) -> T) -> T {
     const KEPT_CAPACITY: usize = 64 * 1024;
     thread_local! {
@@ -112,7 +87,7 @@ pub(crate) fn with_scratch<T>(f: impl FnOnce(&mut Vec<u8>) -> T) -> T {
     scratch.clear();
     let result = f(&mut scratch);
     if scratch.capacity() <= KEPT_CAPACITY {
-        // A thread that is going away keeps nothing.
+        // A thread that is shutting down has no slot for the buffer.
         let _ = SCRATCH.try_with(|slot| slot.set(scratch));
     }
     result

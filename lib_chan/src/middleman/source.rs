@@ -1,4 +1,4 @@
-//! Where a driver gets its next stream from, when it has lost one.
+//! The source of a driver's next stream, when one is lost.
 
 use std::{
     marker::PhantomData,
@@ -14,29 +14,30 @@ use crate::{
 
 /// The later connections of one session.
 pub(crate) trait Source: Unpin {
-    /// What a connection runs over.
+    /// The type of the streams.
     type Stream;
 
-    /// Whether there may be later connections at all.
+    /// Whether later connections are possible at all.
     const RESUMES: bool;
 
-    /// Polls for the next connection. `detached`: the session has none, and needs one.
+    /// Polls for the next connection. `detached` is `true` if the session has none.
     fn poll_next(&mut self, cx: &mut Context<'_>, detached: bool) -> Poll<NextStream<Self::Stream>>;
 
-    /// Refuses a stream whose session is over, and sends the client what this end still knows of that session.
+    /// Refuses a stream whose session is over, and sends the client the record that this end still has of the
+    /// session.
     fn refuse(&mut self, stream: Self::Stream, tombstone: Option<Tombstone>, limits: &Limits);
 
-    /// Hears of each change of the connection.
+    /// Takes note of a change of the connection.
     fn changed(&mut self, state: ConnectionState);
 }
 
-/// The answer of a [`Source`]: the next connection, or why there is none.
+/// The answer of a [`Source`]: the next connection, or the reason why none comes.
 pub(crate) enum NextStream<S> {
-    /// This end dialled, and asks the other end to resume.
+    /// This end has dialled, and asks the other end to resume.
     Dialled { stream: S, exporter: Exporter },
-    /// The other end dialled, and has proved that the session is its own.
+    /// The other end has dialled, and has proved its right to the session.
     Claimed { stream: S, claim: ResumeClaim },
-    /// No other connection comes, for this reason.
+    /// No other connection comes.
     Refused(ExitReason),
 }
 

@@ -14,12 +14,12 @@ pub(super) fn wake_each(woken: Vec<Waker>) {
     woken.into_iter().for_each(Waker::wake);
 }
 
-/// Wakes all of these, in order, once the worker that this is called on has nothing else to do.
+/// Wakes all of these, in order, once the current worker has nothing else to do.
 ///
-/// That is left to the runtime, as with tasks that have yielded: it then rouses one other worker for all of them. Waking
-/// them here would rouse it again for every few, which finds little and sleeps: two fifths of the client's time with 64
-/// callers. Nobody else can wake them meanwhile, so this is for a poll that ends soon and waits for none of them. Where
-/// there is no other worker, or no runtime, they are woken here.
+/// The runtime does the waking, as for tasks that have yielded: it rouses one other worker for all of them. Direct
+/// wakes would rouse that worker again for every few tasks; it finds little to do and sleeps, which cost two fifths
+/// of the client's time with 64 callers. No other task can wake them meanwhile, so this function suits a poll that
+/// ends soon and waits for none of them. With a single worker, or without a runtime, the tasks are woken at once.
 pub(super) fn wake_together(woken: Vec<Waker>) {
     let others = || Handle::try_current().is_ok_and(|runtime| runtime.metrics().num_workers() > 1);
     if woken.len() < 2 || !others() {
@@ -29,7 +29,7 @@ pub(super) fn wake_together(woken: Vec<Waker>) {
     let _pending = pin!(yield_now()).poll(&mut Context::from_waker(&together));
 }
 
-/// Wakers that are woken when this is let go: by the runtime that uses it, or drops it, and else where it was made.
+/// Wakers that are woken when this value is dropped: by the runtime that runs or drops it, or else where it was made.
 struct Together(Vec<Waker>);
 
 impl Wake for Together {
@@ -42,7 +42,7 @@ impl Drop for Together {
     }
 }
 
-/// Keeps a waker, without a clone where it is the same as before.
+/// Stores a waker, without a clone if it is the same as before.
 pub(crate) fn keep(cx: &Context<'_>) -> impl FnOnce(Option<Waker>) -> Waker {
     |before| match before {
         Some(waker) if waker.will_wake(cx.waker()) => waker,
@@ -50,7 +50,7 @@ pub(crate) fn keep(cx: &Context<'_>) -> impl FnOnce(Option<Waker>) -> Waker {
     }
 }
 
-/// The time, as tokio tells it: a paused clock holds for all of the session.
+/// Returns the time of tokio's clock, so that a paused clock holds for the whole session.
 pub(crate) fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }

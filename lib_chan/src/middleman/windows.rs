@@ -1,4 +1,4 @@
-//! How much wider than at the start the windows of all sessions of the program are.
+//! The bytes by which the windows of all sessions of the program have grown.
 
 use std::{
     collections::BTreeMap,
@@ -10,7 +10,7 @@ use crate::{Limits, handshake::Authenticated, session::WindowChange};
 /// A service and a client of it.
 type ServiceClient = (Box<str>, Box<str>);
 
-/// What each account has. Not under the lock of any session, and no session is locked under it.
+/// The bytes of each account. Not locked under the lock of a session, and no session is locked under it.
 static WIDENED: Mutex<BTreeMap<ServiceClient, usize>> = Mutex::new(BTreeMap::new());
 
 /// The windows of one session. Its lock is taken under no other lock, and only `WIDENED` is taken under it.
@@ -23,8 +23,8 @@ impl Windows {
         Self(Mutex::new(Widened { account, len: 0 }))
     }
 
-    /// Carries out `change`: gives room back, or takes as much as there is and passes it to `widen`, which returns
-    /// whether the session still lives.
+    /// Carries out `change`: returns room, or takes as much as there is and passes it to `widen`, which returns
+    /// whether the session is still alive.
     pub(super) fn change(&self, change: WindowChange, limits: &Limits, widen: impl FnOnce(u64) -> bool) {
         match change {
             WindowChange::Wanted(more) => {
@@ -37,7 +37,7 @@ impl Windows {
         }
     }
 
-    /// The session is over: gives everything back.
+    /// Returns all room, because the session is over.
     pub(super) fn close(&self) {
         self.lock().shrink_to(0);
     }
@@ -47,7 +47,7 @@ impl Windows {
     }
 }
 
-/// One session's part; given back when dropped.
+/// The part of one session, returned on drop.
 #[derive(Debug)]
 struct Widened {
     account: ServiceClient,
@@ -55,8 +55,8 @@ struct Widened {
 }
 
 impl Widened {
-    /// Takes `more` bytes, or as many as are left: [`Limits::max_windows_in_all`] for the program, half of that for one
-    /// account, so that no client takes all. Returns how many it got.
+    /// Takes `more` bytes, or as many as are left. The bound is [`Limits::max_windows_in_all`] for the program, and
+    /// half of that for one account, so that no client takes everything. Returns the number of bytes taken.
     fn grow(&mut self, more: usize, limits: &Limits) -> usize {
         let mut widened = WIDENED.lock().unwrap_or_else(PoisonError::into_inner);
         let in_all: usize = widened.values().sum();
@@ -72,7 +72,7 @@ impl Widened {
         granted
     }
 
-    /// Gives back all but `len` bytes.
+    /// Returns all but `len` bytes.
     fn shrink_to(&mut self, len: usize) {
         let less = self.len.saturating_sub(len);
         if less == 0 {
