@@ -1,15 +1,15 @@
-//! What one process knows of its links and monitors, and what an exit signal does to it.
+//! The links and monitors of one process, and the effect of exit signals on it.
 //!
-//! Pure data: nothing here sends, waits or locks. The methods change the table and say which signals to send; whoever
-//! holds the table sends them, in that order, after it has let go of the lock around it.
+//! Pure data: nothing here sends, waits or locks. The methods change the table and return the signals to send. The
+//! caller sends them in that order, after it has released the lock around the table.
 //!
-//! [`Link`] is the state machine of a link; a session runs the same one for links that cross it.
+//! [`Link`] is the state machine of a link. A session runs the same one for links between the two ends.
 //!
-//! It needs `Link`, `Unlink` and `UnlinkAck` to arrive in the order sent, though a process sends the first two itself and
-//! the thread that brought an `Unlink` acknowledges it for the process. So the table remembers the acknowledgement that
-//! it owes until that was delivered. [`Links::link`] has it sent again before the `Link`: a second one has no effect,
-//! because its number is known no more. While a `Link` or an `Unlink` is on its way, the acknowledgement waits for it,
-//! and [`Links::sent`] gives it out.
+//! The machine needs `Link`, `Unlink` and `UnlinkAck` to arrive in the order sent. A process sends the first two
+//! itself, but the thread that brings an `Unlink` acknowledges it for the process. So the table remembers an owed
+//! acknowledgement until it was delivered. [`Links::link`] sends it again before the `Link`; a second one has no
+//! effect, because its number is no longer known. While a `Link` or an `Unlink` is in flight, the acknowledgement
+//! waits for it, and [`Links::sent`] returns it.
 
 mod link;
 
@@ -18,17 +18,17 @@ use std::collections::BTreeMap;
 pub use self::link::Link;
 use crate::ExitReason;
 
-/// Names one monitor. Every call of `monitor` makes a new one.
+/// Identifies one monitor. Every call of `monitor` makes a new reference.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MonitorRef(u64);
 
 impl MonitorRef {
-    /// The reference with this number. Whoever counts sees to it that no number comes twice.
+    /// Creates the reference with this number. The caller must not use a number twice.
     pub const fn new(number: u64) -> Self {
         Self(number)
     }
 
-    /// Its number.
+    /// Returns the number of the reference.
     pub const fn number(self) -> u64 {
         self.0
     }
@@ -40,68 +40,68 @@ impl std::fmt::Debug for MonitorRef {
     }
 }
 
-/// What an exit signal does to the process that receives it.
+/// The effect of an exit signal on the process that receives it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ExitEffect {
-    /// Nothing.
+    /// The signal has no effect.
     Drop,
-    /// It becomes a message.
+    /// The signal becomes a message.
     Deliver,
-    /// The process ends, with this reason.
+    /// The process ends with this reason.
     End(ExitReason),
 }
 
 /// An exit signal, as its receiver sees it.
 #[derive(Clone, Copy, Debug)]
 pub struct ExitSignal<'a, P> {
-    /// Who sent it.
+    /// The sender.
     pub from: &'a P,
-    /// The reason in it.
+    /// The reason in the signal.
     pub reason: &'a ExitReason,
-    /// Whether it came over a link.
+    /// Whether the signal came over a link.
     pub link: bool,
     /// Whether sender and receiver are the same process.
     pub own: bool,
 }
 
-/// What [`Links::link`] asks to be sent to the other side.
+/// The signals that [`Links::link`] asks the caller to send to the other side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LinkRequest {
-    /// An `UnlinkAck` with this number first.
+    /// The number of an `UnlinkAck` to send first.
     pub ack: Option<u64>,
-    /// Whether a `Link` is to be sent. Not where the link was there already.
+    /// Whether to send a `Link`. `false` if the link exists already.
     pub link: bool,
 }
 
-/// Everybody who has to be told of an end, from [`Links::part`].
+/// The processes to tell of an end, from [`Links::part`].
 #[derive(Debug)]
 pub struct Parting<P> {
-    /// Get an `Exit` over the link.
+    /// The processes that get an `Exit` over the link.
     pub links: Vec<P>,
-    /// Get a `Down`.
+    /// The processes that get a `Down`.
     pub watchers: Vec<(MonitorRef, P)>,
-    /// Get a `Demonitor`.
+    /// The processes that get a `Demonitor`.
     pub watched: Vec<(MonitorRef, P)>,
 }
 
-/// What a process knows of a link, and what it has still to send about it.
+/// The state of a link, and the signals about it that are not delivered yet.
 #[derive(Clone, Copy, Debug, Default)]
 struct Record {
     link: Link,
-    /// The number of an `Unlink` that came in and whose acknowledgement may not have been delivered yet.
+    /// The number of a received `Unlink` whose acknowledgement may not have been delivered yet.
     owed: Option<u64>,
-    /// How many `Link` and `Unlink` are on their way to the other side.
+    /// The number of `Link` and `Unlink` signals in flight to the other side.
     sending: u32,
 }
 
 impl Record {
-    /// Returns whether nothing would be lost with the record.
+    /// Returns `true` if the record holds nothing worth keeping.
     const fn is_over(&self) -> bool {
         self.link.is_absent() && self.owed.is_none() && self.sending == 0
     }
 }
 
-/// The links and monitors of one process. `P` names the others.
+/// The links and monitors of one process. `P` identifies other processes.
 #[derive(Clone, Debug)]
 pub struct Links<P> {
     links: BTreeMap<P, Record>,
@@ -117,8 +117,8 @@ impl<P> Default for Links<P> {
 }
 
 impl<P: Ord + Clone> Links<P> {
-    /// This process links to `to`. Once the `Link` asked for was sent, call [`sent`](Self::sent), or
-    /// [`link_failed`](Self::link_failed) if there is nobody.
+    /// Links this process to `to`. After the requested `Link` was sent, the caller calls [`sent`](Self::sent), or
+    /// [`link_failed`](Self::link_failed) if no such process exists.
     pub fn link(&mut self, to: P) -> LinkRequest {
         let record = self.links.entry(to).or_default();
         if !record.link.link() {
@@ -129,8 +129,8 @@ impl<P: Ord + Clone> Links<P> {
         LinkRequest { ack, link: true }
     }
 
-    /// The `Link` or `Unlink` has arrived at the other side. Gives the number of an `UnlinkAck` that had to wait for it:
-    /// send it, then call [`ack_delivered`](Self::ack_delivered).
+    /// Notes that a `Link` or `Unlink` has arrived at the other side. Returns the number of an `UnlinkAck` that had
+    /// to wait for it. The caller sends that, and then calls [`ack_delivered`](Self::ack_delivered).
     pub fn sent(&mut self, to: &P) -> Option<u64> {
         let record = self.links.get_mut(to)?;
         record.sending = record.sending.saturating_sub(1);
@@ -139,18 +139,19 @@ impl<P: Ord + Clone> Links<P> {
         owed
     }
 
-    /// There is nobody at the other side. `false` if this process was told of that already, or unlinked, meanwhile.
+    /// Removes a link whose other side does not exist. Returns `false` if this process was told of that already, or
+    /// has unlinked meanwhile.
     pub fn link_failed(&mut self, to: &P) -> bool {
         self.links.remove(to).is_some_and(|record| record.link.is_active())
     }
 
-    /// A `Link` came in.
+    /// Handles a `Link`.
     pub fn handle_link(&mut self, from: P) {
         self.links.entry(from).or_default().link.handle_link();
     }
 
-    /// This process unlinks from `to`: from now on the link has no effect on it. Returns the number of the `Unlink` to
-    /// send, or `None` where there was no link. Once it was sent, call [`sent`](Self::sent).
+    /// Unlinks this process from `to`: from now on the link has no effect on it. Returns the number of the `Unlink`
+    /// to send, or `None` if there was no link. After the `Unlink` was sent, the caller calls [`sent`](Self::sent).
     pub fn unlink(&mut self, to: &P) -> Option<u64> {
         let number = self.last_unlink + 1;
         let record = self.links.get_mut(to)?;
@@ -161,8 +162,8 @@ impl<P: Ord + Clone> Links<P> {
         })
     }
 
-    /// An `Unlink` came in. Returns whether to answer it now with an `UnlinkAck` of the same number, and then to call
-    /// [`ack_delivered`](Self::ack_delivered); else the sender of the `Link` or `Unlink` that is on its way does it.
+    /// Handles an `Unlink`. Returns `true` if the caller must answer it with an `UnlinkAck` of the same number, and
+    /// then call [`ack_delivered`](Self::ack_delivered). Otherwise the sender of the signal in flight does so.
     pub fn handle_unlink(&mut self, from: P, id: u64) -> bool {
         let record = self.links.entry(from).or_default();
         record.link.handle_unlink();
@@ -170,7 +171,7 @@ impl<P: Ord + Clone> Links<P> {
         record.sending == 0
     }
 
-    /// The acknowledgement that was owed has arrived at the other side.
+    /// Notes that an owed acknowledgement has arrived at the other side.
     pub fn ack_delivered(&mut self, to: &P, id: u64) {
         if let Some(record) = self.links.get_mut(to).filter(|record| record.owed == Some(id)) {
             record.owed = None;
@@ -178,7 +179,7 @@ impl<P: Ord + Clone> Links<P> {
         }
     }
 
-    /// An `UnlinkAck` came in.
+    /// Handles an `UnlinkAck`.
     pub fn handle_unlink_ack(&mut self, from: &P, id: u64) {
         if let Some(record) = self.links.get_mut(from) {
             record.link.handle_unlink_ack(id);
@@ -192,13 +193,13 @@ impl<P: Ord + Clone> Links<P> {
         }
     }
 
-    /// An `Exit` came in. The first rule that fits decides:
+    /// Handles an `Exit`. The first rule that fits decides:
     ///
-    /// 1. it came over a link, and there is no active one, or only one made again since: dropped;
-    /// 2. it did not, and says `kill`: the end, as `killed`, and nothing helps against it;
-    /// 3. the process traps exits: a message;
-    /// 4. it says `normal`: dropped, except from the process itself;
-    /// 5. the end, with the same reason.
+    /// 1. An exit over a link that is not active, or that was made again since, is dropped.
+    /// 2. An explicit `kill` ends the process as `killed`, even if the process traps exits.
+    /// 3. A process that traps exits gets a message.
+    /// 4. `normal` is dropped, unless the process sent it to itself.
+    /// 5. Any other reason ends the process.
     pub fn handle_exit(&mut self, signal: ExitSignal<'_, P>, trap_exit: bool) -> ExitEffect {
         if signal.link {
             let is_its_end = self.links.get_mut(signal.from).is_some_and(|record| record.link.handle_exit());
@@ -218,32 +219,34 @@ impl<P: Ord + Clone> Links<P> {
         }
     }
 
-    /// This process monitors `target`. Send a `Monitor`.
+    /// Monitors `target`. The caller sends a `Monitor`.
     pub fn monitor(&mut self, monitor: MonitorRef, target: P) {
         self.watched.insert(monitor, target);
     }
 
-    /// This process gives a monitor up. Gives whom to send a `Demonitor`, or nothing where it is not there (any more).
+    /// Removes a monitor of this process. Returns the process to send a `Demonitor`, or `None` if there is no such
+    /// monitor.
     pub fn demonitor(&mut self, monitor: MonitorRef) -> Option<P> {
         self.watched.remove(&monitor)
     }
 
-    /// A `Monitor` came in.
+    /// Handles a `Monitor`.
     pub fn handle_monitor(&mut self, monitor: MonitorRef, from: P) {
         self.watchers.insert(monitor, from);
     }
 
-    /// A `Demonitor` came in. Gives who had monitored.
+    /// Handles a `Demonitor`. Returns the process that had set the monitor.
     pub fn handle_demonitor(&mut self, monitor: MonitorRef) -> Option<P> {
         self.watchers.remove(&monitor)
     }
 
-    /// A `Down` came in: it becomes a message if this gives who was monitored, and not where the monitor was given up.
+    /// Handles a `Down`. Returns the monitored process if the `Down` becomes a message, and `None` if the monitor was
+    /// removed.
     pub fn handle_down(&mut self, monitor: MonitorRef) -> Option<P> {
         self.watched.remove(&monitor)
     }
 
-    /// The end: empties the table, and says whom to tell. Tell the links first: that order is kept.
+    /// Empties the table at the end of the process. Returns the processes to tell; the links must be told first.
     pub fn part(&mut self) -> Parting<P> {
         let links = std::mem::take(&mut self.links);
         Parting {
@@ -257,12 +260,12 @@ impl<P: Ord + Clone> Links<P> {
         }
     }
 
-    /// Whether there is an active link to `peer`.
+    /// Returns `true` if there is an active link to `peer`.
     pub fn is_linked(&self, peer: &P) -> bool {
         self.links.get(peer).is_some_and(|record| record.link.is_active())
     }
 
-    /// The others that this process has an active link to.
+    /// Returns the processes with an active link to this one.
     pub fn links(&self) -> impl Iterator<Item = &P> {
         self.links.iter().filter(|(_, record)| record.link.is_active()).map(|(peer, _)| peer)
     }
@@ -277,12 +280,12 @@ impl<P: Ord + Clone> Links<P> {
         self.watchers.values()
     }
 
-    /// Records of any kind: links active and not, monitors in both directions.
+    /// Returns the number of records: links, active or not, and monitors in both directions.
     pub fn len(&self) -> usize {
         self.links.len() + self.watchers.len() + self.watched.len()
     }
 
-    /// Whether there is no record of any kind.
+    /// Returns `true` if there is no record.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

@@ -1,10 +1,10 @@
-//! The state machine of a link: processes and sessions run the same one.
+//! The state machine of a link, for processes and sessions.
 
-/// A link as one of its two sides knows it.
+/// A link, as one of its two sides knows it.
 ///
-/// A side that takes the link back knows what was sent before the other side heard of it: everything that comes in
-/// front of the acknowledgement. So no exit of a link that was taken back is ever taken for one of a link made since,
-/// and both sides agree in the end, whatever crossed on the way.
+/// A side that has unlinked can tell which signals were sent before the other side heard of the unlink: those that
+/// come before its acknowledgement. So an exit of a former link is never taken for an exit of the new one, and both
+/// sides agree in the end, whichever signals cross.
 ///
 /// ```text
 ///            link, Link in          unlink              Ack in
@@ -21,21 +21,21 @@ pub enum Link {
     Absent,
     /// There is a link.
     Active,
-    /// This side has sent an `Unlink` with this number: a `Link` or `Exit` that comes in is older.
+    /// This side has sent an `Unlink` with this number. A `Link` or `Exit` that comes now is older.
     Unlinking(u64),
-    /// And has linked again since: an `Exit` that comes in is one of the link before.
+    /// This side has linked again since. An `Exit` that comes now belongs to the former link.
     Relinked(u64),
-    /// And then the other side has unlinked.
+    /// The other side has then unlinked.
     Unlinked(u64),
 }
 
 impl Link {
-    /// Returns whether there is a link for this side.
+    /// Returns `true` if this side has a link.
     pub const fn is_active(&self) -> bool {
         matches!(self, Self::Active | Self::Relinked(_))
     }
 
-    /// Returns whether there is nothing to remember.
+    /// Returns `true` if there is nothing to remember.
     pub const fn is_absent(&self) -> bool {
         matches!(self, Self::Absent)
     }
@@ -48,7 +48,7 @@ impl Link {
         }
     }
 
-    /// This side links. Returns whether to send a `Link`.
+    /// Links. Returns whether to send a `Link`.
     pub const fn link(&mut self) -> bool {
         *self = match *self {
             Self::Active | Self::Relinked(_) => return false,
@@ -58,7 +58,7 @@ impl Link {
         true
     }
 
-    /// This side unlinks. Returns whether to send an `Unlink` with this number.
+    /// Unlinks. Returns whether to send an `Unlink` with this number.
     pub const fn unlink(&mut self, number: u64) -> bool {
         let was_active = self.is_active();
         if was_active {
@@ -67,7 +67,7 @@ impl Link {
         was_active
     }
 
-    /// A `Link` came in. Returns whether it made the link.
+    /// Handles a `Link`. Returns whether it made the link.
     pub const fn handle_link(&mut self) -> bool {
         *self = match *self {
             Self::Absent => Self::Active,
@@ -77,7 +77,7 @@ impl Link {
         true
     }
 
-    /// An `Unlink` came in, which must be acknowledged in any case. Returns whether it removed the link.
+    /// Handles an `Unlink`, which must be acknowledged in any case. Returns whether it removed the link.
     pub const fn handle_unlink(&mut self) -> bool {
         *self = match *self {
             Self::Active => Self::Absent,
@@ -87,14 +87,14 @@ impl Link {
         true
     }
 
-    /// An `UnlinkAck` with this number came in.
+    /// Handles an `UnlinkAck` with this number.
     pub fn handle_unlink_ack(&mut self, number: u64) {
         if self.awaits() == Some(number) {
             *self = if self.is_active() { Self::Active } else { Self::Absent };
         }
     }
 
-    /// An `Exit` came in over the link. Returns whether it is the end of the link that this side knows.
+    /// Handles an `Exit` over the link. Returns whether it ends the link that this side knows.
     pub const fn handle_exit(&mut self) -> bool {
         let is_current = matches!(self, Self::Active);
         if is_current {

@@ -1,23 +1,24 @@
-//! What dies with a connection: when something was heard and said, what has come in part, and what is owed at once.
+//! The state that belongs to one connection: heartbeat, stalls, partial frames, and frames that are due.
 
 use std::time::{Duration, Instant};
 
 use crate::{after, wire::Frame};
 
-/// Heartbeats without a byte after which a connection is dead.
+/// A connection is dead after this many heartbeats without a byte.
 const SILENT_HEARTBEATS: u32 = 3;
-/// An end that hears something says something itself at least this many times in a heartbeat.
+/// An end that receives bytes sends something at least this many times in a heartbeat.
 const SIGNS_PER_HEARTBEAT: u32 = 3;
 
-/// Watches that bytes which should move do: at least so many in so much time.
+/// Checks that waiting bytes move: at least a minimum in a given time.
 #[derive(Clone, Copy, Debug, Default)]
 struct StallClock {
-    /// Since when bytes have waited, or were last found to move; and the count of moved bytes then.
+    /// The time since which bytes have waited, or at which they were last found to move, and the count of moved bytes
+    /// then.
     since: Option<(Instant, u64)>,
 }
 
 impl StallClock {
-    /// Bytes wait, unless they did before.
+    /// Starts the clock, unless it runs: bytes wait.
     fn start(&mut self, now: Instant, count: u64) {
         self.since.get_or_insert((now, count));
     }
@@ -26,7 +27,7 @@ impl StallClock {
         self.since = None;
     }
 
-    /// The peer gets its time anew.
+    /// Restarts a running clock.
     fn restart(&mut self, now: Instant, count: u64) {
         self.since = self.since.map(|_| (now, count));
     }
@@ -48,35 +49,35 @@ impl StallClock {
     }
 }
 
-/// One connection, attached to a session. A session that goes on over another connection gets a new one of these.
+/// One connection of a session. Each connection that a session continues on gets a new attachment.
 #[derive(Debug)]
 pub(super) struct Attachment {
-    /// Names it: larger than that of every one before.
+    /// Identifies the connection. Each epoch is larger than the one before.
     pub(super) epoch: u64,
-    /// Whether its bytes are handled.
+    /// Whether the bytes of this connection are handled.
     pub(super) open: bool,
-    /// Frames that go before all others, and bytes of these that the stream has not taken.
+    /// Frames that go before all others, and the number of their bytes that the stream has not accepted.
     hello: Vec<u8>,
     hello_left: usize,
-    /// When a `Resume` must have been answered.
+    /// The time by which a `Resume` must be answered.
     pub(super) answer_by: Option<Instant>,
-    /// When an `Ack` is due at the latest.
+    /// The time by which an `Ack` must be written.
     pub(super) ack_by: Option<Instant>,
-    /// The start of a frame whose rest has not come.
+    /// The start of a frame that is incomplete.
     pub(super) partial: Vec<u8>,
-    /// Bytes of `partial`.
+    /// Watches that `partial` grows.
     incoming: StallClock,
-    /// Bytes that the stream takes, and how many it took.
+    /// Watches that the stream accepts bytes; and the number of bytes that it has accepted.
     outgoing: StallClock,
     accepted: u64,
     heartbeat: Duration,
     last_heard: Instant,
-    /// When the stream last took a byte, or this end last promised one.
+    /// The time at which the stream last accepted a byte, or at which this end last decided to send one.
     last_said: Instant,
     pinged: bool,
-    /// An `Ack` is to be written.
+    /// An `Ack` must be written.
     pub(super) ack_due: bool,
-    /// How far the last ping for a flush asks; until that is acknowledged no other goes.
+    /// The frame up to which the last ping for a flush asks. Until that is acknowledged, no other such ping is sent.
     pub(super) flush_pinged: u64,
 }
 
@@ -102,12 +103,12 @@ impl Attachment {
         }
     }
 
-    /// A connection that is gone, and was the last.
+    /// Creates an attachment for a connection that is gone, and was the last.
     pub(super) fn gone(epoch: u64, heartbeat: Duration, now: Instant) -> Self {
         Self { open: false, ..Self::new(epoch, heartbeat, now) }
     }
 
-    /// Appends a frame that goes before all that are not of these.
+    /// Appends a frame that goes before all ordinary output.
     pub(super) fn put_hello(&mut self, frame: &Frame<'_>) {
         let before = self.hello.len();
         frame.put(&mut self.hello);
@@ -122,15 +123,15 @@ impl Attachment {
         std::mem::take(&mut self.hello)
     }
 
-    /// The stream took this many bytes: how many of them were of the ordinary output.
+    /// Counts `len` bytes that the stream accepted. Returns how many of them are ordinary output.
     pub(super) fn accept_hello(&mut self, len: usize) -> usize {
         let own = len.min(self.hello_left);
         self.hello_left -= own;
         len - own
     }
 
-    /// Bytes came. In the middle of a long frame the peer gets no other sign that they arrive, and would take the
-    /// connection for dead: so this end owes an `Ack` if it has said nothing for a while.
+    /// Notes that bytes came. While a long frame arrives, the peer gets no answer to it and would take the connection
+    /// for dead. So this end owes an `Ack` if it has sent nothing for a while.
     pub(super) fn hear(&mut self, now: Instant) {
         self.last_heard = now;
         self.pinged = false;
@@ -140,25 +141,25 @@ impl Attachment {
         }
     }
 
-    /// A frame became whole, or was discarded.
+    /// Takes the bytes of a frame that is complete, or is discarded.
     pub(super) fn take_partial(&mut self) -> Vec<u8> {
         self.incoming.stop();
         std::mem::take(&mut self.partial)
     }
 
-    /// Bytes came and were handled: a frame may have begun.
+    /// Notes that received bytes have been handled, and starts the clock if a frame is incomplete.
     pub(super) fn note_partial(&mut self, now: Instant) {
         if !self.partial.is_empty() {
             self.incoming.start(now, self.partial.len() as u64);
         }
     }
 
-    /// The driver has fetched bytes to write.
+    /// Notes that the driver has bytes to write.
     pub(super) fn begin_writing(&mut self, now: Instant) {
         self.outgoing.start(now, self.accepted);
     }
 
-    /// The stream took bytes, and with `all` nothing is left.
+    /// Notes that the stream accepted `len` bytes; with `all`, nothing is left to write.
     pub(super) const fn say(&mut self, now: Instant, len: usize, all: bool) {
         self.last_said = now;
         self.accepted += len as u64;
@@ -167,23 +168,23 @@ impl Attachment {
         }
     }
 
-    /// When the session next looks whether bytes move.
+    /// Returns the time of the next check whether bytes move.
     pub(super) fn stall_deadline(&self, timeout: Duration) -> Option<Instant> {
         let (out, inn) = (self.outgoing.deadline(timeout), self.incoming.deadline(timeout));
         out.into_iter().chain(inn).min()
     }
 
-    /// Returns `true` if for all of `timeout` bytes waited to be written and the stream took less than `least`, or a frame
-    /// was incomplete and less than `least` bytes of it came.
+    /// Returns `true` if bytes waited to be written for all of `timeout` while the stream accepted less than `least`,
+    /// or if a frame was incomplete for all of `timeout` while less than `least` bytes of it came.
     ///
-    /// The heartbeat does not see this, since any byte is a sign of life: a peer could hold the memory of a long frame for
-    /// ever, at one byte a heartbeat.
+    /// The heartbeat cannot detect this, because any byte is a sign of life: a peer could occupy the memory of a long
+    /// frame for ever, with one byte a heartbeat.
     pub(super) fn is_stalled(&mut self, now: Instant, timeout: Duration, least: usize) -> bool {
         self.outgoing.is_stalled(now, timeout, least, self.accepted)
             || self.incoming.is_stalled(now, timeout, least, self.partial.len() as u64)
     }
 
-    /// When there is something to ping or to give up.
+    /// Returns the time of the next ping, or the time at which the connection counts as dead.
     pub(super) fn deadline(&self) -> Instant {
         self.last_heard + if self.pinged { SILENT_HEARTBEATS * self.heartbeat } else { self.heartbeat }
     }
@@ -192,14 +193,15 @@ impl Attachment {
         now >= self.last_heard + SILENT_HEARTBEATS * self.heartbeat
     }
 
-    /// Whether a ping is due, which is then under way.
+    /// Returns `true` if a ping is due, and notes that it is sent.
     pub(super) fn ping(&mut self, now: Instant) -> bool {
         let due = !self.pinged && now >= self.last_heard + self.heartbeat;
         self.pinged |= due;
         due
     }
 
-    /// This end did not run for a while. What was silent meanwhile was this end: the peer gets its time anew, and a ping.
+    /// Restarts the clocks after a pause of this end. The silence was this end's own, so the peer gets its full time
+    /// again, and a ping.
     pub(super) fn restart(&mut self, now: Instant) {
         self.last_heard = now;
         self.pinged = true;

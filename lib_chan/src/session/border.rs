@@ -1,15 +1,15 @@
-//! What crosses between the processes of the two ends: ids and their rights, links, monitors and exit signals.
+//! The border between the processes of the two ends: ids and their rights, links, monitors and exit signals.
 //!
-//! A link between two processes of the two ends is a chain: the session stands for the far process, so there is a link
-//! between each process and the session of its own end, and one on the wire between the two sessions. Each runs the
-//! state machine of [`links`](crate::links), and the session keeps the two that it takes part in equal:
+//! A link between two processes of the two ends is a chain, in which each session stands for the far process. A near
+//! link connects each process with the session of its own end; a wire link connects the two sessions. Each of the
+//! three runs the state machine of [`links`](crate::links). A session keeps its near link and its wire link equal:
 //!
 //! ```text
 //! process ◀── near link ──▶ session ◀── wire link ──▶ session ◀── near link ──▶ process
 //! ```
 //!
-//! A wire link belongs to an id, a near link to a process. So when id 0, which is the session's own, gets another owner,
-//! no link on the wire changes its state: the near links follow ([`reconcile`](Border::reconcile)).
+//! A wire link belongs to an id, a near link to a process. Id 0 is the session's own. When it gets another owner, no
+//! wire link changes its state: the near links follow ([`reconcile`](Border::reconcile)).
 
 use std::collections::BTreeMap;
 
@@ -22,52 +22,52 @@ use self::{ids::Ids, monitors::Monitors};
 use super::Delivery;
 use crate::{ExitReason, links::Link, wire::Frame};
 
-/// A link on the wire, and the places that it takes.
+/// A wire link and the places that it takes.
 ///
-/// This end frees its own place no earlier than the peer knows of that, and the peer's no later than the peer frees it
-/// itself. So an end that keeps to its number never exceeds it in the eyes of the other.
+/// An end frees its own place only when the peer knows that it is free, and the peer's place no later than the peer
+/// does. So an end that keeps to the bound never exceeds it in the view of the other.
 #[derive(Debug, Default)]
 struct WireLink {
     link: Link,
-    /// This end has sent a `Link`: it takes one of the places that the peer allows.
+    /// This end has sent a `Link`, which takes one of the places that the peer allows.
     ours: bool,
-    /// The peer has sent a `Link`: it takes one of the places that this end allows.
+    /// The peer has sent a `Link`, which takes one of the places that this end allows.
     theirs: bool,
 }
 
-/// What the peer did against the rules.
+/// A rule that the peer broke.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Breach {
-    /// More links and monitors than allowed.
+    /// The peer has more links and monitors than allowed.
     TooMany,
-    /// A monitor's number that was used before, or never.
+    /// The number of a monitor was used before, or never.
     Name,
 }
 
-/// Links, monitors and exit signals across a session. What follows from an input is appended to
-/// [`deliveries`](Self::deliveries) and [`frames`](Self::frames), for the session to take.
+/// Links, monitors and exit signals between the ends. The effects of an input are appended to
+/// [`deliveries`](Self::deliveries) and [`frames`](Self::frames), which the session takes.
 #[derive(Debug)]
 pub(super) struct Border<P> {
-    /// For processes of this end.
+    /// Events for processes of this end.
     pub(super) deliveries: Vec<Delivery<P>>,
-    /// For the peer.
+    /// Frames for the peer.
     pub(super) frames: Vec<Frame<'static>>,
     pub(super) ids: Ids<P>,
-    /// The owner takes the end of the session for an exit signal of the far owner, without a link on the wire.
+    /// The owner treats the end of the session as an exit signal of the far owner, without a wire link.
     linked: bool,
-    /// By the far process and the process of this end. Never [`Link::Absent`].
+    /// The near links, by the far process and the process of this end. Never [`Link::Absent`].
     near: BTreeMap<(u64, P), Link>,
-    /// By the id of this end and that of the far process. Never [`Link::Absent`].
+    /// The wire links, by the id of this end and that of the far process. Never [`Link::Absent`].
     wire: BTreeMap<(u64, u64), WireLink>,
     last_unlink: u64,
     monitors: Monitors<P>,
-    /// Links and monitors, by whom they were made: the places taken at the other end.
+    /// The links and monitors that each end has made: the places taken at the other end.
     set_by_us: u64,
     set_by_peer: u64,
 }
 
 impl<P: Clone + Ord> Border<P> {
-    /// Nobody is known, and each process that will be starts with this credit window.
+    /// Creates a border without ids. Each process that gets one starts with a credit window of `window` bytes.
     pub(super) const fn new(window: u64) -> Self {
         Self {
             deliveries: Vec::new(),
@@ -83,13 +83,13 @@ impl<P: Clone + Ord> Border<P> {
         }
     }
 
-    /// Makes `owner` the owner. Links that it has made so far go on under id 0, and links that the owner before has made
-    /// under an id of its own. Links that the peer has made to id 0 stay with id 0.
+    /// Makes `owner` the owner. Its own links continue under id 0. Links that the former owner has made continue
+    /// under an id of that process. Links that the peer has made to id 0 stay with id 0.
     pub(super) fn set_owner(&mut self, owner: Option<P>, linked: bool, max: u64) {
         let before = self.ids.set_owner(owner.clone());
         let mut fars = vec![OWNER];
         if before != owner {
-            // Those of a task that was the owner, too.
+            // Without an owner, the links of the former one go on as well.
             fars.extend(self.far_ends(OWNER));
             for (process, id) in before.iter().map(|it| (it, OWNER)).chain(self.ids.own_id_of(owner.as_ref()))
             {
@@ -109,14 +109,14 @@ impl<P: Clone + Ord> Border<P> {
         self.linked
     }
 
-    /// How many entries there are of any kind.
+    /// Returns the number of entries of all kinds.
     pub(super) fn len(&self) -> usize {
         self.near.len() + self.wire.len() + self.monitors.len() + self.ids.linked()
     }
 
-    // What this end's processes do.
+    // Operations of this end's processes.
 
-    /// `process` links to the far process. The peer allows `max` links and monitors.
+    /// Links `process` to the far process. The peer allows `max` links and monitors.
     pub(super) fn link(&mut self, process: &P, far: u64, max: u64) {
         if self.near(process, far, Link::handle_link) {
             let id = self.ids.name(process);
@@ -126,7 +126,7 @@ impl<P: Clone + Ord> Border<P> {
         }
     }
 
-    /// `process` links to the far owner, and has that link already. One that comes with ownership is not on the wire.
+    /// Links `process` to the far owner again. The link that comes with ownership is not on the wire.
     pub(super) fn link_owners(&mut self, process: &P, max: u64) {
         let is_linked = self.near.get(&(OWNER, process.clone())).is_some_and(Link::is_active);
         if self.linked && self.ids.is_owner(process) && is_linked && !self.put_link(OWNER, OWNER, max) {
@@ -135,7 +135,7 @@ impl<P: Clone + Ord> Border<P> {
         }
     }
 
-    /// `process` unlinks from the far process.
+    /// Unlinks `process` from the far process.
     pub(super) fn unlink(&mut self, process: &P, far: u64, unlink: u64) {
         let unlinked = self.near(process, far, Link::handle_unlink);
         self.deliveries.push(Delivery::UnlinkAck { from: far, to: process.clone(), unlink });
@@ -145,12 +145,12 @@ impl<P: Clone + Ord> Border<P> {
         }
     }
 
-    /// `process` acknowledges an unlink. A second time has no effect.
+    /// Acknowledges an unlink for `process`. A second acknowledgement has no effect.
     pub(super) fn unlink_ack(&mut self, process: &P, far: u64, unlink: u64) {
         self.near(process, far, |link| link.handle_unlink_ack(unlink));
     }
 
-    /// `process` ended, and was linked.
+    /// Tells the far process that the linked `process` has ended.
     pub(super) fn exit_link(&mut self, process: &P, far: u64, taken: u64, reason: &ExitReason) {
         self.ids.set_ended(process);
         if !self.near(process, far, Link::handle_exit) {
@@ -170,14 +170,14 @@ impl<P: Clone + Ord> Border<P> {
         }
     }
 
-    /// `process` sends an exit signal. A process that the peer does not know gets an id that the peer never will.
+    /// Sends an exit signal of `process`. A process that has no id gets one that the peer cannot use.
     pub(super) fn exit(&mut self, process: &P, far: u64, reason: ExitReason) {
         let known = self.ids.ids_of(process).next();
         let from = known.unwrap_or_else(|| self.ids.fresh_id());
         self.frames.push(Frame::Exit { from, to: far, taken: None, reason });
     }
 
-    // What the peer's processes do. This end allows `max` links and monitors.
+    // Operations of the peer's processes. This end allows `max` links and monitors.
 
     pub(super) fn handle_link(&mut self, from: u64, to: u64, max: u64) -> Result<(), Breach> {
         let is_new = !self.wire.contains_key(&(to, from));
@@ -212,14 +212,14 @@ impl<P: Clone + Ord> Border<P> {
     ) -> Result<(), Breach> {
         let awaits = |wire: &&mut WireLink| wire.link.awaits().is_some();
         let Some(wire) = self.wire.get_mut(&(to, from)).filter(awaits) else { return Ok(()) };
-        // The peer's part of the link went with the unlink, also where another unlink is under way.
+        // The unlink frees the peer's place, even if another unlink is in flight.
         self.set_by_peer -= u64::from(std::mem::take(&mut wire.theirs));
         wire.link.handle_unlink_ack(unlink);
         self.tidy(to, from);
         self.check_kept(max)
     }
 
-    /// An exit over a link.
+    /// Handles an exit over a link.
     pub(super) fn handle_exit_link(
         &mut self,
         from: u64,
@@ -230,7 +230,7 @@ impl<P: Clone + Ord> Border<P> {
         let Some(wire) = self.wire.get_mut(&(to, from)) else { return Ok(()) };
         let provoked = wire.theirs;
         if !wire.link.handle_exit() {
-            // Of the link before. The peer knows of no link any more.
+            // The exit belongs to the former link. The peer knows no link any more.
             self.set_by_peer -= u64::from(std::mem::take(&mut wire.theirs));
             return self.check_kept(max);
         }
@@ -240,13 +240,13 @@ impl<P: Clone + Ord> Border<P> {
         if self.near.remove(&(from, process.clone())).is_some_and(|link| link.is_active()) {
             self.deliveries.push(Delivery::Exit { from, to: process.clone(), reason, link: true, provoked });
         }
-        // A process under two ids is told once.
+        // A process with two ids is told once.
         self.ids.ids_of(&process).for_each(|id| self.take_link(id, from));
         self.reconcile(&process, from);
         Ok(())
     }
 
-    /// An exit that a process of the peer sent of its own will.
+    /// Handles an exit that a process of the peer sent explicitly.
     pub(super) fn handle_exit(&mut self, from: u64, to: u64, mut reason: ExitReason) {
         let rights = self.ids.rights(to);
         if reason == ExitReason::Kill && !rights.kill {
@@ -262,8 +262,8 @@ impl<P: Clone + Ord> Border<P> {
         }));
     }
 
-    /// The session is over: every link and monitor ends. `reason` is that of the far owner, unless it lives: then that
-    /// of this end's owner. All others are out of reach.
+    /// Ends every link and monitor, because the session is over. `reason` is the far owner's; if the far owner lives,
+    /// it is the reason of this end's owner. All other far processes become unreachable.
     pub(super) fn end(&mut self, reason: &ExitReason, far_owner_lives: bool) {
         let owner = self.ids.owner().cloned();
         let reason = |far, process: &P| {
@@ -283,7 +283,7 @@ impl<P: Clone + Ord> Border<P> {
 
     // Links.
 
-    /// Changes the near link of `process`, and drops the record once there is nothing to remember.
+    /// Changes the near link of `process`, and removes the record once nothing is left to remember.
     fn near<T>(&mut self, process: &P, far: u64, change: impl FnOnce(&mut Link) -> T) -> T {
         let key = (far, process.clone());
         let mut link = self.near.get(&key).copied().unwrap_or_default();
@@ -296,7 +296,7 @@ impl<P: Clone + Ord> Border<P> {
         result
     }
 
-    /// Makes the near link of `process` follow the wire: it is there if the process is linked under one of its ids.
+    /// Makes the near link of `process` follow the wire: the process is linked if one of its ids is.
     fn reconcile(&mut self, process: &P, far: u64) {
         let by_itself = self.linked && far == OWNER && self.ids.is_owner(process);
         let wanted = by_itself || self.ids.ids_of(process).any(|id| self.is_wired(id, far));
@@ -323,7 +323,7 @@ impl<P: Clone + Ord> Border<P> {
         self.deliveries.push(Delivery::Exit { from, to, reason, link: true, provoked: false });
     }
 
-    /// Makes a link on the wire; false, and nothing is done, where there is no room for one.
+    /// Makes a wire link. Returns `false`, and does nothing, if there is no place for one.
     fn put_link(&mut self, id: u64, far: u64, max: u64) -> bool {
         let is_ours = self.wire.get(&(id, far)).is_some_and(|wire| wire.ours);
         if !is_ours && self.set_by_us >= max {
@@ -338,7 +338,7 @@ impl<P: Clone + Ord> Border<P> {
         true
     }
 
-    /// Takes a link on the wire back, where there is one.
+    /// Takes a wire link back, if there is one.
     fn take_link(&mut self, id: u64, far: u64) {
         let unlink = self.last_unlink + 1;
         if self.wire.get_mut(&(id, far)).is_some_and(|wire| wire.link.unlink(unlink)) {
@@ -347,12 +347,12 @@ impl<P: Clone + Ord> Border<P> {
         }
     }
 
-    /// Lets a link that this end has made under the id `from` go on under what is now the name of its process.
+    /// Moves a link that this end has made under the id `from` to the current id of its process.
     fn rename(&mut self, process: &P, from: u64, far: u64, max: u64) {
         let Some(wire) = self.wire.get(&(from, far)).filter(|wire| wire.ours && wire.link.is_active()) else {
             return;
         };
-        // The peer's part of a link stays under the id that the peer knows.
+        // A link of the peer stays under the id that the peer knows.
         let stays = wire.theirs;
         let to = self.ids.name(process);
         if to == OWNER && stays {
@@ -377,20 +377,21 @@ impl<P: Clone + Ord> Border<P> {
         self.wire.range((id, 0)..=(id, u64::MAX)).map(|((_, far), _)| *far).collect()
     }
 
-    /// Links that are kept for an acknowledgement take no place of the peer's, which may never send it.
+    /// A link that only waits for an acknowledgement takes no place of the peer's, because the acknowledgement may
+    /// never come.
     fn check_kept(&self, max: u64) -> Result<(), Breach> {
         let most = self.set_by_us.saturating_add(max.saturating_mul(2));
         if self.wire.len() as u64 > most { Err(Breach::TooMany) } else { Ok(()) }
     }
 
-    /// Forgets an id that no link needs any more.
+    /// Removes an id that no link needs any more.
     fn forget(&mut self, id: u64) {
         if self.wire.range((id, 0)..=(id, u64::MAX)).next().is_none() {
             self.ids.forget(id);
         }
     }
 
-    /// Drops a link on the wire about which neither end has anything to say.
+    /// Removes a wire link about which neither end has anything to say.
     fn tidy(&mut self, id: u64, far: u64) {
         if let Some(wire) = self.wire.get(&(id, far)).filter(|wire| wire.link.is_absent()) {
             self.set_by_peer -= u64::from(wire.theirs);

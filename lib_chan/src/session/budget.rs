@@ -1,25 +1,25 @@
-//! What may happen so often, and at first so many times at once.
+//! Budgets for operations that a peer may cause: a rate, and a burst.
 
 use std::time::{Duration, Instant};
 
-/// A rate with a burst, kept as one instant: until when what was spent pays for itself.
+/// A rate with a burst, stored as the one time up to which it is spent.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Budget {
-    /// What one costs.
+    /// The time that one operation costs.
     each: Duration,
-    /// How far ahead of the time spending may be.
+    /// The time by which spending may be ahead.
     ahead: Duration,
     paid_until: Option<Instant>,
 }
 
 impl Budget {
-    /// So many a second, and `burst` at once; at least one of either.
+    /// Creates a budget of this many operations a second, and `burst` at once; at least one of either.
     pub(super) fn new(per_second: u32, burst: u32) -> Self {
         let each = Duration::from_secs(1) / per_second.max(1);
         Self { each, ahead: each * burst.max(1), paid_until: None }
     }
 
-    /// Spends one; false, and nothing is spent, when it is not there.
+    /// Spends one operation. Returns `false`, and spends nothing, if the budget is used up.
     #[must_use]
     pub(super) fn spend(&mut self, now: Instant) -> bool {
         let until = self.paid_until.map_or(now, |until| until.max(now)) + self.each;

@@ -1,4 +1,4 @@
-//! What a receiver touches for each message without the lock.
+//! The state that a receiver uses for each message without the lock.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -6,45 +6,45 @@ use super::{Inbound, credit_part};
 use crate::sync::AtomicU64;
 use std::sync::atomic::Ordering;
 
-/// The owner may take nothing more.
+/// Set once the owner may take nothing more.
 const CLOSED: u64 = 1 << 63;
-/// So much is unsent that nothing is handed out.
+/// Set while so much is unsent that no message may be taken.
 const PAUSED: u64 = 1 << 62;
-/// Messages are held that came to their turn during a pause.
+/// Set while messages are held whose turn came during a pause.
 const HOLDING: u64 = 1 << 61;
-/// The session has ended: nobody is answered any more.
+/// Set once the session has ended, so that answers are useless.
 const OVER: u64 = 1 << 60;
 const FLAGS: u64 = CLOSED | PAUSED | HOLDING | OVER;
 
 /// The number of the last message that the owner took, and whether it may take more.
 ///
-/// A receiver takes messages from a batch of its own, so a message must not cost the lock of the session. Two things
-/// per message have to be shared all the same, and both are here:
+/// A receiver takes messages from a batch of its own, so that a message does not cost the lock of the session. Two
+/// things must be shared for each message all the same:
 ///
-/// - *The claim.* The last number taken and the end of taking are one word. The end of the owner and the claim of a
-///   message race, and a compare-and-swap on that word decides: a claim that succeeds is part of the number that the
-///   peer is told, and none succeeds behind it. This is why a call above that number was certainly not executed.
-/// - *The pause.* The endpoint sets it under the lock, receivers read it without. A receiver that misses a pause takes
-///   one message more than it should; one that misses the end of a pause takes the lock and looks again there. So it
-///   needs no order with anything else.
+/// - *The claim.* The last number taken and the end of taking are one word. When the end of the owner and the claim
+///   of a message race, a compare-and-swap on that word decides. A claim that succeeds is part of the number that the
+///   peer is told, and no later claim succeeds. So a call above that number was certainly not executed.
+/// - *The pause.* The endpoint sets it under the lock, and receivers read it without. A receiver that misses the
+///   start of a pause takes one message too many. A receiver that misses its end takes the lock and checks again. So
+///   the flag needs no ordering with anything else.
 ///
-/// The credit of taken messages is written by the one receiver alone, and given back by that receiver under the lock.
-/// When another becomes the receiver, the lock is between the two.
+/// Only the one receiver writes the credit of taken messages, and it returns that credit under the lock. When another
+/// task becomes the receiver, the lock orders the two.
 #[derive(Debug)]
 pub struct Claims {
     word: AtomicU64,
-    /// Credit of messages that were taken and not given back yet.
+    /// The credit of taken messages that was not given back yet.
     untold: AtomicU64,
-    /// So much of that is worth giving back.
+    /// The amount of credit that is worth giving back.
     part: u64,
 }
 
-/// What a claim came to.
+/// The result of a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Claim {
-    /// The message is the receiver's.
+    /// The message belongs to the receiver.
     Taken,
-    /// It is, and credit is to be [given back](super::Endpoint::give_back).
+    /// The message belongs to the receiver, and credit is due to be [given back](super::Endpoint::give_back).
     TakenGiveBack,
     /// The owner may take nothing more.
     Closed,
@@ -55,7 +55,7 @@ impl Claims {
         Self { word: AtomicU64::new(0), untold: AtomicU64::new(0), part: credit_part(window) }
     }
 
-    /// Takes the right to `message`.
+    /// Claims `message` for the owner.
     #[inline]
     pub fn claim(&self, message: &Inbound) -> Claim {
         let mut word = self.word.load(Ordering::Relaxed);
@@ -74,35 +74,35 @@ impl Claims {
         if untold >= self.part { Claim::TakenGiveBack } else { Claim::Taken }
     }
 
-    /// Whether nothing is handed out at the moment.
+    /// Returns `true` while no message may be taken.
     #[inline]
     pub fn is_paused(&self) -> bool {
         self.word.load(Ordering::Relaxed) & PAUSED != 0
     }
 
-    /// Whether a message that comes to its turn may be claimed at once.
+    /// Returns `true` if a message whose turn has come may be claimed at once.
     #[inline]
     pub fn is_straight(&self) -> bool {
         self.word.load(Ordering::Relaxed) & (PAUSED | HOLDING) == 0
     }
 
-    /// Whether messages are held that came to their turn during a pause.
+    /// Returns `true` while messages are held whose turn came during a pause.
     #[cfg(test)]
     pub(crate) fn is_holding(&self) -> bool {
         self.word.load(Ordering::Relaxed) & HOLDING != 0
     }
 
-    /// Whether the owner may take nothing more.
+    /// Returns `true` once the owner may take nothing more.
     pub(super) fn is_closed(&self) -> bool {
         self.word.load(Ordering::Relaxed) & CLOSED != 0
     }
 
-    /// Whether the session has ended, a moment later than it says itself.
+    /// Returns `true` once the session has ended. The session itself may know it a moment earlier.
     pub fn is_over(&self) -> bool {
         self.word.load(Ordering::Relaxed) & OVER != 0
     }
 
-    /// Nothing is taken any more: the number of the last message that was.
+    /// Forbids further claims. Returns the number of the last message taken.
     pub(super) fn close(&self) -> u64 {
         self.word.fetch_or(CLOSED, Ordering::AcqRel) & !FLAGS
     }
@@ -132,23 +132,24 @@ impl Claims {
     }
 }
 
-/// The receiving end of a channel: the messages that were fetched and not yet taken.
+/// The receiving end of a channel: the messages that were fetched and not taken yet.
 ///
-/// There is one at a time. [`Endpoint`](super::Endpoint) gives it out and takes it back, so no message is lost on the way.
+/// A session has one reader at a time. [`Endpoint`](super::Endpoint) gives it out and takes it back, so no message is
+/// lost in between.
 #[derive(Debug)]
 pub struct Reader {
     claims: Arc<Claims>,
     pub(super) batch: VecDeque<Inbound>,
 }
 
-/// What a [`Reader`] had.
+/// The result of [`Reader::take`].
 #[derive(Debug)]
 pub enum Next {
-    /// A message that is the reader's now. With `true`, credit is to be [given back](super::Endpoint::give_back).
+    /// A message, which is claimed. With `true`, credit is due to be [given back](super::Endpoint::give_back).
     Message(Inbound, bool),
-    /// Nothing is left.
+    /// The batch is empty.
     Empty,
-    /// Nothing may be taken any more.
+    /// No message may be taken any more.
     Closed,
 }
 
@@ -157,13 +158,13 @@ impl Reader {
         Self { claims, batch: VecDeque::new() }
     }
 
-    /// Whether the next message has to be [fetched](super::Endpoint::fetch) first.
+    /// Returns `true` if the next message must be [fetched](super::Endpoint::fetch) first.
     #[inline]
     pub fn must_fetch(&self) -> bool {
         self.batch.is_empty() || self.claims.is_paused()
     }
 
-    /// Takes the next message that was fetched.
+    /// Takes the next fetched message.
     #[inline]
     pub fn take(&mut self) -> Next {
         let Some(message) = self.batch.pop_front() else { return Next::Empty };

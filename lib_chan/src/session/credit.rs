@@ -1,20 +1,20 @@
-//! Credit: how far a sender may run ahead of a process that does not read.
+//! Credit: the number of bytes that a sender may send ahead of a process that does not read.
 
-/// Credit goes back in parts of the window, each of this length. With longer ones a sender that is ahead waits at each for
-/// the way there and back, which costs a fifth of the rate of small messages where the network is fast.
+/// Credit returns in parts of the window, each of this length. Longer parts make a fast sender wait a round trip for
+/// each, which costs a fifth of the rate of small messages on a fast network.
 pub const fn credit_part(window: u64) -> u64 {
     window / 8
 }
 
-/// What a message costs beside its payload.
+/// The cost of a message beside its payload.
 pub(super) const MESSAGE_COST: u64 = 64;
 
-/// The cost of a message with a payload of `len` bytes.
+/// Returns the cost of a message with a payload of `len` bytes.
 pub(super) const fn cost(len: usize) -> u64 {
     len as u64 + MESSAGE_COST
 }
 
-/// The sender's side: what one far process has granted, and what was spent.
+/// The sender's side: the credit that one far process has granted, and the credit spent.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Balance {
     granted: u64,
@@ -26,7 +26,8 @@ impl Balance {
         Self { granted: window, spent: 0 }
     }
 
-    /// One message may go while this holds, whatever its length: so every legal frame passes any window.
+    /// Returns `true` while one more message may be sent, whatever its length. So every legal frame passes any
+    /// window.
     pub(super) const fn is_positive(self) -> bool {
         self.spent < self.granted
     }
@@ -35,18 +36,19 @@ impl Balance {
         self.spent += cost;
     }
 
-    /// A total not larger than the last says nothing new: a grant lost with a connection is in the next one.
+    /// Takes a new total of granted credit. A total no larger than the last one has no effect: a grant that was lost
+    /// with a connection is contained in the next.
     pub(super) fn grant(&mut self, total: u64) {
         self.granted = self.granted.max(total);
     }
 
-    /// How far this end may run ahead now.
+    /// Returns the number of bytes that this end may send ahead now.
     pub(super) const fn ahead(self) -> u64 {
         self.granted.saturating_sub(self.spent)
     }
 }
 
-/// The receiver's side: what was granted to the peer, what came, and what the process took.
+/// The receiver's side: the credit granted to the peer, the cost of messages that came, and the cost of those taken.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Grant {
     window: u64,
@@ -60,7 +62,7 @@ impl Grant {
         Self { window, granted: window, received: 0, returned: 0 }
     }
 
-    /// Counts a message that came; false when the peer had no credit for it.
+    /// Counts a received message. Returns `false` if the peer had no credit for it.
     #[must_use]
     pub(super) const fn receive(&mut self, cost: u64) -> bool {
         let allowed = self.received < self.granted;
@@ -68,12 +70,13 @@ impl Grant {
         allowed
     }
 
-    /// What messages cost that came and were neither taken nor discarded yet.
+    /// Returns the cost of the messages that were received and neither taken nor discarded.
     pub(super) const fn outstanding(&self) -> u64 {
         self.received - self.returned
     }
 
-    /// Credit of taken or discarded messages comes back. A new total to tell the peer, once that is worth a frame.
+    /// Takes back the credit of taken or discarded messages. Returns a new total for the peer, once it is worth a
+    /// frame.
     pub(super) const fn give_back(&mut self, cost: u64) -> Option<u64> {
         self.returned += cost;
         self.total()
@@ -83,18 +86,18 @@ impl Grant {
         self.window
     }
 
-    /// All that was granted so far.
+    /// Returns the total credit granted so far.
     pub(super) const fn granted(&self) -> u64 {
         self.granted
     }
 
-    /// What the process has taken in all.
+    /// Returns the total cost of the messages that the process has taken.
     pub(super) const fn returned(&self) -> u64 {
         self.returned
     }
 
-    /// The window is so long from now on. A new total to tell the peer, if that is worth a frame. What was granted is
-    /// not taken back: with a shorter window nothing is granted until the peer has used up the difference.
+    /// Changes the length of the window. Returns a new total for the peer, if it is worth a frame. Granted credit is
+    /// not taken back: after the window has shrunk, nothing is granted until the peer has used up the difference.
     pub(super) const fn resize(&mut self, window: u64) -> Option<u64> {
         self.window = window;
         self.total()

@@ -1,4 +1,4 @@
-//! What comes for the owner: how much of it may, and where it goes.
+//! Messages for the owner: the window that it grants, and the place where its messages go.
 
 use std::{collections::VecDeque, time::Instant};
 
@@ -7,18 +7,18 @@ use super::{
 };
 use crate::wire::{Frame, RefuseCode};
 
-/// What becomes of messages that come in for the owner.
+/// The place where received messages for the owner go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Receiver {
-    /// They wait in the inbox.
+    /// Messages wait in the inbox until the reader fetches them.
     Reads,
-    /// They are handed over, in one order with the signals.
+    /// Messages become deliveries, in one order with the signals.
     HandedOver,
-    /// Given up: casts are discarded, calls refused.
+    /// Nobody receives: casts are discarded and calls refused.
     Gone,
 }
 
-/// The owner's side of the messages that come in.
+/// The receiving side of the owner.
 #[derive(Debug)]
 pub(super) struct Inbox {
     pub(super) receiver: Receiver,
@@ -26,12 +26,12 @@ pub(super) struct Inbox {
     discarded: u64,
     pub(super) grant: Grant,
     pub(super) tuner: Tuner,
-    /// The driver is to be told that the window should be wider, or is narrower.
+    /// The wish for a wider window, or the news of a narrower one, for the driver to take.
     change: Option<WindowChange>,
 }
 
 impl Inbox {
-    /// The credit window is `window` at first and at most `max`.
+    /// Creates an inbox with a credit window of `window` bytes, which may grow to `max`.
     pub(super) fn new(window: u64, max: u64, now: Instant) -> Self {
         Self {
             receiver: Receiver::Reads,
@@ -45,7 +45,7 @@ impl Inbox {
 }
 
 impl<H: Host> Session<H> {
-    /// The window that this end grants should be so long.
+    /// Brings the window that this end grants to this length.
     pub(super) fn resize_window(&mut self, window: u64) {
         let Inbox { grant, tuner, .. } = &self.inbox;
         let (extra, now_extra) = (tuner.extra(window), tuner.extra(grant.window()));
@@ -57,7 +57,7 @@ impl<H: Host> Session<H> {
         self.inbox.change = Some(WindowChange::Narrowed(extra));
     }
 
-    /// Makes the window that this end grants so many bytes wider.
+    /// Widens the window that this end grants by `more` bytes.
     pub(crate) fn widen(&mut self, more: u64) {
         if more == 0 {
             self.inbox.tuner.refuse();
@@ -72,19 +72,19 @@ impl<H: Host> Session<H> {
         }
     }
 
-    /// Tells the peer how much this process has granted to it in all.
+    /// Tells the peer the total credit that this process has granted.
     pub(super) fn put_credit(&mut self, id: u64, total: u64) {
         if self.can_say() {
             self.outgoing.put(&Frame::Credit { id, total });
         }
     }
 
-    /// What becomes of the window, once for each change.
+    /// Returns a change of the window, once.
     pub(crate) const fn take_window_change(&mut self) -> Option<WindowChange> {
         self.inbox.change.take()
     }
 
-    /// Moves the messages that came for the owner to the end of `batch`.
+    /// Moves the received messages of the owner to the end of `batch`.
     pub(crate) fn take_inbox(&mut self, batch: &mut VecDeque<Inbound>) {
         if batch.is_empty() {
             std::mem::swap(batch, &mut self.inbox.messages);
@@ -98,7 +98,8 @@ impl<H: Host> Session<H> {
         !self.inbox.messages.is_empty()
     }
 
-    /// Whether the answer of a call that is about to be taken is still wanted; if not it is refused here.
+    /// Returns `true` if the caller still waits for the answer of a call that is about to be taken. Refuses the call
+    /// otherwise.
     pub fn wants_answer(&mut self, call: u64, now: Instant) -> bool {
         let wanted = self.owing.is_wanted(call, now);
         if !wanted {
@@ -107,22 +108,22 @@ impl<H: Host> Session<H> {
         wanted
     }
 
-    /// The owner took messages of this cost: the peer may send as much more.
+    /// Returns the credit of messages that the owner took.
     pub(crate) fn give_back(&mut self, cost: u64) {
         if let Some(total) = self.inbox.grant.give_back(cost) {
             self.put_credit(OWNER, total);
         }
     }
 
-    /// From now on what comes for the owner is a delivery, in one order with the signals; what waits comes first.
-    /// `first` are messages taken from the inbox that nobody has looked at.
+    /// From now on, messages for the owner are deliveries, in one order with the signals. Waiting messages come
+    /// first, and before them `first`, which were fetched from the inbox and not taken.
     pub(crate) fn hand_over(&mut self, first: impl Iterator<Item = Inbound>) {
         self.inbox.receiver = Receiver::HandedOver;
         self.deliveries.extend(first.chain(self.inbox.messages.drain(..)).map(Delivery::Inbound));
         self.deliveries.extend(self.over().cloned().map(Delivery::Over));
     }
 
-    /// Nobody reads any more: what came and what comes is discarded, calls are refused.
+    /// Stops receiving: discards received and future casts, and refuses calls.
     pub(crate) fn give_up_receiving(&mut self) {
         self.inbox.receiver = Receiver::Gone;
         for message in std::mem::take(&mut self.inbox.messages) {
@@ -130,7 +131,7 @@ impl<H: Host> Session<H> {
         }
     }
 
-    /// Discards a message untaken: its credit returns, and a call is refused.
+    /// Discards a message that was not taken: returns its credit, and refuses a call.
     pub(crate) fn discard(&mut self, message: &Inbound) {
         self.inbox.discarded += 1;
         self.give_back(message.cost());
@@ -139,7 +140,7 @@ impl<H: Host> Session<H> {
         }
     }
 
-    /// A message came for a process that the peer may not send to.
+    /// Refuses a message for a process that the peer may not send to.
     pub(super) fn refuse_unreachable(&mut self, message: &Inbound) {
         self.inbox.discarded += 1;
         if let InboundKind::Call { call } = message.kind {
@@ -147,7 +148,7 @@ impl<H: Host> Session<H> {
         }
     }
 
-    /// Messages that came when nobody received any more.
+    /// Returns the number of messages that were discarded because nobody received.
     pub const fn discarded(&self) -> u64 {
         self.inbox.discarded
     }

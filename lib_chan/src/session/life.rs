@@ -14,10 +14,10 @@
 //!                                                    the peer's Ended, its deadline, break-off, loss
 //! ```
 //!
-//! With [resume](super::resume) a loss ends nothing by itself: `Open` and `Closing` may be attached to a connection or not,
-//! and loss in the picture is the end of the window without another connection.
+//! With [resume](super::resume), a lost connection does not end the session: `Open` and `Closing` continue without a
+//! connection. In the picture, loss then means that the window ended without another connection.
 //!
-//! Only [`Life::Opening`] and [`Life::Open`] append frames. A session that is over has told everybody who waits.
+//! Only [`Life::Opening`] and [`Life::Open`] append frames. A session that is over has woken every waiter.
 
 use std::time::{Duration, Instant};
 
@@ -31,7 +31,7 @@ use crate::{
     wire::{Frame, RefuseCode, Tombstone},
 };
 
-/// When something must have happened; it may be put off, but not beyond `last`.
+/// A deadline that can be postponed, but not beyond `last`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Deadline {
     pub(super) at: Instant,
@@ -44,25 +44,25 @@ impl Deadline {
     }
 }
 
-/// Where a session is in its life: see the [module](self).
+/// The state of a session's life. The [module](self) draws the transitions.
 #[derive(Debug)]
 pub(super) enum Life {
     Opening {
         expects: Expects,
-        /// When the client must have said what it wants.
+        /// The time by which the client must have sent its `Start`.
         deadline: Option<Deadline>,
     },
     Open,
-    /// This end sent its `Ended`, and waits for the peer's.
+    /// This end has sent its `Ended` and waits for the peer's.
     Closing {
         deadline: Option<Deadline>,
-        /// What the `Ended` says: the last message that this end took, and why it ended.
+        /// The content of the `Ended`: the last message that this end took, and the reason.
         said: (u64, ExitReason),
     },
     Over(Over),
 }
 
-/// What an opening waits for.
+/// The frame that an opening waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Expects {
     /// The client's `Start`.
@@ -71,20 +71,20 @@ pub(super) enum Expects {
     Answer,
 }
 
-/// A session that is over.
+/// The record of a session that is over.
 #[derive(Debug)]
 pub(super) struct Over {
-    /// Why, for this end's processes.
+    /// The reason that the processes of this end are told.
     reason: ExitReason,
-    /// It had been open.
+    /// The session had been open.
     opened: bool,
-    /// It ended because the connection did: nothing may be written any more.
+    /// The session ended with its connection, so nothing may be written any more.
     lost: bool,
-    /// It did not open because the server refused the `Start`.
+    /// The server refused the `Start`, so the session never opened.
     refused: Option<StartRefused>,
-    /// It was detached, and nobody came back in time.
+    /// The session was detached, and its window ended.
     pub(super) expired: bool,
-    /// What a client that comes back is told.
+    /// The answer for a client that comes back.
     pub(super) tombstone: Option<Tombstone>,
 }
 
@@ -96,7 +96,7 @@ impl Life {
         }
     }
 
-    /// The time that is left, anew: this end did not run for a while.
+    /// Restarts the running deadline, because this end did not run for a while.
     pub(super) fn restart(&mut self, now: Instant, login: Duration, close: Duration) {
         let (deadline, wait) = match self {
             Self::Opening { deadline: Some(deadline), .. } => (deadline, login),
@@ -108,19 +108,19 @@ impl Life {
     }
 }
 
-/// How a session comes to its end.
+/// The circumstances of an ending.
 pub(super) struct Ending {
     pub(super) reason: ExitReason,
-    /// It was this end's owner that ended the session.
+    /// The owner of this end ended the session, so the far owner lives.
     pub(super) far_owner_lives: bool,
-    /// What the far owner took, when it said so.
+    /// The number of the last message that the far owner took, if the peer has said so.
     pub(super) taken: Option<u64>,
-    /// How far frames may have got to it: see `Outgoing::reached`.
+    /// The position in the output that the peer may have received: see `Outgoing::reached`.
     pub(super) reached: u64,
 }
 
 impl<H: Host> Session<H> {
-    /// How the opening went, once that is known.
+    /// Returns the outcome of the opening, once it is known.
     ///
     /// # Errors
     /// The refusal, or the end of the session.
@@ -136,7 +136,7 @@ impl<H: Host> Session<H> {
         }
     }
 
-    /// Whether it has opened.
+    /// Returns `true` once the session has opened, also after its end.
     pub const fn is_open(&self) -> bool {
         match &self.life {
             Life::Opening { .. } => false,
@@ -145,28 +145,28 @@ impl<H: Host> Session<H> {
         }
     }
 
-    /// Whether messages may be sent.
+    /// Returns `true` while messages may be sent.
     pub(super) const fn takes_messages(&self) -> bool {
         matches!(self.life, Life::Open)
     }
 
-    /// Whether this is a client that waits for the answer to its `Start`. Its casts may follow at once, unless they are to be
-    /// kept for another connection, which is not agreed upon yet.
+    /// Returns `true` for a client that waits for the answer to its `Start`. Such a client may cast at once, unless
+    /// it has asked for resume: whether frames must be kept is not agreed yet.
     pub(super) fn has_asked(&self) -> bool {
         self.side == Side::Client
             && self.asked_resume() == 0
             && matches!(self.life, Life::Opening { expects: Expects::Answer, .. })
     }
 
-    /// Whether frames may be appended: nothing follows an `Ended`.
+    /// Returns `true` while frames may be appended. Nothing follows an `Ended`.
     #[inline]
     pub(super) const fn can_put(&self) -> bool {
         matches!(self.life, Life::Opening { .. } | Life::Open)
     }
 
-    /// This end's owner ended, or let go: the peer is told, with the number of the last message it took. `deadline`
-    /// bounds the wait for the peer's answer. While the peer makes progress with what was sent before, the wait goes
-    /// on, for as long as a peer may take that does not stall.
+    /// Ends the session because the owner of this end has ended or let go. Tells the peer the last message that the
+    /// owner took. `deadline` bounds the wait for the peer's answer. The wait is extended while the peer accepts what
+    /// was sent before, for as long as a peer may take that does not stall.
     pub(crate) fn end(&mut self, reason: ExitReason, taken: u64, deadline: Option<Instant>) {
         if !self.can_put() {
             return;
@@ -191,20 +191,20 @@ impl<H: Host> Session<H> {
         }
     }
 
-    /// Ends the session for both ends at once, with the same reason: for the peer's fault, or because a right was
+    /// Ends the session for both ends at once and with one reason, because the peer broke a rule or a right was
     /// withdrawn.
     pub fn break_off(&mut self, reason: ExitReason) {
         if self.is_over() {
             return;
         }
         if self.resumption.is_detached() {
-            // Nothing more goes out. A client that comes back gets the reason from the tombstone.
+            // Nothing can be sent. A client that comes back gets the reason from the tombstone.
             return self.lose(reason, None);
         }
         if self.can_put() {
             self.outgoing.put(&Frame::Ended { taken: self.incoming.number, reason: reason.clone() });
         }
-        // All that was appended still goes out, in front of the `Ended`.
+        // Everything appended so far is still sent, before the `Ended`.
         let reached = self.outgoing.end();
         self.finish(Ending { reason, far_owner_lives: false, taken: None, reached });
     }
@@ -217,7 +217,7 @@ impl<H: Host> Session<H> {
         }
     }
 
-    /// The server refused the `Start`.
+    /// Ends the session because the server refused the `Start`.
     pub(super) fn handle_start_refused(&mut self, refused: StartRefused) {
         let (reason, reached) = (ExitReason::Normal, self.outgoing.end());
         self.finish(Ending { reason, far_owner_lives: false, taken: None, reached });
@@ -226,8 +226,8 @@ impl<H: Host> Session<H> {
         }
     }
 
-    /// The connection is gone, or must be taken for gone: nothing more comes or goes over it. The session ends with it,
-    /// or goes on [detached](super::resume).
+    /// Handles the loss of the connection: no byte comes or goes over it any more. Ends the session, or
+    /// [detaches](super::resume) it.
     pub(crate) fn handle_loss(&mut self, now: Instant) {
         if self.is_resumable() {
             self.detach(now, now);
@@ -236,8 +236,9 @@ impl<H: Host> Session<H> {
         }
     }
 
-    /// The session is lost, with or without a word of the peer about what its owner took. A driver that could still write
-    /// must not: what was not accepted is reported never to have been sent ([`is_lost`](Self::is_lost)).
+    /// Ends the session as lost. `taken` is the last message that the far owner took, if the peer said so. A driver
+    /// that could still write must not: messages that the stream has not accepted are reported as never sent
+    /// ([`is_lost`](Self::is_lost)).
     pub(crate) fn lose(&mut self, reason: ExitReason, taken: Option<u64>) {
         if self.is_over() {
             return;
@@ -250,7 +251,7 @@ impl<H: Host> Session<H> {
         }
     }
 
-    /// Nobody came back in time.
+    /// Ends a detached session whose window is over.
     pub(super) fn expire(&mut self) {
         self.lose(ExitReason::NoConnection, None);
         if let Life::Over(over) = &mut self.life {
@@ -258,7 +259,7 @@ impl<H: Host> Session<H> {
         }
     }
 
-    /// Everything that waits gets its one ending.
+    /// Gives every waiter its one ending, and ends the session.
     pub(super) fn finish(&mut self, ending: Ending) {
         if self.is_over() {
             return;
@@ -283,7 +284,7 @@ impl<H: Host> Session<H> {
         self.woken.extend(self.flushes.take());
         drop(self.attachment.take_partial());
         self.incomplete = IncompleteAnswers::default();
-        // Nothing is written again.
+        // A session that is over is never replayed.
         if self.resumption.is_detached() {
             self.outgoing.clear();
         } else {
@@ -291,7 +292,7 @@ impl<H: Host> Session<H> {
         }
     }
 
-    /// Messages that were never appended fail.
+    /// Fails the messages that were never appended.
     fn fail_waiting(&mut self, reason: &ExitReason) {
         for waiting in self.queue.drain() {
             self.woken.extend(waiting.waiter);
@@ -305,7 +306,8 @@ impl<H: Host> Session<H> {
         }
     }
 
-    /// Why the session ended, once it has: what the far owner's links and monitors here were told.
+    /// Returns the reason of the end, once the session is over. The links and monitors of this end's processes on the
+    /// far owner get the same reason.
     pub const fn over(&self) -> Option<&ExitReason> {
         match &self.life {
             Life::Over(over) => Some(&over.reason),
@@ -320,33 +322,34 @@ impl<H: Host> Session<H> {
         }
     }
 
-    /// Whether it is over: nothing that comes in matters any more.
+    /// Returns `true` once the session is over. Input has no effect from then on.
     pub const fn is_over(&self) -> bool {
         matches!(self.life, Life::Over(_))
     }
 
-    /// Whether the session ended because the connection did, so that nothing may be written any more.
+    /// Returns `true` if the session ended with its connection, so that nothing may be written any more.
     pub const fn is_lost(&self) -> bool {
         matches!(self.life, Life::Over(Over { lost: true, .. }))
     }
 
-    /// Whether this end will append nothing more of its own.
+    /// Returns `true` once this end appends no more frames.
     pub const fn has_let_go(&self) -> bool {
         !self.can_put()
     }
 
-    /// Whether all has been written that this end will ever write. While a `Resume` is not answered, what is kept may follow.
+    /// Returns `true` once everything that this end will ever write has been written. While a `Resume` is unanswered,
+    /// kept frames may follow.
     pub(crate) fn has_said_all(&self) -> bool {
         self.has_let_go() && !self.has_output() && (self.is_over() || !self.resumption.is_detached())
     }
 
-    /// The reason for what comes too late.
+    /// Returns the reason for an operation that comes too late.
     pub(super) fn over_reason(&self) -> ExitReason {
         self.over().cloned().unwrap_or(ExitReason::Normal)
     }
 
-    /// When something must have happened, if anything must. A server without a connection keeps its `Ended` for the window of
-    /// resume.
+    /// Returns the deadline of the current state, if it has one. A server without a connection has none: it keeps its
+    /// `Ended` for the window of resume.
     pub(super) fn deadline(&self) -> Option<Instant> {
         if self.side == Side::Server && self.resumption.is_detached() {
             return None;
@@ -354,7 +357,7 @@ impl<H: Host> Session<H> {
         self.life.deadline().map(|deadline| deadline.at)
     }
 
-    /// The peer makes progress: it may take so much longer to answer the end of this session.
+    /// Extends the wait for the peer's `Ended`, because the peer makes progress.
     pub(super) fn put_off_deadline(&mut self, now: Instant, wait: Duration) {
         if let Life::Closing { deadline: Some(deadline), .. } = &mut self.life
             && now < deadline.at

@@ -1,4 +1,4 @@
-//! What a session hands to the two halves of its driver.
+//! The types that a session hands to its driver and takes from it.
 
 use std::time::Duration;
 
@@ -7,37 +7,37 @@ use bytes::Bytes;
 use super::credit::cost;
 use crate::{ExitReason, payload::Codec, wire::RefuseCode};
 
-/// A message that came in for a process, not yet decoded.
+/// A received message for a process of this end, still encoded.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Inbound {
-    /// Its number in the ordered stream.
+    /// The number of the message in the ordered stream.
     pub number: u64,
-    /// Cast, or call with the id its answer goes to.
+    /// A cast, or a call with the id for its answer.
     pub kind: InboundKind,
     /// The encoded payload.
     pub payload: Bytes,
 }
 
 impl Inbound {
-    /// The credit that comes back when it is taken.
+    /// Returns the credit that the message takes up until it is taken.
     pub const fn cost(&self) -> u64 {
         cost(self.payload.len())
     }
 }
 
-/// What kind of message came in.
+/// The kind of a received message.
 #[derive(Debug, PartialEq, Eq)]
 pub enum InboundKind {
-    /// No answer is wanted.
+    /// The sender expects no answer.
     Cast,
-    /// An answer is wanted.
+    /// The sender expects an answer.
     Call {
         /// The call's id.
         call: u64,
     },
 }
 
-/// Something that must be told to a process of this end. Far processes go by their ids.
+/// An event for a process of this end. Far processes are named by their ids.
 #[derive(Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the fields are those of the signals of the same names")]
 pub enum Delivery<P> {
@@ -60,8 +60,9 @@ pub enum Delivery<P> {
         to: P,
         reason: ExitReason,
         link: bool,
-        /// The peer can cause any number of these: it counts while it lies untaken in a mailbox
-        /// ([`check_untaken_exits`](super::Session::check_untaken_exits)). Not so the end of a link that this end has made.
+        /// The peer can cause any number of these, so they are counted until a process takes them
+        /// ([`check_untaken_exits`](super::Session::check_untaken_exits)). The end of a link that this end has made
+        /// does not count.
         provoked: bool,
     },
     Monitor {
@@ -82,38 +83,38 @@ pub enum Delivery<P> {
         to: P,
         message: Inbound,
     },
-    /// A message for the owner, where these are [handed over](super::Session::hand_over).
+    /// A message for the owner, after [`hand_over`](super::Session::hand_over).
     Inbound(Inbound),
-    /// The session's end for such an owner: nothing comes after it.
+    /// The end of the session, for an owner after `hand_over`. Nothing follows it.
     Over(ExitReason),
 }
 
-/// What the client's `Start` asks for.
+/// The content of the client's `Start`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
-    /// How every payload is encoded.
+    /// The codec of every payload.
     pub codec: Codec,
-    /// `ArgsC`, encoded.
+    /// The encoded arguments, `ArgsC`.
     pub args: Bytes,
-    /// For how long the client would like the session to outlive its connection. Zero: not at all.
+    /// The time for which the client asks the session to outlive its connection; zero for no resume.
     pub resume: Duration,
 }
 
 /// The server's refusal of a `Start`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StartRefused {
-    /// Its kind.
+    /// The kind of the refusal.
     pub code: RefuseCode,
-    /// Its public words.
+    /// The public text of the refusal.
     pub text: Box<str>,
 }
 
-/// How the opening of a session ended that did not open.
+/// The reason why a session did not open.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NotOpened {
-    /// Refused by name.
+    /// The server refused the `Start`.
     Refused(StartRefused),
-    /// It ended before there was an answer.
+    /// The session ended before the server answered.
     Ended(ExitReason),
 }
 
@@ -122,20 +123,21 @@ pub enum NotOpened {
 pub enum Unsendable {
     /// The session is over.
     Ended(ExitReason),
-    /// Longer than the peer takes.
+    /// The payload is longer than the peer takes.
     TooLong {
         /// The most bytes a payload may have.
         max: usize,
     },
-    /// It would have to wait.
+    /// The message would have to wait.
     WouldWait,
 }
 
-/// What becomes of the window that this end grants.
+/// A change of the window that this end grants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WindowChange {
-    /// It should be so many bytes wider: [`widen`](super::Session::widen) it as far as the program has room.
+    /// The window should be this many bytes wider: [`widen`](super::Session::widen) it as far as the program has
+    /// room.
     Wanted(u64),
-    /// It is so many bytes wider than at the start, and no more.
+    /// The window is this many bytes wider than at the start, and no more.
     Narrowed(u64),
 }

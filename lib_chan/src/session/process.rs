@@ -1,11 +1,11 @@
-//! What processes of this end do to those of the far end.
+//! Operations of this end's processes on those of the far end.
 
 use super::{Delivery, Host, Rights, Session, border::OWNER, outgoing::Outgoing};
 use crate::{ExitReason, wire::Frame};
 
 impl<H: Host> Session<H> {
-    /// Makes `owner` the owner: the process behind id 0, linked to the far owner or not. Once the session is over it has
-    /// no owner any more, and a link to the far owner ends as it is made.
+    /// Makes `owner` the process behind id 0, linked to the far owner or not. A session that is over has no owner; a
+    /// link to the far owner then ends at once.
     pub(crate) fn set_owner(&mut self, owner: Option<H::Process>, linked: bool) {
         let Some(reason) = self.over().cloned() else {
             self.border.set_owner(owner, linked, self.peer.terms.max_links);
@@ -17,7 +17,7 @@ impl<H: Host> Session<H> {
         }
     }
 
-    /// Returns whether the owner takes the session's end for an exit signal of the far owner.
+    /// Returns `true` if the owner treats the end of the session as an exit signal of the far owner.
     pub const fn is_linked(&self) -> bool {
         self.border.is_linked()
     }
@@ -32,19 +32,19 @@ impl<H: Host> Session<H> {
         self.border.ids.process(id)
     }
 
-    /// Lets the peer reach `process` under the id returned.
+    /// Lets the peer reach `process`, and returns its id.
     pub fn hand_out(&mut self, process: H::Process, rights: Rights) -> u64 {
         self.border.ids.hand_out(process, rights)
     }
 
-    /// A process that was handed out took messages of this cost: the peer may send it as much more.
+    /// Returns the credit of messages that a handed-out process took.
     pub fn give_back_to(&mut self, process: &H::Process, cost: u64) {
         if let Some((id, total)) = self.border.ids.give_back(process, cost) {
             self.put_credit(id, total);
         }
     }
 
-    /// `process` links to the far process `far`.
+    /// Links `process` to the far process `far`.
     pub fn link(&mut self, process: H::Process, far: u64) {
         if self.is_over() {
             let (from, to, reason) = (far, process, ExitReason::NoConnection);
@@ -54,8 +54,8 @@ impl<H: Host> Session<H> {
         self.put_border();
     }
 
-    /// `process`, which is linked to the far owner already, links again. Nothing follows unless it has that link as the
-    /// owner: then the far owner does not know of it.
+    /// Links `process` again to the far owner, to which it is linked already. This has an effect only if the process
+    /// has that link as the owner: the far owner does not know of such a link.
     pub fn link_owners(&mut self, process: &H::Process) {
         if !self.is_over() {
             self.border.link_owners(process, self.peer.terms.max_links);
@@ -63,27 +63,28 @@ impl<H: Host> Session<H> {
         }
     }
 
-    /// `process` unlinks from the far process `far`, with this number.
+    /// Unlinks `process` from the far process `far`, with this number.
     pub fn unlink(&mut self, process: &H::Process, far: u64, unlink: u64) {
         self.border.unlink(process, far, unlink);
         self.put_border();
     }
 
-    /// `process` acknowledges an unlink of the far process `far`. A second time has no effect.
+    /// Acknowledges an unlink of the far process `far`. A second acknowledgement has no effect.
     pub fn unlink_ack(&mut self, process: &H::Process, far: u64, unlink: u64) {
         self.border.unlink_ack(process, far, unlink);
     }
 
-    /// Ends the session `overload` if more exit signals that the peer [provoked](Delivery::Exit::provoked) lie untaken in
-    /// mailboxes than allowed: `explicit` of those that it sent explicitly, `of_links` of those of links. To be called
-    /// before bytes are handled.
+    /// Ends the session with `overload` if too many exit signals that the peer [provoked](Delivery::Exit::provoked)
+    /// wait in mailboxes: `explicit` of those sent explicitly, `of_links` of those of links. The driver calls this
+    /// before it passes bytes on.
     pub(crate) fn check_untaken_exits(&mut self, explicit: usize, of_links: usize) {
         if explicit > self.limits.max_untaken_exits || of_links > self.limits.max_links as usize {
             self.break_off(ExitReason::Overload);
         }
     }
 
-    /// `process` sends an exit signal to `far`: over a link when `taken` says what it took last.
+    /// Sends an exit signal of `process` to `far`: over a link if `taken` states the last message that the process
+    /// took.
     pub fn exit(&mut self, process: &H::Process, far: u64, taken: Option<u64>, reason: ExitReason) {
         match taken {
             Some(taken) => self.border.exit_link(process, far, taken, &reason),
@@ -92,7 +93,7 @@ impl<H: Host> Session<H> {
         self.put_border();
     }
 
-    /// `process` monitors the far process `far`, and calls the monitor `reference`.
+    /// Monitors the far process `far` for `process`, which knows the monitor as `reference`.
     pub fn monitor(&mut self, process: H::Process, reference: u64, far: u64) {
         if self.is_over() {
             let (monitor, from, reason) = (reference, far, ExitReason::NoConnection);
@@ -102,26 +103,26 @@ impl<H: Host> Session<H> {
         self.put_border();
     }
 
-    /// A process gives up the monitor that it calls `reference`: it hears nothing of it any more.
+    /// Removes the monitor that a process knows as `reference`. The process gets no message of it afterwards.
     pub fn demonitor(&mut self, reference: u64) {
         self.border.demonitor(reference);
         self.put_border();
     }
 
-    /// The process on which the peer set `monitor` ended.
+    /// Tells the peer that the process with its `monitor` has ended.
     pub fn down(&mut self, monitor: u64, taken: u64, reason: ExitReason) {
         self.border.down(monitor, taken, reason);
         self.put_border();
     }
 
-    /// Takes what follows from what a process of this end did.
+    /// Sends and delivers the effects of an operation of this end.
     fn put_border(&mut self) {
         self.take_border(|outgoing, frame| {
             outgoing.put(frame);
         });
     }
 
-    /// Takes what follows from what a process of the peer did.
+    /// Sends and delivers the effects of a frame of the peer.
     pub(super) fn reflect_border(&mut self) {
         self.take_border(Outgoing::reflect);
     }
@@ -135,11 +136,11 @@ impl<H: Host> Session<H> {
             self.check_queued(&frames);
         }
         frames.clear();
-        // Its memory serves again, unless the session ended meanwhile.
+        // Reuses the memory, unless the session has ended meanwhile.
         self.border.frames = frames;
     }
 
-    /// A session without a connection queues only so many frames that cost the peer more than their bytes.
+    /// Returns `true` unless a detached session has queued too many frames that cost the peer more than their bytes.
     fn check_queued(&mut self, frames: &[Frame<'_>]) {
         let resumption = &mut self.resumption;
         let fine = !resumption.is_detached()

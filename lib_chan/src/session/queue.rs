@@ -1,4 +1,4 @@
-//! Messages that wait for credit, a slot or room; and waits for the peer's acknowledgement.
+//! Messages that wait for credit, a slot or room, and waits for an acknowledgement.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 
@@ -7,19 +7,19 @@ use rustc_hash::FxBuildHasher;
 /// A message that waits.
 #[derive(Debug)]
 pub(super) struct Waiting<W> {
-    /// A call's is its id.
+    /// The ticket of the message. The ticket of a call is its id.
     pub(super) ticket: u64,
     pub(super) sort: Sort,
     pub(super) payload: Vec<u8>,
     pub(super) waiter: Option<W>,
 }
 
-/// What a waiting message is.
+/// The kind of a waiting message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sort {
     Cast,
     Call,
-    /// A call whose time is over when it comes: see [`Session::mark`](super::Session::mark).
+    /// A call that nobody may execute: see [`Session::mark`](super::Session::mark).
     Mark,
 }
 
@@ -28,7 +28,7 @@ pub(super) enum Sort {
 pub(super) struct SendQueue<W> {
     waiting: VecDeque<Waiting<W>>,
     last_ticket: u64,
-    /// Casts that have left the queue while their senders did not look.
+    /// The tickets of casts that were sent since their senders last polled.
     sent: HashSet<u64, FxBuildHasher>,
 }
 
@@ -39,7 +39,7 @@ impl<W> Default for SendQueue<W> {
 }
 
 impl<W> SendQueue<W> {
-    /// The next ticket. Tickets leave the queue in order, so ids of calls on the wire only grow.
+    /// Returns the next ticket. Tickets leave the queue in order, so the ids of calls on the wire only grow.
     pub(super) const fn next_ticket(&mut self) -> u64 {
         self.last_ticket += 1;
         self.last_ticket
@@ -57,27 +57,27 @@ impl<W> SendQueue<W> {
         self.waiting.len() + self.sent.len()
     }
 
-    /// What the message is whose turn it is.
+    /// Returns the kind of the first message.
     pub(super) fn first(&self) -> Option<Sort> {
         self.waiting.front().map(|first| first.sort)
     }
 
-    /// Takes the message whose turn it is.
+    /// Takes the first message.
     pub(super) fn pop(&mut self) -> Option<Waiting<W>> {
         self.waiting.pop_front()
     }
 
-    /// A cast was sent.
+    /// Notes that a cast was sent.
     pub(super) fn note_sent(&mut self, ticket: u64) {
         self.sent.insert(ticket);
     }
 
-    /// Returns whether this cast was sent, once.
+    /// Returns `true`, once, if this cast was sent.
     pub(super) fn take_sent(&mut self, ticket: u64) -> bool {
         self.sent.remove(&ticket)
     }
 
-    /// Keeps a waiter with a message. Returns whether the message still waits.
+    /// Stores the waiter of a message. Returns whether the message still waits.
     pub(super) fn wait(&mut self, ticket: u64, waiter: impl FnOnce(Option<W>) -> W) -> bool {
         let Some(waiting) = self.place(ticket).and_then(|place| self.waiting.get_mut(place)) else {
             return false;
@@ -86,12 +86,12 @@ impl<W> SendQueue<W> {
         true
     }
 
-    /// Takes a message back. Returns whether it still waited.
+    /// Removes a message. Returns whether it still waited.
     pub(super) fn withdraw(&mut self, ticket: u64) -> bool {
         self.place(ticket).and_then(|place| self.waiting.remove(place)).is_some()
     }
 
-    /// The same for many at once.
+    /// Removes many messages.
     pub(super) fn withdraw_all(&mut self, mut tickets: Vec<u64>) {
         if !tickets.is_empty() {
             tickets.sort_unstable();
@@ -104,21 +104,21 @@ impl<W> SendQueue<W> {
         self.waiting.drain(..)
     }
 
-    /// Where in the queue a message waits.
+    /// Returns the position of a message in the queue.
     fn place(&self, ticket: u64) -> Option<usize> {
         self.waiting.binary_search_by_key(&ticket, |waiting| waiting.ticket).ok()
     }
 }
 
-/// A wait until the peer has acknowledged all that was sent before it.
+/// A wait for the acknowledgement of everything sent before it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Flush {
-    /// The last ordered frame that was sent before it.
+    /// The number of the last ordered frame sent before it.
     pub(super) number: u64,
     ticket: u64,
 }
 
-/// The waits for an acknowledgement.
+/// All waits for an acknowledgement.
 #[derive(Debug)]
 pub(super) struct Flushes<W> {
     waiting: BTreeMap<Flush, W>,
@@ -132,13 +132,13 @@ impl<W> Default for Flushes<W> {
 }
 
 impl<W> Flushes<W> {
-    /// A new wait for the acknowledgement of the frame `number`.
+    /// Adds a wait for the acknowledgement of frame `number`.
     pub(super) const fn begin(&mut self, number: u64) -> Flush {
         self.last = Flush { number, ticket: self.last.ticket + 1 };
         self.last
     }
 
-    /// The highest number that anybody has waited for.
+    /// Returns the highest frame number that is waited for.
     pub(super) const fn wanted(&self) -> u64 {
         self.last.number
     }
@@ -151,7 +151,7 @@ impl<W> Flushes<W> {
         self.waiting.remove(&flush);
     }
 
-    /// The peer has acknowledged the frames up to `number`: who has waited for that.
+    /// Handles the acknowledgement of the frames up to `number`. Returns the waiters to wake.
     pub(super) fn acked(&mut self, number: u64) -> impl Iterator<Item = W> {
         let later = self.waiting.split_off(&Flush { number: number + 1, ticket: 0 });
         std::mem::replace(&mut self.waiting, later).into_values()

@@ -1,6 +1,7 @@
-//! A session that outlives its connection (`PROTOCOL.md`, section 15).
+//! Sessions that outlive their connection (`PROTOCOL.md`, section 15).
 //!
-//! Orthogonal to the [life](super::life) of a session is its connection. With resume agreed, and not without:
+//! The connection of a session is independent of its [life](super::life). If resume was agreed on, it changes as
+//! follows; otherwise the session is always attached:
 //!
 //! ```text
 //!              loss, silence, stall, a pause                    window over, break-off
@@ -13,9 +14,9 @@
 //! ```
 //!
 //! Each connection is an [`Attachment`] with an epoch of its own. [`attach`](Session::attach) and
-//! [`resume`](Session::resume) fence the one before first: from then on no byte of it is handled, and only then this end
-//! looks how far it is. Detached, a session goes on as far as it can: casts and calls are numbered and kept, time runs.
-//! Frames that belong to a connection (acks, pings, credit) are not made.
+//! [`resume`](Session::resume) first fence the previous connection, so that no byte of it is handled any more, and
+//! only then read how far this end is. A detached session continues as far as it can: it numbers and keeps casts and
+//! calls, and its timers run. It makes no frames that belong to a connection (acks, pings, credit).
 
 use std::time::{Duration, Instant};
 
@@ -33,78 +34,79 @@ use crate::{
     wire::{Frame, Granted, Tombstone},
 };
 
-/// A `Resume` that is not answered for so long is given up.
+/// The time after which an unanswered `Resume` is given up.
 const ANSWER_TIME: Duration = Duration::from_secs(15);
-/// Beside the credit that the peer grants, so many bytes may be kept: acks come at least every half of it.
+/// The bytes that may be kept beside the credit of the peer. Acks come at least at every half of it.
 const KEPT_BESIDE_WINDOW: usize = 128 * 1024;
-/// The most that an epoch may be ahead of the last one, and the bound of all.
+/// The most by which an epoch may exceed the last one, and the bound of all epochs.
 const MAX_EPOCH_STEP: u64 = 1 << 20;
 const MAX_EPOCH: u64 = 1 << 63;
-/// While detached, an end queues no more of `Cancel`, `Unlink` and `Demonitor`, and of exits that are not over a link.
+/// The most `Cancel`, `Unlink` and `Demonitor` frames that a detached end queues, and the most exits that are not
+/// over a link.
 const MAX_DETACHED_MINOR: u32 = 500;
 const MAX_DETACHED_EXITS: u32 = 32;
 
-/// Whether a session has a connection.
+/// The state of a session's connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConnectionState {
-    /// It has.
+    /// The session has a connection.
     Attached {
-        /// Counts the connections of the session, from 1.
+        /// The number of the connection: 1, 2, 3…
         epoch: u64,
-        /// Since when.
+        /// The time at which the connection was attached.
         since: Instant,
     },
-    /// It has none at the moment, and ends at `until` unless it gets another.
+    /// The session has no connection, and ends at `until` unless it gets another.
     Detached {
-        /// When this end noticed the loss.
+        /// The time at which this end noticed the loss.
         since: Instant,
-        /// When the session ends.
+        /// The end of the window.
         until: Instant,
     },
 }
 
-/// What becomes of a connection that asks for a session.
+/// The answer to a connection that asks for a session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Attach {
-    /// It carries the session from now on, under this epoch.
+    /// The connection carries the session from now on, under this epoch.
     Attached(u64),
-    /// It comes too late, or claims nonsense: close it without a frame. The session is as before.
+    /// The claim is outdated or impossible: close the connection without a frame. The session is unchanged.
     Stale,
     /// The session is over: answer `Lost` with this.
     Over(Option<Tombstone>),
 }
 
-/// What the two ends agreed upon.
+/// The agreement of the two ends on resume.
 #[derive(Debug)]
 struct Agreement {
     window: Duration,
     id: SessionId,
-    /// The client's; the server keeps its own beside the session.
+    /// The key of the client. The server keeps its key beside the session.
     key: Option<ResumeKey>,
-    /// The number of the last frame that the peer had numbered when the session was last resumed.
+    /// The number of the last frame that the peer had numbered at the last resume.
     peer_sent: u64,
 }
 
-/// A session without a connection.
+/// The record of a session without a connection.
 #[derive(Debug)]
 struct Detached {
     since: Instant,
     until: Instant,
-    /// Frames that were queued meanwhile: `Cancel`, `Unlink`, `Demonitor`; and exits.
+    /// The `Cancel`, `Unlink` and `Demonitor` frames queued meanwhile, and the exits.
     minor: u32,
     exits: u32,
 }
 
-/// What a session knows about being resumed.
+/// The state of resume in a session.
 #[derive(Debug)]
 pub(super) struct Resumption {
-    /// The window that the client asks for; zero for none.
+    /// The window that the client asks for; zero for no resume.
     asked: Duration,
     granted: Option<Granted>,
     agreed: Option<Agreement>,
     detached: Option<Detached>,
     attached_since: Instant,
-    /// The driver is to be told that the connection is gone, or another is there.
+    /// A change of the connection that the driver has not been told.
     changed: bool,
 }
 
@@ -125,7 +127,7 @@ impl Resumption {
         self.detached.is_some()
     }
 
-    /// Frames up to this number spend nothing of the budgets of time: they may have waited for a connection.
+    /// Frames up to this number spend nothing of the budgets of time, because they may have waited for a connection.
     pub(super) fn peer_sent(&self) -> u64 {
         self.agreed.as_ref().map_or(0, |agreed| agreed.peer_sent)
     }
@@ -137,7 +139,7 @@ impl Resumption {
         }
     }
 
-    /// Whether a detached session may queue one more `Cancel`, `Unlink` or `Demonitor`.
+    /// Counts one more `Cancel`, `Unlink` or `Demonitor`. Returns `false` if a detached session may not queue it.
     pub(super) fn spend_minor(&mut self) -> bool {
         self.detached.as_mut().is_none_or(|detached| {
             detached.minor += 1;
@@ -145,7 +147,7 @@ impl Resumption {
         })
     }
 
-    /// Whether a detached session may queue one more exit that is not over a link.
+    /// Counts one more exit that is not over a link. Returns `false` if a detached session may not queue it.
     pub(super) fn spend_exit(&mut self) -> bool {
         self.detached.as_mut().is_none_or(|detached| {
             detached.exits += 1;
@@ -154,7 +156,7 @@ impl Resumption {
     }
 }
 
-/// Milliseconds on the wire.
+/// Converts a duration to the milliseconds of the wire.
 pub(super) fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
@@ -162,8 +164,8 @@ pub(super) fn millis(time: Duration) -> u64 {
 impl<H: Host> Session<H> {
     // The agreement.
 
-    /// The client would like the session to outlive its connection for so long; rounded down to milliseconds. To be called
-    /// before [`start`](Self::start). Nothing is asked for by default.
+    /// Asks the server to let the session outlive its connection for this time, rounded down to milliseconds. Must be
+    /// called before [`start`](Self::start). By default, the client does not ask.
     pub const fn ask_resume(&mut self, window: Duration) {
         self.resumption.asked = window;
     }
@@ -176,7 +178,7 @@ impl<H: Host> Session<H> {
         self.resumption.asked = Duration::from_millis(window);
     }
 
-    /// The server grants resume, for no longer than the client asked for. To be called before [`accept`](Self::accept). No
+    /// Grants resume, for no longer than the client asked for. Must be called before [`accept`](Self::accept). Has no
     /// effect if the client did not ask.
     pub fn grant(&mut self, granted: Granted) {
         let window = granted.window.min(self.asked_resume());
@@ -185,25 +187,25 @@ impl<H: Host> Session<H> {
         }
     }
 
-    /// For how long the session outlives its connection, if both ends agreed to that.
+    /// Returns the window of resume, if both ends have agreed on it.
     pub fn resume_window(&self) -> Option<Duration> {
         self.resumption.agreed.as_ref().map(|agreed| agreed.window)
     }
 
-    /// What the `Started` says of resume. From now on ordered frames are kept if it is granted.
+    /// Returns the part of `Started` about resume. If resume is granted, ordered frames are kept from now on.
     pub(super) fn take_granted(&mut self) -> Option<Box<Granted>> {
         let granted = self.resumption.granted.take()?;
         self.agree(&granted, None);
         Some(Box::new(granted))
     }
 
-    /// The server's `Started` grants this.
+    /// Handles the server's grant of resume.
     pub(super) fn handle_granted(&mut self, granted: &Granted) -> Result<(), Fault> {
         if granted.window > self.asked_resume() {
             return Err(Fault::Protocol);
         }
         self.agree(granted, Some(ResumeKey::new(&granted.secret)));
-        // The server waits for it: until then it does not know that the client has the secret.
+        // The server waits for this ack: until it comes, the server does not know that the client has the secret.
         self.attachment.ack_due = true;
         Ok(())
     }
@@ -216,7 +218,7 @@ impl<H: Host> Session<H> {
         self.incoming.ack_often();
     }
 
-    /// The peer's credit lets this end run so far ahead: as much must be kept without waiting.
+    /// Raises the bound of kept bytes to the credit of the peer, so that no frame has to wait for room.
     pub(super) fn widen_kept(&mut self) {
         if self.resumption.agreed.is_some() {
             let ahead = self.peer.balance.ahead().min(self.limits.max_window_len as u64);
@@ -224,7 +226,7 @@ impl<H: Host> Session<H> {
         }
     }
 
-    /// Whether the session outlives its connection now. The server waits for the client to know the secret.
+    /// Returns `true` if the session outlives its connection now. A server waits until the client knows the secret.
     pub fn is_resumable(&self) -> bool {
         self.resumption.agreed.is_some()
             && !self.is_over()
@@ -233,18 +235,18 @@ impl<H: Host> Session<H> {
 
     // Detached.
 
-    /// Whether frames of the connection alone may be appended.
+    /// Returns `true` while frames that belong to the connection may be appended.
     #[inline]
     pub(super) const fn can_say(&self) -> bool {
         self.can_put() && !self.resumption.is_detached()
     }
 
-    /// The epoch of the connection whose bytes are handled.
+    /// Returns the epoch of the connection whose bytes are handled, if there is one.
     pub fn attached(&self) -> Option<u64> {
         self.attachment.open.then_some(self.attachment.epoch)
     }
 
-    /// Whether the session has a connection.
+    /// Returns the state of the connection.
     pub const fn connection(&self) -> ConnectionState {
         match &self.resumption.detached {
             Some(Detached { since, until, .. }) => ConnectionState::Detached { since: *since, until: *until },
@@ -255,12 +257,12 @@ impl<H: Host> Session<H> {
         }
     }
 
-    /// The change of the connection, told once.
+    /// Returns a change of the connection, once.
     pub(crate) fn take_connection_change(&mut self) -> Option<ConnectionState> {
         std::mem::take(&mut self.resumption.changed).then(|| self.connection())
     }
 
-    /// The connection is gone since then: no byte of it is handled any more.
+    /// Detaches the session from its connection, which was lost at `since`. No byte of it is handled any more.
     pub(super) fn detach(&mut self, now: Instant, since: Instant) {
         self.attachment = Attachment::gone(self.attachment.epoch, self.heartbeat_interval(), now);
         if self.resumption.is_detached() {
@@ -273,7 +275,7 @@ impl<H: Host> Session<H> {
         self.resumption.changed = true;
     }
 
-    /// Time has passed for a session without a connection.
+    /// Handles the timers of a session without a connection.
     pub(super) fn handle_detached_timeout(&mut self, now: Instant) {
         if self.resumption.until().is_some_and(|until| now >= until) {
             return self.expire();
@@ -286,8 +288,8 @@ impl<H: Host> Session<H> {
 
     // Another connection.
 
-    /// A new connection of the client, logged in. This end asks for the session on it: the epoch of the connection, or
-    /// `None` if there is nothing to resume. A connection before it is fenced.
+    /// Asks for the session on a new, authenticated connection of the client, and fences the previous one. Returns
+    /// the epoch of the connection, or `None` if there is nothing to resume.
     pub(crate) fn resume(&mut self, now: Instant, exporter: &Exporter) -> Option<u64> {
         if !self.is_resumable() || self.side != Side::Client {
             return None;
@@ -304,8 +306,8 @@ impl<H: Host> Session<H> {
         Some(epoch)
     }
 
-    /// A client has proved that this session is its own, and goes on over a new connection. A connection before it is
-    /// fenced, whether it is known to be dead or not.
+    /// Continues the session on a new connection, on which the client has proved its right to the session. Fences the
+    /// previous connection, even if it is not known to be dead.
     pub(crate) fn attach(&mut self, now: Instant, claim: &ResumeClaim) -> Attach {
         if self.is_over() || self.resumption.agreed.is_none() || self.side != Side::Server {
             return Attach::Over(self.tombstone());
@@ -326,7 +328,7 @@ impl<H: Host> Session<H> {
         Attach::Attached(claim.epoch)
     }
 
-    /// The server's answer: the session goes on.
+    /// Handles the server's answer that the session continues.
     pub(super) fn handle_resumed(&mut self, now: Instant, received: u64, sent: u64) -> Result<(), Fault> {
         self.check_position(received, sent)?;
         self.attachment.answer_by = None;
@@ -334,7 +336,7 @@ impl<H: Host> Session<H> {
         Ok(())
     }
 
-    /// The server's other answer: the session is over, and this is what the server still knows of it.
+    /// Handles the server's answer that the session is over, with the record that the server still has.
     pub(super) fn handle_session_lost(&mut self, tombstone: Option<Tombstone>) {
         let (reason, taken) = match tombstone {
             Some(Tombstone { taken, reason, .. }) => (reason, Some(taken)),
@@ -343,7 +345,7 @@ impl<H: Host> Session<H> {
         self.lose(reason, taken);
     }
 
-    /// Whether the peer can be where it says that it is.
+    /// Checks that the positions that the peer claims are possible.
     fn check_position(&self, received: u64, sent: u64) -> Result<(), Fault> {
         let possible = (self.outgoing.acked..=self.outgoing.number).contains(&received);
         if possible && sent >= self.incoming.number.max(self.resumption.peer_sent()) {
@@ -353,7 +355,7 @@ impl<H: Host> Session<H> {
         }
     }
 
-    /// Both ends know how far the other is: what is missing is written again.
+    /// Sends the missing frames again, once both ends know how far the other is.
     fn reattach(&mut self, now: Instant, received: u64, sent: u64) {
         if let Some(agreed) = &mut self.resumption.agreed {
             agreed.peer_sent = sent;
@@ -379,19 +381,19 @@ impl<H: Host> Session<H> {
 
     // The end.
 
-    /// What is to be kept of a session of the server that is over, for a client that asks for it. `None` where the client
-    /// needs none: nothing was granted, or its own `Ended` came.
+    /// Returns the record that a server keeps of a session that is over. `None` if the client needs none: nothing was
+    /// granted, or the client's own `Ended` came.
     pub fn tombstone(&self) -> Option<Tombstone> {
         self.over_record().and_then(|over| over.tombstone.clone())
     }
 
-    /// Whether the session ended because nobody came back in time.
+    /// Returns `true` if the session ended because its window passed without a connection.
     pub fn has_expired(&self) -> bool {
         self.over_record().is_some_and(|over| over.expired)
     }
 
-    /// What a tombstone says of a session that ends now. Every message that came may have been taken, unless this end has
-    /// said otherwise in an `Ended` that did not get through.
+    /// Builds the record of a session that ends now. Every received message counts as possibly taken, unless this end
+    /// has said otherwise in an `Ended` that was lost.
     pub(super) fn bury(&self, ending: &Ending) -> Option<Tombstone> {
         // A client whose own `Ended` has come knows how it ended.
         if self.side != Side::Server || !self.is_resumable() || ending.taken.is_some() {

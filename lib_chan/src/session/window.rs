@@ -1,29 +1,29 @@
-//! A credit window that follows the path: how long it has to be for a sender that never waits for credit.
+//! A credit window that follows the path, so that a sender never waits for credit.
 //!
-//! A fixed window carries one window per round trip, whatever the line can do. So the receiver measures: it sends a
-//! `Ping`, and when its `Pong` comes it knows the round trip time and how many bytes its process took meanwhile. The
-//! window that rate × round trip time asks for is what the session should have ([RFC 6349] calls it the
-//! bandwidth-delay product). Only bytes that the process took count, so a slow reader's window never grows.
+//! A fixed window carries one window per round trip, on any line. So the receiver measures: it sends a `Ping`, and
+//! the `Pong` tells it the round trip time and how many bytes its process took meanwhile. Rate × round trip time is
+//! the window that the session needs ([RFC 6349] calls it the bandwidth-delay product). Only bytes that the process
+//! took count, so the window of a slow reader never grows.
 //!
 //! [RFC 6349]: https://www.rfc-editor.org/rfc/rfc6349#section-3.1
 
 use std::time::{Duration, Instant};
 
-/// The window is so many times the bytes of one round trip: one share is on its way, one waits in the sender's kernel
-/// or comes back as credit, and one covers what TCP holds back while it repeats a lost packet.
+/// The window is this many times the bytes of one round trip: one share is in flight, one waits in the sender's
+/// kernel or returns as credit, and one covers the data that TCP holds back while it repeats a lost packet.
 const SHARES: f64 = 3.0;
-/// A longer round trip does not make the window longer: a peer that delays its pongs would get what it likes.
+/// A longer round trip does not widen the window. Otherwise a peer could get any window by delaying its pongs.
 const MAX_RTT: Duration = Duration::from_millis(500);
-/// The least round trip time is that of the last one to two of these.
+/// The least round trip time is taken over the last one to two of these periods.
 const RTT_KEPT: Duration = Duration::from_secs(60);
-/// A window is narrowed to the widest that was needed in the last one to two of these.
+/// A window is narrowed to the widest window needed in the last one to two of these periods.
 const NEED_KEPT: Duration = Duration::from_secs(10);
-/// The least and the greatest time between two probes. It doubles with each that changes nothing.
+/// The least and the greatest time between two probes. It doubles after each probe that changes nothing.
 const PROBE_EVERY: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
-/// Tokens of probes have this bit, those of other pings do not.
+/// This bit is set in the tokens of probes, and clear in those of other pings.
 const PROBE: u64 = 1 << 63;
 
-/// The extreme of a number over the recent past, in two halves.
+/// The extreme of a number over the recent past, kept in two halves.
 #[derive(Clone, Copy, Debug)]
 struct Recent<T> {
     since: Instant,
@@ -49,16 +49,16 @@ impl<T: Copy> Recent<T> {
 /// Decides how long the window of one session is.
 #[derive(Debug)]
 pub(super) struct Tuner {
-    /// The window at the start, and the least.
+    /// The initial window, which is also the least.
     base: u64,
     max: u64,
-    /// The probe under way: its token, when it left, and what the process had taken by then.
+    /// The probe in flight: its token, when it left, and the bytes that the process had taken by then.
     probe: Option<(u64, Instant, u64)>,
     last_token: u64,
-    /// When the next probe may leave, and how long after it the one after that.
+    /// The time of the next probe, and the time between it and the one after.
     next_at: Instant,
     every: Duration,
-    /// What had been taken when the last probe ended.
+    /// The bytes that had been taken when the last probe ended.
     taken: u64,
     rtt: Recent<Duration>,
     need: Recent<u64>,
@@ -79,12 +79,12 @@ impl Tuner {
         }
     }
 
-    /// How much wider than at the start this window is.
+    /// Returns how much wider this window is than at the start.
     pub(super) const fn extra(&self, window: u64) -> u64 {
         window - self.base
     }
 
-    /// The token of a ping that is worth sending now that the process has taken `taken` bytes in all.
+    /// Returns the token of a probe, if one is worth sending now. The process has taken `taken` bytes in all.
     pub(super) fn probe(&mut self, now: Instant, taken: u64) -> Option<u64> {
         let quiet = taken - self.taken < self.base / 4;
         if self.base == self.max || self.probe.is_some() || quiet || now < self.next_at {
@@ -96,7 +96,7 @@ impl Tuner {
         Some(token)
     }
 
-    /// A pong came. The window that is needed, if that is another than `window`, which is in force.
+    /// Handles a pong. Returns the window that is needed, if it differs from the current `window`.
     pub(super) fn pong(&mut self, now: Instant, token: u64, window: u64, taken: u64) -> Option<u64> {
         let (expected, sent, taken_then) = self.probe?;
         if token != expected {
@@ -111,27 +111,27 @@ impl Tuner {
         let recent = self.need.note(now, NEED_KEPT, need, u64::max);
         let wanted = if need > window { need } else { recent.min(window) };
         let wanted = wanted.clamp(self.base, self.max);
-        // Small changes are not worth a frame, nor another look soon.
+        // A small change is worth neither a frame nor another probe soon.
         let changed = wanted > window + window / 8 || wanted < window / 2;
         self.every = if changed { PROBE_EVERY.0 } else { (self.every * 2).min(PROBE_EVERY.1) };
         self.next_at = now + self.every;
         changed.then_some(wanted)
     }
 
-    /// Nothing has come for a while. The window that is needed, if that is another than `window`, which is in force.
+    /// Handles an idle session. Returns the window that is needed, if it differs from the current `window`.
     pub(super) fn idle(&mut self, window: u64) -> Option<u64> {
         self.every = PROBE_EVERY.0;
         (window > self.base).then_some(self.base)
     }
 
-    /// The path is another one: what was measured says nothing about it.
+    /// Discards the measurements, because the path is a new one.
     pub(super) const fn restart(&mut self, now: Instant) {
         self.probe = None;
         self.rtt = Recent::new(now);
         self.every = PROBE_EVERY.0;
     }
 
-    /// The program has no room for a wider window.
+    /// Notes that the program has no room for a wider window.
     pub(super) const fn refuse(&mut self) {
         self.every = PROBE_EVERY.1;
     }
@@ -145,8 +145,8 @@ mod tests {
     const BASE: u64 = 256 * 1024;
     const MAX: u64 = 16 * 1024 * 1024;
 
-    /// Lets a process take at `rate` bytes a second, at most a window per round trip, over a path with this round trip
-    /// time, for a while; the window in the end.
+    /// Lets a process take at `rate` bytes a second, at most a window per round trip, for a while, over a path with
+    /// this round trip time. Returns the final window.
     fn settle(rate: f64, rtt: Duration, delayed: Duration) -> u64 {
         let mut now = Instant::now();
         let mut tuner = Tuner::new(BASE, MAX, now);

@@ -1,56 +1,57 @@
-//! The ids of this end's processes, and what each lets the peer do.
+//! The ids of this end's processes, and the rights that each gives the peer.
 
 use std::collections::BTreeMap;
 
 use super::Breach;
 use crate::session::credit::Grant;
 
-/// The id of the owner of each end, whichever process that is.
+/// The id of the owner of each end, whatever process that is.
 pub(in crate::session) const OWNER: u64 = 0;
 
-/// What a process that was handed out lets the peer do.
+/// The operations that a handed-out process permits to the peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rights {
-    /// Send and call.
+    /// Messages and calls.
     pub send: bool,
-    /// Monitor.
+    /// Monitors.
     pub monitor: bool,
-    /// Link.
+    /// Links.
     pub link: bool,
-    /// Send exit signals.
+    /// Exit signals.
     pub exit: bool,
-    /// Send exit signals with `kill`, which cannot be trapped.
+    /// Exit signals with the reason `kill`, which cannot be trapped.
     pub kill: bool,
 }
 
 impl Rights {
-    /// Those of an id that only names the sender of a link.
+    /// The rights of an id that only names the sender of a link.
     const NONE: Self = Self { send: false, monitor: false, link: false, exit: false, kill: false };
-    /// Those of the owner.
+    /// The rights to the owner.
     const OWNER: Self = Self { send: true, monitor: true, link: true, exit: true, kill: false };
 }
 
 impl Default for Rights {
-    /// Send, call and monitor.
+    /// The rights to send, call and monitor.
     fn default() -> Self {
         Self { send: true, monitor: true, ..Self::NONE }
     }
 }
 
-/// A process of this end under an id of its own.
+/// A process of this end with an id of its own.
 #[derive(Debug)]
 struct Known<P> {
     process: P,
     rights: Rights,
-    /// It stays known; one that was not handed out only as long as it has a link.
+    /// The id stays known. An id that was not handed out is forgotten with its last link.
     handed_out: bool,
-    /// It has told a linked process of its end, so links and monitors that come now are answered at once. If they took
-    /// a place until the process answers, the peer, which knows that the link before has ended, would set too many.
+    /// The process has told a linked process of its end, so later links and monitors are answered at once. If they
+    /// took a place until the process answers, the peer would exceed the bound: it knows that the former link has
+    /// ended.
     ended: bool,
     grant: Grant,
 }
 
-/// The processes of this end that the peer knows.
+/// The processes of this end that have an id.
 #[derive(Debug)]
 pub(in crate::session) struct Ids<P> {
     owner: Option<P>,
@@ -61,12 +62,12 @@ pub(in crate::session) struct Ids<P> {
 }
 
 impl<P: Clone + Ord> Ids<P> {
-    /// Nobody is known, and each process that will be starts with this credit window.
+    /// Creates a table without processes. Each process that gets an id starts with a credit window of `window` bytes.
     pub(super) const fn new(window: u64) -> Self {
         Self { owner: None, window, known: BTreeMap::new(), ids: BTreeMap::new(), last_id: OWNER }
     }
 
-    /// Forgets everybody. No id is used again.
+    /// Forgets all processes. No id is used again.
     pub(super) fn clear(&mut self) {
         *self = Self { last_id: self.last_id, ..Self::new(self.window) };
     }
@@ -80,7 +81,7 @@ impl<P: Clone + Ord> Ids<P> {
         self.owner.as_ref()
     }
 
-    /// Lets the peer reach `process` under the id returned.
+    /// Gives `process` an id by which the peer can reach it, and returns the id.
     pub(in crate::session) fn hand_out(&mut self, process: P, rights: Rights) -> u64 {
         let id = self.own_id(&process);
         if let Some(known) = self.known.get_mut(&id) {
@@ -90,26 +91,26 @@ impl<P: Clone + Ord> Ids<P> {
         id
     }
 
-    /// A message of this cost came for `id`: the process, if the peer may send to it.
+    /// Returns the process that a message of this cost for `id` goes to, if the peer may send to it.
     pub(in crate::session) fn receive(&mut self, id: u64, cost: u64) -> Result<Option<P>, Breach> {
         let Some(known) = self.known.get_mut(&id).filter(|known| known.rights.send) else { return Ok(None) };
         if known.grant.receive(cost) { Ok(Some(known.process.clone())) } else { Err(Breach::TooMany) }
     }
 
-    /// A process took messages of this cost: its id and the total that was granted to it, if that is worth a frame.
+    /// Returns the credit of messages that a process took: its id and the new total, if that is worth a frame.
     pub(in crate::session) fn give_back(&mut self, process: &P, cost: u64) -> Option<(u64, u64)> {
         let &id = self.ids.get(process)?;
         let total = self.known.get_mut(&id)?.grant.give_back(cost)?;
         Some((id, total))
     }
 
-    /// The credit that was granted so far to each id for which that is more than at first.
+    /// Returns the ids that were granted more credit than at first, with their totals.
     pub(in crate::session) fn grants(&self) -> impl Iterator<Item = (u64, u64)> {
         let granted = self.known.iter().map(|(&id, known)| (id, known.grant.granted()));
         granted.filter(|&(_, total)| total > self.window)
     }
 
-    /// The name under which the peer gets to know `process`.
+    /// Returns the id under which the peer knows `process`, and makes one if there is none.
     pub(super) fn name(&mut self, process: &P) -> u64 {
         if self.is_owner(process) { OWNER } else { self.own_id(process) }
     }
@@ -118,7 +119,7 @@ impl<P: Clone + Ord> Ids<P> {
         self.owner.as_ref() == Some(process)
     }
 
-    /// The ids that `process` has, its name first. An owner has one of its own only if it had that before.
+    /// Returns the ids of `process`, its own name first. An owner has a name of its own only if it had one before.
     pub(super) fn ids_of(&self, process: &P) -> impl Iterator<Item = u64> + use<P> {
         let owner = self.is_owner(process).then_some(OWNER);
         owner.into_iter().chain(self.ids.get(process).copied())
@@ -128,7 +129,8 @@ impl<P: Clone + Ord> Ids<P> {
         if id == OWNER { self.owner.clone() } else { Some(self.known.get(&id)?.process.clone()) }
     }
 
-    /// Whether the peer may do this to `id`, and there is somebody. An owner may be no process.
+    /// Returns `true` if the peer may do this to `id` and a process is there. An owner may be a task without a
+    /// process.
     pub(super) fn is_reachable(&self, id: u64, right: impl FnOnce(Rights) -> bool) -> bool {
         id == OWNER || self.known.get(&id).is_some_and(|known| !known.ended && right(known.rights))
     }
@@ -155,7 +157,7 @@ impl<P: Clone + Ord> Ids<P> {
         self.last_id
     }
 
-    /// Forgets an id that no link needs, unless it was handed out.
+    /// Removes an id that no link needs, unless it was handed out.
     pub(super) fn forget(&mut self, id: u64) {
         if let Some(known) = self.known.get(&id).filter(|known| !known.handed_out) {
             self.ids.remove(&known.process);
@@ -163,13 +165,13 @@ impl<P: Clone + Ord> Ids<P> {
         }
     }
 
-    /// `process` with its id, where it has one besides that of an owner.
+    /// Returns the entry of `process`, if it has an id other than that of an owner.
     pub(super) fn own_id_of<'a>(&self, process: Option<&'a P>) -> Option<(&'a P, u64)> {
         let process = process?;
         Some((process, *self.ids.get(process)?))
     }
 
-    /// What the peer may do to `id`.
+    /// Returns the rights to `id`.
     pub(super) fn rights(&self, id: u64) -> Rights {
         if id == OWNER {
             return Rights::OWNER;
@@ -177,14 +179,14 @@ impl<P: Clone + Ord> Ids<P> {
         self.known.get(&id).map_or(Rights::NONE, |known| known.rights)
     }
 
-    /// `process` has told a linked process of its end.
+    /// Notes that `process` has told a linked process of its end.
     pub(super) fn set_ended(&mut self, process: &P) {
         if let Some(known) = self.ids.get(process).and_then(|id| self.known.get_mut(id)) {
             known.ended = true;
         }
     }
 
-    /// How many ids there are for the sake of links alone.
+    /// Returns the number of ids that exist for links alone.
     pub(super) fn linked(&self) -> usize {
         self.known.values().filter(|known| !known.handed_out).count()
     }

@@ -1,15 +1,15 @@
-//! Monitors across a session: one-way, each reporting once.
+//! Monitors between the ends: one-way, each fires once.
 
 use std::collections::BTreeMap;
 
 use super::{Border, Breach, OWNER};
 use crate::{ExitReason, session::Delivery, wire::Frame};
 
-/// A monitor that one of this end's processes has set.
+/// A monitor that a process of this end has set.
 #[derive(Debug)]
 pub(super) struct Watching<P> {
     process: P,
-    /// The process's own number of the monitor.
+    /// The reference by which the process knows the monitor.
     reference: u64,
     far: u64,
 }
@@ -17,12 +17,12 @@ pub(super) struct Watching<P> {
 /// The monitors of both ends.
 #[derive(Debug)]
 pub(super) struct Monitors<P> {
-    /// Those of this end, by their numbers on the wire.
+    /// The monitors of this end, by their numbers on the wire.
     watching: BTreeMap<u64, Watching<P>>,
-    /// Those numbers, by the processes' own.
+    /// The numbers on the wire, by the references of the processes.
     references: BTreeMap<u64, u64>,
     last_watching: u64,
-    /// Those of the peer, by their numbers, and the id that each is on.
+    /// The monitors of the peer, by their numbers, with the id that each is on.
     watched: BTreeMap<u64, u64>,
     last_watched: u64,
 }
@@ -44,7 +44,8 @@ impl<P> Monitors<P> {
 }
 
 impl<P: Clone + Ord> Border<P> {
-    /// `process` monitors the far process. The far owner's end is the end of the session: that needs no frame.
+    /// Monitors the far process for `process`. A monitor on the far owner needs no frame: the end of the session
+    /// fires it.
     pub(in crate::session) fn monitor(&mut self, process: P, reference: u64, far: u64, max: u64) {
         let watching = Watching { process, reference, far };
         if far != OWNER && self.set_by_us >= max {
@@ -60,7 +61,7 @@ impl<P: Clone + Ord> Border<P> {
         }
     }
 
-    /// A process gives up the monitor that it calls `reference`.
+    /// Removes the monitor that a process knows as `reference`.
     pub(in crate::session) fn demonitor(&mut self, reference: u64) {
         let Some(monitor) = self.monitors.references.remove(&reference) else { return };
         if self.monitors.watching.remove(&monitor).is_some_and(|watching| watching.far != OWNER) {
@@ -69,7 +70,7 @@ impl<P: Clone + Ord> Border<P> {
         }
     }
 
-    /// A process that the peer monitors ended.
+    /// Tells the peer that a monitored process of this end has ended.
     pub(in crate::session) fn down(&mut self, monitor: u64, taken: u64, reason: ExitReason) {
         if self.unwatch(monitor).is_some() {
             self.frames.push(Frame::Down { monitor, taken, reason });
@@ -116,7 +117,7 @@ impl<P: Clone + Ord> Border<P> {
         self.deliveries.push(watching.down(reason));
     }
 
-    /// Every monitor ends. `reason` is that of a far process for a process of this end.
+    /// Fires every monitor. Processes of this end get `reason` as the reason of the far process.
     pub(super) fn end_monitors(&mut self, reason: impl Fn(u64, &P) -> ExitReason) {
         for watching in std::mem::take(&mut self.monitors.watching).into_values() {
             let reason = reason(watching.far, &watching.process);
@@ -129,7 +130,7 @@ impl<P: Clone + Ord> Border<P> {
         }
     }
 
-    /// The process that is told of a monitor on `id`. The owner is not: its end is the end of the session.
+    /// Returns the process to tell of a monitor on `id`. The owner is not told: its end is the end of the session.
     fn watched_process(&self, id: u64) -> Option<P> {
         self.ids.process(id).filter(|_| id != OWNER)
     }
