@@ -1,10 +1,10 @@
-//! Exit reasons, and what is known about a call that failed.
+//! Exit reasons, and the errors of calls and casts.
 
 use std::fmt;
 
 use crate::payload::PayloadError;
 
-/// Why a process, a link, a channel or a session ended.
+/// The reason why a process, a link, a channel or a session ended.
 ///
 /// The set is closed and follows Erlang's reasons. An application's own reason is [`Failed`](Self::Failed) with a public text;
 /// panic messages, paths and the like never cross the wire.
@@ -98,7 +98,7 @@ impl ExitReason {
     }
 }
 
-/// The longest prefix of `text` that is at most `max` bytes and ends at a character boundary.
+/// Returns the longest prefix of `text` that has at most `max` bytes and ends at a character boundary.
 pub(crate) fn cut(text: &str, max: usize) -> &str {
     let end = (0..=max.min(text.len())).rev().find(|&end| text.is_char_boundary(end)).unwrap_or(0);
     text.get(..end).unwrap_or_default()
@@ -146,16 +146,16 @@ impl fmt::Display for Executed {
     }
 }
 
-/// Why a call gave no answer, and whether it was executed.
+/// The reason why a call gave no answer, and whether the call was executed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CallError {
     /// Whether the other side executed the call.
     pub executed: Executed,
-    /// What went wrong.
+    /// The failure.
     pub reason: CallFailure,
 }
 
-/// What went wrong with a call.
+/// A failure of a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CallFailure {
@@ -198,7 +198,7 @@ impl fmt::Display for CallFailure {
 }
 
 impl CallError {
-    /// A failure of which it is known whether it was executed.
+    /// Creates an error for a call that failed in this way.
     pub const fn new(executed: Executed, reason: CallFailure) -> Self {
         Self { executed, reason }
     }
@@ -226,7 +226,7 @@ impl From<CallError> for ExitReason {
     }
 }
 
-/// Why a cast was not sent.
+/// The reason why a cast was not sent.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CastError {
@@ -242,7 +242,7 @@ pub enum CastError {
     /// The message does not encode in the session's codec.
     #[error("not sent: {0}")]
     Encode(#[source] PayloadError),
-    /// It would have to wait: for credit, or for room.
+    /// The message would have to wait for credit or for room.
     #[error("not sent: it would have to wait")]
     WouldWait,
 }
@@ -261,9 +261,9 @@ impl From<CastError> for ExitReason {
 /// A message that was not sent to a process of this program, with the reason.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SendError<M> {
-    /// The message, as it was given.
+    /// The message, unchanged.
     pub message: M,
-    /// Why it was not sent: `NoProc` or the reason of the end; `Overload` where `try_send` found no room.
+    /// The reason: `NoProc`, the reason of the end, or `Overload` if `try_send` found no room.
     pub reason: ExitReason,
 }
 

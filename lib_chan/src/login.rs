@@ -32,7 +32,7 @@ use crate::session::early_start;
 /// with it. Never runs Argon2. A dropped future leaves the connection unusable.
 ///
 /// # Errors
-/// Returns an error if the client was refused, misbehaved, or disconnected.
+/// The reason why the client was not logged in: refused, misbehaved, or disconnected.
 pub async fn login_server<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
     exporter: Exporter,
@@ -84,13 +84,13 @@ async fn let_in<S: AsyncRead + AsyncWrite + Unpin>(
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ServerLoginError {
-    /// Refused; the cause is inside.
+    /// The login was refused; the cause is inside.
     #[error("refused: {0}")]
     Refused(Refusal),
-    /// It broke the protocol, and was not answered.
+    /// The client broke the protocol, and got no answer.
     #[error("the client misbehaved: {0}")]
     ClientMisbehaved(#[from] Misbehaviour),
-    /// It closed the connection without having sent one byte.
+    /// The client closed the connection without having sent a byte.
     #[error("the client sent nothing")]
     SentNothing,
     /// The connection was lost during the login.
@@ -163,7 +163,7 @@ impl<'c> ClientLogin<'c> {
         Self { target, proof, on_stretch: None, start: None }
     }
 
-    /// Calls `told` when a stretch of the password begins, before anything is computed.
+    /// Sets a function that is called when a stretch of the password begins.
     pub fn on_stretch(self, told: &'c (dyn Fn() + Sync)) -> Self {
         Self { on_stretch: Some(told), ..self }
     }
@@ -236,7 +236,7 @@ impl<'c> ClientLogin<'c> {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LoginError {
-    /// Refused; or the server is not who it should be, or misbehaved.
+    /// The server refused, misbehaved, or is not the server that it should be.
     #[error(transparent)]
     Handshake(#[from] ClientHandshakeError),
     /// The server states another salt or other parameters than at the last login with this password, and this attempt
@@ -258,9 +258,9 @@ async fn turn(password: &Password, target: &Target) -> Option<SemaphorePermit<'s
     if password.has_key_for(target) {
         return None;
     }
-    // It is never closed.
+    // The semaphore is never closed.
     let turn = STRETCHING.acquire().await.ok()?;
-    // While this one waited, another may have derived the very key.
+    // Another login may have derived the same key during the wait.
     (!password.has_key_for(target)).then_some(turn)
 }
 
@@ -285,7 +285,8 @@ async fn keys(
     }
     let password = password.clone();
     let stretch = move || {
-        // The turn goes with the work: a login that is given up does not let a second stretch begin beside this one.
+        // The permit moves into the work, so a login that is given up does not let a second stretch begin beside this
+        // one.
         let _turn = turn;
         let keys = Arc::new(DerivedKeys::derive(&password, &salt, params)?);
         password.remember_keys(&target, &salt, params, &keys);
@@ -311,13 +312,13 @@ async fn read_body<'b>(
     buffer: &'b mut [u8],
 ) -> Result<&'b [u8], ReadError> {
     let len = checked_len(prefix, max_len)?;
-    // Each side's buffer is as long as the longest message that is ever due to it.
+    // Each side's buffer is as long as the longest message that it may have to receive.
     let body = buffer.get_mut(..len).ok_or(Misbehaviour::TooLong { len, max: max_len })?;
     stream.read_exact(body).await?;
     Ok(body)
 }
 
-/// No message came.
+/// The error for a message that is missing.
 enum ReadError {
     Io(io::Error),
     Misbehaviour(Misbehaviour),

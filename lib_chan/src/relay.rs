@@ -1,7 +1,7 @@
 //! Carries bytes both ways between a channel and a stream.
 //!
-//! A cast is a piece of the stream, of any length. An empty cast is the EOF of its direction. If the session ends
-//! before that EOF, for whatever reason, the direction was reset: `PROTOCOL.md`, section 16.
+//! A cast is a piece of the stream, of any length. An empty cast is the EOF of its direction. A session that ends
+//! before that EOF, for whatever reason, resets the direction: `PROTOCOL.md`, section 16.
 //!
 //! Both ends of a session run the same relay: `chan-server` between the session and the target of a `tcp` or `unix`
 //! service, `chan-client` between the session and a local connection or standard input and output.
@@ -56,8 +56,8 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// A relay for a stream that the far end knows by this name: it is part of the reason with which the session ends
-    /// when the stream fails.
+    /// Creates a relay for a stream with this name. If the stream fails, the name is part of the reason with which
+    /// the session ends, so the far end sees it.
     pub const fn new(stream: &'static str) -> Self {
         Self { stream, last_bytes_timeout: None, input_timeout: None }
     }
@@ -68,18 +68,18 @@ impl Relay {
         self
     }
 
-    /// Ends the relay after the far end's EOF if the stream gives nothing for this long. A stream that gives something
-    /// in this time is read to its EOF. Default: the stream is always read to its EOF.
+    /// Ends the relay after the far end's EOF if the stream returns no byte for this long. A stream that does is read
+    /// to its EOF. Default: the stream is always read to its EOF.
     pub const fn input_timeout(mut self, timeout: Duration) -> Self {
         self.input_timeout = Some(timeout);
         self
     }
 
-    /// Sends to the far end what `reader` gives, and writes to `writer` what the far end sends, until both directions
-    /// have reached EOF. Then closes the channel.
+    /// Sends the bytes of `reader` to the far end, and writes the bytes of the far end to `writer`, until both
+    /// directions have reached EOF. Then closes the channel.
     ///
     /// The EOF of one direction leaves the other open. `writer` is shut down if and only if the far end sent its EOF.
-    /// If the far end ends with `Normal` after its EOF, it wants nothing more, and the relay ends too.
+    /// The relay also ends if the far end ends with `Normal` after its EOF, because it then wants no more bytes.
     ///
     /// Dropping the future ends the session. Bytes that are in flight are lost, and the far end sees a reset.
     ///
@@ -112,7 +112,7 @@ impl Relay {
         let mut outward = pin!(self.to_far(reader, &remote, when.clone()));
         let mut inward = pin!(from_far(chan, writer, &state, &written));
         let mut stuck = pin!(self.stuck(&remote, &written));
-        // Nothing more is read once this is false: the local EOF was sent, or there is nobody to send to.
+        // Cleared once nothing more is read: the local EOF was sent, or no far end is left.
         let mut reading = true;
         let mut sent_eof = false;
         loop {
@@ -125,9 +125,9 @@ impl Relay {
                     Err(error) => {
                         let closed = error.kind() == io::ErrorKind::BrokenPipe;
                         state.send_replace(if closed { Writing::Closed } else { Writing::Failed });
-                        // What the stream said before it broke is worth hearing.
+                        // Send the bytes that the stream received before it broke.
                         let said_all = if reading { outward.await? == Reading::Eof } else { sent_eof };
-                        // A stream that has said its EOF and takes nothing more was closed, in good order.
+                        // A stream that takes nothing after its EOF was closed in good order.
                         if closed && said_all { Ok(()) } else { Err(error.into()) }
                     }
                 },
@@ -136,7 +136,7 @@ impl Relay {
                     match end? {
                         Reading::Eof => sent_eof = true,
                         Reading::Silent => return Ok(()),
-                        // What came before the end is still to be written.
+                        // Bytes that came before the end must still be written.
                         Reading::SessionOver => {}
                     }
                 }
@@ -146,7 +146,7 @@ impl Relay {
         }
     }
 
-    /// Sends what there is to read, and the EOF behind it.
+    /// Sends the bytes of the stream, and the EOF behind them.
     async fn to_far(
         self,
         mut reader: impl AsyncRead + Unpin,
@@ -165,7 +165,7 @@ impl Relay {
                 () = no_more(&mut writing, input_timeout) => return Ok(Reading::Silent),
             };
             let state = *writing.borrow();
-            // A socket tells an error once. It told the writer, and to the reader it looks like an EOF.
+            // A socket reports an error once. The writer got it, and to the reader it looks like an EOF.
             if read == 0 && state == Writing::Failed {
                 return Ok(Reading::Silent);
             }
@@ -181,7 +181,8 @@ impl Relay {
         }
     }
 
-    /// Waits until the session is over and the stream has taken nothing for a while: it would be held for ever.
+    /// Waits until the session is over and the stream has accepted no byte for a while. Without that, such a stream
+    /// would be held for ever.
     async fn stuck(self, remote: &Remote<Opaque>, written: &AtomicU64) {
         let Some(timeout) = self.last_bytes_timeout else { return pending().await };
         remote.ended().await;
@@ -197,24 +198,24 @@ impl Relay {
     }
 }
 
-/// How the reading of the stream ended.
+/// The outcome of reading the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reading {
-    /// At its EOF, which was sent.
+    /// The stream reached its EOF, which was sent.
     Eof,
-    /// Nothing more is to be expected, though there was no EOF.
+    /// No more bytes are expected, though there was no EOF.
     Silent,
     /// The session is over.
     SessionOver,
 }
 
-/// How far the writing to the stream is.
+/// The state of writing to the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Writing {
     Open,
     /// The far end's EOF was passed on.
     Ended,
-    /// The stream takes nothing more.
+    /// The stream accepts nothing more.
     Closed,
     /// The stream failed.
     Failed,
@@ -226,7 +227,7 @@ async fn passed_on(writing: &mut watch::Receiver<Writing>) {
     let _ = writing.wait_for(|&state| state == Writing::Ended).await;
 }
 
-/// Waits until nothing can be expected from a stream that has nothing to read at the moment.
+/// Waits until no byte can be expected from a stream that has nothing to read at the moment.
 async fn no_more(writing: &mut watch::Receiver<Writing>, input_timeout: Option<Duration>) {
     let state = writing.wait_for(|&state| state != Writing::Open).await.map(|state| *state);
     match (state, input_timeout) {
@@ -236,7 +237,7 @@ async fn no_more(writing: &mut watch::Receiver<Writing>, input_timeout: Option<D
     }
 }
 
-/// Writes what comes, until the session is over: also after the EOF, since this is how the end is noticed.
+/// Writes the bytes that come until the session is over, also after the EOF, because that is how the end is noticed.
 async fn from_far(
     chan: &mut Channel<Opaque>,
     mut writer: impl AsyncWrite + Unpin,
@@ -252,7 +253,7 @@ async fn from_far(
             }
         };
         if *state.borrow() == Writing::Ended {
-            // Nothing follows an EOF. A far end that sends it all the same is not listened to.
+            // Bytes after an EOF break the protocol, and are ignored.
             continue;
         }
         if piece.is_empty() {
@@ -272,20 +273,20 @@ async fn from_far(
     Ok(())
 }
 
-/// Why a relay ended before both directions reached EOF.
+/// The reason why a relay ended before both directions reached EOF.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RelayError {
     /// The stream failed.
     #[error("the local stream failed: {0}")]
     Stream(#[from] io::Error),
-    /// The session ended, and not in good order: with another reason than `Normal`, or before the far end's EOF.
+    /// The session ended with another reason than `Normal`, or before the far end's EOF.
     #[error("the session ended: {0}")]
     Session(ExitReason),
 }
 
 impl RelayError {
-    /// The reason for the end of the session that the far end may know: of an error of the system, its kind alone.
+    /// Returns the reason that the far end may know; of a system error, only its kind.
     pub fn reason(&self, stream: &str) -> ExitReason {
         match self {
             Self::Stream(error) => ExitReason::failed(format!("{stream}: {}", error.kind())),
@@ -296,9 +297,9 @@ impl RelayError {
 
 /// Splits a TCP connection for a relay, and makes it one that is reset when it is dropped.
 ///
-/// A connection that is dropped is closed by the system, and its peer sees an EOF, as if it had got everything. This
-/// one is reset instead, until its sending half has been shut down: so a relay that is killed, or whose program is
-/// killed, is never taken for an EOF. It also sends without delay and probes a silent peer.
+/// The system closes a connection that is dropped, and the peer sees an EOF, as if it had received everything. This
+/// connection is reset instead, until its sending half was shut down. So a peer never takes the death of a relay or
+/// its program for an EOF. The connection also sends without delay, and probes a silent peer.
 ///
 /// # Errors
 /// The connection has failed already.
@@ -309,13 +310,13 @@ pub fn tcp_halves(stream: &mut TcpStream) -> io::Result<(ReadHalf<'_>, TcpWriter
     socket.set_tcp_keepalive(
         &TcpKeepalive::new().with_time(KEEPALIVE_TIME).with_interval(KEEPALIVE_INTERVAL),
     )?;
-    // Not `into_split`: its sending half sends an EOF when it is dropped.
+    // `into_split` does not fit: its sending half sends an EOF when it is dropped.
     let (reader, writer) = stream.split();
     Ok((reader, TcpWriter(writer)))
 }
 
-/// The sending half of a TCP connection that is reset when it is dropped, unless this half was shut down before: see
-/// [`tcp_halves`].
+/// The sending half of a TCP connection. Unless this half was shut down, the connection is reset when it is dropped:
+/// see [`tcp_halves`].
 #[derive(Debug)]
 pub struct TcpWriter<'a>(WriteHalf<'a>);
 
@@ -330,7 +331,7 @@ impl AsyncWrite for TcpWriter<'_> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(Pin::new(&mut self.0).poll_shutdown(cx))?;
-        // A reset from here on would take back what was sent, and was sent in full.
+        // From here on, a reset would destroy bytes that were sent in full.
         Poll::Ready(SockRef::from(self.0.as_ref()).set_linger(None))
     }
 }

@@ -35,7 +35,7 @@ pub(super) fn decode<'de, T: Deserialize<'de>>(seed: Seed<'_, T>, bytes: &'de [u
     }
 }
 
-/// What is wrong with a value. (bincode displays its errors as Rust's debug output.)
+/// The reason why a value cannot be encoded. (bincode displays its errors as Rust's debug output.)
 pub(super) struct Unencodable(EncodeError);
 
 impl fmt::Display for Unencodable {
@@ -51,7 +51,7 @@ impl fmt::Display for Unencodable {
     }
 }
 
-/// What is wrong with a payload.
+/// The reason why a payload cannot be decoded.
 pub(super) enum Wrong {
     Bytes(DecodeError),
     Trailing(usize),

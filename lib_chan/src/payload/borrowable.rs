@@ -1,4 +1,4 @@
-//! Messages that can be looked at where they came.
+//! Messages that can be read without a copy.
 
 use bytes::Bytes;
 use serde::Deserialize;

@@ -1,10 +1,10 @@
-//! Why a value does not travel, in words that may be logged and sent.
+//! Errors of values that cannot be encoded or decoded, in words that may be logged and sent.
 
 use std::fmt::{self, Write};
 
 use super::Codec;
 
-/// Why a value does not travel, or bytes are not the value expected.
+/// The reason why a value cannot be sent, or why bytes are not the expected value.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PayloadError {
@@ -14,31 +14,31 @@ pub enum PayloadError {
         /// The most bytes a payload may have.
         max: usize,
     },
-    /// Does not encode or decode.
+    /// The value cannot be encoded or decoded.
     #[error("{codec}: {what}")]
     Codec {
         /// The codec that refused it.
         codec: Codec,
-        /// What it said: at most [`MAX_WHAT_LEN`](PayloadError::MAX_WHAT_LEN) bytes, and `"…"` for every string that
-        /// was in double quotes, because codecs quote there what the payload says.
+        /// The message of the codec: at most [`MAX_WHAT_LEN`](PayloadError::MAX_WHAT_LEN) bytes, with `"…"` for every
+        /// string in double quotes, because codecs quote the contents of the payload there.
         what: Box<str>,
     },
 }
 
 impl PayloadError {
-    /// The most bytes of `what` a codec said.
+    /// The most bytes of `what`.
     pub const MAX_WHAT_LEN: usize = 256;
 
-    /// What `codec` said about a payload.
+    /// Creates the error of a codec.
     pub(super) fn codec(codec: Codec, what: impl fmt::Display) -> Self {
         let mut words = Words::default();
-        // Fails where the words are full, or where the error cannot be displayed: what was written stands.
+        // Writing fails if the text is full or the error cannot be displayed. The text so far is kept.
         let _ = write!(words, "{what}");
         Self::Codec { codec, what: words.text.into() }
     }
 }
 
-/// Takes in an error's text, without what it quotes and as far as there is room.
+/// Collects the text of an error, without its quotations and as far as there is room.
 #[derive(Default)]
 struct Words {
     text: String,

@@ -7,11 +7,10 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwn
 
 use super::{Codec, PayloadError, decode, encode_within};
 
-/// A whole message in whatever codec the session speaks: its bytes as they came, and as they go.
+/// A whole message in the codec of the session, as bytes that are neither decoded nor copied.
 ///
-/// As the `In`, `Out` or reply type of a channel it costs no decoding and no copy: for relays, tools, and services
-/// that hand messages on. Whoever sends one sees to it that it is what the session's codec calls a message. Inside
-/// another value it is plain bytes.
+/// As the `In`, `Out` or reply type of a channel it suits relays, tools, and services that pass messages on. The
+/// sender must make sure that the bytes are a message in the session's codec. Inside another value it is plain bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Opaque(pub Bytes);
 
@@ -47,7 +46,7 @@ pub fn encode_message<T: Serialize + 'static>(
     }
 }
 
-/// The message that all of `bytes` are: decoded, or as they are if it is opaque.
+/// Returns the message in all of `bytes`: decoded, or unchanged if it is opaque.
 ///
 /// # Errors
 /// Those of [`decode`].

@@ -1,4 +1,4 @@
-//! The codec that is none: a payload is the bytes of the value.
+//! The codec without a format: a payload is the bytes of the value.
 
 use std::{fmt, slice};
 
@@ -22,7 +22,7 @@ pub(super) fn decode<'de, T: Deserialize<'de>>(seed: Seed<'_, T>, bytes: &'de [u
     seed.deserialize(Whole(bytes))
 }
 
-/// What is wrong with a value or a payload.
+/// The reason why a value or a payload does not fit.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Unfit {
     #[error("carries bytes only: send and expect Bytes, Vec<u8>, String or (), or use bincode or json")]

@@ -1,25 +1,25 @@
-//! Where encoded bytes go: the end of a buffer, as far as a payload may reach.
+//! The destination of encoded bytes: the end of a buffer, up to the longest payload.
 
 use std::io;
 
-/// The bytes of a payload that is being encoded. Unless it is kept, the buffer is again what it was: after an error,
+/// The bytes of a payload that is being encoded. Unless the payload is kept, the buffer is restored: after an error,
 /// and after a `Serialize` that panicked.
 pub(super) struct Sink<'a> {
     out: &'a mut Vec<u8>,
     start: usize,
-    /// Where the buffer ends when the payload is as long as it may be.
+    /// The length of the buffer with the longest payload.
     end: usize,
     overflowed: bool,
     kept: bool,
 }
 
-/// There was no room.
+/// The buffer had no room.
 #[derive(Debug, thiserror::Error)]
 #[error("no room")]
 pub(super) struct Full;
 
 impl<'a> Sink<'a> {
-    /// A payload of at most `max` bytes after what is in `out`.
+    /// Creates a payload of at most `max` bytes behind the contents of `out`.
     pub(super) fn new(out: &'a mut Vec<u8>, max: usize) -> Self {
         let start = out.len();
         Self { out, start, end: start.saturating_add(max), overflowed: false, kept: false }
@@ -42,12 +42,12 @@ impl<'a> Sink<'a> {
         self.kept = true;
     }
 
-    /// Bytes of the payload so far.
+    /// Returns the number of bytes so far.
     pub(super) fn len(&self) -> usize {
         self.out.len() - self.start
     }
 
-    /// Whether something found no room. A `Serialize` may have ignored that error.
+    /// Returns `true` if some bytes found no room. A `Serialize` may have ignored that error.
     pub(super) fn overflowed(&self) -> bool {
         self.overflowed
     }

@@ -1,23 +1,23 @@
-//! Who may read a file, and whether that is this process alone.
+//! Permissions of secret files: which users can read a file, and whether this process is the only one.
 
 use std::{fs::File, io, os::unix::fs::MetadataExt, path::Path};
 
 use rustix::fs::{StatVfsMountFlags, fstatvfs};
 
-/// What is wrong with a file that somebody else may read or change.
+/// The reason why a file is not private.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Excess {
     /// The permission bits.
     pub(super) mode: u32,
-    /// This process's user may change them.
+    /// Whether the user of this process may change the permissions.
     pub(super) can_mend: bool,
 }
 
-/// Returns what is wrong with a file that somebody else may read or change.
+/// Returns the reason why a file is not private, if there is one.
 pub(super) fn excess(path: &Path, file: &File) -> io::Result<Option<Excess>> {
     let metadata = file.metadata()?;
     let mode = metadata.mode() & 0o7777;
-    // The common case needs to know nobody's groups.
+    // Reading the groups is not needed in the common case.
     if mode & 0o077 == 0 {
         return Ok(None);
     }
@@ -35,27 +35,27 @@ pub(super) fn excess(path: &Path, file: &File) -> io::Result<Option<Excess>> {
     Ok(Some(Excess { mode, can_mend: access.is_ours && !read_only }))
 }
 
-/// What decides whether a file is private.
+/// The facts that decide whether a file is private.
 #[derive(Clone, Copy, Debug)]
 struct Access {
     mode: u32,
     /// The file belongs to the user of this process.
     is_ours: bool,
-    /// The file belongs to root, who decides about this machine anyway.
+    /// The file belongs to root, which controls the machine anyway.
     is_roots: bool,
     group: Group,
-    /// The platform put the file where it keeps secrets for this process.
+    /// The file is where the platform keeps the secrets of this process.
     is_handed_over: bool,
 }
 
 /// The group of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Group {
-    /// This process does not have it.
+    /// This process does not have the group.
     Foreign,
-    /// This process has it, and others may have it too.
+    /// This process has the group, and other users may have it too.
     Shared,
-    /// This process has it, and no other user does.
+    /// This process has the group, and no other user does.
     Alone,
 }
 
@@ -67,8 +67,8 @@ impl Access {
         let group_is_closed = self.mode & 0o070 == 0;
         let group_may = match self.group {
             Group::Foreign => false,
-            // Root gave the file to this group for us. Any other member of the group could have made such a file, and one
-            // that the group may write holds what the group likes.
+            // Root gave the file to this group for the process. Any other member of the group could have made such a
+            // file, and could change one that the group may write.
             Group::Shared => !self.is_ours && self.is_roots && self.mode & 0o020 == 0,
             Group::Alone => true,
         };
@@ -87,17 +87,18 @@ mod unix {
 
     use super::Group;
 
-    /// Where Docker and Podman put secrets.
+    /// The places where Docker and Podman put secrets.
     const SECRETS: &str = "/run/secrets";
 
-    /// Whether the file lies where the platform keeps the secrets of this process.
+    /// Returns `true` if the file is where the platform keeps the secrets of this process.
     pub(super) fn is_handed_over(path: &Path, opened: &fs::Metadata) -> bool {
         let places = [env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from), Some(SECRETS.into())];
         is_handed_over_to(&places.into_iter().flatten().collect::<Vec<_>>(), path, opened)
     }
 
-    /// Whether the opened file lies below one of these places. Kubernetes has links there, which lead to files below the same
-    /// directory. The path is resolved after the file was opened, so it must still lead to that file.
+    /// Returns `true` if the opened file is below one of these places. Kubernetes has links there, which lead to
+    /// files below the same directory. The path is resolved after the file was opened, so it must still lead to that
+    /// file.
     pub(super) fn is_handed_over_to(places: &[PathBuf], path: &Path, opened: &fs::Metadata) -> bool {
         let Ok(path) = fs::canonicalize(path) else { return false };
         let is_same = |now: fs::Metadata| (now.dev(), now.ino()) == (opened.dev(), opened.ino());
@@ -106,7 +107,7 @@ mod unix {
             .filter(|place| place.is_absolute())
             .filter_map(|place| fs::canonicalize(place).ok());
         fs::metadata(&path).is_ok_and(is_same)
-            // The root would hold every file.
+            // Every file is below the root directory.
             && places.any(|place| place.parent().is_some() && path.starts_with(place))
     }
 
@@ -124,18 +125,18 @@ mod unix {
         }
     }
 
-    /// Whether all users and groups stand in files of this machine (nsswitch.conf(5)): who else has a group cannot be
-    /// known from files otherwise.
+    /// Returns `true` if the files of this machine list all users and groups (nsswitch.conf(5)). Otherwise files
+    /// cannot tell who else has a group.
     pub(super) fn only_local(sources: &str) -> bool {
         let databases = sources.lines().filter_map(|line| line.split('#').next()?.split_once(':'));
         databases
             .filter(|(database, _)| matches!(database.trim(), "passwd" | "group" | "initgroups"))
             .flat_map(|(_, sources)| sources.split_whitespace())
-            // `systemd` knows users that exist as long as their service runs, and those have groups of their own.
+            // `systemd` knows users that exist while their service runs, and these have groups of their own.
             .all(|source| matches!(source, "files" | "compat" | "db" | "systemd") || source.starts_with('['))
     }
 
-    /// Whether nobody but the user has the group, by passwd(5) and group(5).
+    /// Returns `true` if only the user has the group, by passwd(5) and group(5).
     pub(super) fn is_alone(gid: u32, uid: u32, users: &str, groups: &str) -> bool {
         let field = |line: &str, at| line.split(':').nth(at).and_then(|number| number.parse::<u32>().ok());
         let own_name = users.lines().find(|line| field(line, 2) == Some(uid));
@@ -159,7 +160,7 @@ mod tests {
     use super::*;
 
     fn is_private(mode: u32, is_ours: bool, group: Group, is_handed_over: bool) -> bool {
-        // Whose is not ours is root's.
+        // A file that does not belong to the process belongs to root.
         Access { mode, is_ours, is_roots: !is_ours, group, is_handed_over }.is_private()
     }
 
@@ -176,12 +177,12 @@ mod tests {
     #[test]
     fn takes_a_group_that_is_ours() {
         for mode in [0o440, 0o640, 0o660, 0o2770] {
-            // Kubernetes gives a volume to `fsGroup`: to files of root, and to those that this process made.
+            // Kubernetes gives a volume to `fsGroup`: files of root, and files that this process made.
             assert!(is_private(mode, true, Group::Alone, false));
             assert!(is_private(mode, false, Group::Alone, false));
-            // What a group may write that others have too is theirs.
+            // Other users who have the group control a file that the group may write.
             assert_eq!(is_private(mode, false, Group::Shared, false), mode & 0o020 == 0);
-            // Its own file it can close.
+            // The process can close its own file.
             assert!(!is_private(mode, true, Group::Shared, false));
             assert!(!is_private(mode, true, Group::Foreign, false));
             assert!(!is_private(mode, false, Group::Foreign, false));

@@ -1,4 +1,4 @@
-//! Files that nobody but their owner may read.
+//! Files that only their owner may read.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -10,11 +10,11 @@ use zeroize::Zeroizing;
 
 use super::access::excess;
 
-/// Why a secret file was not read, or not written.
+/// The reason why a secret file was not read or not written.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PrivateFileError {
-    /// Somebody else may read it.
+    /// Other users may read the file.
     #[error("{} may be read by others (mode {mode:04o}); {remedy}", .path.display())]
     NotPrivate {
         /// The file or directory.
@@ -24,13 +24,13 @@ pub enum PrivateFileError {
         /// What to do about it.
         remedy: String,
     },
-    /// Not a file, but a directory.
+    /// The path is a directory, not a file.
     #[error("{} is a directory; name a file in it", .0.display())]
     Directory(
         /// The directory.
         PathBuf,
     ),
-    /// More bytes than such a file can have.
+    /// The file is longer than such a file can be.
     #[error("{} is longer than {max} bytes, so it holds something else", .path.display())]
     TooLong {
         /// The file.
@@ -38,19 +38,19 @@ pub enum PrivateFileError {
         /// The most bytes it may have.
         max: usize,
     },
-    /// The system refused.
+    /// The system reported an error.
     #[error("cannot {what} {}: {}", .path.display(), told(.error))]
     Io {
-        /// What was attempted, such as `read`.
+        /// The operation, such as `read`.
         what: &'static str,
         /// The file or directory.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         error: io::Error,
     },
 }
 
-/// What to do about a file that belongs to another user or cannot be changed, as in a volume of a container.
+/// Advice for a file that belongs to another user or cannot be changed, as in a volume of a container.
 const NOT_OURS: &str = "this program cannot change that: have it handed over with mode 0400, or 0440 and a group that only \
                         this program has, or set CREDENTIALS_DIRECTORY to its directory";
 
@@ -65,7 +65,7 @@ impl PrivateFileError {
         }
     }
 
-    /// Returns what the system said, unless the file itself is at fault.
+    /// Returns the error of the system, unless the file itself is at fault.
     pub fn io_kind(&self) -> Option<io::ErrorKind> {
         match self {
             Self::Io { error, .. } => Some(error.kind()),
@@ -74,7 +74,7 @@ impl PrivateFileError {
     }
 }
 
-/// What the system said; where a file is in the way, what to do.
+/// Returns the error of the system, with advice if a file is in the way.
 fn told(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::AlreadyExists => "it exists already and is not overwritten; name another file".into(),
@@ -124,8 +124,8 @@ pub fn shared_mode(path: &Path, file: &File) -> io::Result<Option<u32>> {
 
 /// Writes a new secret file, mode 0600 from its first moment; it appears whole or not at all.
 ///
-/// A program that is killed meanwhile may leave a draft beside it, which nothing trips over. On a filesystem without hard
-/// links the file itself is written, and may be found incomplete after a crash.
+/// A program that is killed meanwhile may leave a draft beside the file, which does no harm. On a filesystem without
+/// hard links the file itself is written, and may be incomplete after a crash.
 ///
 /// # Errors
 ///
@@ -148,7 +148,8 @@ fn create_by(path: &Path, bytes: &[u8], link: impl FnOnce(&Path, &Path) -> io::R
     }
 }
 
-/// Whether the filesystem knows no hard links, or a sandbox allows none. FAT says EPERM, others what fits them.
+/// Returns `true` if the filesystem has no hard links, or a sandbox allows none. FAT reports EPERM, other filesystems
+/// report other errors.
 fn has_no_links(error: &io::Error) -> bool {
     use io::ErrorKind::{PermissionDenied, TooManyLinks, Unsupported};
     matches!(error.kind(), PermissionDenied | TooManyLinks | Unsupported)
@@ -177,7 +178,7 @@ pub fn check_directory(path: &Path) -> Result<(), PrivateFileError> {
     refuse_shared(path, &directory, "700")
 }
 
-/// Returns a path as it can be given to a command in a shell.
+/// Returns a path as a shell command needs it.
 pub fn quoted(path: &Path) -> String {
     let mut text = path.display().to_string();
     if text.starts_with('-') {
@@ -201,7 +202,7 @@ fn refuse_shared(path: &Path, file: &File, mend: &'static str) -> Result<(), Pri
     Err(PrivateFileError::NotPrivate { path: path.into(), mode: excess.mode, remedy })
 }
 
-/// A new file beside `path`, under a name that no other program has taken, nor left behind.
+/// Creates a new file beside `path`, under an unused name.
 fn new_draft(path: &Path) -> io::Result<(PathBuf, File)> {
     let options = new_file();
     let mut number = 0_u32;
@@ -217,7 +218,7 @@ fn new_draft(path: &Path) -> io::Result<(PathBuf, File)> {
     }
 }
 
-/// Opens a file only if there is none yet, for its owner alone.
+/// Creates a file for its owner alone. Fails if the file exists.
 fn new_file() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);

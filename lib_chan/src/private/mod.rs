@@ -1,5 +1,5 @@
-//! What keeps secrets private on the machine where they are: files that nobody else may read, a question whose answer
-//! is not shown, no core dumps. For programs that hold passwords and keys; `chan-server` and `chan-client` are two.
+//! Secrets on the machine of their owner: files that other users cannot read, a prompt that does not show the answer,
+//! no core dumps. For programs that hold passwords and keys, such as `chan-server` and `chan-client`.
 
 mod access;
 mod file;
@@ -22,11 +22,11 @@ pub use self::secrets::SecretFileError;
 ///
 /// # Errors
 ///
-/// The system refused. The program is of use all the same.
+/// The system refused. The program is usable all the same.
 pub fn forbid_core_dumps() -> io::Result<()> {
     use rustix::process::{Resource, Rlimit, setrlimit};
     let limited = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
-    // Where dumps are piped to a program the limit says nothing, so on Linux the mark alone decides.
+    // The limit has no effect on dumps that are piped to a program, so on Linux the mark alone decides.
     #[cfg(target_os = "linux")]
     let limited = {
         use rustix::process::{DumpableBehavior, set_dumpable_behavior};

@@ -1,7 +1,7 @@
-//! A question on the terminal whose answer is not shown.
+//! A prompt on the terminal that does not show the answer.
 //!
-//! Done here, since what the `rpassword` crate does at Ctrl-C (7.5) ends the program before the terminal shows again
-//! what is typed.
+//! Implemented here, because the `rpassword` crate (7.5) ends the program at Ctrl-C before the terminal shows input
+//! again.
 
 use std::{
     fs::File,
@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 
 use crate::signals::Settings;
 
-/// As long as a line can be that a terminal gives.
+/// The longest line of a terminal.
 const MAX_LINE_LEN: usize = 4096;
 
 /// Asks on the terminal, whatever standard input and output are connected to; what is typed is not shown. The answer has
@@ -27,7 +27,7 @@ pub fn ask(question: &str) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
     let _restored = Settings::keep(&tty)?;
     let interrupt = hide(&tty)?;
     write!(tty, "{question}")?;
-    // Room for all that is read, since a buffer that grows leaves copies behind.
+    // With room for the longest answer the buffer never grows, so it leaves no copies behind.
     let mut line = Zeroizing::new(vec![0; MAX_LINE_LEN]);
     let len = loop {
         match tty.read(&mut line) {
@@ -46,16 +46,16 @@ pub fn ask(question: &str) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
     }
 }
 
-/// Shows nothing of what is typed but the end of the line. Returns the key that interrupts, which ends the line.
+/// Hides all input but the end of the line. Returns the key that interrupts, which ends the line.
 fn hide(tty: &File) -> io::Result<u8> {
     let mut hidden = tcgetattr(tty)?;
     let interrupt = hidden.special_codes[SpecialCodeIndex::VINTR];
     hidden.local_modes -= LocalModes::ECHO;
     hidden.local_modes |= LocalModes::ECHONL | LocalModes::ICANON;
-    // Ctrl-C ends the line and not the program, which could not set the terminal right any more.
+    // Ctrl-C ends the line and not the program, which could not restore the terminal any more.
     hidden.local_modes -= LocalModes::ISIG;
     hidden.special_codes[SpecialCodeIndex::VEOL] = interrupt;
-    // What was typed ahead was shown, and is no secret.
+    // Input typed ahead was shown, so it is no secret.
     tcsetattr(tty, OptionalActions::Flush, &hidden)?;
     Ok(interrupt)
 }

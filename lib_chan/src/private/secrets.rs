@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 use super::{PrivateFileError, create, quoted, read};
 use crate::secret::{KeyError, Password, PasswordError, PrivateKey, Secret};
 
-/// Why a file gave no password or key.
+/// The reason why a file gave no password or key.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SecretFileError {

@@ -1,12 +1,13 @@
 //! The queue of a process.
 //!
-//! Everything sent to a process goes through one queue, in one order. The receiver takes the whole queue in one go and
-//! then pops from its own batch without locking. Messages are bounded: those accepted and not yet taken, the batch
-//! included, never exceed the capacity, except for what a process sends itself. Signals, and what comes from a session
-//! (which has its own credit), are neither counted nor refused.
+//! Everything sent to a process goes through one queue, in one order. The receiver takes the whole queue at once and
+//! then pops from its own batch without locking. Messages are bounded: accepted messages that were not taken yet, the
+//! batch included, never exceed the capacity, except for those that a process sends itself. Signals, and messages of
+//! a session (which has its own credit), are neither counted nor refused.
 //!
-//! A sender that finds no room waits in line, and what it sends goes in when the receiver has emptied its batch, or at
-//! the end of the poll in which it took something: not at every message, which would cost a lock and a wake each.
+//! A sender that finds no room waits in line. Its message is admitted when the receiver has emptied its batch, or at
+//! the end of the poll in which the receiver took something. Admitting after every message would cost a lock and a
+//! wake each time.
 //!
 //! Callers wake and drop the wakers and messages that these methods return after unlocking, because both may run code
 //! of users.
@@ -24,15 +25,15 @@ use crate::ExitReason;
 use crate::links::MonitorRef;
 use crate::sync::AtomicU64;
 
-/// Messages that come into the mailbox together, from something that bounds them itself, such as a session.
+/// Messages that come into the mailbox together, from a source that bounds them itself, such as a session.
 pub(crate) trait Parcel<M>: Any + Send {
     /// Takes out the next message, when the process gets to it.
     fn next(&mut self) -> Option<M>;
 
-    /// The messages that are left in it.
+    /// Returns the number of messages that are left.
     fn len(&self) -> usize;
 
-    /// Appends another parcel from the same source; gives back one from another source.
+    /// Appends another parcel of the same source. Returns a parcel of another source.
     fn append(&mut self, other: Box<dyn Parcel<M>>) -> Option<Box<dyn Parcel<M>>>;
 }
 
@@ -51,7 +52,7 @@ pub(super) enum Letter<M> {
     Call(Box<CallLetter<M>>),
 }
 
-/// A message with somebody waiting for what comes of it.
+/// A message whose sender waits for the outcome.
 pub(super) struct CallLetter<M> {
     pub(super) message: M,
     pub(super) ticket: Arc<dyn Ticket>,
@@ -59,13 +60,14 @@ pub(super) struct CallLetter<M> {
 
 /// The caller that waits for the answer to a message.
 pub(super) trait Ticket: Send + Sync {
-    /// The message is being taken. `false` if nobody waits any more: then it is not delivered.
+    /// Notes that the message is being taken. Returns `false` if the caller no longer waits; then the message is not
+    /// delivered.
     fn take(&self) -> bool;
 }
 
 /// A signal that became a message.
 pub(super) enum Told {
-    /// With the receipt of whoever counts those that were not taken.
+    /// The receipt goes back to the counter of untaken signals when it is dropped.
     Exit(
         Pid,
         ExitReason,
@@ -75,7 +77,7 @@ pub(super) enum Told {
 }
 
 impl<M> Letter<M> {
-    /// The message alone, for who sent it.
+    /// Returns the message alone, for its sender.
     pub(super) fn into_message(self) -> M {
         match self {
             Self::Cast(message) => message,
@@ -84,15 +86,15 @@ impl<M> Letter<M> {
     }
 }
 
-/// The part that senders share, under the lock of the process.
+/// The part of a mailbox that senders use, under the lock of the process.
 pub(super) struct Mailbox<M> {
     inbox: VecDeque<Item<M>>,
     capacity: u64,
-    /// Counted messages that ever came in.
+    /// The number of counted messages ever accepted.
     accepted: u64,
-    /// What `Taken` said when it was last looked at. Never more than the truth.
+    /// The count of `Taken` when it was last read; never more than the current one.
     known_taken: u64,
-    /// Senders that found no room, by ticket, so in the order they came.
+    /// The senders that wait for room, by ticket, and so in the order in which they came.
     waiting: BTreeMap<u64, WaitingSender<M>>,
     last_ticket: u64,
     /// The receiver, while it sleeps.
@@ -117,7 +119,8 @@ impl<M> Mailbox<M> {
         }
     }
 
-    /// Puts an item into the queue, room or not. Wake what it gives, after unlocking.
+    /// Puts an item into the queue, whether there is room or not. The caller wakes the returned waker after
+    /// unlocking.
     #[must_use]
     pub(super) fn push(&mut self, item: Item<M>) -> Option<Waker> {
         if matches!(item, Item::Letter(_)) {
@@ -127,7 +130,7 @@ impl<M> Mailbox<M> {
         self.receiver.take()
     }
 
-    /// Puts the marker of a due timer into the queue. Its process does that itself, so nobody is woken.
+    /// Puts the marker of a due timer into the queue. Its process does that itself, so no waker is returned.
     pub(super) fn push_timer(&mut self, timer: TimerRef) {
         self.inbox.push_back(Item::Timer(timer));
     }
@@ -137,7 +140,7 @@ impl<M> Mailbox<M> {
         self.accepted
     }
 
-    /// Whether a sender that comes now may go first.
+    /// Returns `true` if a new message may go in at once.
     pub(super) fn has_room(&mut self, taken: &Taken) -> bool {
         if !self.waiting.is_empty() {
             return false;
@@ -149,7 +152,7 @@ impl<M> Mailbox<M> {
         self.is_below_capacity()
     }
 
-    /// Lets a sender wait behind those that wait already; gives its ticket.
+    /// Adds a sender behind those that wait already. Returns its ticket.
     pub(super) fn wait(&mut self, letter: Letter<M>, sender: Waker, taken: &Taken) -> u64 {
         self.last_ticket += 1;
         self.waiting.insert(self.last_ticket, WaitingSender { letter, sender });
@@ -157,7 +160,8 @@ impl<M> Mailbox<M> {
         self.last_ticket
     }
 
-    /// Moves waiting messages into the queue while there is room. Wake what it gives, after unlocking.
+    /// Moves waiting messages into the queue while there is room. The caller wakes the returned wakers after
+    /// unlocking.
     #[must_use]
     pub(super) fn admit(&mut self, taken: &Taken) -> Vec<Waker> {
         let mut wakers = Vec::new();
@@ -177,29 +181,30 @@ impl<M> Mailbox<M> {
         wakers
     }
 
-    /// Whether this ticket still waits.
+    /// Returns `true` while the sender with this ticket waits.
     pub(super) fn waits(&self, ticket: u64) -> bool {
         self.waiting.contains_key(&ticket)
     }
 
-    /// As [`waits`](Self::waits); if so, it is woken through `sender` from now on, which becomes the old waker.
+    /// Does what [`waits`](Self::waits) does. A sender that waits is woken through `sender` from now on, which
+    /// becomes the old waker.
     pub(super) fn still_waits(&mut self, ticket: u64, sender: &mut Waker) -> bool {
         let Some(waiting) = self.waiting.get_mut(&ticket) else { return false };
         mem::swap(&mut waiting.sender, sender);
         true
     }
 
-    /// Takes back what still waits under this ticket.
+    /// Removes the waiting sender with this ticket.
     pub(super) fn withdraw(&mut self, ticket: u64) -> Option<WaitingSender<M>> {
         self.waiting.remove(&ticket)
     }
 
-    /// The senders that wait, to be woken at the end of the process.
+    /// Returns the wakers of all waiting senders, to be woken at the end of the process.
     pub(super) fn senders(&self) -> Vec<Waker> {
         self.waiting.values().map(|waiting| waiting.sender.clone()).collect()
     }
 
-    /// Moves everything that is queued into the empty `batch`; `false` if there is nothing.
+    /// Moves the whole queue into the empty `batch`. Returns `false` if the queue is empty.
     pub(super) fn take(&mut self, batch: &mut VecDeque<Item<M>>) -> bool {
         if self.inbox.is_empty() {
             return false;
@@ -208,7 +213,8 @@ impl<M> Mailbox<M> {
         true
     }
 
-    /// As [`take`](Self::take). If there is nothing, the receiver sleeps, and `old` becomes the waker registered before.
+    /// Does what [`take`](Self::take) does. If the queue is empty, stores the receiver's waker, and `old` becomes the
+    /// one stored before.
     pub(super) fn receive(
         &mut self,
         batch: &mut VecDeque<Item<M>>,
@@ -219,7 +225,7 @@ impl<M> Mailbox<M> {
             return true;
         }
         for queue in [&mut self.inbox, batch] {
-            // A burst leaves a large buffer behind; a process that sleeps gives it back.
+            // A burst leaves a large buffer behind, which a sleeping process gives back.
             if queue.capacity() > KEPT_CAPACITY {
                 *queue = VecDeque::new();
             }
@@ -235,7 +241,7 @@ impl<M> Mailbox<M> {
         flush(&mut self.inbox, monitor);
     }
 
-    /// All that was never taken.
+    /// Returns everything that was never taken.
     pub(super) fn clear(&mut self) -> VecDeque<Item<M>> {
         mem::take(&mut self.inbox)
     }
@@ -246,8 +252,8 @@ impl<M> Mailbox<M> {
 }
 
 impl<M: 'static> Mailbox<M> {
-    /// Queues a parcel, joined with the one before it where both are from the same source. Wake what it gives, after
-    /// unlocking.
+    /// Queues a parcel, joined with the previous one if both have the same source. The caller wakes the returned
+    /// waker after unlocking.
     #[must_use]
     pub(super) fn push_parcel(&mut self, parcel: Box<dyn Parcel<M>>) -> Option<Waker> {
         let other = match self.inbox.back_mut() {
@@ -259,7 +265,7 @@ impl<M: 'static> Mailbox<M> {
     }
 }
 
-/// Items of buffer that a sleeping process keeps.
+/// The number of items that the buffer of a sleeping process may hold.
 const KEPT_CAPACITY: usize = 64;
 
 /// Removes the `Down` of this monitor from a queue.
@@ -269,9 +275,9 @@ pub(super) fn flush<M>(queue: &mut VecDeque<Item<M>>, monitor: MonitorRef) {
     });
 }
 
-/// How many counted messages the receiver has taken, and whether a sender waits for it to take more.
+/// The number of counted messages that the receiver has taken, and whether a sender waits for it to take more.
 ///
-/// In one word, so that a message taken and a sender that starts to wait cannot miss each other.
+/// Both are in one word, so that a taken message and a sender that starts to wait cannot miss each other.
 #[derive(Default)]
 pub(super) struct Taken(AtomicU64);
 
@@ -284,12 +290,12 @@ impl Taken {
         self.0.fetch_add(Self::ONE, Ordering::AcqRel);
     }
 
-    /// Whether a sender waits for room, as far as the messages taken so far are concerned.
+    /// Returns `true` if a sender waits for room.
     pub(super) fn is_wanted(&self) -> bool {
         self.0.load(Ordering::Acquire) & Self::WANTED != 0
     }
 
-    /// The messages taken so far.
+    /// Returns the number of messages taken so far.
     pub(super) fn count(&self) -> u64 {
         self.0.load(Ordering::Acquire) / Self::ONE
     }

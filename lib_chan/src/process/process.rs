@@ -1,4 +1,4 @@
-//! A process, seen from inside.
+//! A process, as the code inside it sees it.
 //!
 //! Longer than other files, because each method states its guarantees here; the bodies are short.
 
@@ -23,12 +23,12 @@ use super::{Address, Pid, TimerRef};
 use crate::links::MonitorRef;
 use crate::{ExitReason, after, sync};
 
-/// What a process receives.
+/// An event that a process receives.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Event<M> {
     /// A message.
     Message(M),
-    /// An exit signal from this process, to one that traps exits.
+    /// An exit signal from this process. Only a process that traps exits gets one.
     Exit(Pid, ExitReason),
     /// The process behind this monitor has ended.
     Down(MonitorRef, Pid, ExitReason),
@@ -59,16 +59,16 @@ pub enum Event<M> {
 /// ```
 pub struct Process<M = ()> {
     cell: Arc<Cell<M>>,
-    /// Taken out of the mailbox, and not yet received.
+    /// Items taken out of the mailbox and not received yet.
     batch: VecDeque<Item<M>>,
     extras: Option<Box<Extras<M>>>,
 }
 
-/// What most processes never need.
+/// The state that most processes never need.
 struct Extras<M> {
     timers: Timers<M>,
     alarm: Alarm,
-    /// Messages that were taken out of parcels.
+    /// The number of messages taken out of parcels.
     unpacked: u64,
 }
 
@@ -89,15 +89,15 @@ impl<M: Send + 'static> Process<M> {
 
     /// Waits for the next message or signal.
     ///
-    /// A dropped future loses nothing.
+    /// Dropping the future loses nothing.
     pub async fn recv(&mut self) -> Event<M> {
         poll_fn(|cx| self.poll_recv(cx)).await
     }
 
-    /// As [`recv`](Self::recv), but waits at most `within`, and returns `None` if nothing came by then. Zero returns at
-    /// once. A dropped future loses nothing.
+    /// Does what [`recv`](Self::recv) does, but waits at most `within`, and returns `None` if nothing came by then.
+    /// With zero it returns at once. Dropping the future loses nothing.
     ///
-    /// A message that is there costs no timer.
+    /// A message that is there already costs no timer.
     pub async fn recv_within(&mut self, within: Duration) -> Option<Event<M>> {
         if within.is_zero() {
             poll_fn(poll_proceed_shortly).await;
@@ -155,7 +155,7 @@ impl<M: Send + 'static> Process<M> {
         }
     }
 
-    /// Puts timers that are due behind everything that is in the mailbox already.
+    /// Queues the timers that are due behind everything in the mailbox.
     fn queue_due_timers(&mut self) {
         let Some(extras) = &mut self.extras else { return };
         while let Some(timer) = extras.timers.pop_due() {
@@ -163,7 +163,7 @@ impl<M: Send + 'static> Process<M> {
         }
     }
 
-    /// Returns the next event of what was taken out of the mailbox.
+    /// Returns the next event of the batch.
     fn next(&mut self) -> Option<Event<M>> {
         while let Some(item) = self.batch.pop_front() {
             let event = self.open(item);
@@ -174,7 +174,7 @@ impl<M: Send + 'static> Process<M> {
         None
     }
 
-    /// Turns an item into an event; `None` for a call that its caller has given up, and for an empty batch.
+    /// Turns an item into an event. Returns `None` for a call whose caller has given up, and for an empty parcel.
     fn open(&mut self, item: Item<M>) -> Option<Event<M>> {
         match item {
             Item::Letter(letter) => {
@@ -215,9 +215,10 @@ impl<M: Send + 'static> Process<M> {
         self.cell.pid()
     }
 
-    /// Sets whether exit signals become messages, all but `Kill` sent with [`Pid::exit`]. Returns the value before.
+    /// Sets whether exit signals become messages; a `Kill` sent with [`Pid::exit`] never does. Returns the previous
+    /// value.
     ///
-    /// A new process does not trap exits, whatever its parent does. A process that must not miss any exit is spawned
+    /// A new process does not trap exits, whatever its parent does. A process that must not miss an exit is spawned
     /// with [`SpawnOptions::trap_exit`].
     pub fn trap_exit(&self, trap_exit: bool) -> bool {
         self.cell.set_trap_exit(trap_exit)
@@ -228,8 +229,8 @@ impl<M: Send + 'static> Process<M> {
     /// There is at most one link between two processes, and it does not matter which of them made it. Linking to
     /// yourself does nothing.
     ///
-    /// A process that owns a session and was linked to the far owner with it gets that one's exit signal. The far owner
-    /// does not get the exit signal of this process until one of the two calls `link`.
+    /// A process that owns a session and was linked to the far owner with it gets the exit signal of the far owner.
+    /// The far owner gets the exit signal of this process only after one of the two has called `link`.
     ///
     /// # Errors
     ///
@@ -257,7 +258,7 @@ impl<M: Send + 'static> Process<M> {
         Ok(())
     }
 
-    /// A `Link` or `Unlink` has been sent. An acknowledgement may have waited for it.
+    /// Notes that a `Link` or `Unlink` was sent, and sends an acknowledgement that had to wait for it.
     fn sent(&self, pid: &Pid) {
         if let Some(id) = self.cell.with_links(|links| links.sent(pid)).flatten() {
             self.cell.acknowledge(pid, id);
@@ -265,7 +266,7 @@ impl<M: Send + 'static> Process<M> {
     }
 
     /// Removes the link to another process, whichever of the two made it. From now on the link has no effect on this
-    /// process; an [`Event::Exit`] that is in the mailbox already stays there.
+    /// process. An [`Event::Exit`] that is in the mailbox already stays there.
     pub fn unlink(&self, pid: Pid) {
         if let Some(id) = self.cell.with_links(|links| links.unlink(&pid)).flatten() {
             pid.signal(ProcessSignal::Unlink { from: self.pid(), id });
@@ -273,11 +274,11 @@ impl<M: Send + 'static> Process<M> {
         }
     }
 
-    /// Monitors another process: when it ends, this one gets an [`Event::Down`] with the reason, once.
+    /// Monitors another process: when it ends, this process gets one [`Event::Down`] with the reason.
     ///
-    /// The event comes at once, with `NoProc`, if the process has ended already, and with `NoConnection` if it is a far
-    /// process whose session is over. A process whose end is decided but whose future still runs tells its reason. Every
-    /// call makes another monitor. Monitoring yourself never fires.
+    /// The event comes at once if the process has ended already (`NoProc`), or if it is a far process whose session
+    /// is over (`NoConnection`). A process whose end is decided but whose future still runs reports its own reason.
+    /// Every call makes another monitor. A monitor on the calling process never fires.
     pub fn monitor(&self, pid: Pid) -> MonitorRef {
         let monitor = next_monitor();
         let me = self.pid();
@@ -287,9 +288,9 @@ impl<M: Send + 'static> Process<M> {
         monitor
     }
 
-    /// Removes a monitor: no [`Event::Down`] of it arrives from now on; one that is in the mailbox already stays there.
-    /// Returns `false` if it has fired, and then the event is in the mailbox or was received; or if it is none of this
-    /// process.
+    /// Removes a monitor: no [`Event::Down`] of it arrives from now on. One that is in the mailbox already stays
+    /// there. Returns `false` if the monitor has fired, so that its event is in the mailbox or was received, or if it
+    /// does not belong to this process.
     pub fn demonitor(&self, monitor: MonitorRef) -> bool {
         let Some(pid) = self.cell.with_links(|links| links.demonitor(monitor)).flatten() else {
             return false;
@@ -298,8 +299,8 @@ impl<M: Send + 'static> Process<M> {
         true
     }
 
-    /// As [`demonitor`](Self::demonitor), and removes the [`Event::Down`] from the mailbox if it is there: none is
-    /// received afterwards. If the monitor has fired, this looks at everything in the mailbox.
+    /// Does what [`demonitor`](Self::demonitor) does, and removes the [`Event::Down`] from the mailbox, so that none
+    /// is received afterwards. If the monitor has fired, this looks at every item of the mailbox.
     pub fn demonitor_flush(&mut self, monitor: MonitorRef) -> bool {
         let was_active = self.demonitor(monitor);
         if !was_active {
@@ -309,8 +310,8 @@ impl<M: Send + 'static> Process<M> {
         was_active
     }
 
-    /// Runs a future in a task of its own, and sends this process what `wrap` makes of its output: for calls that it must
-    /// not wait for, as `gen_server:send_request/2` is.
+    /// Runs a future in a task of its own, and sends this process the message that `wrap` makes of its output. Use it
+    /// for calls that the process must not wait for, like `gen_server:send_request/2`.
     ///
     /// The message waits for room in the mailbox. If the process ends first, the future is dropped. If the future panics,
     /// no message comes.
@@ -348,7 +349,7 @@ impl<M: Send + 'static> Process<M> {
         let (to, ended) = (self.address(), self.pid().ended());
         sync::spawn(async move {
             let sent = async {
-                // If the process has ended, nobody wants the message.
+                // A process that has ended wants no message.
                 let _ = to.send(wrap(future.await)).await;
             };
             let (mut sent, mut ended) = (pin!(sent), pin!(ended));
@@ -399,8 +400,8 @@ impl<M: Send + 'static> Process<M> {
         self.extras().timers.every(period, Box::new(make))
     }
 
-    /// Cancels a timer: no message of it is received from now on. Returns `false` if its message was received already, or
-    /// if it is no timer of this process.
+    /// Cancels a timer: none of its messages is received from now on. Returns `false` if its message was received
+    /// already, or if the timer does not belong to this process.
     pub fn cancel_timer(&mut self, timer: TimerRef) -> bool {
         self.extras().timers.cancel(timer)
     }
@@ -418,7 +419,7 @@ impl<M: Send + 'static> Process<M> {
         self.spawn_link_with(SpawnOptions::default(), f)
     }
 
-    /// As [`spawn_link`](Self::spawn_link), with options.
+    /// Does what [`spawn_link`](Self::spawn_link) does, with options.
     ///
     /// # Panics
     ///
@@ -429,7 +430,7 @@ impl<M: Send + 'static> Process<M> {
         F: Future<Output = Result<(), ExitReason>> + Send + 'static,
     {
         run::spawn_after(options, f, |address| {
-            // It is alive: nobody else knows its pid yet.
+            // The new process is alive, because its pid is not known to any other task yet.
             let _ = self.link(address.pid());
         })
         .0
@@ -448,7 +449,7 @@ impl<M: Send + 'static> Process<M> {
         self.spawn_monitor_with(SpawnOptions::default(), f)
     }
 
-    /// As [`spawn_monitor`](Self::spawn_monitor), with options.
+    /// Does what [`spawn_monitor`](Self::spawn_monitor) does, with options.
     ///
     /// # Panics
     ///
@@ -468,19 +469,19 @@ impl<M: Send + 'static> Process<M> {
 
 /// The timer of [`Process::recv_within`], kept from one receive to the next.
 ///
-/// A timer that is set too early is left alone: when it fires, the process is woken once for nothing, and the timer is
-/// set again. So a process that receives often and with timeouts sets a timer once a timeout, not once a receive.
+/// A timer that is set too early stays: when it fires, the process wakes once in vain and sets it again. So a process
+/// that often receives with a timeout sets one timer per timeout, and not one per receive.
 struct Alarm(Option<Pin<Box<Sleep>>>);
 
 impl Alarm {
-    /// Ready once `deadline` has passed.
+    /// Returns `Ready` once `deadline` has passed.
     fn poll(&mut self, deadline: Instant, cx: &mut Context<'_>) -> Poll<()> {
         let sleep = self.0.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
         if deadline < sleep.deadline() {
             sleep.as_mut().reset(deadline);
         }
         loop {
-            // What the receive spent of the budget must not keep the deadline from being seen.
+            // The budget that the receive has spent must not hide the deadline.
             ready!(pin!(unconstrained(sleep.as_mut())).poll(cx));
             if sleep.deadline() >= deadline {
                 return Poll::Ready(());
@@ -492,7 +493,7 @@ impl Alarm {
 
 impl<M> Drop for Process<M> {
     fn drop(&mut self) {
-        // These are never taken now, so their places go to senders that wait.
+        // These messages are never taken, so their places go to waiting senders.
         for item in self.batch.drain(..) {
             if matches!(item, Item::Letter(_)) {
                 self.cell.count_taken();
