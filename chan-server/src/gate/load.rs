@@ -1,15 +1,15 @@
-//! Whether the server is under load, and whether it was stopped for a while.
+//! Detects that the server is under load, and that it was stopped for a while.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How long the server counts as under load after the last sign of it.
+/// The time for which the server counts as under load after the last sign of it.
 const MEMORY: Duration = Duration::from_secs(60);
-/// Failed logins may come in a burst of so many seconds.
+/// Failed logins may come in a burst of this many seconds.
 const BURST_SECONDS: f64 = 10.0;
 
-/// Signs of load: failed logins, which come as fast as they are let in, and places that are taken.
+/// The signs of load: failed logins, which are as fast as they are admitted, and taken places.
 #[derive(Debug)]
 pub(super) struct Load {
     per_second: f64,
@@ -38,7 +38,7 @@ impl Load {
         }
     }
 
-    /// Notes that something is scarce now.
+    /// Notes that a resource is scarce now.
     pub(super) fn scarce(&mut self, now: Instant) {
         self.until = Some(now + MEMORY);
     }
@@ -48,8 +48,8 @@ impl Load {
     }
 }
 
-/// Finds out that the whole program did not run for a while (a stopped process, a frozen container, a paused virtual
-/// machine). Logins that failed over that are not their sources' fault.
+/// Detects that the whole program did not run for a while (a stopped process, a frozen container, a paused virtual
+/// machine). Logins that fail because of it are not the fault of their sources.
 #[derive(Debug, Default)]
 pub(super) struct Pulse {
     seen: Option<Instant>,
@@ -57,11 +57,11 @@ pub(super) struct Pulse {
 }
 
 impl Pulse {
-    /// How often [`beat`](Self::beat) is called at least while the program runs.
+    /// The longest time between two calls of [`beat`](Self::beat) while the program runs.
     pub(super) const INTERVAL: Duration = Duration::from_secs(1);
     /// A longer time without a beat is a stop.
     const STOPPED: Duration = Duration::from_secs(3);
-    /// What came while the program was stopped is accepted, and found dead, within this time after it.
+    /// Connections that arrived during a stop are accepted, and found dead, within this time after it.
     const BACKLOG: Duration = Duration::from_secs(5);
 
     /// Notes that the program runs.
@@ -72,12 +72,12 @@ impl Pulse {
         self.seen = Some(now);
     }
 
-    /// Returns when the program last went on after a stop, if that was after `since`.
+    /// Returns the time at which the program last continued after a stop, if that was after `since`.
     pub(super) fn woke_after(&self, since: Instant) -> Option<Instant> {
         self.woke.filter(|&woke| woke > since)
     }
 
-    /// Whether a connection that was accepted at `entered` may have failed because of a stop.
+    /// Returns `true` if a connection that was accepted at `entered` may have failed because of a stop.
     pub(super) fn excuses(&self, entered: Instant) -> bool {
         self.woke.is_some_and(|woke| entered < woke + Self::BACKLOG)
     }

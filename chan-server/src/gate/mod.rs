@@ -1,10 +1,10 @@
-//! Decides who may try to log in, and how many sessions there may be.
+//! Admission: decides which sources may try to log in, and how many sessions there may be.
 //!
-//! [`Gate`] decides, with the time and the dice handed in; it knows no socket and no clock. `LoginPermit` and
-//! `SessionPermit` hold a place and give it back when they are dropped.
+//! [`Gate`] decides. The caller passes the time and random numbers in; the gate knows no socket and no clock.
+//! `LoginPermit` and `SessionPermit` hold a place and return it when they are dropped.
 //!
-//! The gate protects places and processor time, and it must not make one client's failures another's: behind one address
-//! there may be a thousand honest clients and one that retries a revoked key for ever. So:
+//! The gate protects places and processor time, and it must not let one client's failures harm others: one address
+//! may stand for a thousand honest clients and one that retries a revoked key for ever. So:
 //!
 //! - While nothing is scarce, no source is turned away for what it did. Wrong passwords cost the *name at that source*,
 //!   and half as much the source, for names that are new there: refusals wait, and later passwords are refused unseen
@@ -39,20 +39,20 @@ use load::{Load, Pulse};
 use penalty::{Expiring, Penalties};
 use wrong::{Standing, WrongPasswords};
 
-/// Why a connection was dropped before TLS.
+/// The reason why a connection was dropped before TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Turned {
-    /// All places are taken, or this one fell to the random early drop.
+    /// All places are taken, or the random early drop chose this connection.
     Full,
-    /// The source has all the places it may have.
+    /// The source has all the places that it may have.
     SourceFull,
     /// The source failed too often lately, and the server is under load.
     Penalty,
 }
 
 impl Turned {
-    /// Returns one word for it, for the metrics.
+    /// Returns the label for the metrics.
     pub(crate) fn cause(self) -> &'static str {
         match self {
             Self::Full => "full",
@@ -61,7 +61,7 @@ impl Turned {
         }
     }
 
-    /// Returns what the log says, with the name of the bound.
+    /// Returns the text for the log, with the name of the bound.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Full => "too many logins at once (max_logins_before_drop, max_logins)",
@@ -71,7 +71,7 @@ impl Turned {
     }
 }
 
-/// How a login ended, for the penalty of its source.
+/// The end of a login, which decides the penalty of its source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LoginEnd {
@@ -80,10 +80,10 @@ pub enum LoginEnd {
     /// The peer closed without having sent a byte, as health checks do. It costs nothing while nothing is scarce, and
     /// under load as much as `Unproved`.
     Silent,
-    /// It ended before there was a proof. The penalty is the time for which it had held its place, within bounds, so that
-    /// giving places back just before the deadline gains nothing.
+    /// The login ended before its proof. The penalty is the time for which it held its place, within bounds, so that
+    /// releasing a place just before the deadline gains nothing.
     Unproved,
-    /// A wrong proof, or something that is no login.
+    /// The proof was wrong, or the bytes were no login.
     Failed,
     /// A deadline passed.
     DeadlinePassed,
@@ -107,7 +107,7 @@ pub struct Gate {
     wrong_passwords: WrongPasswords,
     trusted_sources: Expiring<Source>,
     trusted_pairs: Expiring<Pair>,
-    /// Makes numbers of names; keyed at random, so that nobody finds two names with one number.
+    /// Hashes names, with a random key, so that nobody can find two names with one number.
     names: RandomState,
 }
 
@@ -119,7 +119,7 @@ struct Pair {
 }
 
 impl Gate {
-    /// Makes a gate with these numbers, and nobody in it.
+    /// Creates an empty gate with these limits.
     pub fn new(limits: &Limits, rules: GateRules) -> Self {
         let (min, max) = (rules.penalty_min, rules.penalty_max);
         Self {
@@ -140,7 +140,7 @@ impl Gate {
         }
     }
 
-    /// Takes other numbers. What it remembers stays.
+    /// Takes new limits. Penalties and trust stay.
     pub(crate) fn set(&mut self, limits: &Limits, rules: GateRules) {
         self.max_before_drop = limits.max_logins_before_drop;
         self.drop_percent = limits.login_drop_percent;
@@ -155,7 +155,7 @@ impl Gate {
     /// Takes a place for a connection from `source`. `dice` is a fresh random number.
     ///
     /// # Errors
-    /// Returns why the connection is to be dropped at once.
+    /// Returns the reason to drop the connection at once.
     pub fn enter(&mut self, now: Instant, source: Source, dice: u16) -> Result<(), Turned> {
         self.beat(now);
         let exempt = self.is_exempt(source);
@@ -178,14 +178,14 @@ impl Gate {
         Ok(())
     }
 
-    /// Gives the place back that was taken at `entered`.
+    /// Returns the place that was taken at `entered`.
     pub fn leave(&mut self, now: Instant, source: Source, entered: Instant, end: LoginEnd) {
         self.beat(now);
         self.waiting.remove(&source);
         if self.is_exempt(source) {
             return;
         }
-        // The server itself was silent: nothing else that happened over that is a failure of the client.
+        // The server itself was silent, so no other failure in that time is the client's.
         let excused = self.pulse.excuses(entered);
         let penalty = match end {
             LoginEnd::Good => return,
@@ -204,7 +204,7 @@ impl Gate {
         self.fail(now, source, penalty);
     }
 
-    /// Notes that a client proved itself: its source, and its name there, are trusted for a while.
+    /// Notes that a client proved itself. Its source, and its name there, are trusted for a while.
     pub fn proved(&mut self, now: Instant, source: Source, service: &ServiceName, client: &ClientId) {
         let (pair, until) = (self.pair(source, service, client), deadline(now, self.rules.trust));
         self.trusted_sources.set(now, source, until);
@@ -212,15 +212,16 @@ impl Gate {
         self.failures.forgive(now, source);
     }
 
-    /// Notes a failure of a client that had proved itself: it asked for a session that it did not prove to be its own.
+    /// Notes a failure of a client that had proved itself: it asked for a session without a valid proof for that
+    /// session.
     pub fn failed_late(&mut self, now: Instant, source: Source) {
         if !self.is_exempt(source) {
             self.fail(now, source, self.rules.penalty_failed);
         }
     }
 
-    /// Notes a refused password under this name, and returns how long the refusal waits before it is sent. Its login
-    /// keeps its place meanwhile, so there is no wait where places might become scarce.
+    /// Notes a refused password under this name. Returns how long the refusal waits before it is sent. The login
+    /// keeps its place meanwhile, so there is no wait if places might become scarce.
     pub fn guessed_wrong(
         &mut self,
         now: Instant,
@@ -235,7 +236,7 @@ impl Gate {
         if room { delay } else { Duration::ZERO }
     }
 
-    /// Returns whether a password under this name counts, or is refused whatever it is, since too many were wrong.
+    /// Returns `true` if a password under this name is checked. After too many wrong ones it is refused unseen.
     pub fn may_guess(
         &mut self,
         now: Instant,
@@ -247,23 +248,23 @@ impl Gate {
         !self.wrong_passwords.refuses(now, pair, standing, &self.rules)
     }
 
-    /// Notes that the program runs. Called each second at least; a longer silence means that it was stopped.
+    /// Notes that the program runs. Must be called each second; a longer silence means that the program was stopped.
     pub fn beat(&mut self, now: Instant) {
         self.pulse.beat(now);
     }
 
-    /// Returns when the program last went on after a stop, if that was after `since`.
+    /// Returns the time at which the program last continued after a stop, if that was after `since`.
     pub fn woke_after(&mut self, now: Instant, since: Instant) -> Option<Instant> {
         self.beat(now);
         self.pulse.woke_after(since)
     }
 
-    /// Returns whether sources are turned away for their failures.
+    /// Returns `true` while sources are turned away for their failures.
     pub(crate) fn is_under_load(&self, now: Instant) -> bool {
         self.load.is_on(now)
     }
 
-    /// Returns the connections that have a place.
+    /// Returns the number of connections that hold a place.
     pub fn waiting(&self) -> usize {
         self.waiting.total
     }
@@ -305,12 +306,12 @@ impl Gate {
             || (self.load.is_on(now) && self.failures.enforced(now, source, trusted))
     }
 
-    /// A source may borrow what nobody else needs.
+    /// A source may borrow places that no other source needs.
     fn max_of_a_source(&self) -> usize {
         if self.is_crowded() { self.max_per_source } else { self.max_per_source.max(self.crowd()) }
     }
 
-    /// So many places may be taken before places are scarce.
+    /// Places become scarce once this many are taken.
     fn crowd(&self) -> usize {
         self.max_before_drop / 2
     }
@@ -323,8 +324,8 @@ impl Gate {
         Pair { source, name: self.names.hash_one((service.as_str(), client.as_str())) }
     }
 
-    /// Random early drop: from nothing below the first number, over the stated part at it, to all at the last. A
-    /// flood then loses most of its connections while an honest one still has a chance. An eighth of the places is for
+    /// Random early drop: nothing below the first number, the stated part at it, everything at the last number. So a
+    /// flood loses most of its connections while an honest one still has a chance. An eighth of the places is for
     /// trusted sources, which are dropped only when nothing is left.
     fn drops(&self, trusted: bool, dice: u16) -> bool {
         let waiting = self.waiting.total;
@@ -344,12 +345,12 @@ impl Gate {
     }
 }
 
-/// Returns the instant that is `time` after `from`. A time of any length that somebody configures is as good as for ever.
+/// Returns the time `time` after `from`. A time that is too long for the clock counts as for ever.
 pub(crate) fn deadline(from: Instant, time: Duration) -> Instant {
     after(from.into_std(), time).into()
 }
 
-/// Counts things by a key, and keeps nothing for a key that has none.
+/// Counts by key. A key with a count of zero takes no memory.
 #[derive(Debug)]
 pub(crate) struct Counter<K> {
     counts: HashMap<K, usize>,
@@ -372,7 +373,7 @@ impl<K: Eq + Hash> Counter<K> {
         self.total += 1;
     }
 
-    /// Returns the number of all things.
+    /// Returns the sum of all counts.
     pub(crate) fn total(&self) -> usize {
         self.total
     }

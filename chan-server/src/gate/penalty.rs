@@ -1,4 +1,4 @@
-//! What the gate remembers for a while: penalties, and good logins.
+//! The memory of the gate: penalties, and good logins.
 
 use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
@@ -8,14 +8,14 @@ use tokio::time::Instant;
 
 use super::deadline;
 
-/// How often the failures of somebody who is trusted weigh less than those of a stranger.
+/// Failures of a trusted source weigh this much less than those of a stranger.
 const TRUSTED_DISCOUNT: u32 = 25;
 
-/// A table whose entries are forgotten at a time of their own. A full one forgets the entry that would go first.
+/// A table whose entries are forgotten at times of their own. A full table forgets the entry that would go first.
 #[derive(Debug)]
 pub(super) struct Expiring<K> {
     ends: HashMap<K, Instant>,
-    /// The same keys by their time, so that the first to go is found at once.
+    /// The same keys in the order of their times, so that the first to go is found at once.
     by_end: BTreeSet<(Instant, K)>,
 }
 
@@ -26,16 +26,16 @@ impl<K> Default for Expiring<K> {
 }
 
 impl<K: Copy + Eq + Hash + Ord> Expiring<K> {
-    /// Entries, at most. Cost: about 12 MiB a table.
+    /// The greatest number of entries. Cost: about 12 MiB a table.
     pub(super) const MAX: usize = 65_536;
 
-    /// Returns when the entry will be forgotten, or `None` if there is none.
+    /// Returns the time at which the entry will be forgotten, if there is one.
     pub(super) fn end(&mut self, now: Instant, key: K) -> Option<Instant> {
         self.forget(now);
         self.ends.get(&key).copied()
     }
 
-    /// Sets when the entry will be forgotten.
+    /// Sets the time at which the entry will be forgotten.
     pub(super) fn set(&mut self, now: Instant, key: K, end: Instant) {
         self.forget(now);
         self.remove(key);
@@ -69,14 +69,14 @@ impl<K: Copy + Eq + Hash + Ord> Expiring<K> {
     }
 }
 
-/// Penalties, which add up for each key. A sum is enforced from `min` on: against a stranger until it has passed
-/// altogether, against somebody trusted until it is below `min` again.
+/// Penalties, which add up for each key. A sum is enforced from `min` on: for a stranger until all of it has passed,
+/// for a trusted key until it is below `min` again.
 #[derive(Debug)]
 pub(super) struct Penalties<K> {
     min: Duration,
     max: Duration,
     sums: Expiring<K>,
-    /// Those that reached `min`.
+    /// The keys that reached `min`.
     enforced: Expiring<K>,
 }
 
@@ -109,7 +109,7 @@ impl<K: Copy + Eq + Hash + Ord> Penalties<K> {
         }
     }
 
-    /// Forgives so much that nothing is enforced.
+    /// Forgives as much as is needed that nothing is enforced.
     pub(super) fn forgive(&mut self, now: Instant, key: K) {
         self.enforced.remove(key);
         if self.sums.end(now, key).is_some_and(|end| end - now >= self.min) {
@@ -117,7 +117,7 @@ impl<K: Copy + Eq + Hash + Ord> Penalties<K> {
         }
     }
 
-    /// Those who have any.
+    /// Returns the number of keys with a penalty.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.sums.len()

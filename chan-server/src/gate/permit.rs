@@ -1,4 +1,4 @@
-//! Places that give themselves back.
+//! Places that return themselves when dropped.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -9,8 +9,8 @@ use tokio::time::{Instant, interval};
 use super::load::Pulse;
 use super::{Crowded, Gate, Holder, LoginEnd, Sessions, Source, Turned, deadline};
 
-/// A place among connections that have not proved anything. A permit that is dropped without [`settle`](Self::settle)
-/// means that the code over it panicked.
+/// A place among connections that have not proved anything. Dropping a permit without [`settle`](Self::settle) means
+/// that the code holding it panicked.
 #[derive(Debug)]
 pub(crate) struct LoginPermit {
     gate: Arc<Mutex<Gate>>,
@@ -22,7 +22,7 @@ pub(crate) struct LoginPermit {
 impl LoginPermit {
     pub(crate) fn take(gate: &Arc<Mutex<Gate>>, source: Source) -> Result<Self, Turned> {
         let mut dice = [0; 2];
-        // Without randomness the dice is 0, and the early drop takes everybody: no worse than an overload.
+        // Without randomness the number is 0, and the early drop takes every connection: no worse than an overload.
         let _ = aws_lc_rs::rand::fill(&mut dice);
         let entered = Instant::now();
         locked(gate).enter(entered, source, u16::from_be_bytes(dice))?;
@@ -36,23 +36,23 @@ impl LoginPermit {
         Self::take(&gate, source)
     }
 
-    /// Gives the place back, and its source the penalty that it deserves.
+    /// Returns the place, and gives its source the penalty for this end.
     pub(crate) fn settle(mut self, end: LoginEnd) {
         self.end = end;
     }
 
-    /// Gives the place back after a good login.
+    /// Returns the place after a good login.
     pub(crate) fn settle_proved(self, service: &ServiceName, client: &ClientId) {
         locked(&self.gate).proved(Instant::now(), self.source, service, client);
         self.settle(LoginEnd::Good);
     }
 
-    /// Notes a refused password under this name, and returns how long its refusal waits.
+    /// Notes a refused password under this name. Returns how long its refusal waits.
     pub(crate) fn guessed_wrong(&self, service: &ServiceName, client: &ClientId) -> Duration {
         locked(&self.gate).guessed_wrong(Instant::now(), self.source, service, client)
     }
 
-    /// Returns whether a password under this name counts.
+    /// Returns `true` if a password under this name is checked.
     pub(crate) fn may_guess(&self, service: &ServiceName, client: &ClientId) -> bool {
         locked(&self.gate).may_guess(Instant::now(), self.source, service, client)
     }
@@ -64,7 +64,7 @@ impl Drop for LoginPermit {
     }
 }
 
-/// A session's place.
+/// The place of a session.
 #[derive(Debug)]
 pub(crate) struct SessionPermit {
     sessions: Arc<Mutex<Sessions>>,
@@ -109,7 +109,7 @@ impl Drop for OpeningPermit {
     }
 }
 
-/// Tells the gate for ever that the program runs.
+/// Tells the gate that the program runs, again and again.
 pub(crate) async fn beat(gate: &Mutex<Gate>) {
     let mut beats = interval(Pulse::INTERVAL);
     loop {
@@ -118,13 +118,14 @@ pub(crate) async fn beat(gate: &Mutex<Gate>) {
     }
 }
 
-/// Returns the deadline of something that began at `began` and may take `time`: from its beginning, or from the moment
-/// when the program last went on after a stop. A stop takes no time from anybody.
+/// Returns the deadline of an operation that began at `began` and may take `time`. The time counts from the
+/// beginning, or from the last time at which the program continued after a stop, so a stop takes no time from
+/// anybody.
 pub(crate) fn woke_after(gate: &Mutex<Gate>, began: Instant, time: Duration) -> Instant {
     deadline(locked(gate).woke_after(Instant::now(), began).unwrap_or(began), time)
 }
 
-/// The counts are whole between any two statements that could panic, so a poisoned lock is as good as another.
+/// The counts are consistent between any two statements that could panic, so a poisoned lock is usable.
 pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -179,7 +180,7 @@ mod tests {
         tokio::time::advance(Duration::from_secs(30)).await;
         let woke = Instant::now();
         assert_eq!(woke_after(&gate, began, time), woke + time);
-        // However long the time is.
+        // Even if the time is very long.
         assert!(woke_after(&gate, began, Duration::MAX) > woke + time);
     }
 }

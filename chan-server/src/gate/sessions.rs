@@ -1,4 +1,4 @@
-//! How many sessions there may be, and how many clients may be about to start one.
+//! Counts of sessions, and of clients that are about to start one.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use lib_chan::Limits;
 
 use super::{Counter, Source};
 
-/// Why a client that has proved itself gets no session.
+/// The reason why a client that has proved itself gets no session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Crowded {
@@ -17,14 +17,14 @@ pub enum Crowded {
     Service,
     /// This client, or this source under a shared password, has all the sessions it may have.
     Holder,
-    /// Too many clients have logged in and not started anything.
+    /// Too many clients have logged in without starting their service.
     Openings,
-    /// This client, or this source under a shared password, has logged in too often without starting anything.
+    /// This client, or this source under a shared password, has logged in too often without starting its service.
     HolderOpenings,
 }
 
 impl Crowded {
-    /// Returns what the log says, and the client is told, with the name of the bound.
+    /// Returns the text for the log and the client, with the name of the bound.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Server => "the server has too many sessions (max_sessions)",
@@ -38,27 +38,27 @@ impl Crowded {
     }
 }
 
-/// Whose sessions are counted together.
+/// The client or source whose sessions are counted together.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Holder {
     /// A named client of a service.
     Client(Arc<str>, Arc<str>),
-    /// A source, where many share a password.
+    /// A source, if many clients share a password.
     Source(Source),
 }
 
-/// Counts sessions, and logins that have not asked for theirs yet.
+/// Counts sessions, and logins that have not started their service yet.
 #[derive(Debug)]
 pub struct Sessions {
     max: usize,
     max_per_service: usize,
     max_per_holder: usize,
     max_openings: usize,
-    /// What a configuration sets for single services.
+    /// The bounds that a configuration sets for single services.
     max_of: HashMap<Arc<str>, usize>,
-    /// The same for single clients.
+    /// The bounds for single clients.
     max_of_client: HashMap<Holder, usize>,
-    /// Services that there are.
+    /// The number of services.
     known: usize,
     services: Counter<Arc<str>>,
     holders: Counter<Holder>,
@@ -66,7 +66,7 @@ pub struct Sessions {
 }
 
 impl Sessions {
-    /// Makes a count from nothing, for these services, each with the number that its owner set, if any.
+    /// Creates an empty count for these services, each with the bound that its owner set, if any.
     pub fn new(limits: &Limits, services: impl IntoIterator<Item = (Arc<str>, Option<usize>)>) -> Self {
         let mut this = Self {
             max: 0,
@@ -84,7 +84,7 @@ impl Sessions {
         this
     }
 
-    /// Takes other numbers and services. The places that are taken stay so.
+    /// Takes new limits and services. Taken places stay taken.
     pub(crate) fn set(
         &mut self,
         limits: &Limits,
@@ -125,13 +125,13 @@ impl Sessions {
         Ok(())
     }
 
-    /// Gives the place back.
+    /// Returns the place.
     pub fn leave(&mut self, service: &Arc<str>, holder: &Holder) {
         self.services.remove(service);
         self.holders.remove(holder);
     }
 
-    /// Takes a place for a client that has logged in, until it starts its service.
+    /// Takes a place for a client that has logged in and not started its service yet.
     ///
     /// # Errors
     /// Returns the first bound that is reached.
@@ -139,7 +139,7 @@ impl Sessions {
         if self.openings.total >= self.max_openings {
             return Err(Crowded::Openings);
         }
-        // Four clients at least are needed to fill them.
+        // At least four clients are needed to fill these places.
         if self.openings.of(holder) >= self.max_openings.div_ceil(4) {
             return Err(Crowded::HolderOpenings);
         }
@@ -147,12 +147,12 @@ impl Sessions {
         Ok(())
     }
 
-    /// Gives the place back.
+    /// Returns the place.
     pub fn leave_opening(&mut self, holder: &Holder) {
         self.openings.remove(holder);
     }
 
-    /// Returns the sessions of all services.
+    /// Returns the number of sessions of all services.
     pub fn total(&self) -> usize {
         self.services.total
     }

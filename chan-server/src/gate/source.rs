@@ -1,4 +1,4 @@
-//! Where a connection comes from.
+//! Sources of connections.
 
 use std::fmt;
 use std::net::IpAddr;

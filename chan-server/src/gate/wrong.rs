@@ -1,15 +1,15 @@
-//! Bounds guesses of passwords, without taking one client's wrong password for another's.
+//! Bounds guesses of passwords without blaming one client for another's wrong password.
 //!
-//! Each refused password costs its *pair* (a name at a source) a penalty, which time takes off again. A pair that owes
-//! much is slowed down first: its refusals wait, so that a client that repeats an old password waits with them and never
-//! owes more. A pair that owes twice as much does not wait, it guesses in parallel: passwords are refused there whether
-//! right or wrong, until time has taken enough off.
+//! Each refused password gives its *pair* (a name at a source) a penalty, which time takes off again. A pair that
+//! owes much is slowed down first: its refusals wait. A client that repeats an old password waits with them, and
+//! never owes more. A pair that owes twice as much does not wait, so it guesses in parallel. Its passwords are
+//! refused, right or wrong, until time has taken enough off.
 //!
-//! A source owes half as much for each name that has not logged in from there lately. So many names are no way around the
-//! bound of one, and a name that is known at the source does not depend on what others do there.
+//! A source owes half as much for each name that has not logged in from there lately. So many names are no way around
+//! the bound of one name, and a name that is known at the source does not depend on other clients there.
 //!
-//! A refused password costs the same whatever the reason is, and a password that nobody looks at costs nothing. So neither
-//! the cost nor the delay tells whether a name exists or a password was right.
+//! The penalty of a refused password does not depend on the reason, and a password that is not checked costs nothing.
+//! So neither the penalty nor the delay reveals whether a name exists or a password was right.
 
 use std::hash::Hash;
 use std::time::Duration;
@@ -19,13 +19,13 @@ use tokio::time::Instant;
 use super::penalty::Expiring;
 use super::{GateRules, Pair, Source, deadline};
 
-/// No refusal waits longer: its client waits as well, and has a deadline of its own.
+/// The longest wait of a refusal. Its client waits as well, and has a deadline of its own.
 const MAX_DELAY: Duration = Duration::from_secs(7);
 
-/// How much a wrong password weighs.
+/// The weight of a wrong password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Standing {
-    /// The whole.
+    /// The whole penalty.
     Stranger,
     /// The name logged in from this source lately: a quarter.
     Known,
@@ -52,7 +52,7 @@ pub(super) struct WrongPasswords {
 }
 
 impl WrongPasswords {
-    /// Whether a password is refused whatever it is.
+    /// Returns `true` if passwords are refused unseen.
     pub(super) fn refuses(
         &mut self,
         now: Instant,
@@ -60,14 +60,14 @@ impl WrongPasswords {
         standing: Standing,
         rules: &GateRules,
     ) -> bool {
-        // Room for one penalty more: at the greatest sum itself, each moment would allow another guess.
+        // Leave room for one penalty more: at the greatest sum itself, each moment would allow another guess.
         let greatest = rules.penalty_max.saturating_sub(standing.of(rules.penalty_failed));
         let most = rules.penalty_min.saturating_mul(2).min(greatest);
         let owed = self.owed(now, pair, standing);
         owed >= most && !owed.is_zero()
     }
 
-    /// Notes a refused password, and returns how long its refusal waits.
+    /// Notes a refused password. Returns how long its refusal waits.
     pub(super) fn refused(
         &mut self,
         now: Instant,
@@ -94,7 +94,7 @@ impl WrongPasswords {
     }
 }
 
-/// What each key owes: the time until its entry is forgotten.
+/// The debt of each key, as the time at which its entry is forgotten.
 #[derive(Debug)]
 struct Debts<K>(Expiring<K>);
 

@@ -1,7 +1,7 @@
-//! The sessions that can be resumed, and what is still known of those that are over.
+//! The sessions that can be resumed, and records of those that are over.
 //!
-//! [`Resumables`] decides, with the time handed in; it knows no socket and no clock. It counts a session from the moment
-//! at which its client is promised that it can come back, so that no promise has to be broken later.
+//! [`Resumables`] decides. The caller passes the time in; the table knows no socket and no clock. A session counts
+//! from the moment at which its client is promised that it can come back, so that no promise is broken later.
 
 use std::collections::hash_map::Entry::{Occupied, Vacant};
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -14,18 +14,18 @@ use tokio::time::Instant;
 
 use crate::gate::{Counter, Holder, deadline};
 
-/// Why a session cannot be resumable. It opens all the same.
+/// The reason why a session cannot be resumed. The session opens all the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum NoRoom {
     /// The server has all the resumable sessions that it may have.
     Server,
-    /// This client, or this source under a shared password, has all that it may have.
+    /// This client, or this source under a shared password, has all the resumable sessions that it may have.
     Holder,
 }
 
 impl NoRoom {
-    /// Returns what the log says, with the name of the bound.
+    /// Returns the text for the log, with the name of the bound.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Server => "the server has too many resumable sessions (max_resumable)",
@@ -37,28 +37,28 @@ impl NoRoom {
 /// A session whose client may resume it.
 #[derive(Debug)]
 pub struct Resumable<H> {
-    /// Its name on the wire.
+    /// The name of the session on the wire.
     pub id: SessionId,
-    /// What its proofs are checked with.
+    /// The key that checks proofs for the session.
     pub key: ResumeKey,
     /// The service.
     pub service: ServiceName,
     /// The client; empty under a shared password.
     pub client: ClientId,
-    /// With whom it is counted. The source of a shared password is that of the first connection.
+    /// The holder with whom the session is counted. The source of a shared password is that of the first connection.
     pub holder: Holder,
-    /// For how long it may be without a connection, and is known after its end.
+    /// The time for which the session may be without a connection, and for which its record is kept.
     pub window: Duration,
-    /// How the session is reached.
+    /// The path to the session.
     pub handle: H,
 }
 
-/// What a client finds that has proved which session it resumes.
+/// The state of a session whose proof is right.
 #[derive(Debug)]
 pub enum Found<'r, H> {
-    /// It is there.
+    /// The session is alive.
     Live(&'r H),
-    /// It is over.
+    /// The session is over.
     Over(&'r Tombstone),
 }
 
@@ -74,19 +74,20 @@ pub struct Resumables<H> {
     live: Counter<Holder>,
     /// The records of each holder, oldest first.
     records: HashMap<Holder, VecDeque<SessionId>>,
-    /// All records, by the time at which they are forgotten.
+    /// All records, in the order in which they are forgotten.
     expiring: BTreeSet<(Instant, SessionId)>,
 }
 
 #[derive(Debug)]
 struct Known<H> {
     session: Resumable<H>,
-    /// Once it is over: what is known of it, and until when.
+    /// The record of a session that is over, and the time at which it is forgotten.
     record: Option<(Tombstone, Instant)>,
 }
 
 impl<H> Resumables<H> {
-    /// Makes an empty table, for sessions under `limits`. `dummy` checks the proofs for sessions that do not exist: a key whose secret nobody has.
+    /// Creates an empty table for sessions under `limits`. `dummy` checks the proofs for sessions that do not exist,
+    /// with a key whose secret nobody has.
     pub fn new(limits: &Limits, dummy: ResumeKey) -> Self {
         Self {
             dummy,
@@ -101,7 +102,7 @@ impl<H> Resumables<H> {
         }
     }
 
-    /// Takes other bounds. What is there stays.
+    /// Takes new bounds. The sessions and records stay.
     pub(crate) fn set(&mut self, limits: &Limits) {
         self.max = limits.max_resumable;
         self.max_per_holder = limits.max_resumable_per_client;
@@ -109,7 +110,7 @@ impl<H> Resumables<H> {
         self.max_records_per_holder = limits.max_tombstones_per_client;
     }
 
-    /// Takes a session up, before its client is promised anything.
+    /// Adds a session, before its client is promised anything.
     ///
     /// # Errors
     /// Returns the first bound that is reached.
@@ -121,7 +122,7 @@ impl<H> Resumables<H> {
             return Err(NoRoom::Holder);
         }
         match self.entries.entry(session.id) {
-            // Ids are random: this never happens.
+            // Ids are random, so this never happens.
             Occupied(_) => Err(NoRoom::Server),
             Vacant(place) => {
                 self.live.add(session.holder.clone());
@@ -131,8 +132,8 @@ impl<H> Resumables<H> {
         }
     }
 
-    /// Returns the session that a client resumes, or `None` if there is none, if it belongs to another service or client,
-    /// or if the proof is wrong. These cost the same, and the client must be told the same.
+    /// Returns the session that a client resumes. Returns `None` if there is none, if it belongs to another service
+    /// or client, or if the proof is wrong. These cases cost the same, and the client must be told the same.
     pub fn judge(
         &self,
         now: Instant,
@@ -154,10 +155,10 @@ impl<H> Resumables<H> {
         })
     }
 
-    /// Notes that a session is over, and keeps the record of it, if there is one.
+    /// Notes that a session is over, and keeps its record, if there is one.
     ///
-    /// A client that has all the records that it may have loses its oldest; so it does where all are taken. It never
-    /// costs another client one.
+    /// A client that has all the records that it may have loses its oldest one. The same happens if the table is
+    /// full. A client never costs another one a record.
     pub fn end(&mut self, now: Instant, id: SessionId, tombstone: Option<Tombstone>) {
         self.forget_expired(now);
         let Some(entry) = self.entries.get_mut(&id).filter(|entry| entry.record.is_none()) else { return };
@@ -179,12 +180,12 @@ impl<H> Resumables<H> {
         }
     }
 
-    /// Returns how many sessions can be resumed.
+    /// Returns the number of sessions that can be resumed.
     pub fn live(&self) -> usize {
         self.live.total()
     }
 
-    /// Returns how many records there are of sessions that are over.
+    /// Returns the number of records of sessions that are over.
     pub fn records(&self) -> usize {
         self.expiring.len()
     }
