@@ -1,4 +1,4 @@
-//! Long answers go in parts, so that no other frame waits for more than one part.
+//! Long answers, sent in parts, so that no other frame waits for more than one part.
 
 use std::collections::VecDeque;
 
@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::receive::Fault;
 
-/// The most answers of one end that are under way in parts.
+/// The most answers of one end that are sent in parts at once.
 const MAX_UNFINISHED: usize = 4;
 /// The bytes of a part: a sixteenth of the longest payload that the peer accepts, within these bounds. Longer parts delay
 /// other frames, shorter ones cost more writes.
@@ -19,7 +19,7 @@ pub(super) fn part_len(max: usize) -> usize {
     (max / PART_OF_LONGEST).clamp(MIN_PART_LEN, MAX_PART_LEN)
 }
 
-/// An answer that is not sent yet, or only in part.
+/// An answer that was not sent yet, or only in part.
 #[derive(Debug)]
 pub(super) struct LongAnswer {
     pub(super) call: u64,
@@ -30,7 +30,7 @@ pub(super) struct LongAnswer {
 
 /// The next bytes of a long answer.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Next<'a> {
+pub(super) enum NextPart<'a> {
     Part {
         /// Bytes of the whole answer, in the first part only.
         total: u64,
@@ -41,20 +41,20 @@ pub(super) enum Next<'a> {
 
 impl LongAnswer {
     /// Takes the next part.
-    pub(super) fn next(&mut self) -> Next<'_> {
+    pub(super) fn next(&mut self) -> NextPart<'_> {
         let start = self.sent;
         let end = start + self.part_len;
         match self.payload.get(start..end) {
             Some(payload) if end < self.payload.len() => {
                 self.sent = end;
                 let total = if start == 0 { self.payload.len() as u64 } else { 0 };
-                Next::Part { total, payload }
+                NextPart::Part { total, payload }
             }
-            _ => Next::Last(self.payload.get(start..).unwrap_or_default()),
+            _ => NextPart::Last(self.payload.get(start..).unwrap_or_default()),
         }
     }
 
-    /// Takes all that is left.
+    /// Takes everything that is left.
     pub(super) fn into_rest(mut self) -> Vec<u8> {
         if self.sent > 0 { self.payload.split_off(self.sent) } else { self.payload }
     }
@@ -68,7 +68,7 @@ impl LongAnswer {
 #[derive(Debug, Default)]
 pub(super) struct LongAnswers {
     waiting: VecDeque<LongAnswer>,
-    /// Bytes of all that are not sent.
+    /// The number of bytes that were not sent, of all answers.
     len: usize,
 }
 
@@ -81,7 +81,7 @@ impl LongAnswers {
         self.waiting.len()
     }
 
-    /// Bytes that are not sent.
+    /// Returns the number of bytes that were not sent.
     pub(super) const fn len(&self) -> usize {
         self.len
     }
@@ -98,7 +98,7 @@ impl LongAnswers {
         Some(answer)
     }
 
-    /// Puts an answer back of which a part was taken: the others have their turn first.
+    /// Puts an answer back after a part was taken. The other answers have their turn first.
     pub(super) fn put_back(&mut self, answer: LongAnswer) {
         self.len += answer.left();
         let place = self.waiting.len().min(MAX_UNFINISHED - 1);
@@ -106,28 +106,28 @@ impl LongAnswers {
     }
 }
 
-/// An answer of the peer of which parts have come.
+/// An answer of the peer that is incomplete.
 #[derive(Debug)]
 struct Incomplete {
     call: u64,
     total: usize,
-    /// Bytes that have come.
+    /// The number of received bytes.
     len: usize,
-    /// These bytes; empty when nobody waits for them any more.
+    /// The received bytes; empty if the caller no longer waits.
     bytes: Vec<u8>,
 }
 
-/// The answers of the peer of which parts have come.
+/// The incomplete answers of the peer.
 #[derive(Debug, Default)]
 pub(super) struct IncompleteAnswers(Vec<Incomplete>);
 
 impl IncompleteAnswers {
-    /// Bytes of memory.
+    /// Returns the number of bytes of memory.
     pub(super) fn held(&self) -> usize {
         self.0.iter().map(|answer| answer.bytes.capacity()).sum()
     }
 
-    /// Whether parts of the answer to this call have come.
+    /// Returns `true` if the answer to this call is incomplete.
     pub(super) fn contains(&self, call: u64) -> bool {
         self.0.iter().any(|answer| answer.call == call)
     }
@@ -162,7 +162,7 @@ impl IncompleteAnswers {
             answer.bytes = Vec::new();
             return Ok(());
         }
-        // Memory follows what has come, not what was claimed; the last doubling is exact.
+        // Memory follows the received bytes, not the claimed length; the last doubling is exact.
         if answer.len * 2 >= answer.total {
             answer.bytes.reserve_exact(answer.total - answer.bytes.len());
         }
@@ -195,7 +195,7 @@ mod tests {
         let mut order = Vec::new();
         while let Some(mut answer) = answers.pop() {
             order.push(answer.call);
-            if let Next::Part { .. } = answer.next() {
+            if let NextPart::Part { .. } = answer.next() {
                 answers.put_back(answer);
             }
         }
@@ -212,11 +212,13 @@ mod tests {
             let mut answer = answers.pop().unwrap();
             let whole = loop {
                 match answer.next() {
-                    Next::Part { total, payload } => {
+                    NextPart::Part { total, payload } => {
                         incomplete.add(7, total, payload, true, 1000).unwrap();
                         assert!(incomplete.held() <= len.next_power_of_two());
                     }
-                    Next::Last(last) => break incomplete.complete(7, Bytes::copy_from_slice(last)).unwrap(),
+                    NextPart::Last(last) => {
+                        break incomplete.complete(7, Bytes::copy_from_slice(last)).unwrap();
+                    }
                 }
             };
             assert_eq!(whole, payload);

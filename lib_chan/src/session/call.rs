@@ -1,4 +1,4 @@
-//! The two tables of calls: those this end waits for, and those it owes an answer.
+//! The two tables of calls: those that this end waits for, and those that it has to answer.
 
 use std::{collections::VecDeque, time::Instant};
 
@@ -7,21 +7,22 @@ use bytes::Bytes;
 use super::Lookup;
 use crate::{CallError, CallFailure, Executed, ExitReason};
 
-/// What became of a call.
+/// The outcome of a call.
 pub type Outcome = Result<Bytes, CallError>;
 
-/// Where the request of a call is.
+/// The progress of the request of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Flight {
-    /// Not on the stream, and it may never be.
+    /// Not sent. It may never be.
     Grounded,
-    /// On the stream, holding one of the far side's slots: its number, and where it ends there (`Outgoing::end`).
+    /// Sent, with one of the far end's slots: its number, and the position of its end in the output
+    /// (`Outgoing::end`).
     Sent { number: u64, end: u64 },
     /// Answered.
     Landed,
 }
 
-/// A call of this end. The entry lives until the far side's slot is free and the caller knows the outcome.
+/// A call of this end. The entry lives until the far end's slot is free and the caller knows the outcome.
 #[derive(Debug)]
 struct Asked<W> {
     flight: Flight,
@@ -33,7 +34,7 @@ struct Asked<W> {
 }
 
 impl<W> Asked<W> {
-    /// The first outcome counts.
+    /// Sets the outcome. Only the first counts.
     fn settle(&mut self, outcome: Outcome, woken: &mut VecDeque<W>) {
         if self.outcome.is_none() && !self.caller_gone {
             self.outcome = Some(outcome);
@@ -47,7 +48,7 @@ impl<W> Asked<W> {
         self.caller_gone && !matches!(self.flight, Flight::Sent { .. })
     }
 
-    /// Whether its deadline still has something to say.
+    /// Returns `true` while the deadline may still decide the outcome.
     const fn is_pending(&self) -> bool {
         self.outcome.is_none() && !self.caller_gone
     }
@@ -57,10 +58,10 @@ impl<W> Asked<W> {
 #[derive(Debug)]
 pub(super) struct Asking<W> {
     calls: Lookup<Asked<W>>,
-    /// How many hold one of the far side's slots.
+    /// The number of calls that hold one of the far end's slots.
     in_flight: u64,
-    /// No deadline is earlier. A lower bound: it is made exact when it passes, so a call that is answered in time
-    /// costs nothing here.
+    /// A lower bound of all deadlines. It is made exact when it passes, so a call that is answered in time costs
+    /// nothing here.
     next_deadline: Option<Instant>,
 }
 
@@ -82,14 +83,14 @@ impl<W> Asking<W> {
         self.calls.get(&call).map(|asked| asked.deadline)
     }
 
-    /// The milliseconds that somebody still waits for the answer: rounded up, since the callee must not give up before the
-    /// caller does.
+    /// Returns the milliseconds for which the caller still waits. They are rounded up, because the callee must not
+    /// give up before the caller.
     pub(super) fn left(&self, call: u64, now: Instant) -> u64 {
         let pending = self.calls.get(&call).filter(|asked| asked.is_pending());
         pending.map_or(0, |asked| millis_left(asked.deadline, now))
     }
 
-    /// The call is on the stream.
+    /// Notes that the call was sent.
     pub(super) fn sent(&mut self, call: u64, number: u64, end: u64) {
         if let Some(asked) = self.calls.get_mut(&call) {
             asked.flight = Flight::Sent { number, end };
@@ -105,13 +106,13 @@ impl<W> Asking<W> {
         self.calls.len()
     }
 
-    /// A part of an answer came: whether somebody waits for it, or `None` if the call is not in flight.
+    /// Handles a part of an answer. Returns whether the caller still waits.
     pub(super) fn is_wanted(&self, call: u64) -> Option<bool> {
         let asked = self.calls.get(&call).filter(|asked| matches!(asked.flight, Flight::Sent { .. }));
         asked.map(Asked::is_pending)
     }
 
-    /// An answer came: whether it belongs to a call in flight.
+    /// Handles an answer. Returns whether it belongs to a call in flight.
     #[must_use]
     pub(super) fn answered(&mut self, call: u64, outcome: Outcome, woken: &mut VecDeque<W>) -> bool {
         let Some(asked) = self.calls.get_mut(&call) else { return false };
@@ -127,14 +128,14 @@ impl<W> Asking<W> {
         true
     }
 
-    /// A call that will never be on the stream.
+    /// Fails a call that will never be sent.
     pub(super) fn fail(&mut self, call: u64, error: CallError, woken: &mut VecDeque<W>) {
         if let Some(asked) = self.calls.get_mut(&call) {
             asked.settle(Err(error), woken);
         }
     }
 
-    /// The caller's look: the outcome once, else a waiter is kept.
+    /// Returns the outcome of a call, once. Until then, stores a waiter.
     pub(super) fn poll(&mut self, call: u64, waiter: impl FnOnce(Option<W>) -> W) -> Option<Outcome> {
         let asked = self.calls.get_mut(&call)?;
         let Some(outcome) = asked.outcome.take() else {
@@ -148,7 +149,7 @@ impl<W> Asking<W> {
         Some(outcome)
     }
 
-    /// The caller gave up: whether the far side should be told.
+    /// Gives a call up. Returns whether the far end should be told.
     pub(super) fn abandon(&mut self, call: u64) -> bool {
         let Some(asked) = self.calls.get_mut(&call) else { return false };
         let tell = asked.is_pending() && matches!(asked.flight, Flight::Sent { .. });
@@ -164,7 +165,7 @@ impl<W> Asking<W> {
         self.next_deadline
     }
 
-    /// Fails the calls whose deadline has passed and returns those of them that are not on the stream.
+    /// Fails the calls whose deadline has passed. Returns those that were not sent.
     pub(super) fn expire(&mut self, now: Instant, woken: &mut VecDeque<W>) -> Vec<u64> {
         let mut grounded = Vec::new();
         if self.next_deadline.is_none_or(|next| now < next) {
@@ -191,8 +192,8 @@ impl<W> Asking<W> {
         grounded
     }
 
-    /// The session is over: every call without an outcome gets one. `executed` judges a call by its number and the end
-    /// of its bytes.
+    /// Ends every call that has no outcome, because the session is over. `executed` judges a call by its number and
+    /// the end of its bytes.
     pub(super) fn end(
         &mut self,
         reason: &ExitReason,
@@ -214,7 +215,7 @@ impl<W> Asking<W> {
     }
 }
 
-/// The milliseconds until `deadline`, rounded up.
+/// Returns the milliseconds until `deadline`, rounded up.
 pub(super) fn millis_left(deadline: Instant, now: Instant) -> u64 {
     deadline.saturating_duration_since(now).as_nanos().div_ceil(1_000_000) as u64
 }
@@ -246,7 +247,7 @@ impl<W> Default for Owing<W> {
 }
 
 impl<W> Owing<W> {
-    /// A call came: false when its id is not larger than the last.
+    /// Adds a call. Returns `false` if its id is not larger than the last.
     #[must_use]
     pub(super) fn begin(&mut self, call: u64, deadline: Instant) -> bool {
         if call <= self.last {
@@ -262,7 +263,7 @@ impl<W> Owing<W> {
         self.calls.len()
     }
 
-    /// The caller gave up: whether such a call was ever made.
+    /// Notes that the caller gave up. Returns `false` if there was never such a call.
     #[must_use]
     pub(super) fn cancel(&mut self, call: u64, woken: &mut VecDeque<W>) -> bool {
         if let Some(owed) = self.calls.get_mut(&call) {
@@ -272,12 +273,12 @@ impl<W> Owing<W> {
         call <= self.last
     }
 
-    /// Whether somebody still waits for the answer.
+    /// Returns `true` while the caller waits for the answer.
     pub(super) fn is_wanted(&self, call: u64, now: Instant) -> bool {
         self.calls.get(&call).is_some_and(|owed| !owed.cancelled && now < owed.deadline)
     }
 
-    /// True when nobody waits any more; else a waiter is kept.
+    /// Returns `true` if the caller no longer waits. Otherwise stores a waiter.
     pub(super) fn poll_cancelled(&mut self, call: u64, waiter: impl FnOnce(Option<W>) -> W) -> bool {
         let Some(owed) = self.calls.get_mut(&call) else { return true };
         if !owed.cancelled {
@@ -286,7 +287,7 @@ impl<W> Owing<W> {
         owed.cancelled
     }
 
-    /// The answer is about to be given: false when there is no such call.
+    /// Removes a call that is about to be answered. Returns `false` if there is no such call.
     #[must_use]
     pub(super) fn answer(&mut self, call: u64) -> bool {
         self.calls.remove(&call).is_some()
@@ -296,7 +297,7 @@ impl<W> Owing<W> {
         self.next_deadline
     }
 
-    /// Marks the calls whose deadline has passed: their callers have stopped waiting.
+    /// Marks the calls whose deadline has passed, because their callers no longer wait.
     pub(super) fn expire(&mut self, now: Instant, woken: &mut VecDeque<W>) {
         if self.next_deadline.is_none_or(|next| now < next) {
             return;
@@ -312,7 +313,7 @@ impl<W> Owing<W> {
         }
     }
 
-    /// The session is over: nobody waits for anything.
+    /// Removes all calls, because the session is over.
     pub(super) fn end(&mut self, woken: &mut VecDeque<W>) {
         woken.extend(self.calls.drain().filter_map(|(_, owed)| owed.waiter));
         self.next_deadline = None;

@@ -1,36 +1,37 @@
-//! One end of a session as a program has it: the session, its reader, its owner, and who must be woken or told.
+//! One end of a session, as a program uses it: the session, its reader, its owner, and its waiters.
 //!
 //! Longer than other files, because every input and operation has to leave its work for the one output, `poll`.
 //!
-//! [`Endpoint`] decides; its holder carries the decisions out. Its methods are of four classes:
+//! [`Endpoint`] decides, and its holder carries the decisions out. The methods form four classes:
 //!
 //! - **Inputs of the driver**: [`handle_bytes`](Endpoint::handle_bytes), [`handle_accepted`](Endpoint::handle_accepted),
 //!   [`handle_timeout`](Endpoint::handle_timeout), [`handle_loss`](Endpoint::handle_loss),
 //!   [`transmit`](Endpoint::transmit), [`rise`](Endpoint::rise), [`sleep`](Endpoint::sleep) and
 //!   [`leave`](Endpoint::leave). One task calls them, in any order.
-//! - **Operations of users**: everything that [`session_mut`](Endpoint::session_mut) offers to processes and callers, and what
-//!   is done with the receiving half: [`fetch`](Endpoint::fetch), [`hand_over`](Endpoint::hand_over),
+//! - **Operations of users**: everything that [`session_mut`](Endpoint::session_mut) offers to processes and callers,
+//!   and the operations of the receiving half: [`fetch`](Endpoint::fetch), [`hand_over`](Endpoint::hand_over),
 //!   [`own`](Endpoint::own), [`let_go`](Endpoint::let_go) and the like. Any thread calls them, one at a time.
-//! - **The output**: [`poll`](Endpoint::poll). After every input and every operation it is called until it says
-//!   `None`, before the next one; then each [`Event`] is carried out, in order. Only `rise` and `sleep` have none.
+//! - **The output**: [`poll`](Endpoint::poll). After every input and every operation the holder calls it until it
+//!   returns `None`, and then carries out each [`Event`], in order. Only `rise` and `sleep` have no output.
 //! - **Questions**, which change nothing: [`over`](Endpoint::over), [`poll_timeout`](Endpoint::poll_timeout),
 //!   [`held`](Endpoint::held), [`cause`](Endpoint::cause).
 //!
-//! Each input of a connection names it by its *epoch*: [`FIRST_EPOCH`](super::FIRST_EPOCH) is the one that carried the
-//! `Start`. Those of a connection that is not [attached](Endpoint::attached) have no effect. Where resume was agreed:
+//! Each input of a connection names it by its *epoch*: [`FIRST_EPOCH`](super::FIRST_EPOCH) is the connection that
+//! carried the `Start`. Inputs of a connection that is not [attached](Endpoint::attached) have no effect. If resume
+//! was agreed on:
 //!
-//! - A connection that is lost, silent or stalled *detaches* the session. [`Event::Connection`] says so, `attached` is
-//!   `None`, and the driver drops the stream with its [`Batch`], whatever is in it.
-//! - Without a connection the driver sleeps, not hungry, and calls `handle_timeout` as ever: the window of resume and the
-//!   deadlines of calls run on. It carries out events and deliveries.
-//! - A client that has dialled and logged in again calls [`resume`](Endpoint::resume), a server to which a connection with a
-//!   valid proof came calls [`attach`](Endpoint::attach). Both may be called while another connection is attached, which is
-//!   fenced then. From then on the new epoch counts, and [`transmit`](Endpoint::transmit) gives what goes over it, the
-//!   `Resume` or its answer first.
-//! - A client stays detached until the answer comes. If that is late, or the connection is lost again, `attached` is `None`
-//!   again, and the driver dials again until the session is [over](Endpoint::over).
+//! - A connection that is lost, silent or stalled *detaches* the session. [`Event::Connection`] reports it,
+//!   `attached` returns `None`, and the driver drops the stream with its [`Batch`], whatever the batch holds.
+//! - Without a connection the driver sleeps, not hungry, and still calls `handle_timeout`, because the window of
+//!   resume and the deadlines of calls continue. It carries out events and deliveries.
+//! - A client that has dialled and logged in again calls [`resume`](Endpoint::resume). A server calls
+//!   [`attach`](Endpoint::attach) for a connection with a valid proof. Both fence a connection that is still
+//!   attached. From then on the new epoch counts, and [`transmit`](Endpoint::transmit) returns the output for it,
+//!   beginning with the `Resume` or its answer.
+//! - A client stays detached until the answer comes. If the answer is late, or the connection is lost again,
+//!   `attached` returns `None` again, and the driver dials again until the session is [over](Endpoint::over).
 //!
-//! Beside it, [`Claims`] and [`Reader`] are what a receiver uses for each message without it.
+//! A receiver uses [`Claims`] and [`Reader`] beside the endpoint for each message.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -54,59 +55,59 @@ use crate::{
 /// The number of an empty place in a mailbox, for a message that was held when its own place came up.
 const PLACE: u64 = u64::MAX;
 
-/// What has to be done, outside of the lock.
+/// An event, to be carried out without the lock.
 #[derive(Debug)]
 pub enum Event<H: Host> {
-    /// Wake this: it has something to see, or something to do.
+    /// Wakes this waiter.
     Wake(H::Waiter),
-    /// Tell processes, in this order. For the driver alone, until it has left: so everything of a session arrives in
-    /// the order in which the session made it.
+    /// Tells processes, in this order. Only the driver gets it until it has left, so that everything of a session
+    /// arrives in the order in which the session made it.
     Deliver(Vec<Delivery<H::Process>>),
-    /// The client has said what it wants: start the service. Said once, to the driver, which brought the bytes.
+    /// Starts the service, because the client's request has come. The driver gets it once.
     Requested(Box<Request>),
-    /// This process owns the session once less.
+    /// Removes the session, once, from the things that this process owns.
     Disown(H::Process),
-    /// The window should be wider: [`widen`](Endpoint::widen) it as far as the program has room. Or it is narrower, and
-    /// the program has room again.
+    /// Asks to [`widen`](Endpoint::widen) the window as far as the program has room, or reports a narrower window,
+    /// which returns room.
     Window(WindowChange),
-    /// The connection is gone, or another is there.
+    /// Reports that the connection is lost, or that another one is attached.
     Connection(ConnectionState),
-    /// The session is over, and nothing more comes for any process: said once.
+    /// Reports, once, that the session is over and nothing more comes for any process.
     Closed,
 }
 
-/// Who asks for the output.
+/// The caller of [`Endpoint::poll`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Who {
     /// The task that moves the bytes and tells processes.
     Driver,
-    /// Anybody else.
+    /// Any other caller.
     User,
 }
 
-/// What a driver without work does.
+/// The answer to a driver that wants to sleep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rest {
-    /// It has work after all.
+    /// The driver has work after all.
     Work,
-    /// It sleeps until it is woken, or until then.
+    /// The driver sleeps until it is woken, or until this time.
     Until(Option<Instant>),
 }
 
-/// One end of a session, without its lock, its tasks and its wakers. See the [module](self) for who calls what.
+/// One end of a session, without its lock, its tasks and its wakers. The [module](self) describes how to call it.
 #[derive(Debug)]
 pub struct Endpoint<H: Host> {
     session: Session<H>,
     claims: Arc<Claims>,
-    /// What [`Claims::is_paused`] says, for whoever has the lock.
+    /// The value of [`Claims::is_paused`], for code that holds the lock.
     paused: bool,
     driver: Driver<H::Waiter>,
-    /// When the driver last went to sleep, it was to be awake by then.
+    /// The time by which the driver, when it last went to sleep, was to be awake.
     awake_by: Option<Instant>,
     /// The reader, while it sleeps.
     receiver: Option<H::Waiter>,
-    /// Messages that a process came to in its mailbox while the session was paused, and how many places in the mailbox
-    /// they are owed.
+    /// Messages whose turn in the mailbox came while the session was paused, and the number of places in the mailbox
+    /// that they are owed.
     held: VecDeque<Inbound>,
     owed_places: usize,
     watchers: Watchers<H::Waiter>,
@@ -114,29 +115,29 @@ pub struct Endpoint<H: Host> {
     told_over: bool,
     /// The process that owns this session.
     owner: Option<H::Process>,
-    /// The channel was let go, and the session lives as long as a remote.
+    /// The channel was let go, and the session lives until its last remote is gone.
     lives_by_remotes: bool,
     /// The reason with which this end ended the session, if it did so first.
     let_go_for: Option<ExitReason>,
-    /// What happens once or twice in a session.
+    /// Events that occur once or twice in a session.
     rare: VecDeque<Event<H>>,
 }
 
-/// The task that moves the bytes.
+/// The state of the task that moves the bytes.
 #[derive(Debug)]
 enum Driver<W> {
     Awake,
-    /// `hungry` for something to write, and awake by itself when its timer runs out.
+    /// A `hungry` driver waits for output. It wakes by itself when its timer fires.
     Sleeps {
         waiter: W,
         hungry: bool,
         armed: Option<Instant>,
     },
-    /// It has made its last delivery.
+    /// The driver has made its last delivery.
     Gone,
 }
 
-/// Who waits for the opening or the end, each in a place of its own.
+/// The waiters for the opening or the end, each with a place of its own.
 #[derive(Debug)]
 struct Watchers<W> {
     places: BTreeMap<u64, W>,
@@ -144,7 +145,7 @@ struct Watchers<W> {
 }
 
 impl<H: Host> Endpoint<H> {
-    /// The state after a login. `limits` are this end's.
+    /// Creates the state after a login. `limits` are this end's.
     pub fn new(authenticated: &Authenticated, limits: &Limits, now: Instant) -> Self {
         let session = Session::new(authenticated, limits, now);
         Self {
@@ -166,25 +167,26 @@ impl<H: Host> Endpoint<H> {
         }
     }
 
-    /// What processes and callers do with the session.
+    /// Returns the session, for operations of processes and callers.
     pub const fn session_mut(&mut self) -> &mut Session<H> {
         &mut self.session
     }
 
-    /// What can be asked of the session.
+    /// Returns the session, for questions.
     pub const fn session(&self) -> &Session<H> {
         &self.session
     }
 
-    /// What receivers share with this.
+    /// Returns the state that receivers share with the endpoint.
     pub const fn claims(&self) -> &Arc<Claims> {
         &self.claims
     }
 
     // Inputs of the driver.
 
-    /// Takes what was read from the stream, in pieces of any size. `untaken` are the exits that the peer
-    /// [provoked](Delivery::Exit::provoked) and that no process has taken yet: those sent explicitly, and those of links.
+    /// Takes bytes that were read from the stream, in pieces of any size. `untaken` counts the exits that the peer
+    /// [provoked](Delivery::Exit::provoked) and that no process has taken yet: those sent explicitly, and those of
+    /// links.
     pub fn handle_bytes(&mut self, epoch: u64, now: Instant, bytes: &[u8], untaken: [usize; 2]) {
         self.look_for_pause(now);
         if self.attached() != Some(epoch) {
@@ -199,14 +201,15 @@ impl<H: Host> Endpoint<H> {
         self.look_for_change();
     }
 
-    /// The stream took the next `len` bytes of the batch.
+    /// Notes that the stream accepted the next `len` bytes of the batch.
     pub fn handle_accepted(&mut self, epoch: u64, now: Instant, len: usize) {
         if self.attached() == Some(epoch) {
             self.session.handle_accepted(now, len);
         }
     }
 
-    /// Time has passed. Returns whether the connection was given up for dead: then nothing may be written any more.
+    /// Handles due timers. Returns `true` if the connection was given up as dead; then nothing may be written any
+    /// more.
     pub fn handle_timeout(&mut self, now: Instant) -> bool {
         self.look_for_pause(now);
         self.session.handle_timeout(now);
@@ -214,7 +217,7 @@ impl<H: Host> Endpoint<H> {
         self.session.is_lost() || self.attached().is_none()
     }
 
-    /// What the session says once, and seldom.
+    /// Collects the rare events of the session.
     fn look_for_change(&mut self) {
         self.rare.extend(self.session.take_window_change().map(Event::Window));
         if let Some(state) = self.session.take_connection_change() {
@@ -223,8 +226,8 @@ impl<H: Host> Endpoint<H> {
         }
     }
 
-    /// A driver that wakes a heartbeat later than its timer said was stopped, and the whole program or machine with it. Its
-    /// own silence must not count as the peer's.
+    /// Detects a pause. A driver that wakes a heartbeat later than its timer asked for was stopped, with the whole
+    /// program or machine. This end's own silence must not count as the peer's.
     fn look_for_pause(&mut self, now: Instant) {
         let Some(awake_by) = self.awake_by.take() else { return };
         if now > after(awake_by, self.session.heartbeat_interval()) {
@@ -232,7 +235,7 @@ impl<H: Host> Endpoint<H> {
         }
     }
 
-    /// The connection is gone: nothing more comes or goes over it. The session ends, or is [detached](ConnectionState).
+    /// Handles the loss of the connection. The session ends, or is [detached](ConnectionState).
     pub fn handle_loss(&mut self, epoch: u64, now: Instant) {
         if self.attached() == Some(epoch) {
             self.session.handle_loss(now);
@@ -240,29 +243,28 @@ impl<H: Host> Endpoint<H> {
         }
     }
 
-    /// The client has a new connection, logged in: asks for the session on it. Returns the epoch of the connection, or
-    /// `None` if there is nothing to resume. Whatever comes of the connection before is ignored from now on.
+    /// Asks for the session on a new, authenticated connection of the client. Returns the epoch of the connection, or
+    /// `None` if there is nothing to resume. Input of the previous connection is ignored from now on.
     pub fn resume(&mut self, now: Instant, exporter: &Exporter) -> Option<u64> {
         let epoch = self.session.resume(now, exporter);
         self.look_for_change();
         epoch
     }
 
-    /// A client has proved on a new connection that the session is its own. Whatever comes of the connection before is
-    /// ignored from now on, unless the answer is [`Attach::Stale`].
+    /// Continues the session on a new connection, on which the client has proved its right to it. Input of the
+    /// previous connection is ignored from now on, unless the answer is [`Attach::Stale`].
     pub fn attach(&mut self, now: Instant, claim: &ResumeClaim) -> Attach {
         let attach = self.session.attach(now, claim);
         self.look_for_change();
         attach
     }
 
-    /// The program had room for a window that is so many bytes wider.
+    /// Widens the window by `more` bytes, for which the program had room.
     pub fn widen(&mut self, more: u64) {
         self.session.widen(more);
     }
 
-    /// Hands what is to be written to a driver that has written all it had. Returns whether nothing follows it: this end
-    /// appends nothing more.
+    /// Passes output to a driver that has written everything it had. Returns `true` if no output follows.
     pub fn transmit(&mut self, epoch: u64, now: Instant, batch: &mut Batch) -> bool {
         if self.attached() != Some(epoch) {
             return false;
@@ -271,8 +273,8 @@ impl<H: Host> Endpoint<H> {
         self.session.has_said_all()
     }
 
-    /// The driver is awake, and needs no waking. Returns whether it should let others go first: there is something to
-    /// write, and there will soon be more, because several calls are under way.
+    /// Notes that the driver is awake. Returns `true` if it should let other tasks run before it writes: there is
+    /// output, and several calls in flight will soon add more.
     pub fn rise(&mut self) -> bool {
         if !matches!(self.driver, Driver::Gone) {
             self.driver = Driver::Awake;
@@ -280,8 +282,8 @@ impl<H: Host> Endpoint<H> {
         self.session.has_output() && self.session.is_busy()
     }
 
-    /// The driver has no work that it knows of. A `hungry` one would write if there was something to write. `armed`
-    /// is when its timer will wake it.
+    /// Notes that the driver wants to sleep. A `hungry` driver waits for output. `armed` is the time at which its
+    /// timer fires.
     pub fn sleep(&mut self, waiter: H::Waiter, hungry: bool, armed: Option<Instant>) -> Rest {
         if self.has_work(hungry) {
             return Rest::Work;
@@ -293,8 +295,8 @@ impl<H: Host> Endpoint<H> {
         Rest::Until(until)
     }
 
-    /// The driver is about to end. Returns whether it may: else it has something to deliver first. From then on
-    /// whoever calls [`poll`](Self::poll) gets the deliveries.
+    /// Notes that the driver is about to end. Returns `true` if it may; otherwise it has a delivery to make first.
+    /// From then on, every caller of [`poll`](Self::poll) gets the deliveries.
     pub fn leave(&mut self) -> bool {
         self.session.lose(ExitReason::NoConnection, None);
         let leaves = !self.has_deliveries();
@@ -306,8 +308,8 @@ impl<H: Host> Endpoint<H> {
 
     // The output.
 
-    /// What is to be done next; `None` when nothing is. `in_all` is the count of bytes [held](Self::held) by all sessions
-    /// of the program together.
+    /// Returns the next event, or `None`. `in_all` is the number of bytes [held](Self::held) by all sessions of the
+    /// program.
     #[inline(always)]
     pub fn poll(&mut self, who: Who, in_all: usize) -> Option<Event<H>> {
         // One decision serves all the waiters that an input wakes.
@@ -326,8 +328,8 @@ impl<H: Host> Endpoint<H> {
         self.has_deliveries().then(|| Event::Deliver(self.take_deliveries()))
     }
 
-    /// Everything that follows from the state that the last input left. It is looked at after each message: what seldom
-    /// follows is in functions of its own.
+    /// Derives everything that follows from the last input. It runs for each message, so rare consequences have
+    /// functions of their own.
     #[inline(always)]
     fn decide(&mut self, in_all: usize) {
         let limits = self.session.limits();
@@ -348,7 +350,7 @@ impl<H: Host> Endpoint<H> {
             self.told_open = true;
             self.wake_watchers();
         }
-        // A paused receiver takes nothing: woken for it, it would only ask again.
+        // A paused receiver takes nothing, so a wake would be in vain.
         if self.receiver.is_some()
             && self.session.has_inbox()
             && !paused
@@ -363,8 +365,8 @@ impl<H: Host> Endpoint<H> {
         }
     }
 
-    /// All sessions together hold much: one that holds more than its share of that ends. In the end the shares are so
-    /// small that all of them and what is there already stay within the bound.
+    /// Ends a session that holds more than its share while all sessions together hold much. The last shares are so
+    /// small that all sessions with them stay within the bound.
     #[cold]
     fn make_room(&mut self, in_all: usize) {
         if self.held() > Self::share(self.session.limits(), in_all) {
@@ -372,8 +374,9 @@ impl<H: Host> Endpoint<H> {
         }
     }
 
-    /// What a session may hold while all together hold more than half of the bound. It is halved in even steps between half
-    /// and three quarters: whoever fills the total with large shares loses those before others lose small ones.
+    /// Returns the bytes that a session may hold while all together hold more than half of the bound. The share is
+    /// halved in even steps between half and three quarters, so sessions that hold much end before sessions that hold
+    /// little.
     fn share(limits: &Limits, in_all: usize) -> usize {
         let half = limits.max_held_in_all / 2;
         let quarter = (half / 2).max(1);
@@ -382,19 +385,19 @@ impl<H: Host> Endpoint<H> {
         if over_half > quarter {
             return even;
         }
-        // Not the longest frame that the far end takes: that is as long as it likes.
+        // This end's longest frame counts, because the far end chooses its own.
         let largest = limits.max_unsent_before_pause.saturating_add(limits.max_frame_len);
         let halvings = (largest / even.max(1)).max(1).ilog2() as usize + 1;
         let done = (over_half as u128 * halvings as u128 / quarter as u128) as u32;
         largest.checked_shr(done).unwrap_or(0).max(even)
     }
 
-    /// What each of the most sessions may hold when there is little room.
+    /// Returns the share of each session when there is little room.
     fn even_share(limits: &Limits) -> usize {
         limits.max_held_in_all / 8 / limits.max_sessions.max(1)
     }
 
-    /// While too much is unsent, nothing more is handed out.
+    /// Starts or ends a pause, in which no message may be taken because too much is unsent.
     #[cold]
     fn set_paused(&mut self, paused: bool) {
         self.paused = paused;
@@ -415,7 +418,8 @@ impl<H: Host> Endpoint<H> {
         self.disown();
     }
 
-    /// The owner owns a session that is over for as long as messages are held for it: if it ends, nobody comes to them.
+    /// Removes the session from its owner, once it is over and holds no messages for the owner. If the owner ended
+    /// before that, no process would come to them.
     fn disown(&mut self) {
         if self.told_over && self.held.is_empty() {
             self.rare.extend(self.owner.take().map(Event::Disown));
@@ -434,7 +438,7 @@ impl<H: Host> Endpoint<H> {
         }
     }
 
-    /// Whether a driver has something to do, whatever the time is.
+    /// Returns `true` if a driver has work at any time of the clock.
     fn has_work(&self, hungry: bool) -> bool {
         self.has_deliveries() || hungry && (self.session.has_output() || self.session.has_said_all())
     }
@@ -443,7 +447,7 @@ impl<H: Host> Endpoint<H> {
         self.session.poll_timeout().is_some_and(|at| armed.is_none_or(|armed| at < armed))
     }
 
-    /// What must be told to processes; first the places of held messages, unless they are still to be held.
+    /// Returns the deliveries. The places of held messages come first, unless the pause continues.
     fn take_deliveries(&mut self) -> Vec<Delivery<H::Process>> {
         let deliveries = self.session.take_deliveries();
         if self.paused || self.owed_places == 0 {
@@ -457,13 +461,13 @@ impl<H: Host> Endpoint<H> {
 
     // The receiving half.
 
-    /// The one reader of the channel: for whoever opened the session, or accepted it.
+    /// Returns the one reader of the channel, for the task that opened or accepted the session.
     pub fn reader(&self) -> Reader {
         Reader::new(Arc::clone(&self.claims))
     }
 
-    /// Gives credit back and fetches what has come. `true`: look at the reader, where nothing is the end. Else a waiter is
-    /// kept.
+    /// Gives credit back and fetches received messages. Returns `true` if the reader has something: messages, or the
+    /// end if it is empty. Otherwise stores a waiter.
     pub fn fetch(
         &mut self,
         reader: &mut Reader,
@@ -481,23 +485,23 @@ impl<H: Host> Endpoint<H> {
         false
     }
 
-    /// Gives the credit of all messages back that were taken.
+    /// Gives back the credit of all messages that were taken.
     pub fn give_back(&mut self) {
         let cost = self.claims.take_untold();
         self.session.give_back(cost);
     }
 
-    /// From now on what comes for the owner is a delivery, in one order with the signals. What was not read comes first.
+    /// Makes messages for the owner deliveries, in one order with the signals. Unread messages come first.
     pub fn hand_over(&mut self, reader: Reader) {
         self.give_back();
         self.session.hand_over(reader.batch.into_iter());
     }
 
-    /// A process that the session was given to comes to `message` in its mailbox: what it may take. While too much is
-    /// unsent that is nothing, and the message is held; afterwards each place in the mailbox gives the oldest held.
-    /// Signals of the session may overtake messages held so. Once the owner has let go, nothing is held.
+    /// Returns the message that a process may take when it comes to `message` in its mailbox. While too much is
+    /// unsent, that is none, and the message is held; afterwards each place in the mailbox returns the oldest held
+    /// message. Signals of the session may overtake held messages. Once the owner has let go, none is held.
     ///
-    /// Only where the [`Claims`] are not [straight](Claims::is_straight) is there anything to decide.
+    /// Only needed if the [`Claims`] are not [straight](Claims::is_straight).
     pub fn take_turn(&mut self, message: Inbound) -> Option<Inbound> {
         if self.claims.is_closed() {
             return None;
@@ -512,33 +516,34 @@ impl<H: Host> Endpoint<H> {
         taken
     }
 
-    /// Goes on without a reader: what comes is discarded, calls are refused. The session lives until the
-    /// [last remote](Self::last_remote_gone) is gone.
+    /// Continues without a reader: discards casts, and refuses calls. The session lives until the [last
+    /// remote](Self::last_remote_gone) is gone.
     pub fn live_by_remotes(&mut self, reader: Reader) {
         self.give_back();
         self.lives_by_remotes = true;
         self.own(None, false);
-        // What was fetched is discarded like what was not: its calls are answered, its credit returns.
+        // Fetched messages are discarded like the others: their calls are answered, and their credit returns.
         reader.batch.iter().for_each(|message| self.session.discard(message));
         self.session.give_up_receiving();
     }
 
     // How it ends.
 
-    /// Makes `owner` the process with which this session ends, linked to the far owner or not; `None` for a task that is
-    /// no process. The process has the session among what it owns already, once for each call.
+    /// Makes `owner` the process that ends with this session, linked to the far owner or not; `None` for a task that
+    /// is no process. The process already owns the session, once for each call.
     pub fn own(&mut self, owner: Option<H::Process>, linked: bool) {
         self.session.set_owner(owner.clone(), linked);
         let (next, too_late) = if self.session.is_over() { (None, owner) } else { (owner, None) };
         let before = std::mem::replace(&mut self.owner, next);
-        // It may be the same process, which then has it twice.
+        // The former owner may be the same process, which then owns the session twice.
         self.rare.extend(before.into_iter().chain(too_late).map(Event::Disown));
     }
 
-    /// The owner ended or let go, with this reason: the last message it took is final, and the far end is told.
+    /// Ends the session because its owner ended or let go, with this reason. The last message that it took is final,
+    /// and the far end is told.
     pub fn let_go(&mut self, now: Instant, reason: ExitReason) {
         let taken = self.claims.close();
-        // Nobody comes to these any more; the last number taken tells the peer so.
+        // No process comes to the held messages any more. The last number taken tells the peer so.
         self.held = VecDeque::new();
         self.owed_places = 0;
         self.claims.set_holding(false);
@@ -551,14 +556,14 @@ impl<H: Host> Endpoint<H> {
         self.session.give_up_receiving();
     }
 
-    /// The last remote is gone: the end of a session that lived by these.
+    /// Ends a session that lived by its remotes, because the last one is gone.
     pub fn last_remote_gone(&mut self, now: Instant, reason: ExitReason) {
         if self.lives_by_remotes {
             self.let_go(now, reason);
         }
     }
 
-    /// Keeps a waiter until the session has opened or ended. `place` is its own from the first time on, 0 before.
+    /// Stores a waiter until the session has opened or ended. `place` is 0 at first, and then identifies the waiter.
     pub fn watch(&mut self, place: &mut u64, waiter: impl FnOnce(Option<H::Waiter>) -> H::Waiter) {
         if *place == 0 {
             self.watchers.last += 1;
@@ -568,67 +573,69 @@ impl<H: Host> Endpoint<H> {
         self.watchers.places.insert(*place, waiter);
     }
 
-    /// Nobody waits in this place any more.
+    /// Removes the waiter of this place.
     pub fn unwatch(&mut self, place: u64) -> Option<H::Waiter> {
         self.watchers.places.remove(&place)
     }
 
     // Questions.
 
-    /// The epoch of the connection whose bytes are handled; `None` while there is none, and a driver that holds one drops
-    /// it.
+    /// Returns the epoch of the connection whose bytes are handled. `None` while there is none; a driver that still
+    /// has a stream drops it.
     pub fn attached(&self) -> Option<u64> {
         self.session.attached()
     }
 
-    /// Whether the session has a connection.
+    /// Returns the state of the connection.
     pub const fn connection(&self) -> ConnectionState {
         self.session.connection()
     }
 
-    /// What a server keeps of a session that is over, for at least the window of resume; `None` if nothing needs to be kept.
+    /// Returns the record that a server keeps of a session that is over, for at least the window of resume; `None` if
+    /// no record is needed.
     pub fn tombstone(&self) -> Option<Tombstone> {
         self.session.tombstone()
     }
 
-    /// Whether the session ended because it was without a connection for the whole window.
+    /// Returns `true` if the session ended because it had no connection for the whole window.
     pub fn has_expired(&self) -> bool {
         self.session.has_expired()
     }
 
-    /// Why the session ended, once it has.
+    /// Returns the reason of the end, once the session is over.
     pub const fn over(&self) -> Option<&ExitReason> {
         self.session.over()
     }
 
-    /// What ended the session, at whichever end.
+    /// Returns the reason that ended the session, at whichever end.
     pub fn cause(&self) -> ExitReason {
         self.let_go_for.as_ref().or_else(|| self.over()).cloned().unwrap_or(ExitReason::NoConnection)
     }
 
-    /// When [`handle_timeout`](Self::handle_timeout) has something to do.
+    /// Returns the time at which [`handle_timeout`](Self::handle_timeout) has something to do.
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.session.poll_timeout()
     }
 
-    /// Whether processes must be told something.
+    /// Returns `true` if processes must be told something.
     pub fn has_deliveries(&self) -> bool {
         self.session.has_deliveries() || (!self.paused && self.owed_places > 0)
     }
 
-    /// Bytes that this end keeps because of the peer.
+    /// Returns the number of bytes that this end keeps because of the peer.
     pub fn held(&self) -> usize {
         if matches!(self.driver, Driver::Gone) { 0 } else { self.session.held() }
     }
 
-    /// A power of two. Who adds up what is held may round it down to a multiple of this, so that small messages do not
-    /// change a sum that all sessions share: what the rounding hides stays within the bound.
+    /// Returns the step, a power of two, in which held bytes are counted for the sum of all sessions. With steps,
+    /// small messages do not touch the sum, and the rounding stays within the bound.
     pub fn held_step(limits: &Limits) -> usize {
         let share = Self::even_share(limits).clamp(1, 64 * 1024);
         1 << share.ilog2()
     }
 
-    /// How many entries its tables hold; 0 for a session that is over and whose callers have all looked.
+    /// Returns the number of entries in all tables. It is 0 for a session that is over and whose callers have all
+    /// polled.
     pub fn entries(&self) -> usize {
         self.session.entries()
             + self.watchers.places.len()

@@ -5,11 +5,11 @@
 //! processes is a method, which appends frames to the output. A process that waits leaves a waiter of the caller's
 //! type, which the session returns when there is something to see.
 //!
-//! Its state is in parts, each with a module of its own: how far it has come ([`Life`]), what dies with the connection
-//! ([`Attachment`]), the bytes to send ([`Outgoing`]), the messages that wait ([`SendQueue`]), what comes for the owner
-//! ([`Inbox`]), the calls of either end ([`Asking`], [`Owing`]), and what crosses between processes ([`Border`]).
+//! The state is in parts, each with a module of its own: the life ([`Life`]), the connection ([`Attachment`]), the
+//! bytes to send ([`Outgoing`]), the messages that wait ([`SendQueue`]), the messages for the owner ([`Inbox`]), the
+//! calls of either end ([`Asking`], [`Owing`]), and the border between processes ([`Border`]).
 //!
-//! [`Endpoint`] drives it: see its module for the order of the calls.
+//! [`Endpoint`] drives it, and its module describes the order of the calls.
 
 mod answers;
 mod attachment;
@@ -70,33 +70,33 @@ use crate::{
     wire::{self, Frame, Terms},
 };
 
-/// A table by an id that this end made or that must grow by one each time: no peer can choose what collides.
+/// A table by ids that this end made or that must grow by one each time, so no peer can choose colliding keys.
 type Lookup<T> = HashMap<u64, T, FxBuildHasher>;
 
 /// The epoch of the connection that carries the `Start`.
 pub const FIRST_EPOCH: u64 = 1;
 
-/// No call waits longer, whatever it says.
+/// The longest time of any call.
 const MAX_CALL_TIME: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// What the two halves of a driver call their own.
+/// The types that the two halves of a driver bring.
 pub trait Host {
-    /// How something that waits is woken.
+    /// The means to wake a waiting task.
     type Waiter;
     /// A process of this end.
     type Process: Clone + Ord;
 }
 
-/// What the far end takes: known from the login, or from its `Start` or `Started`.
+/// The bounds of the far end, from the login, or from its `Start` or `Started`.
 #[derive(Debug)]
 struct Peer {
     max_frame_len: usize,
     terms: Terms,
-    /// The credit that each of its processes grants at first.
+    /// The initial credit that each of its processes grants.
     window: u64,
     /// The credit of its owner.
     balance: Balance,
-    /// That of its other processes.
+    /// The credit of its other processes.
     balances: BTreeMap<u64, Balance>,
     drains: bool,
 }
@@ -127,14 +127,14 @@ pub struct Session<H: Host> {
     asking: Asking<H::Waiter>,
     owing: Owing<H::Waiter>,
     incomplete: IncompleteAnswers,
-    /// What this end spends on cancels: well below what it allows the peer, because what goes out over a time may arrive
-    /// at once.
+    /// The budget of this end for cancels. It is well below the peer's, because frames that were sent over some time
+    /// may arrive at once.
     own_cancels: Budget,
-    /// What the peer spends on cancels.
+    /// The budget of the peer for cancels.
     cancels: Budget,
     border: Border<H::Process>,
 
-    // For the driver to take.
+    // Results for the driver to take.
     request: Option<Request>,
     deliveries: Vec<Delivery<H::Process>>,
     woken: VecDeque<H::Waiter>,
@@ -177,22 +177,22 @@ impl<H: Host> Session<H> {
         }
     }
 
-    /// This end's limits.
+    /// Returns the limits of this end.
     pub const fn limits(&self) -> &Arc<Limits> {
         &self.limits
     }
 
-    /// How long a silence is answered with a ping; both ends use the server's.
+    /// Returns the time of silence after which a ping goes. Both ends use the server's.
     pub fn heartbeat_interval(&self) -> Duration {
         self.parameters.heartbeat_interval()
     }
 
     // Opening.
 
-    /// The client's first word: what it wants to speak, and `ArgsC`.
+    /// Sends the client's first frame, with its codec and arguments (`ArgsC`).
     ///
     /// # Errors
-    /// [`Unsendable::TooLong`] when the arguments do not fit a frame.
+    /// [`Unsendable::TooLong`] if the arguments do not fit a frame.
     pub fn start(&mut self, codec: Codec, args: &[u8]) -> Result<(), Unsendable> {
         let max = self.max_payload_len();
         if args.len() > max {
@@ -215,12 +215,13 @@ impl<H: Host> Session<H> {
         same
     }
 
-    /// What the client asks for, once its `Start` has come.
+    /// Takes the client's request, once its `Start` has come.
     pub(crate) const fn take_request(&mut self) -> Option<Request> {
         self.request.take()
     }
 
-    /// The service runs: tells the client. `owner` is its process, and is linked to the far end when `linked`.
+    /// Tells the client that the service runs. `owner` is its process, which is linked to the far end if `linked` is
+    /// set.
     pub fn accept(&mut self, owner: Option<H::Process>, linked: bool) {
         if self.is_over() {
             return;
@@ -231,26 +232,27 @@ impl<H: Host> Session<H> {
         self.set_owner(owner, linked);
     }
 
-    /// Tells the peer that this end drains: nothing ends by it.
+    /// Tells the peer that this end drains. The session continues.
     pub fn go_away(&mut self) {
         if self.takes_messages() {
             self.outgoing.put(&Frame::GoAway);
         }
     }
 
-    /// Whether the peer said that it drains.
+    /// Returns `true` if the peer has announced that it drains.
     pub const fn peer_drains(&self) -> bool {
         self.peer.drains
     }
 
-    /// How many entries its tables hold; 0 for a session that is over and whose callers have all looked.
+    /// Returns the number of entries in all tables. It is 0 for a session that is over and whose callers have all
+    /// polled.
     pub fn entries(&self) -> usize {
         self.asking.len() + self.owing.len() + self.border.len() + self.queue.len() + self.flushes.len()
     }
 
     // The driver's side.
 
-    /// Hands what is to be written to a driver that has written all it had.
+    /// Passes output to a driver that has written everything it had.
     pub(crate) fn transmit(&mut self, now: Instant, batch: &mut Batch) {
         if self.attachment.has_hello() {
             if batch.chunk().is_empty() {
@@ -268,7 +270,7 @@ impl<H: Host> Session<H> {
         }
     }
 
-    /// The stream took the next `len` bytes of the batch.
+    /// Notes that the stream accepted the next `len` bytes of the batch.
     pub(crate) fn handle_accepted(&mut self, now: Instant, len: usize) {
         self.outgoing.accept(self.attachment.accept_hello(len));
         if len > 0 {
@@ -280,7 +282,7 @@ impl<H: Host> Session<H> {
         }
     }
 
-    /// Bytes that the stream has not taken.
+    /// Returns the number of bytes that the stream has not accepted.
     pub fn unsent(&self) -> usize {
         self.outgoing.unsent()
     }
@@ -294,12 +296,13 @@ impl<H: Host> Session<H> {
             + self.inbox.grant.outstanding() as usize
     }
 
-    /// Bytes that the peer has not acknowledged; up to as many more as were appended between two of its acks.
+    /// Returns the number of bytes that the peer has not acknowledged; up to as many more as were appended between
+    /// two of its acks.
     pub fn unacked(&self) -> u64 {
         self.outgoing.unacked()
     }
 
-    /// Whether there is something for [`transmit`](Self::transmit) to hand over.
+    /// Returns `true` if [`transmit`](Self::transmit) has output to pass on.
     pub fn has_output(&self) -> bool {
         if self.resumption.is_detached() {
             return self.attachment.has_hello();
@@ -309,14 +312,14 @@ impl<H: Host> Session<H> {
             || (self.attachment.ack_due && self.can_put())
     }
 
-    /// Whether so much waits for the peer that this end should take nothing more from it. `share`: so many bytes may be
-    /// unsent.
+    /// Returns `true` if so much waits for the peer that this end should take nothing more from it. Up to `share`
+    /// bytes may be unsent.
     #[inline]
     pub(crate) fn is_crowded(&self, share: usize) -> bool {
         self.outgoing.unsent() > share || self.outgoing.is_at_bound()
     }
 
-    /// When [`handle_timeout`](Self::handle_timeout) has something to do.
+    /// Returns the time at which [`handle_timeout`](Self::handle_timeout) has something to do.
     pub fn poll_timeout(&self) -> Option<Instant> {
         if self.is_over() {
             return None;
@@ -340,7 +343,7 @@ impl<H: Host> Session<H> {
         .min()
     }
 
-    /// Time has passed: fails what is late, pings, or takes the connection for dead.
+    /// Handles due timers: fails late calls, pings, or gives the connection up as dead.
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
         if self.is_over() {
             return;
@@ -373,8 +376,8 @@ impl<H: Host> Session<H> {
         self.pump(now);
     }
 
-    /// This end did not run since then, so whatever is late is late because of that: the clocks that watch the peer
-    /// start anew. Deadlines of calls stay. With resume, the connection is taken for lost: that is sooner over than a wait.
+    /// Handles a pause of this end. Delays are this end's own, so the clocks that watch the peer restart. Deadlines
+    /// of calls stay. With resume, the connection counts as lost, because that is faster than a wait.
     pub(crate) fn handle_pause(&mut self, now: Instant, since: Instant) {
         if self.is_over() || self.resumption.is_detached() {
             return;
@@ -393,7 +396,7 @@ impl<H: Host> Session<H> {
         }
     }
 
-    /// What must be told to processes, in order.
+    /// Takes the events for processes, in order.
     pub(crate) fn take_deliveries(&mut self) -> Vec<Delivery<H::Process>> {
         std::mem::take(&mut self.deliveries)
     }
@@ -403,26 +406,26 @@ impl<H: Host> Session<H> {
         (self.owing.len() + self.outgoing.unwritten_answers()) as u64
     }
 
-    /// Whether several calls are under way, of either end.
+    /// Returns `true` if several calls of either end are in flight.
     pub fn is_busy(&self) -> bool {
         self.asking.in_flight() + self.owed_slots() > 1
     }
 
-    /// Whether something must be told to processes.
+    /// Returns `true` if processes must be told something.
     pub fn has_deliveries(&self) -> bool {
         !self.deliveries.is_empty()
     }
 
-    /// Who has something to see.
+    /// Takes the waiters to wake.
     #[cfg(test)]
     pub(crate) fn take_woken(&mut self) -> Vec<H::Waiter> {
         self.woken.drain(..).collect()
     }
 }
 
-/// The client's first frames as bytes, for a login that sends them right behind the proof: the `Start`, and a cast if
-/// there is one. `None` if the payload of one is longer than every server takes, whose bound the client does not know
-/// yet.
+/// Returns the client's first frames as bytes, for a login that sends them right behind the proof: the `Start`, and a
+/// cast if there is one. Returns `None` if a payload is longer than every server accepts; the client does not know
+/// this server's bound yet.
 pub fn early_start(
     limits: &Limits,
     codec: Codec,
@@ -458,7 +461,7 @@ const fn own_terms(limits: &Limits) -> Terms {
     Terms { max_calls: limits.max_calls as u64, max_links: limits.max_links as u64 }
 }
 
-/// What a `Refuse` may say of `text`.
+/// Returns the part of `text` that a `Refuse` may carry.
 fn public(text: &str) -> &str {
     crate::exit::cut(text, wire::MAX_TEXT_LEN)
 }

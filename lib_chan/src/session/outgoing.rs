@@ -1,40 +1,41 @@
-//! What waits to be written: whole frames, counted and bounded.
+//! Output that waits to be written: whole frames, counted and bounded.
 //!
-//! Longer than other files: what is written and what is kept to be written again are one queue, with one set of counts.
+//! Longer than other files, because output and frames kept for a replay are one queue with one set of counts.
 
 use std::{collections::VecDeque, io::IoSlice, sync::Arc};
 
-use super::answers::{LongAnswers, Next};
+use super::answers::{LongAnswers, NextPart};
 use crate::wire::{self, Frame};
 
-/// Payloads from here on are kept as they are instead of being copied behind their frame's head.
+/// Payloads of at least this length are moved into the output instead of being copied behind the head of their frame.
 pub(super) const OWNED_LEN: usize = 16 * 1024;
-/// A buffer for small frames that has this length is full: another one is begun, instead of copying all that is in it into
-/// a larger one.
+/// A buffer for small frames of this length is full. Then another one is begun, because growing would copy its
+/// contents.
 const FULL_LEN: usize = 48 * 1024;
-/// A buffer above this is not kept for later.
+/// Larger buffers are not reused.
 const KEPT_CAPACITY: usize = 2 * FULL_LEN;
-/// So many buffers are kept on either side, to be filled and written, until the session's timer runs out: a heartbeat at
-/// the latest.
+/// The number of buffers that are kept for reuse on either side, until the session's timer fires: a heartbeat at the
+/// latest.
 const KEPT_BUFFERS: usize = 2;
 
-/// Pieces below this are copied to be kept; longer ones are shared. A copy costs less than another buffer for each write.
+/// Shorter pieces are copied when they are kept; longer ones are shared. A copy costs less than another buffer for
+/// each write.
 const SHARED_LEN: usize = 4 * 1024;
 
-/// A buffer of whole frames; or the payload of the frame whose head ends the piece before it.
+/// A buffer of whole frames, or the payload of the frame whose head ends the previous piece.
 #[derive(Debug)]
 struct Piece {
     bytes: PieceBytes,
-    /// Its frames are ordered, in an outgoing stream that is [kept](Outgoing::keep); there is no other kind in the piece then.
+    /// The piece holds ordered frames of a stream that is [kept](Outgoing::keep), and no others.
     ordered: bool,
-    /// The number of the last ordered frame that is in the piece, at least in part.
+    /// The number of the last ordered frame in the piece, even if only a part of it is.
     last: u64,
 }
 
 #[derive(Debug)]
 enum PieceBytes {
     Owned(Vec<u8>),
-    /// It is kept until the peer has acknowledged it, and written.
+    /// Kept until the peer has acknowledged it, and written as well.
     Shared(Arc<Vec<u8>>),
 }
 
@@ -58,7 +59,7 @@ impl Piece {
         }
     }
 
-    /// Its buffer, if nobody else has it and it is worth keeping.
+    /// Returns the buffer, if it is not shared and worth reusing.
     fn recycle(self) -> Option<Vec<u8>> {
         let bytes = match self.bytes {
             PieceBytes::Owned(bytes) => Some(bytes),
@@ -70,25 +71,25 @@ impl Piece {
     }
 }
 
-/// Bytes on their way to the socket, oldest first; as the driver holds them.
+/// Bytes on their way to the socket, oldest first, as the driver holds them.
 ///
-/// Empty pieces do not occur.
+/// No piece is empty.
 #[derive(Debug, Default)]
 pub struct Batch {
     pieces: VecDeque<Piece>,
-    /// Bytes of the first piece that have been written.
+    /// The number of bytes of the first piece that were written.
     written: usize,
-    /// Empty buffers that were written.
+    /// Buffers that were written and can be reused.
     spare: Vec<Vec<u8>>,
 }
 
 impl Batch {
-    /// What to write next; empty when all has been written.
+    /// Returns the next bytes to write; none when everything was written.
     pub fn chunk(&self) -> &[u8] {
         self.pieces.front().and_then(|piece| piece.bytes().get(self.written..)).unwrap_or_default()
     }
 
-    /// What to write next, in pieces: as many as there are places for. How many that is.
+    /// Fills `places` with the next pieces to write. Returns their number.
     pub fn chunks<'a>(&'a self, places: &mut [IoSlice<'a>]) -> usize {
         let mut written = self.written;
         let mut count = 0;
@@ -99,7 +100,7 @@ impl Batch {
         count
     }
 
-    /// The next bytes have been written.
+    /// Notes that the next bytes were written.
     pub fn advance(&mut self, written: usize) {
         self.written += written;
         while let Some(len) = self.pieces.front().map(Piece::len)
@@ -114,68 +115,70 @@ impl Batch {
         }
     }
 
-    /// Appends frames of the connection alone.
+    /// Appends frames that belong to the connection alone.
     pub(super) fn push(&mut self, frames: Vec<u8>) {
         self.pieces.push_back(Piece { bytes: PieceBytes::Owned(frames), ordered: false, last: 0 });
     }
 
-    /// Lets go of the memory that is kept for later.
+    /// Releases the buffers kept for reuse.
     pub fn shrink(&mut self) {
         self.spare = Vec::new();
         self.pieces.shrink_to_fit();
     }
 }
 
-/// The frames appended since the driver last came for them; and, where the session outlives its connection, those that
-/// the peer has not acknowledged.
+/// The frames appended since the driver last fetched. With resume, also the frames that the peer has not
+/// acknowledged.
 #[derive(Debug, Default)]
 pub(super) struct Outgoing {
-    /// Whole pieces, in front of the tail.
+    /// Whole pieces, before the tail.
     pieces: VecDeque<Piece>,
-    /// Where small frames are appended.
+    /// The buffer to which small frames are appended.
     tail: Vec<u8>,
     spare: Vec<Vec<u8>>,
-    /// Ordered frames appended so far: the number of the last.
+    /// The number of ordered frames appended so far, which is the number of the last one.
     pub(super) number: u64,
-    /// Bytes appended so far.
+    /// The number of bytes appended so far.
     pub(super) appended: u64,
-    /// Bytes that the stream took so far.
+    /// The number of bytes that the stream accepted so far.
     pub(super) accepted: u64,
-    /// Acks, pongs and answers about unknown processes: appended but not fetched, and fetched but not all accepted.
+    /// The numbers of acks, pongs and answers about unknown processes: appended and not fetched, and fetched and not
+    /// all accepted.
     reflections: (usize, usize),
-    /// Where the bytes of the second of these end.
+    /// The position at which the fetched bytes end.
     fetched: u64,
     /// The number of the last ordered frame that the peer has acknowledged.
     pub(super) acked: u64,
-    /// Bytes that the peer has acknowledged, at least; and what is known when the frame of this number is.
+    /// A lower bound of the bytes that the peer has acknowledged; and the frame, with its position, whose ack raises
+    /// it.
     acked_len: u64,
     mark: (u64, u64),
-    /// Long answers, which are appended in parts, one each time that the driver comes.
+    /// Long answers, which are appended part by part, one each time the driver fetches.
     answers: LongAnswers,
-    /// Where the answers end that are not written: the peer's slots for these calls are not free yet.
+    /// The ends of the answers that are not written yet: the peer's slots for these calls are not free.
     answer_ends: VecDeque<u64>,
     kept: Option<Retained>,
 }
 
-/// What is kept for another connection.
+/// Frames kept for another connection.
 #[derive(Debug)]
 struct Retained {
-    /// Pieces that were fetched and that the peer has not acknowledged. Those in front of them are acknowledged as a whole.
+    /// Pieces that were fetched and not acknowledged. Everything before them is acknowledged.
     pieces: VecDeque<Piece>,
-    /// The number of the last ordered frame in front of all pieces that there are.
+    /// The number of the last ordered frame before all pieces.
     base: u64,
-    /// Bytes of ordered frames in all pieces that there are.
+    /// The number of bytes of ordered frames in all pieces.
     len: usize,
-    /// So many may be kept before messages wait.
+    /// The number of kept bytes at which messages wait.
     bound: usize,
-    /// The tail is of ordered frames.
+    /// Set if the tail holds ordered frames.
     ordered: bool,
-    /// The number of the last frame any byte of which was given to a connection.
+    /// The number of the last frame of which any byte was given to a connection.
     written: u64,
 }
 
 impl Outgoing {
-    /// Appends a frame and returns its number, or the number of the last ordered frame when it is none.
+    /// Appends a frame. Returns its number; for a frame that is not ordered, the number of the last ordered one.
     pub(super) fn put(&mut self, frame: &Frame<'_>) -> u64 {
         self.make_tail(frame);
         let before = self.tail.len();
@@ -184,7 +187,7 @@ impl Outgoing {
         self.count(frame, len)
     }
 
-    /// The same for a frame with a payload of its own: a long one is taken out of `payload` instead of being copied.
+    /// Appends a frame with a payload of its own. A long payload is taken out of `payload` instead of being copied.
     pub(super) fn put_owned(
         &mut self,
         frame: impl for<'a> FnOnce(&'a [u8]) -> Frame<'a>,
@@ -207,7 +210,7 @@ impl Outgoing {
         number
     }
 
-    /// Appends the answer to a call of the peer's, or its parts one by one.
+    /// Appends the answer to a call of the peer, or begins to send it in parts.
     pub(super) fn answer(&mut self, call: u64, payload: &mut Vec<u8>, part_len: usize) {
         if payload.len() > part_len {
             self.answers.push(call, std::mem::take(payload), part_len);
@@ -217,13 +220,13 @@ impl Outgoing {
         }
     }
 
-    /// Appends the other answer to a call of the peer's, a `Refuse`.
+    /// Appends a `Refuse` for a call of the peer.
     pub(super) fn refuse(&mut self, frame: &Frame<'_>) {
         self.put(frame);
         self.answer_ends.push_back(self.end());
     }
 
-    /// Answers that the stream has not taken.
+    /// Returns the number of answers that the stream has not accepted.
     pub(super) fn unwritten_answers(&self) -> usize {
         self.answer_ends.len() + self.answers.count()
     }
@@ -233,11 +236,11 @@ impl Outgoing {
         let Some(mut answer) = self.answers.pop() else { return };
         let call = answer.call;
         match answer.next() {
-            Next::Part { total, payload } => {
+            NextPart::Part { total, payload } => {
                 self.put(&Frame::Part { call, total, payload });
                 self.answers.put_back(answer);
             }
-            Next::Last(payload) => {
+            NextPart::Last(payload) => {
                 self.put(&Frame::Reply { call, payload });
                 self.answer_ends.push_back(self.end());
             }
@@ -254,7 +257,7 @@ impl Outgoing {
         }
     }
 
-    /// Appends an answer that the peer provoked: these are counted.
+    /// Appends an answer that the peer provoked, and counts it.
     pub(super) fn reflect(&mut self, frame: &Frame<'_>) {
         self.reflections.0 += 1;
         self.put(frame);
@@ -270,7 +273,7 @@ impl Outgoing {
         self.spare.len() + usize::from(self.tail.is_empty() && self.tail.capacity() > 0)
     }
 
-    /// Lets go of the memory that is kept for later.
+    /// Releases the buffers kept for reuse.
     pub(super) fn shrink(&mut self) {
         self.spare = Vec::new();
         self.pieces.shrink_to_fit();
@@ -279,7 +282,7 @@ impl Outgoing {
         }
     }
 
-    /// Lets go of all that was not fetched, and of all that was kept.
+    /// Drops the frames that were not fetched, and those that were kept.
     pub(super) fn clear(&mut self) {
         self.pieces = VecDeque::new();
         self.tail = Vec::new();
@@ -287,27 +290,29 @@ impl Outgoing {
         self.forget();
     }
 
-    /// Bytes that the stream has not taken, with those of long answers that are not appended yet.
+    /// Returns the number of bytes that the stream has not accepted, with those of long answers that are not appended
+    /// yet.
     pub(super) const fn unsent(&self) -> usize {
         self.unwritten() + self.answers.len()
     }
 
-    /// Bytes that are appended, and that the stream has not taken: a message of this end goes behind them.
+    /// Returns the number of appended bytes that the stream has not accepted. A message of this end goes behind them.
     pub(super) const fn unwritten(&self) -> usize {
         (self.appended - self.accepted) as usize
     }
 
-    /// Bytes in memory: not taken by the stream, or not acknowledged by the peer where that matters.
+    /// Returns the number of bytes in memory: not accepted by the stream or, with resume, not acknowledged by the
+    /// peer.
     pub(super) fn held(&self) -> usize {
         self.unwritten().max(self.kept.as_ref().map_or(0, |kept| kept.len)) + self.answers.len()
     }
 
-    /// Whether frames wait to be fetched.
+    /// Returns `true` unless frames wait to be fetched.
     pub(super) fn is_empty(&self) -> bool {
         self.tail.is_empty() && self.pieces.is_empty() && self.answers.is_empty()
     }
 
-    /// Hands all that waits to a driver whose batch has been written. Returns whether there was anything.
+    /// Passes the waiting frames to a driver whose batch was written. Returns whether there were any.
     pub(super) fn fetch(&mut self, batch: &mut Batch) -> bool {
         if self.is_empty() || !batch.pieces.is_empty() {
             return false;
@@ -331,7 +336,7 @@ impl Outgoing {
         true
     }
 
-    /// The stream took this many bytes.
+    /// Notes that the stream accepted `len` bytes.
     pub(super) fn accept(&mut self, len: usize) {
         self.accepted += len as u64;
         if self.accepted == self.fetched {
@@ -343,7 +348,7 @@ impl Outgoing {
         }
     }
 
-    /// The peer has acknowledged the frames up to this number.
+    /// Handles the peer's acknowledgement of the frames up to `number`.
     pub(super) fn ack(&mut self, number: u64) {
         self.acked = self.acked.max(number);
         if number >= self.mark.0 {
@@ -363,14 +368,14 @@ impl Outgoing {
         }
     }
 
-    /// Bytes that are not known to be acknowledged.
+    /// Returns the number of bytes that are not known to be acknowledged.
     pub(super) fn unacked(&self) -> u64 {
         self.kept.as_ref().map_or(self.appended - self.acked_len, |kept| kept.len as u64)
     }
 
-    // What outlives a connection.
+    // Frames that outlive a connection.
 
-    /// From now on ordered frames are kept until the peer has acknowledged them, about `bound` bytes of them.
+    /// Begins to keep ordered frames until the peer has acknowledged them, about `bound` bytes of them.
     pub(super) fn keep(&mut self, bound: usize) {
         if !self.tail.is_empty() {
             self.close_tail();
@@ -382,35 +387,37 @@ impl Outgoing {
         self.kept = Some(Retained { pieces, base, len: 0, bound, ordered: false, written });
     }
 
-    /// Nothing more is kept: there will be no other connection.
+    /// Stops keeping frames, because no other connection will come.
     pub(super) fn forget(&mut self) {
         self.kept = None;
     }
 
-    /// Lets more be kept.
+    /// Raises the number of bytes that may be kept.
     pub(super) fn widen(&mut self, bound: usize) {
         if let Some(kept) = &mut self.kept {
             kept.bound = kept.bound.max(bound);
         }
     }
 
-    /// Whether so much is kept that messages wait.
+    /// Returns `true` if so many bytes are kept that messages wait.
     pub(super) fn is_at_bound(&self) -> bool {
         self.kept.as_ref().is_some_and(|kept| kept.len >= kept.bound)
     }
 
-    /// Where a frame that was just appended ends, to compare with [`reached`](Self::reached): in numbers of frames where
-    /// they are kept, because the bytes of a frame that is written twice differ; else in bytes.
+    /// Returns the position of the last appended frame, to compare with [`reached`](Self::reached). It is a number of
+    /// frames if they are kept, because a frame that is written twice may differ in length, and otherwise a number of
+    /// bytes.
     pub(super) fn end(&self) -> u64 {
         if self.kept.is_some() { self.number } else { self.appended }
     }
 
-    /// How far frames may have got to the peer.
+    /// Returns the position up to which frames may have reached the peer.
     pub(super) fn reached(&self) -> u64 {
         self.kept.as_ref().map_or(self.accepted, |kept| kept.written)
     }
 
-    /// The connection is gone: frames that are kept wait for another, the others are gone with it.
+    /// Handles the loss of the connection: keeps the frames for another one, if frames are kept, and drops the
+    /// others.
     pub(super) fn detach(&mut self) {
         if !self.tail.is_empty() {
             self.close_tail();
@@ -421,8 +428,8 @@ impl Outgoing {
         self.restart();
     }
 
-    /// Another connection is there, and the peer has received the frames up to `received`. The rest of what is kept is
-    /// written again, calls with the time that `left` says of them.
+    /// Prepares the replay on another connection. The peer has received the frames up to `received`; the rest is
+    /// written again. `left` returns the remaining time of a call.
     pub(super) fn attach(&mut self, received: u64, left: impl Fn(u64) -> u64) {
         if !self.tail.is_empty() {
             self.close_tail();
@@ -451,14 +458,14 @@ impl Outgoing {
         self.restart();
     }
 
-    /// Counts anew what waits.
+    /// Restarts the counts from the waiting pieces.
     fn restart(&mut self) {
         self.appended = self.pieces.iter().map(|piece| piece.len() as u64).sum();
         (self.accepted, self.fetched, self.acked_len, self.mark) = (0, 0, 0, (self.number, 0));
         self.reflections = (0, 0);
     }
 
-    /// Sees to it that the frame can be appended to the tail.
+    /// Prepares the tail for the frame.
     #[inline]
     fn make_tail(&mut self, frame: &Frame<'_>) {
         if !self.answers.is_empty() && frame.is_signal() {
@@ -481,7 +488,7 @@ impl Outgoing {
         }
     }
 
-    /// The tail becomes a whole piece.
+    /// Turns the tail into a whole piece.
     fn close_tail(&mut self) {
         let next = self.spare.pop().unwrap_or_default();
         let bytes = PieceBytes::Owned(std::mem::replace(&mut self.tail, next));
@@ -526,13 +533,13 @@ impl Retained {
     }
 }
 
-/// A walk over the frames that are kept, to write them again.
+/// A walk over the kept frames, which writes them again.
 struct Replay {
-    /// The number of the last frame that was walked over.
+    /// The number of the last frame that the walk has passed.
     number: u64,
-    /// The peer has those up to here.
+    /// The number of the last frame that the peer has.
     received: u64,
-    /// The payload of the last one is the next piece.
+    /// Set if the next piece is the payload of the last frame.
     payload: bool,
 }
 
@@ -541,7 +548,7 @@ impl Replay {
         Self { number: base, received, payload: false }
     }
 
-    /// Whether the next piece is the payload of the last frame.
+    /// Returns `true` if the next piece is the payload of the last frame.
     const fn takes_payload(&mut self) -> bool {
         std::mem::replace(&mut self.payload, false)
     }
@@ -561,7 +568,7 @@ impl Replay {
             self.payload = outside > 0;
             if self.is_wanted() {
                 match Frame::parse(body) {
-                    // A call that had no time keeps none: it asks whether its turn has come.
+                    // A call without time keeps none: it asks whether its turn has come.
                     Ok(Frame::Call { to, call, left: before, payload }) if before > 0 => {
                         let start = out.len();
                         Frame::Call { to, call, left: left(call), payload }.put(out);
@@ -580,7 +587,7 @@ impl Replay {
         }
     }
 
-    /// What was copied is a piece.
+    /// Turns the copied frames into a piece.
     fn push(&self, pieces: &mut VecDeque<Piece>, copied: &mut Vec<u8>) {
         if !copied.is_empty() {
             let bytes = PieceBytes::Owned(std::mem::take(copied));

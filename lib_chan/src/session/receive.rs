@@ -1,4 +1,4 @@
-//! What comes in: bytes, frames, messages.
+//! Input of a session: bytes, frames and messages.
 //!
 //! Longer than other files, because one place decides for every kind of frame whether it may come now.
 
@@ -33,18 +33,18 @@ const KEPT_ACK_TIME: Duration = Duration::from_secs(1);
 /// wake-up at either end, costs as much as a hundred small messages.
 const ACK_PART: u64 = 8;
 
-/// The reason in the answer to an `Ended`: the owner lives, and is out of reach.
+/// The reason in the answer to an `Ended`: the owner lives, but cannot be reached.
 const ANSWER: ExitReason = ExitReason::NoConnection;
 
-/// The ordered stream that comes in.
+/// The state of the incoming ordered stream.
 #[derive(Debug)]
 pub(super) struct Received {
-    /// How many ordered frames have come: the number of the last.
+    /// The number of ordered frames received, which is the number of the last one.
     pub(super) number: u64,
     len: u64,
-    /// The number and the length when the last ack was written.
+    /// The number and the length at the time of the last ack.
     acked: (u64, u64),
-    /// An ack goes after so many frames, or bytes of them.
+    /// The number of frames, and of bytes, after which an ack goes.
     ack_after: (u64, u64),
 }
 
@@ -55,27 +55,27 @@ impl Default for Received {
 }
 
 impl Received {
-    /// The peer keeps what it has no ack of.
+    /// Acks more often, because the peer keeps every frame until its ack.
     pub(super) const fn ack_often(&mut self) {
         self.ack_after = (KEPT_ACK_FRAMES, KEPT_ACK_LEN);
     }
 
-    /// The peer knows that all has come so far.
+    /// Notes that the peer knows of every frame received so far.
     pub(super) const fn note_acked(&mut self) {
         self.acked = (self.number, self.len);
     }
 
-    /// Whether this part of what an ack comes after has come.
+    /// Returns `true` if this part of the frames or bytes that cause an ack has come.
     const fn is_unacked_part(&self, part: u64) -> bool {
         self.is_unacked(self.ack_after.0 / part, self.ack_after.1 / part)
     }
 
-    /// Whether so many ordered frames, or bytes of them, have come since the last ack.
+    /// Returns `true` if this many ordered frames, or bytes of them, have come since the last ack.
     const fn is_unacked(&self, frames: u64, len: u64) -> bool {
         self.number - self.acked.0 >= frames || self.len - self.acked.1 >= len
     }
 
-    /// Counts an ordered frame. Returns whether an ack is due.
+    /// Counts an ordered frame. Returns `true` if an ack is due.
     const fn count(&mut self, len: usize) -> bool {
         self.number += 1;
         self.len += len as u64;
@@ -84,7 +84,7 @@ impl Received {
 }
 
 impl<H: Host> Session<H> {
-    /// Takes what was read from the stream, in pieces of any size.
+    /// Takes bytes that were read from the stream, in pieces of any size.
     pub(crate) fn handle_bytes(&mut self, now: Instant, mut bytes: &[u8]) {
         self.attachment.hear(now);
         while !bytes.is_empty() && !self.is_over() {
@@ -108,13 +108,13 @@ impl<H: Host> Session<H> {
         }
     }
 
-    /// Handles whole frames at the front of `bytes`, or keeps the start of one.
+    /// Handles the whole frames at the front of `bytes`. Keeps the start of an incomplete one.
     fn handle_piece(&mut self, now: Instant, bytes: &mut &[u8]) -> Result<(), Fault> {
         if !self.attachment.partial.is_empty() {
             return self.complete_partial(now, bytes);
         }
         let mut whole = 0;
-        // What comes before a frame that cannot be is handled all the same: how the bytes are cut makes no difference.
+        // Handle the frames before a malformed one, so that the cuts between pieces make no difference.
         let fault = loop {
             let rest = bytes.get(whole..).unwrap_or_default();
             match wire::frame_len(rest, self.limits.max_frame_len) {
@@ -140,15 +140,15 @@ impl<H: Host> Session<H> {
         Ok(())
     }
 
-    /// Makes room for a frame of which this much has come. Memory follows what has come, not what was claimed; the last
-    /// doubling is exact.
+    /// Makes room for a frame of which this many bytes have come. Memory follows the received bytes, not the claimed
+    /// length; the last doubling is exact.
     fn reserve_frame(&mut self, wanted: usize, have: usize) {
         if have * 2 >= wanted {
             self.attachment.partial.reserve_exact(wanted.saturating_sub(self.attachment.partial.len()));
         }
     }
 
-    /// Adds to the frame whose start is kept; handles it when it is whole.
+    /// Adds to the frame whose start is kept, and handles it once it is complete.
     fn complete_partial(&mut self, now: Instant, bytes: &mut &[u8]) -> Result<(), Fault> {
         let wanted = match wire::frame_len(&self.attachment.partial, self.limits.max_frame_len)? {
             Some(len) => wire::LEN_LEN + len,
@@ -167,7 +167,7 @@ impl<H: Host> Session<H> {
         self.handle_frames(now, &frame)
     }
 
-    /// Handles a run of whole frames. Messages share the memory of the run when they are most of it.
+    /// Handles a run of whole frames. Messages share the memory of the run if they are most of it.
     fn handle_frames(&mut self, now: Instant, run: &Bytes) -> Result<(), Fault> {
         let (before, delivered) = (self.inbox.messages.len(), self.deliveries.len());
         let mut start = 0;
@@ -200,7 +200,7 @@ impl<H: Host> Session<H> {
         Ok(())
     }
 
-    /// One frame: the bytes of it that were put in the inbox.
+    /// Handles one frame. Returns the number of its bytes that were put into the inbox.
     fn handle_frame(&mut self, now: Instant, run: &Bytes, frame: Frame<'_>) -> Result<usize, Fault> {
         match frame {
             Frame::Start { codec, terms, max_frame_len, window_len, resume, args } => {
@@ -328,7 +328,7 @@ impl<H: Host> Session<H> {
         }
     }
 
-    /// Which frames may come when.
+    /// Checks that the frame may come in this state.
     fn check_place(&self, frame: &Frame<'_>) -> Result<(), Fault> {
         let heartbeat = matches!(frame, Frame::Ack { .. } | Frame::Ping { .. } | Frame::Pong { .. });
         let answers_resume = matches!(frame, Frame::Resumed { .. } | Frame::Lost { .. });
@@ -355,7 +355,7 @@ impl<H: Host> Session<H> {
         if ok { Ok(()) } else { Err(Fault::Protocol) }
     }
 
-    /// Appends the ack that is due, or worth going along.
+    /// Appends an ack that is due, or that costs little because other output is written.
     pub(super) fn put_ack(&mut self) {
         let goes_along = !self.outgoing.is_empty() && self.incoming.is_unacked_part(ACK_PART);
         if (self.attachment.ack_due || goes_along) && self.can_say() {
@@ -364,7 +364,7 @@ impl<H: Host> Session<H> {
         }
     }
 
-    /// The ack of all that has come.
+    /// Returns the ack for everything received.
     const fn ack(&mut self) -> Frame<'static> {
         self.attachment.ack_due = false;
         self.attachment.ack_by = None;
@@ -396,7 +396,7 @@ impl<H: Host> Session<H> {
         Ok(())
     }
 
-    /// A message for one of this end's processes: the bytes of it that are kept.
+    /// Handles a message for a process of this end. Returns the number of its bytes that are kept.
     fn handle_message(&mut self, to: u64, kind: InboundKind, payload: Bytes) -> Result<usize, Fault> {
         let message = Inbound { number: self.incoming.number, kind, payload };
         if to != OWNER {
@@ -431,7 +431,7 @@ impl<H: Host> Session<H> {
         if self.asking.answered(call, outcome, &mut self.woken) { Ok(()) } else { Err(Fault::Protocol) }
     }
 
-    /// The next bytes of an answer.
+    /// Handles the next part of an answer.
     fn handle_part(&mut self, call: u64, total: u64, payload: &[u8]) -> Result<(), Fault> {
         let wanted = self.asking.is_wanted(call).ok_or(Fault::Protocol)?;
         let max = self.limits.max_frame_len - wire::MAX_OVERHEAD;
@@ -469,7 +469,8 @@ impl<H: Host> Session<H> {
         }
     }
 
-    /// The far owner ended, or it lives and this is the answer to the end of ours.
+    /// Handles the far owner's `Ended`: either the far owner has ended, or it lives and answers this end's own
+    /// `Ended`.
     fn handle_ended(&mut self, taken: u64, reason: ExitReason) -> Result<(), Fault> {
         // What was taken has come: in the answer to our own end that is all we sent, and a flush before it is done.
         self.handle_ack(taken)?;
@@ -494,12 +495,12 @@ impl<H: Host> Session<H> {
     }
 }
 
-/// What is wrong with what the peer sent.
+/// A rule that the peer broke.
 #[derive(Debug)]
 pub(super) enum Fault {
-    /// No frame, or one out of place.
+    /// The bytes are no frame, or the frame is out of place.
     Protocol,
-    /// More than it was told it may.
+    /// The peer sent more than it may.
     Overload,
 }
 

@@ -1,4 +1,4 @@
-//! What this end sends: casts, calls, answers; and what waits for credit, a slot or room.
+//! Output of a session: casts, calls and answers; and messages that wait for credit, a slot or room.
 
 use std::time::Instant;
 
@@ -16,21 +16,22 @@ use crate::{
     wire::{self, Frame, RefuseCode},
 };
 
-/// Messages wait for room while this much is unsent: so one that is given up has not been sent.
+/// Messages wait for room while this many bytes are unsent. A waiting message that is given up has not been sent.
 const MAX_UNSENT_BEFORE_WAIT: usize = 256 * 1024;
-/// However many calls the peer allows: it may leave them unanswered, and each keeps its place here until the end.
+/// The most calls in flight, whatever the peer allows. The peer may leave them unanswered, and each occupies memory
+/// until the end.
 const MAX_CALLS_IN_FLIGHT: u64 = 65_536;
 
 impl<H: Host> Session<H> {
-    /// The most bytes that a payload to the peer may have.
+    /// Returns the most bytes that a payload to the peer may have.
     pub const fn max_payload_len(&self) -> usize {
         self.peer.max_frame_len - wire::MAX_OVERHEAD
     }
 
-    /// Sends a cast to the far owner, or puts it in the queue: then a ticket to [`poll_cast`](Self::poll_cast) with.
+    /// Sends a cast to the far owner, or queues it and returns a ticket for [`poll_cast`](Self::poll_cast).
     ///
     /// # Errors
-    /// When the session is over or the payload too long.
+    /// The session is over, or the payload is too long.
     pub fn cast(&mut self, now: Instant, payload: &mut Vec<u8>) -> Result<Option<u64>, Unsendable> {
         if self.may_send(payload)? {
             self.put_cast(payload);
@@ -44,7 +45,7 @@ impl<H: Host> Session<H> {
     /// Sends a cast to the far owner if it need not wait.
     ///
     /// # Errors
-    /// When the session is over, the payload too long, or it would have to wait.
+    /// The session is over, the payload is too long, or the cast would have to wait.
     pub fn try_cast(&mut self, payload: &mut Vec<u8>) -> Result<(), Unsendable> {
         if !self.may_send(payload)? {
             return Err(Unsendable::WouldWait);
@@ -56,7 +57,7 @@ impl<H: Host> Session<H> {
     /// Sends these casts to the far owner, in order, until one would have to wait. Returns how many were sent.
     ///
     /// # Errors
-    /// When the session is over, or the next payload is too long.
+    /// The session is over, or the next payload is too long.
     pub fn try_cast_each<'p>(
         &mut self,
         payloads: impl Iterator<Item = &'p [u8]>,
@@ -76,7 +77,7 @@ impl<H: Host> Session<H> {
     /// Sends a cast to a process that the peer has handed out, if it need not wait.
     ///
     /// # Errors
-    /// As [`try_cast`](Self::try_cast).
+    /// Those of [`try_cast`](Self::try_cast).
     pub fn try_cast_to(&mut self, far: u64, payload: &mut Vec<u8>) -> Result<(), Unsendable> {
         let may_send = self.may_send(payload)?;
         let window = self.peer.window;
@@ -89,10 +90,10 @@ impl<H: Host> Session<H> {
         Ok(())
     }
 
-    /// Whether a cast in the queue has been sent; else keeps a waiter.
+    /// Returns the outcome of a queued cast. While it waits, stores a waiter.
     ///
     /// # Errors
-    /// [`Unsendable::Ended`] when it never will be.
+    /// [`Unsendable::Ended`] if the cast will never be sent.
     pub fn poll_cast(
         &mut self,
         ticket: u64,
@@ -107,16 +108,16 @@ impl<H: Host> Session<H> {
         Some(Err(Unsendable::Ended(self.over_reason())))
     }
 
-    /// Takes a cast back that is still in the queue: it will not be sent.
+    /// Withdraws a cast that is still in the queue, so that it is not sent.
     pub fn withdraw_cast(&mut self, now: Instant, ticket: u64) {
         self.withdraw(now, ticket);
         self.queue.take_sent(ticket);
     }
 
-    /// Calls the far owner: the id to [`poll_call`](Self::poll_call) with.
+    /// Calls the far owner. Returns the id for [`poll_call`](Self::poll_call).
     ///
     /// # Errors
-    /// When the session is over or the payload too long: the call was not made.
+    /// The session is over, or the payload is too long. The call was not made.
     pub fn call(
         &mut self,
         now: Instant,
@@ -126,12 +127,12 @@ impl<H: Host> Session<H> {
         self.ask(now, deadline.min(now + MAX_CALL_TIME), Sort::Call, payload)
     }
 
-    /// Asks when all that was sent before has been taken by the far owner: a call that nobody may execute, since its
-    /// time is over when it comes, and that is therefore refused as soon as its turn has come. Its outcome is had
-    /// with [`poll_call`](Self::poll_call); a refusal is the answer.
+    /// Asks for the time at which the far owner has taken everything sent before. Sends a call that nobody may
+    /// execute, because its time is over when it arrives. It is refused as soon as its turn has come.
+    /// [`poll_call`](Self::poll_call) returns the outcome; a refusal is the answer.
     ///
     /// # Errors
-    /// When the session is over.
+    /// The session is over.
     pub fn mark(&mut self, now: Instant) -> Result<u64, Unsendable> {
         self.ask(now, now + MAX_CALL_TIME, Sort::Mark, &mut Vec::new())
     }
@@ -154,7 +155,7 @@ impl<H: Host> Session<H> {
         Ok(call)
     }
 
-    /// The outcome of a call, once; else keeps a waiter.
+    /// Returns the outcome of a call, once. Until then, stores a waiter.
     pub fn poll_call(
         &mut self,
         call: u64,
@@ -163,8 +164,8 @@ impl<H: Host> Session<H> {
         self.asking.poll(call, waiter)
     }
 
-    /// The caller gave up: the far side is told if the call went out. Of very many given up at once it learns by their
-    /// deadlines only.
+    /// Gives a call up, and tells the far end if the call was sent. If very many are given up at once, the far end
+    /// learns of them only by their deadlines.
     pub fn cancel_call(&mut self, now: Instant, call: u64) {
         self.withdraw(now, call);
         let detached = self.resumption.is_detached();
@@ -176,7 +177,7 @@ impl<H: Host> Session<H> {
         }
     }
 
-    /// Answers a call of the peer's. One that nobody knows (any more) is ignored.
+    /// Answers a call of the peer. An unknown call, or one that is no longer known, is ignored.
     pub fn reply(&mut self, call: u64, payload: &mut Vec<u8>) {
         let max = self.max_payload_len();
         if payload.len() > max {
@@ -192,7 +193,7 @@ impl<H: Host> Session<H> {
         }
     }
 
-    /// Refuses a call of the peer's.
+    /// Refuses a call of the peer.
     pub fn refuse(&mut self, call: u64, code: RefuseCode, text: &str) {
         if self.owing.answer(call) && self.can_put() {
             self.outgoing.refuse(&Frame::Refuse { call, code, text: public(text) });
@@ -200,13 +201,13 @@ impl<H: Host> Session<H> {
         }
     }
 
-    /// True when nobody waits for the answer of this call any more; else keeps a waiter.
+    /// Returns `true` if the caller no longer waits for the answer. Otherwise stores a waiter.
     pub fn poll_cancelled(&mut self, call: u64, waiter: impl FnOnce(Option<H::Waiter>) -> H::Waiter) -> bool {
         self.owing.poll_cancelled(call, waiter)
     }
 
-    /// Asks the peer to acknowledge all that was sent: what to [`poll_flushed`](Self::poll_flushed) with. Messages in
-    /// the queue are not sent yet, and are not waited for.
+    /// Asks the peer to acknowledge everything sent so far. Returns the value for
+    /// [`poll_flushed`](Self::poll_flushed). Queued messages are not sent yet, and do not count.
     pub fn flush(&mut self) -> Flush {
         self.outgoing.put_answers();
         let flush = self.flushes.begin(self.outgoing.number);
@@ -214,8 +215,8 @@ impl<H: Host> Session<H> {
         flush
     }
 
-    /// One ping at a time, however many flush or wait at the bound of what is kept: their answers are reflections, of which
-    /// the peer has a bound.
+    /// Sends one ping at a time, however many tasks flush or wait for room: the pongs count against a bound of the
+    /// peer.
     pub(super) fn ping_for_flush(&mut self) {
         let acked = self.outgoing.acked;
         let waits = acked < self.flushes.wanted() || !self.queue.is_empty() && self.outgoing.is_at_bound();
@@ -225,15 +226,15 @@ impl<H: Host> Session<H> {
         }
     }
 
-    /// Nobody waits for this any more.
+    /// Removes the waiter of this flush.
     pub fn forget_flush(&mut self, flush: Flush) {
         self.flushes.forget(flush);
     }
 
-    /// Whether the peer has acknowledged all that was sent before; else keeps a waiter.
+    /// Returns the outcome of a flush. Until then, stores a waiter.
     ///
     /// # Errors
-    /// The session's end, when it came first.
+    /// The reason of the session's end, if it came first.
     pub fn poll_flushed(
         &mut self,
         flush: Flush,
@@ -249,7 +250,7 @@ impl<H: Host> Session<H> {
         None
     }
 
-    /// Whether a message may go at once; an error when it never may.
+    /// Returns `true` if a message may be sent at once. An error means that it never may.
     fn may_send(&self, payload: &[u8]) -> Result<bool, Unsendable> {
         if !self.can_put() {
             return Err(Unsendable::Ended(self.over_reason()));
@@ -261,7 +262,8 @@ impl<H: Host> Session<H> {
         Ok(self.queue.is_empty() && self.has_room())
     }
 
-    /// Messages wait for the opening, too, but not the client's casts. Its calls have no slot before.
+    /// Returns `true` if there is room for a message. Before the opening, only casts of a client that has asked may
+    /// go; its calls have no slot yet.
     fn has_room(&self) -> bool {
         (self.takes_messages() || self.has_asked())
             && self.peer.balance.is_positive()
@@ -303,7 +305,7 @@ impl<H: Host> Session<H> {
         }
     }
 
-    /// Sends what waits, first come first served, as far as credit, slots and room go.
+    /// Sends queued messages in order, as far as credit, slots and room allow.
     pub(super) fn pump(&mut self, now: Instant) {
         while let Some(sort) = self.queue.first()
             && self.has_room()
@@ -324,7 +326,7 @@ impl<H: Host> Session<H> {
         }
     }
 
-    /// A peer that takes nothing and asks for much is not waited for.
+    /// Ends the session if its unsent data exceeds the limit, or too many reflections are unsent.
     pub(super) fn check_unsent(&mut self) {
         if self.outgoing.held() > self.limits.max_unsent + self.peer.max_frame_len
             || self.outgoing.reflections() > self.limits.max_reflections
