@@ -137,6 +137,18 @@ fn acknowledgement_does_not_overtake_unlink() {
     assert!(links.is_empty());
 }
 
+#[test]
+fn acknowledgement_waits_for_all_signals_in_flight() {
+    let mut links = Links::default();
+    links.handle_link('b');
+    assert_eq!(links.unlink(&'b'), Some(1));
+    assert!(!links.handle_unlink('b', 7));
+    // Another thread that uses the process links, while its Unlink is in flight.
+    assert_eq!(links.link('b'), LinkRequest { ack: None, link: true });
+    assert_eq!(links.sent(&'b'), None);
+    assert_eq!(links.sent(&'b'), Some(7));
+}
+
 /// Two processes that link and unlink each other, each in a thread of its own, step by step. A step is what
 /// happens under one lock; between two of them the other may take any number of its own.
 #[derive(Clone)]
