@@ -89,7 +89,7 @@ impl<P: Clone + Ord> Border<P> {
         let before = self.ids.set_owner(owner.clone());
         let mut fars = vec![OWNER];
         if before != owner {
-            // Without an owner, the links of the former one go on as well.
+            // Includes the links of a time in which the owner was a task without a process.
             fars.extend(self.far_ends(OWNER));
             for (process, id) in before.iter().map(|it| (it, OWNER)).chain(self.ids.own_id_of(owner.as_ref()))
             {
