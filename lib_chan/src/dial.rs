@@ -8,18 +8,18 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-/// How long an address has before the next is tried beside it (RFC 8305, section 8).
+/// The time after which the next address is tried in parallel (RFC 8305, section 8).
 const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
 
 /// Connects to the first address of `host` that answers, and turns off the delay of small segments.
 ///
-/// Addresses are tried one after the other, IPv6 and IPv4 in turn: the next one as soon as one fails, or after 250 ms
-/// beside it (RFC 8305). `found` is told the addresses. `within` bounds it all, the lookup included.
+/// Tries the addresses one after the other, IPv6 and IPv4 in turn: the next one as soon as one fails, or after 250 ms
+/// in parallel (RFC 8305). Calls `found` with the addresses. `within` bounds all of it, the lookup included.
 ///
 /// Dropping the future gives up all attempts.
 ///
 /// # Errors
-/// No address was found, or none answered: what was tried, and what became of it.
+/// No address was found, or none answered. The error lists the attempts and their outcomes.
 pub async fn dial(
     host: &str,
     port: u16,
@@ -42,13 +42,13 @@ pub async fn dial(
     Ok(stream)
 }
 
-/// The addresses that were tried, and what became of those that failed.
+/// The addresses that were tried, with the errors of those that failed.
 #[derive(Debug, Default)]
 struct Attempts(Vec<(SocketAddr, Option<io::Error>)>);
 
 impl Attempts {
-    /// Tries one address after the other: the next as soon as one fails or has kept silent for a while. `None` if all
-    /// have failed.
+    /// Tries one address after the other: the next one as soon as one fails or has been silent for a while. Returns
+    /// `None` if all have failed.
     async fn first_that_answers<F, C>(
         &mut self,
         addresses: Vec<SocketAddr>,
@@ -74,7 +74,7 @@ impl Attempts {
                             *failure = Some(error);
                         }
                     }
-                    // An attempt neither panics nor is it cancelled; if it were, it would be one that failed.
+                    // An attempt neither panics nor is cancelled. If it were, it would count as failed.
                     Some(Err(_)) => {}
                     None => return None,
                 },
@@ -97,7 +97,7 @@ fn alternate(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     turns.flatten().copied().collect()
 }
 
-/// Why there is no TCP connection. Does not name the host.
+/// The reason why there is no TCP connection. Does not name the host.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum DialError {
@@ -110,12 +110,12 @@ pub enum DialError {
         /// The time that it had, if it was used up.
         within: Option<Duration>,
     },
-    /// The connection was made, and then its socket could not be set up.
+    /// The connection was made, but its socket could not be set up.
     Socket(io::Error),
 }
 
 impl DialError {
-    /// What failed, without an address: for somebody who may not know what is dialled.
+    /// Returns the failure without an address, for a reader who may not know the target.
     pub fn public(&self) -> String {
         match self {
             Self::Lookup(_) => "name not found".into(),
@@ -144,7 +144,7 @@ impl fmt::Display for DialError {
                     if i > 0 {
                         f.write_str(", ")?;
                     }
-                    // Of a single address the host says enough.
+                    // The host identifies a single address well enough.
                     if tried.len() > 1 {
                         write!(f, "{address}: ")?;
                     }

@@ -1,10 +1,11 @@
-//! Every bound that an owner may set.
+//! The bounds that an owner may set.
 
 use std::time::{Duration, Instant};
 
 /// The bounds of a server or a client, with their defaults.
 ///
-/// Defaults are written here alone. Every time but `heartbeat_interval` may be up to [`Duration::MAX`].
+/// This is the only place where the defaults are written. Every time but `heartbeat_interval` may be up to
+/// [`Duration::MAX`].
 ///
 /// ```
 /// use std::time::Duration;
@@ -25,13 +26,13 @@ pub struct Limits {
     pub tls_timeout: Duration,
     /// Time from accept to the end of the login, TLS included. Default 15 s.
     pub login_timeout: Duration,
-    /// Number of connections that have not logged in from which on a growing part of new ones is dropped. Default 128.
+    /// Number of connections before the login from which on a growing part of new ones is dropped. Default 128.
     pub max_logins_before_drop: usize,
     /// The part dropped at `max_logins_before_drop`, in percent; grows to all at `max_logins`. Default 30.
     pub login_drop_percent: u8,
-    /// Most connections that have not logged in. Default 1 024.
+    /// Most connections before the login. Default 1 024.
     pub max_logins: usize,
-    /// Most connections of one source (an IPv4 address, an IPv6 /64) that have not logged in. Default 16.
+    /// Most connections before the login of one source (an IPv4 address, an IPv6 /64). Default 16.
     pub max_logins_per_source: usize,
     /// The longest frame after the login, in bytes without its length. Told to the peer; 1 KiB to 16 MiB.
     /// Default 1 MiB. Cost: one such buffer a session while one is being received.
@@ -43,42 +44,43 @@ pub struct Limits {
     /// Most sessions of one named client, or of one source address under a shared password. Default 300: more than
     /// the 256 that a `forward` carries, since some of its sessions end while others begin.
     pub max_sessions_per_client: usize,
-    /// Credit window: payload bytes plus 64 a message that a peer may send ahead to one process. At least 64 KiB.
-    /// Default 256 KiB. Cost: so much memory a session whose process does not read. Where much goes one way, 1 MiB is
-    /// about a fifth faster.
+    /// Credit window: payload bytes, plus 64 for each message, that a peer may send ahead to one process. At least 64
+    /// KiB. Default 256 KiB. Cost: this much memory for a session whose process does not read. For bulk data in one
+    /// direction, 1 MiB is about a fifth faster.
     pub window_len: usize,
-    /// The longest that a window may grow on a path that carries more than `window_len` in a round trip, while its process
-    /// takes what comes. `window_len` or less: it never grows. Default 16 MiB.
+    /// The length to which a window may grow on a path that carries more than `window_len` in a round trip, while its
+    /// process takes the messages. At `window_len` or less it never grows. Default 16 MiB.
     pub max_window_len: usize,
-    /// Bytes by which the windows of all sessions of the program together may have grown; of one client, half of that.
-    /// Default 256 MiB.
+    /// Bytes by which the windows of all sessions of the program may have grown together; those of one client by half
+    /// of that. Default 256 MiB.
     pub max_windows_in_all: usize,
-    /// Unsent bytes of a session above which `recv` hands out nothing more from it. Default 256 KiB.
+    /// Unsent bytes of a session above which `recv` returns no more messages of it. Default 256 KiB.
     pub max_unsent_before_pause: usize,
-    /// Unsent bytes of a session, beyond one largest frame, above which it ends `overload`. Default 16 MiB.
+    /// Unsent bytes of a session, beyond one frame of the greatest length, above which it ends with `overload`.
+    /// Default 16 MiB.
     pub max_unsent: usize,
-    /// Bytes that all sessions of the program hold together because of their peers: frames that came in part, messages
-    /// that no process has taken, and output that the network has not taken. The total never exceeds this, as long as
-    /// there are no more than `max_sessions`. Default 512 MiB.
+    /// Bytes that all sessions of the program hold together because of their peers: incomplete frames, messages that
+    /// no process has taken, and output that the network has not accepted. The total never exceeds this, as long as
+    /// there are no more than `max_sessions` sessions. Default 512 MiB.
     ///
-    /// Above half of it, a session with unsent output hands out nothing more, so that no credit returns, and one that
-    /// holds more than its share ends `overload`. The share is `max_unsent_before_pause` and `max_frame_len` together at
-    /// half, and is halved again and again as the total grows; from three quarters on it is an eighth of this, divided by
-    /// `max_sessions`. So the sessions that hold most end first.
+    /// Above half of it, a session with unsent output returns no more messages, so that no credit returns, and a
+    /// session that holds more than its share ends with `overload`. At half, the share is `max_unsent_before_pause`
+    /// and `max_frame_len` together. It is halved again and again as the total grows. From three quarters on it is an
+    /// eighth of this bound, divided by `max_sessions`. So the sessions that hold most end first.
     pub max_held_in_all: usize,
-    /// Bytes of frames that a session which can be resumed keeps until the peer has acknowledged them; at least the credit
-    /// window that the peer grants and 128 KiB, and more as that window grows, up to `max_window_len` and 128 KiB. At this
-    /// bound messages wait, and `recv` hands out nothing more. What is kept counts towards `max_held_in_all`, whether the
-    /// session has a connection or not. Default 1 MiB.
+    /// Bytes of frames that a resumable session keeps until the peer has acknowledged them; at least the credit
+    /// window that the peer grants and 128 KiB, and more as that window grows, up to `max_window_len` and 128 KiB. At
+    /// this bound messages wait, and `recv` returns no more of them. Kept bytes count towards `max_held_in_all`, with
+    /// and without a connection. Default 1 MiB.
     pub max_retained: usize,
-    /// Sessions of a server that can be resumed. One more opens without resume. Default 10 000.
+    /// Most resumable sessions of a server. Further sessions open without resume. Default 10 000.
     pub max_resumable: usize,
-    /// Such sessions of one named client, or of one source address under a shared password. Default 300.
+    /// Most resumable sessions of one named client, or of one source address under a shared password. Default 300.
     pub max_resumable_per_client: usize,
-    /// Records that a server keeps of sessions that could be resumed and are over, so that a client which comes back
-    /// hears the true reason. Default 10 000.
+    /// Most records that a server keeps of resumable sessions that are over, so that a client which comes back learns
+    /// the true reason. Default 10 000.
     pub max_tombstones: usize,
-    /// Such records of one named client, or of one source address under a shared password. Default 300.
+    /// Most such records of one named client, or of one source address under a shared password. Default 300.
     pub max_tombstones_per_client: usize,
     /// Calls that the peer may have in flight. Told to the peer. Default 1 024.
     pub max_calls: u32,
@@ -87,36 +89,38 @@ pub struct Limits {
     /// Silence after which a ping is sent; the connection is dead after three times this. The server's holds for both
     /// ends. 1 to 300 s. Default 15 s.
     pub heartbeat_interval: Duration,
-    /// Time after which a connection is dead if unsent bytes waited all the while and the stream accepted less than
-    /// `min_accepted`, or if a frame was incomplete all the while and less than `min_accepted` of it came. Default 60 s.
+    /// Time after which a connection is dead if unsent bytes waited for all of it and the stream accepted less than
+    /// `min_accepted`, or if a frame was incomplete for all of it and less than `min_accepted` of it came. Default 60
+    /// s.
     pub stall_timeout: Duration,
     /// Bytes that the stream must accept, and bytes of an incomplete frame that must come, within `stall_timeout`.
     /// Default 64 KiB.
     pub min_accepted: usize,
-    /// Messages from other processes of the program in the mailbox of a service's process, untaken; what comes over its
-    /// session is bounded by `window_len` instead. Default 1 024, which is that of every process that is spawned without
-    /// another.
+    /// Messages from other processes of the program that the mailbox of a service's process holds. Messages of its
+    /// session are bounded by `window_len` instead. Default 1 024, which is also the default of
+    /// `SpawnOptions`.
     pub mailbox_capacity: usize,
-    /// Time of a call that names none; a call to the far end waits 30 days at most. Default 60 s.
+    /// Time of a call without a time of its own. A call to the far end waits 30 days at most. Default 60 s.
     pub call_timeout: Duration,
-    /// How long `close` waits for a sign of progress of the other end before it says `noconnection`. A peer that takes
-    /// what was sent before may take longer, as long as it does not stall (`stall_timeout`). Default 10 s.
+    /// Time for which `close` waits for progress of the other end before it reports `noconnection`. A peer that
+    /// accepts what was sent before may take longer, as long as it does not stall (`stall_timeout`). Default 10 s.
     pub close_timeout: Duration,
-    /// How long a session that has ended goes on to read and discard, so that its last frames arrive. Default 2 s.
+    /// Time for which a session that has ended continues to read and discard, so that its last frames arrive. Default
+    /// 2 s.
     pub last_words_timeout: Duration,
-    /// Unsent acks, pongs and answers about links and monitors, above which the session ends `overload`. Default 16 384.
-    /// Cost: about 12 bytes each.
+    /// Unsent acks, pongs and answers about links and monitors above which the session ends with `overload`. Default
+    /// 16 384. Cost: about 12 bytes each.
     pub max_reflections: usize,
-    /// Exit signals that a peer sent explicitly and that lie in mailboxes of processes that trap exits, above which the
-    /// session ends `overload`; looked at before each read. Default 1 024. Those of its links are bounded by
+    /// Explicit exit signals of a peer, in mailboxes of processes that trap exits, above which the session ends with
+    /// `overload`; checked before each read. Default 1 024. Exit signals of links are bounded by
     /// [`max_links`](Self::max_links).
     pub max_untaken_exits: usize,
-    /// Calls that a peer may cancel, a second. Default 100.
+    /// Calls that a peer may cancel in a second. Default 100.
     pub max_cancels_per_second: u32,
     /// Calls that a peer may cancel at once. Default 1 000.
     pub max_cancels_burst: u32,
-    /// How long a server that is told to stop waits for its sessions to end by themselves, before it ends what is left
-    /// with `shutdown`; 0 for not at all. Default 30 s.
+    /// Time that a stopping server gives its sessions to end by themselves, before it ends the others with
+    /// `shutdown`; 0 for none. Default 30 s.
     pub drain_timeout: Duration,
 }
 
@@ -177,8 +181,8 @@ impl Default for Limits {
 
 /// Returns the instant that is `time` after `now`, and at most 30 years after it.
 ///
-/// `now + time` panics where the sum is beyond what the clock can express. A time that somebody configures or passes, up
-/// to [`Duration::MAX`], is added with this function instead.
+/// `now + time` panics if the sum is beyond the clock. Every time that is configured or passed in, up to
+/// [`Duration::MAX`], is added with this function instead.
 pub fn after(now: Instant, time: Duration) -> Instant {
     const FOREVER: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
     now + time.min(FOREVER)

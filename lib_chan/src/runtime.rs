@@ -9,7 +9,7 @@ use std::{
 
 use tokio::runtime::{Builder, Runtime};
 
-/// What a program that is refused a thread asks of its user.
+/// The advice for the user of a program that is refused a thread.
 pub(crate) const MORE_THREADS: &str =
     "the system gives this program no more threads; allow it at least 4 (ulimit -u, TasksMax=)";
 
@@ -19,7 +19,7 @@ pub(crate) const MORE_THREADS: &str =
 /// The system gives no thread, or the runtime cannot start.
 pub fn start() -> io::Result<Runtime> {
     let wanted = thread::available_parallelism().map_or(1, NonZero::get);
-    // Found out first, since tokio panics where it is refused a thread.
+    // Checked first, because tokio panics if it is refused a thread.
     let given = threads(wanted.saturating_add(1), |work| thread::Builder::new().spawn(work));
     let mut builder = match given {
         0 => return Err(io::Error::other(MORE_THREADS)),
@@ -33,13 +33,13 @@ pub fn start() -> io::Result<Runtime> {
     builder.enable_all().build()
 }
 
-/// Finds out how many threads the system gives at once, up to `wanted`.
+/// Returns how many threads the system gives at once, up to `wanted`.
 fn threads(wanted: usize, spawn: impl Fn(Box<dyn FnOnce() + Send>) -> io::Result<JoinHandle<()>>) -> usize {
     let (go_on, waiting) = channel::<()>();
     let waiting = Arc::new(Mutex::new(waiting));
     let wait = || {
         let waiting = Arc::clone(&waiting);
-        // Over as soon as the sender is dropped.
+        // The thread ends as soon as the sender is dropped.
         move || drop(waiting.lock().map(|waiting| waiting.recv()))
     };
     let started: Vec<_> = (0..wanted).map_while(|_| spawn(Box::new(wait())).ok()).collect();

@@ -1,8 +1,8 @@
 //! Standard input, output and error of a program, which may be gone, full, or made non-blocking by another program.
 //!
-//! The macros of the standard library panic where a stream is gone, and its readers and writers fail where another
-//! program has set `O_NONBLOCK` on a stream that it shares with this one: `EAGAIN` is neither the end of the input nor a
-//! failure. Here a stream that is not ready is waited for.
+//! The macros of the standard library panic if a stream is gone. Its readers and writers fail if another program has
+//! set `O_NONBLOCK` on a stream that it shares with this one, although `EAGAIN` is neither the end of the input nor a
+//! failure. The streams of this module wait instead.
 //!
 //! | need | use |
 //! |---|---|
@@ -40,20 +40,20 @@ const MAX_PIECE_LEN: usize = 64 * 1024;
 /// The most bytes that a pipe takes without blocking once it says that it has room, on every system.
 const PIPE_BUF: usize = 512;
 
-/// How long a complaint waits for a standard error that takes nothing.
+/// The time for which a line waits for a standard error that accepts nothing.
 const COMPLAINT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Standard input; a read waits while there is nothing to read.
+/// Standard input. A read waits while there is nothing to read.
 pub fn stdin() -> Stream {
     Stream(rustix::stdio::stdin())
 }
 
-/// Standard output; a write waits while there is no room. Not buffered.
+/// Standard output. A write waits while there is no room. Not buffered.
 pub fn stdout() -> Stream {
     Stream(rustix::stdio::stdout())
 }
 
-/// Standard error; a write waits while there is no room. Not buffered.
+/// Standard error. A write waits while there is no room. Not buffered.
 pub fn stderr() -> Stream {
     Stream(rustix::stdio::stderr())
 }
@@ -61,13 +61,13 @@ pub fn stderr() -> Stream {
 /// Writes a text to standard output. Blocks while there is no room for it.
 ///
 /// # Errors
-/// The output cannot be written: [`io::ErrorKind::BrokenPipe`] where its reader has gone.
+/// The output cannot be written: [`io::ErrorKind::BrokenPipe`] if its reader is gone.
 pub fn print(text: &str) -> io::Result<()> {
     stdout().write_all(text.as_bytes())
 }
 
-/// Writes a line to standard error. Waits for room for a second at most, and the next time not at all until there is
-/// room again: a line that cannot be written is lost, and the program goes on.
+/// Writes a line to standard error. Waits a second at most for room, and does not wait again until there was room. A
+/// line that cannot be written is lost, and the program continues.
 pub fn complain(line: impl fmt::Display) {
     static STUCK: AtomicBool = AtomicBool::new(false);
 
@@ -76,14 +76,14 @@ pub fn complain(line: impl fmt::Display) {
     STUCK.store(written.is_err(), Ordering::Relaxed);
 }
 
-/// Waits until nobody can read standard output any more: its pipe or socket has no reader, or its terminal is gone. Never
-/// returns for a file.
+/// Waits until standard output has no reader: its pipe or socket has none, or its terminal is gone. Never returns for
+/// a file.
 ///
 /// Occupies a thread until then, even if the future is dropped: call it once in a program.
 pub async fn reader_gone() {
     let (tell, told) = oneshot::channel::<()>();
     let watch = move || {
-        // Nothing is asked for, so all that is ever reported is that the stream is broken.
+        // No event is requested, so the system reports only that the stream is broken.
         if wait(rustix::stdio::stdout(), PollFlags::empty(), None).is_ok() {
             let _ = tell.send(());
         }
@@ -148,7 +148,7 @@ fn write_within(to: BorrowedFd<'_>, mut bytes: &[u8], time: Duration) -> io::Res
     Ok(())
 }
 
-/// Waits until the stream is ready or broken; the next read or write says which.
+/// Waits until the stream is ready or broken. The next read or write tells which.
 fn wait(stream: BorrowedFd<'_>, ready_to: PollFlags, time: Option<Duration>) -> io::Result<()> {
     let time = time.map(|time| Timespec {
         tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX),
@@ -173,10 +173,10 @@ pub fn input() -> Input {
     Input(Idle(Buffer::default()))
 }
 
-/// Standard output for tasks. Writes happen on a thread for blocking work, at most 64 KiB behind the task; flush to
-/// wait for them. [`shutdown`](tokio::io::AsyncWriteExt::shutdown) closes it, so that its reader sees the end.
+/// Standard output for tasks. Writes happen on a thread for blocking work, at most 64 KiB behind the task; a flush
+/// waits for them. [`shutdown`](tokio::io::AsyncWriteExt::shutdown) closes the stream, so that its reader sees EOF.
 ///
-/// A write that fails is reported by the next write or flush.
+/// The next write or flush reports a write that failed.
 pub fn output() -> Output {
     Output(Idle(Buffer::default()))
 }
@@ -189,7 +189,7 @@ pub struct Input(Work);
 #[derive(Debug)]
 pub struct Output(Work);
 
-/// A buffer, here or with the thread that fills or empties it.
+/// A buffer, held here or by the thread that fills or empties it.
 #[derive(Debug)]
 enum Work {
     Idle(Buffer),
@@ -206,7 +206,7 @@ struct Buffer {
 }
 
 impl Work {
-    /// The buffer, once no thread has it.
+    /// Returns the buffer, once no thread holds it.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<&mut Buffer>> {
         if let Busy(work) = self {
             let (done, buffer) = ready!(Pin::new(work).poll(cx)).map_err(io::Error::other)?;
@@ -215,7 +215,7 @@ impl Work {
         }
         match self {
             Idle(buffer) => Poll::Ready(Ok(buffer)),
-            // It was made idle just now.
+            // The buffer became idle just now.
             Busy(_) => Poll::Pending,
         }
     }
@@ -278,10 +278,10 @@ impl AsyncWrite for Output {
     }
 }
 
-/// Lets the reader of standard output see its end. The descriptor leads nowhere from then on, since a closed one would
-/// be given to the next file that is opened.
+/// Closes standard output for its reader. The descriptor then leads nowhere; a closed one would be reused for the
+/// next file that is opened.
 fn close_stdout() -> io::Result<()> {
-    // A socket has an end of its own, which its other descriptors would hold back.
+    // A socket needs its own shutdown, because other descriptors of it may stay open.
     let _ = rustix::net::shutdown(rustix::stdio::stdout(), rustix::net::Shutdown::Write);
     let nowhere = std::fs::File::options().write(true).open("/dev/null")?;
     Ok(rustix::stdio::dup2_stdout(&nowhere)?)

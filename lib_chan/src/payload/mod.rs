@@ -64,8 +64,9 @@
 //! | another type, or the same with a field more | an error **or another value** | an error; a field more is ignored, a field less needs `default` |
 //! | an enum with a variant more at its end | yes, but for that variant | yes, but for that variant |
 //!
-//! What is in bold goes wrong without an error: nothing in the bytes shows it. What is *not decoded* is refused by the
-//! receiver only, and a cast refused there ends the session: try each message type once in a test of your own.
+//! The entries in bold go wrong without an error: the bytes do not reveal them. A value that is *not decoded* is
+//! refused by the receiver only, and a cast refused there ends the session. Try each message type once in a test of
+//! your own.
 
 mod bincode;
 mod borrowable;

@@ -14,7 +14,7 @@ use super::pid::Local;
 use super::{Address, Process};
 use crate::{ExitReason, Limits, sync};
 
-/// How a process is spawned.
+/// Options for a new process.
 #[derive(Clone, Debug)]
 pub struct SpawnOptions {
     /// Whether it traps exits from its first moment on. Default no.
@@ -45,7 +45,7 @@ where
     spawn_with(SpawnOptions::default(), f)
 }
 
-/// As [`spawn`], with options.
+/// Does what [`spawn`] does, with options.
 ///
 /// # Panics
 ///
@@ -139,7 +139,7 @@ pin_project! {
         cell: Arc<Cell<M>>,
         // This process, while it is not being polled. Nothing once it has ended.
         frame: Option<CurrentProcess>,
-        // What the cell was last told to wake.
+        // The waker that was last given to the cell.
         task: Option<Waker>,
     }
 
@@ -160,7 +160,7 @@ impl<F, M: Send + 'static> Run<F, M> {
         let process = Process::new(Arc::clone(&cell));
         let future = CurrentProcess::enter(&mut frame, || f(process));
         if future.is_err() {
-            // It is polled once in any case.
+            // The runtime polls it once in any case.
             drop(cell.decide(ExitReason::Panic));
         }
         Self { future: future.ok(), cell, frame, task: None }
@@ -223,7 +223,7 @@ where
                 let reason = result.as_ref().err().cloned().unwrap_or(ExitReason::Normal);
                 let cell = Arc::clone(this.cell);
                 self.end(reason.clone());
-                // Where another reason was first, it is the one that everybody got.
+                // If another reason was decided first, that is the reason that everybody got.
                 let other = cell.reason().filter(|decided| *decided != reason);
                 Poll::Ready(Ok(other.map_or(result, Err)))
             }

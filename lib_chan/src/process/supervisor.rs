@@ -81,7 +81,7 @@ pub enum Restart {
     Temporary,
 }
 
-/// How a supervisor ends a child.
+/// The way in which a supervisor ends a child.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shutdown {
     /// With `Kill`.
@@ -117,8 +117,8 @@ impl Child {
         Self::starting(id.into(), f, |_| Ok(()))
     }
 
-    /// As [`new`](Self::new), and each process has the child's id as its name in this table before it runs. A name that
-    /// is taken makes the start fail.
+    /// Does what [`new`](Self::new) does, and gives each process the child's id as its name in this table before it
+    /// runs. If the name is taken, the start fails.
     pub fn registered<M, F>(
         id: impl Into<Box<str>>,
         names: &Names<M>,
@@ -149,7 +149,7 @@ impl Child {
             let (address, named) = spawn_after(options.clone(), &mut f, |address| {
                 let named = register(address);
                 match named {
-                    // It is alive: nobody else knows its pid yet.
+                    // The new process is alive, because its pid is not known to any other task yet.
                     Ok(()) => drop(supervisor.link(address.pid())),
                     Err(_) => address.pid().exit(ExitReason::Kill),
                 }

@@ -148,8 +148,8 @@ pub trait Protocol: Receive<Item = Self> + Send {
     note = "it receives the messages of a `#[lib_chan::protocol]`, and types that implement `serde::Deserialize`"
 )]
 pub trait Receive: Sized + 'static {
-    /// What [`Channel::recv`](crate::Channel::recv) returns: the message of a protocol itself, and a [`Message`] around any
-    /// other type.
+    /// The item that [`Channel::recv`](crate::Channel::recv) returns: the message of a protocol itself, or a
+    /// [`Message`] around any other type.
     type Item;
 
     /// Decodes a cast; `None` if it is to be discarded.

@@ -14,7 +14,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::after;
 
-/// Bytes that are on their way in one direction before a writer waits. A socket holds about as many.
+/// The most bytes in flight in one direction before a writer waits, about as many as in a socket.
 const CAPACITY: usize = 64 * 1024;
 
 /// The connection under a pair, as the test that made it controls it. A clone controls the same connection.
@@ -59,8 +59,8 @@ impl Line {
         self.lock().delay = delay;
     }
 
-    /// Stops all bytes in both directions, as a network does that has failed. Neither end is told: each notices after
-    /// three heartbeats ([`Limits::heartbeat_interval`](crate::Limits::heartbeat_interval)).
+    /// Stops all bytes in both directions, like a failed network. Neither end is told; each notices after three
+    /// heartbeats ([`Limits::heartbeat_interval`](crate::Limits::heartbeat_interval)).
     pub fn hold(&self) {
         self.lock().held = true;
     }
@@ -70,7 +70,7 @@ impl Line {
         self.change(|state| state.held = false);
     }
 
-    /// Cuts the connection: bytes on their way are lost, and both ends read EOF, as if the program at the other end had
+    /// Cuts the connection. Bytes in flight are lost, and both ends read EOF, as if the program at the other end had
     /// been killed. Cannot be undone.
     pub fn cut(&self) {
         self.change(|state| {
@@ -132,7 +132,7 @@ impl LineState {
     }
 }
 
-/// What a reader finds.
+/// The result of looking for bytes.
 enum LineRead {
     Piece(Bytes, Option<Waker>),
     Nothing,

@@ -31,7 +31,7 @@
 //! # }
 //! ```
 //!
-//! Nothing here logs in to a server: both ends of a pair belong to the caller, and its keys exist for that pair alone.
+//! The module logs in to no server: both ends of a pair belong to the caller, and its keys exist for that pair alone.
 
 mod line;
 
@@ -58,7 +58,7 @@ pub fn pair() -> Pair {
     }
 }
 
-/// How the two ends of a session in memory are made.
+/// The configuration of a session in memory.
 #[derive(Clone, Debug)]
 #[must_use = "it is not open yet"]
 pub struct Pair {
@@ -147,7 +147,7 @@ impl Pair {
         self.open_as().await
     }
 
-    /// As [`open`](Self::open), with other types at each end, such as two versions of a protocol.
+    /// Does what [`open`](Self::open) does, with other types at each end, such as two versions of a protocol.
     ///
     /// # Errors
     ///
@@ -198,7 +198,7 @@ fn no_arguments(codec: Codec) -> Vec<u8> {
     bytes
 }
 
-/// Why a pair was not opened.
+/// The reason why a pair was not opened.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PairError {

@@ -43,7 +43,8 @@ pub enum Frame<'a> {
         max_frame_len: u64,
         /// The first credit of each process of the client, in bytes.
         window_len: u64,
-        /// How long the client would like the session to survive without a connection, in milliseconds. 0: not at all.
+        /// The time that the client asks the session to survive without a connection, in milliseconds; 0 for no
+        /// resume.
         resume: u64,
         /// The arguments for the service, encoded.
         args: &'a [u8],
@@ -52,7 +53,7 @@ pub enum Frame<'a> {
     Started {
         /// The bounds that the server allows the client.
         terms: Terms,
-        /// What the client needs to resume the session, if it may.
+        /// The data with which the client can resume the session, if it may.
         resume: Option<Box<Granted>>,
     },
     /// A message without an answer.
@@ -89,7 +90,7 @@ pub enum Frame<'a> {
     Refuse {
         /// The call.
         call: u64,
-        /// Why.
+        /// The kind of the refusal.
         code: RefuseCode,
         /// A public text.
         text: &'a str,
@@ -208,7 +209,7 @@ pub enum Frame<'a> {
     },
     /// The server's other answer: the session is over.
     Lost {
-        /// What the server still knows of it.
+        /// The record that the server still has of it.
         tombstone: Option<Tombstone>,
     },
 }
@@ -216,7 +217,7 @@ pub enum Frame<'a> {
 /// The server's consent to resume a session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Granted {
-    /// How long the session survives without a connection, in milliseconds. Never 0.
+    /// The time that the session survives without a connection, in milliseconds. Never 0.
     pub window: u64,
     /// Names the session.
     pub id: SessionId,
@@ -224,14 +225,14 @@ pub struct Granted {
     pub secret: Secret<SECRET_LEN>,
 }
 
-/// What an end still knows of a session that is over.
+/// The record that an end keeps of a session that is over.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tombstone {
     /// The number of the last ordered frame received.
     pub received: u64,
     /// No process has taken or will take a message with a larger number.
     pub taken: u64,
-    /// Why it ended.
+    /// The reason of the end.
     pub reason: ExitReason,
 }
 

@@ -91,7 +91,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for DecodeGuard<'_, D> {
         deserialize_identifier => deserialize_identifier
     }
 
-    /// What is skipped is bounded like what is kept: a format's own way of skipping would pass the guard by.
+    /// Skipped values are bounded like kept ones: a format's own way of skipping would bypass the guard.
     #[inline]
     fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
         let visitor = Self::counted(self.level, visitor);

@@ -1,8 +1,8 @@
-//! What a payload may make serde do, whichever codec and type it meets.
+//! Bounds on the work that a payload may cause in serde, for every codec and type.
 //!
-//! The guard wraps the codec's (de)serializer and everything that comes out of it: accessors, seeds, visitors. It
-//! allocates nothing and knows no format. Encoding counts the same way as decoding does, so that what is refused is
-//! refused by its sender, before it travels.
+//! The guard wraps the (de)serializer of the codec and everything that comes out of it: accessors, seeds, visitors.
+//! It allocates nothing and knows no format. Encoding counts like decoding, so the sender refuses a value that the
+//! receiver would refuse.
 
 mod decode;
 mod encode;
@@ -14,12 +14,12 @@ pub(super) use encode::Value;
 
 use super::MAX_DEPTH;
 
-/// Where in a value the codec is, and what it may still do there.
+/// The position of the codec in a value, and the work that is still allowed there.
 #[derive(Clone, Copy)]
 pub(super) struct Level<'a> {
-    /// Elements that sequences and maps of the whole payload may still have.
+    /// The elements that sequences and maps of the whole payload may still have.
     elements: &'a Cell<usize>,
-    /// Values that may still be around the ones to come.
+    /// The levels that values may still be nested.
     depth: u8,
 }
 
@@ -35,7 +35,7 @@ impl<'a> Level<'a> {
         Ok(Self { depth, ..self })
     }
 
-    /// Takes `count` from the elements that are left.
+    /// Takes `count` from the remaining elements.
     fn claim(self, count: usize) -> Result<(), Exceeded> {
         let left = self.elements.get().checked_sub(count).ok_or(Exceeded::Elements)?;
         self.elements.set(left);
@@ -43,7 +43,7 @@ impl<'a> Level<'a> {
     }
 }
 
-/// Which bound a value does not keep.
+/// The bound that a value exceeds.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Exceeded {
     Depth,
