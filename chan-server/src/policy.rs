@@ -18,9 +18,9 @@ use lib_chan::auth::{
     StretchError,
 };
 use lib_chan::handshake::SessionParameters;
+use lib_chan::runtime::blocking;
 use lib_chan::secret::{Password, Secret};
 use serde::{Deserialize, Serialize};
-use tokio::task::spawn_blocking;
 use zeroize::Zeroizing;
 
 use crate::config::limits::changed;
@@ -188,11 +188,9 @@ impl Policy {
         let mut rules = config.gate;
         rules.exempt.extend(&config.proxies);
         let (services, key) = (config.services, name_key.clone());
-        let derived = spawn_blocking(move || Derived::of(services, &key, before.as_deref())).await;
-        let Derived { services, accounts, terms, passwords, former } = match derived {
-            Ok(derived) => derived?,
-            Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
-        };
+        let derived = blocking(move || Derived::of(services, &key, before.as_deref())).await;
+        let Derived { services, accounts, terms, passwords, former } =
+            derived.map_err(StartError::Thread)??;
         let (directory, told) = Directory::new(name_key.clone(), nobody_seed()?, accounts)?;
         warnings.extend(told.iter().map(ToString::to_string));
         let policy = Self {

@@ -1,5 +1,7 @@
 //! Why a configuration cannot be served.
 
+use std::io;
+
 use lib_chan::auth::{DirectoryError, StretchError};
 use lib_chan::handshake::ParametersError;
 use lib_chan::tls::TlsError;
@@ -27,6 +29,9 @@ pub enum StartError {
     /// A password could not be stretched.
     #[error("a password of the configuration: {0}")]
     Stretch(#[from] StretchError),
+    /// The system gave no thread for it.
+    #[error("the passwords of the configuration: {0}")]
+    Thread(#[source] io::Error),
     /// The limits that clients are told.
     #[error(transparent)]
     Parameters(#[from] ParametersError),

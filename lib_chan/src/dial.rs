@@ -1,12 +1,18 @@
 //! TCP connections to a host by name: of a client to its server, of a `tcp` service to its target.
 
-use std::{fmt, io, net::SocketAddr, time::Duration};
+use std::{
+    fmt, io,
+    net::{IpAddr, SocketAddr, ToSocketAddrs},
+    time::Duration,
+};
 
 use tokio::{
-    net::{TcpStream, lookup_host},
+    net::TcpStream,
     task::JoinSet,
     time::{sleep, timeout},
 };
+
+use crate::runtime::blocking;
 
 /// The time after which the next address is tried in parallel (RFC 8305, section 8).
 const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
@@ -28,7 +34,7 @@ pub async fn dial(
 ) -> Result<TcpStream, DialError> {
     let mut attempts = Attempts::default();
     let dialling = async {
-        let addresses: Vec<_> = lookup_host((host, port)).await.map_err(DialError::Lookup)?.collect();
+        let addresses = look_up(host, port).await.map_err(DialError::Lookup)?;
         found(&addresses);
         Ok(attempts.first_that_answers(addresses, TcpStream::connect).await)
     };
@@ -40,6 +46,15 @@ pub async fn dial(
     };
     stream.set_nodelay(true).map_err(DialError::Socket)?;
     Ok(stream)
+}
+
+/// Asks the resolver of the system, which blocks. A literal address needs no resolver.
+async fn look_up(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    if let Ok(address) = host.parse::<IpAddr>() {
+        return Ok(vec![(address, port).into()]);
+    }
+    let host = host.to_owned();
+    Ok(blocking(move || (host.as_str(), port).to_socket_addrs()).await??.collect())
 }
 
 /// The addresses that were tried, with the errors of those that failed.

@@ -21,6 +21,7 @@ use crate::handshake::client::{
 use crate::handshake::server::{ExpectHello, ExpectProof, Refusal, Verdict};
 use crate::handshake::{Authenticated, Misbehaviour, SessionParameters, Step, checked_len};
 use crate::payload::Codec;
+use crate::runtime::blocking;
 use crate::secret::{Password, PrivateKey, Target};
 use crate::session::early_start;
 
@@ -292,7 +293,7 @@ async fn keys(
         password.remember_keys(&target, &salt, params, &keys);
         Ok(keys)
     };
-    tokio::task::spawn_blocking(stretch).await.map_err(io::Error::other)?
+    blocking(stretch).await?
 }
 
 async fn read_message<'b>(

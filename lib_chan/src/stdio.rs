@@ -19,7 +19,6 @@ use std::{
     pin::Pin,
     sync::atomic::{AtomicBool, Ordering},
     task::{Context, Poll, ready},
-    thread,
     time::Duration,
 };
 
@@ -30,9 +29,10 @@ use rustix::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     sync::oneshot,
-    task::{JoinHandle, spawn_blocking},
     time::Instant,
 };
+
+use crate::runtime::{Worker, spawn_thread};
 
 /// The most bytes that are read or written at once.
 const MAX_PIECE_LEN: usize = 64 * 1024;
@@ -88,7 +88,7 @@ pub async fn reader_gone() {
             let _ = tell.send(());
         }
     };
-    let watching = thread::Builder::new().name("reader".into()).spawn(watch);
+    let watching = spawn_thread(watch);
     if watching.is_err() || told.await.is_err() {
         std::future::pending().await
     }
@@ -165,20 +165,20 @@ fn wait(stream: BorrowedFd<'_>, ready_to: PollFlags, time: Option<Duration>) -> 
     }
 }
 
-/// Standard input for tasks. Reads happen on a thread for blocking work, at most 64 KiB ahead of the task.
+/// Standard input for tasks. Reads happen on a thread of their own, at most 64 KiB ahead of the task. A read that has begun
+/// goes on when the input is dropped.
 ///
-/// A runtime that is dropped waits for a read that has begun: end the runtime with
-/// [`shutdown_background`](tokio::runtime::Runtime::shutdown_background).
+/// The first read fails if the system gives no thread.
 pub fn input() -> Input {
-    Input(Idle(Buffer::default()))
+    Input(Work::default())
 }
 
-/// Standard output for tasks. Writes happen on a thread for blocking work, at most 64 KiB behind the task; a flush
+/// Standard output for tasks. Writes happen on a thread of their own, at most 64 KiB behind the task; a flush
 /// waits for them. [`shutdown`](tokio::io::AsyncWriteExt::shutdown) closes the stream, so that its reader sees EOF.
 ///
-/// The next write or flush reports a write that failed.
+/// The next write or flush reports a write that failed. The first write fails if the system gives no thread.
 pub fn output() -> Output {
-    Output(Idle(Buffer::default()))
+    Output(Work::default())
 }
 
 /// Standard input for tasks. Made by [`input`].
@@ -189,14 +189,22 @@ pub struct Input(Work);
 #[derive(Debug)]
 pub struct Output(Work);
 
-/// A buffer, held here or by the thread that fills or empties it.
+/// A buffer, and the thread that fills or empties it.
 #[derive(Debug)]
-enum Work {
-    Idle(Buffer),
-    Busy(JoinHandle<(io::Result<()>, Buffer)>),
+struct Work {
+    /// Started with the first work.
+    worker: Option<Worker>,
+    state: BufferState,
 }
 
-use Work::{Busy, Idle};
+/// Where the buffer is.
+#[derive(Debug)]
+enum BufferState {
+    Idle(Buffer),
+    Busy(oneshot::Receiver<(io::Result<()>, Buffer)>),
+}
+
+use BufferState::{Busy, Idle};
 
 /// Bytes to hand out, from a position on.
 #[derive(Debug, Default)]
@@ -205,15 +213,25 @@ struct Buffer {
     at: usize,
 }
 
+impl Default for Work {
+    fn default() -> Self {
+        Self { worker: None, state: Idle(Buffer::default()) }
+    }
+}
+
 impl Work {
+    fn is_busy(&self) -> bool {
+        matches!(self.state, Busy(_))
+    }
+
     /// Returns the buffer, once no thread holds it.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<&mut Buffer>> {
-        if let Busy(work) = self {
+        if let Busy(work) = &mut self.state {
             let (done, buffer) = ready!(Pin::new(work).poll(cx)).map_err(io::Error::other)?;
-            *self = Idle(buffer);
+            self.state = Idle(buffer);
             done?;
         }
-        match self {
+        match &mut self.state {
             Idle(buffer) => Poll::Ready(Ok(buffer)),
             // The buffer became idle just now.
             Busy(_) => Poll::Pending,
@@ -224,8 +242,14 @@ impl Work {
         &mut self,
         mut buffer: Buffer,
         work: impl FnOnce(&mut Buffer) -> io::Result<()> + Send + 'static,
-    ) {
-        *self = Busy(spawn_blocking(move || (work(&mut buffer), buffer)));
+    ) -> io::Result<()> {
+        let worker = match self.worker.take() {
+            Some(worker) => worker,
+            None => Worker::start()?,
+        };
+        self.state = Busy(worker.begin(move || (work(&mut buffer), buffer)));
+        self.worker = Some(worker);
+        Ok(())
     }
 }
 
@@ -235,7 +259,7 @@ impl AsyncRead for Input {
         cx: &mut Context<'_>,
         to: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let mut has_read = matches!(self.0, Busy(_));
+        let mut has_read = self.0.is_busy();
         loop {
             let buffer = ready!(self.0.poll(cx))?;
             let rest = buffer.bytes.get(buffer.at..).unwrap_or_default();
@@ -253,7 +277,7 @@ impl AsyncRead for Input {
                 let read = stdin().read(&mut buffer.bytes);
                 buffer.bytes.truncate(*read.as_ref().unwrap_or(&0));
                 read.map(drop)
-            });
+            })?;
         }
     }
 }
@@ -264,7 +288,7 @@ impl AsyncWrite for Output {
         let (piece, _) = bytes.split_at(bytes.len().min(MAX_PIECE_LEN));
         buffer.bytes.clear();
         buffer.bytes.extend_from_slice(piece);
-        self.0.begin(buffer, |buffer| stdout().write_all(&buffer.bytes));
+        self.0.begin(buffer, |buffer| stdout().write_all(&buffer.bytes))?;
         Poll::Ready(Ok(piece.len()))
     }
 

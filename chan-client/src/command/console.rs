@@ -3,9 +3,9 @@
 use std::borrow::Cow;
 use std::io::{BufRead, BufReader, IsTerminal, Read};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
 use std::time::Duration;
 
+use lib_chan::runtime::{blocking, spawn_thread};
 use lib_chan::signals::{self, Signal, Subscription};
 use lib_chan::stdio;
 use rustix::process::{self, getpid, kill_process};
@@ -17,7 +17,7 @@ use rustyline::hint::Hinter;
 use rustyline::history::MemHistory;
 use rustyline::validate::Validator;
 use rustyline::{Config, Editor, ExternalPrinter, Helper};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::failure::Failure;
 
@@ -43,7 +43,8 @@ pub(super) struct Console {
     inputs: mpsc::Receiver<Input>,
     signals: Subscription,
     show: mpsc::Sender<String>,
-    showing: thread::JoinHandle<()>,
+    /// Ready when all is shown.
+    shown: oneshot::Receiver<()>,
     /// Whether the input is a script, not a person.
     script: bool,
     /// The line editor, if there is one.
@@ -60,13 +61,18 @@ impl Console {
     pub(super) fn start() -> Result<Self, Failure> {
         let (input, inputs) = mpsc::channel(1);
         let (show, to_show) = mpsc::channel(1);
+        let (all_shown, shown) = oneshot::channel::<()>();
         let script = !std::io::stdin().is_terminal();
         // Subscribed before the line editor, which takes SIGINT for itself and restores it after each line.
         let signals = signals::subscribe();
         if script || !std::io::stdout().is_terminal() || is_dumb() {
-            thread::spawn(move || read(&input));
-            let showing = thread::spawn(move || show_plainly(to_show));
-            return Ok(Self { inputs, signals, show, showing, script, editor: None });
+            let showing = move || {
+                show_plainly(to_show);
+                drop(all_shown);
+            };
+            spawn_thread(showing).map_err(Failure::local)?;
+            spawn_thread(move || read(&input)).map_err(Failure::local)?;
+            return Ok(Self { inputs, signals, show, shown, script, editor: None });
         }
         let settings = wait_for_editor()?;
         // The history is never written to disk, because typed messages may contain secrets.
@@ -76,12 +82,18 @@ impl Console {
         editor.set_helper(Some(Painter(Arc::clone(&prompt))));
         let printer = editor.create_external_printer().map_err(Failure::local)?;
         let (editing, showing) = (Arc::clone(&prompt), Arc::clone(&prompt));
-        thread::spawn(move || {
+        let reading = move || {
             edit(editor, &editing, &input);
             editing.becomes(Reading::Over);
-        });
-        let showing = thread::spawn(move || show_above(printer, &showing, to_show));
-        Ok(Self { inputs, signals, show, showing, script, editor: Some(Editing { prompt, settings }) })
+        };
+        let showing = move || {
+            show_above(printer, &showing, to_show);
+            drop(all_shown);
+        };
+        // The one that reads comes last: it cannot be ended.
+        spawn_thread(showing).map_err(Failure::local)?;
+        spawn_thread(reading).map_err(Failure::local)?;
+        Ok(Self { inputs, signals, show, shown, script, editor: Some(Editing { prompt, settings }) })
     }
 
     pub(super) fn is_script(&self) -> bool {
@@ -113,13 +125,17 @@ impl Console {
     /// Waits until all lines are shown, and restores the terminal. `prompting` says that the prompt is still in its last
     /// line. Returns the subscription to signals.
     pub(super) async fn finish(self, prompting: bool) -> Subscription {
-        let Self { inputs, signals, show, showing, editor, .. } = self;
+        let Self { inputs, signals, show, shown, editor, .. } = self;
         drop(show);
         // The thread ends after the last line, or when the terminal fails.
-        let _ = tokio::task::spawn_blocking(|| showing.join()).await;
+        let _ = shown.await;
         drop(inputs);
         let Some(Editing { prompt, settings }) = editor else { return signals };
-        let _ = tokio::task::spawn_blocking(move || prompt.close()).await;
+        let closing = Arc::clone(&prompt);
+        if blocking(move || closing.close()).await.is_err() {
+            // Without a thread, the runtime waits along.
+            prompt.close();
+        }
         drop(settings);
         if prompting {
             stdio::complain("");

@@ -14,7 +14,8 @@ use std::io;
 
 use clap::FromArgMatches;
 use lib_chan::private::forbid_core_dumps;
-use lib_chan::{runtime, signals, stdio};
+use lib_chan::runtime::{self, blocking};
+use lib_chan::{signals, stdio};
 
 pub use arguments::Arguments;
 use arguments::Command;
@@ -74,7 +75,7 @@ fn arguments() -> Result<Arguments, Failure> {
 fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let runtime = runtime::start()?;
     let done = runtime.block_on(work);
-    // A pending read of standard input cannot be cancelled.
+    // Nobody waits for tasks that are left.
     runtime.shutdown_background();
     done
 }
@@ -84,7 +85,7 @@ fn print_line(line: &str) -> Result<(), Failure> {
     stdio::print(&format!("{line}\n")).map_err(|error| Failure::output(&error))
 }
 
-/// Writes one line to standard output on a thread for blocking work, so that a slow reader does not delay signals.
+/// Writes one line to standard output on a thread of its own, so that a slow reader does not delay signals.
 async fn show_line(line: String) -> io::Result<()> {
-    tokio::task::spawn_blocking(move || stdio::print(&format!("{line}\n"))).await.map_err(io::Error::other)?
+    blocking(move || stdio::print(&format!("{line}\n"))).await?
 }

@@ -10,9 +10,9 @@ use lib_chan::dial::dial;
 use lib_chan::handshake::Authenticated;
 use lib_chan::handshake::client::ClientHandshakeError;
 use lib_chan::login::{ClientLogin, LoginError};
+use lib_chan::runtime::blocking;
 use lib_chan::tls::{Pin, client_config, exporter, spki_sha256};
 use tokio::net::TcpStream;
-use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -51,7 +51,7 @@ impl Connector {
             let known_hosts = || known_hosts.map_or_else(KnownHosts::of_user, Ok);
             trust.verifier(&name, known_hosts, accept_new)
         };
-        let verifier = spawn_blocking(verifier).await.map_err(ConnectError::local)??;
+        let verifier = blocking(verifier).await.map_err(ConnectError::local)??;
         let tls = TlsConnector::from(client_config(verifier).map_err(ConnectError::local)?);
 
         let stretched = AtomicBool::new(false);
@@ -135,7 +135,7 @@ impl Connector {
         }
         let (known_hosts, authority) = (self.known_hosts.clone(), authority.to_string());
         let add = move || known_hosts.map_or_else(KnownHosts::of_user, Ok)?.add(&authority, &pin);
-        match spawn_blocking(add).await.map_err(ConnectError::local)? {
+        match blocking(add).await.map_err(ConnectError::local)? {
             // The caller has accepted this key. Being asked again the next time does not harm this session.
             Err(KnownHostsError::File(error)) => on_step(Step::NotNoted(error.to_string().into())),
             noted => noted.map_err(TrustError::from)?,

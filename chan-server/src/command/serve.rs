@@ -11,10 +11,11 @@ use std::time::Duration;
 use humantime::format_duration;
 use lib_chan::Limits;
 use lib_chan::private::quoted;
+use lib_chan::runtime::blocking;
 use lib_chan::signals::{self, Subscription};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
-use tokio::task::{JoinSet, spawn_blocking};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::admin::{self, Admin, Desk};
@@ -135,13 +136,9 @@ impl Reloader {
             return Err(Failure::usage(text));
         };
         let modules = self.modules.clone();
-        let loading = spawn_blocking(move || Config::load(&file, &modules)).await;
-        let mut config = match loading {
-            Ok(loaded) => loaded?,
-            Err(failed) => {
-                return Err(Failure::local(format_args!("the configuration was not loaded: {failed}")));
-            }
-        };
+        let loaded = blocking(move || Config::load(&file, &modules)).await;
+        let mut config = loaded
+            .map_err(|error| Failure::local(format_args!("the configuration was not loaded: {error}")))??;
         if let Some(host) = &self.host {
             config.set_public(host).map_err(|text| Failure::usage(format_args!("--host: {text}")))?;
         }
@@ -359,14 +356,14 @@ impl Stop {
 /// [`PRINT_TIMEOUT`], does not hold the server up.
 async fn show(text: String, log: &Arc<Audit>) {
     let before = Arc::clone(log);
-    let printing = spawn_blocking(move || {
+    let printing = blocking(move || {
         before.flush();
         print_line(&text)
     });
     let why = match timeout(PRINT_TIMEOUT, printing).await {
         Ok(Ok(Ok(()))) => return,
         Ok(Ok(Err(failure))) => failure.to_string(),
-        Ok(Err(failed)) => failed.to_string(),
+        Ok(Err(refused)) => refused.to_string(),
         Err(_) => "standard output takes nothing".into(),
     };
     log.write(&Event::Warning { text: format!("the server goes on, and its URLs were not printed: {why}") });

@@ -117,7 +117,7 @@ pub struct DerivedKeys {
 
 impl DerivedKeys {
     /// Runs Argon2id. Blocks for a tenth of a second or more, and allocates the memory that the parameters name. Don't call
-    /// this in an async task; use `spawn_blocking`.
+    /// this in an async task; use `runtime::blocking`.
     ///
     /// # Errors
     /// The memory cannot be allocated.

@@ -213,6 +213,29 @@ fn says_that_it_needs_more_threads() {
     }
 }
 
+/// The system gives the threads of the runtime, and no more.
+#[test]
+fn thread_refused_after_start_is_an_error() {
+    if !available("strace") {
+        return;
+    }
+    let server = Server::start(ECHO);
+    let (url, password) = (server.url("echo"), server.folder.path().join("password"));
+    let cores = std::thread::available_parallelism().unwrap().get();
+    // One for signals, those that find out how many there are, and the runtime's.
+    let given = 1 + (cores + 1) + cores;
+    for command in ["ping", "pipe", "repl"] {
+        let inject = format!("inject=clone,clone3:error=EAGAIN:when={}+", given + 1);
+        let mut refused = Command::new("strace");
+        refused.args(["-f", "-o", "/dev/null", "-e", &inject]).arg(program("chan-client"));
+        refused.args([command, url, "--timeout", "20s", "--password-file"]).arg(&password);
+        refused.env("HOME", server.folder.path()).stdin(Stdio::null());
+        let (code, _, complaint) = run(&mut refused);
+        assert_eq!(code, Some(1), "{command}: {complaint}");
+        assert!(complaint.contains("gives this program no more threads"), "{command}: {complaint}");
+    }
+}
+
 #[test]
 fn serves_before_the_clock_is_set() {
     if !available("faketime") {
