@@ -154,7 +154,10 @@ impl Connection {
         let directory = &self.policy.directory;
         let login = login_server(&mut stream, exporter, directory, self.policy.parameters, allows, refused);
         match self.within(limits.login_timeout, login).await {
-            Some(Ok(client)) => Ok((Box::new(stream), client)),
+            Some(Ok(mut client)) => {
+                client.set_peer(Source::of(self.peer.ip()).first_address());
+                Ok((Box::new(stream), client))
+            }
             Some(Err(error)) => {
                 // The refusal has been flushed; an orderly end keeps it from being lost on its way.
                 let _ = self.within(limits.login_timeout, stream.shutdown()).await;
@@ -521,9 +524,10 @@ impl Connection {
     }
 
     fn holder(&self, client: &Authenticated) -> Holder {
+        let service = client.service().as_str().into();
         match client.client().as_str() {
-            "" => Holder::Source(Source::of(self.peer.ip())),
-            name => Holder::Client(client.service().as_str().into(), name.into()),
+            "" => Holder::Password(service, Source::of(self.peer.ip())),
+            name => Holder::Client(service, name.into()),
         }
     }
 

@@ -37,7 +37,8 @@ pub struct Limits {
     /// The longest frame after the login, in bytes without its length. Told to the peer; 1 KiB to 16 MiB.
     /// Default 1 MiB. Cost: one such buffer a session while one is being received.
     pub max_frame_len: usize,
-    /// Most sessions of a server. Default 10 000.
+    /// Most sessions of a server. The last quarter is for services that have less than an equal share, and for clients that
+    /// have less than a quarter of all or a number of their own. Default 10 000.
     pub max_sessions: usize,
     /// Most sessions of one service. Default 10 000.
     pub max_sessions_per_service: usize,
@@ -51,8 +52,8 @@ pub struct Limits {
     /// The length to which a window may grow on a path that carries more than `window_len` in a round trip, while its
     /// process takes the messages. At `window_len` or less it never grows. Default 16 MiB.
     pub max_window_len: usize,
-    /// Bytes by which the windows of all sessions of the program may have grown together; those of one client by half
-    /// of that. Default 256 MiB.
+    /// Bytes by which the windows of all sessions of the program may have grown together; those of one client, or of
+    /// one address under a shared password, by half of that. Default 256 MiB.
     pub max_windows_in_all: usize,
     /// Unsent bytes of a session above which `recv` returns no more messages of it. Default 256 KiB.
     pub max_unsent_before_pause: usize,
@@ -67,6 +68,9 @@ pub struct Limits {
     /// session that holds more than its share ends with `overload`. At half, the share is `max_unsent_before_pause`
     /// and `max_frame_len` together. It is halved again and again as the total grows. From three quarters on it is an
     /// eighth of this bound, divided by `max_sessions`. So the sessions that hold most end first.
+    ///
+    /// One client, or one address under a shared password, may hold half of this. For its sessions, the total is at
+    /// least twice as much as they hold: a client that holds much is short of room before others are.
     pub max_held_in_all: usize,
     /// Bytes of frames that a resumable session keeps until the peer has acknowledged them; at least the credit
     /// window that the peer grants and 128 KiB, and more as that window grows, up to `max_window_len` and 128 KiB. At

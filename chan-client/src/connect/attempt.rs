@@ -101,7 +101,7 @@ impl Connector {
             Setback::Failed(error) if early.is_some() => Setback::Fatal(error),
             setback => setback,
         };
-        let authenticated = timeout_at(
+        let mut authenticated = timeout_at(
             after(began.into_std(), self.limits.login_timeout).into(),
             login.run(&mut stream, exporter),
         )
@@ -116,6 +116,9 @@ impl Connector {
             }
             error => once(login_failed(authority, &error)),
         })?;
+        if let Ok(server) = stream.get_ref().0.peer_addr() {
+            authenticated.set_peer(server.ip());
+        }
         let (mechanism, parameters) = (authenticated.mechanism(), authenticated.parameters());
         on_step(Step::LoggedIn { mechanism, parameters });
         self.remember(authority, pin, on_step).await?;

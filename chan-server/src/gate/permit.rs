@@ -159,7 +159,7 @@ mod tests {
         (limits.max_sessions, limits.max_sessions_per_service, limits.max_sessions_per_client) = (3, 2, 1);
         let sessions = Arc::new(Mutex::new(Sessions::new(&limits, [])));
         let take = |service: &str, holder: u32| {
-            SessionPermit::take(&sessions, &service.into(), Holder::Source(source(holder)))
+            SessionPermit::take(&sessions, &service.into(), Holder::Password(service.into(), source(holder)))
         };
         let first = take("a", 1).unwrap();
         assert_eq!(take("a", 1).unwrap_err(), Crowded::Holder);

@@ -17,6 +17,8 @@ pub enum Crowded {
     Service,
     /// This client, or this source under a shared password, has all the sessions it may have.
     Holder,
+    /// It has a quarter of all sessions, and the rest is for others.
+    HolderShare,
     /// Too many clients have logged in without starting their service.
     Openings,
     /// This client, or this source under a shared password, has logged in too often without starting its service.
@@ -30,6 +32,9 @@ impl Crowded {
             Self::Server => "the server has too many sessions (max_sessions)",
             Self::Service => "the service has too many sessions (max_sessions_per_service)",
             Self::Holder => "this client has too many sessions (max_sessions_per_client)",
+            Self::HolderShare => {
+                "the server is almost full, and this client has a quarter of all sessions (max_sessions)"
+            }
             Self::Openings => "too many clients have logged in and started nothing (max_logins)",
             Self::HolderOpenings => {
                 "this client has logged in too often and started nothing (a quarter of max_logins)"
@@ -43,8 +48,8 @@ impl Crowded {
 pub enum Holder {
     /// A named client of a service.
     Client(Arc<str>, Arc<str>),
-    /// A source, if many clients share a password.
-    Source(Source),
+    /// A source, where many share the password of a service.
+    Password(Arc<str>, Source),
 }
 
 /// Counts sessions, and logins that have not started their service yet.
@@ -116,9 +121,13 @@ impl Sessions {
         if self.services.of(service) >= self.max_of_service(service) {
             return Err(Crowded::Service);
         }
-        let most = self.max_of_client.get(holder).copied().unwrap_or(self.max_per_holder);
-        if self.holders.of(holder) >= most {
+        let (held, own) = (self.holders.of(holder), self.max_of_client.get(holder).copied());
+        if held >= own.unwrap_or(self.max_per_holder) {
             return Err(Crowded::Holder);
+        }
+        // Four holders at least are needed to fill the server, unless the owner gives one client a number of its own.
+        if own.is_none() && self.is_almost_full() && held >= self.max.div_ceil(4) {
+            return Err(Crowded::HolderShare);
         }
         self.services.add(Arc::clone(service));
         self.holders.add(holder.clone());
@@ -157,13 +166,15 @@ impl Sessions {
         self.services.total
     }
 
-    /// The last quarter of all places is for services that have less than an equal share.
+    /// The last quarter of all places is for services that have less than an equal share, and for holders that have less
+    /// than a quarter.
+    fn is_almost_full(&self) -> bool {
+        self.total() >= self.max - self.max / 4
+    }
+
     fn max_of_service(&self, service: &Arc<str>) -> usize {
         let max = self.max_of.get(service).copied().unwrap_or(self.max_per_service);
-        if self.total() < self.max - self.max / 4 {
-            return max;
-        }
-        max.min((self.max / self.known.max(1)).max(1))
+        if self.is_almost_full() { max.min((self.max / self.known.max(1)).max(1)) } else { max }
     }
 }
 
@@ -171,8 +182,8 @@ impl Sessions {
 mod tests {
     use super::*;
 
-    fn source(n: u32) -> Source {
-        Source::of(std::net::IpAddr::V4(n.into()))
+    fn source(n: u32) -> Holder {
+        Holder::Password("s".into(), Source::of(std::net::IpAddr::V4(n.into())))
     }
 
     fn sessions(max: usize, services: &[&str]) -> Sessions {
@@ -186,7 +197,7 @@ mod tests {
         let mut sessions = sessions(100, &["a", "b", "c"]);
         let mut take = |service: &str| {
             let mut n = 0;
-            while sessions.enter(&service.into(), &Holder::Source(source(n))).is_ok() {
+            while sessions.enter(&service.into(), &source(n)).is_ok() {
                 n += 1;
             }
             n
@@ -200,19 +211,69 @@ mod tests {
     fn a_single_service_may_have_every_session() {
         let mut sessions = sessions(100, &["a"]);
         for n in 0..100 {
-            assert_eq!(sessions.enter(&"a".into(), &Holder::Source(source(n))), Ok(()), "{n}");
+            assert_eq!(sessions.enter(&"a".into(), &source(n)), Ok(()), "{n}");
         }
-        assert_eq!(sessions.enter(&"a".into(), &Holder::Source(source(100))), Err(Crowded::Server));
+        assert_eq!(sessions.enter(&"a".into(), &source(100)), Err(Crowded::Server));
+    }
+
+    #[test]
+    fn one_holder_cannot_take_every_session() {
+        let mut sessions = sessions(100, &["a"]);
+        let mut take = |holder: &Holder| {
+            let mut n = 0;
+            let full = loop {
+                match sessions.enter(&"a".into(), holder) {
+                    Ok(()) => n += 1,
+                    Err(full) => break full,
+                }
+            };
+            (n, full)
+        };
+        let joe = Holder::Client("a".into(), "joe".into());
+        assert_eq!(take(&joe), (75, Crowded::HolderShare));
+        assert_eq!(take(&source(1)), (25, Crowded::Server));
+    }
+
+    #[test]
+    fn client_with_own_number_may_take_every_session() {
+        let (mut sessions, joe) = (sessions(100, &["a"]), Holder::Client("a".into(), "joe".into()));
+        let mut limits = Limits::default();
+        limits.max_sessions = 100;
+        sessions.set(&limits, [("a".into(), None)], [(joe.clone(), 100)]);
+        for n in 0..100 {
+            assert_eq!(sessions.enter(&"a".into(), &joe), Ok(()), "{n}");
+        }
+    }
+
+    #[test]
+    fn clients_with_few_sessions_fill_server() {
+        let mut sessions = sessions(100, &["a"]);
+        for n in 0..100 {
+            assert_eq!(sessions.enter(&"a".into(), &source(n % 4)), Ok(()), "{n}");
+        }
+    }
+
+    #[test]
+    fn shared_passwords_behind_one_address_count_apart() {
+        let mut limits = Limits::default();
+        limits.max_sessions_per_client = 1;
+        let mut sessions = Sessions::new(&limits, []);
+        let address = Source::of(std::net::IpAddr::V4(1.into()));
+        let mut enter =
+            |service: &str| sessions.enter(&service.into(), &Holder::Password(service.into(), address));
+        assert_eq!(enter("a"), Ok(()));
+        assert_eq!(enter("a"), Err(Crowded::Holder));
+        assert_eq!(enter("b"), Ok(()));
     }
 
     #[test]
     fn a_service_keeps_to_its_own_number() {
         let mut sessions = Sessions::new(&Limits::default(), [("a".into(), Some(2)), ("b".into(), None)]);
         for n in 0..2 {
-            sessions.enter(&"a".into(), &Holder::Source(source(n))).unwrap();
+            sessions.enter(&"a".into(), &source(n)).unwrap();
         }
-        assert_eq!(sessions.enter(&"a".into(), &Holder::Source(source(3))), Err(Crowded::Service));
-        assert_eq!(sessions.enter(&"b".into(), &Holder::Source(source(3))), Ok(()));
+        assert_eq!(sessions.enter(&"a".into(), &source(3)), Err(Crowded::Service));
+        assert_eq!(sessions.enter(&"b".into(), &source(3)), Ok(()));
     }
 
     #[test]
@@ -223,7 +284,7 @@ mod tests {
             assert_eq!(sessions.enter_opening(&joe), Ok(()), "{n}");
         }
         assert_eq!(sessions.enter_opening(&joe), Err(Crowded::HolderOpenings));
-        assert_eq!(sessions.enter_opening(&Holder::Source(source(1))), Ok(()));
+        assert_eq!(sessions.enter_opening(&source(1)), Ok(()));
         assert_eq!(sessions.enter(&"a".into(), &joe), Ok(()), "they hold no session");
         sessions.leave_opening(&joe);
         assert_eq!(sessions.enter_opening(&joe), Ok(()));

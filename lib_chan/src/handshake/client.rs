@@ -122,7 +122,15 @@ impl ExpectAccept {
         }
         let parameters = SessionParameters::parse(&parameters).map_err(Misbehaviour::from)?;
         let Hello { mechanism, service, client, nonce: _ } = self.hello;
-        Ok(Authenticated { side: Side::Client, service, client, mechanism, parameters, early: None })
+        Ok(Authenticated {
+            side: Side::Client,
+            service,
+            client,
+            mechanism,
+            parameters,
+            early: None,
+            peer: None,
+        })
     }
 
     fn prove(

@@ -28,6 +28,8 @@ mod message;
 mod parameters;
 pub mod server;
 
+use std::net::IpAddr;
+
 use crate::auth::{ClientId, Mechanism, ParamsError, ServiceName};
 
 pub use memory::pair_in_memory;
@@ -56,6 +58,7 @@ pub struct Authenticated {
     parameters: SessionParameters,
     /// The bytes of the session that the client has sent right behind its proof.
     early: Option<Box<[u8]>>,
+    peer: Option<IpAddr>,
 }
 
 /// An end of a session.
@@ -91,6 +94,18 @@ impl Authenticated {
     /// Returns the parameters that the server set for the session.
     pub fn parameters(&self) -> SessionParameters {
         self.parameters
+    }
+
+    /// Returns the address of the other end, if it was [set](Self::set_peer).
+    #[cfg_attr(not(feature = "io"), expect(dead_code, reason = "only the io half counts what clients hold"))]
+    pub(crate) fn peer(&self) -> Option<IpAddr> {
+        self.peer
+    }
+
+    /// Notes the address of the other end. Sessions under one shared password are counted together if they come from one
+    /// address; without addresses, all of them are counted together. An address may stand for its network.
+    pub fn set_peer(&mut self, address: IpAddr) {
+        self.peer = Some(address);
     }
 
     /// Returns the bytes of the session that were sent right behind the proof.

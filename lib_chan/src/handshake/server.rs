@@ -92,8 +92,15 @@ impl<'d> ExpectProof<'d> {
             account.server_key(&self.exporter).server_proof(&self.transcript, &proof, ACCEPTED, &parameters);
         let send = Answer::Accepted { server_proof, parameters }.encode();
         let parameters = self.parameters;
-        let accepted =
-            Authenticated { side: Side::Server, service, client, mechanism, parameters, early: None };
+        let accepted = Authenticated {
+            side: Side::Server,
+            service,
+            client,
+            mechanism,
+            parameters,
+            early: None,
+            peer: None,
+        };
         Ok(Step { next: Verdict::Accepted(accepted), send })
     }
 }

@@ -1,13 +1,14 @@
 //! The events of an endpoint, apart from those that wake a task.
 
-use std::sync::{Weak, atomic::Ordering};
+use std::sync::{Arc, Weak, atomic::Ordering};
 
 use super::{
+    holder::Holder,
     processes::Processes,
     shared::{Shared, Tokio},
     windows::Windows,
 };
-use crate::{handshake::Authenticated, session::Event, sync::AtomicBool};
+use crate::{session::Event, sync::AtomicBool};
 
 /// Carries out the events of one endpoint, without its lock.
 pub(super) struct Effects {
@@ -18,10 +19,10 @@ pub(super) struct Effects {
 }
 
 impl Effects {
-    pub(super) fn new(session: Weak<Shared>, authenticated: &Authenticated) -> Self {
+    pub(super) fn new(session: Weak<Shared>, holder: Arc<Holder>) -> Self {
         Self {
             processes: Processes::new(session),
-            windows: Windows::new(authenticated),
+            windows: Windows::new(holder),
             connection_changed: AtomicBool::new(false),
         }
     }

@@ -11,8 +11,9 @@
 //! | `terms.rs` | limits, names, and the agreed encoding |
 //! | `sending.rs` | batches of encoded messages, and why one was not sent |
 //! | `ended.rs` | the wait for the end of a session |
+//! | `holder.rs` | what the sessions of one client have together, and its share of what there is |
 //! | `held.rs` | the count of bytes that all sessions hold |
-//! | `windows.rs` | the count of bytes by which windows have grown |
+//! | `windows.rs` | the bytes by which the windows of a session have grown |
 //! | `source.rs` | where the next stream comes from when one is lost |
 //! | `wake.rs` | wakers and the clock |
 
@@ -22,6 +23,7 @@ mod effects;
 mod ended;
 mod far;
 mod held;
+mod holder;
 mod processes;
 mod sending;
 mod shared;

@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::{
     effects::Effects,
     held::HeldBytes,
+    holder::Holder,
     processes::Processes,
     sending::NotSent,
     terms::SessionTerms,
@@ -62,10 +63,15 @@ impl Shared {
         limits: &Limits,
         authenticated: &Authenticated,
     ) -> Arc<Self> {
+        let holder = Holder::of(authenticated);
         Arc::new_cyclic(|me| Self {
             claims: Arc::clone(endpoint.claims()),
-            inner: Mutex::new(Inner { endpoint, held: HeldBytes::new(limits), request: None }),
-            effects: Effects::new(me.clone(), authenticated),
+            inner: Mutex::new(Inner {
+                endpoint,
+                held: HeldBytes::new(limits, Arc::clone(&holder)),
+                request: None,
+            }),
+            effects: Effects::new(me.clone(), holder),
             terms: SessionTerms::new(limits, authenticated),
             me: me.clone(),
         })

@@ -1,26 +1,17 @@
-//! The bytes by which the windows of all sessions of the program have grown.
+//! How much wider than at the start the windows of a session are.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Mutex, MutexGuard, PoisonError},
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::{Limits, handshake::Authenticated, session::WindowChange};
+use super::holder::Holder;
+use crate::{Limits, session::WindowChange};
 
-/// A service and a client of it.
-type ServiceClient = (Box<str>, Box<str>);
-
-/// The bytes of each account. Not locked under the lock of a session, and no session is locked under it.
-static WIDENED: Mutex<BTreeMap<ServiceClient, usize>> = Mutex::new(BTreeMap::new());
-
-/// The windows of one session. Its lock is taken under no other lock, and only `WIDENED` is taken under it.
+/// The windows of one session. Its lock is taken under no other lock.
 #[derive(Debug)]
 pub(super) struct Windows(Mutex<Widened>);
 
 impl Windows {
-    pub(super) fn new(authenticated: &Authenticated) -> Self {
-        let account = (authenticated.service().as_str().into(), authenticated.client().as_str().into());
-        Self(Mutex::new(Widened { account, len: 0 }))
+    pub(super) const fn new(holder: Arc<Holder>) -> Self {
+        Self(Mutex::new(Widened { holder, len: 0 }))
     }
 
     /// Carries out `change`: returns room, or takes as much as there is and passes it to `widen`, which returns
@@ -50,24 +41,13 @@ impl Windows {
 /// The part of one session, returned on drop.
 #[derive(Debug)]
 struct Widened {
-    account: ServiceClient,
+    holder: Arc<Holder>,
     len: usize,
 }
 
 impl Widened {
-    /// Takes `more` bytes, or as many as are left. The bound is [`Limits::max_windows_in_all`] for the program, and
-    /// half of that for one account, so that no client takes everything. Returns the number of bytes taken.
     fn grow(&mut self, more: usize, limits: &Limits) -> usize {
-        let mut widened = WIDENED.lock().unwrap_or_else(PoisonError::into_inner);
-        let in_all: usize = widened.values().sum();
-        let of_account = widened.entry(self.account.clone()).or_default();
-        let left = limits.max_windows_in_all.saturating_sub(in_all);
-        let share = (limits.max_windows_in_all / 2).saturating_sub(*of_account);
-        let granted = more.min(left).min(share);
-        *of_account += granted;
-        if *of_account == 0 {
-            widened.remove(&self.account);
-        }
+        let granted = self.holder.widen(more, limits.max_windows_in_all);
         self.len += granted;
         granted
     }
@@ -75,16 +55,9 @@ impl Widened {
     /// Returns all but `len` bytes.
     fn shrink_to(&mut self, len: usize) {
         let less = self.len.saturating_sub(len);
-        if less == 0 {
-            return;
-        }
-        self.len -= less;
-        let mut widened = WIDENED.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(of_account) = widened.get_mut(&self.account) {
-            *of_account = of_account.saturating_sub(less);
-            if *of_account == 0 {
-                widened.remove(&self.account);
-            }
+        if less > 0 {
+            self.len -= less;
+            self.holder.narrow(less);
         }
     }
 }

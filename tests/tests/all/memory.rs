@@ -122,8 +122,9 @@ async fn memory_returns_to_the_system_after_a_burst() {
     drop(login(url, credential, Ipv4Addr::LOCALHOST).await.unwrap());
     let before = resident(server.id());
     let mut held = Vec::new();
-    for _ in 0..SESSIONS {
-        held.push(holds(url, credential, Ipv4Addr::LOCALHOST).await);
+    // One source alone would be short of room before it had taken much.
+    for n in 0..SESSIONS {
+        held.push(holds(url, credential, Ipv4Addr::new(127, 1, 0, n as u8)).await);
     }
     let during = resident(server.id());
     eprintln!("{before} KiB before, {during} KiB during the burst");
@@ -168,6 +169,25 @@ async fn sources_together_stay_within_bound() {
     let grown = grown_by(SOURCES, "max_held_in_all = '8 MiB'\nmax_sessions = 100").await;
     // A session itself, with its TLS and its buffers, is less than 128 KiB.
     assert!(grown < 8 * 1024 + SOURCES * 128, "{grown} KiB");
+}
+
+#[tokio::test]
+async fn one_source_leaves_room_to_others() {
+    let server = Server::start(
+        "[limits]\nmax_held_in_all = '64 MiB'\nmax_sessions = 100\n\
+         [[service]]\nname = 's'\npassword_file = 'password'\nmfa = ['echo', 'start']",
+    );
+    let password = Password::new(PASSWORD).unwrap();
+    let (url, credential) = (server.url("s"), Credential::Password(&password));
+    let mut held = Vec::new();
+    // Without a share of its own, 60 MiB of frames that came in part, and as much of answers.
+    for _ in 0..60 {
+        held.push(holds(url, credential, Ipv4Addr::new(127, 1, 0, 1)).await);
+    }
+    server.log.wait("an end for want of room", |line| line.contains("\"reason\":\"overload\""));
+    let mut other = holds(url, credential, Ipv4Addr::new(127, 1, 0, 2)).await;
+    let mut answer = vec![0; (1 << 20) - 64];
+    other.read_exact(&mut answer).await.expect("a whole answer");
 }
 
 #[tokio::test]
