@@ -153,15 +153,46 @@ async fn own_stop_of_server_penalizes_nobody() {
     assert!(!log.iter().any(|line| line.contains("turned") || line.contains("deadline")), "{log:#?}");
 }
 
-#[test]
-fn thousand_descriptors_serve_hundreds_of_sessions() {
-    let server = program_with("");
+/// Starts the program with the configuration of `server`, and 1 024 descriptors at most.
+fn with_thousand_descriptors(server: &Server) -> Running {
     let mut shell = Command::new("sh");
     shell.args(["-c", "ulimit -Sn 256 && ulimit -Hn 1024 && exec \"$@\"", "sh"]).arg(program("chan-server"));
     shell.arg("serve").arg("--config").arg(server.folder.path().join("chan-server.toml"));
     shell.arg("--state").arg(server.folder.path().join("other"));
     let limited = Running::start(shell);
     limited.err.wait("what it is limited to", |line| line.contains("max_sessions is 720 instead of 10000"));
+    limited
+}
+
+#[test]
+fn thousand_descriptors_serve_hundreds_of_sessions() {
+    with_thousand_descriptors(&program_with(""));
+}
+
+#[tokio::test]
+#[ignore = "opens 720 sessions; the test above is the short one"]
+async fn thousand_descriptors_serve_720_sessions() {
+    // This end needs as many.
+    chan_server::raise_descriptor_limit().unwrap();
+    let server = Server::start(&format!(
+        "[[service]]\nname = 's'\nmfa = ['echo', 'start']\n\
+         [[service.client]]\nname = 'joe'\nkey = '{}'\nmax_sessions = 10000",
+        client_key().public_key()
+    ));
+    let limited = with_thousand_descriptors(&server);
+    let line = limited.out.wait("a URL", |line| line.starts_with("s for joe: chan://"));
+    let (url, key) = (line.trim_start_matches("s for joe: ").trim(), client_key());
+    let open = || connect(url).key(&key).codec(Codec::Raw).open::<Opaque, Opaque>();
+    let mut sessions = Vec::new();
+    for n in 0..720 {
+        sessions.push(open().await.unwrap_or_else(|error| panic!("{n}: {error}")));
+    }
+    let hello = Opaque(Bytes::from_static(b"hello"));
+    for chan in &sessions {
+        assert_eq!(chan.remote().call(hello.clone()).await, Ok(hello.clone()));
+    }
+    let refused = open().await.map(drop).unwrap_err().to_string();
+    assert!(refused.contains("(max_sessions)"), "{refused}");
 }
 
 #[tokio::test]
