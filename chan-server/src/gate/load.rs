@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::Source;
+use super::penalty::Debts;
+
 /// The time for which the server counts as under load after the last sign of it.
 const MEMORY: Duration = Duration::from_secs(60);
 /// Failed logins may come in a burst of this many seconds.
@@ -45,6 +48,40 @@ impl Load {
 
     pub(super) fn is_on(&self, now: Instant) -> bool {
         self.until.is_some_and(|until| now < until)
+    }
+}
+
+/// Sources whose logins fail faster than those of a whole server should. Unlike [`Load`], a flood is over soon after its
+/// last connection: what counts is what comes, whether it is let in or not.
+#[derive(Debug)]
+pub(super) struct Floods {
+    each: Duration,
+    sources: Debts<Source>,
+}
+
+impl Floods {
+    /// So much may come at once: what is ordinary in this time.
+    const BURST: Duration = Duration::from_secs(1);
+    /// How long a flood counts after its last connection.
+    const MEMORY: Duration = Duration::from_secs(1);
+
+    pub(super) fn new(per_second: u32) -> Self {
+        let mut this = Self { each: Duration::ZERO, sources: Debts::default() };
+        this.set(per_second);
+        this
+    }
+
+    pub(super) fn set(&mut self, per_second: u32) {
+        self.each = Duration::from_secs(1) / per_second.max(1);
+    }
+
+    /// Notes that a login of this source failed, or was turned away for those that had failed.
+    pub(super) fn failed(&mut self, now: Instant, source: Source) {
+        self.sources.add(now, source, self.each, Self::BURST + Self::MEMORY);
+    }
+
+    pub(super) fn is_on(&mut self, now: Instant, source: Source) -> bool {
+        self.sources.owed(now, source) > Self::BURST
     }
 }
 
@@ -98,6 +135,21 @@ mod tests {
         assert!(load.is_on(at(63_000)), "333 a second are not");
         assert!(load.is_on(at(122_000)));
         assert!(!load.is_on(at(123_000)));
+    }
+
+    #[test]
+    fn flood_begins_above_rate_and_ends_with_it() {
+        let (mut floods, source) = (Floods::new(20), Source::of([10, 0, 0, 1].into()));
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        for n in 0..1200 {
+            floods.failed(at(n * 50), source);
+            assert!(!floods.is_on(at(n * 50), source), "20 a second are ordinary");
+        }
+        (0..1000).for_each(|n| floods.failed(at(60_000 + n * 3), source));
+        assert!(floods.is_on(at(63_000), source));
+        assert!(!floods.is_on(at(63_000), Source::of([10, 0, 0, 2].into())));
+        assert!(!floods.is_on(at(64_000), source), "over a second after the last one");
     }
 
     #[test]

@@ -9,7 +9,8 @@
 //! - While nothing is scarce, no source is turned away for what it did. Wrong passwords cost the *name at that source*,
 //!   and half as much the source, for names that are new there: refusals wait, and later passwords are refused unseen
 //!   (`wrong.rs`). A wrong key costs nothing there: keys cannot be guessed.
-//! - Under load, sources that failed are turned away before TLS.
+//! - Under load, sources that failed are turned away before TLS, and a source that floods the server with failures is so
+//!   while its flood lasts.
 //! - A proof that verified counts for its source and its name there: the source is forgiven, its failures weigh a
 //!   twenty-fifth, wrong passwords under that name a quarter, and an eighth of all places is kept for such sources.
 //! - Nobody can lock others out of a service or a client: there is no penalty on either.
@@ -35,9 +36,12 @@ pub use rules::GateRules;
 pub use sessions::{Crowded, Holder, Sessions};
 pub use source::Source;
 
-use load::{Load, Pulse};
+use load::{Floods, Load, Pulse};
 use penalty::{Expiring, Penalties};
 use wrong::{Standing, WrongPasswords};
+
+/// Failures of a trusted source weigh this much less than those of a stranger.
+const TRUSTED_DISCOUNT: u32 = 25;
 
 /// The reason why a connection was dropped before TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +51,7 @@ pub enum Turned {
     Full,
     /// The source has all the places that it may have.
     SourceFull,
-    /// The source failed too often lately, and the server is under load.
+    /// The source failed too often lately, and the server is under load or the source floods it.
     Penalty,
 }
 
@@ -101,6 +105,7 @@ pub struct Gate {
     max_per_source: usize,
     waiting: Counter<Source>,
     load: Load,
+    floods: Floods,
     pulse: Pulse,
     failures: Penalties<Source>,
     crashes: Penalties<Source>,
@@ -129,6 +134,7 @@ impl Gate {
             max_per_source: limits.max_logins_per_source,
             waiting: Counter::default(),
             load: Load::new(rules.failures_per_second),
+            floods: Floods::new(rules.failures_per_second),
             pulse: Pulse::default(),
             failures: Penalties::new(min, max),
             crashes: Penalties::new(Duration::ZERO, max),
@@ -147,6 +153,7 @@ impl Gate {
         self.max = limits.max_logins;
         self.max_per_source = limits.max_logins_per_source;
         self.load.set(rules.failures_per_second);
+        self.floods.set(rules.failures_per_second);
         self.failures.set(rules.penalty_min, rules.penalty_max);
         self.crashes.set(Duration::ZERO, rules.penalty_max);
         self.rules = rules;
@@ -162,6 +169,7 @@ impl Gate {
         let trusted = exempt || self.trusts(now, source);
         if !exempt {
             if self.is_penalised(now, source, trusted) {
+                self.floods.failed(now, source);
                 return Err(Turned::Penalty);
             }
             if self.waiting.of(&source) >= self.max_of_a_source() {
@@ -198,7 +206,7 @@ impl Gate {
             LoginEnd::Failed => self.rules.penalty_failed,
             LoginEnd::DeadlinePassed => self.rules.penalty_deadline,
             LoginEnd::Crash => {
-                return self.crashes.add(now, source, self.rules.penalty_crash, false);
+                return self.crashes.add(now, source, self.rules.penalty_crash);
             }
         };
         self.fail(now, source, penalty);
@@ -293,8 +301,13 @@ impl Gate {
 
     fn fail(&mut self, now: Instant, source: Source, penalty: Duration) {
         self.load.failed(now);
-        let trusted = self.trusts(now, source);
-        self.failures.add(now, source, penalty, trusted);
+        self.floods.failed(now, source);
+        match (self.trusts(now, source), self.floods.is_on(now, source)) {
+            (false, _) => self.failures.add(now, source, penalty),
+            (true, false) => self.failures.add(now, source, penalty / TRUSTED_DISCOUNT),
+            // As few as from a stranger, but no longer than the flood lasts.
+            (true, true) => self.failures.add_one_ahead(now, source, penalty),
+        }
     }
 
     fn trusts(&mut self, now: Instant, source: Source) -> bool {
@@ -303,7 +316,8 @@ impl Gate {
 
     fn is_penalised(&mut self, now: Instant, source: Source, trusted: bool) -> bool {
         self.crashes.enforced(now, source, false)
-            || (self.load.is_on(now) && self.failures.enforced(now, source, trusted))
+            || ((self.load.is_on(now) || self.floods.is_on(now, source))
+                && self.failures.enforced(now, source, trusted))
     }
 
     /// A source may borrow places that no other source needs.

@@ -8,9 +8,6 @@ use tokio::time::Instant;
 
 use super::deadline;
 
-/// Failures of a trusted source weigh this much less than those of a stranger.
-const TRUSTED_DISCOUNT: u32 = 25;
-
 /// A table whose entries are forgotten at times of their own. A full table forgets the entry that would go first.
 #[derive(Debug)]
 pub(super) struct Expiring<K> {
@@ -69,20 +66,55 @@ impl<K: Copy + Eq + Hash + Ord> Expiring<K> {
     }
 }
 
+/// The debt of each key, as the time at which its entry is forgotten.
+#[derive(Debug)]
+pub(super) struct Debts<K>(Expiring<K>);
+
+impl<K> Default for Debts<K> {
+    fn default() -> Self {
+        Self(Expiring::default())
+    }
+}
+
+impl<K: Copy + Eq + Hash + Ord> Debts<K> {
+    pub(super) fn owed(&mut self, now: Instant, key: K) -> Duration {
+        self.0.end(now, key).map_or(Duration::ZERO, |end| end - now)
+    }
+
+    /// Adds a penalty, to a sum of `most` at most; a sum that is greater stays.
+    pub(super) fn add(&mut self, now: Instant, key: K, penalty: Duration, most: Duration) -> Duration {
+        let before = self.owed(now, key);
+        let owed = before.saturating_add(penalty).min(most.max(before));
+        if !owed.is_zero() {
+            self.0.set(now, key, deadline(now, owed));
+        }
+        owed
+    }
+
+    fn forgive(&mut self, key: K) {
+        self.0.remove(key);
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+}
+
 /// Penalties, which add up for each key. A sum is enforced from `min` on: for a stranger until all of it has passed,
 /// for a trusted key until it is below `min` again.
 #[derive(Debug)]
 pub(super) struct Penalties<K> {
     min: Duration,
     max: Duration,
-    sums: Expiring<K>,
+    sums: Debts<K>,
     /// The keys that reached `min`.
     enforced: Expiring<K>,
 }
 
 impl<K: Copy + Eq + Hash + Ord> Penalties<K> {
     pub(super) fn new(min: Duration, max: Duration) -> Self {
-        Self { min, max, sums: Expiring::default(), enforced: Expiring::default() }
+        Self { min, max, sums: Debts::default(), enforced: Expiring::default() }
     }
 
     pub(super) fn set(&mut self, min: Duration, max: Duration) {
@@ -91,29 +123,41 @@ impl<K: Copy + Eq + Hash + Ord> Penalties<K> {
 
     pub(super) fn enforced(&mut self, now: Instant, key: K, trusted: bool) -> bool {
         if trusted {
-            return self.sums.end(now, key).is_some_and(|end| end - now >= self.min);
+            return self.owes_enough(now, key);
         }
         self.enforced.end(now, key).is_some()
     }
 
-    pub(super) fn add(&mut self, now: Instant, key: K, penalty: Duration, trusted: bool) {
-        let more = if trusted { penalty / TRUSTED_DISCOUNT } else { penalty };
-        if more.is_zero() {
+    /// Adds a penalty.
+    pub(super) fn add(&mut self, now: Instant, key: K, penalty: Duration) {
+        self.add_up_to(now, key, penalty, self.max);
+    }
+
+    /// Adds a penalty, but only up to the sum from which another one lets somebody trusted in as it passes.
+    pub(super) fn add_one_ahead(&mut self, now: Instant, key: K, penalty: Duration) {
+        self.add_up_to(now, key, penalty, self.min.saturating_add(penalty).min(self.max));
+    }
+
+    fn add_up_to(&mut self, now: Instant, key: K, penalty: Duration, most: Duration) {
+        if penalty.is_zero() {
             return;
         }
-        let sum = self.sums.end(now, key).map_or(Duration::ZERO, |end| end - now);
-        let end = deadline(now, sum.saturating_add(more).min(self.max));
-        self.sums.set(now, key, end);
-        if end - now >= self.min || self.enforced.end(now, key).is_some() {
-            self.enforced.set(now, key, end);
+        let owed = self.sums.add(now, key, penalty, most);
+        if owed >= self.min || self.enforced.end(now, key).is_some() {
+            self.enforced.set(now, key, deadline(now, owed));
         }
+    }
+
+    fn owes_enough(&mut self, now: Instant, key: K) -> bool {
+        let owed = self.sums.owed(now, key);
+        owed >= self.min && !owed.is_zero()
     }
 
     /// Forgives as much as is needed that nothing is enforced.
     pub(super) fn forgive(&mut self, now: Instant, key: K) {
         self.enforced.remove(key);
-        if self.sums.end(now, key).is_some_and(|end| end - now >= self.min) {
-            self.sums.remove(key);
+        if self.owes_enough(now, key) {
+            self.sums.forgive(key);
         }
     }
 
@@ -140,7 +184,7 @@ mod tests {
     fn no_sum_of_penalties_is_over_the_greatest() {
         let mut penalties = penalties();
         let now = Instant::now();
-        (0..100).for_each(|_| penalties.add(now, 1, seconds(90), false));
+        (0..100).for_each(|_| penalties.add(now, 1, seconds(90)));
         assert!(penalties.enforced(now + seconds(599), 1, false));
         assert!(!penalties.enforced(now + seconds(600), 1, false));
     }
@@ -149,8 +193,8 @@ mod tests {
     fn full_table_drops_penalty_that_ends_first() {
         let mut penalties = penalties();
         let now = Instant::now();
-        penalties.add(now, 0, seconds(20), false);
-        (1..=Expiring::<u32>::MAX as u32).for_each(|n| penalties.add(now, n, seconds(90), false));
+        penalties.add(now, 0, seconds(20));
+        (1..=Expiring::<u32>::MAX as u32).for_each(|n| penalties.add(now, n, seconds(90)));
         assert_eq!(penalties.len(), Expiring::<u32>::MAX);
         assert_eq!(penalties.enforced.len(), Expiring::<u32>::MAX);
         assert!(!penalties.enforced(now, 0, false));
@@ -159,25 +203,10 @@ mod tests {
     }
 
     #[test]
-    fn failures_of_trusted_sources_weigh_less() {
-        let mut penalties = penalties();
-        let start = Instant::now();
-        let mut failed = 0;
-        for ms in 0..60_000 {
-            let now = start + Duration::from_millis(ms);
-            if !penalties.enforced(now, 1, true) {
-                penalties.add(now, 1, seconds(5), true);
-                failed += 1;
-            }
-        }
-        assert!((370..=380).contains(&failed), "{failed} in a minute");
-    }
-
-    #[test]
     fn forgiven_penalties_are_not_enforced() {
         let mut penalties = penalties();
         let now = Instant::now();
-        (0..10).for_each(|_| penalties.add(now, 1, seconds(5), false));
+        (0..10).for_each(|_| penalties.add(now, 1, seconds(5)));
         penalties.forgive(now, 1);
         assert!(!penalties.enforced(now, 1, false));
         assert!(!penalties.enforced(now, 1, true));

@@ -11,7 +11,8 @@ use ipnet::IpNet;
 pub struct GateRules {
     /// Failed logins a second, of all sources together, that the server takes for ordinary. It is under load while more
     /// fail, while half of `max_logins_before_drop` places are taken, and for a minute after. Penalties of sources are
-    /// enforced under load only. Default 20. Cost: a TLS handshake each.
+    /// enforced under load only, and against a single source while more than this fails or is turned away there: a flood
+    /// gets 12 logins a minute in. Default 20. Cost: a TLS handshake each.
     pub failures_per_second: u32,
     /// Penalty for a login that ended before its proof, at least; it grows with the time that it held its place, up to
     /// `penalty_deadline`. Default 1 s.

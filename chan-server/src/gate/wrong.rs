@@ -11,13 +11,12 @@
 //! The penalty of a refused password does not depend on the reason, and a password that is not checked costs nothing.
 //! So neither the penalty nor the delay reveals whether a name exists or a password was right.
 
-use std::hash::Hash;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::penalty::Expiring;
-use super::{GateRules, Pair, Source, deadline};
+use super::penalty::Debts;
+use super::{GateRules, Pair, Source};
 
 /// The longest wait of a refusal. Its client waits as well, and has a deadline of its own.
 const MAX_DELAY: Duration = Duration::from_secs(7);
@@ -90,29 +89,6 @@ impl WrongPasswords {
         match standing {
             Standing::Known => of_pair,
             _ => of_pair.max(self.sources.owed(now, pair.source)),
-        }
-    }
-}
-
-/// The debt of each key, as the time at which its entry is forgotten.
-#[derive(Debug)]
-struct Debts<K>(Expiring<K>);
-
-impl<K> Default for Debts<K> {
-    fn default() -> Self {
-        Self(Expiring::default())
-    }
-}
-
-impl<K: Copy + Eq + Hash + Ord> Debts<K> {
-    fn owed(&mut self, now: Instant, key: K) -> Duration {
-        self.0.end(now, key).map_or(Duration::ZERO, |end| end - now)
-    }
-
-    fn add(&mut self, now: Instant, key: K, penalty: Duration, most: Duration) {
-        let owed = self.owed(now, key).saturating_add(penalty).min(most);
-        if !owed.is_zero() {
-            self.0.set(now, key, deadline(now, owed));
         }
     }
 }
