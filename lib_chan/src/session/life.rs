@@ -150,12 +150,9 @@ impl<H: Host> Session<H> {
         matches!(self.life, Life::Open)
     }
 
-    /// Returns `true` for a client that waits for the answer to its `Start`. Such a client may cast at once, unless
-    /// it has asked for resume: whether frames must be kept is not agreed yet.
+    /// Returns `true` for a client that waits for the answer to its `Start`. Such a client may cast at once.
     pub(super) fn has_asked(&self) -> bool {
-        self.side == Side::Client
-            && self.asked_resume() == 0
-            && matches!(self.life, Life::Opening { expects: Expects::Answer, .. })
+        self.side == Side::Client && matches!(self.life, Life::Opening { expects: Expects::Answer, .. })
     }
 
     /// Returns `true` while frames may be appended. Nothing follows an `Ended`.

@@ -200,6 +200,9 @@ impl<H: Host> Session<H> {
         }
         let resume = self.asked_resume();
         self.outgoing.put(&start_frame(&self.limits, codec, resume, args));
+        if resume > 0 {
+            self.keep_outgoing();
+        }
         self.life = Life::Opening { expects: Expects::Answer, deadline: None };
         Ok(())
     }
@@ -208,7 +211,7 @@ impl<H: Host> Session<H> {
     pub fn was_sent(&mut self, now: Instant, early: &[u8]) -> bool {
         let mut batch = Batch::default();
         self.transmit(now, &mut batch);
-        let same = batch.chunk() == early;
+        let same = batch.is(early);
         if same {
             self.handle_accepted(now, early.len());
         }

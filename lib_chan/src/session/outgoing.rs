@@ -100,6 +100,12 @@ impl Batch {
         count
     }
 
+    /// Returns `true` if nothing was written yet, and `bytes` are all that waits.
+    pub(super) fn is(&self, bytes: &[u8]) -> bool {
+        let rest = self.pieces.iter().try_fold(bytes, |rest, piece| rest.strip_prefix(piece.bytes()));
+        self.written == 0 && rest.is_some_and(<[u8]>::is_empty)
+    }
+
     /// Notes that the next bytes were written.
     pub fn advance(&mut self, written: usize) {
         self.written += written;
@@ -375,14 +381,14 @@ impl Outgoing {
 
     // Frames that outlive a connection.
 
-    /// Begins to keep ordered frames until the peer has acknowledged them, about `bound` bytes of them.
+    /// Begins to keep ordered frames until the peer has acknowledged them, about `bound` bytes of them. Those before
+    /// belong to the opening, which is not repeated.
     pub(super) fn keep(&mut self, bound: usize) {
         if !self.tail.is_empty() {
             self.close_tail();
         }
         let pieces = VecDeque::new();
         let (base, written) = (self.number, self.number);
-        // The answer to the `Start` acknowledges it.
         self.acked = base;
         self.kept = Some(Retained { pieces, base, len: 0, bound, ordered: false, written });
     }

@@ -210,8 +210,9 @@ impl<H: Host> Session<H> {
             Frame::Started { terms, resume } => {
                 self.peer.terms = terms;
                 self.life = Life::Open;
-                if let Some(granted) = resume {
-                    self.handle_granted(&granted)?;
+                match resume {
+                    Some(granted) => self.handle_granted(&granted)?,
+                    None => self.outgoing.forget(),
                 }
             }
             Frame::Cast { to, payload } => {

@@ -196,6 +196,7 @@ impl<H: Host> Session<H> {
     pub(super) fn take_granted(&mut self) -> Option<Box<Granted>> {
         let granted = self.resumption.granted.take()?;
         self.agree(&granted, None);
+        self.keep_outgoing();
         Some(Box::new(granted))
     }
 
@@ -213,9 +214,13 @@ impl<H: Host> Session<H> {
     fn agree(&mut self, granted: &Granted, key: Option<ResumeKey>) {
         let window = Duration::from_millis(granted.window);
         self.resumption.agreed = Some(Agreement { window, id: granted.id, key, peer_sent: 0 });
+        self.incoming.ack_often();
+    }
+
+    /// Keeps the ordered frames that follow.
+    pub(super) fn keep_outgoing(&mut self) {
         let bound = self.limits.max_retained.max(self.peer.window as usize + KEPT_BESIDE_WINDOW);
         self.outgoing.keep(bound);
-        self.incoming.ack_often();
     }
 
     /// Raises the bound of kept bytes to the credit of the peer, so that no frame has to wait for room.

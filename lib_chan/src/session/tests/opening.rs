@@ -6,11 +6,11 @@ use super::{
 };
 use crate::{
     ExitReason, Limits,
-    auth::{ResumeClaim, SessionId},
+    auth::{Exporter, ResumeClaim, SessionId},
     handshake::Side,
     payload::Codec,
     secret::Secret,
-    session::{NotOpened, Request, StartRefused},
+    session::{NotOpened, Request, StartRefused, early_start},
     wire::{Frame, Granted, RefuseCode, Terms},
 };
 
@@ -164,6 +164,59 @@ fn casts_behind_start_wait_for_the_service() {
         assert_eq!(pair.client.session.is_open(), accepted);
         assert_eq!(pair.client.session.over().is_some(), !accepted);
     }
+}
+
+const WINDOW: Duration = Duration::from_secs(60);
+
+/// A client that asks for resume, with a cast behind its `Start`.
+fn asking_client() -> Lone {
+    let mut lone = Lone::new(Side::Client, &Limits::default());
+    lone.session.ask_resume(WINDOW);
+    lone.session.start(Codec::Raw, b"args").unwrap();
+    assert_eq!(lone.session.cast(lone.now, &mut b"early".to_vec()), Ok(None));
+    lone
+}
+
+#[test]
+fn cast_goes_with_login_that_asks_for_resume() {
+    let limits = Limits::default();
+    let early = early_start(&limits, Codec::Raw, b"args", Some(b"early"), WINDOW).unwrap();
+    let mut lone = asking_client();
+    assert!(lone.session.was_sent(lone.now, &early));
+    assert_eq!(lone.frames(), []);
+    let other = early_start(&limits, Codec::Raw, b"args", None, WINDOW).unwrap();
+    let mut lone = asking_client();
+    assert!(!lone.session.was_sent(lone.now, &other));
+}
+
+#[test]
+fn cast_behind_start_is_kept_until_acknowledged() {
+    let cast = Frame::Cast { to: 0, payload: b"early" };
+    for received in [1, 2] {
+        let mut lone = asking_client();
+        assert_eq!(lone.frames()[1], cast);
+        let granted = Granted { window: 1000, id: SessionId::new([0; 16]), secret: Secret::new([0; 32]) };
+        lone.feed(&Frame::Started { terms: TERMS, resume: Some(Box::new(granted)) });
+        lone.frames();
+        lone.session.handle_loss(lone.now);
+        lone.session.resume(lone.now, &Exporter::new(Secret::new([1; 32]))).unwrap();
+        lone.frames();
+        lone.feed(&Frame::Resumed { received, sent: 1 });
+        // The frames of the connection go first.
+        let sent = [lone.frames(), lone.frames()].concat();
+        assert_eq!(sent.contains(&cast), received == 1, "{sent:?}");
+        assert_eq!(lone.ended(), None);
+    }
+}
+
+#[test]
+fn nothing_is_kept_once_resume_is_not_granted() {
+    let mut lone = asking_client();
+    lone.feed(&Frame::Started { terms: TERMS, resume: None });
+    lone.frames();
+    assert_eq!((lone.session.outgoing.held(), lone.session.is_resumable()), (0, false));
+    lone.session.handle_loss(lone.now);
+    assert_eq!(lone.ended(), Some(&ExitReason::NoConnection));
 }
 
 #[test]
