@@ -237,11 +237,15 @@ impl<H: Host> Session<H> {
     /// that could still write must not: messages that the stream has not accepted are reported as never sent
     /// ([`is_lost`](Self::is_lost)).
     pub(crate) fn lose(&mut self, reason: ExitReason, taken: Option<u64>) {
+        let reached = self.outgoing.reached();
+        self.lose_with(Ending { reason, far_owner_lives: false, taken, reached });
+    }
+
+    pub(super) fn lose_with(&mut self, ending: Ending) {
         if self.is_over() {
             return;
         }
-        let reached = self.outgoing.reached();
-        self.finish(Ending { reason, far_owner_lives: false, taken, reached });
+        self.finish(ending);
         self.outgoing.clear();
         if let Life::Over(over) = &mut self.life {
             over.lost = true;

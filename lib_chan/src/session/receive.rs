@@ -34,7 +34,7 @@ const KEPT_ACK_TIME: Duration = Duration::from_secs(1);
 const ACK_PART: u64 = 8;
 
 /// The reason in the answer to an `Ended`: the owner lives, but cannot be reached.
-const ANSWER: ExitReason = ExitReason::NoConnection;
+pub(super) const ANSWER: ExitReason = ExitReason::NoConnection;
 
 /// The state of the incoming ordered stream.
 #[derive(Debug)]

@@ -25,7 +25,7 @@ use super::{
     attachment::Attachment,
     border::OWNER,
     life::{Ending, Life},
-    receive::Fault,
+    receive::{ANSWER, Fault},
 };
 use crate::{
     ExitReason, after,
@@ -343,11 +343,14 @@ impl<H: Host> Session<H> {
 
     /// Handles the server's answer that the session is over, with the record that the server still has.
     pub(super) fn handle_session_lost(&mut self, tombstone: Option<Tombstone>) {
-        let (reason, taken) = match tombstone {
-            Some(Tombstone { taken, reason, .. }) => (reason, Some(taken)),
-            None => (ExitReason::NoConnection, None),
+        let Some(Tombstone { received, taken, reason }) = tombstone else {
+            return self.lose(ExitReason::NoConnection, None);
         };
-        self.lose(reason, taken);
+        // The server has answered this end's `Ended`, and only the answer was lost.
+        let answered = self.has_let_go() && reason == ANSWER && received == self.outgoing.number;
+        let reason = if answered { ExitReason::Normal } else { reason };
+        let reached = self.outgoing.reached();
+        self.lose_with(Ending { reason, far_owner_lives: answered, taken: Some(taken), reached });
     }
 
     /// Checks that the positions that the peer claims are possible.
@@ -387,7 +390,7 @@ impl<H: Host> Session<H> {
     // The end.
 
     /// Returns the record that a server keeps of a session that is over. `None` if the client needs none: nothing was
-    /// granted, or the client's own `Ended` came.
+    /// granted, or the client has answered the server's `Ended`.
     pub fn tombstone(&self) -> Option<Tombstone> {
         self.over_record().and_then(|over| over.tombstone.clone())
     }
@@ -400,13 +403,15 @@ impl<H: Host> Session<H> {
     /// Builds the record of a session that ends now. Every received message counts as possibly taken, unless this end
     /// has said otherwise in an `Ended` that was lost.
     pub(super) fn bury(&self, ending: &Ending) -> Option<Tombstone> {
-        // A client whose own `Ended` has come knows how it ended.
-        if self.side != Side::Server || !self.is_resumable() || ending.taken.is_some() {
+        // A client that has answered knows how it ended.
+        if self.side != Side::Server || !self.is_resumable() || ending.far_owner_lives {
             return None;
         }
         let received = self.incoming.number;
         let (taken, reason) = match &self.life {
             Life::Closing { said, .. } => said.clone(),
+            // The client ended it, and the answer may be lost on its way.
+            _ if ending.taken.is_some() => (received, ANSWER),
             _ => (received, ending.reason.clone()),
         };
         Some(Tombstone { received, taken, reason })

@@ -513,7 +513,9 @@ impl Sim {
             Attach::Stale => self.drop_conn(conn, SERVER),
             Attach::Over(tombstone) => {
                 let there = &self.sides[SERVER];
-                let reasons = [there.endpoint.over(), there.said.as_ref()];
+                // The answer to the end of a client.
+                let answer = self.sides[CLIENT].said.as_ref().map(|_| &ExitReason::NoConnection);
+                let reasons = [there.endpoint.over(), there.said.as_ref(), answer];
                 if tombstone.as_ref().is_some_and(|tombstone| !reasons.contains(&Some(&tombstone.reason))) {
                     self.broken("a tombstone never lies", format!("{tombstone:?}"));
                 }

@@ -1,14 +1,17 @@
 use std::time::Duration;
 
 use super::{
-    lone::Lone,
+    lone::{Lone, TERMS, start},
     pair::{End, Pair},
 };
 use crate::{
     CallError, CallFailure, Executed, ExitReason, Limits,
+    auth::{Exporter, SessionId},
     handshake::Side,
+    payload::Codec,
+    secret::Secret,
     session::{Delivery, InboundKind, Outcome, Unsendable},
-    wire::Frame,
+    wire::{Frame, Granted, Tombstone},
 };
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -320,4 +323,72 @@ fn writes_nothing_after_silence() {
     pair.settle();
     assert!(pair.server.take().is_empty());
     assert_eq!(pair.client.session.over(), Some(&ExitReason::NoConnection));
+}
+
+const GRANTED: u64 = 60_000;
+
+fn granted() -> Granted {
+    Granted { window: GRANTED, id: SessionId::new([5; 16]), secret: Secret::new([6; 32]) }
+}
+
+/// A client that has ended a session that it can resume, and has lost the connection. `Ended` is frame 3.
+fn closing_client() -> Lone {
+    let mut lone = Lone::new(Side::Client, &Limits::default());
+    lone.session.ask_resume(Duration::from_millis(GRANTED));
+    lone.session.start(Codec::Raw, b"").unwrap();
+    lone.feed(&Frame::Started { terms: TERMS, resume: Some(Box::new(granted())) });
+    assert_eq!(lone.session.cast(lone.now, &mut b"last".to_vec()), Ok(None));
+    lone.session.end(ExitReason::Normal, 1, None);
+    lone.frames();
+    lone.session.handle_loss(lone.now);
+    lone.session.resume(lone.now, &Exporter::new(Secret::new([1; 32]))).unwrap();
+    lone.frames();
+    lone
+}
+
+#[test]
+fn record_of_lost_answer_confirms_close() {
+    for (received, reason, told) in [
+        (3, ExitReason::NoConnection, ExitReason::Normal),
+        // The window was over before the `Ended` came.
+        (2, ExitReason::NoConnection, ExitReason::NoConnection),
+        (3, ExitReason::Shutdown, ExitReason::Shutdown),
+    ] {
+        let mut lone = closing_client();
+        lone.feed(&Frame::Lost { tombstone: Some(Tombstone { received, taken: received, reason }) });
+        assert_eq!(lone.ended(), Some(&told), "{received}");
+    }
+}
+
+#[test]
+fn server_keeps_record_unless_client_has_answered() {
+    let server = || {
+        let mut lone = Lone::new(Side::Server, &Limits::default());
+        let Frame::Start { codec, terms, max_frame_len, window_len, args, .. } = start() else { panic!() };
+        lone.feed(&Frame::Start { codec, terms, max_frame_len, window_len, resume: GRANTED, args });
+        lone.session.take_request().unwrap();
+        lone.session.grant(granted());
+        lone.session.accept(Some(1), false);
+        lone.frames();
+        lone.feed(&Frame::Ack { number: 1 });
+        lone
+    };
+    let ended = |taken, reason| Frame::Ended { taken, reason };
+    let mut client_first = server();
+    client_first.feed(&ended(1, ExitReason::failed("x")));
+    let answer = Tombstone { received: 2, taken: 2, reason: ExitReason::NoConnection };
+    assert_eq!(client_first.session.tombstone(), Some(answer));
+
+    let mut server_first = server();
+    server_first.session.end(ExitReason::Normal, 1, None);
+    server_first.frames();
+    server_first.feed(&ended(2, ExitReason::NoConnection));
+    assert_eq!(server_first.session.tombstone(), None);
+
+    let mut crossing = server();
+    crossing.session.end(ExitReason::Normal, 1, None);
+    crossing.frames();
+    crossing.feed(&ended(1, ExitReason::failed("x")));
+    let said = Tombstone { received: 2, taken: 1, reason: ExitReason::Normal };
+    assert_eq!(crossing.session.tombstone(), Some(said));
 }
