@@ -30,6 +30,7 @@ pub(crate) const RESERVED: &[&str] = &[
     "handed",
     "info",
     "max_payload_len",
+    "monitor_connection",
     "pid",
     "revoke",
     "send",

@@ -12,11 +12,12 @@ use std::{
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
-    Call, CallError, CallFailure, CastError, Executed, ExitReason, Pid, after,
+    Address, Call, CallError, CallFailure, CastError, Executed, ExitReason, Pid, after,
     middleman::{Encoded, Ended, NotSent, Shared, keep, now},
     payload::{self, PayloadError},
     process::{Within, poll_proceed, poll_proceed_shortly, settle},
     session::{ConnectionState, Flush, Unsendable},
+    sync,
 };
 
 /// The sending half of a session. Cheap to clone, and usable in any task, process or not.
@@ -137,6 +138,59 @@ impl<Out> Remote<Out> {
             coop.made_progress();
             Poll::Ready(state)
         })
+    }
+
+    /// Tells a process of the session's connection, as `erlang:monitor_node/2` does of a node's: sends it what `wrap` makes
+    /// of each change of the state, and last of `None`, when the session has ended.
+    ///
+    /// The messages wait for room in the mailbox; states that pass meanwhile are skipped. Each call is another monitor. It
+    /// ends with the process, and does not keep the session alive.
+    ///
+    /// ```
+    /// use lib_chan::{ConnectionState, Event, Process, Remote};
+    ///
+    /// enum Heard {
+    ///     Connection(Option<ConnectionState>),
+    /// }
+    ///
+    /// async fn watch(mut me: Process<Heard>, remote: Remote<String>) {
+    ///     remote.monitor_connection(&me.address(), Heard::Connection);
+    ///     while let Event::Message(Heard::Connection(Some(state))) = me.recv().await {
+    ///         match state {
+    ///             ConnectionState::Attached { .. } => println!("up"),
+    ///             ConnectionState::Detached { .. } => println!("down"),
+    ///         }
+    ///     }
+    /// }
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
+    pub fn monitor_connection<M: Send + 'static>(
+        &self,
+        to: &Address<M>,
+        wrap: impl Fn(Option<ConnectionState>) -> M + Send + 'static,
+    ) {
+        let (mut changes, mut seen) = (Ended::new(Arc::clone(self.shared())), self.connection());
+        let (to, over) = (to.clone(), to.pid().ended());
+        sync::spawn(async move {
+            let tell = async move {
+                loop {
+                    let state = poll_fn(|cx| changes.poll_connection(cx, seen)).await;
+                    // If the process has ended, nobody wants the message.
+                    let sent = to.send(wrap(state)).await;
+                    match state {
+                        Some(state) if sent.is_ok() => seen = state,
+                        _ => return,
+                    }
+                }
+            };
+            tokio::select! {
+                () = tell => {}
+                _ = over => {}
+            }
+        });
     }
 
     /// Returns whether the other end has announced that it drains: its program is stopping. The session goes on, and the

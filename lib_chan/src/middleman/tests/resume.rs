@@ -12,14 +12,15 @@ use std::{
 
 use tokio::{
     io::{BufReader, DuplexStream, copy_bidirectional},
-    sync::oneshot,
+    sync::{mpsc, oneshot},
     task::JoinHandle,
     time::{Instant, sleep},
 };
 
 use super::{Add, Hang, Request, frames, service, until};
 use crate::{
-    CallError, CallFailure, Channel, Event, Executed, ExitReason, Limits, Message, Process,
+    CallError, CallFailure, Channel, ConnectionState, Event, Executed, ExitReason, Limits, Message, Process,
+    SpawnOptions,
     auth::{Exporter, ResumeKey, SessionId},
     channel::{
         Attacher, Change, Connected, Control, First, Opening, Resume, Served, attachments, hear_first,
@@ -28,7 +29,7 @@ use crate::{
     handshake::{SessionParameters, pair_in_memory},
     payload::Codec,
     secret::Secret,
-    spawn,
+    spawn, spawn_with,
     wire::{Granted, Tombstone},
 };
 
@@ -288,6 +289,39 @@ async fn server_hears_of_loss_and_return() {
     let changes = session.network.state().changes.clone();
     let [Change::Detached, Change::Resumed { epoch: 2, gap }] = changes[..] else { panic!("{changes:?}") };
     assert!((20..22).contains(&gap.as_secs()), "{gap:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn process_hears_of_loss_return_and_end() {
+    use ConnectionState::{Attached, Detached};
+
+    let session = session().await;
+    let remote = session.channel.remote();
+    let (options, gone) = (
+        SpawnOptions { mailbox_capacity: 1, ..SpawnOptions::default() },
+        spawn(async |_me: Process<()>| Ok(())),
+    );
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let watcher = spawn_with(options, async move |mut me: Process<Option<ConnectionState>>| {
+        while let Event::Message(state) = me.recv().await {
+            tell.send(state).unwrap();
+        }
+        Ok(())
+    });
+    remote.monitor_connection(&watcher, |state| state);
+    // This one ends with its process, though nothing happens to the session.
+    gone.pid().ended().await;
+    remote.monitor_connection(&gone, |_| ());
+    detach(&session).await;
+    assert!(matches!(told.recv().await, Some(Some(Detached { .. }))));
+    session.network.reopen();
+    assert!(matches!(told.recv().await, Some(Some(Attached { epoch: 2, .. }))));
+    // The monitor holds no remote.
+    drop((session.channel, remote));
+    assert_eq!(told.recv().await, Some(None));
+    assert_eq!(session.served.await.unwrap().reason, ExitReason::Normal);
+    watcher.pid().exit(ExitReason::Shutdown);
+    nothing_is_left().await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -193,12 +193,12 @@ async fn resume_during_last_words_gets_lost() {
 // The client.
 
 /// Opens a session whose server is the test, which gets each new connection.
-async fn opened() -> (Channel<String, Request>, Peer, tokio::sync::mpsc::UnboundedReceiver<Peer>) {
+async fn opened() -> (Channel<String, Request>, Peer, mpsc::UnboundedReceiver<Peer>) {
     let limits = Limits::default();
     let parameters = SessionParameters::from_limits(&limits).unwrap();
     let (client, _) = pair_in_memory(parameters, [7; 32]).unwrap();
     let (mut peer, near) = Peer::new();
-    let (tell, dialled) = tokio::sync::mpsc::unbounded_channel();
+    let (tell, dialled) = mpsc::unbounded_channel();
     let connector = Box::new(move |_| {
         let tell = tell.clone();
         Box::pin(async move {
