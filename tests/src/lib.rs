@@ -26,7 +26,7 @@ mod proxy;
 mod terminal;
 
 pub use embedded::{Embedded, client_key, login};
-pub use proxy::{Proxy, port_of};
+pub use proxy::{Proxy, nobody, port_of};
 #[cfg(target_os = "linux")]
 pub use terminal::Terminal;
 

@@ -16,7 +16,8 @@ pub struct Proxy {
     port: u16,
     target: Arc<Mutex<SocketAddr>>,
     streams: Arc<Mutex<Vec<TcpStream>>>,
-    swallows: Arc<AtomicBool>,
+    /// Whether what the connections of now carry is lost.
+    swallows: Arc<Mutex<Arc<AtomicBool>>>,
     /// Whether nothing is carried to the clients for the time being.
     held: Arc<(Mutex<bool>, Condvar)>,
 }
@@ -47,7 +48,7 @@ impl Proxy {
 
     fn carry(&self, from: &TcpStream, to: &TcpStream, holds: bool) {
         let (mut from, mut to) = (from.try_clone().expect("a socket"), to.try_clone().expect("a socket"));
-        let (swallows, held) = (Arc::clone(&self.swallows), Arc::clone(&self.held));
+        let (swallows, held) = (self.swallows(), Arc::clone(&self.held));
         thread::spawn(move || {
             let mut buffer = [0; 16 * 1024];
             while let Ok(len @ 1..) = from.read(&mut buffer) {
@@ -101,14 +102,32 @@ impl Proxy {
         self.held.1.notify_all();
     }
 
+    fn swallows(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.swallows.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// From now on nothing arrives, and no end is told: as if the cable were out.
     pub fn swallow(&self) {
-        self.swallows.store(true, Ordering::Relaxed);
+        self.swallows().store(true, Ordering::Relaxed);
+    }
+
+    /// Carries new connections after [`swallow`](Self::swallow). Those of before stay as they are.
+    pub fn recover(&self) {
+        *self.swallows.lock().unwrap_or_else(PoisonError::into_inner) = Arc::default();
     }
 }
 
 fn address_of(url: &str) -> SocketAddr {
     ([127, 0, 0, 1], port_of(url)).into()
+}
+
+/// A URL at which nobody listens.
+///
+/// # Panics
+/// If the system has no port for it.
+pub fn nobody() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    format!("chan://localhost:{}/nobody", listener.local_addr().expect("an address").port())
 }
 
 /// The port in a URL.

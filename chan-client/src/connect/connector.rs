@@ -53,6 +53,8 @@ pub(super) struct Connector {
     pub(super) credential: OwnedCredential,
     pub(super) limits: Limits,
     pub(super) timeout: Option<Duration>,
+    /// How long to try servers again that turn the client away.
+    pub(super) busy: Duration,
     /// How long to wait for a server that cannot be reached.
     pub(super) wait: Duration,
     pub(super) accept_new: bool,
@@ -68,9 +70,8 @@ impl Connector {
         early: Option<Early<'_>>,
         on_step: OnStep<'_>,
     ) -> Result<Login, ConnectError> {
-        let busy = self.timeout.unwrap_or(self.limits.login_timeout);
         let servers = self.url.authorities();
-        let mut retry = Retry::new(servers.len(), busy, self.wait, Instant::now().into_std());
+        let mut retry = Retry::new(servers.len(), self.busy, self.wait, Instant::now().into_std());
         // The caller's own timeout, if there is one, bounds the whole.
         let patience = self.timeout.is_none().then_some(self.limits.login_timeout);
         loop {

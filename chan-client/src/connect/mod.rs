@@ -10,6 +10,7 @@ mod step;
 
 use std::borrow::Borrow;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use lib_chan::channel::{OpenError, Resume, open_casting, open_resumable};
@@ -23,6 +24,7 @@ use tokio::time::{Instant, timeout};
 
 use self::connector::{Connector, Early, First, OwnedCredential};
 pub use self::error::{ConnectError, UsageError};
+use self::redial::OnRedial;
 pub use self::step::{Ping, Step};
 use crate::known_hosts::KnownHosts;
 use crate::url::{ChanUrl, UrlError};
@@ -49,6 +51,7 @@ where
         accept_new: false,
         known_hosts: None,
         on_step: Box::new(|_| {}),
+        on_redial: Arc::new(|_: &ConnectError, _| {}),
     }
 }
 
@@ -68,6 +71,7 @@ pub struct Connect<'c> {
     accept_new: bool,
     known_hosts: Option<KnownHosts>,
     on_step: Box<dyn Fn(Step) + Send + Sync + 'c>,
+    on_redial: Arc<OnRedial>,
 }
 
 impl<'c> Connect<'c> {
@@ -160,7 +164,8 @@ impl<'c> Connect<'c> {
     /// [`Remote::connection`](lib_chan::Remote::connection).
     ///
     /// The session ends with `NoConnection` when the window is over. It ends at once with `Revoked` if the server refuses
-    /// the login, and with `Failed` if the server is not the expected one.
+    /// the login, and with `Failed` if the server is not the expected one. [`on_redial`](Self::on_redial) says why there is
+    /// no connection.
     ///
     /// A client program that is killed cannot say goodbye. The service learns that only at the end of the window.
     pub fn resume(mut self, window: Duration) -> Self {
@@ -184,6 +189,19 @@ impl<'c> Connect<'c> {
     /// Calls `on_step` with each [`Step`] that the connection reaches. `on_step` must not block.
     pub fn on_step(mut self, on_step: impl Fn(Step) + Send + Sync + 'c) -> Self {
         self.on_step = Box::new(on_step);
+        self
+    }
+
+    /// Calls `on_redial` with each error that keeps a session with [`resume`](Self::resume) from its next connection, and the
+    /// time until the next attempt. That time is `None` if another attempt is hopeless, and the session ends.
+    ///
+    /// `on_redial` must not block. It is called by the session, which may live longer than the call of
+    /// [`open`](Self::open).
+    pub fn on_redial(
+        mut self,
+        on_redial: impl Fn(&ConnectError, Option<Duration>) + Send + Sync + 'static,
+    ) -> Self {
+        self.on_redial = Arc::new(on_redial);
         self
     }
 
@@ -211,7 +229,8 @@ impl<'c> Connect<'c> {
             let opened = if self.resume.is_zero() {
                 open_casting(stream, authenticated, limits, codec, &args, first, linked).await
             } else {
-                let resume = Resume { window: self.resume, connector: redial::connector(connector) };
+                let connector = redial::connector(connector, Arc::clone(&self.on_redial));
+                let resume = Resume { window: self.resume, connector };
                 open_resumable(stream, authenticated, limits, codec, &args, first, linked, resume).await
             };
             opened.map_err(|error| match error {
@@ -258,6 +277,7 @@ impl<'c> Connect<'c> {
             credential: self.credential.clone().ok_or(UsageError::NoCredential)?,
             limits: self.limits.clone(),
             timeout: self.timeout,
+            busy: self.timeout.unwrap_or(self.limits.login_timeout),
             wait: self.wait,
             accept_new: self.accept_new,
             known_hosts: self.known_hosts.clone(),

@@ -18,10 +18,15 @@ use super::retry::Backoff;
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
+/// Observes the errors that keep a session from its next connection.
+pub(super) type OnRedial = dyn Fn(&ConnectError, Option<Duration>) + Send + Sync;
+
 /// Dials as the first connection was dialled, until there is a connection or no hope for one. The driver of the session
 /// bounds the time.
-pub(super) fn connector(connector: Connector) -> Dial<TlsStream<TcpStream>> {
-    let connector = Arc::new(Connector { timeout: None, wait: Duration::ZERO, ..connector });
+pub(super) fn connector(connector: Connector, on_redial: Arc<OnRedial>) -> Dial<TlsStream<TcpStream>> {
+    // Every failure is reported, and followed by the waits of here.
+    let (busy, wait) = (Duration::ZERO, Duration::ZERO);
+    let connector = Arc::new(Connector { timeout: None, busy, wait, ..connector });
     let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
     Box::new(move |attempt| {
         if attempt == 0 {
@@ -29,8 +34,9 @@ pub(super) fn connector(connector: Connector) -> Dial<TlsStream<TcpStream>> {
         }
         // A connection that carried no session counts as a failed attempt.
         let wait = if attempt == 0 { Duration::ZERO } else { backoff.next(random_fraction()) };
-        let (connector, backoff) = (Arc::clone(&connector), backoff.clone());
-        Box::pin(dial(connector, wait, backoff))
+        let (connector, backoff, on_redial) =
+            (Arc::clone(&connector), backoff.clone(), Arc::clone(&on_redial));
+        Box::pin(dial(connector, wait, backoff, on_redial))
     })
 }
 
@@ -38,23 +44,27 @@ async fn dial(
     connector: Arc<Connector>,
     mut wait: Duration,
     mut backoff: Backoff,
+    on_redial: Arc<OnRedial>,
 ) -> Result<Connected<TlsStream<TcpStream>>, ExitReason> {
     loop {
         sleep(wait).await;
-        match connector.login(None, &|_| {}).await {
-            Ok(login) => {
-                if let Ok(exporter) = exporter(login.stream.get_ref().1) {
-                    return Ok(Connected { stream: login.stream, exporter });
-                }
-            }
-            Err(error) => {
-                if let Some(reason) = end(&error) {
-                    return Err(reason);
-                }
-            }
+        let error = match connected(&connector).await {
+            Ok(connected) => return Ok(connected),
+            Err(error) => error,
+        };
+        if let Some(reason) = end(&error) {
+            on_redial(&error, None);
+            return Err(reason);
         }
         wait = backoff.next(random_fraction());
+        on_redial(&error, Some(wait));
     }
+}
+
+async fn connected(connector: &Connector) -> Result<Connected<TlsStream<TcpStream>>, ConnectError> {
+    let stream = connector.login(None, &|_| {}).await?.stream;
+    let exporter = exporter(stream.get_ref().1).map_err(ConnectError::local)?;
+    Ok(Connected { stream, exporter })
 }
 
 /// Returns the reason with which the session ends at once, or `None` if a later attempt may succeed. A network that a

@@ -16,8 +16,8 @@ use lib_chan::tls::Pin;
 use lib_chan::{Channel, ConnectionState, ExitReason, Limits, Remote};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
 
+use crate::proxy::{Proxy, nobody};
 use crate::server::{Identity, PASSWORD, Request, Server, key};
 
 fn password(text: &str) -> Password {
@@ -427,44 +427,6 @@ fn futures_are_send() {
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// A network in front of servers, which can be cut.
-struct Network {
-    port: u16,
-    to: watch::Sender<u16>,
-}
-
-impl Network {
-    async fn new(server: &Server) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let (to, server) = watch::channel(server.port);
-        tokio::spawn(async move {
-            loop {
-                let (mut near, _) = listener.accept().await.unwrap();
-                let mut server = server.clone();
-                tokio::spawn(async move {
-                    let port = *server.borrow_and_update();
-                    let Ok(mut far) = TcpStream::connect(("127.0.0.1", port)).await else { return };
-                    tokio::select! {
-                        _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
-                        _ = server.changed() => {}
-                    }
-                });
-            }
-        });
-        Self { port, to }
-    }
-
-    /// Cuts all connections. Later ones go to this port.
-    fn cut(&self, to: u16) {
-        self.to.send(to).unwrap();
-    }
-
-    fn url(&self, server: &Server) -> String {
-        format!("chan://localhost:{}/s?pin={}", self.port, server.pin)
-    }
-}
-
 async fn until_detached(remote: &Remote<Request>) -> ConnectionState {
     let mut state = remote.connection();
     while !matches!(state, ConnectionState::Detached { .. }) {
@@ -476,14 +438,14 @@ async fn until_detached(remote: &Remote<Request>) -> ConnectionState {
 #[tokio::test]
 async fn session_survives_cuts() {
     let mut server = Server::start().await;
-    let network = Network::new(&server).await;
-    let opened = connect(network.url(&server)).password(password(PASSWORD)).resume(MINUTE).open();
+    let network = Proxy::before(&server.url());
+    let opened = connect(network.url(&server.url())).password(password(PASSWORD)).resume(MINUTE).open();
     let chan: Channel<String, Request> = opened.await.unwrap();
     let remote = chan.remote();
     for n in 0..10 {
         assert_eq!(remote.call(Request::Double(n)).await, Ok((2 * n).to_string()));
         remote.cast(Request::Note(n)).await.unwrap();
-        network.cut(server.port);
+        network.cut();
         assert_eq!(remote.call(Request::Double(n)).await, Ok((2 * n).to_string()));
         assert_eq!(server.noted.recv().await, Some(n));
     }
@@ -494,15 +456,18 @@ async fn session_survives_cuts() {
 #[tokio::test]
 async fn session_waits_for_network() {
     let server = Server::start().await;
-    let network = Network::new(&server).await;
-    let opened =
-        connect(network.url(&server).replace("localhost", "joe@localhost")).key(key()).resume(MINUTE).open();
+    let network = Proxy::before(&server.url());
+    let opened = connect(network.url(&server.url()).replace("localhost", "joe@localhost"))
+        .key(key())
+        .resume(MINUTE)
+        .open();
     let chan: Channel<String, Request> = opened.await.unwrap();
     let remote = chan.remote();
     assert_eq!(remote.call(Request::Double(1)).await, Ok("2".to_owned()));
-    network.cut(closed_port().await);
+    network.redirect(&nobody());
+    network.cut();
     let detached = until_detached(&remote).await;
-    network.cut(server.port);
+    network.redirect(&server.url());
     let attached = remote.connection_changed(detached).await;
     assert!(matches!(attached, Some(ConnectionState::Attached { epoch: 2.., .. })), "{attached:?}");
     assert_eq!(remote.call(Request::Double(2)).await, Ok("4".to_owned()));
@@ -511,10 +476,23 @@ async fn session_waits_for_network() {
 #[tokio::test]
 async fn another_server_ends_detached_session() {
     let (server, other) = (Server::start().await, Server::start().await);
-    let network = Network::new(&server).await;
-    let opened = connect(network.url(&server)).password(password(PASSWORD)).resume(MINUTE).open();
-    let chan: Channel<String, Request> = opened.await.unwrap();
-    network.cut(other.port);
+    let network = Proxy::before(&server.url());
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let opened = connect(network.url(&server.url())).password(password(PASSWORD)).resume(MINUTE);
+    let opened = opened.on_redial(move |error, again_in| tell.send((error.to_string(), again_in)).unwrap());
+    let chan: Channel<String, Request> = opened.open().await.unwrap();
+    network.redirect(&nobody());
+    network.cut();
+    let (why, again_in) = told.recv().await.unwrap();
+    assert!(why.contains("cannot connect") && again_in.is_some(), "{why} {again_in:?}");
+    network.redirect(&other.url());
+    let (why, again_in) = loop {
+        match told.recv().await.unwrap() {
+            (why, Some(_)) => assert!(why.contains("cannot connect"), "{why}"),
+            last => break last,
+        }
+    };
     let reason = chan.remote().ended().await;
-    assert!(matches!(&reason, ExitReason::Failed(text) if text.contains("key")), "{reason}");
+    assert_eq!((reason, again_in), (ExitReason::failed(&*why), None));
+    assert!(why.contains("which the URL does not pin"), "{why}");
 }
