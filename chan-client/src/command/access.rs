@@ -6,10 +6,10 @@ use std::time::Duration;
 use lib_chan::private;
 use lib_chan::secret::{Password, PrivateKey};
 use lib_chan::signals::Signal;
-use lib_chan::{Channel, Limits, Opaque, stdio};
+use lib_chan::{Channel, ConnectionState, Limits, Opaque, stdio};
 use tokio::time::{Instant, timeout};
 
-use super::arguments::{Access, Start};
+use super::arguments::{Access, Outage, Start};
 use super::failure::Failure;
 use super::notice::Notice;
 use crate::bookmark::Bookmarks;
@@ -17,8 +17,8 @@ use crate::connect::{Connect, Step, connect};
 use crate::json::compact;
 use crate::url::ChanUrl;
 
-/// The time for the end of a session once the user's own timeout has passed.
-const LAST_WORDS_TIMEOUT: Duration = Duration::from_millis(100);
+/// The time for the end of a session once the user's own timeout has passed, or the command is over.
+pub(super) const LAST_WORDS_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// The longest frame of the protocol (PROTOCOL.md, section 17).
 const MAX_MESSAGE_LEN: u64 = 16 * 1024 * 1024;
@@ -36,6 +36,7 @@ pub(super) struct Way {
     accept_new: bool,
     timeout: Option<Duration>,
     wait: Option<Duration>,
+    pub(super) resume: Duration,
 }
 
 impl Access {
@@ -43,7 +44,8 @@ impl Access {
     pub(super) fn way(&self) -> Result<Way, Failure> {
         let url = self.url()?;
         let secret = self.secret(&url)?;
-        Ok(Way { url, secret, accept_new: self.accept_new, timeout: self.timeout, wait: self.wait })
+        let (accept_new, timeout, wait) = (self.accept_new, self.timeout, self.wait);
+        Ok(Way { url, secret, accept_new, timeout, wait, resume: Duration::ZERO })
     }
 
     fn url(&self) -> Result<ChanUrl, Failure> {
@@ -81,6 +83,11 @@ fn ask(url: &ChanUrl) -> Result<Password, Failure> {
 }
 
 impl Way {
+    /// Lets sessions outlive their connections.
+    pub(super) fn resuming(self, outage: &Outage) -> Self {
+        Self { resume: outage.resume, ..self }
+    }
+
     /// Prepares a connection that reports its steps to `notice`.
     pub(super) fn connect<'c>(&'c self, notice: &'c Notice) -> Connect<'c> {
         notice.wait_for("connecting");
@@ -163,8 +170,12 @@ impl Bound {
 pub(super) async fn close(chan: Channel<Opaque>, bound: Bound, notice: &Notice) {
     notice.wait_for("closing the session");
     // Dropping the future ends the session too, but the other end needs a moment to learn of it.
-    let time =
-        bound.left().map_or_else(|| Limits::default().close_timeout, |left| left.max(LAST_WORDS_TIMEOUT));
+    let time = match chan.remote().connection() {
+        ConnectionState::Detached { .. } => LAST_WORDS_TIMEOUT,
+        ConnectionState::Attached { .. } => {
+            bound.left().map_or_else(|| Limits::default().close_timeout, |left| left.max(LAST_WORDS_TIMEOUT))
+        }
+    };
     let closed = notice.during(async { Ok(timeout(time, chan.close()).await) });
     drop(closed.await);
 }

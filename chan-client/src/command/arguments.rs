@@ -60,6 +60,8 @@ pub(super) enum Command {
         access: Access,
         #[command(flatten)]
         start: Start,
+        #[command(flatten)]
+        outage: Outage,
     },
     /// Send messages line by line, and print what arrives (`?` shows the help)
     ///
@@ -70,6 +72,8 @@ pub(super) enum Command {
         access: Access,
         #[command(flatten)]
         start: Start,
+        #[command(flatten)]
+        outage: Outage,
     },
     /// Make a private key in a new file, and print the public key for the server
     Keygen {
@@ -110,6 +114,8 @@ pub(super) enum Command {
         max_connections: u16,
         #[command(flatten)]
         access: Access,
+        #[command(flatten)]
+        outage: Outage,
     },
     /// Carry standard input to the service, and the bytes of the service to standard output
     ///
@@ -118,6 +124,8 @@ pub(super) enum Command {
     Pipe {
         #[command(flatten)]
         access: Access,
+        #[command(flatten)]
+        outage: Outage,
     },
     /// Print a script that completes command lines
     Completions {
@@ -163,8 +171,25 @@ pub(super) struct Start {
     pub(super) args: Option<String>,
 }
 
-/// Parses a time as people write it. A time that is too long to count becomes [`FOREVER`].
+/// What becomes of a session without a connection.
+#[derive(Debug, Args)]
+pub(super) struct Outage {
+    /// Keep the session for this long after its connection is lost, and reconnect meanwhile; 0 ends it at once. The server
+    /// may keep it for less: 1m, unless its operator sets resume
+    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = time_or_zero)]
+    pub(super) resume: Duration,
+}
+
+/// Parses a time above zero.
 fn time(text: &str) -> Result<Duration, String> {
+    match time_or_zero(text)? {
+        Duration::ZERO => Err("expected a time above zero; leave the option out for the default".into()),
+        time => Ok(time),
+    }
+}
+
+/// Parses a time as people write it. A time that is too long to count becomes [`FOREVER`].
+fn time_or_zero(text: &str) -> Result<Duration, String> {
     let seconds = text.parse::<f64>().ok().filter(|seconds| *seconds >= 0.0);
     let time = match seconds {
         Some(seconds) => Duration::try_from_secs_f64(seconds).unwrap_or(FOREVER),
@@ -173,10 +198,7 @@ fn time(text: &str) -> Result<Duration, String> {
             parsed => parsed.map_err(|error| format!("{error}; write 5s, 2m or 1h 30m"))?,
         },
     };
-    match time.is_zero() {
-        true => Err("expected a time above zero; leave the option out for the default".into()),
-        false => Ok(time.min(FOREVER)),
-    }
+    Ok(time.min(FOREVER))
 }
 
 /// Thirty years. Clocks cannot count every longer time.
@@ -268,6 +290,19 @@ mod tests {
         }
         for text in ["0", "0s", "-1", "soon", "NaN", ""] {
             assert!(time(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn resume_takes_zero_and_has_default() {
+        for (more, wanted) in
+            [(&[][..], 120), (&["--resume", "0"], 0), (&["--resume", "0s"], 0), (&["--resume", "1h"], 3600)]
+        {
+            let line = [&["chan-client", "pipe", "@x"], more].concat();
+            let Command::Pipe { outage, .. } = Arguments::try_parse_from(line).unwrap().command else {
+                panic!()
+            };
+            assert_eq!(outage.resume, Duration::from_secs(wanted), "{more:?}");
         }
     }
 }

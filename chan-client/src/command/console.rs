@@ -100,6 +100,11 @@ impl Console {
         self.script
     }
 
+    /// Returns whether the terminal shows a line editor. Only lines that it shows do not disturb it.
+    pub(super) fn has_editor(&self) -> bool {
+        self.editor.is_some()
+    }
+
     /// Returns the most lines to read ahead while the user waits for an answer. All keys of a person are read, because one
     /// of them may be Ctrl-C.
     pub(super) fn max_typed(&self) -> usize {

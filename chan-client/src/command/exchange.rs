@@ -10,9 +10,10 @@ use lib_chan::{CallError, Channel, ExitReason, Limits, Message, Opaque, signals,
 use tokio::time::timeout;
 
 use super::access::{Way, close, message as typed};
-use super::arguments::{Access, Start};
+use super::arguments::{Access, Outage, Start};
 use super::failure::{Code, DONE, Failure, MAYBE};
 use super::notice::Notice;
+use super::session::Session;
 use super::{block_on, print_line, show_line};
 use crate::json::compact;
 
@@ -22,7 +23,7 @@ pub(super) fn call(access: &Access, message: &str, start: &Start, notice: &Notic
     block_on(async {
         let bound = way.begin();
         let asked = notice.during(async {
-            let mut chan = open(&way, &args, notice).await?;
+            let (mut chan, _) = open(&way, &args, notice).await?;
             notice.sent("waiting for the answer");
             let remote = chan.remote();
             let asking = async {
@@ -55,7 +56,7 @@ pub(super) fn cast(access: &Access, message: &str, start: &Start, notice: &Notic
     block_on(async {
         let bound = way.begin();
         let sent = notice.during(async {
-            let mut chan = open(&way, &args, notice).await?;
+            let (mut chan, _) = open(&way, &args, notice).await?;
             notice.sent("waiting until the service takes the message");
             let remote = chan.remote();
             let sending = async {
@@ -88,11 +89,17 @@ pub(super) fn ping(access: &Access, notice: &Notice) -> Result<(), Failure> {
     print_line(&format!("{}: let in after {milliseconds:.1} ms, by the key {}", ping.authority, ping.pin))
 }
 
-pub(super) fn receive(access: &Access, start: &Start, notice: &Notice) -> Result<(), Failure> {
+pub(super) fn receive(
+    access: &Access,
+    start: &Start,
+    outage: &Outage,
+    notice: &Notice,
+) -> Result<(), Failure> {
     let args = start.args()?;
-    let way = access.way()?;
+    let way = access.way()?.resuming(outage);
     block_on(async {
-        let mut chan = notice.during(open(&way, &args, notice)).await?;
+        let (mut chan, session) = notice.during(open(&way, &args, notice)).await?;
+        notice.follow(chan.remote());
         let mut signals = signals::subscribe();
         let told = tokio::select! {
             told = print_messages(&mut chan) => told,
@@ -102,7 +109,7 @@ pub(super) fn receive(access: &Access, start: &Start, notice: &Notice) -> Result
         };
         drop(signals);
         close(chan, way.begin(), notice).await;
-        told
+        session.end(told).await
     })
 }
 
@@ -122,11 +129,13 @@ async fn print_messages(chan: &mut Channel<Opaque>) -> Result<(), Failure> {
 }
 
 /// Opens a session with a service of JSON messages.
-pub(super) async fn open(way: &Way, args: &str, notice: &Notice) -> Result<Channel<Opaque>, Failure> {
+pub(super) async fn open(
+    way: &Way,
+    args: &str,
+    notice: &Notice,
+) -> Result<(Channel<Opaque>, Session), Failure> {
     let connect = way.connect(notice).codec(Codec::Json).encoded_args(args.as_bytes().to_vec());
-    let chan = connect.open::<Opaque, Opaque>().await?;
-    notice.detail(|| "the session is open".into());
-    Ok(chan)
+    way.open(connect, notice).await
 }
 
 pub(super) fn opaque(json: &str) -> Opaque {

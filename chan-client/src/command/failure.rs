@@ -96,6 +96,12 @@ impl Failure {
         }
     }
 
+    /// The session has lost its connection, and another one is hopeless.
+    pub(super) fn reconnect(error: &ConnectError) -> Self {
+        let (code, advice) = judge(error);
+        Self::new(code, format_args!("the connection was lost, and reconnecting failed: {error}{advice}"))
+    }
+
     /// A cast was not sent.
     pub(super) fn not_sent(reason: &ExitReason) -> Self {
         match reason {
@@ -166,30 +172,35 @@ impl From<io::Error> for Failure {
 
 impl From<ConnectError> for Failure {
     fn from(error: ConnectError) -> Self {
-        let (code, advice) = match &error {
-            ConnectError::Usage(_) => (Code::Usage, ""),
-            ConnectError::Local(_) => (Code::Local, ""),
-            ConnectError::Unreachable { .. } => {
-                (Code::Connect, "; check the host and port, and that the server runs, then try again")
-            }
-            ConnectError::Incompatible { .. } => (Code::Connect, "; check the host and port"),
-            ConnectError::Identity(_) | ConnectError::Misbehaved { .. } => (Code::Identity, ""),
-            ConnectError::Refused => (Code::Refused, ""),
-            // The refusal of a service that does not speak JSON (`modules`, PROTOCOL.md section 6).
-            ConnectError::RefusedByName(text) if text.ends_with("speaks raw, not json") => {
-                (Code::RefusedByName, "; it carries bytes: use `chan-client pipe` or `chan-client forward`")
-            }
-            ConnectError::RefusedByName(_) => (Code::RefusedByName, "; ask the server's operator"),
-            ConnectError::Ended(ExitReason::Protocol) => (Code::Identity, "; tell the server's operator"),
-            ConnectError::Ended(_) => (Code::Ended, "; ask the server's operator"),
-            ConnectError::Deadline => (Code::Deadline, "; allow more time with --timeout, or try again"),
-            ConnectError::Lost => (Code::Lost, "; try again"),
-        };
+        let (code, advice) = judge(&error);
         let executed = match code {
             Code::Usage => "nothing was sent",
             _ => "not executed",
         };
         Self::new(code, format_args!("{error}{advice} ({executed})"))
+    }
+}
+
+/// Returns the exit code of an error of a connection, and the advice behind its words.
+fn judge(error: &ConnectError) -> (Code, &'static str) {
+    match error {
+        ConnectError::Usage(_) => (Code::Usage, ""),
+        ConnectError::Local(_) => (Code::Local, ""),
+        ConnectError::Unreachable { .. } => {
+            (Code::Connect, "; check the host and port, and that the server runs, then try again")
+        }
+        ConnectError::Incompatible { .. } => (Code::Connect, "; check the host and port"),
+        ConnectError::Identity(_) | ConnectError::Misbehaved { .. } => (Code::Identity, ""),
+        ConnectError::Refused => (Code::Refused, ""),
+        // The refusal of a service that does not speak JSON (`modules`, PROTOCOL.md section 6).
+        ConnectError::RefusedByName(text) if text.ends_with("speaks raw, not json") => {
+            (Code::RefusedByName, "; it carries bytes: use `chan-client pipe` or `chan-client forward`")
+        }
+        ConnectError::RefusedByName(_) => (Code::RefusedByName, "; ask the server's operator"),
+        ConnectError::Ended(ExitReason::Protocol) => (Code::Identity, "; tell the server's operator"),
+        ConnectError::Ended(_) => (Code::Ended, "; ask the server's operator"),
+        ConnectError::Deadline => (Code::Deadline, "; allow more time with --timeout, or try again"),
+        ConnectError::Lost => (Code::Lost, "; try again"),
     }
 }
 

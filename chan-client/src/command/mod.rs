@@ -8,6 +8,7 @@ mod failure;
 mod local;
 mod notice;
 mod repl;
+mod session;
 mod tunnel;
 
 use std::io;
@@ -42,17 +43,17 @@ pub fn run() -> Result<(), Failure> {
         Command::Call { access, message, start } => exchange::call(&access, &message, &start, &notice),
         Command::Cast { access, message, start } => exchange::cast(&access, &message, &start, &notice),
         Command::Ping { access } => exchange::ping(&access, &notice),
-        Command::Receive { access, start } => exchange::receive(&access, &start, &notice),
-        Command::Repl { access, start } => repl::repl(&access, &start, &notice),
+        Command::Receive { access, start, outage } => exchange::receive(&access, &start, &outage, &notice),
+        Command::Repl { access, start, outage } => repl::repl(&access, &start, &outage, &notice),
         Command::Keygen { file } => local::keygen(&file),
         Command::Pubkey { file } => local::pubkey(&file),
         Command::Save { name, url, replace } => local::save(&name, &url, replace),
         Command::List => local::list(),
         Command::Delete { name } => local::delete(&name),
-        Command::Forward { listen, max_connections, access } => {
-            tunnel::forward(&listen, max_connections, &access, notice)
+        Command::Forward { listen, max_connections, access, outage } => {
+            tunnel::forward(&listen, max_connections, &access, &outage, notice)
         }
-        Command::Pipe { access } => tunnel::pipe(&access, &notice),
+        Command::Pipe { access, outage } => tunnel::pipe(&access, &outage, &notice),
         Command::Completions { shell } => local::completions(shell),
         Command::Man { directory } => local::man(&directory),
     }

@@ -4,11 +4,11 @@ use std::fmt;
 use std::io::{IsTerminal, stderr};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use lib_chan::signals;
 use lib_chan::stdio::complain;
+use lib_chan::{ConnectionState, Opaque, Remote, signals};
 use tokio::time::sleep;
 
 use super::failure::{Failure, MAYBE};
@@ -24,6 +24,54 @@ pub(super) struct Notice {
     waiting_for: Mutex<&'static str>,
     /// Whether the message may have reached the service.
     sent: AtomicBool,
+    outages: Arc<Outages>,
+}
+
+/// What is said when a session loses its connection, and when it has another.
+pub(super) const RECONNECTING: &str = "reconnecting…";
+pub(super) const RECONNECTED: &str = "reconnected";
+
+/// Counts the sessions without a connection. Speaks of the first that loses its own, and when all have one again: a
+/// network that fails takes the connections of all sessions at once.
+#[derive(Debug, Default)]
+struct Outages(Mutex<usize>);
+
+impl Outages {
+    /// A session has lost its connection. Returns what to say.
+    fn begin(&self) -> Option<&'static str> {
+        let mut detached = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *detached += 1;
+        (*detached == 1).then_some(RECONNECTING)
+    }
+
+    /// A session has a connection again, or has ended without. Returns what to say.
+    fn end(&self, reconnected: bool) -> Option<&'static str> {
+        let mut detached = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *detached -= 1;
+        (*detached == 0 && reconnected).then_some(RECONNECTED)
+    }
+
+    /// Says what is to be said of a session, until it ends.
+    async fn follow(&self, remote: Remote<Opaque>, say: impl Fn(&'static str)) {
+        let mut detached = false;
+        let mut state = remote.connection();
+        loop {
+            let is_detached = matches!(state, ConnectionState::Detached { .. });
+            if is_detached != detached {
+                detached = is_detached;
+                if let Some(line) = if detached { self.begin() } else { self.end(true) } {
+                    say(line);
+                }
+            }
+            match remote.connection_changed(state).await {
+                Some(next) => state = next,
+                None => break,
+            }
+        }
+        if detached {
+            self.end(false);
+        }
+    }
 }
 
 impl Notice {
@@ -33,6 +81,7 @@ impl Notice {
             terminal: stderr().is_terminal(),
             waiting_for: Mutex::new(""),
             sent: AtomicBool::new(false),
+            outages: Arc::default(),
         }
     }
 
@@ -56,7 +105,23 @@ impl Notice {
 
     /// Reports a problem; the command continues.
     pub(super) fn complain(&self, what: impl fmt::Display) {
-        complain(format_args!("chan-client: {}", crate::json::one_line(&what.to_string())));
+        say(what);
+    }
+
+    /// Reports when a session loses its connection, and when it has another.
+    pub(super) fn follow(&self, remote: Remote<Opaque>) {
+        let outages = Arc::clone(&self.outages);
+        tokio::spawn(async move { outages.follow(remote, say).await });
+    }
+
+    /// Returns a report of details that outlives this.
+    pub(super) fn details(&self) -> impl Fn(fmt::Arguments<'_>) + Send + Sync + use<> {
+        let verbose = self.verbose;
+        move |what: fmt::Arguments<'_>| {
+            if verbose {
+                say(what);
+            }
+        }
     }
 
     /// Runs `work` until it is done or a signal ends it. On a terminal, explains each wait that takes a second, once.
@@ -94,6 +159,10 @@ impl Notice {
     }
 }
 
+fn say(what: impl fmt::Display) {
+    complain(format_args!("chan-client: {}", crate::json::one_line(&what.to_string())));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -118,6 +187,15 @@ mod tests {
     async fn explains_long_waits_once() {
         let steps = [("the network", 500), ("the key", 3600), ("the answer", 500)];
         assert_eq!(said_during(&notice(true), &steps).await, ["the key"]);
+    }
+
+    #[test]
+    fn speaks_once_of_outage_of_many_sessions() {
+        let outages = Outages::default();
+        assert_eq!([outages.begin(), outages.begin()], [Some(RECONNECTING), None]);
+        assert_eq!([outages.end(true), outages.end(true)], [None, Some(RECONNECTED)]);
+        // The failure of a session that has ended is reported by itself.
+        assert_eq!([outages.begin(), outages.end(false)], [Some(RECONNECTING), None]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -4,16 +4,16 @@ use std::collections::VecDeque;
 use std::pin::{Pin, pin};
 use std::time::Duration;
 
-use lib_chan::{Channel, Limits, Message, Opaque, Remote};
+use lib_chan::{Channel, ConnectionState, Limits, Message, Opaque, Remote};
 use tokio::time::{sleep, timeout};
 
 use super::access::typed_json;
-use super::arguments::{Access, Start};
+use super::arguments::{Access, Outage, Start};
 use super::block_on;
 use super::console::{Console, Input};
 use super::exchange::{NO_CALLS, opaque, open, readable, shown};
 use super::failure::{Failure, MAYBE};
-use super::notice::Notice;
+use super::notice::{Notice, RECONNECTED, RECONNECTING};
 
 const HELP: &str = "\
 MESSAGE     call: send JSON and show the answer
@@ -25,26 +25,35 @@ quit, exit  leave, like Ctrl-D";
 /// The time for which the end of a script waits for messages of the service, once the service has taken the script's.
 const LAST_MESSAGES_TIMEOUT: Duration = Duration::from_millis(250);
 
-pub(super) fn repl(access: &Access, start: &Start, notice: &Notice) -> Result<(), Failure> {
+pub(super) fn repl(access: &Access, start: &Start, outage: &Outage, notice: &Notice) -> Result<(), Failure> {
     let args = start.args()?;
-    let way = access.way()?;
+    let way = access.way()?.resuming(outage);
     block_on(async {
-        let mut chan = notice.during(open(&way, &args, notice)).await?;
-        let mut console = Console::start()?;
-        let mut conversation = Conversation::new(&console);
-        let left = conversation.hold(&mut chan, &mut console).await;
-        let mut signals = console.finish(!matches!(left, Ok(Left::EndOfInput))).await;
-        left?;
-        let close = async {
-            taken(&chan.remote()).await?;
-            chan.close().await.map_err(|reason| Failure::cast(&reason))
-        };
-        tokio::select! {
-            closed = close => closed?,
-            signal = signals.recv() => return Err(Failure::signal(signal, MAYBE)),
-        }
-        conversation.result()
+        let (chan, session) = notice.during(open(&way, &args, notice)).await?;
+        let held = hold(chan, notice).await;
+        session.end(held).await
     })
+}
+
+/// Holds the conversation and closes the session.
+async fn hold(mut chan: Channel<Opaque>, notice: &Notice) -> Result<(), Failure> {
+    let mut console = Console::start()?;
+    if !console.has_editor() {
+        notice.follow(chan.remote());
+    }
+    let mut conversation = Conversation::new(&console);
+    let left = conversation.hold(&mut chan, &mut console).await;
+    let mut signals = console.finish(!matches!(left, Ok(Left::EndOfInput))).await;
+    left?;
+    let close = async {
+        taken(&chan.remote()).await?;
+        chan.close().await.map_err(|reason| Failure::cast(&reason))
+    };
+    tokio::select! {
+        closed = close => closed?,
+        signal = signals.recv() => return Err(Failure::signal(signal, MAYBE)),
+    }
+    conversation.result()
 }
 
 /// Waits until the service has taken every cast. It reports a cast that it cannot decode only then, and closing the
@@ -104,6 +113,8 @@ impl Conversation {
         let mut last = pin!(wait_for_last(&remote, self.script));
         let mut left = None;
         let mut work: Option<Work<'_>> = None;
+        // The line editor owns the terminal, so the state of the connection is shown as a line above the prompt.
+        let mut connection = console.has_editor().then(|| remote.connection());
         let mut over = false;
         loop {
             let mut waits_for_last = false;
@@ -155,6 +166,10 @@ impl Conversation {
                     done?;
                     return Ok(left.unwrap_or(Left::EndOfInput));
                 }
+                state = changed(&remote, connection), if connection.is_some() => {
+                    self.unshown.extend(shown_change(connection, state));
+                    connection = state;
+                }
                 message = chan.recv(), if idle && !over => match message {
                     Some(Message::Cast(message)) => {
                         let unreadable = |what| format!("- a message {what}");
@@ -195,6 +210,22 @@ impl Conversation {
             }
             _ => Ok(()),
         }
+    }
+}
+
+/// Waits until the state of the connection is another than `seen`; `None` once the session has ended.
+async fn changed(remote: &Remote<Opaque>, seen: Option<ConnectionState>) -> Option<ConnectionState> {
+    remote.connection_changed(seen?).await
+}
+
+/// Returns the line about a change of the connection, if there is one.
+fn shown_change(before: Option<ConnectionState>, after: Option<ConnectionState>) -> Option<String> {
+    use ConnectionState::{Attached, Detached};
+
+    match (before?, after?) {
+        (Attached { .. }, Detached { .. }) => Some(format!("- {RECONNECTING}")),
+        (Detached { .. }, Attached { .. }) => Some(format!("- {RECONNECTED}")),
+        _ => None,
     }
 }
 

@@ -11,14 +11,15 @@ use lib_chan::relay::{Relay, RelayError, tcp_halves};
 use lib_chan::{Channel, ExitReason, Opaque, signals, stdio};
 use tokio::net::tcp::ReadHalf;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
-use super::access::Way;
-use super::arguments::Access;
+use super::access::{LAST_WORDS_TIMEOUT, Way};
+use super::arguments::{Access, Outage};
 use super::failure::{Code, Failure};
 use super::notice::Notice;
+use super::session::Session;
 use super::{block_on, print_line};
 
 /// The name of the local stream in errors that reach the service.
@@ -41,20 +42,22 @@ const ACCEPT_RETRY_AFTER: Duration = Duration::from_millis(100);
 /// The attempts to find a port that is free on both loopback addresses.
 const PORT_ATTEMPTS: usize = 16;
 
-pub(super) fn pipe(access: &Access, notice: &Notice) -> Result<(), Failure> {
-    let way = access.way()?;
+pub(super) fn pipe(access: &Access, outage: &Outage, notice: &Notice) -> Result<(), Failure> {
+    let way = access.way()?.resuming(outage);
     block_on(async {
-        let chan = notice.during(open(&way, notice, || None)).await?;
+        let (chan, session) = notice.during(open(&way, notice, || None)).await?;
+        notice.follow(chan.remote());
         let mut signals = signals::subscribe();
         let relay = Relay::new(LOCAL).input_timeout(INPUT_TIMEOUT);
-        tokio::select! {
+        let carried = tokio::select! {
             carried = relay.run(chan, stdio::input(), stdio::output()) => match carried {
                 // The reader of standard output has closed it, as `head` does. Other programs end silently too.
                 Err(RelayError::Stream(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
                 carried => carried.map_err(failure),
             },
             signal = signals.recv() => Err(Failure::signal(signal, "data in transit may be lost")),
-        }
+        };
+        session.end(carried).await
     })
 }
 
@@ -62,9 +65,10 @@ pub(super) fn forward(
     listen: &str,
     max_connections: u16,
     access: &Access,
+    outage: &Outage,
     notice: Notice,
 ) -> Result<(), Failure> {
-    let way = access.way()?;
+    let way = access.way()?.resuming(outage);
     raise_descriptors();
     block_on(async {
         // Reports a wrong password now, and derives the key before a connection waits for it.
@@ -88,16 +92,20 @@ pub(super) fn forward(
             room: Arc::new(Semaphore::new(max_connections.into())),
             max_connections,
             full: AtomicBool::new(false),
+            over: watch::Sender::new(false),
         });
         let mut accepting = JoinSet::new();
         for listener in listeners {
             accepting.spawn(accept(listener, Arc::clone(&forward)));
         }
-        tokio::select! {
+        let ended = tokio::select! {
             // No acceptor ends.
             Some(ended) = accepting.join_next() => ended.map_err(Failure::local),
             _ = signals.recv() => Ok(()),
-        }
+        };
+        drop(accepting);
+        forward.end().await;
+        ended
     })
 }
 
@@ -110,6 +118,8 @@ struct Forward {
     max_connections: u16,
     /// Whether the last connection was reset for want of room. Only the first reset in a row is reported.
     full: AtomicBool,
+    /// Whether the command is over.
+    over: watch::Sender<bool>,
 }
 
 async fn accept(listener: TcpListener, forward: Arc<Forward>) {
@@ -154,14 +164,29 @@ impl Forward {
             let FirstBytes { bytes, .. } = first.get_or_init(|| FirstBytes::read(&reader));
             (!bytes.is_empty()).then(|| bytes.clone())
         };
-        let chan = open(&self.way, &self.notice, first_bytes).await?;
+        let (chan, session) = open(&self.way, &self.notice, first_bytes).await?;
         drop(login);
+        self.notice.follow(chan.remote());
         if let Some(FirstBytes { error: Some(error), .. }) = first.into_inner() {
             let error = RelayError::from(error);
             chan.remote().end(error.reason(LOCAL));
             return Err(failure(error));
         }
-        Relay::new(LOCAL).run(chan, reader, writer).await.map_err(failure)
+        let mut over = self.over.subscribe();
+        let carried = tokio::select! {
+            carried = Relay::new(LOCAL).run(chan, reader, writer) => carried.map_err(failure),
+            // The sender is `self`.
+            _ = over.wait_for(|over| *over) => Ok(()),
+        };
+        session.end(carried).await
+    }
+
+    /// Ends all sessions, and lets their ends go out.
+    async fn end(&self) {
+        self.over.send_replace(true);
+        let all = self.room.acquire_many(self.max_connections.into());
+        // Each of them takes that time at most.
+        drop(timeout(2 * LAST_WORDS_TIMEOUT, all).await);
     }
 }
 
@@ -189,11 +214,9 @@ async fn open(
     way: &Way,
     notice: &Notice,
     first: impl Fn() -> Option<Vec<u8>> + Send + Sync,
-) -> Result<Channel<Opaque>, Failure> {
+) -> Result<(Channel<Opaque>, Session), Failure> {
     let connect = way.connect(notice).codec(Codec::Raw).first(first);
-    let chan = connect.open::<Opaque, Opaque>().await?;
-    notice.detail(|| "the session is open".into());
-    Ok(chan)
+    way.open(connect, notice).await
 }
 
 /// Binds the listeners. A port alone is bound on loopback only, because everybody who can connect can use the service. It

@@ -468,7 +468,9 @@ async fn exit_ends_service_and_reason_returns() {
 #[tokio::test]
 async fn client_program_is_killed_with_signal_9() {
     let mut probe = Probe::start();
-    let client = Running::start(probe.server.client("receive", "service"));
+    let mut client = probe.server.client("receive", "service");
+    client.args(["--resume", "0"]);
+    let client = Running::start(client);
     probe.started().await;
     client.signal("KILL");
     assert_eq!(probe.told().await, ServiceTold::all(&ExitReason::NoConnection, 0));
@@ -491,7 +493,9 @@ async fn client_program_is_interrupted() {
 #[tokio::test]
 async fn stopped_client_program_is_lost() {
     let mut probe = Probe::with("heartbeat_interval = '1 s'");
-    let client = Running::start(probe.server.client("receive", "service"));
+    let mut client = probe.server.client("receive", "service");
+    client.args(["--resume", "0"]);
+    let client = Running::start(client);
     probe.started().await;
     let began = Instant::now();
     client.signal("STOP");

@@ -23,6 +23,7 @@ mod pages;
 #[cfg(target_os = "linux")]
 mod platform;
 mod python;
+mod reconnecting;
 mod relay;
 mod relay_endings;
 mod streams;

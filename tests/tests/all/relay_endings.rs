@@ -3,11 +3,11 @@
 use std::{
     io::{ErrorKind, Read, Write},
     net::{Shutdown, TcpListener, TcpStream},
-    process::Stdio,
+    process::{Command, Stdio},
     sync::mpsc::{Receiver, channel},
 };
 
-use chan_tests::{Folder, PATIENCE, Proxy, Running, Server, run};
+use chan_tests::{Folder, PATIENCE, Proxy, Running, Server, nobody, run};
 
 use super::relay::{forward_by, in_front_of, in_front_of_port, listen};
 
@@ -42,15 +42,15 @@ struct HalfDone {
 
 impl HalfDone {
     fn start() -> Self {
-        Self::start_with("")
+        Self::start_with("", "0")
     }
 
-    /// The same, with these limits of the server.
-    fn start_with(limits: &str) -> Self {
+    /// The same, with these limits of the server and this time for an outage.
+    fn start_with(limits: &str, resume: &str) -> Self {
         let (port, target) = target();
         let server = in_front_of(&format!("['tcp', 'connect', '127.0.0.1:{port}']\n[limits]\n{limits}"));
         let proxy = Proxy::before(server.url("s"));
-        let (forward, port) = forward_by(&server, &proxy.url(server.url("s")), &[]);
+        let (forward, port) = forward_by(&server, &proxy.url(server.url("s")), &["--resume", resume]);
         let mut local = TcpStream::connect(format!("127.0.0.1:{port}")).unwrap();
         local.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut back = local.try_clone().unwrap();
@@ -72,6 +72,13 @@ impl HalfDone {
         let target = self.target.recv_timeout(PATIENCE).unwrap();
         assert_eq!(target, Err(ErrorKind::ConnectionReset), "the target");
     }
+}
+
+/// `chan-client pipe` with this time for an outage.
+fn pipe(server: &Server, resume: &str) -> Command {
+    let mut pipe = server.client("pipe", "s");
+    pipe.args(["--resume", resume]);
+    pipe
 }
 
 #[test]
@@ -108,16 +115,72 @@ fn cut_network_resets_both_ends() {
 
 #[test]
 fn silent_network_resets_both_ends() {
-    let half = HalfDone::start_with("heartbeat_interval = '1 s'");
+    let half = HalfDone::start_with("heartbeat_interval = '1 s'", "0");
     half.proxy.swallow();
     half.assert_reset();
+}
+
+#[test]
+fn carried_stream_is_reset_after_its_window() {
+    let half = HalfDone::start_with("", "1s");
+    half.proxy.redirect(&nobody());
+    half.proxy.cut();
+    half.forward.err.wait("the outage", |line| line == "chan-client: reconnecting…");
+    half.forward.err.wait("the end", |line| line.contains("the connection was lost"));
+    half.assert_reset();
+}
+
+/// Five megabytes each way while the connection is cut again and again, and the true EOF of both.
+#[test]
+fn carried_stream_survives_cuts() {
+    let mut half = HalfDone::start_with("", "1m");
+    for cut in 1..=5 {
+        half.proxy.cut();
+        half.forward.err.wait_for("next connection", |lines| {
+            lines.iter().filter(|line| *line == "chan-client: reconnected").count() == cut
+        });
+        half.local.write_all(&vec![7; PART / 2]).unwrap();
+    }
+    half.local.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(half.target.recv_timeout(PATIENCE).unwrap(), Ok(()));
+    assert_eq!(half.local.read(&mut [0; 1]).unwrap(), 0);
+}
+
+#[test]
+fn ended_forward_and_pipe_leave_no_target_waiting() {
+    // The server would keep the target for a minute, which is longer than the test waits.
+    let half = HalfDone::start_with("", "1h");
+    half.forward.signal("TERM");
+    half.assert_reset();
+    for signal in ["TERM", "INT", "HUP"] {
+        let (port, target) = target();
+        let server = in_front_of_port(port);
+        let mut pipe = Running::start_unread(pipe(&server, "1h"));
+        pipe.stdin.as_mut().unwrap().write_all(&vec![7; PART]).unwrap();
+        assert_eq!(target.recv_timeout(PATIENCE).unwrap(), Ok(()));
+        pipe.signal(signal);
+        assert_eq!(target.recv_timeout(PATIENCE).unwrap(), Err(ErrorKind::ConnectionReset), "{signal}");
+    }
+}
+
+#[test]
+fn killed_pipe_keeps_target_for_window() {
+    let (port, target) = target();
+    let server = in_front_of_port(port);
+    let mut pipe = Running::start_unread(pipe(&server, "1s"));
+    pipe.stdin.as_mut().unwrap().write_all(&vec![7; PART]).unwrap();
+    assert_eq!(target.recv_timeout(PATIENCE).unwrap(), Ok(()));
+    pipe.signal("KILL");
+    server.event("session_detached");
+    assert_eq!(target.recv_timeout(PATIENCE).unwrap(), Err(ErrorKind::ConnectionReset));
+    assert_eq!(server.event("session_ended")["reason"], "noconnection");
 }
 
 #[test]
 fn killed_server_fails_pipe() {
     let (port, target) = target();
     let server = in_front_of_port(port);
-    let mut pipe = Running::start_unread(server.client("pipe", "s"));
+    let mut pipe = Running::start_unread(pipe(&server, "0"));
     pipe.stdin.as_mut().unwrap().write_all(&vec![7; PART]).unwrap();
     assert_eq!(target.recv_timeout(PATIENCE).unwrap(), Ok(()));
     server.signal("KILL");
@@ -142,7 +205,7 @@ fn local_reset_reaches_target_as_reset() {
 fn killed_pipe_resets_target() {
     let (port, target) = target();
     let server = in_front_of_port(port);
-    let mut pipe = Running::start_unread(server.client("pipe", "s"));
+    let mut pipe = Running::start_unread(pipe(&server, "0"));
     pipe.stdin.as_mut().unwrap().write_all(&vec![7; PART]).unwrap();
     assert_eq!(target.recv_timeout(PATIENCE).unwrap(), Ok(()));
     pipe.signal("KILL");
@@ -271,7 +334,7 @@ fn unix_upload(end: impl FnOnce(&Server, &mut Running)) -> ErrorKind {
     let path = folder.path().join("socket");
     let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
     let server = in_front_of(&format!("['unix', 'connect', '{}']", path.display()));
-    let mut pipe = Running::start_unread(server.client("pipe", "s"));
+    let mut pipe = Running::start_unread(pipe(&server, "0"));
     let (mut stream, _) = listener.accept().unwrap();
     pipe.stdin.as_mut().unwrap().write_all(b"half").unwrap();
     stream.read_exact(&mut [0; 4]).unwrap();

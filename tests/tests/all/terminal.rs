@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use chan_tests::{Folder, NAMES_AND_ECHO, PASSWORD, Server, Terminal, program};
+use chan_tests::{Folder, NAMES_AND_ECHO, PASSWORD, Proxy, Server, Terminal, nobody, program};
 
 fn client(arguments: &[&str]) -> Command {
     let mut client = Command::new(program("chan-client"));
@@ -21,8 +21,12 @@ fn logged_in(server: &Server, command: &str, service: &str, more: &[&str]) -> Te
 
 /// A server, and a client at the first prompt of a conversation with `service`.
 fn at_prompt(service: &str) -> (Server, Terminal) {
+    at_prompt_with(service, &[])
+}
+
+fn at_prompt_with(service: &str, more: &[&str]) -> (Server, Terminal) {
     let server = Server::start(NAMES_AND_ECHO);
-    let mut terminal = logged_in(&server, "repl", service, &[]);
+    let mut terminal = logged_in(&server, "repl", service, more);
     terminal.see_prompt();
     (server, terminal)
 }
@@ -294,10 +298,31 @@ fn a_terminal_without_cursor_holds_a_conversation() {
 
 #[test]
 fn a_server_that_dies_gives_the_terminal_back() {
-    let (server, mut terminal) = at_prompt("echo");
+    let (server, mut terminal) = at_prompt_with("echo", &["--resume", "0"]);
     server.signal("KILL");
     terminal.see("chan-client: the connection was lost");
     assert_eq!(terminal.ended(), 9);
+}
+
+#[test]
+fn outage_is_shown_above_prompt() {
+    let server = Server::start(NAMES_AND_ECHO);
+    let proxy = Proxy::before(server.url("echo"));
+    let mut terminal = Terminal::start(&client(&["repl", &proxy.url(server.url("echo"))]));
+    terminal.see("Password for ");
+    terminal.type_keys(&format!("{PASSWORD}\n"));
+    terminal.see_prompt();
+    proxy.redirect(&nobody());
+    proxy.cut();
+    terminal.see("- reconnecting…");
+    // The call waits for a connection.
+    terminal.type_keys("\"hello\"\r");
+    proxy.redirect(server.url("echo"));
+    terminal.see("- reconnected");
+    terminal.see("\"hello\"");
+    terminal.see_prompt();
+    terminal.type_keys("\x04");
+    assert_eq!(terminal.ended(), 0);
 }
 
 #[test]
