@@ -1,5 +1,7 @@
 //! Serves one connection, from its first byte to the last words of its session, in a task of its own.
 
+mod resume;
+
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -8,22 +10,18 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use lib_chan::ExitReason;
-use lib_chan::auth::{Account, AccountVerifier, Mechanism, ResumeClaim, ResumeKey, SessionId};
-use lib_chan::channel::{
-    Attacher, Change, First, Opening, attachments, hear_first, say_lost, serve_resumable,
-};
+use lib_chan::auth::{Account, AccountVerifier, Mechanism};
+use lib_chan::channel::{Attacher, First, Opening, Served, attachments, hear_first, serve_resumable};
 use lib_chan::handshake::Authenticated;
 use lib_chan::handshake::server::Refusal;
 use lib_chan::login::{ServerLoginError, login_server};
-use lib_chan::secret::Secret;
 use lib_chan::tls::{TlsError, exporter};
-use lib_chan::wire::{Granted, Tombstone};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
-use zeroize::Zeroizing;
 
+use self::resume::ResumableSession;
 use crate::audit::{Event, Who, escaped};
 use crate::gate::{
     Crowded, Holder, LoginEnd, LoginPermit, OpeningPermit, SessionPermit, Source, Turned, deadline, locked,
@@ -33,8 +31,7 @@ use crate::live::Seat;
 use crate::modules::Log;
 use crate::policy::Policy;
 use crate::proxy_protocol;
-use crate::resume::{Found, NoRoom, Resumable};
-use crate::shared::{Core, Phase, Way, after};
+use crate::shared::{Core, Phase, after};
 use crate::traffic::{Counted, Stream, Traffic};
 
 /// A connection, as the log knows it.
@@ -232,7 +229,7 @@ impl Connection {
         self.session(stream, client, &seat, phase).await;
     }
 
-    /// Serves the session until it is over and its last words are said.
+    /// Serves a session, or brings the connection to the session that the client resumes.
     async fn session(
         &self,
         mut stream: Stream,
@@ -241,93 +238,94 @@ impl Connection {
         mut phase: watch::Receiver<Phase>,
     ) {
         let traffic = &seat.traffic;
-        let opening = OpeningPermit::take(&self.core.sessions, self.holder(client));
-        let opening = match opening {
+        let opening = match OpeningPermit::take(&self.core.sessions, self.holder(client)) {
             Ok(opening) => opening,
             Err(crowded) => {
                 self.refused(client, crowded.as_str());
                 return self.ended(client, traffic, &ExitReason::Overload);
             }
         };
-        let first = match self.hear(&mut stream, seat, &mut phase).await {
-            Ok(First::Other(first)) => first,
+        let reason = match self.hear(&mut stream, seat, &mut phase).await {
+            Ok(First::Other(first)) => self.serve(stream, &first, client, seat, opening, phase).await,
             Ok(First::Resume { claim, proof }) => {
-                return self.resume(stream, client, traffic, claim, &proof).await;
+                let reason = self.resume(stream, client, claim, &proof).await;
+                // The bytes of a connection that the session took over are counted there.
+                let Some(reason) = reason else { return };
+                reason
             }
-            Err(reason) => return self.ended(client, traffic, &reason),
+            Err(reason) => reason,
         };
+        self.ended(client, traffic, &reason);
+    }
+
+    /// Serves a session until it is over and its last words are said. Returns why it ended.
+    async fn serve(
+        &self,
+        stream: Stream,
+        first: &[u8],
+        client: &Authenticated,
+        seat: &Arc<Seat>,
+        opening: OpeningPermit,
+        phase: watch::Receiver<Phase>,
+    ) -> ExitReason {
         let (attacher, attachments) = attachments();
-        let (place, resumable) = (OnceLock::new(), OnceLock::new());
-        let watched = phase.clone();
-        let (place, resumable) = (&place, &resumable);
-        let start = move |mut asked: Opening| {
+        let started = OnceLock::new();
+        let start = |asked: Opening| {
             drop(opening);
-            let serving = *watched.borrow() == Phase::Serving;
-            if serving && let Some(reason) = seat.over() {
-                let why = if reason == ExitReason::Revoked { REVOKED } else { ENDED };
-                asked.refuse(why);
-                self.refused(client, why);
-            } else if serving {
-                let permit = self.permit(client).map(Arc::new);
-                if let Ok(permit) = &permit {
-                    let _ = place.set(Arc::clone(permit));
-                }
-                let granted = match permit {
-                    Ok(_) => self.grant(&mut asked, client, seat, attacher),
-                    Err(_) => Ok(None),
-                };
-                let (session, no_resume) = match granted {
-                    Ok(session) => (session, None),
-                    Err(full) => (None, Some(full.as_str())),
-                };
-                let resume_ms = session.as_ref().map(|session| session.window_ms);
-                if let Some(session) = session {
-                    let _ = resumable.set(session);
-                }
-                self.start(asked, client, permit, seat, (resume_ms, no_resume));
-            } else {
-                asked.refuse(GOING_AWAY);
-                self.refused(client, GOING_AWAY);
+            let is_serving = *self.core.phase.borrow() == Phase::Serving;
+            if let Some(now) = self.start(asked, client, seat, is_serving, attacher) {
+                let _ = started.set(now);
             }
         };
         let changed = |change| self.changed(client, seat, change);
         let limits = &self.policy.limits;
-        let mut serving = pin!(serve_resumable(*stream, &first, client, limits, attachments, changed, start));
-        let mut seen = Phase::Serving;
-        let mut due = pin!(seat.due());
-        let mut told = false;
-        let reason = loop {
+        let serving = serve_resumable(*stream, first, client, limits, attachments, changed, start);
+        let served = match self.supervise(serving, seat, phase).await {
+            Ok(served) => served,
+            Err(reason) => return reason,
+        };
+        if served.expired {
+            let (who, peer) = (Who::of(client), seat.peer());
+            self.write(|connection, _| Event::SessionExpired { connection, peer, who });
+        }
+        if let Some(Started { resumable: Some(resumable), .. }) = started.get() {
+            resumable.end(served.tombstone);
+        }
+        served.reason
+    }
+
+    /// Lets a session run to its end, and ends it when its right is withdrawn or the server stops. Returns why where it
+    /// had to be cut off.
+    async fn supervise(
+        &self,
+        serving: impl Future<Output = Served>,
+        seat: &Seat,
+        mut phase: watch::Receiver<Phase>,
+    ) -> Result<Served, ExitReason> {
+        let (mut serving, mut due) = (pin!(serving), pin!(seat.due()));
+        let (mut seen, mut told) = (Phase::Serving, false);
+        loop {
             tokio::select! {
-                served = &mut serving => {
-                    if served.expired {
-                        let (who, peer) = (Who::of(client), seat.peer());
-                        self.write(|connection, _| Event::SessionExpired { connection, peer, who });
-                    }
-                    if let Some(session) = resumable.get() {
-                        session.end(served.tombstone);
-                    }
-                    break served.reason;
-                }
+                served = &mut serving => return Ok(served),
                 reason = &mut due, if !told => {
                     told = true;
                     match seat.control.get() {
                         Some(control) => control.end(reason),
-                        None => break reason,
+                        None => return Err(reason),
                     }
                 }
                 next = after(seen, &mut phase) => {
                     seen = next;
                     match (seen, seat.control.get()) {
                         (Phase::Stopping, Some(control)) => control.end(ExitReason::Shutdown),
-                        (Phase::Stopping, None) | (Phase::Cut, _) => break ExitReason::Shutdown,
+                        (Phase::Stopping, None) | (Phase::Cut, _) => return Err(ExitReason::Shutdown),
                         (Phase::Draining, Some(control)) => control.go_away(),
                         // One that is not open yet is refused when it asks for its service.
                         (Phase::Draining, None) | (Phase::Serving, _) => {}
                     }
                 }
             }
-        };
-        self.ended(client, traffic, &reason);
+        }
     }
 
     /// Hears how the client begins, before the deadline for that.
@@ -343,101 +341,6 @@ impl Connection {
             _ = after(Phase::Draining, phase) => Err(ExitReason::Shutdown),
             heard = timeout(self.policy.limits.login_timeout, hear_first(stream)) => {
                 heard.map_err(|_| ExitReason::NoConnection)
-            }
-        }
-    }
-
-    /// Hands the connection to the session that the client resumes, or tells the client what is known of that.
-    async fn resume(
-        &self,
-        mut stream: Stream,
-        client: &Authenticated,
-        traffic: &Traffic,
-        claim: ResumeClaim,
-        proof: &[u8; 32],
-    ) {
-        let name = (client.service(), client.client());
-        let tombstone = loop {
-            let Ok(exporter) = exporter(stream.get_ref().1) else { break None };
-            let found = {
-                let table = locked(&self.core.resumables);
-                match table.judge(Instant::now(), name, &exporter, &claim, proof) {
-                    Some(Found::Live(way)) => Ok(way.clone()),
-                    Some(Found::Over(tombstone)) => Err(Some(tombstone.clone())),
-                    None => Err(None),
-                }
-            };
-            match found {
-                Ok(Way { attacher, seat }) => {
-                    seat.hand(claim.epoch, self.id, self.peer);
-                    stream.get_mut().0.count_in(&seat.traffic);
-                    match attacher.attach(claim, stream) {
-                        Ok(()) => return,
-                        // The session ends at this moment; its task is about to leave the record.
-                        Err(back) => stream = back,
-                    }
-                    tokio::task::yield_now().await;
-                }
-                Err(tombstone) => break tombstone,
-            }
-        };
-        let reason = match &tombstone {
-            Some(tombstone) => {
-                self.refused(client, SESSION_OVER);
-                tombstone.reason.clone()
-            }
-            None => {
-                locked(&self.core.gate).failed_late(Instant::now(), Source::of(self.peer.ip()));
-                self.refused(client, NO_SESSION);
-                ExitReason::NoConnection
-            }
-        };
-        say_lost(stream, tombstone, &self.policy.limits).await;
-        self.ended(client, traffic, &reason);
-    }
-
-    /// Promises the client that it can come back, if it asked for that and there is room.
-    fn grant(
-        &self,
-        asked: &mut Opening,
-        client: &Authenticated,
-        seat: &Arc<Seat>,
-        attacher: Attacher<Stream>,
-    ) -> Result<Option<ResumableSession>, NoRoom> {
-        let window = asked.wants_resume().min(self.core.policy().resume(client.service()));
-        let window_ms = u64::try_from(window.as_millis()).unwrap_or(u64::MAX);
-        let (mut id, mut secret) = ([0; 16], Zeroizing::new([0; 32]));
-        let drawn = aws_lc_rs::rand::fill(&mut id).and_then(|()| aws_lc_rs::rand::fill(&mut *secret));
-        if window_ms == 0 || drawn.is_err() {
-            return Ok(None);
-        }
-        let (id, secret) = (SessionId::new(id), Secret::new(*secret));
-        self.core.register(Resumable {
-            id,
-            key: ResumeKey::new(&secret),
-            service: client.service().clone(),
-            client: client.client().clone(),
-            holder: self.holder(client),
-            window,
-            handle: Way { attacher, seat: Arc::clone(seat) },
-        })?;
-        asked.grant(Granted { window: window_ms, id, secret });
-        Ok(Some(ResumableSession { core: Arc::clone(&self.core), id, window_ms }))
-    }
-
-    /// Notes that the session has lost its connection, or goes on over another.
-    fn changed(&self, client: &Authenticated, seat: &Seat, change: Change) {
-        let who = Who::of(client);
-        match change {
-            Change::Detached => {
-                seat.detach();
-                let peer = seat.peer();
-                self.write(|connection, _| Event::SessionDetached { connection, peer, who });
-            }
-            Change::Resumed { epoch, gap } => {
-                let over = seat.attach(epoch);
-                let (peer, gap_ms) = (seat.peer(), u64::try_from(gap.as_millis()).unwrap_or(u64::MAX));
-                self.write(|connection, _| Event::SessionResumed { connection, peer, who, over, gap_ms });
             }
         }
     }
@@ -460,38 +363,50 @@ impl Connection {
     /// Starts the service, or refuses by name: the client has proved itself.
     fn start(
         &self,
-        opening: Opening,
+        mut asked: Opening,
         client: &Authenticated,
-        permit: Result<Arc<SessionPermit>, Crowded>,
-        seat: &Seat,
-        (resume_ms, no_resume): (Option<u64>, Option<&str>),
-    ) {
-        let control = opening.control();
-        let outcome = match (permit, self.core.policy().starter(client.service())) {
-            (Err(crowded), _) => {
-                opening.refuse_overload(crowded.as_str());
-                Err(crowded.as_str().into())
-            }
-            (Ok(permit), Some(starter)) => starter.start(opening, self.log(client, permit)),
-            (Ok(_), None) => {
-                opening.refuse(REVOKED);
-                Err(REVOKED.into())
+        seat: &Arc<Seat>,
+        is_serving: bool,
+        attacher: Attacher<Stream>,
+    ) -> Option<Started> {
+        let policy = self.core.policy();
+        let late = match (is_serving, seat.over()) {
+            (false, _) => Some(GOING_AWAY),
+            (true, Some(ExitReason::Revoked)) => Some(REVOKED),
+            (true, Some(_)) => Some(ENDED),
+            (true, None) => None,
+        };
+        let starter = match (late, policy.starter(client.service())) {
+            (None, Some(starter)) => starter,
+            (late, _) => {
+                let why = late.unwrap_or(REVOKED);
+                asked.refuse(why);
+                self.refused(client, why);
+                return None;
             }
         };
-        let who = Who::of(client);
-        match outcome {
-            Ok(()) => {
-                let _ = seat.control.set(control);
-                self.write(|connection, peer| Event::SessionStarted {
-                    connection,
-                    peer,
-                    who,
-                    resume_ms,
-                    no_resume,
-                });
+        let place = match self.permit(client) {
+            Ok(place) => Arc::new(place),
+            Err(crowded) => {
+                asked.refuse_overload(crowded.as_str());
+                self.refused(client, crowded.as_str());
+                return None;
             }
-            Err(why) => self.refused(client, &why),
+        };
+        let (resumable, no_resume) = match self.grant(&mut asked, client, seat, attacher) {
+            Ok(resumable) => (resumable, None),
+            Err(full) => (None, Some(full.as_str())),
+        };
+        let control = asked.control();
+        if let Err(why) = starter.start(asked, self.log(client, Arc::clone(&place))) {
+            self.refused(client, &why);
+            return None;
         }
+        let _ = seat.control.set(control);
+        let resume_ms = resumable.as_ref().map(ResumableSession::window_ms);
+        let who = Who::of(client);
+        self.write(|connection, peer| Event::SessionStarted { connection, peer, who, resume_ms, no_resume });
+        Some(Started { _place: place, resumable })
     }
 
     /// What the service may write to the log about this connection.
@@ -541,28 +456,10 @@ const GOING_AWAY: &str = "the server is going away";
 const REVOKED: &str = "revoked";
 const ENDED: &str = "the operator ended this session";
 
-/// What the log says of a client that finds nothing to resume; all of them are told the same.
-const NO_SESSION: &str = "no session of this client has this name and proof";
-const SESSION_OVER: &str = "the session is over";
-
-/// A session that its client may resume.
-struct ResumableSession {
-    core: Arc<Core>,
-    id: SessionId,
-    window_ms: u64,
-}
-
-impl ResumableSession {
-    /// Leaves what is known of the session for a client that comes too late.
-    fn end(&self, tombstone: Option<Tombstone>) {
-        self.core.end_resumable(self.id, tombstone);
-    }
-}
-
-impl Drop for ResumableSession {
-    fn drop(&mut self) {
-        self.end(None);
-    }
+/// What a session holds from the start of its service to its end.
+struct Started {
+    _place: Arc<SessionPermit>,
+    resumable: Option<ResumableSession>,
 }
 
 /// Takes the seat away when the connection is over.
