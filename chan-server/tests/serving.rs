@@ -1,5 +1,7 @@
 //! A server on loopback, and clients made of lib_chan alone.
 
+#[path = "serving/attackers.rs"]
+mod attackers;
 #[path = "serving/resume.rs"]
 mod resume;
 
@@ -58,18 +60,28 @@ impl Write for Log {
 }
 
 impl Log {
-    fn find(&self, event: &str) -> Option<serde_json::Value> {
+    /// Returns the lines of an event so far.
+    fn all(&self, event: &str) -> Vec<serde_json::Value> {
         let text = self.0.0.lock().unwrap();
-        let mut lines = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
-        lines.find(|line| line["event"] == event)
+        let lines = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        lines.filter(|line| line["event"] == event).collect()
+    }
+
+    fn find(&self, event: &str) -> Option<serde_json::Value> {
+        self.all(event).into_iter().next()
     }
 
     /// Waits for the first line of an event.
     async fn first(&self, event: &str) -> serde_json::Value {
+        self.nth(event, 0).await
+    }
+
+    /// Waits for the line of an event that has so many of that event before it.
+    async fn nth(&self, event: &str, n: usize) -> serde_json::Value {
         let waiting = async {
             loop {
                 let written = self.0.1.notified();
-                if let Some(line) = self.find(event) {
+                if let Some(line) = self.all(event).into_iter().nth(n) {
                     return line;
                 }
                 written.await;

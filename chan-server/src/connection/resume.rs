@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 
 use super::Connection;
 use crate::audit::{Event, Who};
-use crate::gate::{Source, locked};
+use crate::gate::locked;
 use crate::live::Seat;
 use crate::resume::{Found, NoRoom, Resumable};
 use crate::shared::{Core, Way};
@@ -77,12 +77,11 @@ impl Connection {
                 Err(tombstone) => break tombstone,
             }
         };
+        // An unknown session brings no penalty: it cost its client a login, and after a restart all honest clients ask for
+        // one. A known one must look the same.
         let (why, reason) = match &tombstone {
             Some(tombstone) => (SESSION_OVER, tombstone.reason.clone()),
-            None => {
-                locked(&self.core.gate).failed_late(Instant::now(), Source::of(self.peer.ip()));
-                (NO_SESSION, ExitReason::NoConnection)
-            }
+            None => (NO_SESSION, ExitReason::NoConnection),
         };
         self.refused(client, why);
         say_lost(stream, tombstone, &self.policy.limits).await;

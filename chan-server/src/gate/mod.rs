@@ -220,14 +220,6 @@ impl Gate {
         self.failures.forgive(now, source);
     }
 
-    /// Notes a failure of a client that had proved itself: it asked for a session without a valid proof for that
-    /// session.
-    pub fn failed_late(&mut self, now: Instant, source: Source) {
-        if !self.is_exempt(source) {
-            self.fail(now, source, self.rules.penalty_failed);
-        }
-    }
-
     /// Notes a refused password under this name. Returns how long the refusal waits before it is sent. The login
     /// keeps its place meanwhile, so there is no wait if places might become scarce.
     pub fn guessed_wrong(

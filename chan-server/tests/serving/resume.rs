@@ -3,10 +3,9 @@
 use std::net::Shutdown;
 
 use chan_server::live::{SessionInfo, Whom};
-use lib_chan::auth::{ResumeClaim, ResumeKey, SessionId};
 use lib_chan::channel::{Connected, Resume, open_resumable};
 use lib_chan::handshake::Authenticated;
-use lib_chan::wire::{Frame, LEN_LEN, Tombstone};
+use lib_chan::{CallError, CallFailure, ConnectionState, Executed};
 
 use super::*;
 
@@ -135,51 +134,79 @@ async fn one_resumable_session_too_many_opens_without() {
     assert_eq!(running.log.first("session_started").await["no_resume"], why);
 }
 
-/// Logs in, claims a session that there is not, and returns what the server knows of it.
-async fn claim_unknown(running: &Running) -> Result<Option<Tombstone>, LoginError> {
-    let (mut stream, _) = Network::to(running).dial().await?;
-    let exporter = exporter(stream.get_ref().1).unwrap();
-    let claim = ResumeClaim { id: SessionId::new([1; 16]), epoch: 2, received: 0, sent: 0 };
-    let proof = ResumeKey::new(&Secret::new([2; 32])).prove(&exporter, &claim);
-    let mut bytes = Vec::new();
-    Frame::Resume { claim, proof: &proof }.put(&mut bytes);
-    stream.write_all(&bytes).await.unwrap();
-    let mut answer = Vec::new();
-    let _ = stream.read_to_end(&mut answer).await;
-    match Frame::parse(&answer[LEN_LEN..]) {
-        Ok(Frame::Lost { tombstone }) => Ok(tombstone),
-        other => panic!("{other:?}"),
-    }
+/// A service that takes every call and answers none.
+fn hanging() -> Modules {
+    let hang = |_me: Process, mut chan: Channel<Opaque>, (): (), (): ()| async move {
+        let mut taken = Vec::new();
+        while let Some(message) = chan.recv().await {
+            if let Message::Call(call, reply) = message {
+                chan.remote().cast(call).await?;
+                taken.push(reply);
+            }
+        }
+        Ok(())
+    };
+    Modules::new().function_for(&[Codec::Raw], "test", "hang", hang)
 }
 
 #[tokio::test]
-async fn unknown_session_is_a_failed_login() {
-    let running = serve(&echo(), "max_logins_before_drop = 1\nlogin_drop_percent = 0").await;
-    assert_eq!(claim_unknown(&running).await.unwrap(), None);
-    assert_eq!(
-        running.log.first("session_refused").await["why"],
-        "no session of this client has this name and proof"
-    );
-    // Nothing but these failures turns the source away: each login is right.
-    let mut claims = 0;
-    while running.log.find("turned").is_none() {
-        claims += 1;
-        assert!(claims < 1000, "never turned away");
-        let _ = claim_unknown(&running).await;
-    }
-    let why = "too many failures from this source, under load ([gate] penalties)";
-    assert_eq!(running.log.first("turned").await["why"], why);
-}
-
-#[tokio::test]
-async fn restarted_server_has_lost_the_session() {
-    let running = serve(&echo(), "").await;
-    let (chan, network) = detached(&running).await;
-    let other = serve(&echo(), "").await;
+async fn restarted_server_is_told_truth_about_calls() {
+    let running = serve_with(&hanging(), &service("echo", "['test', 'hang']", 1), "").await;
+    let network = Network::to(&running);
+    let mut chan = network.open().await;
+    let call = |chan: &Channel<Opaque>| {
+        let remote = chan.remote();
+        tokio::spawn(async move { remote.call(Opaque(Bytes::from_static(b"call"))).await })
+    };
+    let taken = call(&chan);
+    assert!(matches!(chan.recv().await, Some(Message::Cast(_))), "the service has taken it");
+    let attached = chan.remote().connection();
+    network.cut();
+    let detached = chan.remote().connection_changed(attached).await;
+    assert!(matches!(detached, Some(ConnectionState::Detached { .. })), "{detached:?}");
+    let unwritten = call(&chan);
+    tokio::task::yield_now().await;
+    let other = serve_with(&hanging(), &service("echo", "['test', 'hang']", 1), "").await;
     *network.to.lock().unwrap() = (other.address, other.pin);
     network.let_dial();
     assert_eq!(chan.remote().ended().await, ExitReason::NoConnection);
+    let exit = CallFailure::Exit(ExitReason::NoConnection);
+    assert_eq!(taken.await.unwrap().unwrap_err(), CallError::new(Executed::Unknown, exit.clone()));
+    assert_eq!(unwritten.await.unwrap().unwrap_err(), CallError::new(Executed::No, exit));
+    assert!(chan.recv().await.is_none());
     assert_eq!(other.log.first("session_refused").await["client"], "joe");
+    assert_eq!(other.server.as_ref().unwrap().sessions(), 0);
+}
+
+#[tokio::test]
+async fn session_expires_at_server_without_its_client() {
+    let short = echo().replace("[[service.client]]", "resume = '100 ms'\n[[service.client]]");
+    let running = serve(&short, "").await;
+    let (chan, _network) = detached(&running).await;
+    running.log.first("session_expired").await;
+    assert_eq!(running.log.first("session_ended").await["reason"], "noconnection");
+    assert_eq!(chan.remote().ended().await, ExitReason::NoConnection);
+}
+
+#[tokio::test]
+async fn client_with_all_its_resumable_sessions_opens_without() {
+    let running = serve(&echo(), "max_resumable_per_client = 1").await;
+    let mut first = Network::to(&running).open().await;
+    echoes(&mut first, b"first").await;
+    let network = Network::to(&running);
+    let mut second = network.open().await;
+    echoes(&mut second, b"second").await;
+    let why = "this client has too many resumable sessions (max_resumable_per_client)";
+    assert_eq!(running.log.nth("session_started", 0).await["no_resume"], serde_json::Value::Null);
+    assert_eq!(running.log.nth("session_started", 1).await["no_resume"], why);
+    network.cut();
+    assert_eq!(second.remote().ended().await, ExitReason::NoConnection);
+    // Its end makes room for another one.
+    assert_eq!(first.close().await, Ok(()));
+    running.log.nth("session_ended", 1).await;
+    let mut third = Network::to(&running).open().await;
+    echoes(&mut third, b"third").await;
+    assert_eq!(running.log.nth("session_started", 2).await["resume_ms"], 60_000);
 }
 
 #[tokio::test]
