@@ -14,6 +14,7 @@ import hashlib
 import hmac
 import json
 import os
+import random
 import select
 import socket
 import struct
@@ -40,7 +41,13 @@ REASONS = (
     "normal", "shutdown", "kill", "killed", "noproc", "noconnection",
     "panic", "failed", "overload", "revoked", "going away", "protocol",
 )  # fmt: skip
-NO_CONNECTION, PROTOCOL, FAILED, OVERLOAD = 5, 11, 7, 8
+NO_CONNECTION, FAILED, OVERLOAD, REVOKED, PROTOCOL = 5, 7, 8, 9, 11
+
+# With resume: acks go after so many bytes or ordered frames, and at the latest after a second. As much is kept beside the
+# window until it is acknowledged. A `Resume` that is not answered for so long is given up.
+ACK_BYTES, ACK_FRAMES, ACK_SECONDS = 64 * 1024, 1024, 1.0
+KEPT_BESIDE_WINDOW = 128 * 1024
+RESUME_SECONDS = 15.0
 
 
 class Misbehaved(Exception):
@@ -366,6 +373,46 @@ def log_in(url: Url, credential: Credential, deadline: float) -> tuple[Connectio
         raise
 
 
+# --- Resume -----------------------------------------------------------------------------------------------------------
+
+
+def resume_key(secret: bytes) -> bytes:
+    """All that is kept of the secret in the `Started`."""
+    return hashlib.sha256(b"lib-chan resume key\0" + secret).digest()
+
+
+def resume_proof(key: bytes, ekm: bytes, id: bytes, epoch: int, received: int, sent: int) -> bytes:
+    """The last field of a `Resume`."""
+    data = b"lib-chan resume\0" + ekm + id + struct.pack(">QQQ", epoch, received, sent)
+    return hmac.digest(key, data, "sha256")
+
+
+@dataclass
+class Kept:
+    """An ordered frame that the server has not acknowledged. A call is sent again with the time that it has left then."""
+
+    number: int
+    data: bytes
+    call: Call | None = None
+    payload: bytes = b""
+
+    def again(self) -> bytes:
+        if self.call is None:
+            return self.data
+        return frame(CALL, 0, self.call.id, self.call.left(), rest=self.payload)
+
+
+@dataclass
+class Agreement:
+    """What a server that grants resume has promised, and how far it was when the session was last resumed."""
+
+    window: float
+    id: bytes
+    key: bytes
+    epoch: int = 1
+    peer_sent: int = 0
+
+
 # --- The session ------------------------------------------------------------------------------------------------------
 
 START, STARTED, CAST, CALL, CANCEL, REPLY, REFUSE, EXIT, ENDED = range(0x01, 0x0A)
@@ -459,9 +506,14 @@ class Call:
     def __init__(self, session: Session, id: int, number: int, deadline: float) -> None:
         self.id, self.number = id, number
         self._session, self._deadline = session, deadline
+        self._cancelled = False
         self._answer: bytes | Exception | None = None
         # What has come of an answer in parts, and how long it will be: 0 while none has come.
         self.parts, self.total = bytearray(), 0
+
+    def left(self) -> int:
+        """The milliseconds for which somebody waits."""
+        return 0 if self._cancelled else max(0, int((self._deadline - time.monotonic()) * 1000))
 
     def result(self) -> Any:
         self._session.work(lambda: self._answer is not None, self._deadline)
@@ -472,11 +524,16 @@ class Call:
 
     def cancel(self) -> None:
         """Says that nobody waits any more. The answer comes all the same, and can still be had."""
+        self._cancelled = True
         self._session._send(CANCEL, self.id)
 
 
 class Session:
-    """A session with a service, in JSON. With codec 3 messages are bytes."""
+    """A session with a service, in JSON. With codec 3 messages are bytes.
+
+    With `resume` it outlives its connection for so many seconds, if the server grants that. The next method that waits
+    then logs in again.
+    """
 
     def __init__(
         self,
@@ -486,9 +543,20 @@ class Session:
         window: int = WINDOW,
         timeout: float = 15.0,
         codec: int = 2,
+        resume: float = 0.0,
     ) -> None:
         deadline = time.monotonic() + timeout
-        self.connection, self.bounds = log_in(Url.parse(url), credential, deadline)
+        self.url, self.credential = Url.parse(url), credential
+        self.connection, self.bounds = log_in(self.url, credential, deadline)
+        # Resume.
+        self.asked = int(resume * 1000)
+        self.agreement: Agreement | None = None
+        self.kept: deque[Kept] = deque()
+        self.lost_at: float | None = None
+        self.written = 0
+        self._acked_at = (0, 0)
+        self._ack_by: float | None = None
+        self._received_bytes = 0
         # Towards the server.
         self.sent = self.acked = 0
         self.granted, self.spent = self.bounds.window, 0
@@ -512,7 +580,7 @@ class Session:
         self._encoded: Callable[[Any], bytes] = bytes if codec == RAW else encoded
         self._decoded: Callable[[bytes], Any] = bytes if codec == RAW else json.loads
 
-        self._send(START, codec, 0, 0, MAX_FRAME, window, 0, rest=self._encoded(arguments))
+        self._send(START, codec, 0, 0, MAX_FRAME, window, self.asked, rest=self._encoded(arguments))
         self.work(lambda: self.max_calls is not None, deadline)
 
     def write(self, data: bytes) -> None:
@@ -523,19 +591,18 @@ class Session:
     def call(self, message: Any, timeout: float = 30.0) -> Call:
         """Sends a call as soon as the server has room for it."""
         payload, deadline = self._encoded(message), time.monotonic() + timeout
-        self.work(lambda: self.spent < self.granted and len(self.calls) < (self.max_calls or 0), deadline)
+        self._wait_for_room(lambda: self.spent < self.granted and len(self.calls) < (self.max_calls or 0), deadline)
         self.spent += MESSAGE_COST + len(payload)
         self.last_call += 1
-        left = max(0, int((deadline - time.monotonic()) * 1000))
         call = Call(self, self.last_call, self.sent + 1, deadline)
         self.calls[call.id] = call
-        self._send(CALL, 0, call.id, left, rest=payload)
+        self._send(CALL, 0, call.id, call.left(), rest=payload, call=call)
         return call
 
     def cast(self, message: Any, timeout: float = 30.0) -> None:
         """Sends a message without an answer as soon as the server has room for it."""
         payload = self._encoded(message)
-        self.work(lambda: self.spent < self.granted, time.monotonic() + timeout)
+        self._wait_for_room(lambda: self.spent < self.granted, time.monotonic() + timeout)
         self.spent += MESSAGE_COST + len(payload)
         self._send(CAST, 0, rest=payload)
 
@@ -548,10 +615,15 @@ class Session:
 
     def sync(self, timeout: float = 30.0) -> None:
         """Waits until the server has received all that was sent."""
-        self.last_ping += 1
-        token, before = self.last_ping, self.sent
-        self._send(PING, token)
-        self.work(lambda: token in self.pongs, time.monotonic() + timeout)
+        before, deadline = self.sent, time.monotonic() + timeout
+        while True:
+            self.last_ping += 1
+            token, over = self.last_ping, self.connection
+            self._send(PING, token)
+            # A ping belongs to its connection, and so does its answer.
+            self.work(lambda: token in self.pongs or self.connection is not over, deadline)  # noqa: B023
+            if token in self.pongs:
+                break
         if self.acked < before:
             raise Fault("a pong without the ack that has to come before")
 
@@ -584,12 +656,12 @@ class Session:
             if self.end:
                 raise self.end
             try:
-                body = self._next(deadline)
+                if self.lost_at is not None:
+                    self._resume(deadline)
+                else:
+                    self._handle(*parse(self._next(deadline)))
             except (Closed, Lost):
-                self._over(SessionEnded(NO_CONNECTION))
-                continue
-            try:
-                self._handle(*parse(body))
+                self._lose()
             except Fault:
                 self._say_ended(self.received, PROTOCOL)
                 self._over(SessionEnded(PROTOCOL))
@@ -605,9 +677,14 @@ class Session:
                     raise Fault("the length of a frame")
                 if self.connection.peek(4 + length):
                     return self.connection.take(4 + length)[4:]
+            self._ack_in_time()
+            if self.lost_at is not None:
+                raise Lost("while sending")
             quiet = self.connection.heard + self._heartbeat * (3 if self._pinged else 1)
-            if self.connection.fill(min(deadline, quiet)):
+            if self.connection.fill(min(deadline, quiet, self._ack_by or deadline)):
                 self._pinged = False
+            elif self._ack_by is not None and time.monotonic() >= self._ack_by:
+                continue
             elif time.monotonic() >= deadline:
                 raise TimeoutError("the time is over")
             elif self._pinged:
@@ -616,17 +693,23 @@ class Session:
                 self._pinged = True
                 self._send(PING, 0)
 
-    def _handle(self, kind: int, fields: list[int], rest: bytes) -> None:
+    def _handle(self, kind: int, fields: list[Any], rest: bytes) -> None:
         if kind < 0x40:
             self.received += 1
+            self._received_bytes += len(rest)
+            if self.agreement and self._ack_by is None:
+                self._ack_by = time.monotonic() + ACK_SECONDS
         if self.max_calls is None and kind not in (STARTED, REFUSE, ENDED, ACK, PING, PONG):
             raise Fault("before Started")
         if kind == STARTED:
             if self.max_calls is not None:
                 raise Fault("a second Started")
-            if fields[2] != 0:
-                raise Fault("a resume that was not asked for")
+            if fields[2] > self.asked:
+                raise Fault("more resume than was asked for")
             self.max_calls = fields[0]
+            if fields[2] > 0:
+                self.agreement = Agreement(fields[2] / 1000, fields[3], resume_key(fields[4]))
+                self._ack()
         elif kind == CAST:
             if self.own_spent >= self.own_granted:
                 raise Fault("a message without credit")
@@ -665,10 +748,10 @@ class Session:
         elif kind == ACK:
             if fields[0] > self.sent:
                 raise Fault("an ack of what was not sent")
-            self.acked = max(self.acked, fields[0])
+            self._acknowledged(fields[0])
         elif kind == PING:
             self.beats += 1
-            self._send(ACK, self.received)
+            self._ack()
             self._send(PONG, fields[0])
         elif kind == PONG:
             self.beats += fields[0] == 0
@@ -701,7 +784,7 @@ class Session:
                 pass  # An end that was ended at once may have closed already.
             self.said_ended = True
 
-    def _send(self, kind: int, *fields: int, rest: bytes = b"") -> None:
+    def _send(self, kind: int, *fields: int, rest: bytes = b"", call: Call | None = None) -> None:
         if self.said_ended or self.end:
             return  # Ended is the last frame of its direction, of any kind.
         data = frame(kind, *fields, rest=rest)
@@ -709,14 +792,126 @@ class Session:
             raise ValueError("too long for the server")
         if kind < 0x40:
             self.sent += 1
-        self.connection.send(data, time.monotonic() + 60)
+            if self.asked:
+                self.kept.append(Kept(self.sent, data, call, rest if call else b""))
+        if self.lost_at is None:
+            self._put(data, self.sent)
+
+    def _put(self, data: bytes, number: int) -> None:
+        """Gives bytes to the connection, up to the ordered frame with this number."""
+        self.written = max(self.written, number)
+        try:
+            self.connection.send(data, time.monotonic() + 60)
+        except (SSL.Error, OSError):
+            if self.agreement is None:
+                raise
+            self._lose()
 
     def _over(self, end: SessionEnded) -> None:
         for call in self.calls.values():
-            call._answer = end
+            executed = False if call.number > self.written else end.executed
+            call._answer = SessionEnded(REASONS.index(end.reason), end.text, executed)
         self.calls.clear()
+        self.kept.clear()
         self.end = end
-        self.clean = self.connection.finish()
+        self.clean = self.lost_at is None and self.connection.finish()
+
+    # Acknowledgements.
+
+    def _ack(self) -> None:
+        self._acked_at, self._ack_by = (self.received, self._received_bytes), None
+        self._send(ACK, self.received)
+
+    def _ack_in_time(self) -> None:
+        frames, size = self.received - self._acked_at[0], self._received_bytes - self._acked_at[1]
+        late = self._ack_by is not None and time.monotonic() >= self._ack_by
+        if self.agreement and (frames >= ACK_FRAMES or size >= ACK_BYTES or late):
+            self._ack()
+
+    def _acknowledged(self, number: int) -> None:
+        self.acked = max(self.acked, number)
+        while self.kept and self.kept[0].number <= self.acked:
+            self.kept.popleft()
+
+    def _wait_for_room(self, has_credit: Callable[[], bool], deadline: float) -> None:
+        """Waits until one more message may be sent, and kept."""
+        bound = max(self.granted - self.spent, self.bounds.window) + KEPT_BESIDE_WINDOW
+        if self.agreement and sum(len(kept.data) for kept in self.kept) >= bound:
+            self.sync(max(0.0, deadline - time.monotonic()))
+        self.work(has_credit, deadline)
+
+    # Other connections.
+
+    def _lose(self) -> None:
+        """The connection is gone: nothing more of it is handled, and nothing more is written to it."""
+        if self.agreement is None:
+            return self._over(SessionEnded(NO_CONNECTION))
+        self.connection.socket.close()
+        if self.lost_at is None:
+            self.lost_at = time.monotonic()
+
+    def _resume(self, deadline: float) -> None:
+        """Logs in again and takes the session up, or ends it. Raises when `deadline` comes first."""
+        agreement, lost_at = self.agreement, self.lost_at
+        assert agreement is not None and lost_at is not None
+        until, wait = lost_at + agreement.window, 0.0
+        while True:
+            now = time.monotonic()
+            if now >= until:
+                return self._over(SessionEnded(NO_CONNECTION))
+            if now >= deadline:
+                raise TimeoutError("the time is over")
+            time.sleep(min(wait, until - now, deadline - now) * random.random())
+            wait = min(2 * wait or 0.1, 30.0)
+            try:
+                if self._ask(agreement, min(until, deadline, time.monotonic() + RESUME_SECONDS)):
+                    return
+            except LoginRefused:
+                return self._over(SessionEnded(REVOKED))
+            except (Closed, Lost, Misbehaved, OSError, SSL.Error):
+                self.connection.socket.close()
+
+    def _ask(self, agreement: Agreement, deadline: float) -> bool:
+        """One attempt. Whether it has an answer."""
+        # The bounds stay those of the opening.
+        self.connection, _ = log_in(self.url, self.credential, deadline)
+        agreement.epoch += 1
+        self._pinged = False
+        state = (agreement.epoch, self.received, self.sent)
+        proof = resume_proof(agreement.key, self.connection.exporter(), agreement.id, *state)
+        self.connection.send(frame(RESUME, agreement.id, *state, proof), deadline)
+        (length,) = struct.unpack(">I", self.connection.receive(4, deadline))
+        if not 1 <= length <= MAX_FRAME:
+            raise Fault("the length of a frame")
+        kind, fields, rest = parse(self.connection.receive(length, deadline))
+        if kind == LOST:
+            self._bury(fields, rest)
+        elif kind == RESUMED:
+            self._go_on(agreement, *fields)
+        else:
+            raise Fault("neither Resumed nor Lost")
+        return True
+
+    def _bury(self, fields: list[Any], rest: bytes) -> None:
+        self.lost_at = None
+        if fields[0] == 0:
+            return self._over(SessionEnded(NO_CONNECTION))
+        _, _, taken, reason = fields
+        for call in [call for call in self.calls.values() if call.number > taken]:
+            call._answer = SessionEnded(reason, rest.decode(), False)
+            del self.calls[call.id]
+        self._over(SessionEnded(reason, rest.decode()))
+
+    def _go_on(self, agreement: Agreement, received: int, sent: int) -> None:
+        if not self.acked <= received <= self.sent or sent < max(self.received, agreement.peer_sent):
+            raise Fault("the server cannot be there")
+        agreement.peer_sent, self.lost_at = sent, None
+        self._acknowledged(received)
+        self._acked_at, self._ack_by = (self.received, self._received_bytes), None
+        self._put(frame(CREDIT, 0, self.own_granted), self.written)
+        for kept in list(self.kept):
+            if self.lost_at is None:
+                self._put(kept.again(), kept.number)
 
 
 def encoded(message: Any) -> bytes:

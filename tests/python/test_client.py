@@ -119,6 +119,172 @@ class Vectors(unittest.TestCase):
                 self.assertEqual(frame(kind, *fields, rest=rest), data)
 
 
+    def test_proof_of_resume_matches_page(self) -> None:
+        page = (HERE.parent.parent / "PROTOCOL.md").read_text()
+        line = r"%s +([0-9a-f]{64})\n"
+        found = re.search((line * 3 + r"Resume +((?:[0-9a-f]| |\n)+)") % ("SECRET", "KEY", "EKM"), page)
+        assert found
+        secret, key, ekm, resume = map(bytes.fromhex, found.groups())
+        self.assertEqual(chan.resume_key(secret), key)
+        _, (id, epoch, received, sent, proof), _ = chan.parse(resume[4:])
+        self.assertEqual(chan.resume_proof(key, ekm, id, epoch, received, sent), proof)
+
+
+class Resumed(unittest.TestCase):
+    """A session that loses its connections."""
+
+    def open(self, resume: float = 60.0) -> Session:
+        session = Session(SERVER["echo"], key(), resume=resume)
+        # The server knows now that the client has the secret.
+        session.sync()
+        return session
+
+    def cut(self, session: Session) -> None:
+        """Ends the connection without a `close_notify`, if there is one."""
+        if session.lost_at is None:
+            session.connection.socket.shutdown(socket.SHUT_RDWR)
+
+    def closes(self, session: Session) -> None:
+        self.assertEqual(session.close().reason, "normal")
+
+    def test_grant_is_no_longer_than_asked_for(self) -> None:
+        for asked, granted in ((0.0, None), (5.0, 5.0), (1e9, 60.0)):
+            with self.subTest(asked=asked):
+                session = Session(SERVER["echo"], key(), resume=asked)
+                agreement = session.agreement
+                self.assertEqual(agreement and agreement.window, granted)
+                self.closes(session)
+
+    def test_every_message_comes_once_and_in_order(self) -> None:
+        session = self.open()
+        for n in range(200):
+            session.cast(n)
+            if n % 20 == 10:
+                self.cut(session)
+        self.assertEqual([session.receive() for _ in range(200)], list(range(200)))
+        calls = []
+        for n in range(50):
+            calls.append(session.call(n))
+            if n % 10 == 5:
+                self.cut(session)
+        self.assertEqual([call.result() for call in calls], list(range(50)))
+        assert session.agreement
+        self.assertGreater(session.agreement.epoch, 2)
+        session.sync()
+        self.assertEqual(len(session.kept), 0)
+        self.closes(session)
+
+    def test_long_messages_survive_cuts_in_their_middle(self) -> None:
+        session = self.open()
+        send = chan.Connection.send
+
+        def half(connection: chan.Connection, data: bytes, deadline: float) -> None:
+            if len(data) < 100_000 or cuts.pop() == 0:
+                return send(connection, data, deadline)
+            send(connection, data[: len(data) // 2], deadline)
+            connection.socket.shutdown(socket.SHUT_RDWR)
+
+        cuts = [0, 1, 0, 1, 1, 0, 0, 1]
+        with mock.patch.object(chan.Connection, "send", half):
+            for n in range(4):
+                session.cast(str(n) * 150_000)
+                self.assertEqual(session.receive(), str(n) * 150_000)
+        self.assertEqual(cuts, [])
+        self.closes(session)
+
+    def test_new_connection_replaces_one_that_still_stands(self) -> None:
+        session = self.open()
+        before = session.connection
+        session.cast("before")
+        # Only this end believes that it is lost.
+        session.lost_at = time.monotonic()
+        session.cast("after")
+        self.assertEqual([session.receive(), session.receive()], ["before", "after"])
+        self.assertIsNot(session.connection, before)
+        with self.assertRaises((chan.Lost, chan.Closed)):
+            while before.fill(time.monotonic() + 30):
+                pass
+        before.socket.close()
+        self.closes(session)
+
+    def test_lost_answer_to_resume_is_asked_for_again(self) -> None:
+        session = self.open()
+        session.cast("kept")
+        parse, lost = chan.parse, []
+
+        def lose(body: bytes) -> tuple[int, list[chan.Any], bytes]:
+            if body[0] == chan.RESUMED and not lost:
+                lost.append(body)
+                raise chan.Lost("on its way")
+            return parse(body)
+
+        session._lose()
+        with mock.patch.object(chan, "parse", lose):
+            self.assertEqual(session.receive(), "kept")
+        self.assertEqual(len(lost), 1)
+        self.closes(session)
+
+    def test_old_epoch_is_closed_without_a_frame(self) -> None:
+        session = self.open()
+        agreement = session.agreement
+        assert agreement
+        connection, _ = chan.log_in(session.url, session.credential, time.monotonic() + 15)
+        state = (1, session.received, session.sent)
+        proof = chan.resume_proof(agreement.key, connection.exporter(), agreement.id, *state)
+        connection.send(frame(chan.RESUME, agreement.id, *state, proof), time.monotonic() + 15)
+        with self.assertRaises((chan.Closed, chan.Lost)):
+            connection.receive(1, time.monotonic() + 30)
+        connection.finish()
+        self.assertEqual(session.call("unharmed").result(), "unharmed")
+        self.closes(session)
+
+    def test_wrong_secret_finds_nothing(self) -> None:
+        session = self.open()
+        assert session.agreement
+        session.agreement.key = bytes(32)
+        call = session.call("who knows")
+        self.cut(session)
+        self.assertEqual(session.wait().reason, "noconnection")
+        with self.assertRaises(chan.SessionEnded) as ended:
+            call.result()
+        self.assertIsNone(ended.exception.executed)
+
+    def test_impossible_position_ends_protocol(self) -> None:
+        session = self.open()
+        session.received += 100
+        self.cut(session)
+        end = session.wait()
+        self.assertEqual(end.reason, "protocol")
+
+    def test_service_that_ended_meanwhile_tells_why(self) -> None:
+        session = Session(SERVER["name_server"], password(), resume=60.0)
+        session.sync()
+        session.cast({"Burn": {}})
+        # The cast has gone out; its effect comes over another connection, if not over this one.
+        self.cut(session)
+        self.assertEqual(session.wait().reason, "failed")
+
+    def test_close_goes_on_over_another_connection(self) -> None:
+        session = self.open()
+        for n in range(10):
+            session.cast(n)
+        self.cut(session)
+        self.closes(session)
+
+    def test_nobody_to_come_back_to_ends_with_the_window(self) -> None:
+        session = self.open(resume=0.2)
+        call = session.call("gone")
+        self.assertEqual(call.result(), "gone")
+        with mock.patch.object(chan, "log_in", side_effect=OSError("unreachable")):
+            self.cut(session)
+            session._lose()
+            unwritten = session.call("never sent")
+            self.assertEqual(session.wait().reason, "noconnection")
+        with self.assertRaises(chan.SessionEnded) as ended:
+            unwritten.result()
+        self.assertIs(ended.exception.executed, False)
+
+
 class Sessions(unittest.TestCase):
     """What is done with services."""
 

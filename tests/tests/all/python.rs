@@ -114,6 +114,11 @@ fn python_client_uses_services() {
 }
 
 #[test]
+fn python_client_resumes_its_sessions() {
+    passes("Resumed");
+}
+
+#[test]
 fn python_client_relays_streams() {
     passes("Streams");
 }
