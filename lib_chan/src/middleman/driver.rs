@@ -16,6 +16,7 @@ use super::{
     connection::{Connection, Read},
     shared::Shared,
     source::{NextStream, Source},
+    suspension::Suspensions,
     wake::now,
 };
 use crate::{
@@ -42,6 +43,7 @@ pub(crate) struct Driver<N: Source, F> {
     armed: Option<Instant>,
     /// Set if the driver has let other tasks run since it last wrote.
     yielded: bool,
+    suspensions: Suspensions,
 }
 
 impl<N, F> Driver<N, F>
@@ -58,6 +60,7 @@ where
             timer: Box::pin(sleep_until(tokio::time::Instant::now())),
             armed: None,
             yielded: false,
+            suspensions: Suspensions::new(),
         }
     }
 
@@ -219,6 +222,11 @@ where
             return Poll::Pending;
         }
         self.yielded = false;
+        if N::RESUMES
+            && let Some(time) = self.suspensions.since_last()
+        {
+            self.shared.drive(|endpoint| endpoint.handle_suspension(now(), time));
+        }
         for _ in 0..MAX_ROUNDS {
             let again = ready!(self.poll_round(cx));
             if !again {

@@ -15,6 +15,7 @@
 //! | `held.rs` | the count of bytes that all sessions hold |
 //! | `windows.rs` | the bytes by which the windows of a session have grown |
 //! | `source.rs` | where the next stream comes from when one is lost |
+//! | `suspension.rs` | the time for which the machine was suspended |
 //! | `wake.rs` | wakers and the clock |
 
 mod connection;
@@ -28,6 +29,7 @@ mod processes;
 mod sending;
 mod shared;
 mod source;
+mod suspension;
 mod terms;
 mod wake;
 mod windows;

@@ -1,6 +1,9 @@
 //! The two tables of calls: those that this end waits for, and those that it has to answer.
 
-use std::{collections::VecDeque, time::Instant};
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 
@@ -192,6 +195,17 @@ impl<W> Asking<W> {
         grounded
     }
 
+    /// Moves the deadlines of the calls that end up to `reached` forward by `time`, which `now` does not include. A call that
+    /// no connection has taken may have begun after that time, so it keeps its deadline.
+    pub(super) fn skip(&mut self, now: Instant, time: Duration, reached: u64) {
+        for asked in self.calls.values_mut() {
+            if matches!(asked.flight, Flight::Sent { end, .. } if end <= reached) {
+                asked.deadline = sooner(asked.deadline, time, now);
+                self.next_deadline = earlier(self.next_deadline, asked.deadline);
+            }
+        }
+    }
+
     /// Ends every call that has no outcome, because the session is over. `executed` judges a call by its number and
     /// the end of its bytes.
     pub(super) fn end(
@@ -222,6 +236,11 @@ pub(super) fn millis_left(deadline: Instant, now: Instant) -> u64 {
 
 fn earlier(a: Option<Instant>, b: Instant) -> Option<Instant> {
     Some(a.map_or(b, |a| a.min(b)))
+}
+
+/// `at`, moved forward by `time`; `now` where there is no such instant.
+pub(super) fn sooner(at: Instant, time: Duration, now: Instant) -> Instant {
+    at.checked_sub(time).unwrap_or(now)
 }
 
 /// A call that the peer waits for.
@@ -311,6 +330,14 @@ impl<W> Owing<W> {
                 woken.extend(owed.waiter.take());
             }
         }
+    }
+
+    /// Moves every deadline forward by `time`, which `now` does not include.
+    pub(super) fn skip(&mut self, now: Instant, time: Duration) {
+        for owed in self.calls.values_mut() {
+            owed.deadline = sooner(owed.deadline, time, now);
+        }
+        self.next_deadline = self.next_deadline.map(|next| sooner(next, time, now));
     }
 
     /// Removes all calls, because the session is over.

@@ -36,7 +36,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -215,6 +215,12 @@ impl<H: Host> Endpoint<H> {
         self.session.handle_timeout(now);
         self.look_for_change();
         self.session.is_lost() || self.attached().is_none()
+    }
+
+    /// Counts a suspension of the machine for `time`, which `now` does not include.
+    pub fn handle_suspension(&mut self, now: Instant, time: Duration) {
+        self.session.handle_suspension(now, time);
+        self.look_for_change();
     }
 
     /// Collects the rare events of the session.

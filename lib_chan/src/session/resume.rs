@@ -24,6 +24,7 @@ use super::{
     Host, Session,
     attachment::Attachment,
     border::OWNER,
+    call::sooner,
     life::{Ending, Life},
     receive::{ANSWER, Fault},
 };
@@ -278,6 +279,23 @@ impl<H: Host> Session<H> {
         let until = after(since, window);
         self.resumption.detached = Some(Detached { since, until, minor: 0, exits: 0 });
         self.resumption.changed = true;
+    }
+
+    /// Counts a suspension of the machine for `time`, which `now` does not include, against the window of resume and against
+    /// the calls that a connection has taken. After more than a heartbeat, the session gives its connection up: the peer has
+    /// heard nothing meanwhile, and the machine may be in another network.
+    pub(crate) fn handle_suspension(&mut self, now: Instant, time: Duration) {
+        if self.is_over() {
+            return;
+        }
+        self.asking.skip(now, time, self.outgoing.reached());
+        self.owing.skip(now, time);
+        if time > self.heartbeat_interval() {
+            self.handle_pause(now, now);
+        }
+        if let Some(detached) = &mut self.resumption.detached {
+            detached.until = sooner(detached.until, time, now);
+        }
     }
 
     /// Handles the timers of a session without a connection.

@@ -17,7 +17,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::{Add, Hang, Request, frames, service, until};
+use super::{Add, Hang, Request, frames, line::How, service, until};
 use crate::{
     CallError, CallFailure, Channel, ConnectionState, Event, Executed, ExitReason, Limits, Message, Process,
     SpawnOptions,
@@ -27,13 +27,14 @@ use crate::{
         open_resumable, say_lost, serve_resumable,
     },
     handshake::{SessionParameters, pair_in_memory},
+    middleman::suspension::suspend,
     payload::Codec,
     secret::Secret,
     spawn, spawn_with,
     wire::{Granted, Tombstone},
 };
 
-const WINDOW: Duration = Duration::from_secs(120);
+pub(super) const WINDOW: Duration = Duration::from_secs(120);
 
 type Stream = BufReader<DuplexStream>;
 
@@ -43,7 +44,7 @@ struct Network(Arc<Mutex<State>>);
 
 struct State {
     /// What cuts the connections, the last one last.
-    cables: Vec<oneshot::Sender<Cut>>,
+    cables: Vec<oneshot::Sender<How>>,
     /// Nobody listens.
     closed: bool,
     /// The server refuses every login.
@@ -55,23 +56,13 @@ struct State {
     control: Option<Control>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Cut {
-    /// Both ends read EOF.
-    Told,
-    /// Neither end reads anything more.
-    Silent,
-    /// The client reads EOF; the server reads nothing more.
-    ClientTold,
-}
-
 fn exporter(number: u32) -> Exporter {
     let mut bytes = [0; 32];
     bytes[..4].copy_from_slice(&number.to_be_bytes());
     Exporter::new(Secret::new(bytes))
 }
 
-fn granted() -> Granted {
+pub(super) fn granted() -> Granted {
     Granted { window: WINDOW.as_millis() as u64, id: SessionId::new([5; 16]), secret: Secret::new([6; 32]) }
 }
 
@@ -109,8 +100,8 @@ impl Network {
                 let _ = tokio::io::copy(&mut plug, &mut tokio::io::sink()).await;
             };
             match how {
-                Ok(Cut::Silent) => drop(tokio::join!(silent(near_plug), silent(far_plug))),
-                Ok(Cut::ClientTold) => {
+                Ok(How::Silence) => drop(tokio::join!(silent(near_plug), silent(far_plug))),
+                Ok(How::HalfOpen) => {
                     drop(near_plug);
                     silent(far_plug).await;
                 }
@@ -121,7 +112,7 @@ impl Network {
     }
 
     /// Cuts the last connection.
-    fn cut(&self, how: Cut) {
+    fn cut(&self, how: How) {
         let cable = self.state().cables.pop().unwrap();
         let _ = cable.send(how);
     }
@@ -219,7 +210,7 @@ async fn detach(session: &Session) {
     // The server has to know that the client can resume.
     assert_eq!(session.channel.remote().call(Add(1, 1)).await, Ok(2));
     session.network.close();
-    session.network.cut(Cut::Told);
+    session.network.cut(How::EndOfFile);
     session.network.detached().await;
 }
 
@@ -236,7 +227,7 @@ fn unsent(reason: ExitReason) -> Result<u32, CallError> {
 
 #[tokio::test(start_paused = true)]
 async fn idle_session_is_resumed() {
-    for how in [Cut::Told, Cut::Silent, Cut::ClientTold] {
+    for how in [How::EndOfFile, How::Silence, How::HalfOpen] {
         let Session { channel, served, network } = session().await;
         sleep(Duration::from_secs(1)).await;
         network.cut(how);
@@ -247,6 +238,32 @@ async fn idle_session_is_resumed() {
         assert_eq!(network.state().dialled, 1);
         nothing_is_left().await;
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn suspended_machine_resumes_at_its_next_step() {
+    let Session { channel, served, network } = session().await;
+    assert_eq!(channel.remote().call(Add(1, 1)).await, Ok(2));
+    suspend(WINDOW / 2);
+    let began = Instant::now();
+    assert_eq!(channel.remote().call(Add(1, 2)).await, Ok(3));
+    until_resumed(&network, 2).await;
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    assert_eq!(channel.close().await, Ok(()));
+    assert_eq!(served.await.unwrap().reason, ExitReason::Normal);
+}
+
+#[tokio::test(start_paused = true)]
+async fn suspension_longer_than_window_ends_session() {
+    let session = session().await;
+    assert_eq!(session.channel.remote().call(Add(1, 1)).await, Ok(2));
+    let began = Instant::now();
+    suspend(2 * WINDOW);
+    session.channel.remote().cast(Request::Note("late".into())).await.unwrap();
+    assert_eq!(session.channel.remote().ended().await, ExitReason::NoConnection);
+    assert!(session.served.await.unwrap().expired);
+    // The server's driver wakes for its heartbeat, if nothing comes.
+    assert!(began.elapsed() <= 2 * Limits::default().heartbeat_interval, "{:?}", began.elapsed());
 }
 
 async fn until_resumed(network: &Network, epoch: u64) {
@@ -266,7 +283,7 @@ async fn tenth_resume_is_like_the_first() {
     let remote = channel.remote();
     for n in 0..10 {
         remote.cast(Request::Note(n.to_string())).await.unwrap();
-        network.cut(if n % 2 == 0 { Cut::Told } else { Cut::ClientTold });
+        network.cut(if n % 2 == 0 { How::EndOfFile } else { How::HalfOpen });
         assert_eq!(remote.call(Add(n, 1)).await, Ok(n + 1));
         until_resumed(&network, u64::from(n) + 2).await;
     }
@@ -516,7 +533,7 @@ async fn session_ended_while_detached_is_told_on_return() {
         });
         sleep(Duration::from_secs(1)).await;
         session.network.close();
-        session.network.cut(Cut::Told);
+        session.network.cut(How::EndOfFile);
         session.network.detached().await;
         let unwritten = tokio::spawn({
             let remote = remote.clone();

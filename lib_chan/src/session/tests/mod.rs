@@ -9,3 +9,4 @@ mod lone;
 mod message;
 mod opening;
 mod pair;
+mod resume;

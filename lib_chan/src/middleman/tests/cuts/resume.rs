@@ -12,18 +12,17 @@ use super::{
 };
 use crate::{
     ExitReason, Limits,
-    auth::{ResumeClaim, ResumeKey, SessionId},
+    auth::{ResumeClaim, ResumeKey},
     channel::{
         Attacher, Connected, First, Resume, attachments, hear_first, open_resumable, say_lost,
         serve_resumable,
     },
+    middleman::tests::resume::{WINDOW, granted},
     payload::Codec,
-    secret::Secret,
-    wire::{Granted, Tombstone},
+    wire::Tombstone,
 };
 
 const HOWS: [How; 5] = [How::EndOfFile, How::Reset, How::HalfOpen, How::Silence, How::OneWay];
-const WINDOW: Duration = Duration::from_secs(120);
 /// The answer to the end of the session is in so many last bytes. If it is lost, the end that has let go does not hear of it.
 const FAREWELL: usize = 200;
 /// In so many first bytes is the login, and the session opens.
@@ -33,10 +32,6 @@ const OPENING: usize = 800;
 fn limits() -> Limits {
     let patience = Duration::from_secs(600);
     Limits { call_timeout: patience, close_timeout: patience, ..super::limits() }
-}
-
-fn granted() -> Granted {
-    Granted { window: WINDOW.as_millis() as u64, id: SessionId::new([5; 16]), secret: Secret::new([6; 32]) }
 }
 
 /// A server and the connections to it, of one session.
