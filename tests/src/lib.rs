@@ -4,6 +4,7 @@
 
 pub mod differential;
 pub mod reloads;
+pub mod resume;
 pub mod soak;
 
 use std::{

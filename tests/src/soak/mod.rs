@@ -9,10 +9,10 @@ mod client;
 mod count;
 mod load;
 mod message;
-mod net;
+pub(crate) mod net;
 mod report;
 mod run;
-mod sample;
+pub(crate) mod sample;
 mod server;
 
 use std::time::Duration;

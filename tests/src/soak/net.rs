@@ -25,7 +25,7 @@ use crate::differential::random::Random;
 
 /// What becomes of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fate {
+pub(crate) enum Fate {
     /// It carries bytes.
     Carries,
     /// It carries nothing for the time being.
@@ -40,14 +40,14 @@ pub(super) enum Fate {
 
 /// The network.
 #[derive(Clone)]
-pub(super) struct Net {
+pub(crate) struct Net {
     port: u16,
     connections: Arc<Mutex<BTreeMap<u32, watch::Sender<Fate>>>>,
 }
 
 impl Net {
     /// Starts one in front of the server at this port.
-    pub(super) async fn before(server: u16) -> io::Result<Self> {
+    pub(crate) async fn before(server: u16) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let net = Self { port: listener.local_addr()?.port(), connections: Arc::default() };
         let carrier = net.clone();
@@ -60,17 +60,17 @@ impl Net {
     }
 
     /// Where clients connect to.
-    pub(super) const fn port(&self) -> u16 {
+    pub(crate) const fn port(&self) -> u16 {
         self.port
     }
 
     /// How many connections there are.
-    pub(super) fn connections(&self) -> usize {
+    pub(crate) fn connections(&self) -> usize {
         self.connections.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
     /// Decides the fate of one of the connections.
-    pub(super) fn strike(&self, random: &mut Random, fate: Fate) {
+    pub(crate) fn strike(&self, random: &mut Random, fate: Fate) {
         let connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(connection) = connections.values().nth(random.below(connections.len())) {
             // One that is lost stays lost.
@@ -80,7 +80,7 @@ impl Net {
     }
 
     /// Holds one of the connections for so long.
-    pub(super) fn hold(&self, random: &mut Random, time: Duration) {
+    pub(crate) fn hold(&self, random: &mut Random, time: Duration) {
         let connection = {
             let connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
             connections.values().nth(random.below(connections.len())).cloned()

@@ -4,17 +4,17 @@ use std::{fs, io};
 
 /// One look at one program.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Sample {
+pub(crate) struct Sample {
     /// Memory in use, in KiB.
-    pub(super) rss_kib: u64,
+    pub(crate) rss_kib: u64,
     /// Open descriptors.
-    pub(super) descriptors: u64,
-    pub(super) threads: u64,
+    pub(crate) descriptors: u64,
+    pub(crate) threads: u64,
 }
 
 impl Sample {
     /// Looks at a program.
-    pub(super) fn of(program: u32) -> io::Result<Self> {
+    pub(crate) fn of(program: u32) -> io::Result<Self> {
         let status = fs::read_to_string(format!("/proc/{program}/status"))?;
         let field = |name: &str| {
             let line = status.lines().find_map(|line| line.strip_prefix(name))?;
@@ -30,29 +30,29 @@ impl Sample {
 
 /// All samples of a second.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Second {
-    pub(super) at: f64,
-    pub(super) server: Sample,
-    pub(super) clients: Sample,
+pub(crate) struct Second {
+    pub(crate) at: f64,
+    pub(crate) server: Sample,
+    pub(crate) clients: Sample,
     /// Sessions that the server has.
-    pub(super) sessions: u64,
+    pub(crate) sessions: u64,
     /// Connections in the network.
-    pub(super) connections: u64,
+    pub(crate) connections: u64,
     /// Faults so far.
-    pub(super) faults: u64,
+    pub(crate) faults: u64,
 }
 
 /// How something grew over a time.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Trend {
-    pub(super) mean: f64,
+pub(crate) struct Trend {
+    pub(crate) mean: f64,
     /// What the straight line that fits best gains from the first to the last second.
-    pub(super) growth: f64,
+    pub(crate) growth: f64,
 }
 
 impl Trend {
     /// The line through these points by least squares. Nothing for fewer than two.
-    pub(super) fn of(points: &[(f64, f64)]) -> Option<Self> {
+    pub(crate) fn of(points: &[(f64, f64)]) -> Option<Self> {
         let count = points.len() as f64;
         let (first, last) = (points.first()?, points.last()?);
         let mean = |values: &dyn Fn(&(f64, f64)) -> f64| points.iter().map(values).sum::<f64>() / count;
@@ -63,7 +63,7 @@ impl Trend {
     }
 
     /// The growth as a part of the mean.
-    pub(super) fn part(&self) -> f64 {
+    pub(crate) fn part(&self) -> f64 {
         self.growth / self.mean.max(1.0)
     }
 }
