@@ -896,7 +896,9 @@ class Session:
         self.lost_at = None
         if fields[0] == 0:
             return self._over(SessionEnded(NO_CONNECTION))
-        _, _, taken, reason = fields
+        _, received, taken, reason = fields
+        if self.said_ended and reason == NO_CONNECTION and received == self.sent:
+            reason = 0  # The answer to our own end, which was lost.
         for call in [call for call in self.calls.values() if call.number > taken]:
             call._answer = SessionEnded(reason, rest.decode(), False)
             del self.calls[call.id]
