@@ -311,6 +311,77 @@ fn exempt_sources_have_no_penalties() {
 }
 
 #[test]
+fn failures_of_exempt_sources_are_no_load() {
+    let now = Instant::now();
+    let exempt = vec!["0.0.0.0/24".parse().unwrap()];
+    let mut gate = Gate::new(&Limits::default(), GateRules { exempt, ..GateRules::default() });
+    for n in 0..1000 {
+        assert_eq!(login(&mut gate, now, source(1), LoginEnd::Failed), Ok(()), "{n}");
+        gate.failed_late(now, source(1));
+    }
+    assert!(!gate.is_under_load(now));
+    assert_eq!(gate.failures.len(), 0);
+}
+
+#[test]
+fn scarce_places_are_load_for_a_minute() {
+    let mut gate = gate();
+    let now = Instant::now();
+    (0..63).for_each(|n| gate.enter(now, source(n), NEVER).unwrap());
+    assert!(!gate.is_under_load(now));
+    gate.enter(now, source(63), NEVER).unwrap();
+    assert!(gate.is_under_load(now + seconds(59)));
+    assert!(!gate.is_under_load(now + seconds(60)));
+}
+
+#[test]
+fn failures_of_many_sources_are_load() {
+    let mut gate = gate();
+    let start = Instant::now();
+    for n in 0..1000_u32 {
+        let now = start + Duration::from_millis(u64::from(n) * 3);
+        login(&mut gate, now, source(n), LoginEnd::Failed).unwrap();
+    }
+    assert!(gate.is_under_load(start + seconds(3)));
+}
+
+/// Logins that had their places already when the flood was noticed.
+#[test]
+fn trusted_source_recovers_soon_after_flood() {
+    let mut gate = gate();
+    let start = Instant::now();
+    prove(&mut gate, start, source(1), "s");
+    (0..64).for_each(|_| gate.enter(start, source(1), NEVER).unwrap());
+    (0..64).for_each(|_| gate.leave(start, source(1), start, LoginEnd::Failed));
+    gate.load.scarce(start + seconds(3));
+    assert_eq!(gate.enter(start + seconds(3), source(1), NEVER), Err(Turned::Penalty));
+    assert_eq!(gate.enter(start + seconds(6), source(1), NEVER), Ok(()));
+}
+
+#[test]
+fn each_end_of_login_costs_its_penalty() {
+    let start = Instant::now();
+    for (ends, enforced) in [
+        (&[LoginEnd::DeadlinePassed, LoginEnd::Failed][..], true),
+        (&[LoginEnd::DeadlinePassed, LoginEnd::Unproved, LoginEnd::Silent], false),
+        (&[LoginEnd::Failed, LoginEnd::Failed, LoginEnd::Unproved], false),
+        (&[LoginEnd::Failed, LoginEnd::Failed, LoginEnd::Failed], true),
+    ] {
+        let mut gate = loaded(start);
+        ends.iter().for_each(|&end| login(&mut gate, start, source(1), end).unwrap());
+        assert_eq!(gate.enter(start, source(1), NEVER).is_err(), enforced, "{ends:?}");
+    }
+}
+
+#[test]
+fn refused_resume_counts_as_failed_login() {
+    let start = Instant::now();
+    let mut gate = loaded(start);
+    (0..3).for_each(|_| gate.failed_late(start, source(1)));
+    assert_eq!(gate.enter(start, source(1), NEVER), Err(Turned::Penalty));
+}
+
+#[test]
 fn logins_that_the_server_slept_through_are_excused() {
     let start = Instant::now();
     let mut gate = loaded(start);
