@@ -288,7 +288,7 @@ impl Connection {
             let (who, peer) = (Who::of(client), seat.peer());
             self.write(|connection, _| Event::SessionExpired { connection, peer, who });
         }
-        if let Some(Started { resumable: Some(resumable), .. }) = started.get() {
+        if let Some(StartedSession { resumable: Some(resumable), .. }) = started.get() {
             resumable.end(served.tombstone);
         }
         served.reason
@@ -368,7 +368,7 @@ impl Connection {
         seat: &Arc<Seat>,
         is_serving: bool,
         attacher: Attacher<Stream>,
-    ) -> Option<Started> {
+    ) -> Option<StartedSession> {
         let policy = self.core.policy();
         let late = match (is_serving, seat.over()) {
             (false, _) => Some(GOING_AWAY),
@@ -406,7 +406,7 @@ impl Connection {
         let resume_ms = resumable.as_ref().map(ResumableSession::window_ms);
         let who = Who::of(client);
         self.write(|connection, peer| Event::SessionStarted { connection, peer, who, resume_ms, no_resume });
-        Some(Started { _place: place, resumable })
+        Some(StartedSession { _place: place, resumable })
     }
 
     /// What the service may write to the log about this connection.
@@ -457,7 +457,7 @@ const REVOKED: &str = "revoked";
 const ENDED: &str = "the operator ended this session";
 
 /// What a session holds from the start of its service to its end.
-struct Started {
+struct StartedSession {
     _place: Arc<SessionPermit>,
     resumable: Option<ResumableSession>,
 }
