@@ -317,7 +317,6 @@ fn failures_of_exempt_sources_are_no_load() {
     let mut gate = Gate::new(&Limits::default(), GateRules { exempt, ..GateRules::default() });
     for n in 0..1000 {
         assert_eq!(login(&mut gate, now, source(1), LoginEnd::Failed), Ok(()), "{n}");
-        gate.failed_late(now, source(1));
     }
     assert!(!gate.is_under_load(now));
     assert_eq!(gate.failures.len(), 0);
@@ -371,14 +370,6 @@ fn each_end_of_login_costs_its_penalty() {
         ends.iter().for_each(|&end| login(&mut gate, start, source(1), end).unwrap());
         assert_eq!(gate.enter(start, source(1), NEVER).is_err(), enforced, "{ends:?}");
     }
-}
-
-#[test]
-fn refused_resume_counts_as_failed_login() {
-    let start = Instant::now();
-    let mut gate = loaded(start);
-    (0..3).for_each(|_| gate.failed_late(start, source(1)));
-    assert_eq!(gate.enter(start, source(1), NEVER), Err(Turned::Penalty));
 }
 
 #[test]
