@@ -293,7 +293,7 @@ impl<H: Host> Session<H> {
     /// Bytes that are kept because of the peer: a frame that came in part, messages that the owner has not taken, and what
     /// the stream has not taken or, with resume, the peer has not acknowledged.
     pub(crate) fn held(&self) -> usize {
-        self.outgoing.unsent()
+        self.outgoing.held()
             + self.attachment.partial.capacity()
             + self.incomplete.held()
             + self.inbox.grant.outstanding() as usize

@@ -417,3 +417,15 @@ fn suspension_longer_than_the_clock_expires() {
     lone.session.handle_timeout(lone.now);
     assert!(lone.session.has_expired());
 }
+
+#[test]
+fn unacknowledged_bytes_count_as_held() {
+    let mut lone = server();
+    let before = lone.session.held();
+    lone.session.cast(lone.now, &mut vec![0; 100_000]).unwrap();
+    lone.frames();
+    assert_eq!(lone.session.unsent(), 0);
+    assert!(lone.session.held() >= before + 100_000, "{}", lone.session.held());
+    lone.feed(&Frame::Ack { number: 2 });
+    assert_eq!(lone.session.held(), before);
+}
