@@ -185,7 +185,9 @@ async fn thousand_descriptors_serve_720_sessions() {
     let open = || connect(url).key(&key).codec(Codec::Raw).open::<Opaque, Opaque>();
     let mut sessions = Vec::new();
     for n in 0..720 {
-        sessions.push(open().await.unwrap_or_else(|error| panic!("{n}: {error}")));
+        sessions.push(open().await.unwrap_or_else(|error| {
+            panic!("{n}: {error}: {:#?}", limited.err.all().iter().rev().take(5).collect::<Vec<_>>())
+        }));
     }
     let hello = Opaque(Bytes::from_static(b"hello"));
     for chan in &sessions {
