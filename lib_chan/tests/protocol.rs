@@ -158,7 +158,7 @@ fn page_vectors_cover_every_frame() {
         assert_eq!(again, bytes, "{name}");
         kinds.insert(frame.kind());
     }
-    assert_eq!(kinds.len(), 23);
+    assert_eq!(kinds.len(), 24);
 }
 
 #[test]
