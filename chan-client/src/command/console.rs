@@ -90,7 +90,7 @@ impl Console {
             show_above(printer, &showing, to_show);
             drop(all_shown);
         };
-        // The one that reads comes last: it cannot be ended.
+        // The reading thread comes last, because it cannot be ended.
         spawn_thread(showing).map_err(Failure::local)?;
         spawn_thread(reading).map_err(Failure::local)?;
         Ok(Self { inputs, signals, show, shown, script, editor: Some(Editing { prompt, settings }) })

@@ -27,7 +27,7 @@ pub(super) struct Notice {
     outages: Arc<Outages>,
 }
 
-/// What is said when a session loses its connection, and when it has another.
+/// The words that report a lost connection and its successor.
 pub(super) const RECONNECTING: &str = "reconnecting…";
 pub(super) const RECONNECTED: &str = "reconnected";
 
@@ -51,7 +51,7 @@ impl Outages {
         (*detached == 0 && reconnected).then_some(RECONNECTED)
     }
 
-    /// Says what is to be said of a session, until it ends.
+    /// Reports the changes of the session's connection until the session ends.
     async fn follow(&self, remote: Remote<Opaque>, say: impl Fn(&'static str)) {
         let mut detached = false;
         let mut state = remote.connection();

@@ -1,4 +1,4 @@
-//! The connections of a session that can be resumed: what is promised to its client, and what a later connection finds.
+//! Resumable sessions: grants resume to a client, and attaches the client's later connections to the session.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ use crate::resume::{Found, NoRoom, Resumable};
 use crate::shared::{Core, Way};
 use crate::traffic::Stream;
 
-/// What the log says of a client that finds nothing to resume; all of them are told the same.
+/// The reason in the log if a client finds no session to resume. Every such client gets the same answer.
 const NO_SESSION: &str = "no session of this client has this name and proof";
 const SESSION_OVER: &str = "the session is over";
 
@@ -37,7 +37,7 @@ impl ResumableSession {
         self.window_ms
     }
 
-    /// Leaves what is known of the session for a client that comes too late.
+    /// Keeps the record of the ended session for a client that comes too late.
     pub(super) fn end(&self, tombstone: Option<Tombstone>) {
         self.core.end_resumable(self.id, tombstone);
     }
