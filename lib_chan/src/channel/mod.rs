@@ -262,7 +262,7 @@ fn borrowed<T>(
             None
         }
         (&InboundKind::Call { call }, decoded) => {
-            if !shared.session(|session| session.wants_answer(call, now())) {
+            if !wants_answer(shared, call) {
                 return None;
             }
             match decoded {
@@ -276,6 +276,12 @@ fn borrowed<T>(
     }
 }
 
+/// Returns `true` if the caller still waits for the answer of a call that is about to be taken. Refuses the call otherwise.
+fn wants_answer(shared: &Shared, call: u64) -> bool {
+    shared.ask(|session| session.is_wanted(call, now()))
+        || shared.session(|session| session.wants_answer(call, now()))
+}
+
 /// Decodes a message in the task that takes it. Returns `None` if it cannot be decoded, if it is refused, or if the caller
 /// no longer waits.
 fn decode<In: Receive>(shared: &Arc<Shared>, message: Inbound) -> Option<In::Item> {
@@ -286,7 +292,7 @@ fn decode<In: Receive>(shared: &Arc<Shared>, message: Inbound) -> Option<In::Ite
             None
         }),
         InboundKind::Call { call } => {
-            if !shared.session(|session| session.wants_answer(call, now())) {
+            if !wants_answer(shared, call) {
                 return None;
             }
             let reply = || Reply::far(Arc::clone(shared) as _, call);
@@ -338,7 +344,7 @@ impl Held {
     /// nothing.
     fn adopt(&mut self) {
         self.owner = current_id();
-        let linked = self.shared.session(|session| session.is_linked());
+        let linked = self.shared.ask(|session| session.is_linked());
         self.shared.own(current(), linked);
     }
 }

@@ -86,7 +86,7 @@ impl<Out> Remote<Out> {
 
     /// Returns the most bytes that an encoded message to the far end may have. A relay cuts its stream by this.
     pub fn max_payload_len(&self) -> usize {
-        self.shared().session(|session| session.max_payload_len())
+        self.shared().ask(|session| session.max_payload_len())
     }
 
     /// Waits for the end of the session, and returns its reason; `NoConnection` if the connection was lost. Returns at
@@ -106,7 +106,7 @@ impl<Out> Remote<Out> {
     /// Returns whether the session has a connection at the moment. A session that cannot be resumed is attached until it
     /// ends. Once the session has ended, the state means nothing.
     pub fn connection(&self) -> ConnectionState {
-        self.shared().with(|endpoint| endpoint.connection())
+        self.shared().quietly(|endpoint| endpoint.connection())
     }
 
     /// Waits until the connection has another state than `seen`, and returns that state; `None` once the session has
@@ -199,7 +199,7 @@ impl<Out> Remote<Out> {
     ///
     /// A client should finish what it has begun, close the session, and connect again or to another server.
     pub fn draining(&self) -> bool {
-        self.shared().session(|session| session.peer_drains())
+        self.shared().ask(|session| session.peer_drains())
     }
 
     /// Ends this session at both ends with `reason`. Everything that was sent before still goes out.
@@ -231,7 +231,7 @@ impl<Out> Remote<Out> {
         let flushing = Flushing { shared, flush: shared.session(|session| session.flush()) };
         poll_fn(|cx| {
             let coop = ready!(poll_proceed(cx));
-            match shared.session(|session| session.poll_flushed(flushing.flush, || cx.waker().clone())) {
+            match shared.ask(|session| session.poll_flushed(flushing.flush, || cx.waker().clone())) {
                 Some(result) => {
                     coop.made_progress();
                     Poll::Ready(result)
@@ -275,7 +275,7 @@ struct Flushing<'a> {
 
 impl Drop for Flushing<'_> {
     fn drop(&mut self) {
-        self.shared.session(|session| session.forget_flush(self.flush));
+        self.shared.ask(|session| session.forget_flush(self.flush));
     }
 }
 
@@ -443,7 +443,7 @@ impl Casting<'_> {
         poll_fn(|cx| {
             let coop = ready!(poll_proceed(cx));
             let Some(ticket) = self.ticket else { return Poll::Ready(Ok(())) };
-            match self.shared.session(|session| session.poll_cast(ticket, keep(cx))) {
+            match self.shared.ask(|session| session.poll_cast(ticket, keep(cx))) {
                 Some(result) => {
                     self.ticket = None;
                     coop.made_progress();
@@ -476,7 +476,7 @@ impl Calling<'_> {
         poll_fn(|cx| {
             let coop = ready!(poll_proceed(cx));
             let Some(call) = self.call else { return Poll::Pending };
-            match self.shared.session(|session| session.poll_call(call, keep(cx))) {
+            match self.shared.ask(|session| session.poll_call(call, keep(cx))) {
                 Some(outcome) => {
                     self.call = None;
                     coop.made_progress();

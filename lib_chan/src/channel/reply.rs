@@ -37,11 +37,11 @@ impl FarCallers for Shared {
     }
 
     fn is_cancelled(&self, call: u64) -> bool {
-        !self.session(|session| session.wants_answer(call, now()))
+        !self.ask(|session| session.is_wanted(call, now()))
     }
 
     fn poll_cancelled(&self, call: u64, cx: &mut Context<'_>) -> Poll<()> {
-        if self.session(|session| session.poll_cancelled(call, keep(cx))) {
+        if self.ask(|session| session.poll_cancelled(call, keep(cx))) {
             Poll::Ready(())
         } else {
             Poll::Pending

@@ -21,6 +21,9 @@ pub(super) struct Connection<S> {
     /// The epoch of the connection. The endpoint ignores the input of any other.
     epoch: u64,
     batch: Batch,
+    /// The endpoint had no output when it was last asked. Output that other tasks append meanwhile is found before the
+    /// driver sleeps, or wakes it.
+    dry: bool,
     /// Set while the stream has bytes that were not flushed.
     unflushed: bool,
     writing: WriteHalf,
@@ -54,24 +57,28 @@ impl<S: AsyncBufRead + AsyncWrite + Unpin> Connection<S> {
             stream,
             epoch,
             batch: Batch::default(),
+            dry: false,
             unflushed: false,
             writing: WriteHalf::Open,
             last_call: None,
         }
     }
 
-    /// Writes as many bytes as the stream takes. Returns whether it took any.
-    pub(super) fn poll_write(&mut self, cx: &mut Context<'_>, shared: &Shared) -> bool {
-        let mut progress = false;
+    /// Writes until the stream takes no more, or there is no more output.
+    pub(super) fn poll_write(&mut self, cx: &mut Context<'_>, shared: &Shared) {
         let mut accepted = 0;
         while self.writing == WriteHalf::Open {
             if self.batch.chunk().is_empty() {
+                if self.dry && accepted == 0 {
+                    break;
+                }
                 let (len, now) = (std::mem::take(&mut accepted), now());
                 let all = shared.drive(|endpoint| {
                     endpoint.handle_accepted(self.epoch, now, len);
                     endpoint.transmit(self.epoch, now, &mut self.batch)
                 });
-                if self.batch.chunk().is_empty() {
+                self.dry = self.batch.chunk().is_empty();
+                if self.dry {
                     if all {
                         self.writing = WriteHalf::Closing;
                     }
@@ -88,7 +95,6 @@ impl<S: AsyncBufRead + AsyncWrite + Unpin> Connection<S> {
                     self.batch.advance(len);
                     accepted += len;
                     self.unflushed = true;
-                    progress = true;
                 }
                 // A write error stops writing only: the receive buffer may still have the peer's reason.
                 Poll::Ready(_) => self.stop_writing(shared),
@@ -99,7 +105,6 @@ impl<S: AsyncBufRead + AsyncWrite + Unpin> Connection<S> {
             shared.drive(|endpoint| endpoint.handle_accepted(self.epoch, now(), accepted));
         }
         self.poll_flush(cx, shared);
-        progress
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>, shared: &Shared) {
@@ -126,7 +131,7 @@ impl<S: AsyncBufRead + AsyncWrite + Unpin> Connection<S> {
             Poll::Ready(_) => return Read::End,
         };
         let len = bytes.len();
-        shared.handle_bytes(self.epoch, now(), bytes);
+        self.dry = !shared.handle_bytes(self.epoch, now(), bytes);
         Pin::new(&mut self.stream).consume(len);
         Read::Some
     }
@@ -145,6 +150,11 @@ impl<S> Connection<S> {
     pub(super) fn set_last_call(&mut self, shared: &Shared) {
         let timeout = shared.terms().limits().last_words_timeout;
         self.last_call.get_or_insert_with(|| after(now(), timeout));
+    }
+
+    /// Notes whether the endpoint has output.
+    pub(super) const fn set_dry(&mut self, dry: bool) {
+        self.dry = dry;
     }
 
     pub(super) const fn epoch(&self) -> u64 {

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     ExitReason,
-    session::{Attach, Endpoint, FIRST_EPOCH, Request, Rest},
+    session::{Attach, Endpoint, FIRST_EPOCH, Request, Rest, Rise},
 };
 
 /// The number of rounds after which the driver lets other tasks run.
@@ -91,7 +91,7 @@ where
         let Some(connection) = &mut self.connection else {
             return if self.poll_timer(cx) { Poll::Ready(true) } else { Poll::Pending };
         };
-        let wrote = connection.poll_write(cx, &self.shared);
+        connection.poll_write(cx, &self.shared);
         let read = match connection.poll_read(cx, &self.shared) {
             Read::Nothing => false,
             Read::Some => {
@@ -111,7 +111,7 @@ where
             self.shared.drive(|endpoint| endpoint.handle_loss(epoch, now()));
             return Poll::Ready(N::RESUMES && self.drop_detached());
         }
-        if wrote || read || self.poll_timer(cx) { Poll::Ready(true) } else { Poll::Pending }
+        if read || self.poll_timer(cx) { Poll::Ready(true) } else { Poll::Pending }
     }
 
     /// Reports a change of the connection, and drops a stream that is no longer attached.
@@ -159,6 +159,7 @@ where
         let (waker, armed) = (cx.waker().clone(), self.armed);
         let Rest::Until(wanted) = self.shared.quietly(|endpoint| endpoint.sleep(waker, hungry, armed)) else {
             self.shared.drive(|_| ());
+            self.set_dry(false);
             return true;
         };
         if wanted.is_none() {
@@ -188,6 +189,12 @@ where
         }
     }
 
+    fn set_dry(&mut self, dry: bool) {
+        if let Some(connection) = &mut self.connection {
+            connection.set_dry(dry);
+        }
+    }
+
     fn set_last_call(&mut self) {
         if let Some(connection) = &mut self.connection {
             connection.set_last_call(&self.shared);
@@ -196,6 +203,7 @@ where
 
     fn handle_timeout(&mut self) {
         let is_lost = self.shared.drive(|endpoint| endpoint.handle_timeout(now()));
+        self.set_dry(false);
         if N::RESUMES && is_lost {
             self.drop_detached();
         }
@@ -217,7 +225,9 @@ where
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<ExitReason> {
         // Lets other tasks run once, so that the output that they are about to append goes into the same write.
-        if self.shared.quietly(Endpoint::rise) && !std::mem::replace(&mut self.yielded, true) {
+        let rise = self.shared.quietly(Endpoint::rise);
+        self.set_dry(rise == Rise::Nothing);
+        if rise == Rise::MoreSoon && !std::mem::replace(&mut self.yielded, true) {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }

@@ -98,6 +98,7 @@ impl Shared {
 
     // The endpoint.
 
+    #[inline]
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -117,8 +118,13 @@ impl Shared {
         self.enter(Who::Driver, f)
     }
 
+    /// Calls `f` with the session, for a question, or to store or remove a waiter.
+    pub(crate) fn ask<T>(&self, f: impl FnOnce(&mut Session<Tokio>) -> T) -> T {
+        self.quietly(|endpoint| f(endpoint.session_mut()))
+    }
+
     /// Calls `f` with the endpoint, for a use that causes no event.
-    pub(super) fn quietly<T>(&self, f: impl FnOnce(&mut Endpoint<Tokio>) -> T) -> T {
+    pub(crate) fn quietly<T>(&self, f: impl FnOnce(&mut Endpoint<Tokio>) -> T) -> T {
         f(&mut self.lock().endpoint)
     }
 
@@ -183,10 +189,10 @@ impl Shared {
 
     // The driver.
 
-    /// Passes bytes from the stream to the endpoint.
-    pub(crate) fn handle_bytes(&self, epoch: u64, now: Instant, bytes: &[u8]) {
+    /// Passes bytes from the stream to the endpoint. Returns `true` if there is output.
+    pub(crate) fn handle_bytes(&self, epoch: u64, now: Instant, bytes: &[u8]) -> bool {
         let untaken = self.processes().untaken();
-        self.drive(|endpoint| endpoint.handle_bytes(epoch, now, bytes, untaken));
+        self.drive(|endpoint| endpoint.handle_bytes(epoch, now, bytes, untaken))
     }
 
     /// Makes the last deliveries, and drops the mailboxes of handed-out processes. Called when the driver ends.

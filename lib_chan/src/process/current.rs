@@ -47,7 +47,15 @@ impl CurrentProcess {
     }
 
     /// Settles the decisions that were left during the polls: with the reason if the process has ended, else without.
+    #[inline]
     pub(super) fn settle(&mut self, reason: Option<&ExitReason>) {
+        if !self.notes.is_empty() {
+            self.settle_notes(reason);
+        }
+    }
+
+    #[cold]
+    fn settle_notes(&mut self, reason: Option<&ExitReason>) {
         for note in mem::take(&mut self.notes) {
             note(reason);
         }

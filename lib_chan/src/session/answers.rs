@@ -123,6 +123,7 @@ pub(super) struct IncompleteAnswers(Vec<Incomplete>);
 
 impl IncompleteAnswers {
     /// Returns the number of bytes of memory.
+    #[inline]
     pub(super) fn held(&self) -> usize {
         self.0.iter().map(|answer| answer.bytes.capacity()).sum()
     }

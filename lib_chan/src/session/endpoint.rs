@@ -85,6 +85,18 @@ pub enum Who {
     User,
 }
 
+/// What a driver finds when it wakes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rise {
+    /// There is nothing to write.
+    Nothing,
+    /// There is output.
+    Output,
+    /// There is output, and several calls in flight will soon add more: the driver should let other tasks run before it
+    /// writes.
+    MoreSoon,
+}
+
 /// The answer to a driver that wants to sleep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rest {
@@ -186,11 +198,12 @@ impl<H: Host> Endpoint<H> {
 
     /// Takes bytes that were read from the stream, in pieces of any size. `untaken` counts the exits that the peer
     /// [provoked](Delivery::Exit::provoked) and that no process has taken yet: those sent explicitly, and those of
-    /// links.
-    pub fn handle_bytes(&mut self, epoch: u64, now: Instant, bytes: &[u8], untaken: [usize; 2]) {
+    /// links. Returns `true` if there is output.
+    pub fn handle_bytes(&mut self, epoch: u64, now: Instant, bytes: &[u8], untaken: [usize; 2]) -> bool {
         self.look_for_pause(now);
         if self.attached() != Some(epoch) {
-            return self.look_for_change();
+            self.look_for_change();
+            return true;
         }
         let [explicit, of_links] = untaken;
         self.session.check_untaken_exits(explicit, of_links);
@@ -199,6 +212,7 @@ impl<H: Host> Endpoint<H> {
             self.rare.push_back(Event::Requested(Box::new(request)));
         }
         self.look_for_change();
+        self.session.has_output()
     }
 
     /// Notes that the stream accepted the next `len` bytes of the batch.
@@ -279,13 +293,16 @@ impl<H: Host> Endpoint<H> {
         self.session.has_said_all()
     }
 
-    /// Notes that the driver is awake. Returns `true` if it should let other tasks run before it writes: there is
-    /// output, and several calls in flight will soon add more.
-    pub fn rise(&mut self) -> bool {
+    /// Notes that the driver is awake. Returns what it finds.
+    pub fn rise(&mut self) -> Rise {
         if !matches!(self.driver, Driver::Gone) {
             self.driver = Driver::Awake;
         }
-        self.session.has_output() && self.session.is_busy()
+        match (self.session.has_output(), self.session.is_busy()) {
+            (false, _) => Rise::Nothing,
+            (true, false) => Rise::Output,
+            (true, true) => Rise::MoreSoon,
+        }
     }
 
     /// Notes that the driver wants to sleep. A `hungry` driver waits for output. `armed` is the time at which its

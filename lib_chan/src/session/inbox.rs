@@ -98,10 +98,15 @@ impl<H: Host> Session<H> {
         !self.inbox.messages.is_empty()
     }
 
+    /// Returns `true` if the caller still waits for the answer.
+    pub fn is_wanted(&self, call: u64, now: Instant) -> bool {
+        self.owing.is_wanted(call, now)
+    }
+
     /// Returns `true` if the caller still waits for the answer of a call that is about to be taken. Refuses the call
     /// otherwise.
     pub fn wants_answer(&mut self, call: u64, now: Instant) -> bool {
-        let wanted = self.owing.is_wanted(call, now);
+        let wanted = self.is_wanted(call, now);
         if !wanted {
             self.refuse(call, RefuseCode::Refused, "the caller stopped waiting");
         }

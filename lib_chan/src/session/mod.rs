@@ -57,7 +57,7 @@ pub use self::{
     call::Outcome,
     claims::{Claim, Claims, Next, Reader},
     credit::credit_part,
-    endpoint::{Endpoint, Event, Rest, Who},
+    endpoint::{Endpoint, Event, Rest, Rise, Who},
     message::{Delivery, Inbound, InboundKind, NotOpened, Request, StartRefused, Unsendable, WindowChange},
     outgoing::Batch,
     queue::Flush,
@@ -292,6 +292,7 @@ impl<H: Host> Session<H> {
 
     /// Bytes that are kept because of the peer: a frame that came in part, messages that the owner has not taken, and what
     /// the stream has not taken or, with resume, the peer has not acknowledged.
+    #[inline]
     pub(crate) fn held(&self) -> usize {
         self.outgoing.held()
             + self.attachment.partial.capacity()

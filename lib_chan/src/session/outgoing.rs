@@ -309,6 +309,7 @@ impl Outgoing {
 
     /// Returns the number of bytes in memory: not accepted by the stream or, with resume, not acknowledged by the
     /// peer.
+    #[inline]
     pub(super) fn held(&self) -> usize {
         self.unwritten().max(self.kept.as_ref().map_or(0, |kept| kept.len)) + self.answers.len()
     }

@@ -184,8 +184,8 @@ impl<H: Host> Session<H> {
                 self.attachment.ack_due = true;
             }
             self.check_place(&frame)?;
-            kept += self.handle_frame(now, run, frame)?;
             start += wire::LEN_LEN + len;
+            kept += self.handle_frame(now, run, start, frame)?;
         }
         if kept * 2 < run.len() {
             for message in self.inbox.messages.iter_mut().skip(before) {
@@ -200,12 +200,20 @@ impl<H: Host> Session<H> {
         Ok(())
     }
 
-    /// Handles one frame. Returns the number of its bytes that were put into the inbox.
-    fn handle_frame(&mut self, now: Instant, run: &Bytes, frame: Frame<'_>) -> Result<usize, Fault> {
+    /// Handles one frame, which ends at `end` of its run. Returns the number of its bytes that were put into the inbox.
+    fn handle_frame(
+        &mut self,
+        now: Instant,
+        run: &Bytes,
+        end: usize,
+        frame: Frame<'_>,
+    ) -> Result<usize, Fault> {
+        // A payload is always the end of its frame.
+        let share = |payload: &[u8]| run.slice(end - payload.len()..end);
         match frame {
             Frame::Start { codec, terms, max_frame_len, window_len, resume, args } => {
                 self.handle_asked_resume(resume);
-                self.handle_start(codec, terms, max_frame_len, window_len, run.slice_ref(args))?;
+                self.handle_start(codec, terms, max_frame_len, window_len, share(args))?;
             }
             Frame::Started { terms, resume } => {
                 self.peer.terms = terms;
@@ -216,11 +224,11 @@ impl<H: Host> Session<H> {
                 }
             }
             Frame::Cast { to, payload } => {
-                return self.handle_message(to, InboundKind::Cast, run.slice_ref(payload));
+                return self.handle_message(to, InboundKind::Cast, share(payload));
             }
             Frame::Call { to, call, left, payload } => {
                 self.begin_call(now, call, left)?;
-                return self.handle_message(to, InboundKind::Call { call }, run.slice_ref(payload));
+                return self.handle_message(to, InboundKind::Call { call }, share(payload));
             }
             Frame::Cancel { call } => {
                 if self.incoming.number > self.resumption.peer_sent() && !self.cancels.spend(now) {
@@ -232,7 +240,7 @@ impl<H: Host> Session<H> {
             }
             Frame::Part { call, total, payload } => self.handle_part(call, total, payload)?,
             Frame::Reply { call, payload } => {
-                let answer = self.incomplete.complete(call, run.slice_ref(payload))?;
+                let answer = self.incomplete.complete(call, share(payload))?;
                 self.handle_reply(call, Ok(answer))?;
             }
             Frame::Refuse { call: 0, code, text } => {

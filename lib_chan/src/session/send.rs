@@ -251,6 +251,7 @@ impl<H: Host> Session<H> {
     }
 
     /// Returns `true` if a message may be sent at once. An error means that it never may.
+    #[inline]
     fn may_send(&self, payload: &[u8]) -> Result<bool, Unsendable> {
         if !self.can_put() {
             return Err(Unsendable::Ended(self.over_reason()));

@@ -356,6 +356,7 @@ pub fn frame_len(bytes: &[u8], max: usize) -> Result<Option<usize>, WireError> {
 
 impl<'a> Frame<'a> {
     /// Whether the frame is part of the ordered, counted stream.
+    #[inline]
     pub const fn is_ordered(&self) -> bool {
         self.kind() < FIRST_UNORDERED
     }
@@ -409,8 +410,8 @@ impl<'a> Frame<'a> {
     /// Appends the frame without its payload, and returns the payload, which follows on the wire.
     pub fn put_head(&self, out: &mut Vec<u8>) -> &'a [u8] {
         let start = out.len();
-        out.extend_from_slice(&[0; LEN_LEN]);
-        out.push(self.kind());
+        // The length is known at the end.
+        out.extend_from_slice(&[0, 0, 0, 0, self.kind()]);
         let payload = self.put_fields(out);
         let len = (out.len() - start - LEN_LEN + payload.len()) as u32;
         if let Some(head) = out.get_mut(start..start + LEN_LEN) {
