@@ -21,6 +21,7 @@ use std::{
     time::Duration,
 };
 
+mod cuttable;
 mod embedded;
 mod proxy;
 #[cfg(target_os = "linux")]

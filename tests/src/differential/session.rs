@@ -2,18 +2,17 @@
 
 use std::convert::Infallible;
 use std::future::poll_fn;
-use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
 
 use lib_chan::channel::{open, serve};
 use lib_chan::handshake::{SessionParameters, pair_in_memory};
 use lib_chan::payload::Codec;
 use lib_chan::{Address, Channel, Incoming, Limits, Message, Remote};
-use tokio::io::{AsyncRead, AsyncWrite, BufReader, DuplexStream, ReadBuf};
+use tokio::io::{BufReader, DuplexStream};
 use tokio::sync::oneshot;
 
 use super::ours::Note;
+use crate::cuttable::Cuttable;
 
 /// Less than one step of a program may send, so that frames arrive in pieces and have to wait for each other.
 const STREAM_LEN: usize = 60;
@@ -40,8 +39,8 @@ impl Session {
         let parameters = SessionParameters::from_limits(&limits).expect("the defaults are valid");
         let (client, server) = pair_in_memory(parameters, [7; 32]).expect("a session in memory");
         let (near, far) = tokio::io::duplex(STREAM_LEN);
-        let (near, cut_near, near_gone) = Line::new(near);
-        let (far, cut_far, far_gone) = Line::new(far);
+        let (near, cut_near, near_gone) = line(near);
+        let (far, cut_far, far_gone) = line(far);
         let (tell, told) = oneshot::channel();
         let start = |opening: lib_chan::channel::Opening| drop(tell.send(opening.accept()));
         let server_limits = limits.clone();
@@ -103,49 +102,15 @@ impl Session {
     }
 }
 
-/// A stream that breaks when it is told to, and says when it is dropped. A middleman drops it last of all.
-struct Line {
+/// Makes a stream that can be cut, and that tells when it is dropped. A middleman drops it last of all.
+fn line(
     stream: DuplexStream,
-    cut: oneshot::Receiver<()>,
-    _gone: oneshot::Sender<Infallible>,
-}
-
-impl Line {
-    fn new(stream: DuplexStream) -> (Self, oneshot::Sender<()>, oneshot::Receiver<Infallible>) {
-        let (cut, told) = oneshot::channel();
-        let (tell, gone) = oneshot::channel();
-        (Self { stream, cut: told, _gone: tell }, cut, gone)
-    }
-
-    fn poll_cut(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        if self.cut.is_terminated() || Pin::new(&mut self.cut).poll(cx).is_ready() {
-            return Err(io::ErrorKind::ConnectionReset.into());
-        }
-        Ok(())
-    }
-}
-
-impl AsyncRead for Line {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        into: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        self.poll_cut(cx)?;
-        Pin::new(&mut self.stream).poll_read(cx, into)
-    }
-}
-
-impl AsyncWrite for Line {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
+) -> (Cuttable<DuplexStream>, oneshot::Sender<()>, oneshot::Receiver<Infallible>) {
+    let (cut, mut told) = oneshot::channel();
+    let (tell, gone) = oneshot::channel();
+    let stream = Cuttable::new(stream, move |cx| {
+        let _dropped_with_the_stream = &tell;
+        Pin::new(&mut told).poll(cx).map(drop)
+    });
+    (stream, cut, gone)
 }
