@@ -3,11 +3,12 @@
 //! - `resume cuts [--minutes 30] [--sessions 200] [--messages 1000000] [--cuts 10] [--seed 1]`
 //! - `resume speed [--rounds 20] [--ms 500]`
 //! - `resume back [--sessions 10000] [--rounds 3]`
+//! - `resume relays [--mib 1024] [--requests 200000]`; needs `chan-server` and `chan-client` of the same build, and Redis
 #![expect(clippy::print_stderr, reason = "it is a program")]
 
 use std::{collections::BTreeMap, io, process::ExitCode, time::Duration};
 
-use chan_tests::resume::{Cuts, come_back, cuts, serve, speed};
+use chan_tests::resume::{Cuts, come_back, cuts, relays, serve, speed};
 
 fn main() -> ExitCode {
     let mut words = std::env::args().skip(1);
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
         seed: take("--seed", defaults.seed),
         ..defaults
     };
+    let (mib, requests) = (take("--mib", 1024), take("--requests", 200_000));
     let (sessions, rounds, time) = (
         options.remove("--sessions").map(count),
         options.remove("--rounds").map(count),
@@ -46,7 +48,8 @@ fn main() -> ExitCode {
             }
             "speed" => speed(rounds.unwrap_or(20), time).await?,
             "back" => come_back(sessions.unwrap_or(10_000), rounds.unwrap_or(3)).await?,
-            _ => return Err(io::Error::other("parts are: cuts, speed, back")),
+            "relays" => return relays(mib, requests),
+            _ => return Err(io::Error::other("parts are: cuts, speed, back, relays")),
         }
         Ok(true)
     };

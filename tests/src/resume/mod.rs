@@ -3,12 +3,13 @@
 
 mod back;
 mod cuts;
+mod relays;
 mod server;
 mod speed;
 
 use std::time::Duration;
 
-pub use self::{back::come_back, cuts::cuts, server::serve, speed::speed};
+pub use self::{back::come_back, cuts::cuts, relays::relays, server::serve, speed::speed};
 
 /// How a campaign of cuts runs.
 #[derive(Clone, Copy, Debug)]
