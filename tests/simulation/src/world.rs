@@ -1279,11 +1279,16 @@ impl World {
     fn is_lost_link(&self, here: At, there: At, (proc, to): (Proc, Pid)) -> bool {
         let Pid::Far { conn, id } = to else { return false };
         let process = &self.procs[usize::from(proc)];
-        if conn != here.conn || process.side != here.side || id == 0 || process.links.is_linked(&to) {
+        if conn != here.conn || process.side != here.side || id == 0 {
             return false;
         }
         let end = |at: At| &self.conns[usize::from(conn)].ends[at.side as usize];
         let Some(other) = end(there).named(id) else { return false };
+        // Under whichever name: one without a link is forgotten, and the next link gets another.
+        let is_other = |link: &Pid| matches!(*link, Pid::Far { conn: by, id } if by == conn && end(there).named(id) == Some(other));
+        if process.links.links().any(is_other) {
+            return false;
+        }
         let backs = |(of, back): &(Proc, Pid)| {
             *of == other
                 && matches!(*back, Pid::Far { conn: by, id } if by == conn && id != 0 && end(here).named(id) == Some(proc))
