@@ -6,9 +6,12 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use bytes::Bytes;
 use clap::ValueEnum;
-use lib_chan::channel::{open, serve};
+use lib_chan::auth::SessionId;
+use lib_chan::channel::{Resume, attachments, open, open_resumable, serve, serve_resumable};
 use lib_chan::handshake::{SessionParameters, pair_in_memory};
 use lib_chan::payload::Codec;
+use lib_chan::secret::Secret;
+use lib_chan::wire::Granted;
 use lib_chan::{Address, Call, Channel, Event, Limits, Message, Process, Remote, Reply, spawn};
 use serde::{Deserialize, Serialize};
 use tokio::io::BufReader;
@@ -62,23 +65,10 @@ enum Local {
 }
 
 impl Hot {
-    /// A session over a stream in memory, with an echo at its far end; and a process.
-    pub async fn new() -> Result<Self> {
-        const STREAM_LEN: usize = 64 * 1024;
-        const READ_LEN: usize = 16 * 1024;
-        let limits = Limits::default();
-        let (client, server) = pair_in_memory(SessionParameters::from_limits(&limits)?, [7; 32])?;
-        let (near, far) = tokio::io::duplex(STREAM_LEN);
-        let buffered = |stream| BufReader::with_capacity(READ_LEN, stream);
-        let far = buffered(far);
-        tokio::spawn(async move {
-            serve(far, &server, &Limits::default(), |opening| {
-                spawn(async move |_me: Process| echo(opening.accept()).await);
-            })
-            .await
-        });
-        let channel: Channel<(), Request> =
-            open(buffered(near), &client, &limits, Codec::Bincode, b"", false).await.context("open")?;
+    /// A session over a stream in memory, with an echo at its far end; and a process. With `resume`, the session would
+    /// outlive its connection.
+    pub async fn new(resume: bool) -> Result<Self> {
+        let channel = session(resume).await?;
         let process = spawn(async move |mut me: Process<Local>| {
             let mut sum = 0;
             loop {
@@ -151,6 +141,48 @@ impl Hot {
     }
 }
 
+/// How long a session with resume would live without a connection.
+const WINDOW: Duration = Duration::from_secs(60);
+
+async fn session(resume: bool) -> Result<Channel<(), Request>> {
+    const STREAM_LEN: usize = 64 * 1024;
+    const READ_LEN: usize = 16 * 1024;
+    let limits = Limits::default();
+    let (client, server) = pair_in_memory(SessionParameters::from_limits(&limits)?, [7; 32])?;
+    let (near, far) = tokio::io::duplex(STREAM_LEN);
+    let buffered = |stream| BufReader::with_capacity(READ_LEN, stream);
+    let (near, far) = (buffered(near), buffered(far));
+    let args = (Codec::Bincode, b"");
+    if !resume {
+        tokio::spawn(async move {
+            serve(far, &server, &Limits::default(), |opening| {
+                spawn(async move |_me: Process| echo(opening.accept()).await);
+            })
+            .await
+        });
+        return open(near, &client, &limits, args.0, args.1, false).await.context("open");
+    }
+    tokio::spawn(async move {
+        let (_attacher, later) = attachments();
+        serve_resumable(
+            far,
+            b"",
+            &server,
+            &Limits::default(),
+            later,
+            |_| (),
+            |mut opening| {
+                let window = WINDOW.as_millis() as u64;
+                opening.grant(Granted { window, id: SessionId::new([1; 16]), secret: Secret::new([2; 32]) });
+                spawn(async move |_me: Process| echo(opening.accept()).await);
+            },
+        )
+        .await
+    });
+    let resume = Resume { window: WINDOW, connector: Box::new(|_| Box::pin(std::future::pending())) };
+    open_resumable(near, &client, &limits, args.0, args.1, None, false, resume).await.context("open")
+}
+
 async fn echo(mut channel: Channel<Request, ()>) -> Result<(), lib_chan::ExitReason> {
     while let Some(message) = channel.recv().await {
         if let Message::Call(Request::Echo(echo), reply) = message {
@@ -161,9 +193,9 @@ async fn echo(mut channel: Channel<Request, ()>) -> Result<(), lib_chan::ExitRea
 }
 
 /// Does it so often, on one thread.
-pub fn run(path: Path, count: u64) -> Result<()> {
+pub fn run(path: Path, count: u64, resume: bool) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
-    runtime.block_on(async { Hot::new().await?.run(path, count).await })
+    runtime.block_on(async { Hot::new(resume).await?.run(path, count).await })
 }
 
 #[cfg(test)]
@@ -174,7 +206,7 @@ mod tests {
     fn assert_allocates(path: Path, most: f64) {
         const COUNT: u64 = 20_000;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-        let hot = runtime.block_on(Hot::new()).unwrap();
+        let hot = runtime.block_on(Hot::new(false)).unwrap();
         runtime.block_on(hot.run(path, COUNT)).unwrap();
         let counted = allocation_counter::measure(|| runtime.block_on(hot.run(path, COUNT)).unwrap());
         let each = counted.count_total as f64 / COUNT as f64;

@@ -45,6 +45,9 @@ enum Command {
         path: hot::Path,
         #[arg(long, default_value_t = 100_000)]
         count: u64,
+        /// With a session that would outlive its connection.
+        #[arg(long)]
+        resume: bool,
     },
     /// Serves clients until standard input ends. The first line it prints says where.
     Serve {
@@ -84,7 +87,7 @@ fn main() -> Result<()> {
     // As the programs of the project do; it is for all contestants.
     lib_chan::heap::keep_freed_memory();
     match Arguments::parse().command {
-        Command::Hot { path, count } => hot::run(path, count),
+        Command::Hot { path, count, resume } => hot::run(path, count, resume),
         other => tokio::runtime::Runtime::new()?.block_on(run(other)),
     }
 }
