@@ -3,30 +3,36 @@
 use std::{
     io::Write,
     process::Command,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        mpsc::{Receiver, channel},
+    },
 };
 
 use chan_server::modules::Modules;
-use chan_tests::{Embedded, Folder, NAMES_AND_ECHO, Proxy, Running, Server, nobody, run};
+use chan_tests::{Embedded, Folder, NAMES_AND_ECHO, PATIENCE, Proxy, Running, Server, nobody, run};
 use lib_chan::{Channel, Process};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
-/// A server that pushes the numbers that the test sends.
-fn pushing() -> (Embedded, UnboundedSender<u32>) {
+/// A server that pushes the numbers that the test sends, and tells when the client has acknowledged each.
+fn pushing() -> (Embedded, UnboundedSender<u32>, Receiver<()>) {
     let (push, pushed) = unbounded_channel();
+    let (tell, told) = channel();
     let pushed = Arc::new(Mutex::new(Some(pushed)));
     let modules =
         Modules::new().function("test", "pushes", move |_me: Process, chan: Channel<u32>, (): (), (): ()| {
-            let pushed = pushed.lock().unwrap().take();
+            let (pushed, tell) = (pushed.lock().unwrap().take(), tell.clone());
             async move {
                 let Some(mut pushed) = pushed else { return Ok(()) };
                 while let Some(number) = pushed.recv().await {
                     chan.remote().cast(number).await?;
+                    chan.remote().flush().await?;
+                    let _ = tell.send(());
                 }
                 Ok(())
             }
         });
-    (Embedded::start(modules, &["pushes"], ""), push)
+    (Embedded::start(modules, &["pushes"], ""), push, told)
 }
 
 /// A program with a session by way of a proxy, which is cut, and leads nowhere.
@@ -50,12 +56,14 @@ const RECONNECTED: &str = "chan-client: reconnected";
 
 #[test]
 fn receive_speaks_once_of_each_outage() {
-    let (server, push) = pushing();
+    let (server, push, told) = pushing();
     let proxy = Proxy::before(&server.url("pushes"));
     let client = Running::start(server.client_at("receive", &proxy.url(&server.url("pushes"))));
     for number in 0..3 {
         push.send(number).unwrap();
         client.out.wait("the number", |line| line == number.to_string());
+        // Before its first ack the server does not know that the client can come back.
+        told.recv_timeout(PATIENCE).unwrap();
         proxy.redirect(&nobody());
         proxy.cut();
         let outages = |wanted: &'static str| {
@@ -67,6 +75,7 @@ fn receive_speaks_once_of_each_outage() {
         proxy.redirect(&server.url("pushes"));
         client.err.wait_for("end of the outage", outages(RECONNECTED));
         client.out.wait("the number", |line| line == (100 + number).to_string());
+        told.recv_timeout(PATIENCE).unwrap();
     }
     assert_eq!(client.out.all(), ["0", "100", "1", "101", "2", "102"]);
     assert_eq!(client.err.all(), [RECONNECTING, RECONNECTED].repeat(3));
