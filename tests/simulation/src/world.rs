@@ -1284,6 +1284,9 @@ impl World {
         }
         let end = |at: At| &self.conns[usize::from(conn)].ends[at.side as usize];
         let Some(other) = end(there).named(id) else { return false };
+        if self.has_two_names(here, proc, other) || self.has_two_names(there, other, proc) {
+            return false;
+        }
         // Under whichever name: one without a link is forgotten, and the next link gets another.
         let is_other = |link: &Pid| matches!(*link, Pid::Far { conn: by, id } if by == conn && end(there).named(id) == Some(other));
         if process.links.links().any(is_other) {
