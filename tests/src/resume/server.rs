@@ -51,7 +51,7 @@ pub async fn serve() {
     let key = client_key().public_key();
     let text = format!(
         "listen = ['127.0.0.1:0']\n[[service]]\nname = 'resume'\nmfa = ['resume', 'serve']\nresume = '10 min'\n\
-         [[service.client]]\nname = 'joe'\nkey = '{key}'\n\
+         [[service.client]]\nname = 'joe'\nkey = '{key}'\nmax_sessions = 30000\n\
          [limits]\nmax_sessions = 30000\nmax_sessions_per_service = 30000\nmax_sessions_per_client = 30000\n\
          max_resumable = 30000\nmax_resumable_per_client = 30000\nheartbeat_interval = '5 s'\n"
     );
