@@ -1216,7 +1216,10 @@ impl World {
                 let end = &self.conns[usize::from(conn)].ends[at.side as usize];
                 end.is_open() && !end.is_over() && end.is_idle()
             });
-            if !both_open || self.conns[usize::from(conn)].pipes.iter().any(Pipe::has_hole) {
+            // Patience may have ended before a connection of long delays came to rest: what is on its way changes what
+            // an end knows.
+            let pipes = &self.conns[usize::from(conn)].pipes;
+            if !both_open || pipes.iter().any(|pipe| pipe.has_hole() || pipe.has_unread()) {
                 continue;
             }
             for (here, there) in [(client, server), (server, client)] {
