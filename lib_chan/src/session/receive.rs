@@ -231,7 +231,7 @@ impl<H: Host> Session<H> {
                 return self.handle_message(to, InboundKind::Call { call }, share(payload));
             }
             Frame::Cancel { call } => {
-                if self.incoming.number > self.resumption.peer_sent() && !self.cancels.spend(now) {
+                if !self.resumption.is_free_cancel(self.incoming.number) && !self.cancels.spend(now) {
                     return Err(Fault::Overload);
                 }
                 if !self.owing.cancel(call, &mut self.woken) {

@@ -42,6 +42,9 @@ const KEPT_BESIDE_WINDOW: usize = 128 * 1024;
 /// The most by which an epoch may exceed the last one, and the bound of all epochs.
 const MAX_EPOCH_STEP: u64 = 1 << 20;
 const MAX_EPOCH: u64 = 1 << 63;
+/// The most cancels after a resume that spend nothing of the budget: those of a burst, of a connection that was silent for
+/// a minute, and of the time without one.
+const MAX_FREE_CANCELS: u32 = 10_000;
 /// The most `Cancel`, `Unlink` and `Demonitor` frames that a detached end queues, and the most exits that are not
 /// over a link.
 const MAX_DETACHED_MINOR: u32 = 500;
@@ -86,6 +89,8 @@ struct Agreement {
     key: Option<ResumeKey>,
     /// The number of the last frame that the peer had numbered at the last resume.
     peer_sent: u64,
+    /// The cancels up to that number that still cost the peer nothing.
+    free_cancels: u32,
 }
 
 /// The record of a session without a connection.
@@ -128,9 +133,19 @@ impl Resumption {
         self.detached.is_some()
     }
 
-    /// Frames up to this number spend nothing of the budgets of time, because they may have waited for a connection.
-    pub(super) fn peer_sent(&self) -> u64 {
+    /// The number of the last frame that the peer had numbered at the last resume.
+    fn peer_sent(&self) -> u64 {
         self.agreed.as_ref().map_or(0, |agreed| agreed.peer_sent)
+    }
+
+    /// Returns `true` if a cancel with this number costs the peer nothing, because it may have waited for a connection.
+    /// The peer says which did, so their number is bounded.
+    pub(super) fn is_free_cancel(&mut self, number: u64) -> bool {
+        self.agreed.as_mut().is_some_and(|agreed| {
+            let free = number <= agreed.peer_sent && agreed.free_cancels > 0;
+            agreed.free_cancels -= u32::from(free);
+            free
+        })
     }
 
     pub(super) const fn until(&self) -> Option<Instant> {
@@ -214,22 +229,29 @@ impl<H: Host> Session<H> {
 
     fn agree(&mut self, granted: &Granted, key: Option<ResumeKey>) {
         let window = Duration::from_millis(granted.window);
-        self.resumption.agreed = Some(Agreement { window, id: granted.id, key, peer_sent: 0 });
+        self.resumption.agreed =
+            Some(Agreement { window, id: granted.id, key, peer_sent: 0, free_cancels: 0 });
         self.incoming.ack_often();
     }
 
     /// Keeps the ordered frames that follow.
     pub(super) fn keep_outgoing(&mut self) {
-        let bound = self.limits.max_retained.max(self.peer.window as usize + KEPT_BESIDE_WINDOW);
+        let bound = self.limits.max_retained.max(self.kept_for(self.peer.window));
         self.outgoing.keep(bound);
     }
 
     /// Raises the bound of kept bytes to the credit of the peer, so that no frame has to wait for room.
     pub(super) fn widen_kept(&mut self) {
         if self.resumption.agreed.is_some() {
-            let ahead = self.peer.balance.ahead().min(self.limits.max_window_len as u64);
-            self.outgoing.widen(ahead as usize + KEPT_BESIDE_WINDOW);
+            let bound = self.kept_for(self.peer.balance.ahead());
+            self.outgoing.widen(bound);
         }
+    }
+
+    /// Returns the number of kept bytes for a peer that allows this end to send `ahead` bytes. The peer chooses that number,
+    /// and may choose any.
+    fn kept_for(&self, ahead: u64) -> usize {
+        ahead.min(self.limits.max_window_len as u64) as usize + KEPT_BESIDE_WINDOW
     }
 
     /// Returns `true` if the session outlives its connection now. A server waits until the client knows the secret.
@@ -385,6 +407,7 @@ impl<H: Host> Session<H> {
     fn reattach(&mut self, now: Instant, received: u64, sent: u64) {
         if let Some(agreed) = &mut self.resumption.agreed {
             agreed.peer_sent = sent;
+            agreed.free_cancels = MAX_FREE_CANCELS;
         }
         self.resumption.detached = None;
         self.resumption.attached_since = now;

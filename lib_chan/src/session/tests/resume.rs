@@ -38,8 +38,13 @@ fn server() -> Lone {
 
 /// The same before that ack.
 fn opened_server() -> Lone {
+    let Frame::Start { window_len, .. } = start() else { panic!() };
+    server_of_client_with_window(window_len)
+}
+
+fn server_of_client_with_window(window_len: u64) -> Lone {
     let mut lone = Lone::new(Side::Server, &crate::Limits::default());
-    let Frame::Start { codec, terms, max_frame_len, window_len, args, .. } = start() else { panic!() };
+    let Frame::Start { codec, terms, max_frame_len, args, .. } = start() else { panic!() };
     lone.feed(&Frame::Start { codec, terms, max_frame_len, window_len, resume: 60_000, args });
     lone.session.take_request().unwrap();
     lone.session.grant(granted());
@@ -103,6 +108,21 @@ fn server_resumes_only_after_ack_of_secret() {
     assert_eq!(lone.ended(), Some(&ExitReason::NoConnection));
     assert_eq!(lone.session.tombstone(), None);
     assert!(server().session.is_resumable());
+}
+
+#[test]
+fn longest_window_of_client_bounds_kept_bytes() {
+    let mut lone = server_of_client_with_window(u64::MAX);
+    lone.feed(&Frame::Ack { number: 1 });
+    lone.feed(&Frame::Credit { id: 0, total: u64::MAX });
+    let (mut kept, len) = (0, 64 * 1024);
+    while lone.session.try_cast(&mut vec![0; len]).is_ok() {
+        kept += len;
+        lone.frames();
+    }
+    assert_eq!(lone.ended(), None);
+    let bound = crate::Limits::default().max_window_len + 128 * 1024;
+    assert!((bound - len..=bound + len).contains(&kept), "{kept} bytes");
 }
 
 #[test]
@@ -205,6 +225,20 @@ fn sent_never_falls_from_one_resume_to_the_next() {
     let mut lone = server();
     assert_eq!(lone.session.attach(lone.now, &claim(2, 1, 7)), Attach::Attached(2));
     assert!(matches!(lone.session.attach(lone.now, &claim(3, 1, 6)), Attach::Over(_)));
+}
+
+#[test]
+fn claim_of_frames_frees_bounded_cancels() {
+    let mut lone = server();
+    assert_eq!(lone.session.attach(lone.now, &claim(2, 1, 1 << 62)), Attach::Attached(2));
+    lone.feed(&Frame::Call { to: 0, call: 1, left: 1000, payload: b"" });
+    let budget = crate::Limits::default().max_cancels_burst;
+    for n in 0..10_000 + budget {
+        lone.feed(&Frame::Cancel { call: 1 });
+        assert_eq!(lone.ended(), None, "{n}");
+    }
+    lone.feed(&Frame::Cancel { call: 1 });
+    assert_eq!(lone.ended(), Some(&ExitReason::Overload));
 }
 
 #[test]
