@@ -138,6 +138,27 @@ mod tests {
     }
 
     #[test]
+    fn load_takes_burst_of_ten_seconds() {
+        let (mut load, start) = (Load::new(20), Instant::now());
+        (0..200).for_each(|_| load.failed(start));
+        assert!(!load.is_on(start));
+        (0..800).for_each(|_| load.failed(start));
+        assert!(load.is_on(start));
+        load.failed(start + Duration::from_secs(10));
+        assert!(!load.is_on(start + Duration::from_secs(60)), "no burst is remembered longer than its time");
+    }
+
+    #[test]
+    fn lowest_rate_allows_one_failure_in_its_second() {
+        let (mut floods, source) = (Floods::new(1), Source::of([10, 0, 0, 1].into()));
+        let now = Instant::now();
+        floods.failed(now, source);
+        assert!(!floods.is_on(now, source));
+        floods.failed(now, source);
+        assert!(floods.is_on(now, source));
+    }
+
+    #[test]
     fn flood_begins_above_rate_and_ends_with_it() {
         let (mut floods, source) = (Floods::new(20), Source::of([10, 0, 0, 1].into()));
         let start = Instant::now();
@@ -163,5 +184,7 @@ mod tests {
         assert_eq!(pulse.woke_after(at(6)), Some(at(20)));
         assert_eq!(pulse.woke_after(at(20)), None);
         assert!(pulse.excuses(at(5)) && pulse.excuses(at(24)) && !pulse.excuses(at(25)));
+        pulse.beat(at(23) + Duration::from_millis(1));
+        assert_eq!(pulse.woke_after(at(20)), Some(at(23) + Duration::from_millis(1)));
     }
 }

@@ -203,6 +203,16 @@ mod tests {
     }
 
     #[test]
+    fn trusted_key_is_free_below_least_sum() {
+        let mut penalties = penalties();
+        let now = Instant::now();
+        penalties.add(now, 1, seconds(15));
+        assert!(penalties.enforced(now, 1, true));
+        assert!(!penalties.enforced(now + Duration::from_millis(1), 1, true));
+        assert!(penalties.enforced(now + seconds(14), 1, false));
+    }
+
+    #[test]
     fn forgiven_penalties_are_not_enforced() {
         let mut penalties = penalties();
         let now = Instant::now();

@@ -154,6 +154,45 @@ mod tests {
     }
 
     #[test]
+    fn proxy_is_not_blamed_for_its_clients() {
+        let gate = Arc::new(Mutex::new(Gate::new(&Limits::default(), GateRules::default())));
+        let passed = LoginPermit::take(&gate, source(1)).unwrap().pass_to(source(2)).unwrap();
+        assert_eq!(locked(&gate).waiting(), 1);
+        drop(passed);
+        LoginPermit::take(&gate, source(1)).unwrap().settle(LoginEnd::Good);
+        assert_eq!(LoginPermit::take(&gate, source(2)).unwrap_err(), Turned::Penalty);
+    }
+
+    #[test]
+    fn proof_makes_source_trusted() {
+        let gate = Arc::new(Mutex::new(Gate::new(&Limits::default(), GateRules::default())));
+        let permit = LoginPermit::take(&gate, source(1)).unwrap();
+        permit.settle_proved(&"s".parse().unwrap(), &ClientId::default());
+        assert!(locked(&gate).trusts(Instant::now(), source(1)));
+        LoginPermit::take(&gate, source(1)).unwrap().settle(LoginEnd::Good);
+    }
+
+    #[test]
+    fn opening_permit_holds_its_place() {
+        let mut limits = Limits::default();
+        limits.max_logins = 1;
+        let sessions = Arc::new(Mutex::new(Sessions::new(&limits, [])));
+        let take = |n| OpeningPermit::take(&sessions, Holder::Password("s".into(), source(n)));
+        let first = take(1).unwrap();
+        assert_eq!(take(2).unwrap_err(), Crowded::Openings);
+        drop(first);
+        take(2).unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_program_that_beats_was_never_stopped() {
+        let gate = Mutex::new(Gate::new(&Limits::default(), GateRules::default()));
+        let began = Instant::now();
+        let _ = tokio::time::timeout(Duration::from_secs(30), beat(&gate)).await;
+        assert_eq!(locked(&gate).woke_after(Instant::now(), began), None);
+    }
+
+    #[test]
     fn bounds_sessions_per_server_service_and_client() {
         let mut limits = Limits::default();
         (limits.max_sessions, limits.max_sessions_per_service, limits.max_sessions_per_client) = (3, 2, 1);

@@ -247,10 +247,15 @@ mod tests {
 
     #[test]
     fn clients_with_few_sessions_fill_server() {
-        let mut sessions = sessions(100, &["a"]);
-        for n in 0..100 {
-            assert_eq!(sessions.enter(&"a".into(), &source(n % 4)), Ok(()), "{n}");
+        for max in [100, 98] {
+            let mut sessions = sessions(max, &["a"]);
+            for n in 0..max as u32 {
+                assert_eq!(sessions.enter(&"a".into(), &source(n % 4)), Ok(()), "{n} of {max}");
+            }
         }
+        let mut sessions = sessions(100, &["a"]);
+        (0..75).for_each(|n| sessions.enter(&"a".into(), &source(n % 3)).unwrap());
+        assert_eq!(sessions.enter(&"a".into(), &source(0)), Err(Crowded::HolderShare), "it has its quarter");
     }
 
     #[test]

@@ -394,6 +394,43 @@ fn logins_that_the_server_slept_through_are_excused() {
     assert_eq!(gate.failures.len(), 1, "a wrong proof is nobody else's fault");
 }
 
+/// What a reload must bring, each number far from its default.
+#[test]
+fn new_limits_and_rules_apply_at_once() {
+    let now = Instant::now();
+    let mut gate = gate();
+    let mut limits = Limits::default();
+    (limits.max_logins_before_drop, limits.max_logins, limits.max_logins_per_source) = (4, 8, 3);
+    limits.login_drop_percent = 100;
+    let mut rules = GateRules::default();
+    (rules.failures_per_second, rules.penalty_failed) = (1, seconds(2));
+    (rules.penalty_min, rules.penalty_max, rules.penalty_crash) = (seconds(4), seconds(6), seconds(60));
+    gate.set(&limits, rules);
+    (0..2).for_each(|_| login(&mut gate, now, source(1), LoginEnd::Failed).unwrap());
+    assert_eq!(gate.enter(now, source(1), NEVER), Err(Turned::Penalty), "a flood, and 4 s owed");
+    assert_eq!(gate.enter(now + seconds(7), source(1), NEVER), Ok(()));
+    gate.leave(now + seconds(7), source(1), now, LoginEnd::Good);
+    (0..20).for_each(|n| gate.load.failed(now + seconds(7) + Duration::from_millis(n)));
+    assert!(gate.is_under_load(now + seconds(8)), "more than ten seconds' worth");
+    login(&mut gate, now + seconds(8), source(9), LoginEnd::Crash).unwrap();
+    assert_eq!(gate.enter(now + seconds(13), source(9), NEVER), Err(Turned::Penalty));
+    assert_eq!(gate.enter(now + seconds(14), source(9), NEVER), Ok(()), "the greatest sum");
+    gate.leave(now + seconds(14), source(9), now + seconds(14), LoginEnd::Good);
+    let now = now + seconds(100);
+    for n in 0..3 {
+        gate.enter(now, source(20), NEVER).unwrap_or_else(|turned| panic!("{n}: {turned:?}"));
+    }
+    assert_eq!(gate.enter(now, source(20), NEVER), Err(Turned::SourceFull));
+    gate.enter(now, source(21), ALWAYS).unwrap();
+    assert_eq!(gate.enter(now, source(22), NEVER), Err(Turned::Full), "all from the first number on");
+    (0..4).for_each(|n| {
+        prove(&mut gate, now, source(30 + n), "s");
+        gate.enter(now, source(30 + n), ALWAYS).unwrap();
+    });
+    prove(&mut gate, now, source(40), "s");
+    assert_eq!(gate.enter(now, source(40), NEVER), Err(Turned::Full), "eight places");
+}
+
 #[test]
 fn rules_take_times_of_any_length() {
     let mut rules = GateRules::default();

@@ -152,6 +152,29 @@ fn old_passwords_do_not_block_neighbours() {
     }
 }
 
+/// What SECURITY.md says of more clients than that: they share a name with the good one, so nothing tells them apart.
+#[test]
+fn beside_ten_of_its_name_a_third_gets_in() {
+    let mut known = gate(false);
+    known.proved(Instant::now(), source(), &service(), &client(0));
+    let ten = [Failing { name: 0, pause: ms(1000) }; 10];
+    let count = play(&mut known, &ten, Some(0));
+    println!("a shared name, known there, beside ten: {} of 600 good logins", count.good);
+    assert!((190..600).contains(&count.good), "{count:?}");
+}
+
+#[test]
+fn refusals_wait_from_fifteen_seconds_owed_on() {
+    let mut gate = gate(false);
+    let (now, service, client) = (Instant::now(), service(), client(0));
+    let waits: Vec<_> = std::iter::from_fn(|| {
+        gate.may_guess(now, source(), &service, &client)
+            .then(|| gate.guessed_wrong(now, source(), &service, &client).as_secs())
+    })
+    .collect();
+    assert_eq!(waits, [0, 0, 0, 5, 7, 7], "and from thirty seconds on, passwords are refused unseen");
+}
+
 #[test]
 fn unseen_passwords_cost_nothing() {
     let mut gate = gate(false);
