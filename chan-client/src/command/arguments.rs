@@ -175,7 +175,8 @@ pub(super) struct Start {
 #[derive(Debug, Args)]
 pub(super) struct Outage {
     /// Keep the session for this long after its connection is lost, and reconnect meanwhile; 0 ends it at once. The server
-    /// may keep it for less: 1m, unless its operator sets resume
+    /// may keep it for less: 1m, unless its operator sets resume. If this program is killed (SIGKILL, a crash), the far
+    /// end of a stream is reset only when that time is over
     #[arg(long, value_name = "TIME", default_value = "2m", value_parser = time_or_zero)]
     pub(super) resume: Duration,
 }
