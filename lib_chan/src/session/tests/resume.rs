@@ -43,8 +43,12 @@ fn opened_server() -> Lone {
 }
 
 fn server_of_client_with_window(window_len: u64) -> Lone {
+    server_of_client_with(TERMS, window_len)
+}
+
+fn server_of_client_with(terms: crate::wire::Terms, window_len: u64) -> Lone {
     let mut lone = Lone::new(Side::Server, &crate::Limits::default());
-    let Frame::Start { codec, terms, max_frame_len, args, .. } = start() else { panic!() };
+    let Frame::Start { codec, max_frame_len, args, .. } = start() else { panic!() };
     lone.feed(&Frame::Start { codec, terms, max_frame_len, window_len, resume: 60_000, args });
     lone.session.take_request().unwrap();
     lone.session.grant(granted());
@@ -462,4 +466,58 @@ fn unacknowledged_bytes_count_as_held() {
     assert!(lone.session.held() >= before + 100_000, "{}", lone.session.held());
     lone.feed(&Frame::Ack { number: 2 });
     assert_eq!(lone.session.held(), before);
+}
+
+/// Every frame with numbers that a hostile peer may choose.
+fn hostile_frames(a: u64, b: u64) -> Vec<Frame<'static>> {
+    let reason = ExitReason::Shutdown;
+    vec![
+        Frame::Cast { to: a, payload: b"x" },
+        Frame::Call { to: 0, call: a, left: b, payload: b"x" },
+        Frame::Call { to: a, call: b, left: a, payload: b"x" },
+        Frame::Cancel { call: a },
+        Frame::Part { call: a, total: b, payload: b"x" },
+        Frame::Reply { call: a, payload: b"x" },
+        Frame::Exit { from: a, to: b, taken: None, reason: reason.clone() },
+        Frame::Exit { from: a, to: b, taken: Some(a), reason: reason.clone() },
+        Frame::Ended { taken: a, reason: reason.clone() },
+        Frame::Link { from: a, to: b },
+        Frame::Unlink { from: a, to: b, unlink: a },
+        Frame::UnlinkAck { from: a, to: b, unlink: a },
+        Frame::Monitor { monitor: a, to: b },
+        Frame::Demonitor { monitor: a },
+        Frame::Down { monitor: a, taken: b, reason: reason.clone() },
+        Frame::Credit { id: b, total: a },
+        Frame::Ack { number: a },
+        Frame::Ping { token: a },
+        Frame::Pong { token: a },
+        Frame::Resumed { received: a, sent: b },
+        Frame::Lost { tombstone: Some(Tombstone { received: a, taken: b, reason }) },
+    ]
+}
+
+#[test]
+fn numbers_of_any_size_panic_nowhere() {
+    const EXTREMES: [u64; 4] = [0, 1, 1 << 63, u64::MAX];
+    let pairs = || EXTREMES.into_iter().flat_map(|a| EXTREMES.map(|b| (a, b)));
+    for (a, b) in pairs() {
+        let terms = crate::wire::Terms { max_calls: a, max_links: b };
+        for first in hostile_frames(a, b) {
+            for second in hostile_frames(b, a) {
+                for mut lone in [server_of_client_with(terms, a.max(1 << 16)), client()] {
+                    lone.feed(&Frame::Ack { number: 1 });
+                    lone.feed(&first);
+                    let _ = lone.session.cast(lone.now, &mut vec![1]);
+                    lone.feed(&second);
+                    lone.frames();
+                    lone.wait(SECOND);
+                    lone.session.handle_loss(lone.now);
+                    let _ = lone.session.attach(lone.now, &claim(b, a, b));
+                    let _ = lone.session.resume(lone.now, &exporter());
+                    lone.feed(&second);
+                    lone.wait(WINDOW);
+                }
+            }
+        }
+    }
 }
