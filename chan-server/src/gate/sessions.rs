@@ -208,6 +208,16 @@ mod tests {
     }
 
     #[test]
+    fn service_has_place_among_many_services() {
+        let mut sessions = sessions(4, &["a", "b", "c", "d", "e", "f", "g", "h"]);
+        for (n, service) in ["a", "b", "c"].into_iter().enumerate() {
+            assert_eq!(sessions.enter(&service.into(), &source(n as u32)), Ok(()));
+        }
+        assert_eq!(sessions.enter(&"a".into(), &source(3)), Err(Crowded::Service));
+        assert_eq!(sessions.enter(&"d".into(), &source(3)), Ok(()));
+    }
+
+    #[test]
     fn a_single_service_may_have_every_session() {
         let mut sessions = sessions(100, &["a"]);
         for n in 0..100 {

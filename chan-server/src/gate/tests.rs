@@ -394,6 +394,17 @@ fn logins_that_the_server_slept_through_are_excused() {
     assert_eq!(gate.failures.len(), 1, "a wrong proof is nobody else's fault");
 }
 
+/// The documents state them, and the bounds on guesses follow from them.
+#[test]
+fn defaults_are_those_of_the_documents() {
+    let rules = GateRules::default();
+    assert_eq!(rules.failures_per_second, 20);
+    let penalties =
+        [rules.penalty_unproved, rules.penalty_failed, rules.penalty_deadline, rules.penalty_crash];
+    assert_eq!(penalties, [1, 5, 10, 90].map(seconds));
+    assert_eq!([rules.penalty_min, rules.penalty_max, rules.trust], [15, 600, 24 * 3600].map(seconds));
+}
+
 /// What a reload must bring, each number far from its default.
 #[test]
 fn new_limits_and_rules_apply_at_once() {
@@ -406,10 +417,14 @@ fn new_limits_and_rules_apply_at_once() {
     (rules.failures_per_second, rules.penalty_failed) = (1, seconds(2));
     (rules.penalty_min, rules.penalty_max, rules.penalty_crash) = (seconds(4), seconds(6), seconds(60));
     gate.set(&limits, rules);
+    gate.load.scarce(now);
     (0..2).for_each(|_| login(&mut gate, now, source(1), LoginEnd::Failed).unwrap());
-    assert_eq!(gate.enter(now, source(1), NEVER), Err(Turned::Penalty), "a flood, and 4 s owed");
-    assert_eq!(gate.enter(now + seconds(7), source(1), NEVER), Ok(()));
-    gate.leave(now + seconds(7), source(1), now, LoginEnd::Good);
+    assert_eq!(gate.enter(now, source(1), NEVER), Err(Turned::Penalty), "4 s owed");
+    assert_eq!(gate.enter(now + seconds(4), source(1), NEVER), Ok(()));
+    gate.leave(now + seconds(4), source(1), now, LoginEnd::Good);
+    let now = now + seconds(100);
+    (0..2).for_each(|_| login(&mut gate, now, source(1), LoginEnd::Failed).unwrap());
+    assert_eq!(gate.enter(now, source(1), NEVER), Err(Turned::Penalty), "a flood of two in a second");
     (0..20).for_each(|n| gate.load.failed(now + seconds(7) + Duration::from_millis(n)));
     assert!(gate.is_under_load(now + seconds(8)), "more than ten seconds' worth");
     login(&mut gate, now + seconds(8), source(9), LoginEnd::Crash).unwrap();
