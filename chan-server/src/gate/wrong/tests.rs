@@ -219,10 +219,14 @@ fn crowded_server_delays_no_refusal() {
         gate.guessed_wrong(now, source(), &service, &client);
     }
     assert_eq!(gate.guessed_wrong(now, source(), &service, &client), MAX_DELAY);
-    (0..8).for_each(|_| gate.enter(now, source(), 0).unwrap());
+    (0..7).for_each(|_| gate.enter(now, source(), 0).unwrap());
+    assert_eq!(gate.guessed_wrong(now, source(), &service, &client), MAX_DELAY);
+    gate.enter(now, source(), 0).unwrap();
     assert_eq!(gate.guessed_wrong(now, source(), &service, &client), Duration::ZERO, "half of its places");
     (0..8).for_each(|_| gate.leave(now, source(), now, crate::gate::LoginEnd::Good));
     assert_eq!(gate.guessed_wrong(now, source(), &service, &client), MAX_DELAY);
-    (0..32).for_each(|n| gate.enter(now, Source::of(IpAddr::V4((100 + n).into())), 0).unwrap());
+    (0..31).for_each(|n| gate.enter(now, Source::of(IpAddr::V4((100 + n).into())), 0).unwrap());
+    assert_eq!(gate.guessed_wrong(now, source(), &service, &client), MAX_DELAY);
+    gate.enter(now, Source::of(IpAddr::V4(200.into())), 0).unwrap();
     assert_eq!(gate.guessed_wrong(now, source(), &service, &client), Duration::ZERO, "a quarter of all");
 }
