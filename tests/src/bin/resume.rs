@@ -10,6 +10,10 @@ use std::{collections::BTreeMap, io, process::ExitCode, time::Duration};
 
 use chan_tests::resume::{Cuts, come_back, cuts, relays, serve, speed};
 
+/// That of `chan-server`: memory that threads leave in the arenas of glibc would look like a leak.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     let mut words = std::env::args().skip(1);
     let (part, mut options) = (words.next().unwrap_or_default(), BTreeMap::new());
