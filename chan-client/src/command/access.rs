@@ -9,7 +9,7 @@ use lib_chan::signals::Signal;
 use lib_chan::{Channel, ConnectionState, Limits, Opaque, stdio};
 use tokio::time::{Instant, timeout};
 
-use super::arguments::{Access, Outage, Start};
+use super::arguments::{Access, Start};
 use super::failure::Failure;
 use super::notice::Notice;
 use crate::bookmark::Bookmarks;
@@ -83,9 +83,10 @@ fn ask(url: &ChanUrl) -> Result<Password, Failure> {
 }
 
 impl Way {
-    /// Lets sessions outlive their connections.
-    pub(super) fn resuming(self, outage: &Outage) -> Self {
-        Self { resume: outage.resume, ..self }
+    /// Lets sessions outlive their connections by this time.
+    pub(super) const fn resuming(mut self, time: Duration) -> Self {
+        self.resume = time;
+        self
     }
 
     /// Prepares a connection that reports its steps to `notice`.

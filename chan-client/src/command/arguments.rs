@@ -177,8 +177,22 @@ pub(super) struct Outage {
     /// Keep the session for this long after its connection is lost, and reconnect meanwhile; 0 ends it at once. The server
     /// may keep it for less: 1m, unless its operator sets resume. If this program is killed (SIGKILL, a crash), the far
     /// end of a stream is reset only when that time is over
-    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = time_or_zero)]
-    pub(super) resume: Duration,
+    /// [default: 2m; for the streams of forward and pipe 5s]
+    #[arg(long, value_name = "TIME", value_parser = time_or_zero)]
+    resume: Option<Duration>,
+}
+
+impl Outage {
+    /// Returns how long a session with messages is kept.
+    pub(super) fn of_messages(&self) -> Duration {
+        self.resume.unwrap_or(Duration::from_secs(120))
+    }
+
+    /// Returns how long a session with a stream is kept. Not for long: the target of a client that was killed waits, with
+    /// what it has locked.
+    pub(super) fn of_stream(&self) -> Duration {
+        self.resume.unwrap_or(Duration::from_secs(5))
+    }
 }
 
 /// Parses a time above zero.
@@ -296,14 +310,18 @@ mod tests {
 
     #[test]
     fn resume_takes_zero_and_has_default() {
-        for (more, wanted) in
-            [(&[][..], 120), (&["--resume", "0"], 0), (&["--resume", "0s"], 0), (&["--resume", "1h"], 3600)]
-        {
+        for (more, messages, stream) in [
+            (&[][..], 120, 5),
+            (&["--resume", "0"], 0, 0),
+            (&["--resume", "0s"], 0, 0),
+            (&["--resume", "1h"], 3600, 3600),
+        ] {
             let line = [&["chan-client", "pipe", "@x"], more].concat();
             let Command::Pipe { outage, .. } = Arguments::try_parse_from(line).unwrap().command else {
                 panic!()
             };
-            assert_eq!(outage.resume, Duration::from_secs(wanted), "{more:?}");
+            let kept = [outage.of_messages(), outage.of_stream()];
+            assert_eq!(kept, [messages, stream].map(Duration::from_secs), "{more:?}");
         }
     }
 }

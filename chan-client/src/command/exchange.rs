@@ -96,7 +96,7 @@ pub(super) fn receive(
     notice: &Notice,
 ) -> Result<(), Failure> {
     let args = start.args()?;
-    let way = access.way()?.resuming(outage);
+    let way = access.way()?.resuming(outage.of_messages());
     block_on(async {
         let (mut chan, session) = notice.during(open(&way, &args, notice)).await?;
         notice.follow(chan.remote());

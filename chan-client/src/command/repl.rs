@@ -27,7 +27,7 @@ const LAST_MESSAGES_TIMEOUT: Duration = Duration::from_millis(250);
 
 pub(super) fn repl(access: &Access, start: &Start, outage: &Outage, notice: &Notice) -> Result<(), Failure> {
     let args = start.args()?;
-    let way = access.way()?.resuming(outage);
+    let way = access.way()?.resuming(outage.of_messages());
     block_on(async {
         let (chan, session) = notice.during(open(&way, &args, notice)).await?;
         let held = hold(chan, notice).await;

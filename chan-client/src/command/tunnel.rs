@@ -43,7 +43,7 @@ const ACCEPT_RETRY_AFTER: Duration = Duration::from_millis(100);
 const PORT_ATTEMPTS: usize = 16;
 
 pub(super) fn pipe(access: &Access, outage: &Outage, notice: &Notice) -> Result<(), Failure> {
-    let way = access.way()?.resuming(outage);
+    let way = access.way()?.resuming(outage.of_stream());
     block_on(async {
         let (chan, session) = notice.during(open(&way, notice, || None)).await?;
         notice.follow(chan.remote());
@@ -68,7 +68,7 @@ pub(super) fn forward(
     outage: &Outage,
     notice: Notice,
 ) -> Result<(), Failure> {
-    let way = access.way()?.resuming(outage);
+    let way = access.way()?.resuming(outage.of_stream());
     raise_descriptors();
     block_on(async {
         // Reports a wrong password now, and derives the key before a connection waits for it.
