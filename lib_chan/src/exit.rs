@@ -242,6 +242,12 @@ pub enum CastError {
     /// The message does not encode in the session's codec.
     #[error("not sent: {0}")]
     Encode(#[source] PayloadError),
+    /// The processes in the message are more than the other end takes.
+    #[error("not sent: the other end takes at most {max} processes")]
+    TooManyHandles {
+        /// The most processes.
+        max: u64,
+    },
     /// The message would have to wait for credit or for room.
     #[error("not sent: it would have to wait")]
     WouldWait,
@@ -251,7 +257,7 @@ impl From<CastError> for ExitReason {
     fn from(error: CastError) -> Self {
         match error {
             CastError::Ended(reason) => reason,
-            CastError::WouldWait => Self::Overload,
+            CastError::WouldWait | CastError::TooManyHandles { .. } => Self::Overload,
             CastError::TooLong { max } => Self::failed(PayloadError::TooLong { max }.to_string()),
             CastError::Encode(error) => Self::failed(error.to_string()),
         }

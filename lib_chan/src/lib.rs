@@ -164,6 +164,7 @@ mod limits;
 #[doc(hidden)]
 pub mod links;
 pub mod payload;
+mod rights;
 #[doc(hidden)]
 #[allow(rustdoc::private_intra_doc_links, reason = "hidden pages are read with --document-private-items")]
 pub mod session;
@@ -204,6 +205,7 @@ pub use auth::secret;
 pub use exit::{CallError, CallFailure, CastError, Executed, ExitReason, SendError};
 pub use limits::{Limits, after};
 pub use payload::Opaque;
+pub use rights::Rights;
 #[cfg(feature = "io")]
 pub use {
     channel::{Channel, Incoming, Remote},
@@ -216,5 +218,9 @@ pub use {
 #[cfg(feature = "io")]
 #[doc(hidden)]
 pub mod __private {
-    pub use {bytes::Bytes, serde};
+    pub use {
+        crate::payload::{Carried, encode_value_in_message},
+        bytes::Bytes,
+        serde,
+    };
 }

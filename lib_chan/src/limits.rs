@@ -90,6 +90,9 @@ pub struct Limits {
     pub max_calls: u32,
     /// Links and monitors together that the peer may have in a session. Told to the peer. Default 1 024.
     pub max_links: u32,
+    /// Processes that the peer may have handed out to this end in a session and that this end has not released. Told to
+    /// the peer. Default 1 024.
+    pub max_handles: u32,
     /// Silence after which a ping is sent; the connection is dead after three times this. The server's holds for both
     /// ends. 1 to 300 s. Default 15 s.
     pub heartbeat_interval: Duration,
@@ -167,6 +170,7 @@ impl Default for Limits {
             max_tombstones_per_client: 300,
             max_calls: 1024,
             max_links: 1024,
+            max_handles: 1024,
             heartbeat_interval: Duration::from_secs(15),
             stall_timeout: Duration::from_secs(60),
             min_accepted: 64 * KIB,

@@ -41,7 +41,7 @@ REASONS = (
     "normal", "shutdown", "kill", "killed", "noproc", "noconnection",
     "panic", "failed", "overload", "revoked", "going away", "protocol",
 )  # fmt: skip
-NO_CONNECTION, FAILED, OVERLOAD, REVOKED, PROTOCOL = 5, 7, 8, 9, 11
+NO_PROC, NO_CONNECTION, FAILED, OVERLOAD, REVOKED, PROTOCOL = 4, 5, 7, 8, 9, 11
 
 # With resume: acks go after so many bytes or ordered frames, and at the latest after a second. As much is kept beside the
 # window until it is acknowledged. A `Resume` that is not answered for so long is given up.
@@ -417,23 +417,43 @@ class Agreement:
 
 START, STARTED, CAST, CALL, CANCEL, REPLY, REFUSE, EXIT, ENDED = range(0x01, 0x0A)
 LINK, UNLINK, UNLINK_ACK, MONITOR, DEMONITOR, DOWN, GO_AWAY, PART = range(0x0A, 0x12)
+RELEASE, CAST_WITH, CALL_WITH, REPLY_WITH = range(0x12, 0x16)
 CREDIT, ACK, PING, PONG, RESUME, RESUMED, LOST = range(0x40, 0x47)
 
 RAW = 3
 
-# The fields of each kind of frame, "n" for a number, "i" for 16 bytes and "s" for 32, and what the rest of it is.
+# The fields of each kind of frame, "n" for a number, "i" for 16 bytes, "s" for 32 and "t" for a table of handles, and what
+# the rest of it is.
 LAYOUT = {
-    START: ("nnnnnn", "payload"), STARTED: ("nnn", ""), CAST: ("n", "payload"), CALL: ("nnn", "payload"),
+    START: ("nnnnnnn", "payload"), STARTED: ("nnnn", ""), CAST: ("n", "payload"), CALL: ("nnn", "payload"),
     CANCEL: ("n", ""), REPLY: ("n", "payload"), REFUSE: ("nn", "text"), EXIT: ("nnnnn", "text"), ENDED: ("nn", "text"),
     LINK: ("nn", ""), UNLINK: ("nnn", ""), UNLINK_ACK: ("nnn", ""), MONITOR: ("nn", ""), DEMONITOR: ("n", ""),
     DOWN: ("nnn", "text"), GO_AWAY: ("", ""), PART: ("nn", "payload"), CREDIT: ("nn", ""), ACK: ("n", ""), PING: ("n", ""), PONG: ("n", ""),
+    RELEASE: ("nn", ""), CAST_WITH: ("nt", "payload"), CALL_WITH: ("nnnt", "payload"), REPLY_WITH: ("nt", "payload"),
     RESUME: ("innns", ""), RESUMED: ("nn", ""), LOST: ("n", ""),
 }  # fmt: skip
 
 # What follows if the last of these fields is not 0.
 MORE = {STARTED: ("is", ""), LOST: ("nnn", "text")}
 
-Field = int | bytes
+Field = int | bytes | tuple["Entry", ...]
+
+# The window of a process that is handed out.
+WINDOW_OF_PROCESS = 64 * 1024
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One handle in the head of a message: a process of the frame's sender, or of its receiver."""
+
+    sender: bool
+    id: int
+    rights: int = 0
+    window: int = 0
+
+    def bytes(self) -> bytes:
+        fields = (0, self.id, self.rights, self.window) if self.sender else (1, self.id)
+        return b"".join(map(varint, fields))
 
 
 def varint(number: int) -> bytes:
@@ -446,8 +466,16 @@ def varint(number: int) -> bytes:
 
 
 def frame(kind: int, *fields: Field, rest: bytes = b"") -> bytes:
-    body = bytes([kind]) + b"".join(varint(field) if isinstance(field, int) else field for field in fields) + rest
+    body = bytes([kind]) + b"".join(map(field_bytes, fields)) + rest
     return struct.pack(">I", len(body)) + body
+
+
+def field_bytes(field: Field) -> bytes:
+    if isinstance(field, int):
+        return varint(field)
+    if isinstance(field, tuple):
+        return varint(len(field)) + b"".join(entry.bytes() for entry in field)
+    return field
 
 
 def parse(body: bytes) -> tuple[int, list[Any], bytes]:
@@ -481,6 +509,8 @@ def parse(body: bytes) -> tuple[int, list[Any], bytes]:
 
 def parse_field(sort: str, body: bytes, at: int) -> tuple[Field, int]:
     """The field at this place, and the place of what follows it."""
+    if sort == "t":
+        return parse_table(body, at)
     if sort != "n":
         end = at + (16 if sort == "i" else 32)
         if end > len(body):
@@ -500,6 +530,28 @@ def parse_field(sort: str, body: bytes, at: int) -> tuple[Field, int]:
     return number, at
 
 
+def parse_table(body: bytes, at: int) -> tuple[tuple[Entry, ...], int]:
+    """The table of handles at this place, and the place of what follows it."""
+
+    def number() -> int:
+        nonlocal at
+        field, at = parse_field("n", body, at)
+        assert isinstance(field, int)
+        return field
+
+    count, entries = number(), []
+    if not 1 <= count <= 1024:
+        raise Fault("the length of a table")
+    for _ in range(count):
+        side, id = number(), number()
+        if side > 1 or id == 0:
+            raise Fault("a handle")
+        entries.append(Entry(True, id, number(), number()) if side == 0 else Entry(False, id))
+        if entries[-1].rights > 31:
+            raise Fault("an unknown right")
+    return tuple(entries), at
+
+
 class Call:
     """A call that was sent. It is answered exactly once, or the session ends."""
 
@@ -508,6 +560,8 @@ class Call:
         self._session, self._deadline = session, deadline
         self._cancelled = False
         self._answer: bytes | Exception | None = None
+        # The processes in the answer.
+        self.processes: list[Process | Local] = []
         # What has come of an answer in parts, and how long it will be: 0 while none has come.
         self.parts, self.total = bytearray(), 0
 
@@ -520,12 +574,54 @@ class Call:
         if isinstance(self._answer, Exception):
             raise self._answer
         assert self._answer is not None
-        return json.loads(self._answer)
+        return self._session._decoded_with(self._answer, self.processes)
 
     def cancel(self) -> None:
         """Says that nobody waits any more. The answer comes all the same, and can still be had."""
         self._cancelled = True
         self._session._send(CANCEL, self.id)
+
+
+class Process:
+    """A process of the server that came in a message. `release` says that it is not needed any more."""
+
+    def __init__(self, session: Session, id: int, window: int) -> None:
+        self.id, self.granted, self.window = id, window, window
+        self.spent = self.received = 0
+        self._session = session
+
+    def cast(self, message: Any, timeout: float = 30.0) -> None:
+        self._session._cast_to(self, message, timeout)
+
+    def call(self, message: Any, timeout: float = 30.0) -> Call:
+        return self._session._call_to(self, message, timeout)
+
+    def monitor(self) -> int:
+        """Asks for the end of the process. `Session.down` returns its reason."""
+        self._session.last_monitor += 1
+        self._session._send(MONITOR, self._session.last_monitor, self.id)
+        return self._session.last_monitor
+
+    def release(self) -> None:
+        del self._session.processes[self.id]
+        self._session._send(RELEASE, self.id, self.received)
+
+    def _fits(self, cost: int) -> bool:
+        left = self.granted - self.spent
+        return cost <= left if cost <= self.window else left > self.window - self.window // 8
+
+
+class Local:
+    """A process of this client, to be put into messages. What comes to it waits in `queue`; `answer` answers calls."""
+
+    RIGHTS = 3  # Send and call, and monitor.
+
+    def __init__(self, answer: Callable[[Any], Any] | None = None) -> None:
+        self.id = self.sent = 0
+        self.queue: deque[Any] = deque()
+        self.answer = answer
+        self.monitors: list[int] = []
+        self.granted = self.spent = WINDOW_OF_PROCESS
 
 
 class Session:
@@ -544,6 +640,8 @@ class Session:
         timeout: float = 15.0,
         codec: int = 2,
         resume: float = 0.0,
+        max_handles: int = 0,
+        max_links: int = 0,
     ) -> None:
         deadline = time.monotonic() + timeout
         self.url, self.credential = Url.parse(url), credential
@@ -567,6 +665,12 @@ class Session:
         self.received = self.taken = 0
         self.window, self.own_granted, self.own_spent, self.own_returned = window, window, 0, 0
         self.queue: deque[tuple[int, bytes]] = deque()
+        # Processes: the server's, by their ids; ours, by theirs; ends of monitored ones, by monitors.
+        self.processes: dict[int, Process] = {}
+        self.handed_out: dict[int, Local] = {}
+        self.last_id = self.last_monitor = 0
+        self.downs: dict[int, tuple[str, str]] = {}
+        self.max_handles = 0
         # Both.
         self.pongs: set[int] = set()
         self.beats = 0
@@ -580,7 +684,7 @@ class Session:
         self._encoded: Callable[[Any], bytes] = bytes if codec == RAW else encoded
         self._decoded: Callable[[bytes], Any] = bytes if codec == RAW else json.loads
 
-        self._send(START, codec, 0, 0, MAX_FRAME, window, self.asked, rest=self._encoded(arguments))
+        self._send(START, codec, 0 if max_handles == 0 else 16, max_links, max_handles, MAX_FRAME, window, self.asked, rest=self._encoded(arguments))
         self.work(lambda: self.max_calls is not None, deadline)
 
     def write(self, data: bytes) -> None:
@@ -605,6 +709,115 @@ class Session:
         self._wait_for_room(lambda: self.spent < self.granted, time.monotonic() + timeout)
         self.spent += MESSAGE_COST + len(payload)
         self._send(CAST, 0, rest=payload)
+
+    # Processes in messages.
+
+    def down(self, monitor: int, timeout: float = 30.0) -> tuple[str, str]:
+        """Waits for the end of a monitored process, and returns its reason and text."""
+        self.work(lambda: monitor in self.downs, time.monotonic() + timeout)
+        return self.downs.pop(monitor)
+
+    def took(self, local: Local, timeout: float = 30.0) -> Any:
+        """Takes the next message that came to a process of ours."""
+        self.work(lambda: bool(local.queue), time.monotonic() + timeout)
+        return local.queue.popleft()
+
+    def exit(self, local: Local, reason: int = 0) -> None:
+        """Ends a process of ours: its monitors are told."""
+        for monitor in local.monitors:
+            self._send(DOWN, monitor, 0, reason)
+        local.monitors.clear()
+        if local.id:
+            self._send(CREDIT, local.id, 2**64 - 1)
+
+    def _with_handles(self, message: Any) -> tuple[bytes, tuple[Entry, ...]]:
+        """The payload of a message, and the table of the processes in it."""
+        table: list[Entry] = []
+
+        def place(value: Any) -> Any:
+            if isinstance(value, Process):
+                table.append(Entry(False, value.id))
+            elif isinstance(value, Local):
+                if not value.id:
+                    self.last_id += 1
+                    value.id = self.last_id
+                    self.handed_out[value.id] = value
+                value.sent += 1
+                table.append(Entry(True, value.id, Local.RIGHTS, WINDOW_OF_PROCESS))
+            else:
+                raise TypeError(f"{value!r} does not travel")
+            return {"$process": len(table) - 1}
+
+        text = json.dumps(message, ensure_ascii=False, separators=(",", ":"), allow_nan=False, default=place)
+        if len(self.handed_out) > self.max_handles:
+            raise ValueError("more processes than the server takes")
+        return text.encode(), tuple(table)
+
+    def _arrived(self, table: tuple[Entry, ...]) -> list[Process | Local]:
+        arrived: list[Process | Local] = []
+        for entry in table:
+            if not entry.sender:
+                if entry.id > self.last_id:
+                    raise Fault("a process that was never handed out")
+                arrived.append(self.handed_out.get(entry.id) or Local())
+                continue
+            process = self.processes.setdefault(entry.id, Process(self, entry.id, entry.window))
+            process.received += 1
+            arrived.append(process)
+        return arrived
+
+    def _decoded_with(self, payload: bytes, processes: list[Process | Local]) -> Any:
+        def process(value: dict[str, Any]) -> Any:
+            return processes[value["$process"]] if value.keys() == {"$process"} else value
+
+        return json.loads(payload, object_hook=process)
+
+    def _cast_to(self, process: Process, message: Any, timeout: float) -> None:
+        payload, table = self._with_handles(message)
+        cost = MESSAGE_COST * (1 + len(table)) + len(payload)
+        self._wait_for_room(lambda: process._fits(cost), time.monotonic() + timeout)
+        process.spent += cost
+        if table:
+            self._send(CAST_WITH, process.id, table, rest=payload)
+        else:
+            self._send(CAST, process.id, rest=payload)
+
+    def _call_to(self, process: Process | None, message: Any, timeout: float) -> Call:
+        payload, table = self._with_handles(message)
+        deadline, cost = time.monotonic() + timeout, MESSAGE_COST * (1 + len(table)) + len(payload)
+
+        def has_credit() -> bool:
+            return process._fits(cost) if process else self.spent < self.granted
+
+        self._wait_for_room(lambda: has_credit() and len(self.calls) < (self.max_calls or 0), deadline)
+        if process:
+            process.spent += cost
+        else:
+            self.spent += cost
+        self.last_call += 1
+        call = Call(self, self.last_call, self.sent + 1, deadline)
+        self.calls[call.id] = call
+        to = process.id if process else 0
+        if table:
+            self._send(CALL_WITH, to, call.id, call.left(), table, rest=payload)
+        else:
+            self._send(CALL, to, call.id, call.left(), rest=payload, call=call)
+        return call
+
+    def _came_to(self, local: Local, call: int | None, message: Any, cost: int) -> None:
+        local.spent += cost
+        if call is None:
+            local.queue.append(message)
+        elif local.answer is None:
+            self._send(REFUSE, call, 1, rest=b"no calls")
+        else:
+            self._send(REPLY, call, rest=encoded(local.answer(message)))
+        local.granted += cost
+        self._send(CREDIT, local.id, local.granted)
+
+    def call_with(self, message: Any, timeout: float = 30.0) -> Call:
+        """Does what `call` does, with processes in the message."""
+        return self._call_to(None, message, timeout)
 
     def receive(self, timeout: float = 30.0) -> Any:
         """Takes the next message that the service has sent by itself."""
@@ -704,11 +917,11 @@ class Session:
         if kind == STARTED:
             if self.max_calls is not None:
                 raise Fault("a second Started")
-            if fields[2] > self.asked:
+            if fields[3] > self.asked:
                 raise Fault("more resume than was asked for")
-            self.max_calls = fields[0]
-            if fields[2] > 0:
-                self.agreement = Agreement(fields[2] / 1000, fields[3], resume_key(fields[4]))
+            self.max_calls, self.max_handles = fields[0], fields[2]
+            if fields[3] > 0:
+                self.agreement = Agreement(fields[3] / 1000, fields[4], resume_key(fields[5]))
                 self._ack()
         elif kind == CAST:
             if self.own_spent >= self.own_granted:
@@ -716,6 +929,12 @@ class Session:
             self.own_spent += MESSAGE_COST + len(rest)
             if fields[0] == 0:
                 self.queue.append((self.received, rest))
+            elif fields[0] in self.handed_out:
+                self.own_spent -= MESSAGE_COST + len(rest)
+                local = self.handed_out[fields[0]]
+                self._came_to(local, None, json.loads(rest), MESSAGE_COST + len(rest))
+        elif kind in (CAST_WITH, CALL_WITH, CALL, MONITOR, DEMONITOR, RELEASE, REPLY_WITH, DOWN):
+            self._handle_process(kind, fields, rest)
         elif kind == PART:
             call = self.calls.get(fields[0])
             if call is None:
@@ -745,6 +964,9 @@ class Session:
         elif kind == CREDIT:
             if fields[0] == 0:
                 self.granted = max(self.granted, fields[1])
+            elif fields[0] in self.processes:
+                process = self.processes[fields[0]]
+                process.granted = max(process.granted, fields[1])
         elif kind == ACK:
             if fields[0] > self.sent:
                 raise Fault("an ack of what was not sent")
@@ -759,6 +981,41 @@ class Session:
         elif kind not in (EXIT, GO_AWAY):
             # We have allowed no calls, links and monitors, and made none.
             raise Fault(f"kind {kind:02x} out of place")
+
+    def _handle_process(self, kind: int, fields: list[Any], rest: bytes) -> None:
+        """A frame about processes in messages."""
+        if kind == DOWN:
+            self.downs[fields[0]] = (REASONS[fields[2]], rest.decode())
+        elif kind == MONITOR:
+            if fields[1] in self.handed_out:
+                self.handed_out[fields[1]].monitors.append(fields[0])
+            else:
+                self._send(DOWN, fields[0], 0, NO_PROC)
+        elif kind == DEMONITOR:
+            for local in self.handed_out.values():
+                local.monitors = [monitor for monitor in local.monitors if monitor != fields[0]]
+        elif kind == RELEASE:
+            local = self.handed_out.get(fields[0])
+            if local is None or not 1 <= fields[1] <= local.sent:
+                raise Fault("a release of what was not handed out")
+            local.sent -= fields[1]
+            if local.sent == 0:
+                del self.handed_out[fields[0]]
+                local.id = 0
+        elif kind == REPLY_WITH:
+            call = self.calls.pop(fields[0], None)
+            if call is None or call.total:
+                raise Fault("an answer to a call that does not wait for one")
+            call._answer, call.processes = rest, self._arrived(fields[1])
+        else:
+            table = fields[-1] if kind != CALL else ()
+            processes, call = self._arrived(table), None if kind == CAST_WITH else fields[1]
+            if fields[0] in self.handed_out:
+                message = self._decoded_with(rest, processes)
+                cost = MESSAGE_COST * (1 + len(table)) + len(rest)
+                self._came_to(self.handed_out[fields[0]], call, message, cost)
+            elif call is not None:
+                self._send(REFUSE, call, 1, rest=b"no such process")
 
     def _add_part(self, call: Call, total: int, payload: bytes) -> None:
         unfinished = sum(call.total > 0 for call in self.calls.values())
@@ -784,7 +1041,7 @@ class Session:
                 pass  # An end that was ended at once may have closed already.
             self.said_ended = True
 
-    def _send(self, kind: int, *fields: int, rest: bytes = b"", call: Call | None = None) -> None:
+    def _send(self, kind: int, *fields: Field, rest: bytes = b"", call: Call | None = None) -> None:
         if self.said_ended or self.end:
             return  # Ended is the last frame of its direction, of any kind.
         data = frame(kind, *fields, rest=rest)

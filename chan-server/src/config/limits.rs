@@ -50,6 +50,7 @@ const FIELDS: &[(&str, Field)] = &[
     ("max_tombstones_per_client", Field::Count(|l| &mut l.max_tombstones_per_client, 0..=MANY)),
     ("max_calls", Field::Count32(|l| &mut l.max_calls, 1..=1_000_000)),
     ("max_links", Field::Count32(|l| &mut l.max_links, 0..=1_000_000)),
+    ("max_handles", Field::Count32(|l| &mut l.max_handles, 0..=1_000_000)),
     ("heartbeat_interval", Field::Time(|l| &mut l.heartbeat_interval, SECOND..=300 * SECOND)),
     ("stall_timeout", Field::Time(|l| &mut l.stall_timeout, SECOND..=HOUR)),
     ("min_accepted", Field::Bytes(|l| &mut l.min_accepted, 0..=GIB)),

@@ -306,6 +306,24 @@ fn generate(item: &ItemTrait, methods: &[Method]) -> TokenStream {
             },
         }
     });
+    let borrowed_variants = methods.iter().map(|Method { variant, arguments, .. }| {
+        let fields = arguments.iter().map(|(name, ty)| quote!(#name: &'a #ty,));
+        quote!(#variant { #(#fields)* })
+    });
+    let borrows = methods.iter().map(|Method { variant, arguments, .. }| {
+        let names: Vec<_> = arguments.iter().map(|(name, _)| name).collect();
+        quote!(Self::#variant { #(#names,)* .. } => __Borrowed::#variant { #(#names),* })
+    });
+    let are_calls = methods.iter().map(|Method { variant, reply, .. }| {
+        let is_call = reply.is_some();
+        quote!(Self::#variant { .. } => #is_call)
+    });
+    let replies = methods.iter().map(|Method { variant, reply, .. }| match reply {
+        Some(_) => quote! {
+            Self::#variant { reply, .. } => ::core::option::Option::Some(reply.pass_on())
+        },
+        None => quote!(Self::#variant { .. } => ::core::option::Option::None),
+    });
     let shown = methods.iter().map(|Method { variant, .. }| {
         let text = variant.to_string();
         quote!(Self::#variant { .. } => #text)
@@ -340,6 +358,15 @@ fn generate(item: &ItemTrait, methods: &[Method]) -> TokenStream {
                 #(#wire_variants,)*
             }
 
+            #[derive(::lib_chan::__private::serde::Serialize)]
+            #[serde(crate = "::lib_chan::__private::serde")]
+            enum __Borrowed<'a> {
+                #(#borrowed_variants,)*
+                #[serde(skip)]
+                #[allow(dead_code, reason = "uses the lifetime")]
+                __Nothing(::core::marker::PhantomData<&'a ()>),
+            }
+
             impl<__C: ::lib_chan::protocol::Caller<#message>> #name for __C {
                 #(#callers)*
             }
@@ -347,10 +374,37 @@ fn generate(item: &ItemTrait, methods: &[Method]) -> TokenStream {
             impl ::lib_chan::protocol::Protocol for #message {
                 type Wire = __Wire;
 
+                const NAME: &'static str = #interface_name;
+
                 fn interface() -> ::lib_chan::protocol::Interface {
                     let mut interface = ::lib_chan::protocol::Interface::new(#interface_name, #interface_docs);
                     #(#described)*
                     interface
+                }
+
+                fn encode(
+                    &self,
+                    codec: ::lib_chan::payload::Codec,
+                    max: usize,
+                    out: &mut ::std::vec::Vec<u8>,
+                ) -> ::core::result::Result<::lib_chan::__private::Carried, ::lib_chan::payload::PayloadError>
+                {
+                    let message = match self {
+                        #(#borrows,)*
+                    };
+                    ::lib_chan::__private::encode_value_in_message(codec, &message, max, out)
+                }
+
+                fn is_call(&self) -> bool {
+                    match self {
+                        #(#are_calls,)*
+                    }
+                }
+
+                fn into_reply(self) -> ::core::option::Option<::lib_chan::PassedReply> {
+                    match self {
+                        #(#replies,)*
+                    }
                 }
             }
 

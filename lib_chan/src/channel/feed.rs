@@ -11,8 +11,12 @@ use crate::{
 
 /// Converts the messages of a session into the messages of a process.
 pub(super) trait Feed<M>: Send + Sync + 'static {
-    /// Decodes a message, when the process takes it; `None` if it holds nothing for the process.
-    fn take(&self, inbound: Inbound) -> Option<M>;
+    /// Decodes a message that came to the process by this id, when the process takes it; `None` if it holds nothing for
+    /// the process.
+    fn take(&self, id: u64, inbound: Inbound) -> Option<M>;
+
+    /// Handles a message that the process will never take.
+    fn discard(&self, id: u64, inbound: Inbound);
 
     /// Returns the message that reports the end of the session.
     fn ended(&self, reason: ExitReason) -> M;
@@ -31,16 +35,26 @@ impl<M: Send + 'static> Outlet for FeedOutlet<M> {
     }
 }
 
-struct FeedParcel<M> {
+struct FeedParcel<M: Send + 'static> {
     feed: Arc<dyn Feed<M>>,
     items: VecDeque<Fed>,
+}
+
+impl<M: Send + 'static> Drop for FeedParcel<M> {
+    fn drop(&mut self) {
+        for item in self.items.drain(..) {
+            if let Fed::Inbound(id, inbound) = item {
+                self.feed.discard(id, inbound);
+            }
+        }
+    }
 }
 
 impl<M: Send + 'static> Parcel<M> for FeedParcel<M> {
     fn next(&mut self) -> Option<M> {
         loop {
             let message = match self.items.pop_front()? {
-                Fed::Inbound(inbound) => self.feed.take(inbound),
+                Fed::Inbound(id, inbound) => self.feed.take(id, inbound),
                 Fed::Ended(reason) => Some(self.feed.ended(reason)),
             };
             if message.is_some() {

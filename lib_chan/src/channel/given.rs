@@ -48,7 +48,7 @@ impl<In: Receive, M: Send + 'static> Given<In, M> {
 }
 
 impl<In: Receive, M: Send + 'static> Feed<M> for Given<In, M> {
-    fn take(&self, inbound: Inbound) -> Option<M> {
+    fn take(&self, _: u64, inbound: Inbound) -> Option<M> {
         let claims = self.shared.claims();
         let inbound = if claims.is_straight() {
             inbound
@@ -62,6 +62,9 @@ impl<In: Receive, M: Send + 'static> Feed<M> for Given<In, M> {
         }
         decode::<In>(&self.shared, inbound).map(|message| (self.wrap)(Incoming::Message(message)))
     }
+
+    /// The session ends with its owner, which answers every call.
+    fn discard(&self, _: u64, _: Inbound) {}
 
     fn ended(&self, reason: ExitReason) -> M {
         (self.wrap)(Incoming::Ended(reason))

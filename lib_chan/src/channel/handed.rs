@@ -4,7 +4,11 @@
 //! only tests of links and signals between any two processes of the two ends use this, and it is no part of the
 //! public API.
 
-use std::{fmt, marker::PhantomData, sync::Arc};
+use std::{
+    fmt,
+    marker::PhantomData,
+    sync::{Arc, Weak},
+};
 
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -13,10 +17,10 @@ use super::{
     feed::{Feed, FeedOutlet},
 };
 use crate::{
-    Address, ExitReason, Pid, SendError,
-    middleman::Shared,
+    Address, ExitReason, Pid, Rights, SendError,
+    middleman::{Exported, Shared},
     payload,
-    session::{Inbound, Rights},
+    session::Inbound,
 };
 
 impl<Out> Remote<Out> {
@@ -27,12 +31,12 @@ impl<Out> Remote<Out> {
         to: &Address<M>,
         wrap: impl Fn(In) -> M + Send + Sync + 'static,
     ) -> u64 {
-        let shared = Arc::clone(self.shared());
-        let feed: Arc<dyn Feed<M>> = Arc::new(HandedOut { shared, process: to.pid(), wrap: Box::new(wrap) });
+        let shared = Arc::downgrade(self.shared());
+        let feed: Arc<dyn Feed<M>> = Arc::new(HandedOut { shared, wrap: Box::new(wrap) });
         let rights = Rights { send: true, monitor: true, link: true, exit: true, kill: true };
-        let id = self.shared().session(|session| session.hand_out(to.pid(), rights));
-        self.shared().processes().hand_out(to.pid(), Arc::new(FeedOutlet { to: to.clone(), feed }));
-        id
+        let outlet = Arc::new(FeedOutlet { to: to.clone(), feed });
+        let mailbox = Exported::mailbox(to.pid(), Some(outlet));
+        self.shared().session(|session| session.hand_out_with(to.pid(), rights, mailbox))
     }
 
     /// Returns the process that the far end has handed out under this number.
@@ -67,7 +71,9 @@ impl<T: Serialize + 'static> Handed<T> {
     /// # Errors
     /// The reason of the session's end; `Overload` without credit.
     pub fn try_cast(&self, message: &T) -> Result<(), SendError<()>> {
-        let sent = self.shared.send(message, |session, payload| session.try_cast_to(self.id, payload));
+        let sent = self
+            .shared
+            .send(message, |session, payload, handles| session.try_cast_with(self.id, payload, handles));
         sent.map_err(|error| SendError { message: (), reason: error.into() })
     }
 }
@@ -79,20 +85,26 @@ impl<T> fmt::Debug for Handed<T> {
 }
 
 struct HandedOut<In, M> {
-    shared: Arc<Shared>,
-    process: Pid,
+    shared: Weak<Shared>,
     wrap: Box<dyn Fn(In) -> M + Send + Sync>,
 }
 
 impl<In: DeserializeOwned + 'static, M: Send + 'static> Feed<M> for HandedOut<In, M> {
-    fn take(&self, inbound: Inbound) -> Option<M> {
-        self.shared.session(|session| session.give_back_to(&self.process, inbound.cost()));
-        match payload::decode_message(self.shared.terms().codec(), &inbound.payload) {
+    fn take(&self, id: u64, inbound: Inbound) -> Option<M> {
+        let shared = self.shared.upgrade()?;
+        shared.session(|session| session.give_back_to(id, inbound.cost()));
+        match payload::decode_message(shared.terms().codec(), &inbound.payload) {
             Ok(message) => Some((self.wrap)(message)),
             Err(error) => {
-                end_undecodable(&self.shared, &error);
+                end_undecodable(&shared, &error);
                 None
             }
+        }
+    }
+
+    fn discard(&self, id: u64, inbound: Inbound) {
+        if let Some(shared) = self.shared.upgrade() {
+            shared.session(|session| session.discard_handed(id, &inbound));
         }
     }
 

@@ -5,6 +5,7 @@ mod broadcast;
 mod feed;
 mod given;
 mod handed;
+mod handles;
 mod later;
 mod opening;
 mod remote;
@@ -23,7 +24,7 @@ use std::{
 pub use self::given::Incoming;
 #[doc(hidden)]
 pub use self::handed::Handed;
-use self::{given::Given, remote::Handle};
+use self::{given::Given, handles::with_handles, remote::Handle};
 pub use self::{
     opening::{
         Control, OpenError, Opening, Resume, open, open_casting, open_resumable, serve, serve_resumable,
@@ -238,9 +239,10 @@ impl<In: Borrowable, Out> Channel<In, Out> {
         take: impl for<'a> FnOnce(Message<In::Borrowed<'a>>) -> R,
     ) -> Option<R> {
         loop {
-            let Inbound { kind, payload, .. } =
+            let Inbound { kind, payload, handles, .. } =
                 poll_fn(|cx| self.held.as_mut().map_or(Poll::Ready(None), |held| held.poll(cx))).await?;
-            let decoded = payload::decode_borrowed(self.shared().terms().codec(), &payload);
+            let codec = self.shared().terms().codec();
+            let decoded = with_handles(self.shared(), &handles, || payload::decode_borrowed(codec, &payload));
             if let Some(message) = borrowed(self.shared(), &kind, decoded) {
                 return Some(take(message));
             }
@@ -287,16 +289,21 @@ fn wants_answer(shared: &Shared, call: u64) -> bool {
 fn decode<In: Receive>(shared: &Arc<Shared>, message: Inbound) -> Option<In::Item> {
     let codec = shared.terms().codec();
     match message.kind {
-        InboundKind::Cast => In::decode_cast(codec, &message.payload).unwrap_or_else(|error| {
-            end_undecodable(shared, &error);
-            None
-        }),
+        InboundKind::Cast => {
+            let decoded = with_handles(shared, &message.handles, || In::decode_cast(codec, &message.payload));
+            decoded.unwrap_or_else(|error| {
+                end_undecodable(shared, &error);
+                None
+            })
+        }
         InboundKind::Call { call } => {
             if !wants_answer(shared, call) {
                 return None;
             }
             let reply = || Reply::far(Arc::clone(shared) as _, call);
-            In::decode_call(codec, &message.payload, reply).unwrap_or_else(|error| {
+            let decoded =
+                with_handles(shared, &message.handles, || In::decode_call(codec, &message.payload, reply));
+            decoded.unwrap_or_else(|error| {
                 shared.session(|session| session.refuse(call, RefuseCode::Codec, &error.to_string()));
                 None
             })

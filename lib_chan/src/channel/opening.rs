@@ -145,7 +145,9 @@ impl OpenRequest<'_> {
         started.and_then(cast).map_err(|error| match error {
             Unsendable::TooLong { max } => OpenError::Args(PayloadError::TooLong { max }),
             Unsendable::Ended(reason) => OpenError::Ended(reason),
-            Unsendable::WouldWait => OpenError::Ended(ExitReason::Overload),
+            Unsendable::WouldWait | Unsendable::TooManyHandles { .. } => {
+                OpenError::Ended(ExitReason::Overload)
+            }
         })?;
         if authenticated.early().is_some_and(|early| !session.was_sent(now(), early)) {
             return Err(OpenError::OtherStart);

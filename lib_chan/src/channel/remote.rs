@@ -11,12 +11,13 @@ use std::{
 
 use serde::{Serialize, de::DeserializeOwned};
 
+use super::handles::with_handles;
 use crate::{
     Address, Call, CallError, CallFailure, CastError, Executed, ExitReason, Pid, after,
     middleman::{Encoded, Ended, NotSent, Shared, keep, now},
     payload::{self, PayloadError},
     process::{Within, poll_proceed, poll_proceed_shortly, settle},
-    session::{ConnectionState, Flush, Unsendable},
+    session::{ConnectionState, Flush, Handles, OWNER, Unsendable},
     sync,
 };
 
@@ -319,12 +320,19 @@ impl<Out: Serialize + 'static> Remote<Out> {
         let (mut messages, mut batch) = (messages.into_iter().map(Into::into), Encoded::default());
         loop {
             let encoded = batch.refill(shared.terms().agreed(), messages.by_ref());
-            let mut sent = 0;
+            let (mut sent, plain) = (0, batch.plain());
             while sent < batch.len() {
-                sent += shared.session(|session| session.try_cast_each(batch.from(sent))).map_err(failed)?;
-                if let Some(next) = batch.from(sent).next() {
-                    let ticket =
-                        shared.session(|session| session.cast(now(), &mut next.to_vec())).map_err(failed)?;
+                let next = batch.from(sent).take(plain.saturating_sub(sent));
+                sent += shared.session(|session| session.try_cast_each(next)).map_err(failed)?;
+                let next = batch.from(sent).next().map(<[u8]>::to_vec);
+                if let Some(mut next) = next {
+                    let handles = match sent < plain {
+                        true => Vec::new(),
+                        false => shared.passing(batch.take_carried()).map_err(not_sent)?,
+                    };
+                    let ticket = shared
+                        .session(|session| session.cast_to(now(), OWNER, &mut next, handles))
+                        .map_err(failed)?;
                     Casting { shared, ticket }.sent().await.map_err(failed)?;
                     sent += 1;
                 }
@@ -382,10 +390,15 @@ impl<Out> Remote<Out> {
     /// Encodes a cast and sends it. Returns its ticket if it has to wait.
     pub(super) fn begin_cast<T: Serialize + 'static>(&self, value: &T) -> Result<Option<u64>, CastError> {
         self.shared()
-            .send(value, |session, payload| match session.try_cast(payload) {
-                // The clock is read only if the message has to wait.
-                Err(Unsendable::WouldWait) => session.cast(now(), payload),
-                sent => sent.map(|()| None),
+            .send(value, |session, payload, handles| {
+                if !handles.is_empty() {
+                    return session.cast_to(now(), OWNER, payload, handles);
+                }
+                match session.try_cast(payload) {
+                    // The clock is read only if the message has to wait.
+                    Err(Unsendable::WouldWait) => session.cast(now(), payload),
+                    sent => sent.map(|()| None),
+                }
             })
             .map_err(not_sent)
     }
@@ -400,7 +413,11 @@ impl<Out> Remote<Out> {
     }
 
     pub(super) fn try_cast_value<T: Serialize + 'static>(&self, value: &T) -> Result<(), CastError> {
-        self.shared().send(value, |session, payload| session.try_cast(payload)).map_err(not_sent)
+        let sent = self.shared().send(value, |session, payload, handles| match handles.is_empty() {
+            true => session.try_cast(payload),
+            false => session.try_cast_with(OWNER, payload, handles),
+        });
+        sent.map_err(not_sent)
     }
 
     pub(super) async fn call_value<T: Serialize + 'static, R: DeserializeOwned + 'static>(
@@ -410,14 +427,19 @@ impl<Out> Remote<Out> {
     ) -> Result<R, CallError> {
         let shared = self.shared();
         let call = shared
-            .send(&request, |session, payload| {
+            .send(&request, |session, payload, handles| {
                 let now = now();
-                session.call(now, after(now, within), payload)
+                let deadline = after(now, within);
+                match handles.is_empty() {
+                    true => session.call(now, deadline, payload),
+                    false => session.call_to(now, deadline, OWNER, payload, handles),
+                }
             })
             .map_err(not_called)?;
         drop(request);
-        let answer = Calling { shared, call: Some(call) }.answer().await?;
-        payload::decode_message(shared.terms().codec(), &answer)
+        let (answer, handles) = Calling { shared, call: Some(call) }.answer().await?;
+        let codec = shared.terms().codec();
+        with_handles(shared, &handles, || payload::decode_message(codec, &answer))
             .map_err(|error| CallError::new(Executed::Yes, CallFailure::Codec(error.to_string().into())))
     }
 }
@@ -472,15 +494,15 @@ struct Calling<'a> {
 }
 
 impl Calling<'_> {
-    async fn answer(mut self) -> Result<bytes::Bytes, CallError> {
+    async fn answer(mut self) -> Result<(bytes::Bytes, Handles), CallError> {
         poll_fn(|cx| {
             let coop = ready!(poll_proceed(cx));
             let Some(call) = self.call else { return Poll::Pending };
-            match self.shared.ask(|session| session.poll_call(call, keep(cx))) {
-                Some(outcome) => {
+            match self.shared.ask(|session| session.poll_answer(call, keep(cx))) {
+                Some((outcome, handles)) => {
                     self.call = None;
                     coop.made_progress();
-                    Poll::Ready(outcome)
+                    Poll::Ready(outcome.map(|answer| (answer, handles)))
                 }
                 None => Poll::Pending,
             }
@@ -497,7 +519,7 @@ impl Drop for Calling<'_> {
     }
 }
 
-fn not_sent(error: NotSent) -> CastError {
+pub(super) fn not_sent(error: NotSent) -> CastError {
     match error {
         NotSent::Payload(PayloadError::TooLong { max }) | NotSent::Session(Unsendable::TooLong { max }) => {
             CastError::TooLong { max }
@@ -505,17 +527,18 @@ fn not_sent(error: NotSent) -> CastError {
         NotSent::Payload(error) => CastError::Encode(error),
         NotSent::Session(Unsendable::Ended(reason)) => CastError::Ended(reason),
         NotSent::Session(Unsendable::WouldWait) => CastError::WouldWait,
+        NotSent::Session(Unsendable::TooManyHandles { max }) => CastError::TooManyHandles { max },
     }
 }
 
-fn not_called(error: NotSent) -> CallError {
+pub(super) fn not_called(error: NotSent) -> CallError {
     let reason = match error {
         NotSent::Payload(PayloadError::TooLong { max }) | NotSent::Session(Unsendable::TooLong { max }) => {
             CallFailure::TooLong { max }
         }
         NotSent::Payload(error) => CallFailure::Codec(error.to_string().into()),
         NotSent::Session(Unsendable::Ended(reason)) => CallFailure::Exit(reason),
-        NotSent::Session(Unsendable::WouldWait) => CallFailure::Overload,
+        NotSent::Session(Unsendable::WouldWait | Unsendable::TooManyHandles { .. }) => CallFailure::Overload,
     };
     CallError::new(Executed::No, reason)
 }

@@ -3,7 +3,8 @@
 use std::task::{Context, Poll};
 
 use crate::{
-    middleman::{Shared, keep, now, with_scratch},
+    ExitReason,
+    middleman::{NotSent, Shared, keep, now, with_scratch},
     payload::PayloadError,
     process::{EncodeAnswer, FarCallers},
     wire::RefuseCode,
@@ -17,7 +18,17 @@ impl FarCallers for Shared {
             return;
         }
         with_scratch(|scratch| match encode(self.terms().codec(), self.terms().max_payload_len(), scratch) {
-            Ok(()) => self.session(|session| session.reply(call, scratch)),
+            Ok(carried) if carried.is_empty() => self.session(|session| session.reply(call, scratch)),
+            Ok(carried) => {
+                let sent = self.passing(carried).and_then(|handles| {
+                    let sent = self.session(|session| session.reply_with(call, scratch, handles));
+                    sent.map_err(NotSent::Session)
+                });
+                if let Err(error) = sent {
+                    let text = ExitReason::from(error).to_string();
+                    self.session(|session| session.refuse(call, RefuseCode::AnswerCodec, &text));
+                }
+            }
             Err(error) => {
                 let code = match error {
                     PayloadError::TooLong { .. } => RefuseCode::AnswerTooLong,

@@ -326,7 +326,7 @@ mod tests {
     #[tokio::test]
     async fn anything_else_keeps_its_bytes() {
         let mut start = Vec::new();
-        let terms = wire::Terms { max_calls: 1, max_links: 1 };
+        let terms = wire::Terms { max_calls: 1, max_links: 1, max_handles: 0 };
         Frame::Start { codec: 3, terms, max_frame_len: 1024, window_len: 65_536, resume: 0, args: b"args" }
             .put(&mut start);
         let too_long = [&[0, 0, 0, 80, 0x44][..], &[0; 80]].concat();

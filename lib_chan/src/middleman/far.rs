@@ -1,11 +1,12 @@
 //! Processes of the far end, and monitors that the peer has set, as targets of signals.
 
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use super::shared::Shared;
 use crate::{
     ExitReason, Pid,
     process::{ProcessSignal, SignalTarget, next_id},
+    session::FarHandle,
 };
 
 /// The id of the owner of the far end.
@@ -17,18 +18,31 @@ pub(super) struct Far {
     id: u64,
     /// The number of the pid at this end.
     number: u64,
+    /// Set once the process has come in a message. While the pid is in use, the process is not released.
+    handle: OnceLock<FarHandle>,
     me: Weak<Self>,
 }
 
 impl Far {
     pub(super) fn new(shared: Weak<Shared>, id: u64) -> Arc<Self> {
-        Arc::new_cyclic(|me| Self { shared, id, number: next_id(), me: me.clone() })
+        Arc::new_cyclic(|me| Self { shared, id, number: next_id(), handle: OnceLock::new(), me: me.clone() })
+    }
+
+    /// Notes that the process has come in a message.
+    pub(super) fn keep(&self, handle: &FarHandle) {
+        self.handle.get_or_init(|| handle.clone());
     }
 
     /// Returns the pid of this process, which is always the same.
     pub(super) fn pid(&self) -> Pid {
         self.me.upgrade().map_or_else(Pid::nobody, |me| Pid::new(self.number, me))
     }
+}
+
+/// Returns the handle of a far process, if it has come in a message. `None` for a process that is not of a session.
+pub(crate) fn handle_of(pid: &Pid) -> Option<Option<FarHandle>> {
+    let far = pid.target().downcast::<Far>().ok()?;
+    Some(far.handle.get().cloned())
 }
 
 impl SignalTarget for Far {

@@ -7,6 +7,7 @@
 //! | `shared.rs` | the lock around an endpoint; carries out the endpoint's output |
 //! | `processes.rs` | the pids and mailboxes behind the numbers of a session; deliveries as signals of processes |
 //! | `far.rs` | far processes, and monitors of the peer, as targets of signals |
+//! | `export.rs` | processes of this end that are handed out |
 //! | `effects.rs` | where the endpoint's events go |
 //! | `terms.rs` | limits, names, and the agreed encoding |
 //! | `sending.rs` | batches of encoded messages, and why one was not sent |
@@ -22,6 +23,7 @@ mod connection;
 mod driver;
 mod effects;
 mod ended;
+mod export;
 mod far;
 mod held;
 mod holder;
@@ -37,6 +39,8 @@ mod windows;
 pub(crate) use self::{
     driver::Driver,
     ended::Ended,
+    export::{Departing, Exported},
+    far::handle_of,
     processes::{Fed, Outlet},
     sending::{Encoded, NotSent, with_scratch},
     shared::Shared,

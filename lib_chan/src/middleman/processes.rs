@@ -1,26 +1,27 @@
 //! The processes behind the numbers of a session, and the signals that its deliveries become.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{HashMap, VecDeque},
     sync::{Arc, PoisonError, Weak},
 };
 
 use super::{
+    export::{ExportWatch, Exported},
     far::{Far, FarMonitor, OWNER},
     shared::Shared,
 };
 use crate::{
     ExitReason, MonitorRef, Pid,
     process::{Owned, ProcessSignal, Receipt, next_monitor},
-    session::{Delivery, Inbound},
+    session::{Delivery, FarHandle, Inbound},
     sync::{Mutex, MutexGuard},
 };
 
 /// One item that a session passes to a process.
 #[derive(Debug)]
 pub(crate) enum Fed {
-    /// A message, not yet decoded.
-    Inbound(Inbound),
+    /// A message, not yet decoded, and the id that it came to.
+    Inbound(u64, Inbound),
     /// The end of the session.
     Ended(ExitReason),
 }
@@ -53,10 +54,8 @@ struct Tables {
     far: HashMap<u64, Weak<Far>>,
     /// The references, at this end, of the monitors that the peer has set.
     watches: HashMap<u64, MonitorRef>,
-    /// The mailboxes of processes that were handed out to the peer.
-    handed_out: BTreeMap<Pid, Arc<dyn Outlet>>,
-    /// Set once the session is over, so that handed-out processes get no more messages.
-    closed: bool,
+    /// The session's own monitors of the processes that were handed out in messages.
+    exports: HashMap<Pid, MonitorRef>,
 }
 
 impl Processes {
@@ -86,14 +85,23 @@ impl Processes {
         if id == OWNER {
             return self.remote.clone();
         }
+        self.far_of(id).pid()
+    }
+
+    /// Returns the pid of a far process that has come in a message.
+    pub(crate) fn imported(&self, handle: &FarHandle) -> Pid {
+        let far = self.far_of(handle.id());
+        far.keep(handle);
+        far.pid()
+    }
+
+    fn far_of(&self, id: u64) -> Arc<Far> {
         let mut tables = self.tables();
-        let far = tables.far.get(&id).and_then(Weak::upgrade).unwrap_or_else(|| {
+        tables.far.get(&id).and_then(Weak::upgrade).unwrap_or_else(|| {
             let far = Far::new(self.session.clone(), id);
             tables.far.insert(id, Arc::downgrade(&far));
             far
-        });
-        drop(tables);
-        far.pid()
+        })
     }
 
     /// Removes a far process whose pid is no longer in use.
@@ -122,21 +130,9 @@ impl Processes {
         drop(outlet);
     }
 
-    /// Sends messages for `process`, which was handed out to the peer, to this outlet.
-    pub(crate) fn hand_out(&self, process: Pid, outlet: Arc<dyn Outlet>) {
-        let mut tables = self.tables();
-        if !tables.closed {
-            tables.handed_out.insert(process, outlet);
-        }
-    }
-
-    /// Drops the mailboxes of handed-out processes, after the last delivery of the session.
-    pub(super) fn close(&self) {
-        let mut tables = self.tables();
-        tables.closed = true;
-        let handed_out = std::mem::take(&mut tables.handed_out);
-        drop(tables);
-        drop(handed_out);
+    /// Forgets the session's monitor of a handed-out process, and returns its reference.
+    pub(super) fn forget_export(&self, process: &Pid) -> Option<MonitorRef> {
+        self.tables().exports.remove(process)
     }
 
     /// Removes the session, once, from the things that `owner` owns.
@@ -159,7 +155,7 @@ impl Processes {
         let mut batch = VecDeque::new();
         for delivery in deliveries {
             match delivery {
-                Delivery::Inbound(message) => batch.push_back(Fed::Inbound(message)),
+                Delivery::Inbound(message) => batch.push_back(Fed::Inbound(OWNER, message)),
                 Delivery::Over(reason) => batch.push_back(Fed::Ended(reason)),
                 signal => {
                     self.put(std::mem::take(&mut batch));
@@ -215,10 +211,23 @@ impl Processes {
                     to.signal(ProcessSignal::Demonitor { monitor });
                 }
             }
-            Delivery::Message { to, message } => {
-                let outlet = self.tables().handed_out.get(&to).cloned();
-                if let Some(outlet) = outlet {
-                    outlet.put(VecDeque::from([Fed::Inbound(message)]));
+            Delivery::Message { id, mailbox, message, .. } => {
+                if let Some(outlet) = mailbox.as_ref().and_then(Exported::of).and_then(Exported::outlet) {
+                    outlet.put(VecDeque::from([Fed::Inbound(id, message)]));
+                }
+            }
+            Delivery::Watch { to } => {
+                let from = Pid::far(Arc::new(ExportWatch::new(self.session.clone())));
+                let monitor = next_monitor();
+                let former = self.tables().exports.insert(to.clone(), monitor);
+                to.signal(ProcessSignal::Monitor { from, monitor });
+                if let Some(monitor) = former {
+                    to.signal(ProcessSignal::Demonitor { monitor });
+                }
+            }
+            Delivery::Unwatch { to } => {
+                if let Some(monitor) = self.forget_export(&to) {
+                    to.signal(ProcessSignal::Demonitor { monitor });
                 }
             }
             // `deliver` puts these into the mailbox of the owner.
@@ -230,7 +239,7 @@ impl Processes {
     #[cfg(test)]
     pub(super) fn entries(&self) -> usize {
         let tables = self.tables();
-        let outlets = tables.handed_out.len() + usize::from(tables.outlet.is_some());
+        let outlets = tables.exports.len() + usize::from(tables.outlet.is_some());
         tables.far.len() + tables.watches.len() + outlets
     }
 }

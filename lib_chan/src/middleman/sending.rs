@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::terms::Agreed;
 use crate::{
     ExitReason,
-    payload::{self, PayloadError},
+    payload::{self, Carried, PayloadError},
     session::Unsendable,
     sync::thread_local,
 };
@@ -20,11 +20,23 @@ pub(crate) struct Encoded {
     bytes: Vec<u8>,
     /// The end of each message.
     ends: Vec<usize>,
+    /// The processes in the last message.
+    carried: Carried,
 }
 
 impl Encoded {
     pub(crate) const fn len(&self) -> usize {
         self.ends.len()
+    }
+
+    /// Returns the number of messages before the first that has processes in it, which is the last one.
+    pub(crate) const fn plain(&self) -> usize {
+        if self.carried.is_empty() { self.ends.len() } else { self.ends.len() - 1 }
+    }
+
+    /// Takes the processes in the last message.
+    pub(crate) fn take_carried(&mut self) -> Carried {
+        std::mem::take(&mut self.carried)
     }
 
     /// Returns the messages from number `first` on.
@@ -43,13 +55,16 @@ impl Encoded {
         agreed: Agreed,
         mut messages: impl Iterator<Item = U>,
     ) -> Result<(), NotSent> {
+        self.carried = Carried::default();
         self.bytes.clear();
         self.ends.clear();
         while self.bytes.len() < BATCH_LEN
             && self.ends.len() < BATCH_COUNT
+            && self.carried.is_empty()
             && let Some(message) = messages.next()
         {
-            payload::encode_message(agreed.codec, &message, agreed.max_payload_len, &mut self.bytes)
+            let max = agreed.max_payload_len;
+            self.carried = payload::encode_in_message(agreed.codec, &message, max, &mut self.bytes)
                 .map_err(NotSent::Payload)?;
             self.ends.push(self.bytes.len());
         }
@@ -69,7 +84,7 @@ impl From<NotSent> for ExitReason {
         match not_sent {
             NotSent::Payload(error) => Self::failed(error.to_string()),
             NotSent::Session(Unsendable::Ended(reason)) => reason,
-            NotSent::Session(Unsendable::WouldWait) => Self::Overload,
+            NotSent::Session(Unsendable::WouldWait | Unsendable::TooManyHandles { .. }) => Self::Overload,
             NotSent::Session(Unsendable::TooLong { max }) => {
                 Self::failed(PayloadError::TooLong { max }.to_string())
             }

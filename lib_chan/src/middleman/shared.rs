@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::{
     effects::Effects,
+    export::HandleState,
     held::HeldBytes,
     holder::Holder,
     processes::Processes,
@@ -23,7 +24,7 @@ use crate::{
     handshake::Authenticated,
     payload::Codec,
     process::Owned,
-    session::{Claims, Endpoint, Event, Host, Request, Session, Unsendable, Who},
+    session::{Claims, Endpoint, Event, Host, Passing, Request, Session, Unsendable, Who},
     sync::{Mutex, MutexGuard},
 };
 
@@ -45,6 +46,7 @@ pub(crate) struct Shared {
     inner: Mutex<Inner>,
     claims: Arc<Claims>,
     effects: Effects,
+    handles: HandleState,
     terms: SessionTerms,
     /// The session itself, as a thing that processes own.
     me: Weak<Self>,
@@ -66,6 +68,7 @@ impl Shared {
         let holder = Holder::of(authenticated);
         Arc::new_cyclic(|me| Self {
             claims: Arc::clone(endpoint.claims()),
+            handles: HandleState::new(endpoint.session().dropped_handles(), me.clone()),
             inner: Mutex::new(Inner {
                 endpoint,
                 held: HeldBytes::new(limits, Arc::clone(&holder)),
@@ -90,6 +93,14 @@ impl Shared {
     /// Returns the state that a receiver uses for each message.
     pub(crate) fn claims(&self) -> &Claims {
         &self.claims
+    }
+
+    pub(super) fn me(&self) -> Option<Arc<Self>> {
+        self.me.upgrade()
+    }
+
+    pub(super) const fn handles(&self) -> &HandleState {
+        &self.handles
     }
 
     pub(crate) const fn processes(&self) -> &Processes {
@@ -195,10 +206,9 @@ impl Shared {
         self.drive(|endpoint| endpoint.handle_bytes(epoch, now, bytes, untaken))
     }
 
-    /// Makes the last deliveries, and drops the mailboxes of handed-out processes. Called when the driver ends.
+    /// Makes the last deliveries. Called when the driver ends.
     pub(super) fn leave(&self) {
         while !self.drive(Endpoint::leave) {}
-        self.processes().close();
     }
 
     /// Returns whether the connection has changed since the last time.
@@ -218,13 +228,16 @@ impl Shared {
 
     // The channel and the remotes.
 
-    /// Encodes `value` without the lock, and then calls `f` with the session and the payload.
+    /// Encodes `value` without the lock, and then calls `f` with the session, the payload and the processes in it.
     pub(crate) fn send<T, U: Serialize + 'static>(
         &self,
         value: &U,
-        f: impl FnOnce(&mut Session<Tokio>, &mut Vec<u8>) -> Result<T, Unsendable>,
+        f: impl FnOnce(&mut Session<Tokio>, &mut Vec<u8>, Vec<Passing<Pid>>) -> Result<T, Unsendable>,
     ) -> Result<T, NotSent> {
-        self.terms.agreed().encode(value, |payload| self.session(|session| f(session, payload)))
+        self.terms.agreed().encode(value, |payload, carried| {
+            let handles = self.passing(carried)?;
+            self.session(|session| f(session, payload, handles)).map_err(NotSent::Session)
+        })
     }
 
     /// Makes `owner` the process that ends with this session; `None` for a task that is no process.

@@ -8,8 +8,7 @@ use super::sending::{NotSent, with_scratch};
 use crate::{
     Limits,
     handshake::Authenticated,
-    payload::{self, Codec},
-    session::Unsendable,
+    payload::{self, Carried, Codec},
 };
 
 /// The limits and names of a session, and what its ends have agreed on.
@@ -81,17 +80,17 @@ impl Agreed {
     /// The state before the client's `Start`, in which nothing can be sent.
     pub(super) const NOTHING: Self = Self { codec: Codec::Raw, max_payload_len: 0 };
 
-    /// Encodes `value` into a buffer of the thread, and gives it to `send`. A value that fails or panics while it is
+    /// Encodes `value` into a buffer of the thread, and gives it to `send`, with the processes in it. A value that fails or panics while it is
     /// encoded leaves no trace.
     pub(super) fn encode<T, U: Serialize + 'static>(
         self,
         value: &U,
-        send: impl FnOnce(&mut Vec<u8>) -> Result<T, Unsendable>,
+        send: impl FnOnce(&mut Vec<u8>, Carried) -> Result<T, NotSent>,
     ) -> Result<T, NotSent> {
         with_scratch(|scratch| {
-            payload::encode_message(self.codec, value, self.max_payload_len, scratch)
+            let carried = payload::encode_in_message(self.codec, value, self.max_payload_len, scratch)
                 .map_err(NotSent::Payload)?;
-            send(scratch).map_err(NotSent::Session)
+            send(scratch, carried)
         })
     }
 }

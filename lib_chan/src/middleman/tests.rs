@@ -549,7 +549,7 @@ where
     let answered = async {
         let mut start = [0; 64];
         assert!(far.read(&mut start).await.unwrap() > 0);
-        let terms = crate::wire::Terms { max_calls: 1024, max_links: 1024 };
+        let terms = crate::wire::Terms { max_calls: 1024, max_links: 1024, max_handles: 0 };
         far.write_all(&frames([Frame::Started { terms, resume: None }])).await.unwrap();
     };
     let (opened, ()) = tokio::join!(opened, answered);

@@ -29,6 +29,12 @@ impl PayloadError {
     /// The most bytes of `what`.
     pub const MAX_WHAT_LEN: usize = 256;
 
+    /// Creates the error of a process that cannot travel.
+    #[cfg(feature = "io")]
+    pub(crate) fn process(codec: Codec, what: &str) -> Self {
+        Self::codec(codec, what)
+    }
+
     /// Creates the error of a codec.
     pub(super) fn codec(codec: Codec, what: impl fmt::Display) -> Self {
         let mut words = Words::default();

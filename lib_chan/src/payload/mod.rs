@@ -72,19 +72,26 @@ mod bincode;
 mod borrowable;
 mod error;
 mod guard;
+mod handle;
 mod json;
 mod opaque;
 mod raw;
 mod sink;
 
-use std::{cell::Cell, fmt, str::FromStr};
+use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 pub use borrowable::Borrowable;
 pub use error::PayloadError;
-use guard::{Exceeded, Level, Seed};
+use guard::{Allowance, Exceeded, Level, Seed};
+#[doc(hidden)]
+pub use handle::Carried;
+#[cfg(feature = "io")]
+pub(crate) use handle::{deserialize_place, serialize_process};
 pub use opaque::{Opaque, decode_message, encode_message};
+#[doc(hidden)]
+pub use opaque::{encode_in_message, encode_value_in_message};
 use sink::Sink;
 
 /// The encoding of all payloads of a session. The client states it in its `Start`; the service decides which ones it
@@ -168,8 +175,18 @@ pub fn encode_within<T: Serialize + ?Sized>(
     max: usize,
     out: &mut Vec<u8>,
 ) -> Result<(), PayloadError> {
-    let elements = Cell::new(max);
-    let guarded = guard::Value::new(value, Level::top(&elements));
+    encode_guarded(codec, value, max, out, Allowance::new(max)).map(drop)
+}
+
+/// Does what [`encode_within`] does, within a budget for `max` elements. Returns the processes in the value.
+fn encode_guarded<T: Serialize + ?Sized>(
+    codec: Codec,
+    value: &T,
+    max: usize,
+    out: &mut Vec<u8>,
+    budget: Allowance,
+) -> Result<Carried, PayloadError> {
+    let guarded = guard::Value::new(value, Level::top(&budget));
     let mut sink = Sink::new(out, max);
     let encoded = match codec {
         Codec::Bincode => bincode::encode(guarded, &mut sink).map_err(|e| PayloadError::codec(codec, e)),
@@ -180,11 +197,11 @@ pub fn encode_within<T: Serialize + ?Sized>(
         return Err(PayloadError::TooLong { max });
     }
     encoded?;
-    if max - elements.get() > sink.len() {
+    if max - budget.elements() > sink.len() {
         return Err(PayloadError::codec(codec, Exceeded::Elements));
     }
     sink.keep();
-    Ok(())
+    Ok(budget.into_carried())
 }
 
 /// Decodes a value from all of `bytes`. Trailing bytes are an error, except for white space in JSON.
@@ -203,8 +220,8 @@ pub fn decode<T: DeserializeOwned>(codec: Codec, bytes: &[u8]) -> Result<T, Payl
 ///
 /// Those of [`decode`].
 pub fn decode_borrowed<'de, T: Deserialize<'de>>(codec: Codec, bytes: &'de [u8]) -> Result<T, PayloadError> {
-    let elements = Cell::new(bytes.len());
-    let seed = Seed::new(Level::top(&elements));
+    let budget = Allowance::new(bytes.len());
+    let seed = Seed::new(Level::top(&budget));
     match codec {
         Codec::Bincode => bincode::decode(seed, bytes).map_err(|e| PayloadError::codec(codec, e)),
         Codec::Json => json::decode(seed, bytes).map_err(|e| PayloadError::codec(codec, e)),

@@ -5,7 +5,7 @@ use std::any::Any;
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned};
 
-use super::{Codec, PayloadError, decode, encode_within};
+use super::{Carried, Codec, PayloadError, decode, encode_guarded, encode_within, guard::Allowance};
 
 /// A whole message in the codec of the session, as bytes that are neither decoded nor copied.
 ///
@@ -44,6 +44,37 @@ pub fn encode_message<T: Serialize + 'static>(
         }
         None => encode_within(codec, message, max, out),
     }
+}
+
+/// Appends a message of a session, as [`encode_message`] does. Returns the processes in it.
+///
+/// # Errors
+/// Those of [`encode_message`](super::encode_message).
+#[doc(hidden)]
+pub fn encode_in_message<T: Serialize + 'static>(
+    codec: Codec,
+    message: &T,
+    max: usize,
+    out: &mut Vec<u8>,
+) -> Result<Carried, PayloadError> {
+    match (message as &dyn Any).downcast_ref() {
+        Some(opaque @ Opaque(_)) => encode_message(codec, opaque, max, out).map(|()| Carried::default()),
+        None => encode_value_in_message(codec, message, max, out),
+    }
+}
+
+/// Does what [`encode_in_message`] does for a value that is not opaque.
+///
+/// # Errors
+/// Those of [`encode_within`].
+#[doc(hidden)]
+pub fn encode_value_in_message<T: Serialize + ?Sized>(
+    codec: Codec,
+    value: &T,
+    max: usize,
+    out: &mut Vec<u8>,
+) -> Result<Carried, PayloadError> {
+    encode_guarded(codec, value, max, out, Allowance::of_message(max))
 }
 
 /// Returns the message in all of `bytes`: decoded, or unchanged if it is opaque.

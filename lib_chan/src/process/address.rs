@@ -6,19 +6,27 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use super::SpawnOptions;
+use super::alias::Alias;
 use super::cell::{Cell, Posting};
 use super::current::{in_time, is_current, poll_proceed_shortly};
+use super::far::{FarAddress, FarRoute, NOT_HERE};
 use super::mailbox::{CallLetter, Letter, Parcel};
 use super::owned::Owned;
 use super::pid::{Local, Pid};
-use super::reply::{Reply, Waiter};
+use super::reply::{PassedReply, Reply, Waiter};
 use super::within::Within;
-use crate::{CallError, CallFailure, Executed, ExitReason, SendError};
+use crate::payload::{Carried, Codec, PayloadError};
+use crate::{CallError, CallFailure, Executed, ExitReason, Rights, SendError};
 
 /// Sends messages of type `M` to one process.
 ///
 /// Cheap to clone, and usable in any task. An address does not keep its process alive. After the process has ended, it
 /// keeps a small record only.
+///
+/// An address whose messages are a [protocol](mod@crate::protocol) may be part of any message of a session. The far end
+/// gets an address that it uses as its own: see [`grant`](Self::grant) for its rights. It decodes to the process itself
+/// when it comes back. A far address is dead once its session has ended; dropping its last clone tells the far end.
 ///
 /// ```
 /// use std::time::Duration;
@@ -42,17 +50,132 @@ use crate::{CallError, CallFailure, Executed, ExitReason, SendError};
 /// # }
 /// ```
 pub struct Address<M> {
+    to: AddressTarget<M>,
+}
+
+enum AddressTarget<M> {
+    Near(Arc<Cell<M>>),
+    /// A second name of a process of this program.
+    Granted(Arc<GrantedName<M>>),
+    Far(Arc<FarAddress<M>>),
+}
+
+/// A process with the name under which it is handed out, and the rights to that.
+struct GrantedName<M> {
     cell: Arc<Cell<M>>,
+    alias: Arc<Alias>,
+    rights: Rights,
+}
+
+/// The target of an address, as a session hands it out.
+pub(crate) enum Departure {
+    /// A process of this program, and its alias if it has one.
+    Near(Option<Arc<Alias>>, Rights),
+    Far(Arc<dyn FarRoute>),
 }
 
 impl<M: Send + 'static> Address<M> {
     pub(super) const fn new(cell: Arc<Cell<M>>) -> Self {
-        Self { cell }
+        Self { to: AddressTarget::Near(cell) }
+    }
+
+    /// Returns the address of a process that ended long ago.
+    pub(crate) fn dead() -> Self {
+        let cell = Cell::new(&SpawnOptions::default());
+        drop(cell.decide(ExitReason::NoProc));
+        cell.part();
+        Self::new(cell)
+    }
+
+    /// Returns the address of a process of this program; `None` if it takes other messages.
+    pub(crate) fn of(pid: &Pid) -> Option<Self> {
+        pid.target().downcast().ok().map(Self::new)
+    }
+
+    /// Returns the address of a far process.
+    pub(crate) fn far(
+        route: Arc<dyn FarRoute>,
+        encode: fn(&M, Codec, usize, &mut Vec<u8>) -> Result<Carried, PayloadError>,
+        is_call: fn(&M) -> bool,
+        into_reply: fn(M) -> Option<PassedReply>,
+    ) -> Self {
+        Self { to: AddressTarget::Far(Arc::new(FarAddress::new(route, encode, is_call, into_reply))) }
+    }
+
+    /// Returns the way to the process, if it is a far one.
+    pub(crate) fn route(&self) -> Option<&Arc<dyn FarRoute>> {
+        match &self.to {
+            AddressTarget::Far(far) => Some(&far.route),
+            AddressTarget::Near(_) | AddressTarget::Granted(_) => None,
+        }
+    }
+
+    /// Returns what a session has to know to hand the process out.
+    pub(crate) fn departure(&self) -> Departure {
+        match &self.to {
+            AddressTarget::Near(_) => Departure::Near(None, Rights::default()),
+            AddressTarget::Granted(granted) => {
+                Departure::Near(Some(Arc::clone(&granted.alias)), granted.rights)
+            }
+            AddressTarget::Far(far) => Departure::Far(Arc::clone(&far.route)),
+        }
     }
 
     /// Returns the pid of the process.
     pub fn pid(&self) -> Pid {
-        self.cell.pid()
+        match self.near() {
+            Ok(cell) => cell.pid(),
+            Err(far) => far.route.pid(),
+        }
+    }
+
+    /// Returns another address of the process, to be part of messages: the far end gets these rights to it, under a name of
+    /// its own that can be [revoked](Self::revoke).
+    ///
+    /// Without `grant`, the far end may send, call and monitor. A far address cannot be granted; this returns a clone then.
+    ///
+    /// ```
+    /// # use lib_chan::{Address, Rights};
+    /// fn with_links<M: Send + 'static>(worker: &Address<M>) -> Address<M> {
+    ///     worker.grant(Rights { link: true, ..Rights::default() })
+    /// }
+    /// ```
+    #[must_use]
+    pub fn grant(&self, rights: Rights) -> Self {
+        match self.cell() {
+            Some(cell) => {
+                let (cell, alias) = (Arc::clone(cell), Arc::new(Alias::new()));
+                Self { to: AddressTarget::Granted(Arc::new(GrantedName { cell, alias, rights })) }
+            }
+            None => self.clone(),
+        }
+    }
+
+    /// Makes the name that [`grant`](Self::grant) gave the process useless for every far end that has it, at once: their
+    /// monitors fire with `noproc`, their messages are discarded, and their calls are refused. Messages that were received
+    /// before, links, and addresses in this program are not affected.
+    ///
+    /// Returns `false`, and does nothing, for an address that `grant` has not made.
+    pub fn revoke(&self) -> bool {
+        match &self.to {
+            AddressTarget::Granted(granted) => {
+                granted.alias.revoke();
+                true
+            }
+            AddressTarget::Near(_) | AddressTarget::Far(_) => false,
+        }
+    }
+
+    fn near(&self) -> Result<&Arc<Cell<M>>, &FarAddress<M>> {
+        match &self.to {
+            AddressTarget::Near(cell) => Ok(cell),
+            AddressTarget::Granted(granted) => Ok(&granted.cell),
+            AddressTarget::Far(far) => Err(far),
+        }
+    }
+
+    fn cell(&self) -> Option<&Arc<Cell<M>>> {
+        self.near().ok()
     }
 
     /// Sends a message, and waits while the mailbox is full. Waiting senders are served in the order in which they came.
@@ -64,7 +187,10 @@ impl<M: Send + 'static> Address<M> {
     ///
     /// `NoProc` if the process is not alive, and the reason of its end if it ends meanwhile. The error holds the message.
     pub async fn send(&self, message: M) -> Result<(), SendError<M>> {
-        self.post(Letter::Cast(message)).await
+        match self.near() {
+            Ok(cell) => post(cell, Letter::Cast(message)).await,
+            Err(far) => far.send(message).await,
+        }
     }
 
     /// Sends a message if the mailbox has room for it. Never waits.
@@ -74,7 +200,10 @@ impl<M: Send + 'static> Address<M> {
     /// `NoProc` if the process is not alive, and `Overload` if the mailbox is full or other senders wait for room. The
     /// error holds the message.
     pub fn try_send(&self, message: M) -> Result<(), SendError<M>> {
-        self.cell.try_post(Letter::Cast(message))
+        match self.near() {
+            Ok(cell) => cell.try_post(Letter::Cast(message)),
+            Err(far) => far.try_send(message),
+        }
     }
 
     /// Sends the message that `make` builds around a [`Reply`], and waits for the answer, as `gen_server:call` does. The
@@ -96,16 +225,23 @@ impl<M: Send + 'static> Address<M> {
         within: Duration,
         make: impl FnOnce(Reply<R>) -> M,
     ) -> Result<R, CallError> {
-        if is_current(self.cell.id()) {
+        let near = self.near();
+        if near.is_ok_and(|cell| is_current(cell.id())) {
             return Err(CallError::new(Executed::No, CallFailure::CallingSelf));
         }
         // Every way out drops the waiter, which gives the call up.
         let waiter = Waiter::new();
         let message = make(Reply::local(&waiter));
-        let asked = Letter::Call(Box::new(CallLetter { message, ticket: waiter.ticket() }));
         let mut answer = pin!(async {
             // A message that comes back is dropped, and its reply with it. The outcome is known already.
-            let sent = self.post(asked).await.map_err(|error| error.reason);
+            let sent = match near {
+                Ok(cell) => {
+                    let asked = CallLetter { message, ticket: waiter.ticket() };
+                    post(cell, Letter::Call(Box::new(asked))).await
+                }
+                Err(far) => far.send(message).await,
+            };
+            let sent = sent.map_err(|error| error.reason);
             sent.map_err(|reason| CallError::new(Executed::No, CallFailure::Exit(reason)))?;
             waiter.answer().await
         });
@@ -124,37 +260,44 @@ impl<M: Send + 'static> Address<M> {
 
     /// Puts a parcel into the mailbox, even if it is full. Takes one lock and wakes once.
     pub(crate) fn put(&self, parcel: Box<dyn Parcel<M>>) -> Result<(), ExitReason> {
-        self.cell.put(parcel)
+        self.cell().map_or(Err(NOT_HERE), |cell| cell.put(parcel))
     }
 
     /// Gives the process something to own. Fails with the reason of its end if the process has ended.
     pub(crate) fn own(&self, owned: Arc<dyn Owned>) -> Result<(), ExitReason> {
-        self.cell.own(owned)
+        self.cell().map_or(Err(NOT_HERE), |cell| cell.own(owned))
     }
 
     /// Undoes [`own`](Self::own).
     pub(crate) fn disown(&self, owned: &Arc<dyn Owned>) {
-        self.cell.disown(owned);
+        if let Some(cell) = self.cell() {
+            cell.disown(owned);
+        }
     }
 
     #[cfg(test)]
-    pub(super) fn cell(&self) -> &Cell<M> {
-        &self.cell
+    pub(super) fn here(&self) -> &Cell<M> {
+        self.cell().unwrap()
     }
 
     #[cfg(test)]
     pub(super) fn downgrade(&self) -> std::sync::Weak<dyn super::SignalTarget> {
-        Arc::downgrade(&self.cell) as std::sync::Weak<dyn super::SignalTarget>
+        Arc::downgrade(self.cell().unwrap()) as std::sync::Weak<dyn super::SignalTarget>
     }
+}
 
-    fn post(&self, letter: Letter<M>) -> Post<'_, M> {
-        Post { cell: &self.cell, posting: Posting::New(letter) }
-    }
+fn post<M: Send + 'static>(cell: &Cell<M>, letter: Letter<M>) -> Post<'_, M> {
+    Post { cell, posting: Posting::New(letter) }
 }
 
 impl<M> Clone for Address<M> {
     fn clone(&self) -> Self {
-        Self { cell: Arc::clone(&self.cell) }
+        let to = match &self.to {
+            AddressTarget::Near(cell) => AddressTarget::Near(Arc::clone(cell)),
+            AddressTarget::Granted(granted) => AddressTarget::Granted(Arc::clone(granted)),
+            AddressTarget::Far(far) => AddressTarget::Far(Arc::clone(far)),
+        };
+        Self { to }
     }
 }
 

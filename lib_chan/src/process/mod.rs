@@ -21,8 +21,10 @@
 //! Each process has one lock, and no two locks are held together. There is no table of all processes.
 
 mod address;
+mod alias;
 mod cell;
 mod current;
+mod far;
 mod info;
 mod mailbox;
 mod names;
@@ -39,11 +41,16 @@ mod timers;
 mod within;
 
 pub use address::Address;
+pub(crate) use address::Departure;
+pub(crate) use alias::{Alias, Revoker};
 pub use cell::ending_processes;
+pub(crate) use far::{FarRoute, call as call_far, cast as cast_far, try_cast as try_cast_far};
 pub use info::ProcessInfo;
 pub use names::{NameError, Names};
 pub use pid::Pid;
 pub use process::{Event, Process};
+#[doc(hidden)]
+pub use reply::PassedReply;
 pub use reply::{Call, Message, Reply, Untyped};
 pub(crate) use reply::{EncodeAnswer, FarCallers};
 pub use run::{SpawnOptions, enter, spawn, spawn_with};

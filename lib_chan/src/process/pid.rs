@@ -1,5 +1,6 @@
 //! Pids, and the signals that processes send to one another.
 
+use std::any::Any;
 use std::cmp::Ordering;
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -24,7 +25,7 @@ pub struct Pid {
 }
 
 /// The receiver of the signals to a pid: a process, or its proxy in a session.
-pub(crate) trait SignalTarget: Send + Sync + 'static {
+pub(crate) trait SignalTarget: Any + Send + Sync {
     /// Takes a signal. Never blocks and never refuses. Called with no process lock held.
     fn signal(&self, signal: ProcessSignal);
 
@@ -164,6 +165,11 @@ impl Pid {
 
     pub(crate) fn signal(&self, signal: ProcessSignal) {
         self.target.signal(signal);
+    }
+
+    /// Returns the receiver of signals itself.
+    pub(crate) fn target(&self) -> Arc<dyn Any + Send + Sync> {
+        Arc::clone(&self.target) as Arc<dyn Any + Send + Sync>
     }
 
     pub(crate) fn local(&self) -> Option<&dyn Local> {

@@ -9,8 +9,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::current::{poll_proceed, settle};
+use super::far::undecodable;
 use super::mailbox::Ticket;
-use crate::payload::{self, Codec, PayloadError};
+use bytes::Bytes;
+
+use crate::payload::{self, Carried, Codec, PayloadError};
 use crate::sync::{Mutex, MutexGuard};
 use crate::{CallError, CallFailure, Executed};
 
@@ -101,10 +104,12 @@ pub(crate) trait FarCallers: Send + Sync + 'static {
     fn is_cancelled(&self, call: u64) -> bool;
 }
 
-/// Appends an answer in the given codec, of at most the given number of bytes, to a buffer.
-pub(crate) type EncodeAnswer<'a> = dyn FnMut(Codec, usize, &mut Vec<u8>) -> Result<(), PayloadError> + 'a;
+/// Appends a message or an answer in the given codec, of at most the given number of bytes, to a buffer. Returns the
+/// processes in it.
+pub(crate) type EncodeAnswer<'a> =
+    dyn FnMut(Codec, usize, &mut Vec<u8>) -> Result<Carried, PayloadError> + 'a;
 
-type Encode<R> = fn(Codec, &R, usize, &mut Vec<u8>) -> Result<(), PayloadError>;
+type Encode<R> = fn(Codec, &R, usize, &mut Vec<u8>) -> Result<Carried, PayloadError>;
 
 impl Reply {
     /// Makes a reply to a caller at the far end of a session.
@@ -121,7 +126,7 @@ impl Reply {
     #[doc(hidden)]
     pub fn typed<R: Serialize + Send + 'static>(mut self) -> Reply<R> {
         let route = match self.route.take() {
-            Some(Route::Far(call, _)) => Some(Route::Far(call, payload::encode_message)),
+            Some(Route::Far(call, _)) => Some(Route::Far(call, payload::encode_in_message)),
             Some(Route::Near(_)) | None => None,
         };
         Reply { route }
@@ -183,6 +188,73 @@ impl<R: Send + 'static> Reply<R> {
     }
 }
 
+impl<R: Serialize + DeserializeOwned + Send + 'static> Reply<R> {
+    /// Makes a reply that gets the answer of a call to a far process. The message of a protocol knows its type.
+    #[doc(hidden)]
+    pub fn pass_on(self) -> PassedReply {
+        // The call was sent, so it may be executed from now on.
+        if let Some(Route::Near(slot)) = &self.route {
+            slot.take();
+        }
+        PassedReply(Box::new(self))
+    }
+}
+
+/// A reply to a call that was passed on to a far process.
+#[doc(hidden)]
+pub struct PassedReply(Box<dyn PassOn>);
+
+impl PassedReply {
+    /// Gives the caller the outcome of the call that was passed on.
+    pub(super) fn settle(self, outcome: Result<(Codec, &Bytes), CallError>) {
+        self.0.settle(outcome);
+    }
+
+    pub(super) fn poll_cancelled(&self, cx: &Context<'_>) -> Poll<()> {
+        self.0.poll_cancelled(cx)
+    }
+}
+
+impl fmt::Debug for PassedReply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PassedReply").finish_non_exhaustive()
+    }
+}
+
+trait PassOn: Send {
+    fn settle(self: Box<Self>, outcome: Result<(Codec, &Bytes), CallError>);
+    fn poll_cancelled(&self, cx: &Context<'_>) -> Poll<()>;
+}
+
+impl<R: Serialize + DeserializeOwned + Send + 'static> PassOn for Reply<R> {
+    fn settle(mut self: Box<Self>, outcome: Result<(Codec, &Bytes), CallError>) {
+        let outcome = outcome.and_then(|(codec, answer)| {
+            payload::decode_message(codec, answer).map_err(|error| undecodable(&error))
+        });
+        if let Some(Route::Near(slot)) = &self.route {
+            slot.settle_passed(outcome);
+            self.route = None;
+            return;
+        }
+        match outcome {
+            Ok(answer) => self.send(answer),
+            Err(CallError { reason: CallFailure::Refused(text), .. }) => self.refuse(&text),
+            // The caller learns that no answer comes.
+            Err(_) => {}
+        }
+    }
+
+    fn poll_cancelled(&self, cx: &Context<'_>) -> Poll<()> {
+        match &self.route {
+            Some(Route::Near(slot)) => slot.poll_cancelled(cx),
+            Some(Route::Far(FarCall { callers, call }, _)) => {
+                callers.poll_cancelled(*call, &mut Context::from_waker(cx.waker()))
+            }
+            None => Poll::Ready(()),
+        }
+    }
+}
+
 impl<R: Send + 'static> Drop for Reply<R> {
     fn drop(&mut self) {
         match self.route.take() {
@@ -210,6 +282,7 @@ impl<R: Send + 'static> Waiter<R> {
         Self(Arc::new(Slot(Mutex::new(Wait {
             stage: Stage::Queued,
             answer: None,
+            executed: None,
             caller: None,
             callee: None,
         }))))
@@ -263,6 +336,8 @@ struct Slot<R>(Mutex<Wait<R>>);
 struct Wait<R> {
     stage: Stage,
     answer: Option<Result<R, CallFailure>>,
+    /// The outcome of a call that was passed on says itself whether it was executed.
+    executed: Option<Executed>,
     caller: Option<Waker>,
     /// Waits in [`Reply::cancelled`].
     callee: Option<Waker>,
@@ -281,6 +356,7 @@ impl<R> Wait<R> {
     fn judge(&self, answer: Result<R, CallFailure>) -> Result<R, CallError> {
         answer.map_err(|reason| {
             let executed = match reason {
+                _ if self.executed.is_some() => self.executed.unwrap_or(Executed::Unknown),
                 _ if self.stage == Stage::Queued => Executed::No,
                 CallFailure::Refused(_) => Executed::No,
                 CallFailure::Codec(_) => Executed::Yes,
@@ -309,6 +385,13 @@ impl<R> Slot<R> {
 
     fn lock(&self) -> MutexGuard<'_, Wait<R>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Settles a call that was passed on.
+    fn settle_passed(&self, outcome: Result<R, CallError>) {
+        let executed = outcome.as_ref().err().map(|error| error.executed);
+        self.lock().executed = executed;
+        self.settle(outcome.map_err(|error| error.reason));
     }
 
     /// Settles the call once. Drops later endings, and those of a call that was given up.

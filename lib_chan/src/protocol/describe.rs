@@ -144,6 +144,14 @@ named! {
     bytes::Bytes => "Bytes",
     IpAddr => "IpAddr", Ipv4Addr => "Ipv4Addr", Ipv6Addr => "Ipv6Addr", SocketAddr => "SocketAddr",
     Duration => "Duration",
+    crate::Pid => "Pid",
+}
+
+/// A process, by the name of its protocol: the two protocols may name each other.
+impl<M: super::Protocol> Schema for crate::Address<M> {
+    fn describe(to: &mut Describer) {
+        to.generic("Address", |to| to.name(M::NAME));
+    }
 }
 
 macro_rules! same {

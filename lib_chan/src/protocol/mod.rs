@@ -50,6 +50,59 @@
 //! message is the index of its method, then its arguments. A call of a cast is refused with a text that says so. A cast
 //! of a call is discarded. The session lives in both cases.
 //!
+//! # Processes in messages
+//!
+//! An argument or a reply may be the [`Address`] of a process, or its [`Pid`](crate::Pid). Whoever receives the message can
+//! send to that process, call it and monitor it, for as long as the session lives: callbacks and subscriptions are ordinary
+//! messages. A peer reaches exactly the processes that it was given.
+//!
+//! ```
+//! # use lib_chan::{Address, Channel, Event, ExitReason, Process, enter, protocol, testing};
+//! /// Tells of changes.
+//! #[protocol]
+//! pub trait Changes {
+//!     /// The value of `key` is now `value`.
+//!     fn changed(key: String, value: String);
+//! }
+//!
+//! /// A store of names.
+//! #[protocol]
+//! pub trait Names {
+//!     /// Remembers `value` under `key`.
+//!     fn store(key: String, value: String);
+//!     /// Tells `watcher` of every later change, until either ends.
+//!     fn watch(watcher: Address<ChangesMessage>);
+//! }
+//!
+//! async fn names(_me: Process, mut chan: Channel<NamesMessage, ()>) -> Result<(), ExitReason> {
+//!     let mut watchers: Vec<Address<ChangesMessage>> = Vec::new();
+//!     while let Some(message) = chan.recv().await {
+//!         match message {
+//!             NamesMessage::Store { key, value } => {
+//!                 for watcher in &watchers {
+//!                     watcher.changed(&key, &value).await?;
+//!                 }
+//!             }
+//!             NamesMessage::Watch { watcher } => watchers.push(watcher),
+//!         }
+//!     }
+//!     Ok(())
+//! }
+//!
+//! # #[tokio::main]
+//! # async fn main() {
+//! let (chan, _line) = testing::pair().serve(names).await.unwrap();
+//! let names = chan.remote();
+//! let seen = enter(async |mut me: Process<ChangesMessage>| {
+//!     names.watch(me.address()).await?;
+//!     names.store("joe", "writing a book").await?;
+//!     let Event::Message(ChangesMessage::Changed { key, value }) = me.recv().await else { panic!() };
+//!     Ok((key, value))
+//! });
+//! assert_eq!(seen.await, Ok(("joe".into(), "writing a book".into())));
+//! # }
+//! ```
+//!
 //! # Mistakes that do not compile
 //!
 //! An answer of another type, or a call without its answer:
@@ -128,8 +181,8 @@ pub use lib_chan_macros::Schema;
 
 pub use self::describe::{Describer, Schema, describe};
 pub use self::interface::{Incompatible, Interface, Method, SyntaxError};
-use crate::payload::{self, Codec, PayloadError};
-use crate::process::{Within, in_time};
+use crate::payload::{self, Carried, Codec, PayloadError};
+use crate::process::{PassedReply, Within, call_far, cast_far, in_time, try_cast_far};
 use crate::{Address, CallError, CastError, ExitReason, Limits, Message, Reply, SendError};
 
 /// The messages of a protocol. The attribute [`protocol`](macro@crate::protocol) implements it.
@@ -138,8 +191,24 @@ pub trait Protocol: Receive<Item = Self> + Send {
     #[doc(hidden)]
     type Wire: Serialize + DeserializeOwned + Send + 'static;
 
+    /// The name of the trait.
+    #[doc(hidden)]
+    const NAME: &'static str;
+
     /// Describes the protocol: its methods, and the types of their arguments and replies.
     fn interface() -> Interface;
+
+    /// Appends the form on the wire, for a far process. Returns the processes in the message.
+    #[doc(hidden)]
+    fn encode(&self, codec: Codec, max: usize, out: &mut Vec<u8>) -> Result<Carried, PayloadError>;
+
+    /// Returns `true` for a message that holds a reply.
+    #[doc(hidden)]
+    fn is_call(&self) -> bool;
+
+    /// Returns the reply of a message that was passed on.
+    #[doc(hidden)]
+    fn into_reply(self) -> Option<PassedReply>;
 }
 
 /// A type that a [`Channel`](crate::Channel) can receive: the messages of a protocol, or any type that serde decodes.
@@ -202,23 +271,30 @@ pub trait Caller<M: Protocol>: Send + Sync {
     ) -> impl Future<Output = Result<R, CallError>> + Send;
 }
 
-/// A cast waits while the mailbox is full. A call waits at most [`Limits::call_timeout`] of the default limits.
+/// A cast waits while the mailbox is full; to a far process, while it grants no credit. A call waits at most
+/// [`Limits::call_timeout`]: of the session for a far process, else of the default limits.
 impl<M: Protocol> Caller<M> for Address<M> {
     async fn cast_with<A: Send>(
         &self,
         arguments: A,
-        _wire: fn(A) -> M::Wire,
+        wire: fn(A) -> M::Wire,
         message: fn(A) -> M,
     ) -> Result<(), CastError> {
+        if let Some(route) = self.route() {
+            return cast_far(route, wire(arguments)).await;
+        }
         self.send(message(arguments)).await.map_err(not_cast)
     }
 
     async fn call_with<A: Send, R: Serialize + DeserializeOwned + Send + 'static>(
         &self,
         arguments: A,
-        _wire: fn(A) -> M::Wire,
+        wire: fn(A) -> M::Wire,
         message: fn(A, Reply<R>) -> M,
     ) -> Result<R, CallError> {
+        if let Some(route) = self.route() {
+            return call_far(route, route.call_timeout(), wire(arguments)).await;
+        }
         self.call(Limits::default().call_timeout, |reply| message(arguments, reply)).await
     }
 }
@@ -228,9 +304,16 @@ impl<M: Protocol> Caller<M> for Within<'_, Address<M>> {
     async fn cast_with<A: Send>(
         &self,
         arguments: A,
-        _wire: fn(A) -> M::Wire,
+        wire: fn(A) -> M::Wire,
         message: fn(A) -> M,
     ) -> Result<(), CastError> {
+        if let Some(route) = self.of.route() {
+            let wire = wire(arguments);
+            if self.time == Duration::ZERO {
+                return try_cast_far(route, &wire);
+            }
+            return in_time(self.time, cast_far(route, wire)).await.unwrap_or(Err(CastError::WouldWait));
+        }
         let message = message(arguments);
         if self.time == Duration::ZERO {
             return self.of.try_send(message).map_err(not_cast);
@@ -244,9 +327,12 @@ impl<M: Protocol> Caller<M> for Within<'_, Address<M>> {
     async fn call_with<A: Send, R: Serialize + DeserializeOwned + Send + 'static>(
         &self,
         arguments: A,
-        _wire: fn(A) -> M::Wire,
+        wire: fn(A) -> M::Wire,
         message: fn(A, Reply<R>) -> M,
     ) -> Result<R, CallError> {
+        if let Some(route) = self.of.route() {
+            return call_far(route, self.time, wire(arguments)).await;
+        }
         self.of.call(self.time, |reply| message(arguments, reply)).await
     }
 }

@@ -16,11 +16,11 @@ use std::collections::BTreeMap;
 mod ids;
 mod monitors;
 
-pub(super) use self::ids::OWNER;
-pub use self::ids::Rights;
+pub(super) use self::ids::HANDLE_WINDOW;
+pub use self::ids::OWNER;
 use self::{ids::Ids, monitors::Monitors};
-use super::Delivery;
-use crate::{ExitReason, links::Link, wire::Frame};
+use super::{Delivery, handles::Export};
+use crate::{ExitReason, Rights, links::Link, wire::Frame};
 
 /// A wire link and the places that it takes.
 ///
@@ -276,9 +276,75 @@ impl<P: Clone + Ord> Border<P> {
             self.deliveries.push(Delivery::Exit { from, to, reason, link: true, provoked: false });
         }
         self.end_monitors(reason);
+        let handed = self.ids.all_handed();
+        self.deliveries.extend(handed.into_iter().map(|to| Delivery::Unwatch { to }));
         self.ids.clear();
         self.wire.clear();
         (self.set_by_us, self.set_by_peer, self.linked) = (0, 0, false);
+    }
+
+    // Handles.
+
+    /// Prepares to hand out a process in a message. Returns its id and the rights of the peer, or `None` if the peer,
+    /// which takes `max` processes, takes no more.
+    pub(super) fn export(&mut self, export: Export<P>, max: u64) -> Option<(u64, Rights)> {
+        let process = export.process.clone();
+        let was_handed = self.ids.is_handed(&process);
+        let (id, rights, is_new) = self.ids.export(export, max)?;
+        if is_new && !was_handed {
+            self.deliveries.push(Delivery::Watch { to: process });
+        }
+        Some((id, rights))
+    }
+
+    /// Forgets a handle of a message that is not sent.
+    pub(super) fn withdraw_export(&mut self, id: u64) {
+        let process = self.ids.known(id).cloned();
+        if self.ids.withdraw(id) {
+            self.take_back(id, process);
+        }
+    }
+
+    /// Handles the peer's release of an id.
+    pub(super) fn handle_release(&mut self, id: u64, count: u64) -> Result<(), Breach> {
+        let process = self.ids.known(id).cloned();
+        if self.ids.release(id, count)? {
+            self.take_back(id, process);
+        }
+        Ok(())
+    }
+
+    /// Completes the end of an export.
+    fn take_back(&mut self, id: u64, process: Option<P>) {
+        self.unwatch_released(process);
+        self.forget(id);
+    }
+
+    fn unwatch_released(&mut self, process: Option<P>) {
+        let unwatched = process.filter(|process| !self.ids.is_handed(process));
+        self.deliveries.extend(unwatched.map(|to| Delivery::Unwatch { to }));
+    }
+
+    /// Makes an alias useless for the peer: its monitors fire with `noproc`.
+    pub(super) fn revoke(&mut self, alias: u64) {
+        let Some(id) = self.ids.alias(alias) else { return };
+        let process = self.ids.known(id).cloned();
+        if self.ids.retire(id) {
+            self.fire_monitors(id);
+            self.frames.push(Frame::Credit { id, total: self.ids.total(id) });
+            self.unwatch_released(process);
+        }
+    }
+
+    /// Handles the end of a process that was handed out.
+    pub(super) fn handed_out_ended(&mut self, process: &P) {
+        for id in self.ids.ids_of(process).filter(|&id| id != OWNER) {
+            if self.ids.retire(id) {
+                self.fire_monitors(id);
+                self.frames.push(Frame::Credit { id, total: self.ids.total(id) });
+            }
+            self.forget(id);
+        }
     }
 
     // Links.

@@ -1,13 +1,13 @@
 //! The two tables of calls: those that this end waits for, and those that it has to answer.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 
-use super::Lookup;
+use super::{Lookup, handles::Handles};
 use crate::{CallError, CallFailure, Executed, ExitReason};
 
 /// The outcome of a call.
@@ -31,6 +31,8 @@ struct Asked<W> {
     flight: Flight,
     deadline: Instant,
     outcome: Option<Outcome>,
+    /// The handles in the answer.
+    handles: Handles,
     waiter: Option<W>,
     /// The caller fetched the outcome, or gave up.
     caller_gone: bool,
@@ -63,6 +65,11 @@ pub(super) struct Asking<W> {
     calls: Lookup<Asked<W>>,
     /// The number of calls that hold one of the far end's slots.
     in_flight: u64,
+    /// The largest id of a call that was sent.
+    last_sent: u64,
+    /// The ids on the wire of calls that had to wait while later ones were sent to other processes, by the ids that
+    /// their callers have.
+    renamed: BTreeMap<u64, u64>,
     /// A lower bound of all deadlines. It is made exact when it passes, so a call that is answered in time costs
     /// nothing here.
     next_deadline: Option<Instant>,
@@ -70,15 +77,52 @@ pub(super) struct Asking<W> {
 
 impl<W> Default for Asking<W> {
     fn default() -> Self {
-        Self { calls: Lookup::default(), in_flight: 0, next_deadline: None }
+        Self {
+            calls: Lookup::default(),
+            in_flight: 0,
+            last_sent: 0,
+            renamed: BTreeMap::new(),
+            next_deadline: None,
+        }
     }
 }
 
 impl<W> Asking<W> {
+    /// Returns `true` if a call with this id may be sent now: ids on the wire only grow.
+    pub(super) const fn may_have(&self, call: u64) -> bool {
+        call > self.last_sent
+    }
+
+    /// Gives a call that was not sent another id.
+    pub(super) fn rename(&mut self, call: u64, to: u64) {
+        if let Some(asked) = self.calls.remove(&call) {
+            self.calls.insert(to, asked);
+            self.renamed.insert(call, to);
+        }
+    }
+
+    /// Returns the id on the wire of the call that its caller knows as `call`.
+    #[inline]
+    pub(super) fn name(&self, call: u64) -> u64 {
+        if self.renamed.is_empty() { call } else { self.renamed.get(&call).copied().unwrap_or(call) }
+    }
+
+    fn forget_name(&mut self, call: u64) {
+        if !self.renamed.is_empty() {
+            self.renamed.remove(&call);
+        }
+    }
+
     pub(super) fn begin(&mut self, call: u64, deadline: Instant) {
         self.next_deadline = earlier(self.next_deadline, deadline);
-        let asked =
-            Asked { flight: Flight::Grounded, deadline, outcome: None, waiter: None, caller_gone: false };
+        let asked = Asked {
+            flight: Flight::Grounded,
+            deadline,
+            outcome: None,
+            handles: Handles::default(),
+            waiter: None,
+            caller_gone: false,
+        };
         self.calls.insert(call, asked);
     }
 
@@ -98,6 +142,7 @@ impl<W> Asking<W> {
         if let Some(asked) = self.calls.get_mut(&call) {
             asked.flight = Flight::Sent { number, end };
             self.in_flight += 1;
+            self.last_sent = call;
         }
     }
 
@@ -117,13 +162,22 @@ impl<W> Asking<W> {
 
     /// Handles an answer. Returns whether it belongs to a call in flight.
     #[must_use]
-    pub(super) fn answered(&mut self, call: u64, outcome: Outcome, woken: &mut VecDeque<W>) -> bool {
+    pub(super) fn answered(
+        &mut self,
+        call: u64,
+        outcome: Outcome,
+        handles: Handles,
+        woken: &mut VecDeque<W>,
+    ) -> bool {
         let Some(asked) = self.calls.get_mut(&call) else { return false };
         if !matches!(asked.flight, Flight::Sent { .. }) {
             return false;
         }
         asked.flight = Flight::Landed;
         self.in_flight -= 1;
+        if asked.is_pending() {
+            asked.handles = handles;
+        }
         asked.settle(outcome, woken);
         if asked.is_over() {
             self.calls.remove(&call);
@@ -139,25 +193,35 @@ impl<W> Asking<W> {
     }
 
     /// Returns the outcome of a call, once. Until then, stores a waiter.
-    pub(super) fn poll(&mut self, call: u64, waiter: impl FnOnce(Option<W>) -> W) -> Option<Outcome> {
+    pub(super) fn poll(
+        &mut self,
+        asked_as: u64,
+        waiter: impl FnOnce(Option<W>) -> W,
+    ) -> Option<(Outcome, Handles)> {
+        let call = self.name(asked_as);
         let asked = self.calls.get_mut(&call)?;
         let Some(outcome) = asked.outcome.take() else {
             asked.waiter = Some(waiter(asked.waiter.take()));
             return None;
         };
+        let handles = std::mem::take(&mut asked.handles);
         asked.caller_gone = true;
         if asked.is_over() {
             self.calls.remove(&call);
         }
-        Some(outcome)
+        self.forget_name(asked_as);
+        Some((outcome, handles))
     }
 
     /// Gives a call up. Returns whether the far end should be told.
-    pub(super) fn abandon(&mut self, call: u64) -> bool {
+    pub(super) fn abandon(&mut self, asked_as: u64) -> bool {
+        let call = self.name(asked_as);
+        self.forget_name(asked_as);
         let Some(asked) = self.calls.get_mut(&call) else { return false };
         let tell = asked.is_pending() && matches!(asked.flight, Flight::Sent { .. });
         asked.caller_gone = true;
         asked.waiter = None;
+        asked.handles = Handles::default();
         if asked.is_over() {
             self.calls.remove(&call);
         }

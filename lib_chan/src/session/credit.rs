@@ -32,6 +32,18 @@ impl Balance {
         self.spent < self.granted
     }
 
+    /// Returns `true` if a handed-out process takes a message of this cost: it fits into the rest of the window. A
+    /// longer one goes only while the window is [unused](Self::is_unused).
+    pub(super) const fn fits(self, cost: u64) -> bool {
+        cost <= self.ahead()
+    }
+
+    /// Returns `true` if all credit of a window of this length has come back, but for a part that is not worth a
+    /// frame.
+    pub(super) const fn is_unused(self, window: u64) -> bool {
+        self.ahead().saturating_add(credit_part(window)) > window
+    }
+
     pub(super) const fn spend(&mut self, cost: u64) {
         self.spent += cost;
     }
@@ -68,6 +80,16 @@ impl Grant {
         let allowed = self.received < self.granted;
         self.received += cost;
         allowed
+    }
+
+    /// Returns `true` if a message of this cost fits into the granted credit.
+    pub(super) const fn fits(&self, cost: u64) -> bool {
+        cost <= self.granted.saturating_sub(self.received)
+    }
+
+    /// Returns `true` if all messages were taken or discarded, but for credit that is not worth a frame.
+    pub(super) const fn is_unused(&self) -> bool {
+        self.granted.saturating_sub(self.received).saturating_add(credit_part(self.window)) > self.window
     }
 
     /// Returns the cost of the messages that were received and neither taken nor discarded.

@@ -42,7 +42,8 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    Attach, Batch, ConnectionState, Delivery, Host, Inbound, InboundKind, Request, Session, WindowChange,
+    Attach, Batch, ConnectionState, Delivery, Handles, Host, Inbound, InboundKind, Request, Session,
+    WindowChange,
     claims::{Claims, Reader},
 };
 use crate::{
@@ -355,6 +356,9 @@ impl<H: Host> Endpoint<H> {
     /// functions of their own.
     #[inline(always)]
     fn decide(&mut self, in_all: usize) {
+        if self.session.has_imports() {
+            self.session.release_dropped();
+        }
         let limits = self.session.limits();
         let mut share = limits.max_unsent_before_pause;
         if in_all > limits.max_held_in_all / 2 {
@@ -476,8 +480,10 @@ impl<H: Host> Endpoint<H> {
         if self.paused || self.owed_places == 0 {
             return deliveries;
         }
-        let place =
-            || Delivery::Inbound(Inbound { number: PLACE, kind: InboundKind::Cast, payload: Bytes::new() });
+        let place = || {
+            let (kind, payload, handles) = (InboundKind::Cast, Bytes::new(), Handles::default());
+            Delivery::Inbound(Inbound { number: PLACE, kind, payload, handles })
+        };
         let places = std::iter::repeat_with(place).take(std::mem::take(&mut self.owed_places));
         places.chain(deliveries).collect()
     }

@@ -145,9 +145,24 @@ impl<H: Host> Session<H> {
         }
     }
 
-    /// Refuses a message for a process that the peer may not send to.
-    pub(super) fn refuse_unreachable(&mut self, message: &Inbound) {
+    /// Discards a message that a handed-out process did not take before it ended: returns its credit, and refuses a
+    /// call.
+    pub(crate) fn discard_handed(&mut self, id: u64, message: &Inbound) {
         self.inbox.discarded += 1;
+        self.give_back_to(id, message.cost());
+        if let InboundKind::Call { call } = message.kind {
+            self.refuse(call, RefuseCode::Refused, "no such process");
+        }
+    }
+
+    /// Refuses a message for a process that the peer may not send to.
+    pub(super) fn refuse_unreachable(&mut self, id: u64, message: &Inbound) {
+        self.inbox.discarded += 1;
+        if self.border.ids.is_gone(id) && self.can_say() {
+            let total = self.border.ids.total(id);
+            self.outgoing.reflect(&Frame::Credit { id, total });
+            self.check_unsent();
+        }
         if let InboundKind::Call { call } = message.kind {
             self.refuse(call, RefuseCode::Refused, "no such process");
         }

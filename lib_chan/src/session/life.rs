@@ -278,6 +278,7 @@ impl<H: Host> Session<H> {
         self.asking.end(&reason, executed, &mut self.woken);
         self.owing.end(&mut self.woken);
         self.border.end(&reason, far_owner_lives);
+        self.imports.clear();
         self.deliveries.append(&mut self.border.deliveries);
         if self.inbox.receiver == Receiver::HandedOver {
             self.deliveries.push(Delivery::Over(reason));
@@ -295,7 +296,8 @@ impl<H: Host> Session<H> {
 
     /// Fails the messages that were never appended.
     fn fail_waiting(&mut self, reason: &ExitReason) {
-        for waiting in self.queue.drain() {
+        let far = self.far_queues.values_mut().flat_map(|queue| queue.drain().collect::<Vec<_>>());
+        for waiting in self.queue.drain().chain(far) {
             self.woken.extend(waiting.waiter);
             if waiting.sort != Sort::Cast {
                 self.asking.fail(
@@ -305,6 +307,8 @@ impl<H: Host> Session<H> {
                 );
             }
         }
+        // Casts that were sent are not polled yet.
+        self.far_queues.retain(|_, queue| !queue.is_idle());
     }
 
     /// Returns the reason of the end, once the session is over. The links and monitors of this end's processes on the

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::credit::cost;
+use super::{
+    credit::cost,
+    handles::{Handles, ProcessMailbox},
+};
 use crate::{ExitReason, payload::Codec, wire::RefuseCode};
 
 /// A received message for a process of this end, still encoded.
@@ -16,12 +19,14 @@ pub struct Inbound {
     pub kind: InboundKind,
     /// The encoded payload.
     pub payload: Bytes,
+    /// The handles that the payload names.
+    pub handles: Handles,
 }
 
 impl Inbound {
     /// Returns the credit that the message takes up until it is taken.
     pub const fn cost(&self) -> u64 {
-        cost(self.payload.len())
+        cost(self.payload.len()) + self.handles.cost()
     }
 }
 
@@ -81,7 +86,18 @@ pub enum Delivery<P> {
     },
     Message {
         to: P,
+        /// The id under which the process was handed out.
+        id: u64,
+        mailbox: Option<ProcessMailbox>,
         message: Inbound,
+    },
+    /// The process is handed out, so the session wants to know when it ends.
+    Watch {
+        to: P,
+    },
+    /// The process is no longer handed out.
+    Unwatch {
+        to: P,
     },
     /// A message for the owner, after [`hand_over`](super::Session::hand_over).
     Inbound(Inbound),
@@ -130,6 +146,11 @@ pub enum Unsendable {
     },
     /// The message would have to wait.
     WouldWait,
+    /// With this message, more processes would be handed out than the peer takes.
+    TooManyHandles {
+        /// The most processes.
+        max: u64,
+    },
 }
 
 /// A change of the window that this end grants.

@@ -19,6 +19,7 @@ mod call;
 mod claims;
 mod credit;
 mod endpoint;
+mod handles;
 mod inbox;
 mod life;
 mod message;
@@ -41,10 +42,11 @@ use rustc_hash::FxBuildHasher;
 use self::{
     answers::IncompleteAnswers,
     attachment::Attachment,
-    border::{Border, OWNER},
+    border::Border,
     budget::Budget,
     call::{Asking, Owing},
     credit::Balance,
+    handles::Imports,
     inbox::Inbox,
     life::{Deadline, Expects, Life},
     outgoing::Outgoing,
@@ -53,11 +55,14 @@ use self::{
     resume::Resumption,
 };
 pub use self::{
-    border::Rights,
+    border::OWNER,
     call::Outcome,
     claims::{Claim, Claims, Next, Reader},
     credit::credit_part,
     endpoint::{Endpoint, Event, Rest, Rise, Who},
+    handles::{
+        AliasName, DroppedHandles, Export, FarHandle, Handles, Passing, ProcessMailbox, ReceivedHandle,
+    },
     message::{Delivery, Inbound, InboundKind, NotOpened, Request, StartRefused, Unsendable, WindowChange},
     outgoing::Batch,
     queue::Flush,
@@ -98,13 +103,16 @@ struct Peer {
     balance: Balance,
     /// The credit of its other processes.
     balances: BTreeMap<u64, Balance>,
+    /// The process to which a message went that is longer than its window.
+    oversized: Option<u64>,
     drains: bool,
 }
 
 impl Peer {
     const fn new(max_frame_len: usize, window: u64, terms: Terms) -> Self {
         let balance = Balance::new(window);
-        Self { max_frame_len, terms, window, balance, balances: BTreeMap::new(), drains: false }
+        let balances = BTreeMap::new();
+        Self { max_frame_len, terms, window, balance, balances, oversized: None, drains: false }
     }
 }
 
@@ -121,6 +129,8 @@ pub struct Session<H: Host> {
 
     outgoing: Outgoing,
     queue: SendQueue<H::Waiter>,
+    /// Messages that wait for far processes other than the owner.
+    far_queues: BTreeMap<u64, SendQueue<H::Waiter>>,
     flushes: Flushes<H::Waiter>,
     incoming: Received,
     inbox: Inbox,
@@ -133,6 +143,7 @@ pub struct Session<H: Host> {
     /// The budget of the peer for cancels.
     cancels: Budget,
     border: Border<H::Process>,
+    imports: Imports,
 
     // Results for the driver to take.
     request: Option<Request>,
@@ -158,10 +169,11 @@ impl<H: Host> Session<H> {
             peer: Peer::new(
                 parameters.max_frame_len() as usize,
                 far_window,
-                Terms { max_calls: 0, max_links: 0 },
+                Terms { max_calls: 0, max_links: 0, max_handles: 0 },
             ),
             outgoing: Outgoing::default(),
             queue: SendQueue::default(),
+            far_queues: BTreeMap::new(),
             flushes: Flushes::default(),
             incoming: Received::default(),
             inbox: Inbox::new(own_window, limits.max_window_len as u64, now),
@@ -171,6 +183,7 @@ impl<H: Host> Session<H> {
             own_cancels: Budget::new(limits.max_cancels_per_second / 10, limits.max_cancels_burst / 2),
             cancels: Budget::new(limits.max_cancels_per_second, limits.max_cancels_burst),
             border: Border::new(own_window),
+            imports: Imports::default(),
             request: None,
             deliveries: Vec::new(),
             woken: VecDeque::new(),
@@ -250,7 +263,10 @@ impl<H: Host> Session<H> {
     /// Returns the number of entries in all tables. It is 0 for a session that is over and whose callers have all
     /// polled.
     pub fn entries(&self) -> usize {
-        self.asking.len() + self.owing.len() + self.border.len() + self.queue.len() + self.flushes.len()
+        let queued: usize = self.far_queues.values().map(SendQueue::len).sum();
+        let handles = self.imports.len() + self.border.ids.handles();
+        let waiting = self.queue.len() + queued + self.flushes.len();
+        self.asking.len() + self.owing.len() + self.border.len() + handles + waiting
     }
 
     // The driver's side.
@@ -280,7 +296,7 @@ impl<H: Host> Session<H> {
             self.attachment.say(now, len, self.outgoing.unsent() == 0);
             self.put_off_deadline(now, self.limits.close_timeout);
         }
-        if !self.queue.is_empty() {
+        if !self.queue.is_empty() || !self.far_queues.is_empty() {
             self.pump(now);
         }
     }
@@ -298,6 +314,7 @@ impl<H: Host> Session<H> {
             + self.attachment.partial.capacity()
             + self.incomplete.held()
             + self.inbox.grant.outstanding() as usize
+            + self.border.ids.outstanding() as usize
     }
 
     /// Returns the number of bytes that the peer has not acknowledged; up to as many more as were appended between
@@ -354,7 +371,10 @@ impl<H: Host> Session<H> {
         }
         self.outgoing.shrink();
         self.woken.shrink_to_fit();
-        self.queue.withdraw_all(self.asking.expire(now, &mut self.woken));
+        let late = self.asking.expire(now, &mut self.woken);
+        if !late.is_empty() {
+            self.withdraw_late(late);
+        }
         self.owing.expire(now, &mut self.woken);
         if self.deadline().is_some_and(|at| now >= at) {
             return self.lose(ExitReason::NoConnection, None);
@@ -462,7 +482,11 @@ fn start_frame<'a>(limits: &Limits, codec: Codec, resume: u64, args: &'a [u8]) -
 }
 
 const fn own_terms(limits: &Limits) -> Terms {
-    Terms { max_calls: limits.max_calls as u64, max_links: limits.max_links as u64 }
+    Terms {
+        max_calls: limits.max_calls as u64,
+        max_links: limits.max_links as u64,
+        max_handles: limits.max_handles as u64,
+    }
 }
 
 /// Returns the part of `text` that a `Refuse` may carry.

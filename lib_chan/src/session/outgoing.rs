@@ -5,7 +5,7 @@
 use std::{collections::VecDeque, io::IoSlice, sync::Arc};
 
 use super::answers::{LongAnswers, NextPart};
-use crate::wire::{self, Frame};
+use crate::wire::{self, Frame, MessageHead};
 
 /// Payloads of at least this length are moved into the output instead of being copied behind the head of their frame.
 pub(super) const OWNED_LEN: usize = 16 * 1024;
@@ -224,6 +224,12 @@ impl Outgoing {
             self.put_owned(|payload| Frame::Reply { call, payload }, payload);
             self.answer_ends.push_back(self.end());
         }
+    }
+
+    /// Appends an answer with handles, in one frame.
+    pub(super) fn answer_with(&mut self, frame: &Frame<'_>) {
+        self.put(frame);
+        self.answer_ends.push_back(self.end());
     }
 
     /// Appends a `Refuse` for a call of the peer.
@@ -583,6 +589,14 @@ impl Replay {
                         if let Some(head) = out.get_mut(start..start + wire::LEN_LEN) {
                             head.copy_from_slice(&len.to_be_bytes());
                         }
+                    }
+                    Ok(Frame::With {
+                        message: MessageHead::Call { to, call, left: before },
+                        handles,
+                        payload,
+                    }) if before > 0 => {
+                        let message = MessageHead::Call { to, call, left: left(call) };
+                        Frame::With { message, handles, payload }.put(out);
                     }
                     _ => {
                         out.extend_from_slice(head);

@@ -1,7 +1,7 @@
 //! Operations of this end's processes on those of the far end.
 
-use super::{Delivery, Host, Rights, Session, border::OWNER, outgoing::Outgoing};
-use crate::{ExitReason, wire::Frame};
+use super::{Delivery, Host, ProcessMailbox, Session, border::OWNER, outgoing::Outgoing};
+use crate::{ExitReason, Rights, wire::Frame};
 
 impl<H: Host> Session<H> {
     /// Makes `owner` the process behind id 0, linked to the far owner or not. A session that is over has no owner; a
@@ -32,14 +32,21 @@ impl<H: Host> Session<H> {
         self.border.ids.process(id)
     }
 
-    /// Lets the peer reach `process`, and returns its id.
+    /// Lets the peer reach `process` by a number, and returns it.
     pub fn hand_out(&mut self, process: H::Process, rights: Rights) -> u64 {
-        self.border.ids.hand_out(process, rights)
+        self.border.ids.hand_out(process, rights, None)
     }
 
-    /// Returns the credit of messages that a handed-out process took.
-    pub fn give_back_to(&mut self, process: &H::Process, cost: u64) {
-        if let Some((id, total)) = self.border.ids.give_back(process, cost) {
+    /// Lets the peer reach `process`, which has a mailbox, by a number, and returns it.
+    pub fn hand_out_with(&mut self, process: H::Process, rights: Rights, mailbox: ProcessMailbox) -> u64 {
+        // A session that is over reaches nothing.
+        let mailbox = Some(mailbox).filter(|_| !self.is_over());
+        self.border.ids.hand_out(process, rights, mailbox)
+    }
+
+    /// Returns the credit of messages that the process with this id took.
+    pub fn give_back_to(&mut self, id: u64, cost: u64) {
+        if let Some(total) = self.border.ids.give_back(id, cost) {
             self.put_credit(id, total);
         }
     }
@@ -116,7 +123,7 @@ impl<H: Host> Session<H> {
     }
 
     /// Sends and delivers the effects of an operation of this end.
-    fn put_border(&mut self) {
+    pub(super) fn put_border(&mut self) {
         self.take_border(|outgoing, frame| {
             outgoing.put(frame);
         });
@@ -125,6 +132,11 @@ impl<H: Host> Session<H> {
     /// Sends and delivers the effects of a frame of the peer.
     pub(super) fn reflect_border(&mut self) {
         self.take_border(Outgoing::reflect);
+    }
+
+    /// Delivers the effects of an operation of this end that has no frames.
+    pub(super) fn take_border_deliveries(&mut self) {
+        self.deliveries.append(&mut self.border.deliveries);
     }
 
     fn take_border(&mut self, put: fn(&mut Outgoing, &Frame<'_>)) {

@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, HashSet, VecDeque};
 
 use rustc_hash::FxBuildHasher;
 
+use super::{credit::cost, handles::Admitted};
+
 /// A message that waits.
 #[derive(Debug)]
 pub(super) struct Waiting<W> {
@@ -11,7 +13,15 @@ pub(super) struct Waiting<W> {
     pub(super) ticket: u64,
     pub(super) sort: Sort,
     pub(super) payload: Vec<u8>,
+    /// The handles in the message.
+    pub(super) handles: Option<Box<Admitted>>,
     pub(super) waiter: Option<W>,
+}
+
+impl<W> Waiting<W> {
+    fn cost(&self) -> u64 {
+        cost(self.payload.len()) + self.handles.as_ref().map_or(0, |handles| handles.cost())
+    }
 }
 
 /// The kind of a waiting message.
@@ -45,8 +55,8 @@ impl<W> SendQueue<W> {
         self.last_ticket
     }
 
-    pub(super) fn push(&mut self, sort: Sort, ticket: u64, payload: Vec<u8>) {
-        self.waiting.push_back(Waiting { ticket, sort, payload, waiter: None });
+    pub(super) fn push(&mut self, sort: Sort, ticket: u64, payload: Vec<u8>, handles: Option<Box<Admitted>>) {
+        self.waiting.push_back(Waiting { ticket, sort, payload, handles, waiter: None });
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -57,9 +67,19 @@ impl<W> SendQueue<W> {
         self.waiting.len() + self.sent.len()
     }
 
+    /// Returns `true` if no message waits, and no sender has yet to learn that its cast was sent.
+    pub(super) fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.sent.is_empty()
+    }
+
     /// Returns the kind of the first message.
     pub(super) fn first(&self) -> Option<Sort> {
         self.waiting.front().map(|first| first.sort)
+    }
+
+    /// Returns the cost of the first message.
+    pub(super) fn first_cost(&self) -> u64 {
+        self.waiting.front().map_or(0, Waiting::cost)
     }
 
     /// Takes the first message.
@@ -86,17 +106,17 @@ impl<W> SendQueue<W> {
         true
     }
 
-    /// Removes a message. Returns whether it still waited.
-    pub(super) fn withdraw(&mut self, ticket: u64) -> bool {
-        self.place(ticket).and_then(|place| self.waiting.remove(place)).is_some()
+    /// Removes a message, and returns it if it still waited.
+    pub(super) fn withdraw(&mut self, ticket: u64) -> Option<Waiting<W>> {
+        self.place(ticket).and_then(|place| self.waiting.remove(place))
     }
 
-    /// Removes many messages.
-    pub(super) fn withdraw_all(&mut self, mut tickets: Vec<u64>) {
-        if !tickets.is_empty() {
-            tickets.sort_unstable();
-            self.waiting.retain(|waiting| tickets.binary_search(&waiting.ticket).is_err());
-        }
+    /// Removes the messages with these tickets, which are sorted.
+    pub(super) fn withdraw_all(&mut self, tickets: &[u64]) -> Vec<Waiting<W>> {
+        let is_late = |waiting: &Waiting<W>| tickets.binary_search(&waiting.ticket).is_ok();
+        let (late, rest) = self.waiting.drain(..).partition::<Vec<_>, _>(is_late);
+        self.waiting = rest.into();
+        late
     }
 
     /// Takes all messages that wait.

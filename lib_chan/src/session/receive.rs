@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::{
-    Delivery, Host, Inbound, InboundKind, MAX_CALL_TIME, Peer, Request, Session, StartRefused,
+    Delivery, Handles, Host, Inbound, InboundKind, MAX_CALL_TIME, Peer, Request, Session, StartRefused,
     border::{Breach, OWNER},
     call::Outcome,
     inbox::Receiver,
@@ -17,7 +17,7 @@ use crate::{
     CallError, CallFailure, Executed, ExitReason, Limits,
     handshake::Side,
     payload::Codec,
-    wire::{self, Frame, RefuseCode, Terms, WireError},
+    wire::{self, Frame, HandleTable, MessageHead, RefuseCode, Terms, WireError},
 };
 
 /// An ack goes after so many ordered frames, or so many bytes, whichever comes first; and with each pong. A flush asks for
@@ -224,12 +224,17 @@ impl<H: Host> Session<H> {
                 }
             }
             Frame::Cast { to, payload } => {
-                return self.handle_message(to, InboundKind::Cast, share(payload));
+                return self.handle_message(to, InboundKind::Cast, share(payload), Handles::default());
             }
             Frame::Call { to, call, left, payload } => {
                 self.begin_call(now, call, left)?;
-                return self.handle_message(to, InboundKind::Call { call }, share(payload));
+                let kind = InboundKind::Call { call };
+                return self.handle_message(to, kind, share(payload), Handles::default());
             }
+            Frame::With { message, handles, payload } => {
+                return self.handle_with(now, message, handles, share(payload));
+            }
+            Frame::Release { id, count } => self.handle_release(id, count)?,
             Frame::Cancel { call } => {
                 if !self.resumption.is_free_cancel(self.incoming.number) && !self.cancels.spend(now) {
                     return Err(Fault::Overload);
@@ -241,7 +246,7 @@ impl<H: Host> Session<H> {
             Frame::Part { call, total, payload } => self.handle_part(call, total, payload)?,
             Frame::Reply { call, payload } => {
                 let answer = self.incomplete.complete(call, share(payload))?;
-                self.handle_reply(call, Ok(answer))?;
+                self.handle_reply(call, Ok(answer), Handles::default())?;
             }
             Frame::Refuse { call: 0, code, text } => {
                 self.handle_start_refused(StartRefused { code, text: text.into() });
@@ -314,6 +319,27 @@ impl<H: Host> Session<H> {
             Frame::Lost { tombstone } => self.handle_session_lost(tombstone),
         }
         Ok(0)
+    }
+
+    /// Handles a message with handles.
+    #[cold]
+    fn handle_with(
+        &mut self,
+        now: Instant,
+        message: MessageHead,
+        table: HandleTable<'_>,
+        payload: Bytes,
+    ) -> Result<usize, Fault> {
+        let handles = self.receive_handles(table)?;
+        match message {
+            MessageHead::Cast { to } => self.handle_message(to, InboundKind::Cast, payload, handles),
+            MessageHead::Call { to, call, left } => {
+                self.begin_call(now, call, left)?;
+                self.handle_message(to, InboundKind::Call { call }, payload, handles)
+            }
+            MessageHead::Reply { call } if self.incomplete.contains(call) => Err(Fault::Protocol),
+            MessageHead::Reply { call } => self.handle_reply(call, Ok(payload), handles).map(|()| 0),
+        }
     }
 
     fn begin_call(&mut self, now: Instant, call: u64, left: u64) -> Result<(), Fault> {
@@ -406,15 +432,22 @@ impl<H: Host> Session<H> {
     }
 
     /// Handles a message for a process of this end. Returns the number of its bytes that are kept.
-    fn handle_message(&mut self, to: u64, kind: InboundKind, payload: Bytes) -> Result<usize, Fault> {
-        let message = Inbound { number: self.incoming.number, kind, payload };
+    fn handle_message(
+        &mut self,
+        to: u64,
+        kind: InboundKind,
+        payload: Bytes,
+        handles: Handles,
+    ) -> Result<usize, Fault> {
+        let message = Inbound { number: self.incoming.number, kind, payload, handles };
         if to != OWNER {
-            let Some(to) = self.border.ids.receive(to, message.cost())? else {
-                self.refuse_unreachable(&message);
+            let id = to;
+            let Some((to, mailbox)) = self.border.ids.receive(id, message.cost())? else {
+                self.refuse_unreachable(id, &message);
                 return Ok(0);
             };
             let len = message.payload.len();
-            self.deliveries.push(Delivery::Message { to, message });
+            self.deliveries.push(Delivery::Message { to, id, mailbox, message });
             return Ok(len);
         }
         if !self.inbox.grant.receive(message.cost()) {
@@ -436,8 +469,12 @@ impl<H: Host> Session<H> {
         Ok(len)
     }
 
-    fn handle_reply(&mut self, call: u64, outcome: Outcome) -> Result<(), Fault> {
-        if self.asking.answered(call, outcome, &mut self.woken) { Ok(()) } else { Err(Fault::Protocol) }
+    fn handle_reply(&mut self, call: u64, outcome: Outcome, handles: Handles) -> Result<(), Fault> {
+        if self.asking.answered(call, outcome, handles, &mut self.woken) {
+            Ok(())
+        } else {
+            Err(Fault::Protocol)
+        }
     }
 
     /// Handles the next part of an answer.
@@ -458,7 +495,7 @@ impl<H: Host> Session<H> {
         if is_late && code == RefuseCode::NoAnswer {
             error = CallError::new(Executed::Unknown, CallFailure::Deadline);
         }
-        self.handle_reply(call, Err(error))
+        self.handle_reply(call, Err(error), Handles::default())
     }
 
     fn refusal(&self, code: RefuseCode, text: &str) -> CallError {

@@ -5,8 +5,10 @@
 //!
 //! Longer than other files, because the layout of each frame is both written and parsed here, and the two must agree.
 
+mod handles;
 mod varint;
 
+pub use self::handles::{HandleEntry, HandleTable, MAX_HANDLES, max_table_len};
 use crate::{
     ExitReason,
     auth::{ResumeClaim, SessionId},
@@ -171,6 +173,23 @@ pub enum Frame<'a> {
         /// The bytes.
         payload: &'a [u8],
     },
+    /// A message with a table of handles between its fields and its payload. A message without handles is a frame of
+    /// its plain kind.
+    With {
+        /// The kind of the message and its fields.
+        message: MessageHead,
+        /// The handles, which the payload names by their places in this table.
+        handles: HandleTable<'a>,
+        /// The payload.
+        payload: &'a [u8],
+    },
+    /// The sender keeps nothing of a process that the receiver has handed out.
+    Release {
+        /// The receiver's process.
+        id: u64,
+        /// The number of handles with this id that the sender has received since its last `Release` of the id.
+        count: u64,
+    },
     /// All the credit granted to a process of the sender's so far.
     Credit {
         /// The sender's process.
@@ -214,6 +233,30 @@ pub enum Frame<'a> {
     },
 }
 
+/// A message that can carry handles, without its payload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MessageHead {
+    /// See [`Frame::Cast`].
+    Cast {
+        /// The process it is for.
+        to: u64,
+    },
+    /// See [`Frame::Call`].
+    Call {
+        /// The process it is for.
+        to: u64,
+        /// Names the call; larger than the last.
+        call: u64,
+        /// Milliseconds until the caller stops waiting.
+        left: u64,
+    },
+    /// See [`Frame::Reply`].
+    Reply {
+        /// The call.
+        call: u64,
+    },
+}
+
 /// The server's consent to resume a session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Granted {
@@ -243,6 +286,8 @@ pub struct Terms {
     pub max_calls: u64,
     /// Links and monitors that the other end may have set.
     pub max_links: u64,
+    /// Processes that the other end may have handed out.
+    pub max_handles: u64,
 }
 
 /// The reason why a call got no answer.
@@ -330,6 +375,10 @@ mod kind {
     pub(super) const DOWN: u8 = 0x0f;
     pub(super) const GO_AWAY: u8 = 0x10;
     pub(super) const PART: u8 = 0x11;
+    pub(super) const RELEASE: u8 = 0x12;
+    pub(super) const CAST_WITH: u8 = 0x13;
+    pub(super) const CALL_WITH: u8 = 0x14;
+    pub(super) const REPLY_WITH: u8 = 0x15;
     pub(super) const CREDIT: u8 = 0x40;
     pub(super) const ACK: u8 = 0x41;
     pub(super) const PING: u8 = 0x42;
@@ -397,6 +446,10 @@ impl<'a> Frame<'a> {
             Frame::Down { .. } => kind::DOWN,
             Frame::GoAway => kind::GO_AWAY,
             Frame::Part { .. } => kind::PART,
+            Frame::With { message: MessageHead::Cast { .. }, .. } => kind::CAST_WITH,
+            Frame::With { message: MessageHead::Call { .. }, .. } => kind::CALL_WITH,
+            Frame::With { message: MessageHead::Reply { .. }, .. } => kind::REPLY_WITH,
+            Frame::Release { .. } => kind::RELEASE,
             Frame::Credit { .. } => kind::CREDIT,
             Frame::Ack { .. } => kind::ACK,
             Frame::Ping { .. } => kind::PING,
@@ -430,11 +483,12 @@ impl<'a> Frame<'a> {
         let mut put = |numbers: &[u64]| numbers.iter().for_each(|&number| varint::put(number, out));
         match *self {
             Frame::Start { codec, terms, max_frame_len, window_len, resume, args } => {
-                put(&[u64::from(codec), terms.max_calls, terms.max_links, max_frame_len, window_len, resume]);
+                put(&[u64::from(codec), terms.max_calls, terms.max_links, terms.max_handles]);
+                put(&[max_frame_len, window_len, resume]);
                 return args;
             }
             Frame::Started { terms, ref resume } => {
-                put(&[terms.max_calls, terms.max_links]);
+                put(&[terms.max_calls, terms.max_links, terms.max_handles]);
                 match resume {
                     None => put(&[0]),
                     Some(granted) => {
@@ -484,6 +538,16 @@ impl<'a> Frame<'a> {
                 put(&[call, total]);
                 return payload;
             }
+            Frame::With { message, handles, payload } => {
+                match message {
+                    MessageHead::Cast { to } => put(&[to]),
+                    MessageHead::Call { to, call, left } => put(&[to, call, left]),
+                    MessageHead::Reply { call } => put(&[call]),
+                }
+                handles.put(out);
+                return payload;
+            }
+            Frame::Release { id, count } => put(&[id, count]),
             Frame::Credit { id, total } => put(&[id, total]),
             Frame::Ack { number } => put(&[number]),
             Frame::Ping { token } | Frame::Pong { token } => put(&[token]),
@@ -554,6 +618,12 @@ impl<'a> Frame<'a> {
             kind::PART => {
                 Frame::Part { call: fields.number()?, total: fields.number()?, payload: fields.rest() }
             }
+            kind::CAST_WITH => fields.message(|fields| Ok(MessageHead::Cast { to: fields.number()? }))?,
+            kind::CALL_WITH => fields.message(|fields| {
+                Ok(MessageHead::Call { to: fields.number()?, call: fields.number()?, left: fields.number()? })
+            })?,
+            kind::REPLY_WITH => fields.message(|fields| Ok(MessageHead::Reply { call: fields.number()? }))?,
+            kind::RELEASE => Frame::Release { id: fields.number()?, count: fields.number()? },
             kind::CREDIT => Frame::Credit { id: fields.number()?, total: fields.number()? },
             kind::ACK => Frame::Ack { number: fields.number()? },
             kind::PING => Frame::Ping { token: fields.number()? },
@@ -580,7 +650,16 @@ impl<'a> Fields<'a> {
     }
 
     fn terms(&mut self) -> Result<Terms, WireError> {
-        Ok(Terms { max_calls: self.number()?, max_links: self.number()? })
+        Ok(Terms { max_calls: self.number()?, max_links: self.number()?, max_handles: self.number()? })
+    }
+
+    fn message(
+        &mut self,
+        head: impl FnOnce(&mut Self) -> Result<MessageHead, WireError>,
+    ) -> Result<Frame<'a>, WireError> {
+        let message = head(self)?;
+        let handles = HandleTable::take(&mut self.0)?;
+        Ok(Frame::With { message, handles, payload: self.rest() })
     }
 
     fn taken(&mut self) -> Result<Option<u64>, WireError> {

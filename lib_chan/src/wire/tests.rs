@@ -1,7 +1,7 @@
 use super::*;
 
 fn samples() -> Vec<(Frame<'static>, &'static str)> {
-    let terms = Terms { max_calls: 1024, max_links: 300 };
+    let terms = Terms { max_calls: 1024, max_links: 300, max_handles: 128 };
     let failed = || ExitReason::failed("boom");
     let id = SessionId::new([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]);
     let granted = Granted { window: 60_000, id, secret: Secret::new([0xab; 32]) };
@@ -15,7 +15,7 @@ fn samples() -> Vec<(Frame<'static>, &'static str)> {
                 resume: 0,
                 args: b"null",
             },
-            "00000011 01 02 8008 ac02 808040 808010 00 6e756c6c",
+            "00000013 01 02 8008 ac02 8001 808040 808010 00 6e756c6c",
         ),
         (
             Frame::Start {
@@ -26,12 +26,12 @@ fn samples() -> Vec<(Frame<'static>, &'static str)> {
                 resume: 60_000,
                 args: b"",
             },
-            "0000000f 01 03 8008 ac02 808040 808010 e0d403",
+            "00000011 01 03 8008 ac02 8001 808040 808010 e0d403",
         ),
-        (Frame::Started { terms, resume: None }, "00000006 02 8008 ac02 00"),
+        (Frame::Started { terms, resume: None }, "00000008 02 8008 ac02 8001 00"),
         (
             Frame::Started { terms, resume: Some(Box::new(granted)) },
-            "00000038 02 8008 ac02 e0d403 000102030405060708090a0b0c0d0e0f \
+            "0000003a 02 8008 ac02 8001 e0d403 000102030405060708090a0b0c0d0e0f \
              abababababababababababababababababababababababababababababababab",
         ),
         (Frame::Cast { to: 0, payload: b"hi" }, "00000004 03 00 6869"),
@@ -57,6 +57,23 @@ fn samples() -> Vec<(Frame<'static>, &'static str)> {
         (Frame::Down { monitor: 1, taken: 0, reason: ExitReason::NoProc }, "00000004 0f 01 00 04"),
         (Frame::GoAway, "00000001 10"),
         (Frame::Part { call: 1, total: 300, payload: b"hi" }, "00000006 11 01 ac02 6869"),
+        (Frame::Release { id: 5, count: 2 }, "00000003 12 05 02"),
+        (
+            Frame::With { message: MessageHead::Cast { to: 0 }, handles: table(), payload: b"hi" },
+            "0000000d 13 00 02 00 05 03 808004 01 09 6869",
+        ),
+        (
+            Frame::With {
+                message: MessageHead::Call { to: 5, call: 1, left: 60_000 },
+                handles: table(),
+                payload: b"hi",
+            },
+            "00000011 14 05 01 e0d403 02 00 05 03 808004 01 09 6869",
+        ),
+        (
+            Frame::With { message: MessageHead::Reply { call: 1 }, handles: table(), payload: b"" },
+            "0000000b 15 01 02 00 05 03 808004 01 09",
+        ),
         (Frame::Credit { id: 0, total: 1 << 18 }, "00000005 40 00 808010"),
         (Frame::Ack { number: 1 }, "00000002 41 01"),
         (Frame::Ping { token: 1 }, "00000002 42 01"),
@@ -73,6 +90,12 @@ fn samples() -> Vec<(Frame<'static>, &'static str)> {
             "00000009 46 01 07 05 07 626f6f6d",
         ),
     ]
+}
+
+/// Process 5 of the sender, with a window of 64 KiB, and process 9 of the receiver.
+fn table() -> HandleTable<'static> {
+    let sender = HandleEntry::Sender { id: 5, rights: crate::Rights::default(), window: 1 << 16 };
+    HandleTable::new(&[sender, HandleEntry::Receiver { id: 9 }], Box::leak(Box::default()))
 }
 
 fn bytes(hex: &str) -> Vec<u8> {
@@ -92,7 +115,7 @@ fn frames_match_golden_vectors() {
         assert_eq!(Frame::parse(&out[LEN_LEN..]), Ok(frame.clone()));
         kinds.insert(frame.kind());
     }
-    assert_eq!(kinds.len(), 24, "a sample of each kind");
+    assert_eq!(kinds.len(), 28, "a sample of each kind");
 }
 
 #[test]
@@ -125,7 +148,7 @@ fn refuses_bytes_after_frame() {
 
 #[test]
 fn refuses_unknown_kinds_and_codes() {
-    assert_eq!(Frame::parse(&[0x12]), Err(WireError::UnknownKind(0x12)));
+    assert_eq!(Frame::parse(&[0x16]), Err(WireError::UnknownKind(0x16)));
     assert_eq!(Frame::parse(&[0x00]), Err(WireError::UnknownKind(0)));
     assert_eq!(Frame::parse(&bytes("07 00 08")), Err(WireError::Code(8)));
     assert_eq!(Frame::parse(&bytes("09 00 0c")), Err(WireError::Code(12)));
@@ -155,12 +178,12 @@ fn lost_knows_all_or_nothing() {
 
 #[test]
 fn started_without_resume_has_no_secret() {
-    let mut with_id = bytes("02 00 00 00");
+    let mut with_id = bytes("02 00 00 00 00");
     with_id.extend([0xab; 48]);
     assert_eq!(Frame::parse(&with_id), Err(WireError::Trailing));
-    with_id[3] = 1;
+    with_id[4] = 1;
     assert!(matches!(Frame::parse(&with_id), Ok(Frame::Started { resume: Some(_), .. })));
-    assert_eq!(Frame::parse(&with_id[..51]), Err(WireError::Truncated));
+    assert_eq!(Frame::parse(&with_id[..52]), Err(WireError::Truncated));
 }
 
 #[test]
@@ -179,4 +202,19 @@ fn a_length_is_checked_before_anything_is_kept() {
     assert_eq!(frame_len(&[0, 0, 4, 1], 1024), Err(WireError::TooLong { len: 1025, max: 1024 }));
     assert_eq!(frame_len(&[0xff; 4], 1024), Err(WireError::TooLong { len: 0xffff_ffff, max: 1024 }));
     assert_eq!(frame_len(&[0; 4], 1024), Err(WireError::Truncated));
+}
+
+#[test]
+fn refuses_malformed_tables_of_handles() {
+    let cast = |table: &str| {
+        let body = bytes(&format!("13 00 {table}"));
+        Frame::parse(&body).map(drop)
+    };
+    assert_eq!(cast("01 01 05"), Ok(()));
+    assert_eq!(cast("00"), Err(WireError::Number), "no handles");
+    assert_eq!(cast("8108"), Err(WireError::Number), "more than 1 024");
+    assert_eq!(cast("01 02 05"), Err(WireError::Number), "neither end's");
+    assert_eq!(cast("01 01 00"), Err(WireError::Number), "the owner");
+    assert_eq!(cast("01 00 05 20 00"), Err(WireError::Number), "an unknown right");
+    assert_eq!(cast("02 01 05"), Err(WireError::Truncated), "one of two");
 }

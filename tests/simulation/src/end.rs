@@ -484,12 +484,13 @@ impl World {
                     self.process(proc).mailbox.push_back(Letter::Ended { at, reason });
                 }
             }
-            Delivery::Message { to, message } => {
+            Delivery::Watch { .. } | Delivery::Unwatch { .. } => {}
+            Delivery::Message { to, id, message, .. } => {
                 if let Pid::Local(proc) = to {
                     if self.process(proc).is_alive() {
-                        self.process(proc).mailbox.push_back(Letter::Direct { at, message });
+                        self.process(proc).mailbox.push_back(Letter::Direct { at, id, message });
                     } else {
-                        self.discard_direct(proc, at, &message);
+                        self.discard_direct(at, id, &message);
                     }
                 }
             }
@@ -563,15 +564,15 @@ impl World {
     }
 
     /// A cast to a process that was handed out.
-    pub(crate) fn receive_direct(&mut self, proc: Proc, at: At, message: &Inbound) {
+    pub(crate) fn receive_direct(&mut self, proc: Proc, at: At, id: u64, message: &Inbound) {
         let (number, token) = (message.number, token(&message.payload));
         self.note(What::TookDirect { at, proc, number, token });
-        self.discard_direct(proc, at, message);
+        self.discard_direct(at, id, message);
     }
 
-    pub(crate) fn discard_direct(&mut self, proc: Proc, at: At, message: &Inbound) {
+    pub(crate) fn discard_direct(&mut self, at: At, id: u64, message: &Inbound) {
         let cost = message.cost();
-        self.session(at, |session, _| session.give_back_to(&Pid::Local(proc), cost));
+        self.session(at, |session, _| session.give_back_to(id, cost));
     }
 
     fn take(&mut self, proc: Proc, at: At, message: &Inbound, give_back: bool) {

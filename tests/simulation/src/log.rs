@@ -212,7 +212,8 @@ impl Tapped {
             Frame::Ack { number } => Self::Ack { number },
             Frame::Ping { .. } => Self::Ping,
             Frame::Pong { .. } => Self::Pong,
-            // Neither end asks for it.
+            // Neither end asks for it, and nothing is handed out in messages.
+            Frame::With { .. } | Frame::Release { .. } => Self::Garbage,
             Frame::Resume { .. } | Frame::Resumed { .. } | Frame::Lost { .. } => Self::Garbage,
         }
     }

@@ -89,6 +89,7 @@ pub(crate) enum Letter {
     /// A cast to this process itself.
     Direct {
         at: At,
+        id: u64,
         message: Inbound,
     },
 }
@@ -466,7 +467,7 @@ impl World {
         for letter in std::mem::take(&mut self.process(proc).mailbox) {
             match letter {
                 Letter::Exit { receipt } => self.exit_taken(receipt),
-                Letter::Direct { at, message } => self.discard_direct(proc, at, &message),
+                Letter::Direct { at, id, message } => self.discard_direct(at, id, &message),
                 _ => {}
             }
         }

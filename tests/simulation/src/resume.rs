@@ -11,13 +11,13 @@ use std::{
 };
 
 use lib_chan::{
-    CallError, CallFailure, Executed, ExitReason, Limits,
+    CallError, CallFailure, Executed, ExitReason, Limits, Rights,
     auth::{Exporter, ResumeKey, SessionId},
     payload::Codec,
     secret::Secret,
     session::{
         Attach, Batch, ConnectionState, Delivery, Endpoint, Event, FIRST_EPOCH, Flush, Host, InboundKind,
-        Next, Reader, Rights, Who, WindowChange,
+        Next, Reader, Who, WindowChange,
     },
     wire::{self, Frame, Granted},
 };

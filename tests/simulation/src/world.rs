@@ -273,7 +273,7 @@ impl World {
             {
                 continue;
             }
-            let rights = lib_chan::session::Rights {
+            let rights = lib_chan::Rights {
                 send: true,
                 monitor: !self.rng.once_in(4),
                 link: !self.rng.once_in(4),
@@ -284,7 +284,7 @@ impl World {
                 return;
             };
             self.end(at).names.push((id, proc));
-            let lib_chan::session::Rights { link, exit, kill, monitor, .. } = rights;
+            let lib_chan::Rights { link, exit, kill, monitor, .. } = rights;
             self.note(What::HandedOut { at, id, proc, link, exit, kill, monitor });
         }
     }
@@ -602,7 +602,7 @@ impl World {
                 Letter::Exit { receipt } => self.exit_taken(receipt),
                 Letter::Down => {}
                 Letter::Fed { at, message } => self.receive_letter(proc, at, message),
-                Letter::Direct { at, message } => self.receive_direct(proc, at, &message),
+                Letter::Direct { at, id, message } => self.receive_direct(proc, at, id, &message),
                 Letter::Ended { at, reason } => self.note(What::EndSeen { at, reason }),
             };
         }

@@ -16,7 +16,7 @@ use tokio::{
 use tokio_rustls::client::TlsStream;
 
 const ANY: &[Codec] = &[Codec::Bincode, Codec::Json, Codec::Raw];
-const TERMS: Terms = Terms { max_calls: 1024, max_links: 1024 };
+const TERMS: Terms = Terms { max_calls: 1024, max_links: 1024, max_handles: 0 };
 
 /// `echo`, and `stuck`, which traps exits and takes nothing of what comes.
 fn server() -> Embedded {

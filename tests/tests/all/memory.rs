@@ -91,7 +91,7 @@ fn stopped_peers_cost_only_their_windows() {
 async fn holds(url: &str, credential: Credential<'_>, from: Ipv4Addr) -> TlsStream<TcpStream> {
     const MIB: usize = 1 << 20;
     let (mut stream, _proof) = login(url, credential, from).await.expect("a login");
-    let terms = Terms { max_calls: 1024, max_links: 1024 };
+    let terms = Terms { max_calls: 1024, max_links: 1024, max_handles: 0 };
     let mut frames = Vec::new();
     let (max_frame_len, window_len) = (MIB as u64, 256 * 1024);
     Frame::Start { codec: Codec::Raw.code(), terms, max_frame_len, window_len, resume: 0, args: b"" }

@@ -115,7 +115,7 @@ async fn repeated_links_and_ends_fill_no_mailbox() {
         })
         .await
     });
-    let terms = crate::wire::Terms { max_calls: 1, max_links: 1 };
+    let terms = crate::wire::Terms { max_calls: 1, max_links: 1, max_handles: 0 };
     let start = Frame::Start {
         codec: Codec::Bincode as u8,
         terms,
@@ -164,7 +164,7 @@ async fn asks_for_much_and_reads_nothing(limits: &Limits, max_frame_len: u64) ->
         })
         .await
     });
-    let terms = crate::wire::Terms { max_calls: 1, max_links: 1 };
+    let terms = crate::wire::Terms { max_calls: 1, max_links: 1, max_handles: 0 };
     let codec = Codec::Bincode as u8;
     let start = Frame::Start { codec, terms, max_frame_len, window_len: 65_536, resume: 0, args: &[] };
     near.write_all(&frames([start])).await.unwrap();

@@ -7,7 +7,7 @@ use serde::ser::{
     SerializeTupleStruct, SerializeTupleVariant, Serializer,
 };
 
-use super::Level;
+use super::{super::handle::MARKER, Level};
 
 /// A value that serializes through the guard, to whatever serializer it is given.
 pub(in crate::payload) struct Value<'a, T: ?Sized> {
@@ -135,6 +135,10 @@ impl<'a, S: Serializer> Serializer for EncodeGuard<'a, S> {
         value: &T,
     ) -> Result<S::Ok, S::Error> {
         let level = self.inside()?;
+        if std::ptr::eq(name, MARKER) {
+            let inner = self.inner;
+            return level.budget.place(|| inner.serialize_newtype_struct(name, &Value { value, level }));
+        }
         self.inner.serialize_newtype_struct(name, &Value { value, level })
     }
 

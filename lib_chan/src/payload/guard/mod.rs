@@ -7,26 +7,71 @@
 mod decode;
 mod encode;
 
-use std::{cell::Cell, fmt};
+use std::{
+    cell::{Cell, RefCell},
+    fmt,
+};
 
 pub(super) use decode::Seed;
 pub(super) use encode::Value;
 
-use super::MAX_DEPTH;
+use super::{
+    MAX_DEPTH,
+    handle::{Carried, Offer},
+};
+
+/// The bounds of a whole payload, and the processes in it.
+pub(super) struct Allowance {
+    /// The elements that sequences and maps may still have.
+    elements: Cell<usize>,
+    /// `None` if the payload is no message of a session, so that processes have no table to go into.
+    carried: Option<RefCell<Carried>>,
+}
+
+impl Allowance {
+    /// The budget of a payload with so many elements and no processes.
+    pub(super) const fn new(elements: usize) -> Self {
+        Self { elements: Cell::new(elements), carried: None }
+    }
+
+    /// The budget of a message of a session.
+    pub(super) fn of_message(elements: usize) -> Self {
+        Self { elements: Cell::new(elements), carried: Some(RefCell::default()) }
+    }
+
+    /// Returns the elements that are left.
+    pub(super) const fn elements(&self) -> usize {
+        self.elements.get()
+    }
+
+    /// Returns the processes of the message.
+    pub(super) fn into_carried(self) -> Carried {
+        self.carried.map(RefCell::into_inner).unwrap_or_default()
+    }
+
+    /// Calls `write`, which serializes a process.
+    #[cold]
+    fn place<T>(&self, write: impl FnOnce() -> T) -> T {
+        let Some(carried) = &self.carried else { return write() };
+        let offer = Offer::new(&carried.borrow());
+        let result = write();
+        offer.accept(&mut carried.borrow_mut());
+        result
+    }
+}
 
 /// The position of the codec in a value, and the work that is still allowed there.
 #[derive(Clone, Copy)]
 pub(super) struct Level<'a> {
-    /// The elements that sequences and maps of the whole payload may still have.
-    elements: &'a Cell<usize>,
+    budget: &'a Allowance,
     /// The levels that values may still be nested.
     depth: u8,
 }
 
 impl<'a> Level<'a> {
-    /// The level of the payload itself, and `elements` for all that is in it.
-    pub(super) fn top(elements: &'a Cell<usize>) -> Self {
-        Self { elements, depth: MAX_DEPTH }
+    /// The level of the payload itself, and the budget for all that is in it.
+    pub(super) fn top(budget: &'a Allowance) -> Self {
+        Self { budget, depth: MAX_DEPTH }
     }
 
     /// The level of what is inside the value at this one.
@@ -37,8 +82,9 @@ impl<'a> Level<'a> {
 
     /// Takes `count` from the remaining elements.
     fn claim(self, count: usize) -> Result<(), Exceeded> {
-        let left = self.elements.get().checked_sub(count).ok_or(Exceeded::Elements)?;
-        self.elements.set(left);
+        let elements = &self.budget.elements;
+        let left = elements.get().checked_sub(count).ok_or(Exceeded::Elements)?;
+        elements.set(left);
         Ok(())
     }
 }

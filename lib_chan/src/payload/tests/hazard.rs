@@ -381,7 +381,7 @@ fn counts_empty_elements_over_whole_payload() {
 fn counts_elements_without_stated_number() {
     use serde::de::{DeserializeSeed, value};
     for (bytes, elements) in [(3, 3), (3, 4), (0, 0), (0, 1)] {
-        let left = Cell::new(bytes);
+        let left = Allowance::new(bytes);
         let unstated = std::iter::repeat_n(1u8, elements).filter(|_| true);
         let sequence = value::SeqDeserializer::<_, value::Error>::new(unstated);
         let decoded = Seed::<Vec<u8>>::new(Level::top(&left)).deserialize(sequence);

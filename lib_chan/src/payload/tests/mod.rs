@@ -4,6 +4,7 @@ mod hazard;
 mod random;
 mod shape;
 
+use std::cell::Cell;
 use std::fmt::Debug;
 
 use super::*;

@@ -192,16 +192,16 @@ async fn kill_at_any_await_leaves_tables_empty() {
         }
         a.pid().exit(Kill);
         a.pid().ended().await;
-        assert_eq!(a.cell().with_links(|links| links.len()), None, "stage {stage}");
+        assert_eq!(a.here().with_links(|links| links.len()), None, "stage {stage}");
         assert_eq!(other.records(), 0, "stage {stage}");
-        assert_eq!(a.cell().belongings(), 0);
+        assert_eq!(a.here().belongings(), 0);
         for signal in far.taken() {
             if let ProcessSignal::Exit { reason, .. } = signal {
                 assert_eq!(reason, Killed);
             }
         }
     }
-    assert_eq!(full.cell().waiting(), 0);
+    assert_eq!(full.here().waiting(), 0);
 }
 
 #[tokio::test]

@@ -116,7 +116,7 @@ fn sends_racing_end_leave_nothing() {
             }
             assert!(sent >= 2, "what was taken was sent");
             assert_eq!(alive.load(Ordering::Relaxed), 0, "messages that nobody has");
-            assert_eq!(receiver.cell().waiting(), 0);
+            assert_eq!(receiver.here().waiting(), 0);
         });
     });
 }
@@ -302,7 +302,7 @@ fn no_process_ends_by_a_link_after_unlink() {
                 async move |me: Process| {
                     let child = me.spawn_link(async |_: Process| Err(boom()));
                     me.unlink(child.pid());
-                    alive.store(me.address().cell().reason().is_none(), Ordering::Relaxed);
+                    alive.store(me.address().here().reason().is_none(), Ordering::Relaxed);
                     child.pid().ended().await;
                     Ok(())
                 }

@@ -126,7 +126,7 @@ async fn signals_are_never_refused() {
         me.link(pid).unwrap();
     })
     .await;
-    assert_eq!(taker.address.cell().with_links(|links| links.len()), Some(2));
+    assert_eq!(taker.address.here().with_links(|links| links.len()), Some(2));
 }
 
 #[tokio::test]

@@ -150,12 +150,12 @@ impl Actor {
 
     /// Active links, as its own table has them.
     fn linked(&self) -> Vec<Pid> {
-        self.0.cell().with_links(|links| links.links().cloned().collect()).unwrap_or_default()
+        self.0.here().with_links(|links| links.links().cloned().collect()).unwrap_or_default()
     }
 
     /// Records of every kind.
     fn records(&self) -> usize {
-        self.0.cell().with_links(|links| links.len()).unwrap_or_default()
+        self.0.here().with_links(|links| links.len()).unwrap_or_default()
     }
 }
 

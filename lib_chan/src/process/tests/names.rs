@@ -106,5 +106,5 @@ async fn taken_name_leaves_nothing_behind() {
         assert!(names.unregister("a"));
         names.register("a", &a.0).unwrap();
     }
-    assert_eq!(a.0.cell().belongings(), 1);
+    assert_eq!(a.0.here().belongings(), 1);
 }

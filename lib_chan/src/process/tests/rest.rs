@@ -102,7 +102,7 @@ async fn former_owner_hears_nothing() {
     a.pid().own(Arc::clone(&owned)).unwrap();
     a.pid().disown(&owned);
     a.is_alive_with(&[]).await;
-    assert_eq!(a.0.cell().belongings(), 0);
+    assert_eq!(a.0.here().belongings(), 0);
     a.ends(Ok(()));
     a.has_exited(Normal).await;
     assert_eq!(told(&socket), []);

@@ -1,54 +1,71 @@
 //! The ids of this end's processes, and the rights that each gives the peer.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::atomic::Ordering,
+};
 
 use super::Breach;
-use crate::session::credit::Grant;
+use crate::{
+    Limits, Rights,
+    session::{
+        credit::Grant,
+        handles::{Export, ProcessMailbox, ReceivedHandle},
+    },
+};
 
 /// The id of the owner of each end, whatever process that is.
-pub(in crate::session) const OWNER: u64 = 0;
+pub const OWNER: u64 = 0;
 
-/// The operations that a handed-out process permits to the peer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rights {
-    /// Messages and calls.
-    pub send: bool,
-    /// Monitors.
-    pub monitor: bool,
-    /// Links.
-    pub link: bool,
-    /// Exit signals.
-    pub exit: bool,
-    /// Exit signals with the reason `kill`, which cannot be trapped.
-    pub kill: bool,
-}
+/// The credit window of each process that is handed out in a message.
+pub(in crate::session) const HANDLE_WINDOW: u64 = Limits::MIN_WINDOW_LEN as u64;
+/// The total of a grant that never ends: messages to a process that is gone are discarded, and cost nothing.
+const ENDLESS: u64 = u64::MAX;
 
-impl Rights {
-    /// The rights of an id that only names the sender of a link.
-    const NONE: Self = Self { send: false, monitor: false, link: false, exit: false, kill: false };
-    /// The rights to the owner.
-    const OWNER: Self = Self { send: true, monitor: true, link: true, exit: true, kill: false };
-}
-
-impl Default for Rights {
-    /// The rights to send, call and monitor.
-    fn default() -> Self {
-        Self { send: true, monitor: true, ..Self::NONE }
-    }
+/// How far a process is known to the peer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Standing {
+    /// It only names the sender of a link, and is forgotten with its last link.
+    #[default]
+    Named,
+    /// Handed out by number, for as long as the session lives.
+    Fixed,
+    /// Handed out in messages, until the peer has released every handle.
+    Handed,
+    /// As `Handed`, but the process has ended, or the name was revoked.
+    Gone,
 }
 
 /// A process of this end with an id of its own.
 #[derive(Debug)]
 struct Known<P> {
     process: P,
+    /// The alias that this id stands for; 0 for the process itself.
+    alias: u64,
     rights: Rights,
-    /// The id stays known. An id that was not handed out is forgotten with its last link.
-    handed_out: bool,
+    standing: Standing,
+    /// The handles that were sent and not released.
+    sent: u64,
+    /// The handles in messages that wait to be sent.
+    waiting: u64,
+    mailbox: Option<ProcessMailbox>,
     /// The process has told a linked process of its end, so later links and monitors are answered at once. If they
     /// took a place until the process answers, the peer would exceed the bound: it knows that the former link has
     /// ended.
     ended: bool,
     grant: Grant,
+    /// The cost of untaken messages that came before the process was released and handed out again.
+    stale: u64,
+}
+
+impl<P> Known<P> {
+    const fn is_handed_out(&self) -> bool {
+        !matches!(self.standing, Standing::Named)
+    }
+
+    const fn is_reachable(&self) -> bool {
+        matches!(self.standing, Standing::Fixed | Standing::Handed)
+    }
 }
 
 /// The processes of this end that have an id.
@@ -57,14 +74,33 @@ pub(in crate::session) struct Ids<P> {
     owner: Option<P>,
     window: u64,
     known: BTreeMap<u64, Known<P>>,
+    /// The id of each process, other than those of its aliases.
     ids: BTreeMap<P, u64>,
+    /// The ids of aliases, by their numbers.
+    aliases: BTreeMap<u64, u64>,
     last_id: u64,
+    /// The ids that were handed out in messages and not released.
+    handed: u64,
+    /// The cost of the untaken messages of all handed-out processes.
+    outstanding: u64,
+    /// The process that has got a message longer than its window.
+    oversized: Option<u64>,
 }
 
 impl<P: Clone + Ord> Ids<P> {
     /// Creates a table without processes. Each process that gets an id starts with a credit window of `window` bytes.
     pub(super) const fn new(window: u64) -> Self {
-        Self { owner: None, window, known: BTreeMap::new(), ids: BTreeMap::new(), last_id: OWNER }
+        Self {
+            owner: None,
+            window,
+            known: BTreeMap::new(),
+            ids: BTreeMap::new(),
+            aliases: BTreeMap::new(),
+            last_id: OWNER,
+            handed: 0,
+            outstanding: 0,
+            oversized: None,
+        }
     }
 
     /// Forgets all processes. No id is used again.
@@ -81,33 +117,209 @@ impl<P: Clone + Ord> Ids<P> {
         self.owner.as_ref()
     }
 
-    /// Gives `process` an id by which the peer can reach it, and returns the id.
-    pub(in crate::session) fn hand_out(&mut self, process: P, rights: Rights) -> u64 {
+    /// Gives `process` an id by which the peer can reach it for as long as the session lives, and returns the id.
+    pub(in crate::session) fn hand_out(
+        &mut self,
+        process: P,
+        rights: Rights,
+        mailbox: Option<ProcessMailbox>,
+    ) -> u64 {
         let id = self.own_id(&process);
         if let Some(known) = self.known.get_mut(&id) {
             known.rights = rights;
-            known.handed_out = true;
+            known.standing = Standing::Fixed;
+            known.mailbox = mailbox;
         }
         id
     }
 
-    /// Returns the process that a message of this cost for `id` goes to, if the peer may send to it.
-    pub(in crate::session) fn receive(&mut self, id: u64, cost: u64) -> Result<Option<P>, Breach> {
-        let Some(known) = self.known.get_mut(&id).filter(|known| known.rights.send) else { return Ok(None) };
-        if known.grant.receive(cost) { Ok(Some(known.process.clone())) } else { Err(Breach::TooMany) }
+    // Handles.
+
+    /// Prepares to hand out a process in a message. The peer takes `max` processes; over that, returns `None`. Returns
+    /// the id, the rights that the peer then has, and whether the id is new to the peer.
+    pub(super) fn export(&mut self, export: Export<P>, max: u64) -> Option<(u64, Rights, bool)> {
+        let Export { process, alias, rights, mailbox } = export;
+        let number = alias.as_ref().map_or(0, |alias| alias.number);
+        let known = if number == 0 { self.ids.get(&process) } else { self.aliases.get(&number) };
+        let is_handed = |id: &u64| self.known.get(id).is_some_and(Known::is_handed_out);
+        let is_new = !known.is_some_and(is_handed);
+        if is_new && self.handed >= max {
+            return None;
+        }
+        let id = match known {
+            Some(&id) => id,
+            None if number == 0 => self.own_id(&process),
+            None => self.make(process.clone(), number),
+        };
+        self.handed += u64::from(is_new);
+        let known = self.known.get_mut(&id)?;
+        if is_new {
+            known.grant = Grant::new(HANDLE_WINDOW);
+            known.standing = Standing::Handed;
+        }
+        known.waiting += 1;
+        if alias.is_some_and(|alias| alias.revoked.load(Ordering::Acquire)) {
+            known.standing = Standing::Gone;
+            return Some((id, Rights::NONE, false));
+        }
+        if known.is_reachable() {
+            if rights.send || known.mailbox.is_none() {
+                known.mailbox = Some(mailbox);
+            }
+            known.rights = known.rights.with(rights);
+        }
+        Some((id, known.rights, is_new))
     }
 
-    /// Returns the credit of messages that a process took: its id and the new total, if that is worth a frame.
-    pub(in crate::session) fn give_back(&mut self, process: &P, cost: u64) -> Option<(u64, u64)> {
-        let &id = self.ids.get(process)?;
-        let total = self.known.get_mut(&id)?.grant.give_back(cost)?;
-        Some((id, total))
+    /// Counts a handle that goes with a message which gets its number now.
+    pub(in crate::session) fn count_sent(&mut self, id: u64) {
+        if let Some(known) = self.known.get_mut(&id) {
+            known.waiting = known.waiting.saturating_sub(1);
+            known.sent += 1;
+        }
+    }
+
+    /// Forgets a handle of a message that is not sent. Returns `true` if the process is no longer handed out.
+    pub(super) fn withdraw(&mut self, id: u64) -> bool {
+        let Some(known) = self.known.get_mut(&id) else { return false };
+        known.waiting = known.waiting.saturating_sub(1);
+        self.take_back(id)
+    }
+
+    /// Releases handles. Returns `true` if the process is no longer handed out.
+    pub(super) fn release(&mut self, id: u64, count: u64) -> Result<bool, Breach> {
+        let known = self.known.get_mut(&id).filter(|known| count > 0 && count <= known.sent);
+        known.ok_or(Breach::Name)?.sent -= count;
+        Ok(self.take_back(id))
+    }
+
+    /// Ends the export of an id of which no handle is left. Returns `true` if it has ended.
+    fn take_back(&mut self, id: u64) -> bool {
+        let left = |known: &&mut Known<P>| {
+            matches!(known.standing, Standing::Handed | Standing::Gone) && known.sent + known.waiting == 0
+        };
+        let Some(known) = self.known.get_mut(&id).filter(left) else { return false };
+        known.standing = Standing::Named;
+        known.rights = Rights::NONE;
+        known.mailbox = None;
+        known.stale += known.grant.outstanding();
+        let alias = known.alias;
+        self.aliases.remove(&alias);
+        self.handed -= 1;
+        true
+    }
+
+    /// Makes an id useless for the peer, which may still have handles. Returns `false` if it was already.
+    pub(super) fn retire(&mut self, id: u64) -> bool {
+        let Some(known) = self.known.get_mut(&id).filter(|known| known.is_reachable()) else { return false };
+        let is_fixed = known.standing == Standing::Fixed;
+        known.standing = if is_fixed { Standing::Named } else { Standing::Gone };
+        known.rights = Rights::NONE;
+        known.mailbox = None;
+        true
+    }
+
+    /// Returns the id of an alias.
+    pub(super) fn alias(&self, number: u64) -> Option<u64> {
+        self.aliases.get(&number).copied()
+    }
+
+    /// Returns `true` if `process` can be reached by an id that was handed out in a message.
+    pub(super) fn is_handed(&self, process: &P) -> bool {
+        self.ids_of(process).any(|id| self.known.get(&id).is_some_and(|it| it.standing == Standing::Handed))
+    }
+
+    /// Returns the processes that can be reached by an id that was handed out in a message.
+    pub(super) fn all_handed(&self) -> BTreeSet<P> {
+        let handed = self.known.values().filter(|known| known.standing == Standing::Handed);
+        handed.map(|known| known.process.clone()).collect()
+    }
+
+    /// Returns the process of this id.
+    pub(super) fn known(&self, id: u64) -> Option<&P> {
+        self.known.get(&id).map(|known| &known.process)
+    }
+
+    /// Returns the handle that the peer sent back.
+    pub(in crate::session) fn returned(&self, id: u64) -> Result<ReceivedHandle, Breach> {
+        if id == OWNER || id > self.last_id {
+            return Err(Breach::Name);
+        }
+        match self.known.get(&id) {
+            Some(known) if !known.is_handed_out() && known.mailbox.is_none() && known.stale == 0 => {
+                Err(Breach::Name)
+            }
+            Some(Known { mailbox: Some(mailbox), .. }) => Ok(ReceivedHandle::Near(mailbox.clone())),
+            _ => Ok(ReceivedHandle::Dead),
+        }
+    }
+
+    /// Returns the number of processes that were handed out in messages and not released.
+    pub(in crate::session) const fn handles(&self) -> usize {
+        self.handed as usize
+    }
+
+    // Messages.
+
+    /// Returns the process that a message of this cost for `id` goes to, with the way to its mailbox, if the peer may
+    /// send to it.
+    pub(in crate::session) fn receive(
+        &mut self,
+        id: u64,
+        cost: u64,
+    ) -> Result<Option<(P, Option<ProcessMailbox>)>, Breach> {
+        let last = self.oversized.and_then(|id| self.known.get(&id));
+        let may_be_long = last.is_none_or(|known| known.grant.is_unused());
+        let Some(known) = self.known.get_mut(&id).filter(|known| known.rights.send) else { return Ok(None) };
+        let is_long = cost > HANDLE_WINDOW;
+        let fits = match known.standing {
+            Standing::Handed if is_long => may_be_long && known.grant.is_unused(),
+            Standing::Handed => known.grant.fits(cost),
+            _ => true,
+        };
+        if !known.grant.receive(cost) || !fits {
+            return Err(Breach::TooMany);
+        }
+        self.outstanding += cost;
+        if is_long && known.standing == Standing::Handed {
+            self.oversized = Some(id);
+        }
+        Ok(Some((known.process.clone(), known.mailbox.clone())))
+    }
+
+    /// Returns the credit of messages that the process with this id took: the new total, if that is worth a frame.
+    pub(in crate::session) fn give_back(&mut self, id: u64, cost: u64) -> Option<u64> {
+        self.outstanding = self.outstanding.saturating_sub(cost);
+        let known = self.known.get_mut(&id)?;
+        let stale = known.stale.min(cost);
+        known.stale -= stale;
+        let total = known.grant.give_back((cost - stale).min(known.grant.outstanding()))?;
+        known.is_reachable().then_some(total)
+    }
+
+    /// Returns the cost of the untaken messages of all handed-out processes.
+    pub(in crate::session) const fn outstanding(&self) -> u64 {
+        self.outstanding
+    }
+
+    /// Returns `true` if the peer has handles of this id that are of no use any more.
+    pub(in crate::session) fn is_gone(&self, id: u64) -> bool {
+        self.known.get(&id).is_some_and(|known| known.standing == Standing::Gone)
+    }
+
+    /// Returns the total credit to state for this id.
+    pub(in crate::session) fn total(&self, id: u64) -> u64 {
+        self.known
+            .get(&id)
+            .filter(|known| known.is_reachable())
+            .map_or(ENDLESS, |known| known.grant.granted())
     }
 
     /// Returns the ids that were granted more credit than at first, with their totals.
     pub(in crate::session) fn grants(&self) -> impl Iterator<Item = (u64, u64)> {
-        let granted = self.known.iter().map(|(&id, known)| (id, known.grant.granted()));
-        granted.filter(|&(_, total)| total > self.window)
+        let handed_out = self.known.iter().filter(|(_, known)| known.is_handed_out());
+        let granted = handed_out.map(|(&id, known)| (id, self.total(id), known.grant.window()));
+        granted.filter(|&(_, total, window)| total > window).map(|(id, total, _)| (id, total))
     }
 
     /// Returns the id under which the peer knows `process`, and makes one if there is none.
@@ -122,7 +334,14 @@ impl<P: Clone + Ord> Ids<P> {
     /// Returns the ids of `process`, its own name first. An owner has a name of its own only if it had one before.
     pub(super) fn ids_of(&self, process: &P) -> impl Iterator<Item = u64> + use<P> {
         let owner = self.is_owner(process).then_some(OWNER);
-        owner.into_iter().chain(self.ids.get(process).copied())
+        let aliases: Vec<u64> = match self.known.len() == self.ids.len() {
+            true => Vec::new(),
+            false => {
+                let is_its = |(_, known): &(&u64, &Known<P>)| known.alias != 0 && known.process == *process;
+                self.known.iter().filter(is_its).map(|(&id, _)| id).collect()
+            }
+        };
+        owner.into_iter().chain(self.ids.get(process).copied()).chain(aliases)
     }
 
     pub(in crate::session) fn process(&self, id: u64) -> Option<P> {
@@ -139,15 +358,28 @@ impl<P: Clone + Ord> Ids<P> {
         if let Some(&id) = self.ids.get(process) {
             return id;
         }
+        self.make(process.clone(), 0)
+    }
+
+    /// Makes an id for a process, or for an alias of it.
+    fn make(&mut self, process: P, alias: u64) -> u64 {
         let id = self.fresh_id();
+        match alias {
+            0 => drop(self.ids.insert(process.clone(), id)),
+            alias => drop(self.aliases.insert(alias, id)),
+        }
         let known = Known {
-            process: process.clone(),
+            process,
+            alias,
             rights: Rights::NONE,
-            handed_out: false,
+            standing: Standing::Named,
+            sent: 0,
+            waiting: 0,
+            mailbox: None,
             ended: false,
             grant: Grant::new(self.window),
+            stale: 0,
         };
-        self.ids.insert(process.clone(), id);
         self.known.insert(id, known);
         id
     }
@@ -159,9 +391,11 @@ impl<P: Clone + Ord> Ids<P> {
 
     /// Removes an id that no link needs, unless it was handed out.
     pub(super) fn forget(&mut self, id: u64) {
-        if let Some(known) = self.known.get(&id).filter(|known| !known.handed_out) {
+        if self.known.get(&id).is_some_and(|known| !known.is_handed_out())
+            && let Some(known) = self.known.remove(&id)
+            && known.alias == 0
+        {
             self.ids.remove(&known.process);
-            self.known.remove(&id);
         }
     }
 
@@ -188,6 +422,6 @@ impl<P: Clone + Ord> Ids<P> {
 
     /// Returns the number of ids that exist for links alone.
     pub(super) fn linked(&self) -> usize {
-        self.known.values().filter(|known| !known.handed_out).count()
+        self.known.values().filter(|known| !known.is_handed_out()).count()
     }
 }

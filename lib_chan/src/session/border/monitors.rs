@@ -14,6 +14,15 @@ pub(super) struct Watching<P> {
     far: u64,
 }
 
+/// A monitor that the peer has set.
+#[derive(Debug)]
+struct Watched<P> {
+    /// The id of the monitored process.
+    id: u64,
+    /// The process to tell; `None` for the owner, whose end is the end of the session.
+    process: Option<P>,
+}
+
 /// The monitors of both ends.
 #[derive(Debug)]
 pub(super) struct Monitors<P> {
@@ -22,8 +31,8 @@ pub(super) struct Monitors<P> {
     /// The numbers on the wire, by the references of the processes.
     references: BTreeMap<u64, u64>,
     last_watching: u64,
-    /// The monitors of the peer, by their numbers, with the id that each is on.
-    watched: BTreeMap<u64, u64>,
+    /// The monitors of the peer, by their numbers.
+    watched: BTreeMap<u64, Watched<P>>,
     last_watched: u64,
 }
 
@@ -95,9 +104,9 @@ impl<P: Clone + Ord> Border<P> {
             return Err(Breach::TooMany);
         }
         self.set_by_peer += 1;
-        self.monitors.watched.insert(monitor, to);
-        let watched = self.watched_process(to);
-        self.deliveries.extend(watched.map(|to| Delivery::Monitor { monitor, to }));
+        let process = self.ids.process(to).filter(|_| to != OWNER);
+        self.monitors.watched.insert(monitor, Watched { id: to, process: process.clone() });
+        self.deliveries.extend(process.map(|to| Delivery::Monitor { monitor, to }));
         Ok(())
     }
 
@@ -105,7 +114,7 @@ impl<P: Clone + Ord> Border<P> {
         if monitor > self.monitors.last_watched {
             return Err(Breach::Name);
         }
-        let watched = self.unwatch(monitor).and_then(|to| self.watched_process(to));
+        let watched = self.unwatch(monitor).and_then(|watched| watched.process);
         self.deliveries.extend(watched.map(|to| Delivery::Demonitor { monitor, to }));
         Ok(())
     }
@@ -124,21 +133,25 @@ impl<P: Clone + Ord> Border<P> {
             self.deliveries.push(watching.down(reason));
         }
         self.monitors.references.clear();
-        for (monitor, to) in std::mem::take(&mut self.monitors.watched) {
-            let watched = self.watched_process(to);
-            self.deliveries.extend(watched.map(|to| Delivery::Demonitor { monitor, to }));
+        for (monitor, watched) in std::mem::take(&mut self.monitors.watched) {
+            self.deliveries.extend(watched.process.map(|to| Delivery::Demonitor { monitor, to }));
         }
     }
 
-    /// Returns the process to tell of a monitor on `id`. The owner is not told: its end is the end of the session.
-    fn watched_process(&self, id: u64) -> Option<P> {
-        self.ids.process(id).filter(|_| id != OWNER)
+    /// Fires the peer's monitors on an id that the peer can no longer use.
+    pub(super) fn fire_monitors(&mut self, id: u64) {
+        let on_it = self.monitors.watched.iter().filter(|(_, watched)| watched.id == id);
+        for monitor in on_it.map(|(&monitor, _)| monitor).collect::<Vec<_>>() {
+            let process = self.unwatch(monitor).and_then(|watched| watched.process);
+            self.deliveries.extend(process.map(|to| Delivery::Demonitor { monitor, to }));
+            self.frames.push(Frame::Down { monitor, taken: 0, reason: ExitReason::NoProc });
+        }
     }
 
-    fn unwatch(&mut self, monitor: u64) -> Option<u64> {
-        let to = self.monitors.watched.remove(&monitor)?;
+    fn unwatch(&mut self, monitor: u64) -> Option<Watched<P>> {
+        let watched = self.monitors.watched.remove(&monitor)?;
         self.set_by_peer -= 1;
-        Some(to)
+        Some(watched)
     }
 }
 

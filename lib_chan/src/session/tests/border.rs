@@ -9,10 +9,10 @@ use super::{
     pair::{End, Pair},
 };
 use crate::{
-    ExitReason, Limits,
+    ExitReason, Limits, Rights,
     handshake::Side,
     links::{ExitEffect, ExitSignal, Links},
-    session::{Delivery, Rights},
+    session::Delivery,
     wire::Frame,
 };
 

@@ -1,8 +1,8 @@
 use super::{lone::Lone, pair::Numbers};
 use crate::{
-    ExitReason, Limits,
+    ExitReason, Limits, Rights,
     handshake::Side,
-    session::{Delivery, Inbound, Rights, Session},
+    session::{Delivery, Inbound, Session},
     wire::Frame,
 };
 

@@ -397,7 +397,10 @@ fn a_call_waits_no_longer_than_a_month() {
 fn unanswered_calls_fill_no_memory() {
     let mut lone = Lone::new(Side::Client, &Limits::default());
     lone.session.start(Codec::Raw, b"").unwrap();
-    lone.feed(&Frame::Started { terms: Terms { max_calls: u64::MAX, max_links: 0 }, resume: None });
+    lone.feed(&Frame::Started {
+        terms: Terms { max_calls: u64::MAX, max_links: 0, max_handles: 0 },
+        resume: None,
+    });
     lone.feed(&Frame::Credit { id: 0, total: u64::MAX });
     let deadline = lone.now + Duration::from_secs(1);
     for _ in 0..70_000 {

@@ -36,7 +36,7 @@ impl Alone {
         let (_, server) = pair_in_memory(SessionParameters::from_limits(limits).unwrap(), [9; 32]).unwrap();
         let now = beginning();
         let mut alone = Self { endpoint: Endpoint::new(&server, limits, now), now };
-        let terms = Terms { max_calls: 4, max_links: 4 };
+        let terms = Terms { max_calls: 4, max_links: 4, max_handles: 0 };
         let (max_frame_len, window_len) = (1 << 20, 1 << 20);
         let codec = Codec::Raw as u8;
         alone.feed(&[Frame::Start { codec, terms, max_frame_len, window_len, resume: 0, args: &[] }]);

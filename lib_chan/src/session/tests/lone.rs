@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// What the far end says it allows.
-pub(super) const TERMS: Terms = Terms { max_calls: 4, max_links: 4 };
+pub(super) const TERMS: Terms = Terms { max_calls: 4, max_links: 4, max_handles: 4 };
 
 pub(super) struct Lone {
     pub(super) session: Session<Numbers>,

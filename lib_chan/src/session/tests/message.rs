@@ -5,9 +5,9 @@ use super::{
     pair::{End, Pair},
 };
 use crate::{
-    ExitReason, Limits,
+    ExitReason, Limits, Rights,
     handshake::Side,
-    session::{Delivery, InboundKind, Rights, Unsendable},
+    session::{Delivery, InboundKind, Unsendable},
     wire::{Frame, RefuseCode},
 };
 
@@ -233,7 +233,7 @@ fn handed_process_has_own_window() {
     let delivered = lone.session.take_deliveries();
     assert!(matches!(&delivered[..], [Delivery::Message { to: 7, .. }, Delivery::Message { to: 7, .. }]));
     let Delivery::Message { message, .. } = &delivered[0] else { panic!() };
-    lone.session.give_back_to(&7, message.cost());
+    lone.session.give_back_to(id, message.cost());
     let credit = Frame::Credit { id, total: 64 * 1024 + 40_064 };
     assert_eq!(
         lone.frames(),

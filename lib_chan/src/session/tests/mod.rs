@@ -4,6 +4,7 @@ mod bytes;
 mod call;
 mod ending;
 mod endpoint;
+mod handles;
 mod liveness;
 mod lone;
 mod message;

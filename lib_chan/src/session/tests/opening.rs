@@ -260,7 +260,7 @@ fn start_with_limits_out_of_bounds_ends_protocol() {
         assert_eq!(lone.ended(), Some(&ExitReason::Protocol));
     }
     let mut lone = Lone::new(Side::Server, &Limits::default());
-    let terms = Terms { max_calls: u64::MAX, max_links: u64::MAX };
+    let terms = Terms { max_calls: u64::MAX, max_links: u64::MAX, max_handles: 0 };
     lone.feed(&Frame::Start {
         codec: 1,
         terms,

@@ -62,7 +62,7 @@ fn server_of_client_with(terms: crate::wire::Terms, window_len: u64) -> Lone {
 
 fn terms_of_limits() -> crate::wire::Terms {
     let limits = crate::Limits::default();
-    crate::wire::Terms { max_calls: limits.max_calls as u64, max_links: limits.max_links as u64 }
+    super::super::own_terms(&limits)
 }
 
 /// The client's end of a session that can be resumed.

@@ -40,7 +40,8 @@ pub(super) struct Direction {
     pub(super) provoking: usize,
     pings: u64,
     pongs: u64,
-    pub(super) last_token: Token,
+    /// The token of the last message to each process.
+    pub(super) last_token: BTreeMap<u64, Token>,
 }
 
 #[derive(Debug)]
@@ -266,9 +267,10 @@ impl Wire {
 
     fn message(&mut self, at: At, message: Message, len: usize, broken: &mut Broken) {
         let ours = self.of(at);
-        let fine = message.token > ours.last_token;
-        broken.unless(fine, "messages leave in the order sent, once", || format!("{at:?} {message:?}"));
-        ours.last_token = message.token;
+        let last = ours.last_token.entry(message.to).or_default();
+        let fine = message.token > std::mem::replace(last, message.token);
+        let rule = "messages to one process leave in the order sent, once";
+        broken.unless(fine, rule, || format!("{at:?} {message:?}"));
         ours.messages.push(message);
         let granted = ours.granted.get(&message.to).copied().unwrap_or(0).max(ours.window);
         let spent = ours.spent.entry(message.to).or_default();

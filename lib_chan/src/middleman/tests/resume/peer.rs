@@ -8,7 +8,7 @@ use crate::{
     wire::{Frame, Terms},
 };
 
-const TERMS: Terms = Terms { max_calls: 4, max_links: 4 };
+const TERMS: Terms = Terms { max_calls: 4, max_links: 4, max_handles: 0 };
 
 /// The far end of one connection.
 pub(super) struct Peer(DuplexStream);

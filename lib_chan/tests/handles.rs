@@ -1,0 +1,445 @@
+//! Processes inside messages, between the two ends of a session.
+
+use std::time::Duration;
+
+use lib_chan::payload::Codec;
+use lib_chan::{
+    Address, CallError, CallFailure, CastError, Channel, Event, Executed, ExitReason, Limits, Message, Pid,
+    Process, Remote, Reply, Rights, enter, protocol, spawn, testing,
+};
+use tokio::sync::mpsc;
+
+/// Hears of something.
+#[protocol]
+pub trait Ears {
+    /// Tells a text.
+    fn tell(text: String);
+    /// Asks for everything that was told.
+    async fn told() -> Vec<String>;
+    /// Never answers.
+    async fn hang();
+    /// Ends the process.
+    fn fail(reason: String);
+}
+
+/// Introduces processes to one another.
+#[protocol]
+pub trait Hall {
+    /// Keeps a guest.
+    fn enter_hall(guest: Address<EarsMessage>);
+    /// Tells all guests.
+    fn announce(text: String);
+    /// Returns the guests.
+    async fn guests() -> Vec<Address<EarsMessage>>;
+    /// Returns a process of the hall.
+    async fn host() -> Address<EarsMessage>;
+    /// Asks the first guest for what it was told.
+    async fn ask() -> Result<Vec<String>, String>;
+    /// Forgets all guests.
+    async fn forget();
+    /// Returns the ends of a monitored process.
+    async fn watch(guest: Pid) -> String;
+    /// Returns the same process.
+    async fn mirror(guest: Option<Address<EarsMessage>>) -> Option<Address<EarsMessage>>;
+    /// Returns the same pid.
+    async fn mirror_pid(guest: Pid) -> Pid;
+}
+
+async fn ears(mut me: Process<EarsMessage>) -> Result<(), ExitReason> {
+    let (mut told, mut hanging) = (Vec::new(), Vec::new());
+    loop {
+        match me.recv().await {
+            Event::Message(EarsMessage::Tell { text }) => told.push(text),
+            Event::Message(EarsMessage::Told { reply }) => reply.send(told.clone()),
+            Event::Message(EarsMessage::Hang { reply }) => hanging.push(reply),
+            Event::Message(EarsMessage::Fail { reason }) => return Err(ExitReason::failed(reason)),
+            _ => {}
+        }
+    }
+}
+
+async fn hall(_me: Process, mut chan: Channel<HallMessage, ()>) -> Result<(), ExitReason> {
+    let (mut guests, host) = (Vec::<Address<EarsMessage>>::new(), spawn(ears));
+    while let Some(message) = chan.recv().await {
+        match message {
+            HallMessage::EnterHall { guest } => guests.push(guest),
+            HallMessage::Announce { text } => {
+                for guest in &guests {
+                    // A guest that is gone is not told.
+                    let _ = guest.tell(&text).await;
+                }
+            }
+            HallMessage::Guests { reply } => reply.send(guests.clone()),
+            HallMessage::Host { reply } => reply.send(host.clone()),
+            HallMessage::Ask { reply } => {
+                let answer = guests[0].told().await;
+                reply.send(answer.map_err(|error| error.to_string()));
+            }
+            HallMessage::Forget { reply } => {
+                guests.clear();
+                reply.send(());
+            }
+            HallMessage::Watch { guest, reply } => {
+                tokio::spawn(async move { reply.send(guest.ended().await.to_string()) });
+            }
+            HallMessage::Mirror { guest, reply } => reply.send(guest),
+            HallMessage::MirrorPid { guest, reply } => reply.send(guest),
+        }
+    }
+    Ok(())
+}
+
+async fn open(codec: Codec) -> (Channel<(), HallMessage>, testing::Line) {
+    testing::pair().codec(codec).serve(hall).await.unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn far_process_is_told_and_asked() {
+    for codec in [Codec::Bincode, Codec::Json] {
+        let (chan, _line) = open(codec).await;
+        let (hall, guest) = (chan.remote(), spawn(ears));
+        hall.enter_hall(guest.clone()).await.unwrap();
+        hall.announce("dinner").await.unwrap();
+        assert_eq!(hall.ask().await.unwrap(), Ok(vec!["dinner".into()]));
+        assert_eq!(guest.told().await.unwrap(), ["dinner"]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn answer_hands_out_process_of_service() {
+    let (chan, _line) = open(Codec::Json).await;
+    let host = chan.remote().host().await.unwrap();
+    host.tell("hello").await.unwrap();
+    host.within(Duration::ZERO).tell("again").await.unwrap();
+    assert_eq!(host.told().await.unwrap(), ["hello", "again"]);
+    let late = host.within(Duration::from_secs(2)).hang().await.unwrap_err();
+    assert_eq!(late, CallError::new(Executed::Unknown, CallFailure::Deadline));
+}
+
+#[tokio::test(start_paused = true)]
+async fn messages_themselves_are_sent_to_far_process() {
+    let (chan, _line) = open(Codec::Bincode).await;
+    let host = chan.remote().host().await.unwrap();
+    host.send(EarsMessage::Tell { text: "one".into() }).await.unwrap();
+    host.try_send(EarsMessage::Tell { text: "two".into() }).unwrap();
+    let within = Duration::from_secs(5);
+    assert_eq!(host.call(within, |reply| EarsMessage::Told { reply }).await.unwrap(), ["one", "two"]);
+    let late = host.call(within, |reply| EarsMessage::Hang { reply }).await.unwrap_err();
+    assert_eq!(late, CallError::new(Executed::Unknown, CallFailure::Deadline));
+}
+
+#[tokio::test(start_paused = true)]
+async fn returned_process_is_the_process_itself() {
+    let (chan, _line) = open(Codec::Json).await;
+    let (hall, guest) = (chan.remote(), spawn(ears));
+    hall.enter_hall(guest.clone()).await.unwrap();
+    let guests = hall.guests().await.unwrap();
+    assert_eq!(guests[0].pid(), guest.pid());
+    assert_eq!(hall.mirror_pid(guest.pid()).await.unwrap(), guest.pid());
+
+    let host = hall.host().await.unwrap();
+    assert_eq!(hall.host().await.unwrap().pid(), host.pid(), "one far process, one pid");
+    let again = hall.mirror(Some(host.clone())).await.unwrap().unwrap();
+    assert_eq!(again.pid(), host.pid());
+    assert_eq!(hall.mirror_pid(host.pid()).await.unwrap(), host.pid());
+    assert!(hall.mirror(None).await.unwrap().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn monitors_tell_of_the_end_at_both_ends() {
+    let (chan, _line) = open(Codec::Bincode).await;
+    let (hall, guest) = (chan.remote(), spawn(ears));
+    let watching = hall.watch(guest.pid());
+    let (told, ()) = tokio::join!(watching, async {
+        hall.enter_hall(guest.clone()).await.unwrap();
+        hall.guests().await.unwrap();
+        guest.fail("old age").await.unwrap();
+    });
+    assert_eq!(told.unwrap(), ExitReason::failed("old age").to_string());
+
+    let host = hall.host().await.unwrap();
+    let ended = host.pid().ended();
+    host.fail("fire").await.unwrap();
+    assert_eq!(ended.await, ExitReason::failed("fire"));
+    assert_eq!(host.pid().ended().await, ExitReason::NoProc);
+}
+
+#[tokio::test(start_paused = true)]
+async fn end_of_process_ends_its_calls_first() {
+    let (chan, _line) = open(Codec::Bincode).await;
+    let host = chan.remote().host().await.unwrap();
+    let (taken, ended) = (host.hang(), host.pid().ended());
+    let failed = async {
+        host.told().await.unwrap();
+        host.fail("fire").await.unwrap();
+        // Comes to a process that is about to end, or has ended.
+        host.told().await.unwrap_err()
+    };
+    let (taken, untaken, reason) = tokio::join!(taken, failed, ended);
+    assert_eq!(taken.unwrap_err(), CallError::new(Executed::Unknown, CallFailure::NoAnswer));
+    assert_eq!(untaken.executed, Executed::No, "{untaken}");
+    assert_eq!(reason, ExitReason::failed("fire"));
+    let late = host.told().await.unwrap_err();
+    assert_eq!(late, CallError::new(Executed::No, CallFailure::Refused("no such process".into())));
+}
+
+#[tokio::test(start_paused = true)]
+async fn casts_to_ended_process_never_wait() {
+    let (chan, _line) = open(Codec::Bincode).await;
+    let host = chan.remote().host().await.unwrap();
+    let ended = host.pid().ended();
+    host.fail("fire").await.unwrap();
+    ended.await;
+    for _ in 0..10 {
+        host.tell("x".repeat(60_000)).await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn slow_process_holds_up_no_other() {
+    /// Takes nothing until it is told to.
+    async fn slow(mut me: Process<EarsMessage>, mut go: mpsc::Receiver<()>) -> Result<(), ExitReason> {
+        go.recv().await;
+        for _ in 0..20 {
+            let Event::Message(EarsMessage::Tell { .. }) = me.recv().await else { panic!() };
+        }
+        ears(me).await
+    }
+    let (go, wait) = mpsc::channel(1);
+    let (chan, _line) = open(Codec::Bincode).await;
+    let (hall, quick) = (chan.remote(), chan.remote().host().await.unwrap());
+    let slow = spawn(|me| slow(me, wait));
+    hall.enter_hall(slow.clone()).await.unwrap();
+    for _ in 0..20 {
+        hall.announce("x".repeat(10_000)).await.unwrap();
+    }
+    quick.tell("quick").await.unwrap();
+    assert_eq!(quick.told().await.unwrap(), ["quick"], "though the hall waits for its guest");
+    go.send(()).await.unwrap();
+    assert_eq!(hall.ask().await.unwrap(), Ok(vec![]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn links_need_the_right() {
+    let (chan, _line) = open(Codec::Bincode).await;
+    let hall = chan.remote();
+    let host = hall.host().await.unwrap();
+    let result = enter(async |mut me: Process| {
+        me.trap_exit(true);
+        me.link(host.pid())?;
+        Ok(me.recv().await)
+    });
+    let Ok(Event::Exit(pid, ExitReason::NoProc)) = result.await else { panic!() };
+    assert_eq!(pid, host.pid());
+    assert!(hall.host().await.is_ok(), "the process lives");
+}
+
+#[tokio::test(start_paused = true)]
+async fn granted_link_carries_the_end() {
+    let granted = spawn(ears).grant(Rights { link: true, ..Rights::default() });
+    let given = granted.clone();
+    let (client, mut server, _line) =
+        testing::pair().open::<Address<EarsMessage>, Address<EarsMessage>>().await.unwrap();
+    server.remote().cast(given).await.unwrap();
+    let mut client: Channel<Address<EarsMessage>> = client;
+    let Some(Message::Cast(far)) = client.recv().await else { panic!() };
+    let ended = enter(async |mut me: Process| {
+        me.trap_exit(true);
+        me.link(far.pid())?;
+        far.told().await?;
+        granted.fail("fire").await?;
+        Ok(me.recv().await)
+    });
+    let Ok(Event::Exit(pid, reason)) = ended.await else { panic!() };
+    assert_eq!((pid, reason), (far.pid(), ExitReason::failed("fire")));
+    drop(client);
+    assert!(server.recv().await.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn revoked_name_is_dead_at_once() {
+    let (mut client, server, _line) = testing::pair().open::<(), Address<EarsMessage>>().await.unwrap();
+    let process = spawn(ears);
+    let granted = process.grant(Rights::default());
+    server.remote().cast(granted.clone()).await.unwrap();
+    server.remote().cast(process.clone()).await.unwrap();
+    let Some(Message::Cast(alias)) = client.recv().await else { panic!() };
+    let Some(Message::Cast(itself)) = client.recv().await else { panic!() };
+    assert_ne!(alias.pid(), itself.pid(), "an alias has an identity of its own");
+    alias.tell("before").await.unwrap();
+    assert_eq!(alias.told().await.unwrap(), ["before"]);
+    let ended = alias.pid().ended();
+    assert!(granted.revoke());
+    assert_eq!(ended.await, ExitReason::NoProc);
+    let refused = alias.told().await.unwrap_err();
+    assert_eq!(refused, CallError::new(Executed::No, CallFailure::Refused("no such process".into())));
+    assert_eq!(itself.told().await.unwrap(), ["before"], "the process lives");
+    assert_eq!(granted.told().await.unwrap(), ["before"], "and hears this program");
+    assert!(!process.revoke());
+}
+
+#[tokio::test(start_paused = true)]
+async fn end_of_session_makes_all_dead() {
+    let (chan, line) = open(Codec::Bincode).await;
+    let (hall, guest) = (chan.remote(), spawn(ears));
+    let host = hall.host().await.unwrap();
+    hall.enter_hall(guest.clone()).await.unwrap();
+    hall.guests().await.unwrap();
+    let (hanging, ended) = (host.hang(), host.pid().ended());
+    let (hanging, reason, ()) = tokio::join!(hanging, ended, async {
+        host.told().await.unwrap();
+        line.cut();
+    });
+    assert_eq!(
+        hanging.unwrap_err(),
+        CallError::new(Executed::Unknown, CallFailure::Exit(ExitReason::NoConnection))
+    );
+    assert_eq!(reason, ExitReason::NoConnection);
+    assert_eq!(host.tell("late").await, Err(CastError::Ended(ExitReason::NoConnection)));
+    assert_eq!(host.told().await.unwrap_err().executed, Executed::No);
+    assert_eq!(guest.told().await.unwrap(), Vec::<String>::new(), "a process outlives the session");
+    drop(chan);
+    assert!(host.tell("very late").await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn process_of_another_session_is_not_encoded() {
+    let ((first, _line), (second, _other)) = (open(Codec::Bincode).await, open(Codec::Json).await);
+    let host = first.remote().host().await.unwrap();
+    let error = second.remote().enter_hall(host.clone()).await.unwrap_err();
+    assert!(error.to_string().contains("another session"), "{error}");
+    let error = first.remote().mirror_pid(first.remote().pid()).await.unwrap_err();
+    assert!(matches!(error.reason, CallFailure::Codec(_)), "{error}");
+    assert!(serde_json::to_string(&host).is_err(), "no message");
+    assert!(serde_json::from_str::<Address<EarsMessage>>(r#"{"$process":0}"#).is_err());
+    assert_eq!(second.remote().guests().await.unwrap().len(), 0, "both sessions live");
+}
+
+#[tokio::test(start_paused = true)]
+async fn undecodable_handles_are_errors() {
+    /// The wire form of the messages of a hall.
+    #[derive(serde::Serialize, serde::Deserialize)]
+    enum Raw {
+        Mirror { guest: serde_json::Value },
+    }
+    impl lib_chan::Call for Raw {
+        type Reply = serde_json::Value;
+    }
+    let (client, mut server, _line) =
+        testing::pair().codec(Codec::Json).open_as::<(), Raw, HallMessage, ()>().await.unwrap();
+    tokio::spawn(async move {
+        while let Some(message) = server.recv().await {
+            if let HallMessage::Mirror { guest, reply } = message {
+                reply.send(guest);
+            }
+        }
+    });
+    let remote: Remote<Raw> = client.remote();
+    for guest in [
+        serde_json::json!({"$process": 0}),
+        serde_json::json!({"$process": -1}),
+        serde_json::json!({"$process": "0"}),
+        serde_json::json!(0),
+    ] {
+        let error = remote.call(Raw::Mirror { guest }).await.unwrap_err();
+        assert_eq!(error.executed, Executed::No);
+        assert!(matches!(error.reason, CallFailure::Codec(_)), "{error}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn returned_process_of_other_messages_is_an_error() {
+    /// A hall, as a client sees it that is mistaken.
+    #[protocol]
+    pub trait OtherHall {
+        async fn mirror(guest: Address<HallMessage>) -> Address<EarsMessage>;
+    }
+    let (chan, _line): (Channel<(), OtherHallMessage>, _) = {
+        let (client, mut server, line) = testing::pair()
+            .codec(Codec::Json)
+            .open_as::<(), OtherHallMessage, HallMessage, ()>()
+            .await
+            .unwrap();
+        tokio::spawn(async move {
+            while let Some(message) = server.recv().await {
+                if let HallMessage::Mirror { guest, reply } = message {
+                    reply.send(guest);
+                }
+            }
+        });
+        (client, line)
+    };
+    let wrong = spawn(async |mut me: Process<HallMessage>| {
+        me.recv().await;
+        Ok(())
+    });
+    let error = chan.remote().mirror(wrong).await.unwrap_err();
+    assert_eq!(error.executed, Executed::Yes);
+    assert!(matches!(error.reason, CallFailure::Codec(what) if what.contains("takes other messages")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn too_many_processes_are_refused() {
+    let mut limits = Limits::default();
+    limits.max_handles = 3;
+    let (client, mut server, _line) =
+        testing::pair().limits(limits).open::<Vec<Address<EarsMessage>>, ()>().await.unwrap();
+    let processes: Vec<_> = (0..4).map(|_| spawn(ears)).collect();
+    let remote = client.remote();
+    assert_eq!(remote.cast(processes.clone()).await, Err(CastError::TooManyHandles { max: 3 }));
+    remote.cast(processes[..3].to_vec()).await.unwrap();
+    let Some(Message::Cast(first)) = server.recv().await else { panic!() };
+    assert!(remote.cast(vec![processes[3].clone()]).await.is_err());
+    drop(first);
+    // The release comes before the answer to the flush that is begun behind it.
+    server.remote().flush().await.unwrap();
+    remote.flush().await.unwrap();
+    remote.cast(vec![processes[3].clone()]).await.unwrap();
+    assert!(matches!(server.recv().await, Some(Message::Cast(last)) if last.len() == 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn processes_travel_in_batches_of_casts() {
+    let (client, mut server, _line) =
+        testing::pair().open::<Option<Address<EarsMessage>>, ()>().await.unwrap();
+    let process = spawn(ears);
+    let messages = (0..10).map(|number| (number % 3 == 0).then(|| process.clone()));
+    client.remote().cast_all(messages).await.unwrap();
+    for number in 0..10 {
+        let Some(Message::Cast(message)) = server.recv().await else { panic!() };
+        assert_eq!(message.is_some(), number % 3 == 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn owner_hands_out_its_own_address() {
+    let (chan, _line) = open(Codec::Bincode).await;
+    let told = enter(async |mut me: Process<EarsMessage>| {
+        let hall = chan.remote();
+        hall.enter_hall(me.address()).await?;
+        hall.announce("dinner").await?;
+        let Event::Message(EarsMessage::Tell { text }) = me.recv().await else { panic!() };
+        Ok(text)
+    });
+    assert_eq!(told.await.unwrap(), "dinner");
+}
+
+#[tokio::test(start_paused = true)]
+async fn reply_passed_to_far_process_keeps_its_outcome() {
+    /// Refuses everything.
+    async fn rude(mut me: Process<EarsMessage>) -> Result<(), ExitReason> {
+        loop {
+            if let Event::Message(EarsMessage::Told { reply }) = me.recv().await {
+                Reply::refuse(reply, "none of your business");
+            }
+        }
+    }
+    let (mut client, server, _line) = testing::pair().open::<(), Address<EarsMessage>>().await.unwrap();
+    server.remote().cast(spawn(rude)).await.unwrap();
+    let Some(Message::Cast(far)) = client.recv().await else { panic!() };
+    let refused = CallError::new(Executed::No, CallFailure::Refused("none of your business".into()));
+    assert_eq!(far.told().await.unwrap_err(), refused);
+    let within = Duration::from_secs(5);
+    let error = far.call(within, |reply| EarsMessage::Told { reply }).await.unwrap_err();
+    assert_eq!(error, refused);
+}
