@@ -130,6 +130,37 @@ class Vectors(unittest.TestCase):
         self.assertEqual(chan.resume_proof(key, ekm, id, epoch, received, sent), proof)
 
 
+class Handles(unittest.TestCase):
+    """Processes inside messages."""
+
+    def setUp(self) -> None:
+        self.session = Session(SERVER["keys"], key(), max_handles=8, max_links=8)
+
+    def tearDown(self) -> None:
+        end = self.session.close()
+        self.assertEqual((end.reason, self.session.clean), ("normal", True))
+
+    def test_process_of_service_is_called_and_monitored(self) -> None:
+        counter = self.session.call({"Counter": {}}).result()
+        counter.cast({"Changed": {"key": "joe"}})
+        self.assertEqual(counter.call({"Count": {}}).result(), 1)
+        monitor = counter.monitor()
+        counter.cast({"Changed": {"key": "last"}})
+        self.assertEqual(self.session.down(monitor), ("normal", ""))
+        with self.assertRaises(chan.CallRefused):
+            counter.call({"Count": {}}).result()
+        counter.release()
+        self.session.sync()
+
+    def test_process_of_client_is_told_and_called(self) -> None:
+        mine = chan.Local(answer=lambda message: 7 if message == {"Count": {}} else None)
+        self.session.call_with({"Watch": {"watcher": mine}}).result()
+        for key in ("joe", "mike"):
+            self.session.call({"Store": {"key": key}}).result()
+            self.assertEqual(self.session.took(mine), {"Changed": {"key": key}})
+        self.assertEqual(self.session.call({"Counted": {}}).result(), 7)
+
+
 class Resumed(unittest.TestCase):
     """A session that loses its connections."""
 
@@ -418,8 +449,8 @@ class Sessions(unittest.TestCase):
             "a text without failed": frame(chan.ENDED, 0, 0, rest=b"why"),
             "a text too long": frame(chan.ENDED, 0, 7, rest=b"x" * 257),
             "a text that is not UTF-8": frame(chan.ENDED, 0, 7, rest=b"\xff"),
-            "a second Start": frame(chan.START, 2, 0, 0, chan.MAX_FRAME, chan.WINDOW, 0, rest=b"null"),
-            "a Started of the client": frame(chan.STARTED, 0, 0, 0),
+            "a second Start": frame(chan.START, 2, 0, 0, 0, chan.MAX_FRAME, chan.WINDOW, 0, rest=b"null"),
+            "a Started of the client": frame(chan.STARTED, 0, 0, 0, 0),
             "a Resume in the middle": bytes.fromhex("00000034 44" + "00" * 16 + "020101" + "00" * 32),
             "a Resumed of the client": frame(chan.RESUMED, 1, 1),
             "a Lost of the client": frame(chan.LOST, 0),

@@ -11,6 +11,7 @@ mod differential;
 mod endings;
 mod examples;
 mod exit_codes;
+mod handles;
 mod hostile;
 mod main_job;
 #[cfg(target_os = "linux")]

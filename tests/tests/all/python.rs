@@ -12,7 +12,7 @@ use std::{
 use chan_tests::{Folder, Running, Server, program, run};
 
 /// The interpreter, if it has what the client needs. Otherwise it says why not, or fails where nothing may be skipped.
-fn python() -> Option<OsString> {
+pub(crate) fn python() -> Option<OsString> {
     let why = match env::var_os("CHAN_TEST_PYTHON") {
         None => {
             "CHAN_TEST_PYTHON names no interpreter with tests/python/requirements.txt installed".to_owned()
