@@ -488,6 +488,7 @@ fn hostile_frames(a: u64, b: u64) -> Vec<Frame<'static>> {
         Frame::Demonitor { monitor: a },
         Frame::Down { monitor: a, taken: b, reason: reason.clone() },
         Frame::Credit { id: b, total: a },
+        Frame::Release { id: a, count: b },
         Frame::Ack { number: a },
         Frame::Ping { token: a },
         Frame::Pong { token: a },
@@ -501,7 +502,7 @@ fn numbers_of_any_size_panic_nowhere() {
     const EXTREMES: [u64; 4] = [0, 1, 1 << 63, u64::MAX];
     let pairs = || EXTREMES.into_iter().flat_map(|a| EXTREMES.map(|b| (a, b)));
     for (a, b) in pairs() {
-        let terms = crate::wire::Terms { max_calls: a, max_links: b };
+        let terms = crate::wire::Terms { max_calls: a, max_links: b, max_handles: a };
         for first in hostile_frames(a, b) {
             for second in hostile_frames(b, a) {
                 for mut lone in [server_of_client_with(terms, a.max(1 << 16)), client()] {
