@@ -7,6 +7,8 @@
 //! [`MARKER`], offers it the next place, and takes it over when it was written. Another serializer knows nothing of
 //! that, so the process finds no place and fails.
 
+#![cfg_attr(not(feature = "io"), expect(dead_code, reason = "only the io half has addresses"))]
+
 use std::{any::Any, cell::Cell, fmt};
 
 use serde::{
