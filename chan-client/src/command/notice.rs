@@ -132,12 +132,13 @@ impl Notice {
         let mut signals = signals::subscribe();
         let explained = self.explain(work, |what| complain(format_args!("chan-client: {what}…")));
         tokio::select! {
+            // A signal that has come is not lost because the work is done at the same moment.
             biased;
-            done = explained => done,
             signal = signals.recv() => Err(Failure::signal(signal, match self.sent.load(Ordering::Relaxed) {
                 true => MAYBE,
                 false => "not executed",
             })),
+            done = explained => done,
         }
     }
 
