@@ -66,3 +66,35 @@ fn the_table_of_endings_names_tests_that_exist() {
     assert!(rows.len() > 30);
     assert!(missing.is_empty(), "{missing:#?}");
 }
+
+#[test]
+fn table_of_rules_names_functions_that_exist() {
+    let page = include_str!("../../ARCHITECTURE.md");
+    let table = page.split("| rule | file | function |").nth(1).unwrap();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut rows = 0;
+    for row in table.lines().skip(2).take_while(|line| line.starts_with('|')) {
+        let mut cells = row.trim_end_matches(" |").rsplit(" | ");
+        let (functions, file) = (cells.next().unwrap(), cells.next().unwrap().trim_matches('`'));
+        let source = fs::read_to_string(root.join(file)).unwrap_or_default();
+        for function in functions.split('`').skip(1).step_by(2) {
+            let exists = ["(", "<"].iter().any(|after| source.contains(&format!("fn {function}{after}")));
+            assert!(exists, "{file} has no {function}");
+        }
+        rows += 1;
+    }
+    assert!(rows > 30);
+}
+
+#[test]
+fn map_names_every_file_of_session() {
+    let page = include_str!("../../ARCHITECTURE.md");
+    let table = page.split("Within `session/`:").nth(1).unwrap().split("\n### ").next().unwrap();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../lib_chan/src/session");
+    for entry in fs::read_dir(root).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        if name.ends_with(".rs") && name != "tests.rs" {
+            assert!(table.contains(&format!("`{name}`")), "ARCHITECTURE.md does not mention {name}");
+        }
+    }
+}
