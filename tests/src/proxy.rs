@@ -20,6 +20,8 @@ pub struct Proxy {
     swallows: Arc<Mutex<Arc<AtomicBool>>>,
     /// Whether nothing is carried to the clients for the time being.
     held: Arc<(Mutex<bool>, Condvar)>,
+    /// After how many bytes to the client the next connection is cut.
+    cut_after: Arc<Mutex<Option<usize>>>,
 }
 
 impl Proxy {
@@ -31,22 +33,29 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let port = listener.local_addr().expect("an address").port();
         let target = Arc::new(Mutex::new(address_of(url)));
-        let proxy =
-            Self { port, target, streams: Arc::default(), swallows: Arc::default(), held: Arc::default() };
+        let proxy = Self {
+            port,
+            target,
+            streams: Arc::default(),
+            swallows: Arc::default(),
+            held: Arc::default(),
+            cut_after: Arc::default(),
+        };
         let carrier = proxy.clone();
         thread::spawn(move || {
             for near in listener.incoming().map_while(Result::ok) {
                 let target = *carrier.target.lock().unwrap_or_else(PoisonError::into_inner);
                 let Ok(far) = TcpStream::connect(target) else { continue };
-                carrier.carry(&near, &far, false);
-                carrier.carry(&far, &near, true);
+                let cut_after = carrier.cut_after.lock().unwrap_or_else(PoisonError::into_inner).take();
+                carrier.carry(&near, &far, false, usize::MAX);
+                carrier.carry(&far, &near, true, cut_after.unwrap_or(usize::MAX));
                 carrier.streams.lock().unwrap_or_else(PoisonError::into_inner).extend([near, far]);
             }
         });
         proxy
     }
 
-    fn carry(&self, from: &TcpStream, to: &TcpStream, holds: bool) {
+    fn carry(&self, from: &TcpStream, to: &TcpStream, holds: bool, mut left: usize) {
         let (mut from, mut to) = (from.try_clone().expect("a socket"), to.try_clone().expect("a socket"));
         let (swallows, held) = (self.swallows(), Arc::clone(&self.held));
         thread::spawn(move || {
@@ -56,7 +65,15 @@ impl Proxy {
                     let guard = held.0.lock().unwrap_or_else(PoisonError::into_inner);
                     drop(held.1.wait_while(guard, |held| *held));
                 }
-                if !swallows.load(Ordering::Relaxed) && to.write_all(&buffer[..len]).is_err() {
+                let carried = len.min(left);
+                left -= carried;
+                if !swallows.load(Ordering::Relaxed) && to.write_all(&buffer[..carried]).is_err() {
+                    return;
+                }
+                if left == 0 {
+                    for stream in [&from, &to] {
+                        let _ = stream.shutdown(Shutdown::Both);
+                    }
                     return;
                 }
             }
@@ -89,6 +106,11 @@ impl Proxy {
             // It may be closed already.
             let _ = stream.shutdown(Shutdown::Both);
         }
+    }
+
+    /// Cuts the next connection once it has carried so many bytes to the client.
+    pub fn cut_next_after(&self, bytes: usize) {
+        *self.cut_after.lock().unwrap_or_else(PoisonError::into_inner) = Some(bytes);
     }
 
     /// Takes nothing more from the server, as a client that does not read.

@@ -89,6 +89,13 @@ impl Way {
         self
     }
 
+    /// Waits for a server that cannot be reached, or a login that is cut, as long as a session waits for its next
+    /// connection.
+    pub(super) fn patient(mut self) -> Self {
+        self.wait = self.wait.max(Some(self.resume));
+        self
+    }
+
     /// Prepares a connection that reports its steps to `notice`.
     pub(super) fn connect<'c>(&'c self, notice: &'c Notice) -> Connect<'c> {
         notice.wait_for("connecting");

@@ -86,7 +86,8 @@ pub(super) fn forward(
             print_line(&format!("listening on {address}"))?;
         }
         let forward = Arc::new(Forward {
-            way,
+            // The server was there, so a connection that fails now is worth another one.
+            way: way.patient(),
             notice,
             logins: Semaphore::new(MAX_LOGINS),
             room: Arc::new(Semaphore::new(max_connections.into())),

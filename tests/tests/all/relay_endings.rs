@@ -147,6 +147,29 @@ fn carried_stream_survives_cuts() {
 }
 
 #[test]
+fn forward_repeats_a_login_that_was_cut() {
+    let port = listen(|mut stream| {
+        let _ = stream.write_all(b"hello");
+    });
+    let server = in_front_of_port(port);
+    let proxy = Proxy::before(server.url("s"));
+    let (forward, port) = forward_by(&server, &proxy.url(server.url("s")), &["--verbose"]);
+    // The length of a certificate varies, so the place of the login among the server's bytes is looked for.
+    let cut_during_login = |line: &String| line.contains("the server closed the connection during the login");
+    for bytes in (1_600..).step_by(40) {
+        proxy.cut_next_after(bytes);
+        let mut local = TcpStream::connect(("127.0.0.1", port.parse().unwrap())).unwrap();
+        let mut said = String::new();
+        let read = local.read_to_string(&mut said);
+        if forward.err.all().iter().any(cut_during_login) {
+            assert_eq!((read.map_err(|error| error.kind()), &*said), (Ok(5), "hello"));
+            return;
+        }
+        assert!(bytes < 2_600, "no cut during a login: {:#?}", forward.err.all());
+    }
+}
+
+#[test]
 fn ended_forward_and_pipe_leave_no_target_waiting() {
     // The server would keep the target for a minute, which is longer than the test waits.
     let half = HalfDone::start_with("", "1h");
