@@ -16,7 +16,6 @@ mod hostile;
 mod main_job;
 #[cfg(target_os = "linux")]
 mod memory;
-mod named;
 mod neighbours;
 #[cfg(target_os = "linux")]
 mod operate;
