@@ -1,7 +1,6 @@
 //! What lib_chan's speed is measured with. `README.md` says what is measured, how, and how to read it.
 
 mod growth;
-mod hot;
 mod local;
 mod machine;
 mod net;
@@ -40,15 +39,6 @@ enum Command {
         #[command(flatten)]
         length: Length,
     },
-    /// Does one thing many times, on one thread and without TLS: for profilers.
-    Hot {
-        path: hot::Path,
-        #[arg(long, default_value_t = 100_000)]
-        count: u64,
-        /// With a session that would outlive its connection.
-        #[arg(long)]
-        resume: bool,
-    },
     /// Serves clients until standard input ends. The first line it prints says where.
     Serve {
         peer: net::Peer,
@@ -86,15 +76,11 @@ impl Length {
 fn main() -> Result<()> {
     // As the programs of the project do; it is for all contestants.
     lib_chan::heap::keep_freed_memory();
-    match Arguments::parse().command {
-        Command::Hot { path, count, resume } => hot::run(path, count, resume),
-        other => tokio::runtime::Runtime::new()?.block_on(run(other)),
-    }
+    tokio::runtime::Runtime::new()?.block_on(run(Arguments::parse().command))
 }
 
 async fn run(command: Command) -> Result<()> {
     match command {
-        Command::Hot { .. } => Ok(()),
         Command::Table(options) => table::run(options).await,
         Command::Growth(options) => growth::run(options).await,
         Command::Network(options) => network::run(options).await,

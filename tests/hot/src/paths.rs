@@ -1,11 +1,11 @@
-//! The hot paths, on one thread and without TLS: for profilers, and for a count of allocations that is the same on
-//! every machine.
+//! What is done again and again, and its ends.
 
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
 use clap::ValueEnum;
+use futures_util::future::try_join_all;
 use lib_chan::auth::SessionId;
 use lib_chan::channel::{Resume, attachments, open, open_resumable, serve, serve_resumable};
 use lib_chan::handshake::{SessionParameters, pair_in_memory};
@@ -18,7 +18,7 @@ use tokio::io::BufReader;
 
 /// What is done again and again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Path {
+pub(crate) enum Path {
     /// A message of 64 bytes over a session.
     Cast,
     /// A call of 64 bytes over a session, one at a time.
@@ -34,7 +34,7 @@ pub enum Path {
 }
 
 /// The ends of what is done, set up once.
-pub struct Hot {
+pub(crate) struct Hot {
     remote: Remote<Request>,
     process: Address<Local>,
     body: Bytes,
@@ -67,7 +67,7 @@ enum Local {
 impl Hot {
     /// A session over a stream in memory, with an echo at its far end; and a process. With `resume`, the session would
     /// outlive its connection.
-    pub async fn new(resume: bool) -> Result<Self> {
+    pub(crate) async fn new(resume: bool) -> Result<Self> {
         let channel = session(resume).await?;
         let process = spawn(async move |mut me: Process<Local>| {
             let mut sum = 0;
@@ -83,7 +83,7 @@ impl Hot {
     }
 
     /// Does it so often.
-    pub async fn run(&self, path: Path, count: u64) -> Result<()> {
+    pub(crate) async fn run(&self, path: Path, count: u64) -> Result<()> {
         match path {
             Path::Cast => {
                 for _ in 0..count {
@@ -99,7 +99,7 @@ impl Hot {
             }
             Path::Calls => {
                 for _ in 0..count / 16 {
-                    futures::future::try_join_all((0..16).map(|_| self.echo())).await?;
+                    try_join_all((0..16).map(|_| self.echo())).await?;
                 }
                 Ok(())
             }
@@ -152,7 +152,6 @@ async fn session(resume: bool) -> Result<Channel<(), Request>> {
     let (near, far) = tokio::io::duplex(STREAM_LEN);
     let buffered = |stream| BufReader::with_capacity(READ_LEN, stream);
     let (near, far) = (buffered(near), buffered(far));
-    let args = (Codec::Bincode, b"");
     if !resume {
         tokio::spawn(async move {
             serve(far, &server, &Limits::default(), |opening| {
@@ -160,7 +159,7 @@ async fn session(resume: bool) -> Result<Channel<(), Request>> {
             })
             .await
         });
-        return open(near, &client, &limits, args.0, args.1, false).await.context("open");
+        return open(near, &client, &limits, Codec::Bincode, b"", false).await.context("open");
     }
     tokio::spawn(async move {
         let (_attacher, later) = attachments();
@@ -180,7 +179,7 @@ async fn session(resume: bool) -> Result<Channel<(), Request>> {
         .await
     });
     let resume = Resume { window: WINDOW, connector: Box::new(|_| Box::pin(std::future::pending())) };
-    open_resumable(near, &client, &limits, args.0, args.1, None, false, resume).await.context("open")
+    open_resumable(near, &client, &limits, Codec::Bincode, b"", None, false, resume).await.context("open")
 }
 
 async fn echo(mut channel: Channel<Request, ()>) -> Result<(), lib_chan::ExitReason> {
@@ -192,17 +191,12 @@ async fn echo(mut channel: Channel<Request, ()>) -> Result<(), lib_chan::ExitRea
     Ok(())
 }
 
-/// Does it so often, on one thread.
-pub fn run(path: Path, count: u64, resume: bool) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
-    runtime.block_on(async { Hot::new(resume).await?.run(path, count).await })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     /// Allocations for one of many, at most, once all buffers have their size.
+    #[expect(clippy::print_stdout, reason = "docs/measurements/message-cost.md has these figures")]
     fn assert_allocates(path: Path, most: f64) {
         const COUNT: u64 = 20_000;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
