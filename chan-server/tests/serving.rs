@@ -23,10 +23,8 @@ use lib_chan::login::{ClientLogin, Credential, LoginError};
 use lib_chan::payload::Codec;
 use lib_chan::secret::{Password, PrivateKey, Secret, Target};
 use lib_chan::tls::{Pin, PinVerifier, client_config, exporter};
-use lib_chan::{Channel, ExitReason, Limits, Message, Opaque, Process};
+use lib_chan::{Channel, Event, ExitReason, Limits, Message, Opaque, Process, protocol, spawn};
 use rustls::pki_types::ServerName;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsConnector;
@@ -158,11 +156,7 @@ impl Running {
         service: &str,
         codec: Codec,
         args: &[u8],
-    ) -> Result<Channel<In, Out>, OpenError>
-    where
-        In: DeserializeOwned + Send + 'static,
-        Out: Serialize + Send + 'static,
-    {
+    ) -> Result<Channel<In, Out>, OpenError> {
         let (stream, client) = self.login(service, "joe", Credential::Key(&key(1))).await.unwrap();
         open(stream, &client, &Limits::default(), codec, args, false).await
     }
@@ -431,6 +425,39 @@ async fn program_configures_itself_without_a_file() {
     let mut chan: Channel<String> = running.open("echo", Codec::Json, b"null").await.unwrap();
     chan.remote().cast("hello").await.unwrap();
     assert!(matches!(chan.recv().await, Some(Message::Cast(text)) if text == "second hello"));
+}
+
+#[protocol]
+trait Hits {
+    fn hit();
+    async fn count() -> u64;
+}
+
+#[tokio::test]
+async fn shared_process_serves_all_clients() {
+    let hits = spawn(async |mut me: Process<HitsMessage>| {
+        let mut hits = 0;
+        while let Event::Message(message) = me.recv().await {
+            match message {
+                HitsMessage::Hit {} => hits += 1,
+                HitsMessage::Count { reply } => reply.send(hits),
+            }
+        }
+        Ok(())
+    });
+    let service = Service::shared("hits", hits.clone()).unwrap();
+    let service = service.client("joe", key(1).public_key()).unwrap();
+    let running = serve_config(Config::new(["127.0.0.1:0".parse().unwrap()]).service(service)).await;
+    let open =
+        async || -> Channel<(), HitsMessage> { running.open("hits", Codec::Json, b"null").await.unwrap() };
+    let (one, other) = (open().await, open().await);
+    one.remote().hit().await.unwrap();
+    assert_eq!(one.remote().count().await, Ok(1));
+    assert_eq!(other.remote().count().await, Ok(1));
+    hits.pid().exit(ExitReason::Kill);
+    hits.pid().ended().await;
+    other.remote().hit().await.unwrap();
+    assert_eq!(other.remote().ended().await, ExitReason::NoProc);
 }
 
 #[tokio::test]

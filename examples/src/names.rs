@@ -3,16 +3,9 @@
 use std::collections::HashMap;
 
 use chan_server::modules::Modules;
-use lib_chan::{Address, Channel, Event, ExitReason, Process, protocol, spawn};
+use lib_chan::{Address, Channel, Event, ExitReason, Process, spawn};
 
-/// A store of names, as its clients see it.
-#[protocol]
-pub trait Names {
-    /// Gives a key a value. A cast: nobody waits for an answer.
-    fn store(key: String, value: String);
-    /// Returns the value of a key. A call: the message has a reply, of the right type.
-    async fn lookup(key: String) -> Option<String>;
-}
+pub use crate::api::{Names, NamesMessage};
 
 /// The module `name_server` with its function `start`. Must be called inside a tokio runtime, where it spawns [`kvs`].
 pub fn modules() -> Modules {

@@ -9,17 +9,26 @@ fn blocks<'p>(page: &'p str, language: &str) -> Vec<&'p str> {
     blocks.map(|rest| rest.split("```").next().unwrap_or_default()).collect()
 }
 
-/// An example without what concerns this workspace alone: its first line and its lint.
+/// Returns an example without the lines that concern this workspace alone: the first one and the lint.
 fn shown(example: &str) -> &str {
-    example.splitn(5, '\n').last().unwrap_or_default()
+    let rest = example.split_once("\n\n").unwrap().1;
+    rest.strip_prefix("#![expect").map_or(rest, |rest| rest.split_once("\n\n").unwrap().1)
+}
+
+/// Returns the number of lines that its user has to write.
+fn lines_of_code(program: &str) -> usize {
+    program.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("//")).count()
 }
 
 #[test]
 fn the_programs_of_the_readme_are_examples() {
     let programs = blocks(include_str!("../../README.md"), "rust");
-    assert_eq!(programs.len(), 2);
-    assert_eq!(programs[0], shown(include_str!("../examples/own_service.rs")));
-    assert_eq!(programs[1], shown(include_str!("../examples/own_client.rs")));
+    assert_eq!(programs.len(), 3);
+    assert_eq!(programs[0], shown(include_str!("../src/api.rs")));
+    assert_eq!(programs[1], shown(include_str!("../examples/own_service.rs")));
+    assert_eq!(programs[2], shown(include_str!("../examples/own_client.rs")));
+    let lines: usize = programs.iter().map(|program| lines_of_code(program)).sum();
+    assert!(lines <= 40, "service and client together take {lines} lines");
 }
 
 #[test]

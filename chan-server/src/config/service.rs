@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use lib_chan::auth::{ClientId, InvalidName, ServiceName};
-use lib_chan::protocol::Receive;
+use lib_chan::protocol::{Protocol, Receive};
 use lib_chan::secret::Password;
-use lib_chan::{Channel, ExitReason};
+use lib_chan::{Address, Channel, ExitReason};
 use serde::Deserialize;
 use toml::Spanned;
 use toml::de::{DeArray, DeValue, ValueDeserializer};
@@ -84,6 +84,56 @@ impl Service {
             resume: Self::RESUME,
             from: Vec::new(),
             mfa: name.into(),
+        })
+    }
+
+    /// Makes a service whose clients all talk to one process. Each client gets a process of its own, which passes the
+    /// client's messages on to `process` in order, and waits while that mailbox is full. Calls are answered by `process`.
+    ///
+    /// Once `process` has ended, the next message of a client ends its session with `NoProc`.
+    ///
+    /// # Errors
+    /// Those of [`new`](Self::new).
+    ///
+    /// ```
+    /// use chan_server::config::Service;
+    /// use lib_chan::{Event, ExitReason, Process, protocol, spawn};
+    ///
+    /// /// Counts hits.
+    /// #[protocol]
+    /// pub trait Hits {
+    ///     /// Counts one.
+    ///     fn hit();
+    ///     /// Returns the hits of all clients.
+    ///     async fn count() -> u64;
+    /// }
+    ///
+    /// async fn hits(mut me: Process<HitsMessage>) -> Result<(), ExitReason> {
+    ///     let mut hits = 0;
+    ///     while let Event::Message(message) = me.recv().await {
+    ///         match message {
+    ///             HitsMessage::Hit {} => hits += 1,
+    ///             HitsMessage::Count { reply } => reply.send(hits),
+    ///         }
+    ///     }
+    ///     Ok(())
+    /// }
+    ///
+    /// # #[tokio::main]
+    /// # async fn main() {
+    /// let service = Service::shared("hits", spawn(hits)).unwrap();
+    /// # assert_eq!(service.name().as_str(), "hits");
+    /// # }
+    /// ```
+    pub fn shared<M: Protocol + 'static>(name: &str, process: Address<M>) -> Result<Self, InvalidName> {
+        Self::new(name, move |mut chan: Channel<M, ()>| {
+            let process = process.clone();
+            async move {
+                while let Some(message) = chan.recv().await {
+                    process.send(message).await?;
+                }
+                Ok(())
+            }
         })
     }
 
