@@ -1,4 +1,4 @@
-//! What can be written on the command line.
+//! The command line.
 
 use std::path::PathBuf;
 
@@ -11,9 +11,9 @@ use crate::live::Whom;
 
 /// Serves named services to untrusted networks.
 ///
-/// A configuration names each service, the password or key that opens it, and the function that is spawned for every
-/// client which proves that it has that password or key. Without a command and without a configuration, the server offers a
-/// name server and an echo to this machine alone, and prints how to reach them.
+/// A configuration names each service, the passwords or keys that open it, and the function that is spawned for every client
+/// that logs in. Without a command and without a configuration, the server offers a name server and an echo to this machine
+/// alone, and prints how to reach them.
 #[derive(Debug, Parser)]
 #[command(name = "chan-server", version, after_long_help = EXIT_CODES, max_term_width = 100)]
 pub struct Arguments {
@@ -27,9 +27,9 @@ pub struct Arguments {
 pub(super) enum Command {
     /// Serve a configuration until Ctrl-C or SIGTERM
     ///
-    /// The first of these signals lets no new client in and waits for the sessions to end (`drain_timeout`, 30 s by
-    /// default). The second ends the sessions with `shutdown`; the third cuts them off. SIGHUP reloads the configuration,
-    /// as `chan-server reload` does. SIGUSR1 opens the file of the log anew. The URL of each service goes to standard
+    /// After the first of these signals, the server refuses new clients and waits for its sessions to end (`drain_timeout`,
+    /// 30 s by default). The second ends the sessions with `shutdown`, the third cuts them off. SIGHUP reloads the
+    /// configuration, as `chan-server reload` does. SIGUSR1 reopens the log file. The URL of each service goes to standard
     /// output, the log to standard error.
     #[command(after_long_help = EXIT_CODES)]
     Serve {
@@ -40,9 +40,9 @@ pub(super) enum Command {
     },
     /// Check a configuration and print its mistakes
     ///
-    /// Also checks the files that the configuration names and those in the state directory. Prints warnings for what is
-    /// allowed and needs attention, such as a certificate that expires within 30 days; warnings do not change the exit
-    /// code. Makes nothing.
+    /// Also checks the files that the configuration names, and those in the state directory. Warns about things that are
+    /// allowed but need attention, such as a certificate that expires within 30 days. Warnings do not change the exit code.
+    /// Creates no files.
     #[command(after_long_help = EXIT_CODES)]
     Check {
         #[command(flatten)]
@@ -52,10 +52,10 @@ pub(super) enum Command {
         #[arg(long)]
         diff: bool,
     },
-    /// Make the running server read its configuration anew
+    /// Reload the configuration of the running server
     ///
-    /// Sessions that the new configuration grants go on. The others end with `revoked`, after `revoke_grace`. A
-    /// configuration with mistakes changes nothing. Prints what changed.
+    /// Sessions that the new configuration still grants continue. The others end with `revoked`, after `revoke_grace`. A
+    /// configuration with mistakes changes nothing. Prints the changes.
     #[command(after_long_help = EXIT_CODES)]
     Reload,
     /// List the sessions of the running server
@@ -67,15 +67,15 @@ pub(super) enum Command {
     },
     /// End sessions of the running server with `shutdown`
     ///
-    /// A client may log in again: to keep it out, disable it in the configuration and reload.
+    /// The client may log in again. To keep it out, disable it in the configuration and reload.
     #[command(after_long_help = EXIT_CODES)]
     Kick(Kick),
-    /// Let the sessions of the running server end, and then the server, as SIGTERM does
+    /// Stop the running server once its sessions have ended, as SIGTERM does
     ///
-    /// Returns when the server has ended.
+    /// Returns when the server has stopped.
     #[command(after_long_help = EXIT_CODES)]
     Drain,
-    /// Print how the running server is
+    /// Print the state of the running server
     #[command(after_long_help = EXIT_CODES)]
     Status {
         /// Print a JSON object
@@ -84,21 +84,21 @@ pub(super) enum Command {
     },
     /// Make a password, or the verifier of a password
     ///
-    /// A verifier is what a server needs to know of a password; it logs nobody in. Without --password-file the password is
-    /// asked for on the terminal, or read from standard input.
+    /// A verifier lets a server check a password, and logs nobody in. Without --password-file, the command asks for
+    /// the password on the terminal, or reads it from standard input.
     #[command(after_long_help = EXIT_CODES)]
     Passwd(Passwd),
     /// Print the pin of this server and the URL of each service
     ///
-    /// Without a configuration only the pin is printed. The server's key is made if there is none.
+    /// Without a configuration, prints the pin only. Makes the server's key if there is none.
     #[command(after_long_help = EXIT_CODES)]
     Identity {
         #[command(flatten)]
         choice: Choice,
-        /// Announce the key that will replace the one of today: make it if there is none, and print URLs with both pins
+        /// Announce the next key of the server: make it if there is none, and print URLs with both pins
         #[arg(long)]
         next: bool,
-        /// Put the announced key in the place of the one of today. A running server uses it after a reload
+        /// Replace the current key by the announced one. A running server uses it after a reload
         #[arg(long, conflicts_with = "next")]
         rotate: bool,
     },
@@ -116,11 +116,11 @@ pub(super) enum Command {
     },
 }
 
-/// Which sessions are ended: exactly one of these.
+/// The sessions to end: exactly one of these.
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 pub(super) struct Kick {
-    /// The number of a session, as `chan-server sessions` and the log have it
+    /// The number of a session, as shown by `chan-server sessions` and the log
     id: Option<u64>,
     /// All sessions of the clients with this name
     #[arg(long, value_name = "NAME")]
@@ -137,27 +137,27 @@ impl Kick {
     }
 }
 
-/// Where the log goes.
+/// The destination and format of the log.
 #[derive(Debug, Args)]
 pub(super) struct LogPlace {
-    /// How each line of the log looks [default: text on a terminal, else json]
+    /// The format of the log lines [default: text on a terminal, else json]
     #[arg(long, value_name = "FORMAT")]
     pub(super) log_format: Option<LogFormat>,
-    /// Append the log to this file, which is made with mode 0600 [default: standard error]
+    /// Append the log to this file; a new file gets mode 0600 [default: standard error]
     #[arg(long, value_name = "FILE")]
     pub(super) log_file: Option<PathBuf>,
 }
 
-/// How a line of the log looks.
+/// The format of a line of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum LogFormat {
-    /// Words
+    /// Plain text
     Text,
-    /// A JSON object
+    /// JSON objects
     Json,
 }
 
-/// Which configuration is used.
+/// The choice of the configuration.
 #[derive(Debug, Args)]
 pub(super) struct ConfigFile {
     /// The configuration [default: the first of $XDG_CONFIG_HOME/chan-server/chan-server.toml (or
@@ -166,7 +166,7 @@ pub(super) struct ConfigFile {
     pub(super) config: Option<PathBuf>,
 }
 
-/// Which configuration is used, and under which name clients reach the server.
+/// The choice of the configuration, and the name under which clients reach the server.
 #[derive(Debug, Args)]
 pub(super) struct Choice {
     #[command(flatten)]
@@ -177,10 +177,10 @@ pub(super) struct Choice {
     pub(super) host: Option<String>,
 }
 
-/// Where the server keeps what it must not lose.
+/// The choice of the state directory.
 #[derive(Debug, Args)]
 pub(super) struct Place {
-    /// The directory of the server's private key, its certificate and its name key; made on first use [default:
+    /// The directory with the server's private key, its certificate and its name key; made on first use [default:
     /// $XDG_STATE_HOME/chan-server, or ~/.local/state/chan-server]
     #[arg(long, value_name = "DIR", global = true)]
     state: Option<PathBuf>,
