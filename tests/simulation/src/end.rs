@@ -662,8 +662,8 @@ impl World {
     fn note_let_go(&mut self, at: At, reason: &ExitReason) {
         let end = self.end(at);
         if let Some(session) = end.session().filter(|session| !session.has_let_go()) {
-            // A peer that does not stall may take so long for what was sent to it.
-            let periods = (session.unacked() + 64).div_ceil(end.limits.min_accepted as u64) as u32;
+            // A peer that does not stall may take so long for what was sent to it, and for the period that has begun.
+            let periods = 1 + (session.unacked() + 64).div_ceil(end.limits.min_accepted as u64) as u32;
             let most = end.limits.close_timeout + end.limits.stall_timeout * periods;
             let close_by = (self.now + most).duration_since(self.base);
             self.note(What::LetGo { at, reason: reason.clone(), close_by });

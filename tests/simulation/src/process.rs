@@ -177,9 +177,22 @@ impl World {
         }
     }
 
+    /// Forgets that this process has linked to that one, under whichever name: a name without a link is replaced.
+    fn no_longer_wants(&mut self, proc: Proc, to: Pid) {
+        self.wants.remove(&(proc, to));
+        let Pid::Far { conn, id } = to else { return };
+        let side = self.procs[usize::from(proc)].side.other();
+        let end = &self.conns[usize::from(conn)].ends[side as usize];
+        let Some(other) = end.named(id) else { return };
+        self.wants.retain(|(of, to)| {
+            let same = matches!(*to, Pid::Far { conn: by, id } if by == conn && end.named(id) == Some(other));
+            *of != proc || !same
+        });
+    }
+
     pub(crate) fn unlink(&mut self, proc: Proc, to: Pid) {
         let id = self.process(proc).links.unlink(&to);
-        self.wants.remove(&(proc, to));
+        self.no_longer_wants(proc, to);
         self.note(What::UnlinkOp { proc, to, id });
         if let Some(id) = id {
             let doing = &mut self.process(proc).doing;
@@ -388,7 +401,7 @@ impl World {
             there.links.handle_exit(ExitSignal { from: &from, reason: &reason, link, own }, trap_exit);
         let seen = alive && verdict != ExitEffect::Drop;
         if link && seen {
-            self.wants.remove(&(proc, from));
+            self.no_longer_wants(proc, from);
         }
         self.note(What::Signal { proc, from, signal: Signal::Exit { reason, link }, seen });
         match verdict {

@@ -37,6 +37,9 @@ const FOUND: &[(u64, &str)] = &[
     (26_528_569, "the simulation reported too late what a connection had taken"),
     (29_134_066, "the same at the server"),
     (29_246_995, "the same of a session that was being opened"),
+    (100_912_866, "the simulation kept the wish for a link by a name that was replaced"),
+    (104_949_163, "the simulation forgot a link whose process had been told the end of the one before"),
+    (105_665_022, "the simulation gave a slow peer one period too few for the close"),
 ];
 
 #[test]

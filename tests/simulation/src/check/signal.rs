@@ -384,8 +384,11 @@ impl Signals {
         // Each change of the owner gives links another name, and what had the old one keeps its place for a while.
         let renamed = sessions.of(here).map_or(0, |end| end.owners.len()) * links;
         let taken_back = self.taken_back.iter().filter(|at| **at == here).count();
+        // Those that were said when an end was on its way: the session waits for another one.
+        let late = self.late.iter().filter(|(proc, of)| is_here(proc, *of)).count();
         // The one in question is among them.
-        links + monitors + freed + twice + renamed + taken_back > self.max_links[here.side.other() as usize]
+        links + monitors + freed + twice + renamed + taken_back + late
+            > self.max_links[here.side.other() as usize]
     }
 
     /// Whether a link to or monitor on `of` may end with this reason now, at a process of `side`.
