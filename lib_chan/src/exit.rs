@@ -15,18 +15,19 @@ pub enum ExitReason {
     Normal,
     /// A supervisor or a draining server asked for an orderly stop.
     Shutdown,
-    /// Sent with [`Pid::exit`](crate::Pid::exit) it cannot be trapped and ends the receiver as `Killed`; a process that ends with it itself
-    /// gives its links this reason, which they can trap.
+    /// Sent with [`Pid::exit`](crate::Pid::exit), it cannot be trapped and ends the receiver as `Killed`. If a process itself
+    /// ends with this reason, its links get it and can trap it.
     Kill,
     /// Ended by `Kill` from outside.
     Killed,
     /// The process does not exist or has ended.
     NoProc,
-    /// The connection to the far end was lost or never existed.
+    /// The connection to the far end was lost, or never existed.
     NoConnection,
     /// The process panicked. The message stays in the log of its own machine.
     Panic,
-    /// The application's own reason, or why a cast cannot be decoded; public, at most [`MAX_TEXT_LEN`](Self::MAX_TEXT_LEN) bytes on the wire.
+    /// The application's own reason, or the error of a cast that cannot be decoded. The text is public; at most
+    /// [`MAX_TEXT_LEN`](Self::MAX_TEXT_LEN) bytes of it cross the wire.
     Failed(Box<str>),
     /// A peer sent or asked for more than its limits allow.
     Overload,
@@ -125,12 +126,12 @@ impl fmt::Display for ExitReason {
 
 impl std::error::Error for ExitReason {}
 
-/// Whether the other side executed a call that failed.
+/// Tells whether the other side executed a call that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Executed {
-    /// The other side did not execute it, and will not.
+    /// The other side did not execute the call, and will not.
     No,
-    /// The other side executed it; only the answer is missing.
+    /// The other side executed the call; only the answer is missing.
     Yes,
     /// This side cannot know.
     Unknown,
@@ -149,7 +150,7 @@ impl fmt::Display for Executed {
 /// The reason why a call gave no answer, and whether the call was executed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CallError {
-    /// Whether the other side executed the call.
+    /// Tells whether the other side executed the call.
     pub executed: Executed,
     /// The failure.
     pub reason: CallFailure,
@@ -161,11 +162,11 @@ pub struct CallError {
 pub enum CallFailure {
     /// Its deadline passed.
     Deadline,
-    /// The process called, or the session to it, ended.
+    /// The called process, or the session to it, has ended.
     Exit(ExitReason),
     /// The process refused it, with this public text.
     Refused(Box<str>),
-    /// The request or the answer does not travel in the session's codec.
+    /// The request or the answer cannot be encoded or decoded in the session's codec.
     Codec(Box<str>),
     /// The request or the answer is longer than a frame may be.
     TooLong {
@@ -242,7 +243,7 @@ pub enum CastError {
     /// The message does not encode in the session's codec.
     #[error("not sent: {0}")]
     Encode(#[source] PayloadError),
-    /// The processes in the message are more than the other end takes.
+    /// The message contains more processes than the other end accepts.
     #[error("not sent: the other end takes at most {max} processes")]
     TooManyHandles {
         /// The most processes.

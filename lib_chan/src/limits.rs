@@ -26,13 +26,13 @@ pub struct Limits {
     pub tls_timeout: Duration,
     /// Time from accept to the end of the login, TLS included. Default 15 s.
     pub login_timeout: Duration,
-    /// Number of connections before the login from which on a growing part of new ones is dropped. Default 128.
+    /// Number of connections that are not logged in from which on a growing part of new ones is dropped. Default 128.
     pub max_logins_before_drop: usize,
     /// The part dropped at `max_logins_before_drop`, in percent; grows to all at `max_logins`. Default 30.
     pub login_drop_percent: u8,
-    /// Most connections before the login. Default 1 024.
+    /// Most connections that are not logged in. Default 1 024.
     pub max_logins: usize,
-    /// Most connections before the login of one source (an IPv4 address, an IPv6 /64). Default 16.
+    /// Most connections of one source (an IPv4 address, an IPv6 /64) that are not logged in. Default 16.
     pub max_logins_per_source: usize,
     /// The longest frame after the login, in bytes without its length. Told to the peer; 1 KiB to 16 MiB.
     /// Default 1 MiB. Cost: one such buffer a session while one is being received.
@@ -52,8 +52,8 @@ pub struct Limits {
     /// The length to which a window may grow on a path that carries more than `window_len` in a round trip, while its
     /// process takes the messages. At `window_len` or less it never grows. Default 16 MiB.
     pub max_window_len: usize,
-    /// Bytes by which the windows of all sessions of the program may have grown together; those of one client, or of
-    /// one address under a shared password, by half of that. Default 256 MiB.
+    /// Bytes by which the windows of all sessions of the program together may have grown. One client, or one address under
+    /// a shared password, gets at most half of them. Default 256 MiB.
     pub max_windows_in_all: usize,
     /// Unsent bytes of a session above which `recv` returns no more messages of it. Default 256 KiB.
     pub max_unsent_before_pause: usize,
@@ -69,8 +69,8 @@ pub struct Limits {
     /// and `max_frame_len` together. It is halved again and again as the total grows. From three quarters on it is an
     /// eighth of this bound, divided by `max_sessions`. So the sessions that hold most end first.
     ///
-    /// One client, or one address under a shared password, may hold half of this. For its sessions, the total is at
-    /// least twice as much as they hold: a client that holds much is short of room before others are.
+    /// One client, or one address under a shared password, may hold half of this. For its sessions, the total counts as at
+    /// least twice what they hold, so a client that holds much runs out of room before others do.
     pub max_held_in_all: usize,
     /// Bytes of frames that a resumable session keeps until the peer has acknowledged them; at least the credit
     /// window that the peer grants and 128 KiB, and more as that window grows, up to `max_window_len` and 128 KiB. At
@@ -81,8 +81,8 @@ pub struct Limits {
     pub max_resumable: usize,
     /// Most resumable sessions of one named client, or of one source address under a shared password. Default 300.
     pub max_resumable_per_client: usize,
-    /// Most records that a server keeps of resumable sessions that are over, so that a client which comes back learns
-    /// the true reason. Default 10 000.
+    /// Most records that a server keeps of resumable sessions that have ended. They tell a client that comes back the true
+    /// reason. Default 10 000.
     pub max_tombstones: usize,
     /// Most such records of one named client, or of one source address under a shared password. Default 300.
     pub max_tombstones_per_client: usize,
@@ -90,24 +90,24 @@ pub struct Limits {
     pub max_calls: u32,
     /// Links and monitors together that the peer may have in a session. Told to the peer. Default 1 024.
     pub max_links: u32,
-    /// Processes that the peer may have handed out to this end in a session and that this end has not released. Told to
-    /// the peer. Default 1 024.
+    /// Processes of the peer that it may have handed out in messages of a session and that this end has not released. Told
+    /// to the peer. Default 1 024.
     pub max_handles: u32,
-    /// Silence after which a ping is sent; the connection is dead after three times this. The server's holds for both
-    /// ends. 1 to 300 s. Default 15 s.
+    /// Silence after which a ping is sent. After three times this, the connection counts as lost. Both ends use the value of
+    /// the server. 1 to 300 s. Default 15 s.
     pub heartbeat_interval: Duration,
-    /// Time after which a connection is dead if unsent bytes waited for all of it and the stream accepted less than
-    /// `min_accepted`, or if a frame was incomplete for all of it and less than `min_accepted` of it came. Default 60
-    /// s.
+    /// Time after which a stalled connection counts as lost. Stalled means that bytes waited to be sent all the time and the
+    /// stream accepted less than `min_accepted`, or that a frame was incomplete all the time and less than `min_accepted` of
+    /// it arrived. Default 60 s.
     pub stall_timeout: Duration,
-    /// Bytes that the stream must accept, and bytes of an incomplete frame that must come, within `stall_timeout`.
+    /// Bytes that the stream must accept, and bytes of an incomplete frame that must arrive, within `stall_timeout`.
     /// Default 64 KiB.
     pub min_accepted: usize,
     /// Messages from other processes of the program that the mailbox of a service's process holds. Messages of its
     /// session are bounded by `window_len` instead. Default 1 024, which is also the default of
     /// `SpawnOptions`.
     pub mailbox_capacity: usize,
-    /// Time of a call without a time of its own. A call to the far end waits 30 days at most. Default 60 s.
+    /// Timeout of calls that do not state one. A call to the far end waits 30 days at most. Default 60 s.
     pub call_timeout: Duration,
     /// Time for which `close` waits for progress of the other end before it reports `noconnection`. A peer that
     /// accepts what was sent before may take longer, as long as it does not stall (`stall_timeout`). Default 10 s.
@@ -115,11 +115,11 @@ pub struct Limits {
     /// Time for which a session that has ended continues to read and discard, so that its last frames arrive. Default
     /// 2 s.
     pub last_words_timeout: Duration,
-    /// Unsent acks, pongs and answers about links and monitors above which the session ends with `overload`. Default
-    /// 16 384. Cost: about 12 bytes each.
+    /// Acks, pongs and answers about links and monitors that may wait to be sent. With more, the session ends with
+    /// `overload`. Default 16 384. Cost: about 12 bytes each.
     pub max_reflections: usize,
-    /// Explicit exit signals of a peer, in mailboxes of processes that trap exits, above which the session ends with
-    /// `overload`; checked before each read. Default 1 024. Exit signals of links are bounded by
+    /// Explicit exit signals of a peer that may wait in mailboxes of processes that trap exits. With more, the session ends
+    /// with `overload`; checked before each read. Default 1 024. Exit signals of links are bounded by
     /// [`max_links`](Self::max_links).
     pub max_untaken_exits: usize,
     /// Calls that a peer may cancel in a second. Default 100.

@@ -85,7 +85,7 @@ impl<Out> Remote<Out> {
         self.shared().processes().remote().clone()
     }
 
-    /// Returns the most bytes that an encoded message to the far end may have. A relay cuts its stream by this.
+    /// Returns the greatest length of an encoded message to the far end, in bytes. A relay splits its stream accordingly.
     pub fn max_payload_len(&self) -> usize {
         self.shared().ask(|session| session.max_payload_len())
     }
@@ -105,7 +105,7 @@ impl<Out> Remote<Out> {
     }
 
     /// Returns whether the session has a connection at the moment. A session that cannot be resumed is attached until it
-    /// ends. Once the session has ended, the state means nothing.
+    /// ends. The state is meaningless once the session has ended.
     pub fn connection(&self) -> ConnectionState {
         self.shared().quietly(|endpoint| endpoint.connection())
     }
@@ -141,11 +141,11 @@ impl<Out> Remote<Out> {
         })
     }
 
-    /// Tells a process of the session's connection, as `erlang:monitor_node/2` does of a node's: sends it what `wrap` makes
-    /// of each change of the state, and last of `None`, when the session has ended.
+    /// Reports the session's connection to a process, as `erlang:monitor_node/2` does for a node. The process gets each
+    /// change of the state as a message that `wrap` makes, and `wrap(None)` when the session has ended.
     ///
-    /// The messages wait for room in the mailbox; states that pass meanwhile are skipped. Each call is another monitor. It
-    /// ends with the process, and does not keep the session alive.
+    /// A message waits for room in the mailbox; states that pass meanwhile are skipped. Each call makes another monitor. A
+    /// monitor ends with the process, and does not keep the session alive.
     ///
     /// ```
     /// use lib_chan::{ConnectionState, Event, Process, Remote};
@@ -194,9 +194,8 @@ impl<Out> Remote<Out> {
         });
     }
 
-    /// Returns whether the other end has announced that it drains: its program is stopping. The session goes on, and the
-    /// other end refuses new sessions. It ends this one with [`ExitReason::Shutdown`] once the time for its drain has
-    /// passed, by default 30 s ([`Limits::drain_timeout`](crate::Limits::drain_timeout)).
+    /// Returns `true` if the other end has announced that its program is stopping. The session continues, but the other end
+    /// refuses new sessions. It ends this one with [`ExitReason::Shutdown`] when its time to drain is over, by default 30 s ([`Limits::drain_timeout`](crate::Limits::drain_timeout)).
     ///
     /// A client should finish what it has begun, close the session, and connect again or to another server.
     pub fn draining(&self) -> bool {
@@ -223,7 +222,7 @@ impl<Out> Remote<Out> {
     /// Waits until the far end has received everything that was sent before. Its process may not have taken it yet: see
     /// [`taken`](Self::taken).
     ///
-    /// Dropping the future takes nothing back.
+    /// Dropping the future does not undo any send.
     ///
     /// # Errors
     /// The reason of the session's end, if the session ended first.
@@ -246,11 +245,11 @@ impl<Out> Remote<Out> {
 
 impl<Out> Remote<Out> {
     /// Waits until the far process has taken everything that was sent before, or has discarded it because it no longer
-    /// receives. Takes at least one round trip. Only an answer says what the process *did* with a message.
+    /// receives. Takes at least one round trip. Only an answer tells that the process has *handled* a message.
     ///
-    /// A message that cannot be decoded is found when it is taken, so this is how the sender of a cast learns of it.
+    /// A message is decoded when it is taken, so this tells the sender of a cast whether it could be decoded.
     ///
-    /// Counts as one call in flight until the far process gets there, even if the future is dropped before.
+    /// Counts as one call in flight until the far process has come this far, even if the future is dropped before.
     ///
     /// # Errors
     /// The reason of the session's end, if the session ended first. After a cast that cannot be decoded, that is `Failed`
@@ -345,9 +344,10 @@ impl<Out: Serialize + 'static> Remote<Out> {
         }
     }
 
-    /// Sends a message without an answer if it can be sent at once. Never waits, which suits a broadcast in which a slow far
-    /// end may miss messages without knowing. [`cast_latest`](Self::cast_latest) and [`cast_events`](Self::cast_events)
-    /// are for the others.
+    /// Sends a message without an answer if it can be sent at once. Never waits.
+    ///
+    /// It suits a broadcast in which slow far ends may miss messages unnoticed. Otherwise use
+    /// [`cast_latest`](Self::cast_latest) or [`cast_events`](Self::cast_events).
     ///
     /// # Errors
     /// Those of [`cast`](Self::cast), and `WouldWait` if the message would have to wait.
@@ -381,8 +381,7 @@ impl<Out: Serialize + 'static> Remote<Out> {
 }
 
 impl<Out> Remote<Out> {
-    /// Returns this remote with a time: the methods of a [protocol](mod@crate::protocol) called through it take at most so
-    /// long.
+    /// Returns this remote with a timeout for all calls of [protocol](mod@crate::protocol) methods through it.
     pub const fn within(&self, time: Duration) -> Within<'_, Self> {
         Within { of: self, time }
     }

@@ -25,8 +25,9 @@ use crate::{CallError, CallFailure, Executed, ExitReason, Rights, SendError};
 /// keeps a small record only.
 ///
 /// An address whose messages are a [protocol](mod@crate::protocol) may be part of any message of a session. The far end
-/// gets an address that it uses as its own: see [`grant`](Self::grant) for its rights. It decodes to the process itself
-/// when it comes back. A far address is dead once its session has ended; dropping its last clone tells the far end.
+/// decodes it to an address through which it can send and call; [`grant`](Self::grant) changes its rights. If the far end
+/// sends that address back, it decodes to the original one. A far address is dead once its session has ended. When its last
+/// clone is dropped, the other end is told.
 ///
 /// ```
 /// use std::time::Duration;
@@ -110,7 +111,7 @@ impl<M: Send + 'static> Address<M> {
         }
     }
 
-    /// Returns what a session has to know to hand the process out.
+    /// Returns the data that a session needs to hand the process out.
     pub(crate) fn departure(&self) -> Departure {
         match &self.to {
             AddressTarget::Near(_) => Departure::Near(None, Rights::default()),
@@ -129,10 +130,10 @@ impl<M: Send + 'static> Address<M> {
         }
     }
 
-    /// Returns another address of the process, to be part of messages: the far end gets these rights to it, under a name of
-    /// its own that can be [revoked](Self::revoke).
+    /// Returns another address of the process, for use in messages. The far end gets `rights` to it, which can be
+    /// [revoked](Self::revoke) apart from those of other addresses.
     ///
-    /// Without `grant`, the far end may send, call and monitor. A far address cannot be granted; this returns a clone then.
+    /// Without `grant`, the far end may send, call and monitor. For a far address, this returns a clone with unchanged rights.
     ///
     /// ```
     /// # use lib_chan::{Address, Rights};
@@ -151,11 +152,11 @@ impl<M: Send + 'static> Address<M> {
         }
     }
 
-    /// Makes the name that [`grant`](Self::grant) gave the process useless for every far end that has it, at once: their
-    /// monitors fire with `noproc`, their messages are discarded, and their calls are refused. Messages that were received
-    /// before, links, and addresses in this program are not affected.
+    /// Revokes, at once, the rights that far ends have to an address made with [`grant`](Self::grant). Their monitors fire
+    /// with `noproc`, their casts are discarded, and their calls are refused. Messages that were received before, links, and
+    /// addresses in this program are not affected.
     ///
-    /// Returns `false`, and does nothing, for an address that `grant` has not made.
+    /// Returns `false` and does nothing if `grant` did not make this address.
     pub fn revoke(&self) -> bool {
         match &self.to {
             AddressTarget::Granted(granted) => {
@@ -215,7 +216,7 @@ impl<M: Send + 'static> Address<M> {
     /// # Errors
     ///
     /// * `CallingSelf`: the process calls itself, and would wait for ever.
-    /// * `Deadline`: no answer came in time. The call was *not executed* if the message was not taken; it never will be.
+    /// * `Deadline`: no answer came in time. The call was *not executed* if the message was not taken by then.
     /// * `Exit(reason)`: the process was not alive (`NoProc`), or the process that held the reply ended. The call was *not
     ///   executed* if the message was still in the mailbox.
     /// * `NoAnswer`: the reply was dropped.
@@ -252,8 +253,7 @@ impl<M: Send + 'static> Address<M> {
         }
     }
 
-    /// Returns this address with a time: the methods of a [protocol](mod@crate::protocol) called through it take at most so
-    /// long.
+    /// Returns this address with a timeout for all calls of [protocol](mod@crate::protocol) methods through it.
     pub const fn within(&self, time: Duration) -> Within<'_, Self> {
         Within { of: self, time }
     }

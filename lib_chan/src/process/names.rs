@@ -11,7 +11,7 @@ use crate::sync::{Mutex, MutexGuard};
 
 /// A table of names for processes that take messages of type `M`.
 ///
-/// There is no table of the whole program. A program creates its own tables and passes on clones, which share one table.
+/// There is no global table. A program creates its own tables. Clones of a table share its contents.
 /// A name is removed as soon as the end of its process is decided, before any link or monitor is told. A lookup resolves
 /// a name once: the address and its monitors stay with the process when the name moves to another.
 pub struct Names<M> {

@@ -23,7 +23,7 @@ pub trait Call: Serialize + DeserializeOwned {
     type Reply: Serialize + DeserializeOwned + Send + 'static;
 }
 
-/// A relay does not know the types of the answers that it passes on.
+/// For relays, which do not know the types of the answers that they pass on.
 impl Call for crate::Opaque {
     type Reply = Self;
 }
@@ -71,7 +71,7 @@ pub enum Untyped {}
 /// ```
 #[must_use = "the caller waits"]
 pub struct Reply<R: Send + 'static = Untyped> {
-    /// Where the answer goes; `None` once it was given.
+    /// The receiver of the answer; `None` once it was given.
     route: Option<Route<R>>,
 }
 
@@ -122,7 +122,7 @@ impl Reply {
         self.typed()
     }
 
-    /// Gives the reply the type of its answer. The message of a protocol knows it.
+    /// Gives the reply the type of its answer, which the message of a protocol knows.
     #[doc(hidden)]
     pub fn typed<R: Serialize + Send + 'static>(mut self) -> Reply<R> {
         let route = match self.route.take() {
@@ -161,8 +161,8 @@ impl<R: Send + 'static> Reply<R> {
         }
     }
 
-    /// Returns `true` if the caller no longer waits for the answer. For replies that are kept: an answer to such a call
-    /// need not be made.
+    /// Returns `true` if the caller no longer waits for the answer. A process that keeps replies can then skip the work for
+    /// this one.
     pub fn is_cancelled(&self) -> bool {
         match &self.route {
             Some(Route::Near(slot)) => slot.lock().stage == Stage::GivenUp,
@@ -330,7 +330,7 @@ impl<R: Send + 'static> Drop for Waiter<R> {
     }
 }
 
-/// Where the two ends of a local call meet.
+/// The state that the two ends of a local call share.
 struct Slot<R>(Mutex<Wait<R>>);
 
 struct Wait<R> {

@@ -17,10 +17,10 @@ use crate::{ExitReason, Limits, sync};
 /// Options for a new process.
 #[derive(Clone, Debug)]
 pub struct SpawnOptions {
-    /// Whether it traps exits from its first moment on. Default no.
+    /// Makes the process trap exits from its start. Default `false`.
     pub trap_exit: bool,
-    /// Untaken messages that its mailbox holds; at least one. Default [`Limits::mailbox_capacity`]. Room costs
-    /// nothing until it is used.
+    /// The number of messages that the mailbox holds; at least one. Default [`Limits::mailbox_capacity`]. Unused room costs
+    /// no memory.
     pub mailbox_capacity: usize,
 }
 
@@ -30,7 +30,7 @@ impl Default for SpawnOptions {
     }
 }
 
-/// Spawns a process that runs what `f` makes of its [`Process`].
+/// Spawns a process that runs the future `f(process)`.
 ///
 /// It ends with `Normal` if that returns `Ok(())`, with the error if it returns one, and with `Panic` if it panics.
 ///
@@ -88,7 +88,7 @@ where
 ///
 /// `#[tokio::main]` polls `main` on a thread that is not one of the runtime's workers, so every answer has to wake
 /// another thread: a call from there takes about 20 times as long as a call from a process. A program that calls in a
-/// loop enters on a worker, in a task:
+/// loop should enter in a spawned task, which runs on a worker:
 ///
 /// ```
 /// use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Typed protocols: a trait that says what a process is told and asked, the same for local and far processes.
+//! Typed protocols: a trait declares the casts and calls of a process, the same for local and far processes.
 //!
 //! The attribute [`protocol`](macro@crate::protocol) on a trait makes
 //!
@@ -45,10 +45,10 @@
 //!
 //! # On the wire
 //!
-//! A message is an enum of serde: its variant is the method's name in `UpperCamelCase`, its fields are the arguments. In
+//! A message is a serde enum. The variant is the method's name in `UpperCamelCase`, the fields are the arguments. In
 //! JSON, `lookup("joe")` is `{"Lookup":{"key":"joe"}}`, and a method without arguments is `{"Ping":{}}`. In bincode, a
-//! message is the index of its method, then its arguments. A call of a cast is refused with a text that says so. A cast
-//! of a call is discarded. The session lives in both cases.
+//! message is the index of its method, then its arguments. If a peer calls a cast, the call is refused with a text that
+//! says so. If it casts a call, the cast is discarded. The session continues in both cases.
 //!
 //! # Processes in messages
 //!

@@ -129,8 +129,8 @@ impl Pair {
         .await
     }
 
-    /// Returns the channels of both ends, the client's first. The server's end is a channel that no process owns yet: the
-    /// first that receives from it does.
+    /// Returns the channels of both ends, the client's first. The first process that receives from the server's channel
+    /// becomes its owner.
     ///
     /// # Errors
     ///
