@@ -1,4 +1,4 @@
-//! Who the server is: its key, its certificate, and the key that hides which names exist.
+//! The identity of the server: its key, its certificate, and the key that hides which names exist.
 
 use std::fmt;
 use std::fs;
@@ -19,19 +19,19 @@ const MAX_PEM_LEN: usize = 256 * 1024;
 /// A certificate that expires sooner is worth a warning.
 const EXPIRY_WARNING: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
-/// Why there is no identity.
+/// The reason that there is no identity.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum IdentityError {
     /// A secret file could not be read or written, or others may read it.
     #[error(transparent)]
     File(#[from] PrivateFileError),
-    /// A file is there and is not what its name says.
+    /// A file does not contain what its name says.
     #[error("{} {what}", .path.display())]
     Unusable {
         /// The file.
         path: PathBuf,
-        /// What it should be, and what to do.
+        /// The expected contents, and what to do.
         what: String,
     },
     /// The cryptographic library failed.
@@ -43,7 +43,7 @@ pub enum IdentityError {
 }
 
 impl IdentityError {
-    /// Whether it is this file that must be mended.
+    /// Returns `true` if this file has to be corrected.
     pub(crate) fn is_about(&self, file: &Path) -> bool {
         match self {
             Self::File(error) => error.path() == file,
@@ -53,24 +53,24 @@ impl IdentityError {
     }
 }
 
-/// What some clients will not accept about a certificate.
+/// A property of a certificate that some clients do not accept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CertificateWarning {
-    /// What it is, what follows, and what to do.
+    /// The property, its consequence, and what to do.
     pub text: String,
     /// Clients that look at dates refuse the certificate already.
     pub is_fatal: bool,
 }
 
-/// The directory that holds what a server must not lose: its private key, its certificate and its name key.
+/// The directory that holds the server's private key, its certificate and its name key.
 ///
-/// Made on first use, mode 0700; the files in it have mode 0600. Copy it to move a server, share it in a fleet.
+/// Made on first use with mode 0700; its files have mode 0600. Copy it to move a server, or share it in a fleet.
 #[derive(Clone, Debug)]
 pub struct StateDir(PathBuf);
 
 impl StateDir {
-    /// `$XDG_STATE_HOME/chan-server`, or else `~/.local/state/chan-server`.
+    /// Returns `$XDG_STATE_HOME/chan-server`, or else `~/.local/state/chan-server`.
     ///
     /// # Errors
     /// [`IdentityError::NoPlace`] when the environment names neither.
@@ -81,17 +81,17 @@ impl StateDir {
         Ok(Self(state.join("chan-server")))
     }
 
-    /// Another directory.
+    /// Returns the directory at this path. Does not make it.
     pub fn at(path: impl Into<PathBuf>) -> Self {
         Self(path.into())
     }
 
-    /// Where it is.
+    /// Returns the path of the directory.
     pub fn path(&self) -> &Path {
         &self.0
     }
 
-    /// A file in it.
+    /// Returns the path of a file in it.
     pub fn file(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
@@ -104,8 +104,8 @@ impl StateDir {
         Ok(private::create_directory(&self.0)?)
     }
 
-    /// Checks what the directory holds, as far as there is anything, and makes nothing. `has_identity` says whether the key
-    /// and the certificate in it are used.
+    /// Checks the directory and the files in it that exist. Makes none. `has_identity` says whether the key and the certificate
+    /// in it are used.
     ///
     /// # Errors
     /// When others may enter it, or a file in it cannot be used.
@@ -123,13 +123,13 @@ impl StateDir {
         Ok(())
     }
 
-    /// The secret from which the salts of all passwords come; made on first use.
+    /// Returns the secret from which the salts of all passwords are derived. Makes it on first use.
     ///
-    /// With it an unknown name cannot be told from a known one, before and after a restart. Servers that share
-    /// passwords should share it.
+    /// Because of it, nobody can tell an unknown name from a known one, even across restarts. Servers that share passwords
+    /// should share it.
     ///
     /// # Errors
-    /// When it cannot be read or written, or the file has not 32 bytes.
+    /// The file cannot be read or written, or does not have 32 bytes.
     pub fn name_key(&self) -> Result<NameKey, IdentityError> {
         let path = self.file("name.key");
         if !path.try_exists().unwrap_or(true) {
@@ -161,7 +161,7 @@ impl StateDir {
         pin_of(&next)
     }
 
-    /// The pin of the key that is announced, if one is.
+    /// Returns the pin of the announced key, if there is one.
     ///
     /// # Errors
     /// When the file cannot be read, or holds no key.
@@ -170,10 +170,9 @@ impl StateDir {
         if next.symlink_metadata().is_ok() { pin_of(&next).map(Some) } else { Ok(None) }
     }
 
-    /// Puts the key that is announced in the place of the server's. A running server uses it after a reload.
+    /// Replaces the server's key by the announced one. A running server uses it after a reload.
     ///
-    /// The program may be ended at any point of this: whatever it leaves behind is a whole identity, the old one or the
-    /// new one.
+    /// If the program is ended at any point of this, the directory has a complete identity, the old one or the new one.
     ///
     /// # Errors
     /// When no key is announced, or a file cannot be replaced.
@@ -194,7 +193,7 @@ impl StateDir {
         Identity::in_state(self)
     }
 
-    /// The name key, if the directory already has one.
+    /// Returns the name key, if the directory already has one.
     ///
     /// # Errors
     /// As [`name_key`](Self::name_key).
@@ -206,19 +205,19 @@ impl StateDir {
     }
 }
 
-/// What the server shows to its clients in TLS, and the private key for it.
+/// The certificate that the server shows to its clients in TLS, and its private key.
 #[derive(Clone)]
 pub struct Identity {
     key: CheckedKey,
     pin: Pin,
     /// SHA-256 of the certificate file.
     certificate: [u8; 32],
-    /// The pin of the key that will come after this one.
+    /// The pin of the announced key.
     next: Option<Pin>,
 }
 
 impl Identity {
-    /// The identity in a state directory: an ECDSA P-256 key and a certificate signed by itself, made on first use.
+    /// Returns the identity in a state directory: an ECDSA P-256 key and a self-signed certificate, made on first use.
     ///
     /// # Errors
     /// When a file cannot be read or written, when others may read the key, or when the two do not fit together.
@@ -236,7 +235,7 @@ impl Identity {
         Ok(identity)
     }
 
-    /// The identity in a certificate chain, the server's own first, and its private key, both PEM.
+    /// Returns the identity of a certificate chain, the server's own first, and its private key, both PEM.
     ///
     /// # Errors
     /// When a file cannot be read, when others may read the key, or when the two do not fit together.
@@ -265,31 +264,31 @@ impl Identity {
         })
     }
 
-    /// What a client pins.
+    /// Returns the pin of the key.
     pub fn pin(&self) -> Pin {
         self.pin
     }
 
-    /// The pin of the key that will replace this one, if it is announced.
+    /// Returns the pin of the announced key, if there is one.
     pub fn next_pin(&self) -> Option<Pin> {
         self.next
     }
 
-    /// Returns all that a client should pin, as a URL has it: the key of today, and the one that is announced.
+    /// Returns the pins for a URL: of the current key, and of the announced one.
     fn pins(&self) -> String {
         let next = self.next.map(|next| format!(",{next}"));
         format!("{}{}", self.pin, next.unwrap_or_default())
     }
 
-    /// Returns whether both show the same certificate.
+    /// Returns `true` if both have the same certificate.
     pub(crate) fn is_same_certificate(&self, other: &Self) -> bool {
         self.certificate == other.certificate
     }
 
-    /// Returns what some clients will not accept about the certificate at the moment `now`, in words for the owner of the
-    /// server.
+    /// Returns warnings for the operator about properties of the certificate that some clients do not accept at the time
+    /// `now`.
     ///
-    /// Clients that pin the key accept it all the same, so none of this keeps the server from starting.
+    /// Clients that pin the key accept the certificate all the same, so a warning does not keep the server from starting.
     pub fn warnings(&self, now: SystemTime) -> Vec<CertificateWarning> {
         let (from, to) = (self.key.validity().start(), self.key.validity().end());
         let mut warnings = Vec::new();
@@ -319,7 +318,7 @@ impl Identity {
         warnings
     }
 
-    /// Certificate and key, as [`lib_chan::tls`] wants them.
+    /// Returns certificate and key in the form that [`lib_chan::tls`] uses.
     pub fn key(&self) -> CheckedKey {
         self.key.clone()
     }
@@ -331,7 +330,7 @@ impl fmt::Debug for Identity {
     }
 }
 
-/// The URL of a service, for one of its clients; the client's name is empty where all share a password.
+/// Returns the URL of a service for one of its clients. The client's name is empty under a shared password.
 pub fn url(client: &str, host: &str, port: u16, service: &str, identity: &Identity) -> String {
     let at = if client.is_empty() { "" } else { "@" };
     let host = if host.contains(':') { format!("[{host}]") } else { host.into() };
@@ -346,7 +345,7 @@ pub(crate) fn create_or_keep(path: &Path, bytes: &[u8]) -> Result<(), PrivateFil
     }
 }
 
-/// A certificate for whoever pins its key: the name in it is only looked at by clients with `ca=`.
+/// Makes a certificate for clients that pin its key. Only clients with `ca=` check the name in it.
 fn self_signed(pair: &rcgen::KeyPair) -> Result<String, rcgen::Error> {
     let mut params = rcgen::CertificateParams::new(["localhost".to_owned()])?;
     params.distinguished_name = rcgen::DistinguishedName::new();
@@ -363,7 +362,7 @@ fn read_pair(key: &Path) -> Result<rcgen::KeyPair, IdentityError> {
     rcgen::KeyPair::from_pem(&read_text(key)?).map_err(|_| not_a_key(key))
 }
 
-/// The pin of a private key that has no certificate yet: that of any certificate of it.
+/// Returns the pin of a private key. All its certificates have the same pin.
 fn pin_of(key: &Path) -> Result<Pin, IdentityError> {
     let certificate = self_signed(&read_pair(key)?).map_err(crypto)?;
     let checked = CheckedKey::from_pem(certificate.as_bytes(), read_text(key)?.as_bytes());
@@ -380,7 +379,7 @@ fn not_a_key(path: &Path) -> IdentityError {
     unusable(path, "holds no private key in PEM")
 }
 
-/// What is wrong with a file that holds a private key which the server cannot use.
+/// Returns the fault of a file whose private key the server cannot use.
 fn unusable_key(path: &Path, pem: &[u8]) -> Option<String> {
     let text = String::from_utf8_lossy(pem);
     let has = |word: &str| text.contains(word);
@@ -395,7 +394,7 @@ fn unusable_key(path: &Path, pem: &[u8]) -> Option<String> {
         .then(|| "holds a key in the format of OpenSSH; it must be PEM (PKCS #8)".into())
 }
 
-/// The day of a moment, as `2026-11-28`.
+/// Returns the day of a time, as `2026-11-28`.
 fn day(moment: SystemTime) -> String {
     // A year beyond 9999 is as far away as one can be.
     match moment.duration_since(SystemTime::UNIX_EPOCH) {

@@ -1,4 +1,4 @@
-//! The server: what it serves, and the tasks that do it.
+//! The server as a value, and the tasks behind it.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -33,7 +33,7 @@ use crate::scrape;
 use crate::shared::{Core, Listeners, Phase, after};
 use crate::start::StartError;
 
-/// A server that takes connections, until it is shut down or dropped.
+/// A server that accepts connections until it is shut down or dropped.
 pub struct Server {
     core: Arc<Core>,
 }
@@ -44,7 +44,7 @@ pub struct Handle {
     core: Arc<Core>,
 }
 
-/// How a client reaches a service.
+/// The URL by which a client reaches a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ServiceUrl {
@@ -52,20 +52,20 @@ pub struct ServiceUrl {
     pub service: String,
     /// The client; empty for the password that all share.
     pub client: String,
-    /// What it connects to, with the server's pin.
+    /// The URL, with the server's pin.
     pub url: String,
 }
 
 impl Server {
-    /// Starts a server: binds its addresses, makes verifiers of the passwords that it was given (a tenth of a second
-    /// and 64 MiB each, one after the other), and accepts.
+    /// Starts a server: binds its addresses, derives the verifiers of its passwords (a tenth of a second and 64 MiB each, one
+    /// after the other), and accepts connections.
     ///
-    /// The identity comes from the configuration or else from `state`, where it is made on first use.
+    /// The identity comes from the configuration, or else from `state`, where it is made on first use.
     ///
-    /// Dropping the future leaves nothing behind but the files in `state`.
+    /// Dropping the future undoes everything but the files made in `state`.
     ///
     /// # Errors
-    /// With what is missing, and what to do about it.
+    /// The configuration cannot be served. The error says why, and what to do about it.
     pub async fn bind(
         config: Config,
         state: &StateDir,
@@ -74,8 +74,8 @@ impl Server {
         Self::bind_with(config, state, audit, Vec::new()).await
     }
 
-    /// The same with sockets that the program was started with. One that listens at an address of the configuration is used
-    /// instead of a new one; the others are closed, with a warning in the log.
+    /// Does what [`bind`](Self::bind) does, with sockets that the program inherited. A socket that listens at an address of the
+    /// configuration is used instead of a new one. The others are closed, with a warning in the log.
     ///
     /// # Errors
     /// Those of [`bind`](Self::bind).
@@ -142,22 +142,22 @@ impl Server {
         Ok(Self { core })
     }
 
-    /// Returns what watches and changes this server while it runs.
+    /// Returns a handle that watches and changes this server while it runs.
     pub fn handle(&self) -> Handle {
         Handle { core: Arc::clone(&self.core) }
     }
 
-    /// Where it listens, with the real ports.
+    /// Returns the addresses that the server listens on, with the real ports.
     pub fn local_addrs(&self) -> Vec<SocketAddr> {
         locked(&self.core.listeners).addresses()
     }
 
-    /// How clients reach each service: for each credential a URL that can be pasted.
+    /// Returns the URL of each service for each of its credentials, ready to paste.
     pub fn urls(&self) -> Vec<ServiceUrl> {
         self.handle().urls()
     }
 
-    /// Waits as long as the server serves: for ever, unless it is [shut down](Self::shutdown). Dropping the future
+    /// Waits while the server serves: for ever, unless it is [shut down](Self::shutdown). Dropping the future
     /// changes nothing.
     pub async fn run(&mut self) {
         poll_fn(|cx| {
@@ -178,22 +178,23 @@ impl Server {
         stopped
     }
 
-    /// Where it answers requests for its metrics, with the real port; `None` without `[metrics]`.
+    /// Returns the address at which the server answers requests for metrics, with the real port; `None` without `[metrics]`.
     pub fn metrics_addr(&self) -> Option<SocketAddr> {
         locked(&self.core.metrics).as_ref().map(|(address, _)| *address)
     }
 
-    /// How many sessions there are now.
+    /// Returns the number of sessions.
     pub fn sessions(&self) -> usize {
         locked(&self.core.sessions).total()
     }
 
-    /// Starts nothing more, tells every client so, and waits for the sessions to end by themselves, at most
-    /// [`Limits::drain_timeout`](lib_chan::Limits::drain_timeout). What is left then goes on until the server is [shut down](Self::shutdown).
+    /// Starts no more sessions, tells every client so, and waits for the sessions to end by themselves, at most
+    /// [`Limits::drain_timeout`](lib_chan::Limits::drain_timeout). Sessions that are left then continue until the server is
+    /// [shut down](Self::shutdown).
     ///
     /// Accepts connections as long as there are sessions that a client could resume, and refuses all others.
     ///
-    /// Dropping the future ends the wait and nothing else.
+    /// Dropping the future ends the wait only.
     pub async fn drain(&mut self) {
         let wait = self.core.policy().limits.drain_timeout;
         let (sessions, ms) = (self.sessions(), u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
@@ -210,8 +211,8 @@ impl Server {
         Cutter(self.core.phase.clone())
     }
 
-    /// Accepts nothing more, ends every session with `shutdown`, and waits until their last words are said, but no
-    /// longer than the limits for that. Dropping the future cuts what is left.
+    /// Accepts no more connections, ends every session with `shutdown`, and waits until their last frames are sent, within
+    /// `close_timeout` and `last_words_timeout`. Dropping the future cuts the remaining connections.
     pub async fn shutdown(mut self) {
         self.core.phase.send_replace(Phase::Stopping);
         self.run().await;
@@ -220,7 +221,7 @@ impl Server {
 }
 
 impl Drop for Server {
-    /// Cuts what is left. The tasks own what they share with this value.
+    /// Cuts the remaining connections. Their tasks own the state that they share with this value.
     fn drop(&mut self) {
         locked(&self.core.listeners).tasks.abort_all();
         self.core.listen_for_metrics(None);
@@ -228,22 +229,20 @@ impl Drop for Server {
 }
 
 impl Handle {
-    /// Goes over to another configuration. Sessions that it grants go on, whatever else it changes; the others end with
-    /// `revoked`, after its `revoke_grace`. New limits are those of new sessions. New passwords cost a tenth of a second and
-    /// 64 MiB each.
+    /// Replaces the configuration. Sessions that it still grants continue, whatever else it changes; the others end with
+    /// `revoked`, after its `revoke_grace`. New limits apply to new sessions. New passwords cost a tenth of a second and 64 MiB
+    /// each.
     ///
-    /// The configuration must have been checked with the [`Modules`](crate::modules::Modules) of the running one, if clients
-    /// are to find the state of its functions. Reloads wait for each other. Dropping the future before it is ready changes
-    /// nothing.
+    /// Load the configuration with the same [`Modules`](crate::modules::Modules) as the running one, so that its functions keep
+    /// their state. Reloads wait for each other. Dropping the future before it is ready changes nothing.
     ///
     /// # Errors
-    /// The new configuration cannot be served, or the server takes nothing new any more. Nothing has changed, and the log
-    /// says why.
+    /// The new configuration cannot be served, or the server is stopping. Nothing has changed then, and the log says why.
     pub async fn reload(&self, config: Config) -> Result<Changes, ReloadError> {
         self.core.reload(config).await
     }
 
-    /// Returns what a [reload](Self::reload) of this configuration would do at this moment, and does nothing.
+    /// Returns the changes that a [reload](Self::reload) of this configuration would make now, without making them.
     ///
     /// # Errors
     /// Those of [`reload`](Self::reload).
@@ -251,13 +250,13 @@ impl Handle {
         self.core.compare(config).await
     }
 
-    /// Writes down that a new configuration could not even be read.
+    /// Logs that a new configuration could not be read.
     #[cfg(feature = "cli")]
     pub(crate) fn note_failed_reload(&self, why: &dyn fmt::Display) {
         self.core.audit.write(&Event::ReloadFailed { why: why.to_string() });
     }
 
-    /// Returns everybody who is logged in, in the order of the logins.
+    /// Returns all sessions, in the order of the logins.
     pub fn sessions(&self) -> Vec<SessionInfo> {
         let seats: Vec<_> = locked(&self.core.live).seats().cloned().collect();
         seats.iter().map(|seat| seat.info()).collect()
@@ -273,7 +272,7 @@ impl Handle {
         kicked.iter().map(|seat| seat.id).collect()
     }
 
-    /// Returns how the server is.
+    /// Returns the state of the server.
     pub fn status(&self) -> Status {
         let phase = match *self.core.phase.borrow() {
             Phase::Serving => "serving",
@@ -306,7 +305,7 @@ impl fmt::Debug for Handle {
     }
 }
 
-/// How a server is.
+/// The state of a server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Status {
@@ -314,11 +313,11 @@ pub struct Status {
     pub phase: String,
     /// The version of this crate.
     pub version: String,
-    /// Where it listens, with the real ports.
+    /// The addresses that it listens on, with the real ports.
     pub listen: Vec<SocketAddr>,
-    /// What clients pin.
+    /// The pin of its key.
     pub pin: String,
-    /// The pin of the key that is announced, if one is.
+    /// The pin of the announced key, if there is one.
     pub next_pin: Option<String>,
     /// Clients that are logged in.
     pub sessions: usize,
@@ -407,7 +406,7 @@ impl Core {
         let _ = timeout(limits.close_timeout.saturating_add(limits.last_words_timeout), all_ended).await;
     }
 
-    /// Takes a place for a connection, and lets it go its way; or drops it.
+    /// Takes a place for a connection and spawns its task, or drops the connection.
     fn admit(
         self: &Arc<Self>,
         tcp: TcpStream,
@@ -428,7 +427,7 @@ impl Core {
         }
     }
 
-    /// A connection's panic ends that connection alone, and is written down.
+    /// Logs a panic of a connection's task, which ends that connection alone.
     fn note(&self, ended: Result<(), tokio::task::JoinError>) {
         if ended.is_err_and(|error| error.is_panic()) {
             self.audit.write(&Event::Crashed);
@@ -443,13 +442,13 @@ fn nobody_key() -> Result<ResumeKey, StartError> {
     Ok(ResumeKey::new(&Secret::new(*secret)))
 }
 
-/// How many passwords need a verifier.
+/// Returns the number of passwords that need a verifier.
 fn count_passwords(services: &[Service]) -> usize {
     let clients = services.iter().flat_map(|service| &service.clients);
     clients.filter(|client| matches!(client.credential, Credential::Password(_))).count()
 }
 
-/// How each service is reached at the first of these addresses.
+/// Returns the URL of each service at the first of these addresses.
 pub(crate) fn urls<'n>(
     public: Option<&str>,
     names: impl Iterator<Item = (&'n str, &'n str)>,

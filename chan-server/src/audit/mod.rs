@@ -1,9 +1,9 @@
-//! The audit log: one line for each event at the door, with the true reason, which the peer never gets.
+//! The audit log: one line for each login, session and refusal, with the true reason, which the peer never gets.
 //!
-//! A thread of its own writes the lines, so that a reader that stalls never holds up the server. Lines that find no room
-//! are counted, and a later line says how many were lost. Events that strangers can cause at will are limited to a few a
-//! second; the others are counted. Events of authenticated clients are never left out: where one client causes too many
-//! for a line each, a line now and then has their totals for each of its sources.
+//! A separate thread writes the lines, so that a reader that stalls never delays the server. Lines for which there is no room
+//! are counted, and a later line states their number. Events that strangers can cause at will are limited to a few a
+//! second; the others are counted. Events of authenticated clients are never left out: if one client causes too many
+//! for a line each, a line every ten seconds has their totals for each of its sources.
 
 mod bucket;
 mod count;
@@ -41,17 +41,17 @@ const STRANGERS: Rate = Rate { burst: 100, per_second: 20 };
 const MEMBER: Rate = Rate { burst: 10_000, per_second: 1000 };
 /// For all together that share a password, who may be many and are not known by name.
 const SHARED: Rate = Rate { burst: 1000, per_second: 100 };
-/// How often totals are written of what had no line of its own.
+/// The interval at which the totals of events without a line are written.
 const SUM_INTERVAL: Duration = Duration::from_secs(10);
-/// Totals by source, at most. What comes from other sources is summed without it.
+/// The most totals by source. Events of further sources are summed without their source.
 const MAX_SUMS: usize = 1024;
-/// How long the end of a program waits for its last lines to be read.
+/// The time for which the end of a program waits until its last lines are read.
 const LAST_LINES_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Where events go.
+/// The destination of the events.
 #[derive(Debug)]
 pub struct Audit {
-    /// `None` where nobody wants to know.
+    /// `None` if the log is off.
     writer: Option<Writer>,
     state: Arc<Mutex<State>>,
     /// Set when the file is to be opened anew.
@@ -67,7 +67,7 @@ struct Writer {
     format: Format,
 }
 
-/// What the writing thread is given.
+/// An entry for the writing thread.
 enum QueueEntry {
     Line(String),
     /// Asks to be told when all before it has been written.

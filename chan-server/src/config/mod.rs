@@ -1,7 +1,7 @@
-//! The configuration: which services strangers may start, under which passwords, and how much of each.
+//! The configuration: the services, their passwords and keys, and their limits.
 //!
-//! A file is read whole and checked once. Everything that is wrong with it is said at once, each mistake with its
-//! line, its key and what to write instead; a [`Config`] is therefore always one that can be served.
+//! A file is read and checked as a whole. All its mistakes are reported together, each with its line, its key and the
+//! correction. So every [`Config`] can be served.
 
 mod credential;
 mod document;
@@ -41,19 +41,19 @@ const MAX_LEN: usize = 4 * 1024 * 1024;
 /// A configuration that was checked.
 #[derive(Debug)]
 pub struct Config {
-    /// Where to listen.
+    /// The addresses to listen on.
     pub(crate) listen: Listen,
     /// The host name or address under which clients reach this server, for the URLs it prints.
     pub(crate) public: Option<String>,
-    /// Where metrics are asked for.
+    /// The address for requests for metrics.
     pub(crate) metrics: Option<SocketAddr>,
     /// What is allowed.
     pub(crate) limits: Limits,
     /// Penalties and exceptions of the gate.
     pub(crate) gate: GateRules,
-    /// How long the sessions of a right that a reload withdraws go on.
+    /// The time for which sessions continue after a reload has withdrawn their right.
     pub(crate) revoke_grace: Duration,
-    /// Proxies that say in front of each connection whose it is.
+    /// The proxies that state the source of each connection.
     pub(crate) proxies: Vec<IpNet>,
     /// The identity of `[tls]`; without one the server has its own.
     pub(crate) identity: Option<Identity>,
@@ -95,7 +95,7 @@ impl Config {
         }
     }
 
-    /// Offers a service. One of the same name is replaced.
+    /// Adds a service, or replaces the one of the same name.
     #[must_use]
     pub fn service(mut self, service: Service) -> Self {
         self.services.retain(|other| other.name != service.name);
@@ -134,13 +134,13 @@ impl Config {
     /// Takes another name for the URLs that are printed than the file's `public`.
     ///
     /// # Errors
-    /// When it is no host name or address, with words for whoever wrote it.
+    /// The text is not a host name or an address. The error is written for its author.
     pub fn set_public(&mut self, host: &str) -> Result<(), String> {
         self.public = Some(checked_host(host)?);
         Ok(())
     }
 
-    /// The services, in the order of the file.
+    /// Returns the services, in the order of the file.
     pub fn services(&self) -> &[Service] {
         &self.services
     }
@@ -150,7 +150,7 @@ impl Config {
         &self.limits
     }
 
-    /// What is allowed and worth knowing, in the order of the lines.
+    /// Returns warnings about settings that are allowed but need attention, in the order of the lines.
     pub fn warnings(&self) -> &[Warning] {
         &self.warnings
     }
@@ -164,13 +164,13 @@ impl Config {
         })
     }
 
-    /// The identity that `[tls]` names, if it names one.
+    /// Returns the identity that `[tls]` names, if it names one.
     pub fn identity(&self) -> Option<&Identity> {
         self.identity.as_ref()
     }
 }
 
-/// What the parts of a configuration need to know to be checked.
+/// The context in which the parts of a configuration are checked.
 struct Context<'c> {
     file: &'c Path,
     /// The permission bits of the file, where others may read it.

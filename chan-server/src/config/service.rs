@@ -23,7 +23,7 @@ use crate::modules::Starter;
 use crate::modules::unix;
 use crate::words::shown;
 
-/// A service: a name, who may start it, and what is started.
+/// A service: its name, its clients, and the function that is started for each.
 #[derive(Debug)]
 pub struct Service {
     pub(crate) name: ServiceName,
@@ -41,7 +41,7 @@ pub struct Service {
     pub(crate) mfa: String,
 }
 
-/// Somebody who may start a service.
+/// A client of a service.
 #[derive(Debug)]
 pub struct Client {
     /// Empty for the password that all share.
@@ -60,8 +60,8 @@ impl Service {
     /// The longest that a session survives without a connection, where nothing else is configured.
     const RESUME: Duration = Duration::from_secs(60);
 
-    /// Makes a service of a function that is spawned as a process for each client, with the channel to that client. State
-    /// that clients share is what the closure captured.
+    /// Makes a service of a function, which is spawned as a process for each client with the channel to that client. Clients
+    /// share the state that the closure captures.
     ///
     /// Clients speak bincode or JSON. Nobody may start the service before it has a [`password`](Self::password) or a
     /// [`client`](Self::client).
@@ -145,16 +145,16 @@ impl Service {
         self
     }
 
-    /// Lets in everybody who knows this password, in place of one that was set before.
+    /// Lets in all clients that know this password. Replaces a password that was set before.
     #[must_use]
     pub fn password(self, password: Password) -> Self {
         self.admit(ClientId::default(), password.into())
     }
 
-    /// Lets in a client with a name, by a password or the public half of its key. One of the same name is replaced.
+    /// Lets in a named client, by a password or the public half of its key. Replaces a client of the same name.
     ///
     /// # Errors
-    /// As those of [`new`](Self::new), for the name of the client.
+    /// Those of [`new`](Self::new), for the name of the client.
     pub fn client(self, name: &str, credential: impl Into<Credential>) -> Result<Self, InvalidName> {
         // An empty name stands for the password that all share.
         ServiceName::new(name)?;
@@ -167,17 +167,17 @@ impl Service {
         self
     }
 
-    /// Its name.
+    /// Returns the name of the service.
     pub fn name(&self) -> &ServiceName {
         &self.name
     }
 
-    /// Those who may start it, the disabled ones included; a client without a name is the password that all share.
+    /// Returns the clients that may start it, and the disabled ones. The client without a name stands for the shared password.
     pub fn clients(&self) -> &[Client] {
         &self.clients
     }
 
-    /// Module and function.
+    /// Returns module and function.
     pub fn mfa(&self) -> &str {
         self.starter.name()
     }
@@ -195,12 +195,12 @@ impl Client {
         }
     }
 
-    /// Its name; empty for the password that all share.
+    /// Returns the name of the client; empty for the shared password.
     pub fn id(&self) -> &ClientId {
         &self.id
     }
 
-    /// Whether it was revoked.
+    /// Returns `true` if the client is disabled.
     pub fn disabled(&self) -> bool {
         self.disabled
     }
