@@ -110,7 +110,7 @@ fn is_bookmark(name: &str) -> bool {
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
 }
 
-/// Why a saved URL cannot be used, or a URL cannot be saved.
+/// The reason that a saved URL cannot be used, or a URL cannot be saved.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BookmarkError {
@@ -139,7 +139,7 @@ pub enum BookmarkError {
     Url {
         /// The name.
         name: Box<str>,
-        /// What is wrong with the URL.
+        /// The mistake in the URL.
         what: crate::url::UrlError,
     },
 }

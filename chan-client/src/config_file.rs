@@ -109,7 +109,7 @@ impl ConfigFile {
     }
 }
 
-/// Why a file of the user cannot be used.
+/// The reason that a file of the user cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FileError {

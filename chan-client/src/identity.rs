@@ -1,4 +1,4 @@
-//! Why a server is not the one that the caller expects.
+//! The reasons that a server is not the expected one.
 
 use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
@@ -7,7 +7,7 @@ use lib_chan::tls::Pin;
 use rustls::pki_types::UnixTime;
 use rustls::{CertificateError, Error, OtherError};
 
-/// Why the server is not the one that the caller expects. The client sent only the TLS handshake, which contains no
+/// The reason that the server is not the expected one. The client sent only the TLS handshake, which contains no
 /// secret, service or client name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]

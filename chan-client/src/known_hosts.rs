@@ -86,7 +86,7 @@ impl KnownHosts {
     }
 }
 
-/// Why the file of known hosts cannot be used.
+/// The reason that the file of known hosts cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum KnownHostsError {

@@ -1,4 +1,4 @@
-//! Takes connections, and nothing else: what becomes of one is its own task's affair.
+//! Accepts connections. Each is handled in its own task.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -14,7 +14,7 @@ const BACKLOG: i32 = 1024;
 const MIN_BACKOFF: Duration = Duration::from_millis(10);
 const MAX_BACKOFF: Duration = Duration::from_secs(1);
 
-/// Where to listen.
+/// An address to listen on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Listen {
     /// This port of every address.
@@ -27,9 +27,9 @@ pub(crate) enum Listen {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct ListenAt {
     pub(crate) address: SocketAddr,
-    /// Whether an IPv6 socket leaves IPv4 to others.
+    /// Set if an IPv6 socket leaves IPv4 to others.
     only_v6: bool,
-    /// Whether IPv4 alone is as good, on a machine without IPv6.
+    /// Set if IPv4 alone suffices on a machine without IPv6.
     or_v4: bool,
 }
 
@@ -103,13 +103,13 @@ impl Move {
     }
 }
 
-/// Why the server cannot listen.
+/// The reason that the server cannot listen.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {address}: {error}{}", advice(.error))]
 pub struct BindError {
     /// Where.
     pub address: SocketAddr,
-    /// What the system said.
+    /// The error of the system.
     pub error: io::Error,
 }
 
@@ -122,7 +122,7 @@ fn advice(error: &io::Error) -> &'static str {
     }
 }
 
-/// What a server listens on.
+/// The sockets that a server listens on.
 #[derive(Debug)]
 pub(crate) struct Bound {
     pub(crate) listeners: Vec<(ListenAt, TcpListener)>,

@@ -1,4 +1,4 @@
-//! Who is logged in, and under which policy. One lock holds both, so that no login slips past a reload.
+//! The sessions that are logged in, and their policy. One lock guards both, so that no login slips past a reload.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -27,7 +27,7 @@ pub(crate) struct Live {
 #[derive(Debug)]
 struct Seated {
     seat: Arc<Seat>,
-    /// What the client proved itself against.
+    /// The verifier against which the client proved itself.
     verifier: AccountVerifier,
 }
 
@@ -48,7 +48,7 @@ pub(crate) struct Seat {
     counted: Mutex<(u64, u64)>,
 }
 
-/// Where the client of a seat is.
+/// The place of the client of a seat.
 #[derive(Debug)]
 struct Whereabouts {
     peer: SocketAddr,
@@ -58,7 +58,7 @@ struct Whereabouts {
     handed: Vec<(u64, u64, SocketAddr)>,
 }
 
-/// That a session ends, when, and why.
+/// The end of a session: when, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Verdict {
     at: Instant,
@@ -77,7 +77,7 @@ pub struct Ending {
     pub service: String,
     /// The client; empty for the password that all share.
     pub client: String,
-    /// Why it may not go on.
+    /// The reason that it may not continue.
     pub why: Revoked,
 }
 
@@ -93,7 +93,7 @@ pub struct SessionInfo {
     pub service: String,
     /// The client; empty for the password that all share.
     pub client: String,
-    /// How far it is.
+    /// Its progress.
     pub state: SessionState,
     /// When the connection was accepted, as RFC 3339.
     pub since: String,
@@ -107,7 +107,7 @@ pub struct SessionInfo {
     pub bytes_out: u64,
 }
 
-/// How far a session is.
+/// The progress of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -122,7 +122,7 @@ pub enum SessionState {
     Ending,
 }
 
-/// Which sessions are meant.
+/// A selection of sessions.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]

@@ -1,4 +1,4 @@
-//! What happened since the start, counted for a monitoring system.
+//! Counts of events since the start, for a monitoring system.
 //!
 //! What the log tells is counted here as well, and never left out. Labels are names of the configuration and words of a
 //! closed set; nothing that a client sends becomes a label.
@@ -10,7 +10,7 @@ use prometheus_client::registry::Registry;
 /// Names and values.
 pub(crate) type Labels = Vec<(&'static str, String)>;
 
-/// What has been counted since the start.
+/// The counts since the start.
 #[derive(Debug, Default)]
 pub(crate) struct Metrics {
     pub(crate) turned: Family<Labels, Counter>,

@@ -1,4 +1,4 @@
-//! What a configuration grants, ready to serve. A reload replaces it as a whole.
+//! The rights that a configuration grants, ready to serve. A reload replaces them as a whole.
 //!
 //! Two policies are compared by what they grant: services, clients, credentials and sources. Order, comments, the files
 //! that hold a secret and their times grant nothing. A password and a verifier of it are one credential, whatever the
@@ -33,7 +33,7 @@ use crate::modules::Starter;
 use crate::rate::ByteRate;
 use crate::start::StartError;
 
-/// What a server grants and allows.
+/// The rights that a server grants, and its limits.
 #[derive(Debug)]
 pub(crate) struct Policy {
     pub(crate) listen: Listen,
@@ -42,7 +42,7 @@ pub(crate) struct Policy {
     pub(crate) limits: Limits,
     pub(crate) rules: GateRules,
     pub(crate) revoke_grace: Duration,
-    /// Where the PROXY protocol is spoken.
+    /// The proxies that speak the PROXY protocol.
     pub(crate) proxies: Vec<IpNet>,
     pub(crate) identity: Identity,
     pub(crate) parameters: SessionParameters,
@@ -58,7 +58,7 @@ pub(crate) struct Policy {
 
 type Name = (ServiceName, ClientId);
 
-/// What there is to start under the name of a service.
+/// The function and the limits of a service.
 #[derive(Debug)]
 struct Terms {
     starter: Arc<Starter>,
@@ -77,7 +77,7 @@ struct AccountTerms {
     from: Vec<IpNet>,
 }
 
-/// Why a session may not go on.
+/// The reason that a session may not continue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -110,15 +110,15 @@ impl fmt::Display for Revoked {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Change {
-    /// What happens to it.
+    /// The kind of the change.
     pub kind: ChangeKind,
-    /// What it is: `service echo`, `client joe of echo`, `listen 127.0.0.1:1234`, `[limits] max_calls`.
+    /// The subject, such as `service echo`, `client joe of echo`, `listen 127.0.0.1:1234`, `[limits] max_calls`.
     pub subject: String,
     /// The keys of it that differ, where there are several.
     pub keys: Vec<String>,
 }
 
-/// What happens to something in a reload.
+/// The kind of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -388,7 +388,7 @@ fn subject(service: &ServiceName, client: &ClientId) -> String {
     }
 }
 
-/// What the slow half of a preparation makes.
+/// The result of the slow half of a preparation.
 #[derive(Default)]
 struct Derived {
     services: BTreeMap<String, Terms>,

@@ -37,7 +37,7 @@ pub(crate) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Result<Option
     })
 }
 
-/// Why there is no header.
+/// The reason that there is no header.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HeaderError {
     /// The connection was lost.

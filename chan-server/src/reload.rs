@@ -1,4 +1,4 @@
-//! Goes over to another configuration while the server runs.
+//! Replaces the configuration of a running server.
 //!
 //! Everything that can fail is done first: the new configuration is checked, its verifiers are made, and its sockets
 //! are bound. Then everything is replaced at once. A reload that fails has changed nothing.
@@ -20,7 +20,7 @@ use crate::scrape;
 use crate::shared::{Core, Phase};
 use crate::start::StartError;
 
-/// Why a running server keeps the configuration that it has.
+/// The reason that a running server keeps its configuration.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReloadError {
@@ -32,19 +32,19 @@ pub enum ReloadError {
     GoingAway,
 }
 
-/// What a reload does, or did.
+/// The effects of a reload.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Changes {
-    /// What differs between the two configurations.
+    /// The differences between the two configurations.
     pub changes: Vec<Change>,
     /// The sessions that end with `revoked`, after `revoke_grace`.
     pub ends: Vec<Ending>,
     /// Milliseconds of `revoke_grace`.
     pub grace_ms: u64,
-    /// What only a restart can change, and stays as it is.
+    /// Settings that only a restart can change; they stay as they are.
     pub needs_restart: Vec<String>,
-    /// What is allowed in the new configuration, and worth knowing.
+    /// Warnings about the new configuration.
     pub warnings: Vec<String>,
 }
 

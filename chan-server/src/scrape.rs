@@ -21,7 +21,7 @@ use crate::shared::{Core, Phase};
 
 /// The head of a request, at most.
 const MAX_HEAD_LEN: usize = 8 * 1024;
-/// How long a request and its answer may take.
+/// The time that a request and its answer may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// Requests at once. A further one takes the place of the oldest, so that silent connections keep nobody out.
 const MAX_REQUESTS: usize = 16;

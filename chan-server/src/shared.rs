@@ -1,4 +1,4 @@
-//! What all connections of a server share, and how far the server has come.
+//! The state that all connections of a server share, and the server's phase.
 
 use std::net::SocketAddr;
 use std::sync::atomic::AtomicU64;
@@ -22,26 +22,26 @@ use crate::policy::Policy;
 use crate::resume::{NoRoom, Resumable, Resumables};
 use crate::traffic::Stream;
 
-/// What a server is about; it only goes on.
+/// The phase of a server. Phases only advance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Phase {
     Serving,
     /// Nothing new begins.
     Draining,
-    /// What there is ends.
+    /// All sessions end.
     Stopping,
-    /// What is still there is cut off.
+    /// The remaining connections are cut off.
     Cut,
 }
 
-/// How a session is reached by its client's later connections.
+/// The way from a client's later connections to its session.
 #[derive(Clone, Debug)]
 pub(crate) struct Way {
     pub(crate) attacher: Attacher<Stream>,
     pub(crate) seat: Arc<Seat>,
 }
 
-/// What all connections share.
+/// The state that all connections share.
 pub(crate) struct Core {
     pub(crate) state: StateDir,
     pub(crate) name_key: NameKey,
@@ -51,7 +51,7 @@ pub(crate) struct Core {
     pub(crate) sessions: Arc<Mutex<Sessions>>,
     pub(crate) gate: Arc<Mutex<Gate>>,
     pub(crate) resumables: Mutex<Resumables<Way>>,
-    /// How many sessions can be resumed.
+    /// The number of sessions that can be resumed.
     pub(crate) resumable: watch::Sender<usize>,
     pub(crate) audit: Arc<Audit>,
     /// Connections accepted so far, which numbers them.

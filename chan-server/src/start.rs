@@ -1,4 +1,4 @@
-//! Why a configuration cannot be served.
+//! The reasons that a configuration cannot be served.
 
 use std::io;
 
@@ -10,7 +10,7 @@ use crate::config::ConfigError;
 use crate::identity::IdentityError;
 use crate::listener::BindError;
 
-/// Why a server does not start.
+/// The reason that a server does not start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {

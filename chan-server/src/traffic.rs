@@ -1,4 +1,4 @@
-//! How much a connection carried, as the network sees it: TLS included.
+//! The bytes that a connection carries, as the network sees them: TLS included.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -22,7 +22,7 @@ pub(crate) struct Traffic {
     /// Milliseconds from `began` to the last byte.
     last: AtomicU64,
     began: Instant,
-    /// What it may carry a second, in and out; as soon as the client is known.
+    /// The rates that bound it, in and out; set as soon as the client is known.
     rates: OnceLock<Vec<Arc<ByteRate>>>,
 }
 

@@ -1,4 +1,4 @@
-//! Why there is no channel.
+//! The errors of a connection.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use crate::known_hosts::KnownHostsError;
 use crate::trust::{IdentityError, TrustError};
 use crate::url::{Authority, UrlError};
 
-/// Why there is no channel. The variants say who can do something about it. No call was executed.
+/// The reason that there is no channel. The variants tell who can correct it. No call was executed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConnectError {
@@ -106,7 +106,7 @@ impl ConnectError {
     }
 }
 
-/// What a caller gave that cannot be used.
+/// An input of the caller that cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum UsageError {

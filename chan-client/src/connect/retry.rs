@@ -32,7 +32,7 @@ impl Backoff {
     }
 }
 
-/// Why one attempt at one server failed.
+/// The reason that one attempt at one server failed.
 #[derive(Debug)]
 pub(super) enum Setback {
     /// The server uses another salt than the key was derived with. The error is for the second time in a row.
@@ -53,7 +53,7 @@ impl<E: Into<ConnectError>> From<E> for Setback {
     }
 }
 
-/// What to do after an attempt that failed.
+/// The step after a failed attempt.
 #[derive(Debug)]
 pub(super) enum Next {
     /// Report the step, wait, and try [`Retry::server`].

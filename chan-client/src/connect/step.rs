@@ -1,4 +1,4 @@
-//! What the caller of a connection can observe.
+//! The steps of a connection that its caller can observe.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -58,7 +58,7 @@ pub enum Step {
     KeyOutdated,
     /// An attempt failed. The client tries again, at the next server of the URL if there are several.
     Retrying {
-        /// Why the attempt failed.
+        /// The reason that the attempt failed.
         why: Box<str>,
         /// The time until the next attempt.
         again_in: Duration,

@@ -1,4 +1,4 @@
-//! Why a server is not trusted.
+//! The errors of trust.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use rustls::Error;
 
 use crate::known_hosts::KnownHostsError;
 
-/// Why the chosen way to trust a server cannot be used. Nothing was sent.
+/// The reason that the chosen way to trust a server cannot be used. Nothing was sent.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TrustError {
@@ -16,7 +16,7 @@ pub enum TrustError {
     Ca {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The mistake in it.
         what: Box<str>,
     },
     /// The file of known hosts cannot be used.

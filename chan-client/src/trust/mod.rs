@@ -19,7 +19,7 @@ pub use error::TrustError;
 pub use crate::identity::IdentityError;
 use crate::known_hosts::{KnownHosts, KnownHostsError};
 
-/// How the client checks the identity of the server. The caller decides; nothing that the server sends can change it.
+/// The way in which the client checks the identity of the server. Only the caller chooses it; the server cannot change it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Trust {

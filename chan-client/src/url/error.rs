@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 
-/// What is wrong with a URL, where, and what to write instead.
+/// A mistake in a URL: its place, and the correction.
 ///
 /// The error does not repeat the URL, because somebody may have written a password into it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -10,7 +10,7 @@ use std::convert::Infallible;
 pub struct UrlError {
     /// The number of characters before the fault.
     pub at: usize,
-    /// What is wrong.
+    /// The mistake.
     pub fault: UrlFault,
 }
 
@@ -20,7 +20,7 @@ impl From<Infallible> for UrlError {
     }
 }
 
-/// What can be wrong with a URL.
+/// The kinds of mistakes in a URL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum UrlFault {

@@ -64,7 +64,7 @@ impl ChanUrl {
         &self.service
     }
 
-    /// How to trust the server.
+    /// The way to trust the server.
     pub fn trust(&self) -> &Trust {
         &self.trust
     }

@@ -1,4 +1,4 @@
-//! What the log tells.
+//! The events of the log.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::Cause;
 
-/// What happened.
+/// An event.
 #[derive(Debug, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub(crate) enum Event<'e> {
@@ -64,7 +64,7 @@ pub(crate) enum Event<'e> {
         /// For how long it may be without a connection, if at all.
         #[serde(skip_serializing_if = "Option::is_none")]
         resume_ms: Option<u64>,
-        /// Why it may not, although the client asked for it.
+        /// The reason that it may not, although the client asked for it.
         #[serde(skip_serializing_if = "Option::is_none")]
         no_resume: Option<&'e str>,
     },
@@ -78,7 +78,7 @@ pub(crate) enum Event<'e> {
     /// A session goes on over another connection, after so many milliseconds without one.
     SessionResumed {
         connection: u64,
-        /// Where the client is now.
+        /// The current address of the client.
         peer: SocketAddr,
         #[serde(flatten)]
         who: Who<'e>,

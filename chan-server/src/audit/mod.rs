@@ -74,7 +74,7 @@ enum QueueEntry {
     Flush(SyncSender<()>),
 }
 
-/// How a line looks.
+/// The format of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Format {
@@ -101,7 +101,7 @@ struct State {
 /// Service and client.
 type Member = (Box<str>, Box<str>);
 
-/// Who can cause an event at will.
+/// The parties that can cause an event at will.
 enum Cause<'e> {
     Unheard,
     Failed,
@@ -110,7 +110,7 @@ enum Cause<'e> {
 }
 
 impl State {
-    /// Whether there is room for one more of this cause.
+    /// Returns `true` if there is room for one more of this cause.
     fn take(&mut self, cause: Cause<'_>, now: Instant) -> bool {
         match cause {
             Cause::Unheard => self.unheard.take(now),

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub(super) struct LogFile {
     path: PathBuf,
     file: File,
-    /// Whether the last line in it is whole.
+    /// Set if the last line in it is complete.
     is_whole: bool,
     reopen: Arc<AtomicBool>,
 }

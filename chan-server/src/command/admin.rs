@@ -28,12 +28,12 @@ use crate::server::{Handle, Status};
 
 /// The longest request.
 const MAX_REQUEST_LEN: u64 = 64 * 1024;
-/// How long a request may take to arrive, and its answer to be read.
+/// The time that a request may take to arrive, and its answer to be read.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// Requests at once; more wait.
 const MAX_REQUESTS: usize = 16;
 
-/// What an operator wants.
+/// A request of an operator.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Order {
@@ -41,12 +41,12 @@ pub(super) enum Order {
     Status,
     Kick(Whom),
     Reload,
-    /// What a reload of this file would do.
+    /// Asks what a reload of this file would change.
     Compare(PathBuf),
     Drain,
 }
 
-/// What the server says to it.
+/// The answer of the server.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Answer {
@@ -64,12 +64,12 @@ pub(super) enum Answer {
     },
 }
 
-/// Where the socket is.
+/// Returns the path of the socket.
 pub(super) fn path(state: &StateDir) -> PathBuf {
     state.file("admin.sock")
 }
 
-/// What requests are about.
+/// The parts of the server that requests concern.
 pub(super) struct Desk {
     pub(super) handle: Handle,
     pub(super) reloader: Reloader,

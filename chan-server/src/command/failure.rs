@@ -1,4 +1,4 @@
-//! How a command ends that did not succeed.
+//! The failures of commands.
 
 use std::{fmt, io};
 
@@ -10,7 +10,7 @@ use crate::identity::IdentityError;
 use crate::reload::ReloadError;
 use crate::start::StartError;
 
-/// What to tell the user, and the exit code.
+/// The message for the user, and the exit code.
 #[derive(Debug)]
 pub struct Failure {
     text: String,
@@ -23,7 +23,7 @@ impl Failure {
         Self { text: format!("chan-server: {text}"), code: 1 }
     }
 
-    /// What was asked for is wrong: 2.
+    /// The request is wrong: 2.
     pub(super) fn usage(text: impl fmt::Display) -> Self {
         Self { text: format!("chan-server: {text}"), code: 2 }
     }
@@ -33,7 +33,7 @@ impl Failure {
         Self { text: format!("chan-server: interrupted; {text}"), code: Signal::Interrupt.exit_code() }
     }
 
-    /// What a running server said.
+    /// The answer of a running server.
     pub(super) fn of_server(text: String, code: u8) -> Self {
         Self { text, code }
     }

@@ -117,7 +117,7 @@ fn is_there(file: &Path) -> bool {
     }
 }
 
-/// Where a configuration is looked for, in this order.
+/// Returns the places where a configuration is looked for, in this order.
 fn searched() -> Vec<PathBuf> {
     let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let own = absolute("XDG_CONFIG_HOME").or_else(|| absolute("HOME").map(|home| home.join(".config")));

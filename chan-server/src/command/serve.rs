@@ -30,7 +30,7 @@ use crate::reload::Changes;
 use crate::server::{Handle, Server, ServiceUrl, urls};
 use crate::start::StartError;
 
-/// How long a standard output may take to take what a server prints at its start.
+/// The time for which the server waits until standard output has accepted the lines of its start.
 const PRINT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// `chan-server serve`.
@@ -211,7 +211,7 @@ fn log(place: &LogPlace) -> Result<Arc<Audit>, Failure> {
     Ok(Arc::new(audit))
 }
 
-/// What is printed at a first start: commands that work as they are pasted.
+/// The text that is printed at a first start: commands to paste.
 fn beginning(server: &Server, note: &str, password_file: &Path) -> String {
     let places: Vec<_> = searched().iter().map(|place| place.display().to_string()).collect();
     let mut text = format!(
@@ -239,7 +239,7 @@ fn beside_this_program(name: &str) -> PathBuf {
     beside.filter(|path| path.exists()).unwrap_or_else(|| name.into())
 }
 
-/// Where the server listens, with a note on that.
+/// Returns the addresses that the server listens on, with a note.
 fn listening(server: &Server, note: &str) -> String {
     let addresses: Vec<_> = server.local_addrs().iter().map(ToString::to_string).collect();
     let reach = match &server.local_addrs() {
@@ -337,7 +337,7 @@ async fn reopen(log: Arc<Audit>, mut told: tokio::signal::unix::Signal) {
     }
 }
 
-/// What stops a server: SIGINT, SIGTERM and an operator.
+/// The signals and requests that stop a server: SIGINT, SIGTERM and an operator.
 struct Stop {
     signals: Subscription,
     asked: Arc<Notify>,

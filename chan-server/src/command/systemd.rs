@@ -1,4 +1,4 @@
-//! What a service manager gives and is told: sockets, readiness, reloads and signs of life. Without one, nothing happens.
+//! The exchange with a service manager: sockets, readiness, reloads and signs of life. Does nothing without one.
 
 use std::net::TcpListener;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! What a client proves itself with, as a configuration states it.
+//! The credentials of clients, as a configuration states them.
 
 use std::collections::HashSet;
 use std::io;
@@ -12,13 +12,13 @@ use zeroize::Zeroizing;
 use super::Context;
 use super::document::{Problems, Table};
 
-/// What a client proves itself with.
+/// The credential of a client.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Credential {
     /// A password that the server knows, and makes a verifier of when it starts.
     Password(Password),
-    /// What `chan-server passwd` made of a password that the server does not know.
+    /// A verifier made by `chan-server passwd`; the server does not know the password.
     Verifier(Box<PasswordVerifier>),
     /// The public half of a client's key.
     Key(PublicKey),

@@ -16,7 +16,7 @@ use crate::words::{nearest, shown};
 pub struct Problem {
     /// The line, counted from 1; 0 where it is the file itself.
     pub line: usize,
-    /// What is wrong there, by key, and what to write instead. Never the value of a secret.
+    /// The mistake, with its key and the correction. Never contains a secret.
     pub text: String,
 }
 
@@ -24,7 +24,7 @@ pub struct Problem {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Warning {
-    /// What it is, where, and what to do.
+    /// The mistake, its place, and the correction.
     pub problem: Problem,
     /// Some clients are refused by it already.
     pub is_fatal: bool,
@@ -124,7 +124,7 @@ impl<'t> Problems<'t> {
 
 /// One table, of which each key is taken once; what is left is unknown.
 pub(super) struct Table<'t> {
-    /// How the table is written, for messages: `[[service]]`.
+    /// The name of the table in messages, such as `[[service]]`.
     pub(super) name: &'static str,
     /// The table's header.
     pub(super) span: Span,
@@ -137,7 +137,7 @@ impl<'t> Table<'t> {
         Self { name, span, entries, known: Vec::new() }
     }
 
-    /// Whether there is such a key.
+    /// Returns `true` if the table has this key.
     pub(super) fn has(&self, key: &str) -> bool {
         self.entries.contains_key(key)
     }

@@ -9,7 +9,7 @@ use lib_chan::Limits;
 use super::document::{Problems, Table};
 use crate::units::{GIB, HOUR, KIB, MIB, Number, SECOND};
 
-/// How a field is written, where it is, and what it may be.
+/// The spelling, the place and the range of a field.
 enum Field {
     /// A span of time, in milliseconds here.
     Time(fn(&mut Limits) -> &mut Duration, RangeInclusive<u64>),
@@ -160,7 +160,7 @@ pub(super) fn time(
 }
 
 impl Field {
-    /// How such a value is written, by the example of its default.
+    /// Returns the spelling of such a value, by the example of its default.
     fn expected(&self) -> String {
         let limits = &mut Limits::default();
         match self {

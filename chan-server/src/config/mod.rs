@@ -47,7 +47,7 @@ pub struct Config {
     pub(crate) public: Option<String>,
     /// The address for requests for metrics.
     pub(crate) metrics: Option<SocketAddr>,
-    /// What is allowed.
+    /// The limits.
     pub(crate) limits: Limits,
     /// Penalties and exceptions of the gate.
     pub(crate) gate: GateRules,
@@ -145,7 +145,7 @@ impl Config {
         &self.services
     }
 
-    /// What is allowed.
+    /// Returns the limits.
     pub fn limits(&self) -> &Limits {
         &self.limits
     }

@@ -35,7 +35,7 @@ pub struct Service {
     pub(crate) max_bytes_per_second: Option<NonZeroU32>,
     /// The longest that its sessions may survive without a connection; zero for not at all.
     pub(crate) resume: Duration,
-    /// Where its clients may come from; everywhere if empty.
+    /// The networks from which its clients may come; all if empty.
     pub(crate) from: Vec<IpNet>,
     /// The `mfa` with its arguments, in one spelling.
     pub(crate) mfa: String,
@@ -52,7 +52,7 @@ pub struct Client {
     pub(crate) max_sessions: Option<usize>,
     /// The most bytes a second of all its sessions together, in and out.
     pub(crate) max_bytes_per_second: Option<NonZeroU32>,
-    /// Where it may come from; everywhere that its service allows if empty.
+    /// The networks from which it may come; all that its service allows if empty.
     pub(crate) from: Vec<IpNet>,
 }
 

@@ -37,7 +37,7 @@ use crate::traffic::{Counted, Stream, Traffic};
 /// A connection, as the log knows it.
 pub(crate) struct Connection {
     pub(crate) core: Arc<Core>,
-    /// What was granted when it was accepted.
+    /// The policy when the connection was accepted.
     pub(crate) policy: Arc<Policy>,
     pub(crate) id: u64,
     pub(crate) peer: SocketAddr,
@@ -409,7 +409,7 @@ impl Connection {
         Some(StartedSession { _place: place, resumable })
     }
 
-    /// What the service may write to the log about this connection.
+    /// Returns the part of the log that the service may write about this connection.
     ///
     /// A relay may outlive its session, with a target that takes no bytes or that does not answer yet. It keeps this value
     /// and with it the place: else a client that starts and ends sessions could have any number of such targets.
@@ -478,9 +478,9 @@ impl<'c> Who<'c> {
     }
 }
 
-/// Why nobody got in.
+/// The reason that a login failed.
 enum LoginFailed {
-    /// What took too long.
+    /// The step that took too long.
     Deadline(&'static str),
     /// The TLS handshake failed.
     Handshake(io::Error),

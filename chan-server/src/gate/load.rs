@@ -62,7 +62,7 @@ pub(super) struct Floods {
 impl Floods {
     /// So much may come at once: what is ordinary in this time.
     const BURST: Duration = Duration::from_secs(1);
-    /// How long a flood counts after its last connection.
+    /// The time for which a flood counts after its last connection.
     const MEMORY: Duration = Duration::from_secs(1);
 
     pub(super) fn new(per_second: u32) -> Self {

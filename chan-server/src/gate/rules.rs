@@ -1,4 +1,4 @@
-//! What an owner may set about the gate, beside the numbers of [`Limits`](lib_chan::Limits).
+//! The settings of the gate, beside the numbers of [`Limits`](lib_chan::Limits).
 
 use std::time::Duration;
 

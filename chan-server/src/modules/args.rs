@@ -13,11 +13,11 @@ pub(super) fn decode<A: DeserializeOwned>(args: DeArray<'_>) -> Result<A, ArgsEr
     A::deserialize(Args(args))
 }
 
-/// Why the arguments are not what the function takes.
+/// The reason that a function does not take the arguments.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ArgsError {
     message: String,
-    /// Where the argument stands, if it is one in particular.
+    /// The position of the argument, if a single one is wrong.
     pub(crate) span: Option<Range<usize>>,
 }
 

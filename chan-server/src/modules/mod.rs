@@ -1,4 +1,4 @@
-//! What an `mfa` can name: modules, their functions, and how one is started for a client.
+//! The modules and functions that an `mfa` can name, and how one is started for a client.
 
 mod args;
 pub mod echo;
@@ -182,7 +182,7 @@ impl fmt::Debug for Modules {
     }
 }
 
-/// Why there is no such function for an `mfa`.
+/// The reason that an `mfa` names no function.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum MfaError {
     #[error("this program has no module {0}")]
@@ -194,7 +194,7 @@ pub(crate) enum MfaError {
 }
 
 impl MfaError {
-    /// Where in the configuration it is, if that is known.
+    /// Its place in the configuration, if known.
     pub(crate) fn span(&self) -> Option<Range<usize>> {
         match self {
             Self::Args { error, .. } => error.span.clone(),
@@ -242,7 +242,7 @@ impl Starter {
         &self.name
     }
 
-    /// Whether each of its processes has a connection of its own to something else.
+    /// Set if each of its processes has its own connection to a target.
     pub(crate) fn is_relay(&self) -> bool {
         matches!(&*self.name, "tcp:connect" | "unix:connect")
     }

@@ -3,7 +3,7 @@
 //! JSON: `{"Store":{"key":"joe","value":"…"}}` is a cast, `{"Lookup":{"key":"joe"}}` a call, answered by the value or
 //! `null`.
 //!
-//! How much is kept has a bound, [`MaxLen`]: `mfa = ["name_server", "start_me_up", "1 GiB"]`.
+//! The names that it keeps have a bound, [`MaxLen`]: `mfa = ["name_server", "start_me_up", "1 GiB"]`.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -19,7 +19,7 @@ use crate::units::Number;
 pub struct Store {
     /// The name.
     pub key: String,
-    /// What it stands for.
+    /// Its value.
     pub value: String,
 }
 
@@ -34,7 +34,7 @@ impl Call for Lookup {
     type Reply = Option<String>;
 }
 
-/// What the name server understands.
+/// A request to the name server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Request {
@@ -65,7 +65,7 @@ pub struct MaxLen(usize);
 impl MaxLen {
     /// 64 MiB.
     pub const DEFAULT: Self = Self(64 * 1024 * 1024);
-    /// What a name costs beside its characters: 128 bytes.
+    /// The cost of a name beside its characters: 128 bytes.
     pub const OF_A_NAME: usize = 128;
 }
 
@@ -96,7 +96,7 @@ impl<'de> Visitor<'de> for MaxLenVisitor {
 const WRITE_BYTES: &str =
     "expected the most bytes to keep, such as \"64 MiB\" (units KiB, MiB, GiB; a plain number is bytes)";
 
-/// What the process that knows the names is asked.
+/// A request to the process that keeps the names.
 pub(super) enum Ask {
     Store(Store, MaxLen, Reply<Result<(), ExitReason>>),
     Lookup(Lookup, Reply<Option<String>>),
@@ -117,7 +117,7 @@ pub(super) async fn kvs(mut me: Process<Ask>) -> Result<(), ExitReason> {
 #[derive(Default)]
 struct Names {
     values: HashMap<String, String>,
-    /// What they all take.
+    /// The bytes that all of them take.
     len: usize,
 }
 

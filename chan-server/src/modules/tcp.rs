@@ -12,13 +12,13 @@ use serde::{Deserialize, Deserializer};
 
 use super::Log;
 
-/// How long a target that takes no byte is waited for after its session has ended. The session keeps its place meanwhile.
+/// The time for which a target may accept no byte after its session has ended. The session keeps its place meanwhile.
 const LAST_BYTES_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What the client is told of a failed target begins with this.
+/// The prefix of the text that a client gets about a failed target.
 pub(super) const TARGET: &str = "target";
 
-/// How bytes are carried between a client and the target of its service.
+/// The relay between a client and the target of its service.
 pub(super) const fn target_relay() -> Relay {
     Relay::new(TARGET).last_bytes_timeout(LAST_BYTES_TIMEOUT)
 }
@@ -64,7 +64,7 @@ impl Visitor<'_> for HostPortVisitor {
     }
 }
 
-/// Whether there can be a host of this name or address.
+/// Returns `true` if a host can have this name or address.
 fn can_exist(host: &str) -> bool {
     if let Some(address) = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
         // A zone behind the address names a network card.
