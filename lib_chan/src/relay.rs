@@ -36,7 +36,7 @@ const MAX_PIECE_LEN: usize = 16 * 1024;
 const KEEPALIVE_TIME: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 
-/// How bytes are carried between a channel and a stream.
+/// A relay of bytes between a channel and a stream.
 ///
 /// ```no_run
 /// use lib_chan::{Channel, Opaque, relay::{Relay, RelayError, tcp_halves}};

@@ -35,7 +35,7 @@ impl fmt::Debug for SessionId {
     }
 }
 
-/// What a client claims when it resumes a session. The proof covers all of it.
+/// The claim of a client that resumes a session. The proof covers all of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ResumeClaim {
     /// The session.

@@ -17,7 +17,7 @@ use crate::{
 /// A process that was handed out, as the session keeps it.
 pub(crate) struct Exported {
     pid: Pid,
-    /// Where messages go; `None` for a process that was handed out to be monitored only.
+    /// The receiver of messages; `None` for a process that was handed out to be monitored only.
     outlet: Option<Arc<dyn Outlet>>,
 }
 

@@ -26,7 +26,7 @@ static HOLDERS: Mutex<BTreeMap<Name, Weak<Holder>>> = Mutex::new(BTreeMap::new()
 /// Bytes by which the windows of all sessions of the program have grown. No lock is taken under this one.
 static WIDENED_IN_ALL: Mutex<usize> = Mutex::new(0);
 
-/// What the sessions of one client have together.
+/// The totals of the sessions of one client.
 #[derive(Debug)]
 pub(super) struct Holder {
     name: Name,
@@ -53,7 +53,7 @@ impl Holder {
         holder
     }
 
-    /// What one client may have of `max`, which is there for all clients.
+    /// Returns the share of one client in `max`, which is the bound of all clients.
     const fn share(max: usize) -> usize {
         max / 2
     }

@@ -17,7 +17,7 @@ pub(crate) trait Source: Unpin {
     /// The type of the streams.
     type Stream;
 
-    /// Whether later connections are possible at all.
+    /// `true` if later connections are possible.
     const RESUMES: bool;
 
     /// Polls for the next connection. `detached` is `true` if the session has none.

@@ -1,4 +1,4 @@
-//! How long the machine was suspended. Neither tokio's clock nor `Instant` counts that time.
+//! The time for which the machine was suspended. Neither tokio's clock nor `Instant` counts it.
 
 use std::time::Duration;
 

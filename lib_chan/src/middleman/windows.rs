@@ -1,4 +1,4 @@
-//! How much wider than at the start the windows of a session are.
+//! The amount by which the windows of a session have grown.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

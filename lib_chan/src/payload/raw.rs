@@ -57,7 +57,7 @@ macro_rules! refuse {
     )*};
 }
 
-/// What neither a payload nor a byte of one can be.
+/// Refuses the types that neither a payload nor a byte of one can have.
 macro_rules! refuse_what_is_no_bytes {
     () => {
         type Ok = ();

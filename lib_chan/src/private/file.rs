@@ -21,7 +21,7 @@ pub enum PrivateFileError {
         path: PathBuf,
         /// Its permission bits.
         mode: u32,
-        /// What to do about it.
+        /// The remedy.
         remedy: String,
     },
     /// The path is a directory, not a file.

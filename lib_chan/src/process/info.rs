@@ -20,7 +20,7 @@ pub struct ProcessInfo {
     pub mailbox_len: u64,
     /// Messages that it has taken since it was spawned. Messages of its timers do not count.
     pub messages_taken: u64,
-    /// Whether exit signals become messages.
+    /// `true` if exit signals become messages.
     pub trap_exit: bool,
     /// The processes that it is linked to.
     pub links: Vec<Pid>,

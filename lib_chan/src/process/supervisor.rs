@@ -62,11 +62,11 @@ use crate::{CallError, CallFailure, ExitReason};
 /// The children that are restarted when one has ended and is to be restarted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Strategy {
-    /// That one alone.
+    /// Restarts only the child that ended.
     OneForOne,
-    /// All of them.
+    /// Restarts all children.
     OneForAll,
-    /// That one, and those that were started after it.
+    /// Restarts the child that ended, and those that were started after it.
     RestForOne,
 }
 

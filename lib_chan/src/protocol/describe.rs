@@ -43,7 +43,7 @@ pub struct Describer {
     text: String,
     /// The names under which types were written.
     known: HashMap<TypeId, Box<str>>,
-    /// How many types have each name.
+    /// The number of types of each name.
     names: HashMap<Box<str>, usize>,
     /// Something was written since the last bracket was opened.
     follows: bool,

@@ -86,7 +86,7 @@ pub enum Who {
     User,
 }
 
-/// What a driver finds when it wakes.
+/// The work that a driver finds when it wakes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rise {
     /// There is nothing to write.

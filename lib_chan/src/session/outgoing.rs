@@ -279,7 +279,7 @@ impl Outgoing {
         self.reflections.0 + self.reflections.1
     }
 
-    /// How many buffers are kept for later.
+    /// Returns the number of buffers that are kept for reuse.
     #[cfg(test)]
     pub(super) fn spare(&self) -> usize {
         self.spare.len() + usize::from(self.tail.is_empty() && self.tail.capacity() > 0)

@@ -199,7 +199,7 @@ pub enum Frame<'a> {
     },
     /// The number of the last ordered frame received.
     Ack {
-        /// That number.
+        /// The number.
         number: u64,
     },
     /// Asks for a `Pong` (and an `Ack`).
@@ -209,7 +209,7 @@ pub enum Frame<'a> {
     },
     /// Answers a `Ping`.
     Pong {
-        /// That of the `Ping`.
+        /// The token of the `Ping`.
         token: u64,
     },
     /// The client's first frame on a later connection: takes up a session again.

@@ -22,7 +22,7 @@ pub(in crate::session) const HANDLE_WINDOW: u64 = Limits::MIN_WINDOW_LEN as u64;
 /// The total of a grant that never ends: messages to a process that is gone are discarded, and cost nothing.
 const ENDLESS: u64 = u64::MAX;
 
-/// How far a process is known to the peer.
+/// The extent to which a process is known to the peer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Standing {
     /// It only names the sender of a link, and is forgotten with its last link.
