@@ -19,7 +19,7 @@ use std::{
 use super::{Host, Session, Unsendable, border::HANDLE_WINDOW, credit::Balance, receive::Fault};
 use crate::{
     Rights,
-    wire::{Frame, HandleEntry, HandleTable, MAX_HANDLES},
+    wire::{Frame, HandleEntry, HandleTable, MAX_HANDLES, MessageHead},
 };
 
 /// The credit that each handle in a message takes, beside that of the message.
@@ -379,12 +379,12 @@ impl<H: Host> Session<H> {
         self.take_border_deliveries();
     }
 
-    /// Counts the handles of a message that gets its number now. `put` gets their table.
-    pub(super) fn commit(&mut self, admitted: &Admitted, put: impl FnOnce(&mut Self, HandleTable<'_>)) {
+    /// Appends a message with handles. Returns its number. From now on the handles count as sent.
+    pub(super) fn put_with(&mut self, message: MessageHead, admitted: &Admitted, payload: &[u8]) -> u64 {
         admitted.exported().for_each(|id| self.border.ids.count_sent(id));
         let mut bytes = Vec::new();
-        let table = HandleTable::new(&admitted.entries, &mut bytes);
-        put(self, table);
+        let handles = HandleTable::new(&admitted.entries, &mut bytes);
+        self.outgoing.put(&Frame::With { message, handles, payload })
     }
 
     /// Makes an alias useless for the peer, at once: monitors fire with `noproc`, and messages are refused. Messages

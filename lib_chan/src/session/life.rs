@@ -296,8 +296,7 @@ impl<H: Host> Session<H> {
 
     /// Fails the messages that were never appended.
     fn fail_waiting(&mut self, reason: &ExitReason) {
-        let far = self.far_queues.values_mut().flat_map(|queue| queue.drain().collect::<Vec<_>>());
-        for waiting in self.queue.drain().chain(far) {
+        for waiting in self.queues.drain() {
             self.woken.extend(waiting.waiter);
             if waiting.sort != Sort::Cast {
                 self.asking.fail(
@@ -307,8 +306,6 @@ impl<H: Host> Session<H> {
                 );
             }
         }
-        // Casts that were sent are not polled yet.
-        self.far_queues.retain(|_, queue| !queue.is_idle());
     }
 
     /// Returns the reason of the end, once the session is over. The links and monitors of this end's processes on the

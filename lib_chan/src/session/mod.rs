@@ -6,7 +6,7 @@
 //! type, which the session returns when there is something to see.
 //!
 //! The state is in parts, each with a module of its own: the life ([`Life`]), the connection ([`Attachment`]), the
-//! bytes to send ([`Outgoing`]), the messages that wait ([`SendQueue`]), the messages for the owner ([`Inbox`]), the
+//! bytes to send ([`Outgoing`]), the messages that wait ([`SendQueues`]), the messages for the owner ([`Inbox`]), the
 //! calls of either end ([`Asking`], [`Owing`]), and the border between processes ([`Border`]).
 //!
 //! [`Endpoint`] drives it, and its module describes the order of the calls.
@@ -19,6 +19,7 @@ mod call;
 mod claims;
 mod credit;
 mod endpoint;
+mod flush;
 mod handles;
 mod inbox;
 mod life;
@@ -46,11 +47,12 @@ use self::{
     budget::Budget,
     call::{Asking, Owing},
     credit::Balance,
+    flush::Flushes,
     handles::Imports,
     inbox::Inbox,
     life::{Deadline, Expects, Life},
     outgoing::Outgoing,
-    queue::{Flushes, SendQueue},
+    queue::SendQueues,
     receive::Received,
     resume::Resumption,
 };
@@ -60,12 +62,12 @@ pub use self::{
     claims::{Claim, Claims, Next, Reader},
     credit::credit_part,
     endpoint::{Endpoint, Event, Rest, Rise, Who},
+    flush::Flush,
     handles::{
         AliasName, DroppedHandles, Export, FarHandle, Handles, Passing, ProcessMailbox, ReceivedHandle,
     },
     message::{Delivery, Inbound, InboundKind, NotOpened, Request, StartRefused, Unsendable, WindowChange},
     outgoing::Batch,
-    queue::Flush,
     resume::{Attach, ConnectionState},
 };
 use crate::{
@@ -128,9 +130,7 @@ pub struct Session<H: Host> {
     peer: Peer,
 
     outgoing: Outgoing,
-    queue: SendQueue<H::Waiter>,
-    /// Messages that wait for far processes other than the owner.
-    far_queues: BTreeMap<u64, SendQueue<H::Waiter>>,
+    queues: SendQueues<H::Waiter>,
     flushes: Flushes<H::Waiter>,
     incoming: Received,
     inbox: Inbox,
@@ -172,8 +172,7 @@ impl<H: Host> Session<H> {
                 Terms { max_calls: 0, max_links: 0, max_handles: 0 },
             ),
             outgoing: Outgoing::default(),
-            queue: SendQueue::default(),
-            far_queues: BTreeMap::new(),
+            queues: SendQueues::default(),
             flushes: Flushes::default(),
             incoming: Received::default(),
             inbox: Inbox::new(own_window, limits.max_window_len as u64, now),
@@ -263,9 +262,8 @@ impl<H: Host> Session<H> {
     /// Returns the number of entries in all tables. It is 0 for a session that is over and whose callers have all
     /// polled.
     pub fn entries(&self) -> usize {
-        let queued: usize = self.far_queues.values().map(SendQueue::len).sum();
         let handles = self.imports.len() + self.border.ids.handles();
-        let waiting = self.queue.len() + queued + self.flushes.len();
+        let waiting = self.queues.len() + self.flushes.len();
         self.asking.len() + self.owing.len() + self.border.len() + handles + waiting
     }
 
@@ -296,7 +294,7 @@ impl<H: Host> Session<H> {
             self.attachment.say(now, len, self.outgoing.unsent() == 0);
             self.put_off_deadline(now, self.limits.close_timeout);
         }
-        if !self.queue.is_empty() || !self.far_queues.is_empty() {
+        if !self.queues.is_empty() {
             self.pump(now);
         }
     }

@@ -222,19 +222,18 @@ impl Outgoing {
             self.answers.push(call, std::mem::take(payload), part_len);
         } else {
             self.put_owned(|payload| Frame::Reply { call, payload }, payload);
-            self.answer_ends.push_back(self.end());
+            self.end_answer();
         }
-    }
-
-    /// Appends an answer with handles, in one frame.
-    pub(super) fn answer_with(&mut self, frame: &Frame<'_>) {
-        self.put(frame);
-        self.answer_ends.push_back(self.end());
     }
 
     /// Appends a `Refuse` for a call of the peer.
     pub(super) fn refuse(&mut self, frame: &Frame<'_>) {
         self.put(frame);
+        self.end_answer();
+    }
+
+    /// Notes that the last frame ends an answer.
+    pub(super) fn end_answer(&mut self) {
         self.answer_ends.push_back(self.end());
     }
 
@@ -254,7 +253,7 @@ impl Outgoing {
             }
             NextPart::Last(payload) => {
                 self.put(&Frame::Reply { call, payload });
-                self.answer_ends.push_back(self.end());
+                self.end_answer();
             }
         }
     }
@@ -265,7 +264,7 @@ impl Outgoing {
         while let Some(answer) = self.answers.pop() {
             let call = answer.call;
             self.put_owned(|payload| Frame::Reply { call, payload }, &mut answer.into_rest());
-            self.answer_ends.push_back(self.end());
+            self.end_answer();
         }
     }
 

@@ -1,10 +1,10 @@
-//! Messages that wait for credit, a slot or room, and waits for an acknowledgement.
+//! Messages that wait for credit, a slot or room.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 
 use rustc_hash::FxBuildHasher;
 
-use super::{credit::cost, handles::Admitted};
+use super::{border::OWNER, credit::cost, handles::Admitted};
 
 /// A message that waits.
 #[derive(Debug)]
@@ -19,7 +19,17 @@ pub(super) struct Waiting<W> {
 }
 
 impl<W> Waiting<W> {
-    fn cost(&self) -> u64 {
+    /// Takes the message out of `payload`.
+    pub(super) fn new(
+        ticket: u64,
+        sort: Sort,
+        payload: &mut Vec<u8>,
+        handles: Option<Box<Admitted>>,
+    ) -> Self {
+        Self { ticket, sort, payload: std::mem::take(payload), handles, waiter: None }
+    }
+
+    pub(super) fn cost(&self) -> u64 {
         cost(self.payload.len()) + self.handles.as_ref().map_or(0, |handles| handles.cost())
     }
 }
@@ -33,95 +43,24 @@ pub(super) enum Sort {
     Mark,
 }
 
-/// The messages that wait, in the order of their tickets.
+/// The messages that wait for one far process, in the order of their tickets.
 #[derive(Debug)]
-pub(super) struct SendQueue<W> {
+struct SendQueue<W> {
     waiting: VecDeque<Waiting<W>>,
-    last_ticket: u64,
     /// The tickets of casts that were sent since their senders last polled.
     sent: HashSet<u64, FxBuildHasher>,
 }
 
 impl<W> Default for SendQueue<W> {
     fn default() -> Self {
-        Self { waiting: VecDeque::new(), last_ticket: 0, sent: HashSet::default() }
+        Self { waiting: VecDeque::new(), sent: HashSet::default() }
     }
 }
 
 impl<W> SendQueue<W> {
-    /// Returns the next ticket. Tickets leave the queue in order, so the ids of calls on the wire only grow.
-    pub(super) const fn next_ticket(&mut self) -> u64 {
-        self.last_ticket += 1;
-        self.last_ticket
-    }
-
-    pub(super) fn push(&mut self, sort: Sort, ticket: u64, payload: Vec<u8>, handles: Option<Box<Admitted>>) {
-        self.waiting.push_back(Waiting { ticket, sort, payload, handles, waiter: None });
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.waiting.len() + self.sent.len()
-    }
-
     /// Returns `true` if no message waits, and no sender has yet to learn that its cast was sent.
-    pub(super) fn is_idle(&self) -> bool {
+    fn is_idle(&self) -> bool {
         self.waiting.is_empty() && self.sent.is_empty()
-    }
-
-    /// Returns the kind of the first message.
-    pub(super) fn first(&self) -> Option<Sort> {
-        self.waiting.front().map(|first| first.sort)
-    }
-
-    /// Returns the cost of the first message.
-    pub(super) fn first_cost(&self) -> u64 {
-        self.waiting.front().map_or(0, Waiting::cost)
-    }
-
-    /// Takes the first message.
-    pub(super) fn pop(&mut self) -> Option<Waiting<W>> {
-        self.waiting.pop_front()
-    }
-
-    /// Notes that a cast was sent.
-    pub(super) fn note_sent(&mut self, ticket: u64) {
-        self.sent.insert(ticket);
-    }
-
-    /// Returns `true`, once, if this cast was sent.
-    pub(super) fn take_sent(&mut self, ticket: u64) -> bool {
-        self.sent.remove(&ticket)
-    }
-
-    /// Stores the waiter of a message. Returns whether the message still waits.
-    pub(super) fn wait(&mut self, ticket: u64, waiter: impl FnOnce(Option<W>) -> W) -> bool {
-        let Some(waiting) = self.place(ticket).and_then(|place| self.waiting.get_mut(place)) else {
-            return false;
-        };
-        waiting.waiter = Some(waiter(waiting.waiter.take()));
-        true
-    }
-
-    /// Removes a message, and returns it if it still waited.
-    pub(super) fn withdraw(&mut self, ticket: u64) -> Option<Waiting<W>> {
-        self.place(ticket).and_then(|place| self.waiting.remove(place))
-    }
-
-    /// Removes the messages with these tickets, which are sorted.
-    pub(super) fn withdraw_all(&mut self, tickets: &[u64]) -> Vec<Waiting<W>> {
-        let is_late = |waiting: &Waiting<W>| tickets.binary_search(&waiting.ticket).is_ok();
-        let (late, rest) = self.waiting.drain(..).partition::<Vec<_>, _>(is_late);
-        self.waiting = rest.into();
-        late
-    }
-
-    /// Takes all messages that wait.
-    pub(super) fn drain(&mut self) -> impl Iterator<Item = Waiting<W>> {
-        self.waiting.drain(..)
     }
 
     /// Returns the position of a message in the queue.
@@ -130,59 +69,129 @@ impl<W> SendQueue<W> {
     }
 }
 
-/// A wait for the acknowledgement of everything sent before it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Flush {
-    /// The number of the last ordered frame sent before it.
-    pub(super) number: u64,
-    ticket: u64,
-}
-
-/// All waits for an acknowledgement.
+/// The messages that wait for far processes, each of which has its own queue.
 #[derive(Debug)]
-pub(super) struct Flushes<W> {
-    waiting: BTreeMap<Flush, W>,
-    last: Flush,
+pub(super) struct SendQueues<W> {
+    owner: SendQueue<W>,
+    /// The queues of other processes; none is idle.
+    others: BTreeMap<u64, SendQueue<W>>,
+    last_ticket: u64,
 }
 
-impl<W> Default for Flushes<W> {
+impl<W> Default for SendQueues<W> {
     fn default() -> Self {
-        Self { waiting: BTreeMap::new(), last: Flush::default() }
+        Self { owner: SendQueue::default(), others: BTreeMap::new(), last_ticket: 0 }
     }
 }
 
-impl<W> Flushes<W> {
-    /// Adds a wait for the acknowledgement of frame `number`.
-    pub(super) const fn begin(&mut self, number: u64) -> Flush {
-        self.last = Flush { number, ticket: self.last.ticket + 1 };
-        self.last
+impl<W> SendQueues<W> {
+    /// Returns the next ticket. Tickets leave each queue in order.
+    pub(super) const fn next_ticket(&mut self) -> u64 {
+        self.last_ticket += 1;
+        self.last_ticket
     }
 
-    /// Returns the highest frame number that is waited for.
-    pub(super) const fn wanted(&self) -> u64 {
-        self.last.number
+    pub(super) fn push(&mut self, far: u64, message: Waiting<W>) {
+        let queue = if far == OWNER { &mut self.owner } else { self.others.entry(far).or_default() };
+        queue.waiting.push_back(message);
     }
 
-    pub(super) fn wait(&mut self, flush: Flush, waiter: W) {
-        self.waiting.insert(flush, waiter);
+    /// Returns `true` if no message waits.
+    #[inline]
+    pub(super) fn is_empty(&self) -> bool {
+        self.owner.waiting.is_empty() && self.others.values().all(|queue| queue.waiting.is_empty())
     }
 
-    pub(super) fn forget(&mut self, flush: Flush) {
-        self.waiting.remove(&flush);
-    }
-
-    /// Handles the acknowledgement of the frames up to `number`. Returns the waiters to wake.
-    pub(super) fn acked(&mut self, number: u64) -> impl Iterator<Item = W> {
-        let later = self.waiting.split_off(&Flush { number: number + 1, ticket: 0 });
-        std::mem::replace(&mut self.waiting, later).into_values()
-    }
-
-    /// Takes all waiters.
-    pub(super) fn take(&mut self) -> impl Iterator<Item = W> {
-        std::mem::take(&mut self.waiting).into_values()
-    }
-
+    /// Returns the number of messages that wait, and of casts whose senders have yet to learn that they were sent.
     pub(super) fn len(&self) -> usize {
-        self.waiting.len()
+        self.each().map(|queue| queue.waiting.len() + queue.sent.len()).sum()
+    }
+
+    /// Returns the processes with a queue, but for the owner.
+    pub(super) fn others(&self) -> Vec<u64> {
+        self.others.keys().copied().collect()
+    }
+
+    /// Returns the first message for `far`.
+    #[inline]
+    pub(super) fn first(&self, far: u64) -> Option<&Waiting<W>> {
+        let queue = if far == OWNER { Some(&self.owner) } else { self.others.get(&far) };
+        queue?.waiting.front()
+    }
+
+    /// Takes the first message for `far`, which is sent now.
+    pub(super) fn pop(&mut self, far: u64) -> Option<Waiting<W>> {
+        self.change(far, |queue| {
+            let first = queue.waiting.pop_front()?;
+            if first.sort == Sort::Cast {
+                queue.sent.insert(first.ticket);
+            }
+            Some(first)
+        })
+    }
+
+    /// Returns `true`, once, if this cast was sent.
+    pub(super) fn take_sent(&mut self, far: u64, ticket: u64) -> bool {
+        self.change(far, |queue| queue.sent.remove(&ticket).then_some(())).is_some()
+    }
+
+    /// Stores the waiter of a message. Returns whether the message still waits.
+    pub(super) fn wait(&mut self, far: u64, ticket: u64, waiter: impl FnOnce(Option<W>) -> W) -> bool {
+        let stored = self.change(far, |queue| {
+            let place = queue.place(ticket)?;
+            let waiting = queue.waiting.get_mut(place)?;
+            waiting.waiter = Some(waiter(waiting.waiter.take()));
+            Some(())
+        });
+        stored.is_some()
+    }
+
+    /// Removes a message, and returns it if it still waited.
+    pub(super) fn withdraw(&mut self, far: u64, ticket: u64) -> Option<Waiting<W>> {
+        self.change(far, |queue| queue.place(ticket).and_then(|place| queue.waiting.remove(place)))
+    }
+
+    /// Removes the messages with these tickets, which are sorted. Returns their handles.
+    pub(super) fn withdraw_all(&mut self, tickets: &[u64]) -> Vec<Option<Box<Admitted>>> {
+        let mut handles = Vec::new();
+        for queue in self.each_mut() {
+            queue.waiting.retain_mut(|waiting| {
+                let is_late = tickets.binary_search(&waiting.ticket).is_ok();
+                if is_late {
+                    handles.push(waiting.handles.take());
+                }
+                !is_late
+            });
+        }
+        self.others.retain(|_, queue| !queue.is_idle());
+        handles
+    }
+
+    /// Takes all messages that wait. Casts that were sent may still be polled.
+    pub(super) fn drain(&mut self) -> Vec<Waiting<W>> {
+        let all = self.each_mut().flat_map(|queue| queue.waiting.drain(..)).collect();
+        self.others.retain(|_, queue| !queue.is_idle());
+        all
+    }
+
+    fn each(&self) -> impl Iterator<Item = &SendQueue<W>> {
+        std::iter::once(&self.owner).chain(self.others.values())
+    }
+
+    fn each_mut(&mut self) -> impl Iterator<Item = &mut SendQueue<W>> {
+        std::iter::once(&mut self.owner).chain(self.others.values_mut())
+    }
+
+    /// Changes the queue of `far`, if it has one, and removes it once it is idle.
+    fn change<T>(&mut self, far: u64, change: impl FnOnce(&mut SendQueue<W>) -> Option<T>) -> Option<T> {
+        if far == OWNER {
+            return change(&mut self.owner);
+        }
+        let queue = self.others.get_mut(&far)?;
+        let changed = change(queue);
+        if queue.is_idle() {
+            self.others.remove(&far);
+        }
+        changed
     }
 }

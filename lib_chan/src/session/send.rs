@@ -1,16 +1,16 @@
-//! Output of a session: casts, calls and answers; and messages that wait for credit, a slot or room.
+//! Output of a session: casts and calls, at once or from a queue, and answers.
 
 use std::time::Instant;
 
 use super::{
-    Flush, Handles, Host, MAX_CALL_TIME, Outcome, Passing, Session, Unsendable,
+    Handles, Host, MAX_CALL_TIME, Outcome, Passing, Session, Unsendable,
     answers::part_len,
     border::OWNER,
     call::millis_left,
     credit::{Balance, cost},
     handles::Admitted,
     public,
-    queue::{SendQueue, Sort},
+    queue::{Sort, Waiting},
 };
 use crate::{
     CallError, CallFailure, Executed, ExitReason,
@@ -29,18 +29,14 @@ impl<H: Host> Session<H> {
         self.peer.max_frame_len - wire::MAX_OVERHEAD
     }
 
+    // Messages for the far owner.
+
     /// Sends a cast to the far owner, or queues it and returns a ticket for [`poll_cast`](Self::poll_cast).
     ///
     /// # Errors
     /// The session is over, or the payload is too long.
     pub fn cast(&mut self, now: Instant, payload: &mut Vec<u8>) -> Result<Option<u64>, Unsendable> {
-        if self.may_send(payload)? {
-            self.put_cast(payload);
-            return Ok(None);
-        }
-        let ticket = self.queue.next_ticket();
-        self.enqueue(now, Sort::Cast, ticket, payload, None);
-        Ok(Some(ticket))
+        self.cast_to(now, OWNER, payload, Vec::new())
     }
 
     /// Sends a cast to the far owner if it need not wait.
@@ -48,11 +44,7 @@ impl<H: Host> Session<H> {
     /// # Errors
     /// The session is over, the payload is too long, or the cast would have to wait.
     pub fn try_cast(&mut self, payload: &mut Vec<u8>) -> Result<(), Unsendable> {
-        if !self.may_send(payload)? {
-            return Err(Unsendable::WouldWait);
-        }
-        self.put_cast(payload);
-        Ok(())
+        self.try_cast_to(OWNER, payload)
     }
 
     /// Sends these casts to the far owner, in order, until one would have to wait. Returns how many were sent.
@@ -65,17 +57,64 @@ impl<H: Host> Session<H> {
     ) -> Result<usize, Unsendable> {
         let mut sent = 0;
         for payload in payloads {
-            if !self.may_send(payload)? {
+            if !self.may_send(OWNER, payload, 0)? {
                 break;
             }
-            self.peer.balance.spend(cost(payload.len()));
+            self.spend(OWNER, cost(payload.len()));
             self.outgoing.put(&Frame::Cast { to: OWNER, payload });
             sent += 1;
         }
         Ok(sent)
     }
 
-    /// Sends a cast to a process that the peer has handed out, if it need not wait.
+    /// Returns the outcome of a queued cast to the far owner. While it waits, stores a waiter.
+    ///
+    /// # Errors
+    /// [`Unsendable::Ended`] if the cast will never be sent.
+    pub fn poll_cast(
+        &mut self,
+        ticket: u64,
+        waiter: impl FnOnce(Option<H::Waiter>) -> H::Waiter,
+    ) -> Option<Result<(), Unsendable>> {
+        self.poll_cast_to(OWNER, ticket, waiter)
+    }
+
+    /// Withdraws a cast to the far owner that is still in the queue, so that it is not sent.
+    pub fn withdraw_cast(&mut self, now: Instant, ticket: u64) {
+        self.withdraw_cast_to(now, OWNER, ticket);
+    }
+
+    /// Calls the far owner. Returns the id for [`poll_call`](Self::poll_call).
+    ///
+    /// # Errors
+    /// The session is over, or the payload is too long. The call was not made.
+    pub fn call(
+        &mut self,
+        now: Instant,
+        deadline: Instant,
+        payload: &mut Vec<u8>,
+    ) -> Result<u64, Unsendable> {
+        self.call_to(now, deadline, OWNER, payload, Vec::new())
+    }
+
+    /// Asks for the time at which the far owner has taken everything sent before. Sends a call that nobody may
+    /// execute, because its time is over when it arrives. It is refused as soon as its turn has come.
+    /// [`poll_call`](Self::poll_call) returns the outcome; a refusal is the answer.
+    ///
+    /// # Errors
+    /// The session is over.
+    pub fn mark(&mut self, now: Instant) -> Result<u64, Unsendable> {
+        self.ask(now, now + MAX_CALL_TIME, OWNER, Sort::Mark, &mut Vec::new(), Vec::new())
+    }
+
+    /// Gives up a call to the far owner, as [`cancel_call_to`](Self::cancel_call_to) does.
+    pub fn cancel_call(&mut self, now: Instant, call: u64) {
+        self.cancel_call_to(now, OWNER, call);
+    }
+
+    // Messages for any process: the far owner, or one that the peer has handed out.
+
+    /// Sends a cast if it need not wait.
     ///
     /// # Errors
     /// Those of [`try_cast`](Self::try_cast).
@@ -83,7 +122,7 @@ impl<H: Host> Session<H> {
         self.try_cast_with(far, payload, Vec::new())
     }
 
-    /// Sends a cast with handles, to the far owner or to a process that the peer has handed out, if it need not wait.
+    /// Sends a cast with handles if it need not wait.
     ///
     /// # Errors
     /// Those of [`try_cast`](Self::try_cast), and too many handles.
@@ -93,16 +132,15 @@ impl<H: Host> Session<H> {
         payload: &mut Vec<u8>,
         handles: Vec<Passing<H::Process>>,
     ) -> Result<(), Unsendable> {
-        if !self.may_send_to(far, payload, handles.len())? {
+        if !self.may_send(far, payload, handles.len())? {
             return Err(Unsendable::WouldWait);
         }
         let handles = self.admit(handles)?;
-        self.put_cast_to(far, payload, handles);
+        self.put_cast(far, payload, handles);
         Ok(())
     }
 
-    /// Sends a cast with handles, to the far owner or to a process that the peer has handed out, or queues it and
-    /// returns a ticket for [`poll_cast_to`](Self::poll_cast_to).
+    /// Sends a cast with handles, or queues it and returns a ticket for [`poll_cast_to`](Self::poll_cast_to).
     ///
     /// # Errors
     /// Those of [`cast`](Self::cast), and too many handles.
@@ -113,14 +151,14 @@ impl<H: Host> Session<H> {
         payload: &mut Vec<u8>,
         handles: Vec<Passing<H::Process>>,
     ) -> Result<Option<u64>, Unsendable> {
-        let at_once = self.may_send_to(far, payload, handles.len())?;
+        let at_once = self.may_send(far, payload, handles.len())?;
         let handles = self.admit(handles)?;
         if at_once {
-            self.put_cast_to(far, payload, handles);
+            self.put_cast(far, payload, handles);
             return Ok(None);
         }
-        let ticket = self.queue.next_ticket();
-        self.enqueue_to(now, far, Sort::Cast, ticket, payload, handles);
+        let ticket = self.queues.next_ticket();
+        self.enqueue(now, far, Waiting::new(ticket, Sort::Cast, payload, handles));
         Ok(Some(ticket))
     }
 
@@ -134,34 +172,22 @@ impl<H: Host> Session<H> {
         ticket: u64,
         waiter: impl FnOnce(Option<H::Waiter>) -> H::Waiter,
     ) -> Option<Result<(), Unsendable>> {
-        if far == OWNER {
-            return self.poll_cast(ticket, waiter);
+        if self.queues.take_sent(far, ticket) {
+            return Some(Ok(()));
         }
-        if let Some(queue) = self.far_queues.get_mut(&far) {
-            let is_sent = queue.take_sent(ticket);
-            let waits = !is_sent && queue.wait(ticket, waiter);
-            self.drop_queue(far);
-            if is_sent || waits {
-                return is_sent.then_some(Ok(()));
-            }
+        if self.queues.wait(far, ticket, waiter) {
+            return None;
         }
         Some(Err(Unsendable::Ended(self.over_reason())))
     }
 
     /// Withdraws a cast that still waits for `far`, so that it is not sent.
     pub fn withdraw_cast_to(&mut self, now: Instant, far: u64, ticket: u64) {
-        if far == OWNER {
-            return self.withdraw_cast(now, ticket);
-        }
-        self.withdraw_from(now, far, ticket);
-        if let Some(queue) = self.far_queues.get_mut(&far) {
-            queue.take_sent(ticket);
-        }
-        self.drop_queue(far);
+        self.withdraw(now, far, ticket);
+        self.queues.take_sent(far, ticket);
     }
 
-    /// Calls the far owner with handles, or a process that the peer has handed out. Returns the id for
-    /// [`poll_answer`](Self::poll_answer).
+    /// Makes a call with handles. Returns the id for [`poll_answer`](Self::poll_answer).
     ///
     /// # Errors
     /// Those of [`call`](Self::call), and too many handles.
@@ -173,88 +199,26 @@ impl<H: Host> Session<H> {
         payload: &mut Vec<u8>,
         handles: Vec<Passing<H::Process>>,
     ) -> Result<u64, Unsendable> {
-        let at_once = self.may_send_to(far, payload, handles.len())? && self.has_slot();
-        let handles = self.admit(handles)?;
-        let call = self.queue.next_ticket();
-        self.asking.begin(call, deadline.min(now + MAX_CALL_TIME));
-        if at_once {
-            self.put_call_to(now, call, far, payload, handles);
-        } else {
-            self.enqueue_to(now, far, Sort::Call, call, payload, handles);
-        }
-        Ok(call)
-    }
-
-    /// Gives up a call to `far`, as [`cancel_call`](Self::cancel_call) does.
-    pub fn cancel_call_to(&mut self, now: Instant, far: u64, call: u64) {
-        if far != OWNER {
-            self.withdraw_from(now, far, call);
-            self.drop_queue(far);
-        }
-        self.cancel_call(now, call);
-    }
-
-    /// Returns the outcome of a queued cast. While it waits, stores a waiter.
-    ///
-    /// # Errors
-    /// [`Unsendable::Ended`] if the cast will never be sent.
-    pub fn poll_cast(
-        &mut self,
-        ticket: u64,
-        waiter: impl FnOnce(Option<H::Waiter>) -> H::Waiter,
-    ) -> Option<Result<(), Unsendable>> {
-        if self.queue.take_sent(ticket) {
-            return Some(Ok(()));
-        }
-        if self.queue.wait(ticket, waiter) {
-            return None;
-        }
-        Some(Err(Unsendable::Ended(self.over_reason())))
-    }
-
-    /// Withdraws a cast that is still in the queue, so that it is not sent.
-    pub fn withdraw_cast(&mut self, now: Instant, ticket: u64) {
-        self.withdraw(now, ticket);
-        self.queue.take_sent(ticket);
-    }
-
-    /// Calls the far owner. Returns the id for [`poll_call`](Self::poll_call).
-    ///
-    /// # Errors
-    /// The session is over, or the payload is too long. The call was not made.
-    pub fn call(
-        &mut self,
-        now: Instant,
-        deadline: Instant,
-        payload: &mut Vec<u8>,
-    ) -> Result<u64, Unsendable> {
-        self.ask(now, deadline.min(now + MAX_CALL_TIME), Sort::Call, payload)
-    }
-
-    /// Asks for the time at which the far owner has taken everything sent before. Sends a call that nobody may
-    /// execute, because its time is over when it arrives. It is refused as soon as its turn has come.
-    /// [`poll_call`](Self::poll_call) returns the outcome; a refusal is the answer.
-    ///
-    /// # Errors
-    /// The session is over.
-    pub fn mark(&mut self, now: Instant) -> Result<u64, Unsendable> {
-        self.ask(now, now + MAX_CALL_TIME, Sort::Mark, &mut Vec::new())
+        self.ask(now, deadline.min(now + MAX_CALL_TIME), far, Sort::Call, payload, handles)
     }
 
     fn ask(
         &mut self,
         now: Instant,
         deadline: Instant,
+        far: u64,
         sort: Sort,
         payload: &mut Vec<u8>,
+        handles: Vec<Passing<H::Process>>,
     ) -> Result<u64, Unsendable> {
-        let at_once = self.may_send(payload)? && self.has_slot();
-        let call = self.queue.next_ticket();
+        let at_once = self.may_send(far, payload, handles.len())? && self.has_slot();
+        let handles = self.admit(handles)?;
+        let call = self.queues.next_ticket();
         self.asking.begin(call, deadline);
         if at_once {
-            self.put_call(now, call, sort, payload);
+            self.put_call(now, far, call, sort, payload, handles);
         } else {
-            self.enqueue(now, sort, call, payload, None);
+            self.enqueue(now, far, Waiting::new(call, sort, payload, handles));
         }
         Ok(call)
     }
@@ -277,10 +241,10 @@ impl<H: Host> Session<H> {
         self.asking.poll(call, waiter)
     }
 
-    /// Gives a call up, and tells the far end if the call was sent. If very many are given up at once, the far end
-    /// learns of them only by their deadlines.
-    pub fn cancel_call(&mut self, now: Instant, call: u64) {
-        self.withdraw(now, call);
+    /// Gives a call to `far` up, and tells the far end if the call was sent. If very many are given up at once, the far
+    /// end learns of them only by their deadlines.
+    pub fn cancel_call_to(&mut self, now: Instant, far: u64, call: u64) {
+        self.withdraw(now, far, call);
         let detached = self.resumption.is_detached();
         let on_wire = self.asking.name(call);
         if self.asking.abandon(call)
@@ -290,6 +254,8 @@ impl<H: Host> Session<H> {
             self.outgoing.put(&Frame::Cancel { call: on_wire });
         }
     }
+
+    // Answers.
 
     /// Answers a call of the peer. An unknown call, or one that is no longer known, is ignored.
     pub fn reply(&mut self, call: u64, payload: &mut Vec<u8>) {
@@ -328,10 +294,8 @@ impl<H: Host> Session<H> {
             return Ok(());
         };
         if self.can_put() && self.owing.answer(call) {
-            self.commit(&handles, |session, handles| {
-                let message = MessageHead::Reply { call };
-                session.outgoing.answer_with(&Frame::With { message, handles, payload });
-            });
+            self.put_with(MessageHead::Reply { call }, &handles, payload);
+            self.outgoing.end_answer();
             self.check_unsent();
         } else {
             self.withdraw_handles(Some(handles));
@@ -352,88 +316,45 @@ impl<H: Host> Session<H> {
         self.owing.poll_cancelled(call, waiter)
     }
 
-    /// Asks the peer to acknowledge everything sent so far. Returns the value for
-    /// [`poll_flushed`](Self::poll_flushed). Queued messages are not sent yet, and do not count.
-    pub fn flush(&mut self) -> Flush {
-        self.outgoing.put_answers();
-        let flush = self.flushes.begin(self.outgoing.number);
-        self.ping_for_flush();
-        flush
-    }
-
-    /// Sends one ping at a time, however many tasks flush or wait for room: the pongs count against a bound of the
-    /// peer.
-    pub(super) fn ping_for_flush(&mut self) {
-        let acked = self.outgoing.acked;
-        let waits = acked < self.flushes.wanted() || !self.queue.is_empty() && self.outgoing.is_at_bound();
-        if waits && self.attachment.flush_pinged <= acked && self.can_say() {
-            self.attachment.flush_pinged = self.outgoing.number;
-            self.outgoing.put(&Frame::Ping { token: self.outgoing.number });
-        }
-    }
-
-    /// Removes the waiter of this flush.
-    pub fn forget_flush(&mut self, flush: Flush) {
-        self.flushes.forget(flush);
-    }
-
-    /// Returns the outcome of a flush. Until then, stores a waiter.
-    ///
-    /// # Errors
-    /// The reason of the session's end, if it came first.
-    pub fn poll_flushed(
-        &mut self,
-        flush: Flush,
-        waiter: impl FnOnce() -> H::Waiter,
-    ) -> Option<Result<(), ExitReason>> {
-        if self.outgoing.acked >= flush.number {
-            return Some(Ok(()));
-        }
-        if self.is_over() {
-            return Some(Err(self.over_reason()));
-        }
-        self.flushes.wait(flush, waiter());
-        None
-    }
-
-    /// Returns `true` if a message may be sent at once. An error means that it never may.
-    #[inline]
-    fn may_send(&self, payload: &[u8]) -> Result<bool, Unsendable> {
-        if !self.can_put() {
-            return Err(Unsendable::Ended(self.over_reason()));
-        }
-        let max = self.max_payload_len();
-        if payload.len() > max {
-            return Err(Unsendable::TooLong { max });
-        }
-        Ok(self.queue.is_empty() && self.has_room())
-    }
+    // What goes at once, and what waits.
 
     /// Returns `true` if a message with so many handles may be sent to `far` at once. An error means that it never may.
-    fn may_send_to(&mut self, far: u64, payload: &[u8], handles: usize) -> Result<bool, Unsendable> {
-        let max = self.max_payload_len();
-        if payload.len() + max_table_len(handles) > max && self.can_put() {
-            return Err(Unsendable::TooLong { max });
-        }
-        let may_send = self.may_send(payload)?;
-        if far == OWNER {
-            return Ok(may_send);
-        }
+    #[inline]
+    fn may_send(&mut self, far: u64, payload: &[u8], handles: usize) -> Result<bool, Unsendable> {
         if !self.can_put() {
             return Err(Unsendable::Ended(self.over_reason()));
         }
+        let max = self.max_payload_len();
+        if payload.len() + max_table_len(handles) > max {
+            return Err(Unsendable::TooLong { max });
+        }
         let cost = cost(payload.len()) + Admitted::cost_of(handles);
-        let is_free = self.far_queues.get(&far).is_none_or(|queue| queue.first().is_none());
-        Ok(is_free && self.has_room_for(far, cost))
+        Ok(self.queues.first(far).is_none() && self.has_room(far, cost))
     }
 
-    /// Returns `true` if there is room for a message of this cost for `far`, which is not the owner.
-    fn has_room_for(&mut self, far: u64, cost: u64) -> bool {
-        self.takes_messages() && self.has_space() && self.has_credit(far, cost)
+    /// Returns `true` if there is room for a message of this cost. Before the opening, only casts of a client that has
+    /// asked may go to the owner; its calls have no slot yet.
+    #[inline]
+    fn has_room(&mut self, far: u64, cost: u64) -> bool {
+        (self.takes_messages() || far == OWNER && self.has_asked())
+            && self.has_space()
+            && self.has_credit(far, cost)
+    }
+
+    /// Returns `true` if the output has space for a message.
+    #[inline]
+    fn has_space(&self) -> bool {
+        !self.outgoing.is_at_bound()
+            && (self.outgoing.unwritten() < MAX_UNSENT_BEFORE_WAIT || self.resumption.is_detached())
     }
 
     /// Returns `true` if `far` has granted the credit for a message of this cost.
+    #[inline]
     fn has_credit(&mut self, far: u64, cost: u64) -> bool {
+        if far == OWNER { self.peer.balance.is_positive() } else { self.has_credit_of(far, cost) }
+    }
+
+    fn has_credit_of(&mut self, far: u64, cost: u64) -> bool {
         let Some(window) = self.imports.window(far) else {
             // Not handed out in a message: the credit is as the owner's.
             let window = self.peer.window;
@@ -450,28 +371,12 @@ impl<H: Host> Session<H> {
         is_unused(far) && self.peer.oversized.is_none_or(is_unused)
     }
 
-    /// Returns `true` if there is room for a message. Before the opening, only casts of a client that has asked may
-    /// go; its calls have no slot yet.
-    fn has_room(&self) -> bool {
-        (self.takes_messages() || self.has_asked()) && self.peer.balance.is_positive() && self.has_space()
-    }
-
-    /// Returns `true` if the output has space for a message.
-    fn has_space(&self) -> bool {
-        !self.outgoing.is_at_bound()
-            && (self.outgoing.unwritten() < MAX_UNSENT_BEFORE_WAIT || self.resumption.is_detached())
-    }
-
     fn has_slot(&self) -> bool {
         self.asking.in_flight() < self.peer.terms.max_calls.min(MAX_CALLS_IN_FLIGHT)
     }
 
-    fn put_cast(&mut self, payload: &mut Vec<u8>) {
-        self.peer.balance.spend(cost(payload.len()));
-        self.outgoing.put_owned(|payload| Frame::Cast { to: OWNER, payload }, payload);
-    }
-
-    /// Spends the credit of a message for `far`.
+    /// Spends the credit of a message.
+    #[inline]
     fn spend(&mut self, far: u64, cost: u64) {
         if far == OWNER {
             return self.peer.balance.spend(cost);
@@ -484,46 +389,42 @@ impl<H: Host> Session<H> {
         }
     }
 
-    fn put_cast_to(&mut self, far: u64, payload: &mut Vec<u8>, handles: Option<Box<Admitted>>) {
+    #[inline]
+    fn put_cast(&mut self, far: u64, payload: &mut Vec<u8>, handles: Option<Box<Admitted>>) {
         let Some(handles) = handles else {
             self.spend(far, cost(payload.len()));
             self.outgoing.put_owned(|payload| Frame::Cast { to: far, payload }, payload);
             return;
         };
         self.spend(far, cost(payload.len()) + handles.cost());
-        self.commit(&handles, |session, handles| {
-            session.outgoing.put(&Frame::With { message: MessageHead::Cast { to: far }, handles, payload });
-        });
+        self.put_with(MessageHead::Cast { to: far }, &handles, payload);
     }
 
-    fn put_call_to(
+    fn put_call(
         &mut self,
         now: Instant,
-        call: u64,
         far: u64,
+        call: u64,
+        sort: Sort,
         payload: &mut Vec<u8>,
         handles: Option<Box<Admitted>>,
     ) {
         let Some(deadline) = self.asking.deadline(call) else { return self.withdraw_handles(handles) };
-        let left = millis_left(deadline, now);
         if deadline <= now {
             let late = CallError::new(Executed::No, CallFailure::Deadline);
             self.asking.fail(call, late, &mut self.woken);
             return self.withdraw_handles(handles);
         }
+        let left = if sort == Sort::Mark { 0 } else { millis_left(deadline, now) };
         let call = self.wire_id(call);
-        let Some(handles) = handles else {
+        let number = if let Some(handles) = handles {
+            self.spend(far, cost(payload.len()) + handles.cost());
+            self.put_with(MessageHead::Call { to: far, call, left }, &handles, payload)
+        } else {
             self.spend(far, cost(payload.len()));
-            let number =
-                self.outgoing.put_owned(|payload| Frame::Call { to: far, call, left, payload }, payload);
-            return self.asking.sent(call, number, self.outgoing.end());
+            self.outgoing.put_owned(|payload| Frame::Call { to: far, call, left, payload }, payload)
         };
-        self.spend(far, cost(payload.len()) + handles.cost());
-        self.commit(&handles, |session, handles| {
-            let message = MessageHead::Call { to: far, call, left };
-            let number = session.outgoing.put(&Frame::With { message, handles, payload });
-            session.asking.sent(call, number, session.outgoing.end());
-        });
+        self.asking.sent(call, number, self.outgoing.end());
     }
 
     /// Returns the id on the wire for a call that is sent now. A call that had to wait while later calls went to other
@@ -532,65 +433,18 @@ impl<H: Host> Session<H> {
         if self.asking.may_have(call) {
             return call;
         }
-        let fresh = self.queue.next_ticket();
+        let fresh = self.queues.next_ticket();
         self.asking.rename(call, fresh);
         fresh
     }
 
-    fn put_call(&mut self, now: Instant, call: u64, sort: Sort, payload: &mut Vec<u8>) {
-        let Some(deadline) = self.asking.deadline(call) else { return };
-        let left = millis_left(deadline, now);
-        if deadline <= now {
-            let late = CallError::new(Executed::No, CallFailure::Deadline);
-            return self.asking.fail(call, late, &mut self.woken);
-        }
-        let left = if sort == Sort::Mark { 0 } else { left };
-        self.peer.balance.spend(cost(payload.len()));
-        let call = self.wire_id(call);
-        let number =
-            self.outgoing.put_owned(|payload| Frame::Call { to: OWNER, call, left, payload }, payload);
-        self.asking.sent(call, number, self.outgoing.end());
-    }
-
-    fn enqueue(
-        &mut self,
-        now: Instant,
-        sort: Sort,
-        ticket: u64,
-        payload: &mut Vec<u8>,
-        handles: Option<Box<Admitted>>,
-    ) {
-        self.queue.push(sort, ticket, std::mem::take(payload), handles);
+    fn enqueue(&mut self, now: Instant, far: u64, message: Waiting<H::Waiter>) {
+        self.queues.push(far, message);
         self.pump(now);
     }
 
-    fn enqueue_to(
-        &mut self,
-        now: Instant,
-        far: u64,
-        sort: Sort,
-        ticket: u64,
-        payload: &mut Vec<u8>,
-        handles: Option<Box<Admitted>>,
-    ) {
-        if far == OWNER {
-            return self.enqueue(now, sort, ticket, payload, handles);
-        }
-        let queue = self.far_queues.entry(far).or_default();
-        queue.push(sort, ticket, std::mem::take(payload), handles);
-        self.pump(now);
-    }
-
-    fn withdraw(&mut self, now: Instant, ticket: u64) {
-        if let Some(waiting) = self.queue.withdraw(ticket) {
-            self.withdraw_handles(waiting.handles);
-            self.pump(now);
-        }
-    }
-
-    fn withdraw_from(&mut self, now: Instant, far: u64, ticket: u64) {
-        let queue = self.far_queues.get_mut(&far);
-        if let Some(waiting) = queue.and_then(|queue| queue.withdraw(ticket)) {
+    fn withdraw(&mut self, now: Instant, far: u64, ticket: u64) {
+        if let Some(waiting) = self.queues.withdraw(far, ticket) {
             self.withdraw_handles(waiting.handles);
             self.pump(now);
         }
@@ -600,70 +454,37 @@ impl<H: Host> Session<H> {
     #[cold]
     pub(super) fn withdraw_late(&mut self, mut tickets: Vec<u64>) {
         tickets.sort_unstable();
-        let mut late = self.queue.withdraw_all(&tickets);
-        self.far_queues.values_mut().for_each(|queue| late.extend(queue.withdraw_all(&tickets)));
-        self.far_queues.retain(|_, queue| !queue.is_idle());
-        late.into_iter().for_each(|waiting| self.withdraw_handles(waiting.handles));
-    }
-
-    /// Removes the queue of `far` if it is empty.
-    fn drop_queue(&mut self, far: u64) {
-        if self.far_queues.get(&far).is_some_and(SendQueue::is_idle) {
-            self.far_queues.remove(&far);
+        for handles in self.queues.withdraw_all(&tickets) {
+            self.withdraw_handles(handles);
         }
     }
 
-    /// Sends queued messages in order, as far as credit, slots and room allow.
+    /// Sends queued messages as far as credit, slots and room allow. Each process has its own order, and one that takes
+    /// nothing holds up no other.
     pub(super) fn pump(&mut self, now: Instant) {
-        while let Some(sort) = self.queue.first()
-            && self.has_room()
-            && (sort == Sort::Cast || self.has_slot())
-            && let Some(mut first) = self.queue.pop()
-        {
-            match (sort, first.handles.take()) {
-                (Sort::Cast, handles) => {
-                    self.put_cast_to(OWNER, &mut first.payload, handles);
-                    self.queue.note_sent(first.ticket);
-                }
-                (Sort::Call, handles @ Some(_)) => {
-                    self.put_call_to(now, first.ticket, OWNER, &mut first.payload, handles);
-                }
-                (Sort::Call | Sort::Mark, _) => self.put_call(now, first.ticket, sort, &mut first.payload),
-            }
-            self.woken.extend(first.waiter);
-        }
-        if !self.far_queues.is_empty() {
-            self.pump_far(now);
+        self.pump_to(now, OWNER);
+        for far in self.queues.others() {
+            self.pump_to(now, far);
         }
         if self.outgoing.is_at_bound() {
             self.ping_for_flush();
         }
     }
 
-    /// Sends the messages that wait for far processes other than the owner. Each process has its own order, and one that
-    /// takes nothing holds up no other.
-    #[cold]
-    fn pump_far(&mut self, now: Instant) {
-        for far in self.far_queues.keys().copied().collect::<Vec<_>>() {
-            while let Some(queue) = self.far_queues.get(&far)
-                && let Some(sort) = queue.first()
-                && let cost = queue.first_cost()
-                && self.has_room_for(far, cost)
-                && (sort == Sort::Cast || self.has_slot())
-                && let Some(mut first) = self.far_queues.get_mut(&far).and_then(SendQueue::pop)
-            {
-                let handles = first.handles.take();
-                if sort == Sort::Cast {
-                    self.put_cast_to(far, &mut first.payload, handles);
-                    if let Some(queue) = self.far_queues.get_mut(&far) {
-                        queue.note_sent(first.ticket);
-                    }
-                } else {
-                    self.put_call_to(now, first.ticket, far, &mut first.payload, handles);
+    fn pump_to(&mut self, now: Instant, far: u64) {
+        while let Some((sort, cost)) = self.queues.first(far).map(|first| (first.sort, first.cost()))
+            && self.has_room(far, cost)
+            && (sort == Sort::Cast || self.has_slot())
+            && let Some(mut first) = self.queues.pop(far)
+        {
+            let handles = first.handles.take();
+            match sort {
+                Sort::Cast => self.put_cast(far, &mut first.payload, handles),
+                Sort::Call | Sort::Mark => {
+                    self.put_call(now, far, first.ticket, sort, &mut first.payload, handles);
                 }
-                self.woken.extend(first.waiter);
             }
-            self.drop_queue(far);
+            self.woken.extend(first.waiter);
         }
     }
 
