@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-use super::receive::Fault;
+use super::receive::{Fault, reserve};
 
 /// The most answers of one end that are sent in parts at once.
 const MAX_UNFINISHED: usize = 4;
@@ -163,10 +163,7 @@ impl IncompleteAnswers {
             answer.bytes = Vec::new();
             return Ok(());
         }
-        // Memory follows the received bytes, not the claimed length; the last doubling is exact.
-        if answer.len * 2 >= answer.total {
-            answer.bytes.reserve_exact(answer.total - answer.bytes.len());
-        }
+        reserve(&mut answer.bytes, answer.total, answer.len);
         answer.bytes.extend_from_slice(payload);
         Ok(())
     }

@@ -133,19 +133,11 @@ impl<H: Host> Session<H> {
         }
         if !self.is_over() {
             if let Some(len) = wire::frame_len(rest, self.limits.max_frame_len)? {
-                self.reserve_frame(wire::LEN_LEN + len, rest.len());
+                reserve(&mut self.attachment.partial, wire::LEN_LEN + len, rest.len());
             }
             self.attachment.partial.extend_from_slice(rest);
         }
         Ok(())
-    }
-
-    /// Makes room for a frame of which this many bytes have come. Memory follows the received bytes, not the claimed
-    /// length; the last doubling is exact.
-    fn reserve_frame(&mut self, wanted: usize, have: usize) {
-        if have * 2 >= wanted {
-            self.attachment.partial.reserve_exact(wanted.saturating_sub(self.attachment.partial.len()));
-        }
     }
 
     /// Adds to the frame whose start is kept, and handles it once it is complete.
@@ -156,7 +148,8 @@ impl<H: Host> Session<H> {
         };
         let missing = wanted - self.attachment.partial.len();
         let (now_here, rest) = bytes.split_at(missing.min(bytes.len()));
-        self.reserve_frame(wanted, self.attachment.partial.len() + now_here.len());
+        let have = self.attachment.partial.len() + now_here.len();
+        reserve(&mut self.attachment.partial, wanted, have);
         self.attachment.partial.extend_from_slice(now_here);
         *bytes = rest;
         if self.attachment.partial.len() < wanted || wanted == wire::LEN_LEN {
@@ -538,6 +531,14 @@ impl<H: Host> Session<H> {
         self.outgoing.ack(number);
         self.woken.extend(self.flushes.acked(self.outgoing.acked));
         Ok(())
+    }
+}
+
+/// Makes room for `wanted` bytes, of which `have` have come. Memory follows the received bytes, not the claimed length;
+/// the last doubling is exact.
+pub(super) fn reserve(buffer: &mut Vec<u8>, wanted: usize, have: usize) {
+    if have * 2 >= wanted {
+        buffer.reserve_exact(wanted.saturating_sub(buffer.len()));
     }
 }
 
