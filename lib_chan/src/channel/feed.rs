@@ -1,10 +1,14 @@
 //! The items that a session puts into the mailbox of a process.
 
-use std::{any::Any, collections::VecDeque, sync::Arc};
+use std::{
+    any::Any,
+    collections::VecDeque,
+    sync::{Arc, Weak},
+};
 
 use crate::{
     Address, ExitReason,
-    middleman::{Fed, Outlet},
+    middleman::{Fed, Outlet, Shared},
     process::Parcel,
     session::Inbound,
 };
@@ -32,6 +36,45 @@ impl<M: Send + 'static> Outlet for FeedOutlet<M> {
     fn put(&self, items: VecDeque<Fed>) {
         // A process that is not alive takes nothing; a session that it owned has ended with it.
         let _ = self.to.put(Box::new(FeedParcel { feed: Arc::clone(&self.feed), items }));
+    }
+}
+
+/// Decodes a message for a handed-out process; `None` if it holds nothing for the process.
+type DecodeHanded<M> = dyn Fn(&Arc<Shared>, Inbound) -> Option<M> + Send + Sync;
+
+/// Converts the messages of a session for a process that was handed out.
+pub(super) struct HandedFeed<M> {
+    shared: Weak<Shared>,
+    decode: Box<DecodeHanded<M>>,
+}
+
+impl<M: Send + 'static> HandedFeed<M> {
+    /// Returns the way into the mailbox of `to`.
+    pub(super) fn outlet(
+        shared: &Arc<Shared>,
+        to: Address<M>,
+        decode: impl Fn(&Arc<Shared>, Inbound) -> Option<M> + Send + Sync + 'static,
+    ) -> Arc<dyn Outlet> {
+        let feed = Self { shared: Arc::downgrade(shared), decode: Box::new(decode) };
+        Arc::new(FeedOutlet { to, feed: Arc::new(feed) as Arc<dyn Feed<M>> })
+    }
+}
+
+impl<M: Send + 'static> Feed<M> for HandedFeed<M> {
+    fn take(&self, id: u64, inbound: Inbound) -> Option<M> {
+        let shared = self.shared.upgrade()?;
+        shared.session(|session| session.give_back_to(id, inbound.cost()));
+        (self.decode)(&shared, inbound)
+    }
+
+    fn discard(&self, id: u64, inbound: Inbound) {
+        if let Some(shared) = self.shared.upgrade() {
+            shared.session(|session| session.discard_handed(id, &inbound));
+        }
+    }
+
+    fn ended(&self, _reason: ExitReason) -> M {
+        unreachable!("the session's end is told to its owner alone")
     }
 }
 

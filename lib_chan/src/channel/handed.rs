@@ -4,23 +4,15 @@
 //! only tests of links and signals between any two processes of the two ends use this, and it is no part of the
 //! public API.
 
-use std::{
-    fmt,
-    marker::PhantomData,
-    sync::{Arc, Weak},
-};
+use std::{fmt, marker::PhantomData, sync::Arc};
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{
-    Remote, end_undecodable,
-    feed::{Feed, FeedOutlet},
-};
+use super::{Remote, end_undecodable, feed::HandedFeed};
 use crate::{
-    Address, ExitReason, Pid, Rights, SendError,
+    Address, Pid, Rights, SendError,
     middleman::{Exported, Shared},
     payload,
-    session::Inbound,
 };
 
 impl<Out> Remote<Out> {
@@ -31,10 +23,11 @@ impl<Out> Remote<Out> {
         to: &Address<M>,
         wrap: impl Fn(In) -> M + Send + Sync + 'static,
     ) -> u64 {
-        let shared = Arc::downgrade(self.shared());
-        let feed: Arc<dyn Feed<M>> = Arc::new(HandedOut { shared, wrap: Box::new(wrap) });
+        let outlet = HandedFeed::outlet(self.shared(), to.clone(), move |shared, inbound| {
+            let decoded = payload::decode_message(shared.terms().codec(), &inbound.payload);
+            decoded.map(&wrap).map_err(|error| end_undecodable(shared, &error)).ok()
+        });
         let rights = Rights { send: true, monitor: true, link: true, exit: true, kill: true };
-        let outlet = Arc::new(FeedOutlet { to: to.clone(), feed });
         let mailbox = Exported::mailbox(to.pid(), Some(outlet));
         self.shared().session(|session| session.hand_out_with(to.pid(), rights, mailbox))
     }
@@ -81,34 +74,5 @@ impl<T: Serialize + 'static> Handed<T> {
 impl<T> fmt::Debug for Handed<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Handed").field("pid", &self.pid).finish_non_exhaustive()
-    }
-}
-
-struct HandedOut<In, M> {
-    shared: Weak<Shared>,
-    wrap: Box<dyn Fn(In) -> M + Send + Sync>,
-}
-
-impl<In: DeserializeOwned + 'static, M: Send + 'static> Feed<M> for HandedOut<In, M> {
-    fn take(&self, id: u64, inbound: Inbound) -> Option<M> {
-        let shared = self.shared.upgrade()?;
-        shared.session(|session| session.give_back_to(id, inbound.cost()));
-        match payload::decode_message(shared.terms().codec(), &inbound.payload) {
-            Ok(message) => Some((self.wrap)(message)),
-            Err(error) => {
-                end_undecodable(&shared, &error);
-                None
-            }
-        }
-    }
-
-    fn discard(&self, id: u64, inbound: Inbound) {
-        if let Some(shared) = self.shared.upgrade() {
-            shared.session(|session| session.discard_handed(id, &inbound));
-        }
-    }
-
-    fn ended(&self, _reason: ExitReason) -> M {
-        unreachable!("the session's end is told to its owner alone")
     }
 }

@@ -3,7 +3,6 @@
 use std::{
     any::Any,
     cell::RefCell,
-    marker::PhantomData,
     sync::{Arc, Weak},
     task::{Context, Poll},
     time::Duration,
@@ -14,16 +13,16 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _, se
 
 use super::{
     decode,
-    feed::{Feed, FeedOutlet},
+    feed::HandedFeed,
     remote::{not_called, not_sent},
 };
 use crate::{
     Address, CallError, CallFailure, CastError, Executed, ExitReason, Pid, Rights, after,
-    middleman::{Departing, NotSent, Outlet, Shared, handle_of, keep, now},
+    middleman::{Departing, NotSent, Shared, handle_of, keep, now},
     payload::{self, Codec},
     process::{Departure, EncodeAnswer, FarRoute},
     protocol::Protocol,
-    session::{FarHandle, Handles, Inbound, ReceivedHandle, Unsendable},
+    session::{FarHandle, Handles, ReceivedHandle, Unsendable},
     sync::thread_local,
 };
 
@@ -34,7 +33,8 @@ impl<M: Protocol> Serialize for Address<M> {
         let departing = match self.departure() {
             Departure::Near(alias, rights) => {
                 let to = self.clone();
-                let outlet = Box::new(move |shared: &Arc<Shared>| ProtocolFeed::outlet(shared, to));
+                let outlet =
+                    Box::new(move |shared: &Arc<Shared>| HandedFeed::outlet(shared, to, decode::<M>));
                 Departing::Near { pid: self.pid(), alias, rights, outlet: Some(outlet) }
             }
             Departure::Far(route) => {
@@ -60,37 +60,6 @@ impl Serialize for Pid {
             }
         };
         payload::serialize_process(Box::new(departing), serializer)
-    }
-}
-
-/// Converts the messages of a session for a handed-out process.
-struct ProtocolFeed<M> {
-    shared: Weak<Shared>,
-    message: PhantomData<fn() -> M>,
-}
-
-impl<M: Protocol> ProtocolFeed<M> {
-    fn outlet(shared: &Arc<Shared>, to: Address<M>) -> Arc<dyn Outlet> {
-        let feed = Self { shared: Arc::downgrade(shared), message: PhantomData };
-        Arc::new(FeedOutlet { to, feed: Arc::new(feed) as Arc<dyn Feed<M>> })
-    }
-}
-
-impl<M: Protocol> Feed<M> for ProtocolFeed<M> {
-    fn take(&self, id: u64, inbound: Inbound) -> Option<M> {
-        let shared = self.shared.upgrade()?;
-        shared.session(|session| session.give_back_to(id, inbound.cost()));
-        decode::<M>(&shared, inbound)
-    }
-
-    fn discard(&self, id: u64, inbound: Inbound) {
-        if let Some(shared) = self.shared.upgrade() {
-            shared.session(|session| session.discard_handed(id, &inbound));
-        }
-    }
-
-    fn ended(&self, _reason: ExitReason) -> M {
-        unreachable!("the session's end is told to its owner alone")
     }
 }
 
