@@ -5,11 +5,11 @@ mod signals;
 
 use std::collections::VecDeque;
 use std::mem;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 
-use super::current::is_current;
+use super::current::{ending_count, is_current, note_ending};
 use super::info::Moment;
 use super::mailbox::{Item, Letter, Mailbox, Parcel, Taken};
 use super::owned::{Owned, tell_owned};
@@ -261,7 +261,7 @@ impl<M: Send + 'static> Cell<M> {
         }
         state.phase = ProcessPhase::Ending(reason.clone());
         self.ending.store(true, Ordering::Release);
-        ENDING.fetch_add(1, Ordering::Relaxed);
+        note_ending();
         let task = state.task.take();
         let senders = state.mailbox.senders();
         let owned = state.rare.as_mut().map(|rare| mem::take(&mut rare.owned)).unwrap_or_default();
@@ -420,10 +420,8 @@ impl<M: Send + 'static> Local for Cell<M> {
 ///
 /// Reads one counter. Meant for metrics.
 pub fn ending_processes() -> usize {
-    ENDING.load(Ordering::Relaxed)
+    ending_count()
 }
-
-static ENDING: AtomicUsize = AtomicUsize::new(0);
 
 fn wake(wakers: impl IntoIterator<Item = Waker>) {
     for waker in wakers {

@@ -43,8 +43,8 @@ impl Moment {
         static FIRST: LazyLock<Instant> = LazyLock::new(Instant::now);
         let (first, now) = (*FIRST, Instant::now());
         let eighths = |time: Duration| {
-            let per_second = Self::PER_SECOND;
-            (time.as_secs() as u32).wrapping_mul(per_second) + time.subsec_millis() * per_second / 1000
+            let part = time.subsec_nanos() / (1_000_000_000 / Self::PER_SECOND);
+            (time.as_secs() as u32).wrapping_mul(Self::PER_SECOND) + part
         };
         Self(match now.checked_duration_since(first) {
             Some(since) => eighths(since),

@@ -149,7 +149,7 @@ pin_project! {
         M: 'static,
     {
         fn drop(this: Pin<&mut Self>) {
-            this.end(ExitReason::Killed);
+            this.end(&ExitReason::Killed);
         }
     }
 }
@@ -167,21 +167,24 @@ impl<F, M: Send + 'static> Run<F, M> {
     }
 
     /// Ends the process, for this reason unless another was first: drops its future and its mailbox as itself, settles
-    /// what these left behind, and only then tells the others. Does nothing if that was done already.
-    fn end(self: Pin<&mut Self>, reason: ExitReason) {
+    /// what these left behind, and only then tells the others. Returns the reason that counts. Does nothing if that was
+    /// done already.
+    fn end(self: Pin<&mut Self>, reason: &ExitReason) -> ExitReason {
         let mut this = self.project();
         if this.frame.is_none() {
-            return;
+            return reason.clone();
         }
-        drop(this.cell.decide(reason));
+        drop(this.cell.decide(reason.clone()));
         let _ = CurrentProcess::enter(this.frame, || this.future.set(None));
         for item in this.cell.clear_mailbox() {
             let _ = CurrentProcess::enter(this.frame, || drop(item));
         }
+        let decided = this.cell.reason().unwrap_or_else(|| reason.clone());
         if let Some(mut frame) = this.frame.take() {
-            frame.settle(this.cell.reason().as_ref());
+            frame.settle(Some(&decided));
         }
         this.cell.part();
+        decided
     }
 }
 
@@ -215,20 +218,17 @@ where
                 Poll::Pending
             }
             Ok(Poll::Pending) => {
-                let cell = Arc::clone(this.cell);
-                self.end(ExitReason::Killed);
-                Poll::Ready(Ok(Err(cell.reason().unwrap_or(ExitReason::Killed))))
+                let reason = self.end(&ExitReason::Killed);
+                Poll::Ready(Ok(Err(reason)))
             }
             Ok(Poll::Ready(result)) => {
                 let reason = result.as_ref().err().cloned().unwrap_or(ExitReason::Normal);
-                let cell = Arc::clone(this.cell);
-                self.end(reason.clone());
+                let decided = self.end(&reason);
                 // If another reason was decided first, that is the reason that everybody got.
-                let other = cell.reason().filter(|decided| *decided != reason);
-                Poll::Ready(Ok(other.map_or(result, Err)))
+                Poll::Ready(Ok(if decided == reason { result } else { Err(decided) }))
             }
             Err(panic) => {
-                self.end(ExitReason::Panic);
+                self.end(&ExitReason::Panic);
                 Poll::Ready(Err(panic))
             }
         }

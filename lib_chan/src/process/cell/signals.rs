@@ -1,10 +1,9 @@
 //! The effects of signals on a process, and the signals that it sends at its end.
 
-use std::sync::atomic::Ordering;
-
+use super::super::current::note_ended;
 use super::super::mailbox::{Item, Told};
 use super::super::pid::{Local, Pid, ProcessSignal, Receipt, SignalTarget, answer_for_nobody};
-use super::{Cell, ENDING, ProcessPhase, ProcessState, wake};
+use super::{Cell, ProcessPhase, ProcessState, wake};
 use crate::ExitReason;
 use crate::links::{ExitEffect, ExitSignal, Links, MonitorRef, Parting};
 use crate::sync::MutexGuard;
@@ -42,7 +41,7 @@ impl<M: Send + 'static> Cell<M> {
             drop(state);
             self.tell_others(rare.links.part(), &reason);
         }
-        ENDING.fetch_sub(1, Ordering::Relaxed);
+        note_ended();
     }
 
     /// Tells the links, then the monitors: first those beyond a session. A local process that hears of the end may end with
