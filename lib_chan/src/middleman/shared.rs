@@ -22,7 +22,7 @@ use super::{
 use crate::{
     ExitReason, Limits, Pid,
     handshake::Authenticated,
-    payload::Codec,
+    payload::{Carried, Codec},
     process::Owned,
     session::{Claims, Endpoint, Event, Host, Passing, Request, Session, Unsendable, Who},
     sync::{Mutex, MutexGuard},
@@ -235,9 +235,23 @@ impl Shared {
         f: impl FnOnce(&mut Session<Tokio>, &mut Vec<u8>, Vec<Passing<Pid>>) -> Result<T, Unsendable>,
     ) -> Result<T, NotSent> {
         self.terms.agreed().encode(value, |payload, carried| {
-            let handles = self.passing(carried)?;
-            self.session(|session| f(session, payload, handles)).map_err(NotSent::Session)
+            if carried.is_empty() {
+                return self.session(|session| f(session, payload, Vec::new())).map_err(NotSent::Session);
+            }
+            self.send_carried(payload, carried, f)
         })
+    }
+
+    /// Sends a message with processes in it.
+    #[cold]
+    fn send_carried<T>(
+        &self,
+        payload: &mut Vec<u8>,
+        carried: Carried,
+        f: impl FnOnce(&mut Session<Tokio>, &mut Vec<u8>, Vec<Passing<Pid>>) -> Result<T, Unsendable>,
+    ) -> Result<T, NotSent> {
+        let handles = self.passing(carried)?;
+        self.session(|session| f(session, payload, handles)).map_err(NotSent::Session)
     }
 
     /// Makes `owner` the process that ends with this session; `None` for a task that is no process.

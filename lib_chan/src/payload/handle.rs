@@ -22,34 +22,39 @@ pub(super) static MARKER: &str = "a process in a message";
 /// The key of a place in JSON.
 const KEY: &str = "$process";
 
-/// The values of a message that travel beside its payload, in the order of their places.
+/// The values of a message that travel beside its payload, in the order of their places. Usually there are none, so the
+/// type is as small as can be.
 #[doc(hidden)]
 #[derive(Default)]
-pub struct Carried(Vec<Box<dyn Any + Send>>);
+pub struct Carried(Option<Box<CarriedItems>>);
+
+/// The values of a message that has some.
+#[derive(Default)]
+struct CarriedItems(Vec<Box<dyn Any + Send>>);
 
 impl Carried {
     /// Returns `true` if nothing travels beside the payload.
     #[inline]
     pub(crate) const fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.0.is_none()
     }
 
     pub(crate) fn into_items(self) -> Vec<Box<dyn Any + Send>> {
-        self.0
+        self.0.map_or_else(Vec::new, |items| items.0)
     }
 
-    pub(super) const fn len(&self) -> usize {
-        self.0.len()
+    pub(super) fn len(&self) -> usize {
+        self.0.as_ref().map_or(0, |items| items.0.len())
     }
 
     fn push(&mut self, item: Box<dyn Any + Send>) {
-        self.0.push(item);
+        self.0.get_or_insert_default().0.push(item);
     }
 }
 
 impl fmt::Debug for Carried {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Carried").field(&self.0.len()).finish()
+        f.debug_tuple("Carried").field(&self.len()).finish()
     }
 }
 

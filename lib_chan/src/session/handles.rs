@@ -158,14 +158,17 @@ pub enum ReceivedHandle {
     Dead,
 }
 
-/// The handles of a received message, in the order of the table in its head. Usually there are none.
+/// The handles of a received message, in the order of the table in its head. Usually there are none, so the type is as
+/// small as can be.
 #[derive(Clone, Debug, Default)]
-pub struct Handles(Option<Box<[ReceivedHandle]>>);
+pub struct Handles(Option<Box<HandleList>>);
+
+type HandleList = Box<[ReceivedHandle]>;
 
 impl Handles {
     /// Returns the handles.
     pub fn as_slice(&self) -> &[ReceivedHandle] {
-        self.0.as_deref().unwrap_or_default()
+        self.0.as_deref().map_or(&[], |handles| handles)
     }
 
     /// Returns `true` if the message has no handles.
@@ -333,7 +336,7 @@ impl<H: Host> Session<H> {
         if self.imports.len() as u64 > u64::from(self.limits.max_handles) {
             return Err(Fault::Overload);
         }
-        Ok(Handles(Some(handles.into())))
+        Ok(Handles(Some(Box::new(handles.into()))))
     }
 
     /// Accepts the handles of a message for sending.

@@ -186,6 +186,12 @@ struct Retained {
 impl Outgoing {
     /// Appends a frame. Returns its number; for a frame that is not ordered, the number of the last ordered one.
     pub(super) fn put(&mut self, frame: &Frame<'_>) -> u64 {
+        self.append(frame)
+    }
+
+    /// Does what [`put`](Self::put) does, and is compiled for each kind of frame that calls it.
+    #[inline(always)]
+    fn append(&mut self, frame: &Frame<'_>) -> u64 {
         self.make_tail(frame);
         let before = self.tail.len();
         frame.put(&mut self.tail);
@@ -194,14 +200,17 @@ impl Outgoing {
     }
 
     /// Appends a frame with a payload of its own. A long payload is taken out of `payload` instead of being copied.
+    #[inline]
     pub(super) fn put_owned(
         &mut self,
         frame: impl for<'a> FnOnce(&'a [u8]) -> Frame<'a>,
         payload: &mut Vec<u8>,
     ) -> u64 {
-        if payload.len() < OWNED_LEN {
-            return self.put(&frame(payload));
-        }
+        if payload.len() < OWNED_LEN { self.append(&frame(payload)) } else { self.put_long(frame, payload) }
+    }
+
+    #[cold]
+    fn put_long(&mut self, frame: impl for<'a> FnOnce(&'a [u8]) -> Frame<'a>, payload: &mut Vec<u8>) -> u64 {
         let frame = frame(payload);
         self.make_tail(&frame);
         let before = self.tail.len();
@@ -508,6 +517,7 @@ impl Outgoing {
         self.pieces.push_back(Piece { bytes, ordered, last: self.number });
     }
 
+    #[inline]
     fn count(&mut self, frame: &Frame<'_>, len: usize) -> u64 {
         self.appended += len as u64;
         let ordered = frame.is_ordered();

@@ -412,6 +412,7 @@ impl<'a> Frame<'a> {
 
     /// Whether the frame is a signal, which must not go between the parts of an answer: a process that has got a signal gets
     /// no answer that was sent before it.
+    #[inline]
     pub const fn is_signal(&self) -> bool {
         matches!(
             self,
@@ -427,6 +428,7 @@ impl<'a> Frame<'a> {
     }
 
     /// The frame's kind on the wire.
+    #[inline]
     pub const fn kind(&self) -> u8 {
         match self {
             Frame::Start { .. } => kind::START,
@@ -461,6 +463,7 @@ impl<'a> Frame<'a> {
     }
 
     /// Appends the frame without its payload, and returns the payload, which follows on the wire.
+    #[inline(always)]
     pub fn put_head(&self, out: &mut Vec<u8>) -> &'a [u8] {
         let start = out.len();
         // The length is known at the end.
@@ -473,12 +476,14 @@ impl<'a> Frame<'a> {
         payload
     }
 
-    /// Appends the whole frame.
+    /// Appends the whole frame. Where the kind is known, nothing is left of the others.
+    #[inline(always)]
     pub fn put(&self, out: &mut Vec<u8>) {
         let payload = self.put_head(out);
         out.extend_from_slice(payload);
     }
 
+    #[inline(always)]
     fn put_fields(&self, out: &mut Vec<u8>) -> &'a [u8] {
         let mut put = |numbers: &[u64]| numbers.iter().for_each(|&number| varint::put(number, out));
         match *self {

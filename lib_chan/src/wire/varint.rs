@@ -6,7 +6,12 @@ use super::WireError;
 pub(super) const MAX_LEN: usize = 10;
 
 /// Appends `value`.
-pub(super) fn put(mut value: u64, out: &mut Vec<u8>) {
+#[inline]
+pub(super) fn put(value: u64, out: &mut Vec<u8>) {
+    if value < 0x80 { out.push(value as u8) } else { put_long(value, out) }
+}
+
+fn put_long(mut value: u64, out: &mut Vec<u8>) {
     while value >= 0x80 {
         out.push(value as u8 | 0x80);
         value >>= 7;
@@ -18,7 +23,18 @@ pub(super) fn put(mut value: u64, out: &mut Vec<u8>) {
 ///
 /// # Errors
 /// When the bytes end within the number, it does not fit 64 bits, or it is not in its shortest form.
+#[inline]
 pub(super) fn take(bytes: &mut &[u8]) -> Result<u64, WireError> {
+    match bytes.split_first() {
+        Some((&byte @ ..0x80, rest)) => {
+            *bytes = rest;
+            Ok(u64::from(byte))
+        }
+        _ => take_long(bytes),
+    }
+}
+
+fn take_long(bytes: &mut &[u8]) -> Result<u64, WireError> {
     let mut value = 0;
     for shift in (0..).step_by(7).take(MAX_LEN) {
         let Some((&byte, rest)) = bytes.split_first() else { return Err(WireError::Truncated) };
