@@ -1,6 +1,6 @@
 //! Exit reasons, and the errors of calls and casts.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use crate::payload::PayloadError;
 
@@ -173,8 +173,11 @@ pub enum CallFailure {
         /// The most bytes a payload may have in this session.
         max: usize,
     },
-    /// The far side has no room for it.
-    Overload,
+    /// The far side has no room for it, or the caller has used up what it may call.
+    Overload {
+        /// The time after which the call may succeed, if the far side has stated one.
+        retry_after: Option<Duration>,
+    },
     /// The process dropped the call without an answer.
     NoAnswer,
     /// A process called itself, and would have waited for ever.
@@ -191,7 +194,10 @@ impl fmt::Display for CallFailure {
             Self::Refused(text) => write!(f, "refused: {text}"),
             Self::Codec(text) => write!(f, "the codec: {text}"),
             Self::TooLong { max } => write!(f, "longer than the {max} bytes a payload may have"),
-            Self::Overload => f.write_str("the other end is overloaded"),
+            Self::Overload { retry_after: None } => f.write_str("the other end is overloaded"),
+            Self::Overload { retry_after: Some(wait) } => {
+                write!(f, "the other end is overloaded; try again in {} ms", wait.as_millis())
+            }
             Self::NoAnswer => f.write_str("the call was dropped without an answer"),
             Self::CallingSelf => f.write_str("a process cannot call itself"),
         }

@@ -250,7 +250,7 @@ fn call_code(executed: Executed, reason: &CallFailure) -> Code {
         CallFailure::Codec(_)
         | CallFailure::TooLong { .. }
         | CallFailure::Refused(_)
-        | CallFailure::Overload => Code::RefusedByName,
+        | CallFailure::Overload { .. } => Code::RefusedByName,
         _ => Code::Local,
     }
 }
@@ -259,7 +259,10 @@ fn call_code(executed: Executed, reason: &CallFailure) -> Code {
 fn meaning(reason: &ExitReason) -> String {
     let advice = match reason {
         ExitReason::Normal => "it has finished",
-        ExitReason::GoingAway | ExitReason::Shutdown => "the server is stopping; try again later",
+        ExitReason::GoingAway => "the server is stopping; try again later",
+        ExitReason::Shutdown => {
+            "the server is stopping, or its operator has ended the session; try again later"
+        }
         ExitReason::Overload => "too much was sent or left unread; try again with less",
         ExitReason::Revoked => "access was withdrawn; ask the operator",
         ExitReason::Failed(_) => "if that does not help, ask the operator, whose log says more",
@@ -304,7 +307,7 @@ mod tests {
         assert_eq!(call(No, CallFailure::Refused("no".into())), 6);
         assert_eq!(call(No, CallFailure::Codec("x".into())), 6);
         assert_eq!(call(No, CallFailure::TooLong { max: 1 }), 6);
-        assert_eq!(call(No, CallFailure::Overload), 6);
+        assert_eq!(call(No, CallFailure::Overload { retry_after: None }), 6);
         assert_eq!(call(Unknown, CallFailure::Exit(ExitReason::Protocol)), 4);
         assert_eq!(Failure::ended(&ExitReason::Protocol).exit_code(), 4);
         assert_eq!(call(No, CallFailure::Exit(ExitReason::Panic)), 7);
@@ -329,7 +332,7 @@ mod tests {
                 CallFailure::Exit(ExitReason::Panic),
                 CallFailure::Exit(ExitReason::NoConnection),
                 CallFailure::NoAnswer,
-                CallFailure::Overload,
+                CallFailure::Overload { retry_after: None },
             ] {
                 let line = Failure::from(CallError::new(executed, reason)).to_string();
                 assert!(line.contains(words), "{line}");

@@ -27,7 +27,8 @@ pub use self::handed::Handed;
 use self::{given::Given, handles::with_handles, remote::Handle};
 pub use self::{
     opening::{
-        Control, OpenError, Opening, Resume, open, open_casting, open_resumable, serve, serve_resumable,
+        Control, OpenError, Opening, Resume, SessionStats, open, open_casting, open_resumable, serve,
+        serve_resumable,
     },
     remote::Remote,
     resume::{
@@ -35,6 +36,7 @@ pub use self::{
         hear_first, say_lost,
     },
 };
+pub use crate::session::{CallCounts, CallPlace, CallQuota, OverQuota};
 use crate::{
     Address, ExitReason, Limits, Message, Reply,
     middleman::{Ended, Shared, keep, now},

@@ -17,7 +17,7 @@ use crate::{
     middleman::{Driver, Once, Shared, Source, keep, now},
     payload::{self, Codec, PayloadError},
     process::current,
-    session::{Endpoint, FIRST_EPOCH, NotOpened, Request, Unsendable},
+    session::{CallCounts, CallQuota, Endpoint, FIRST_EPOCH, NotOpened, Request, Unsendable},
     sync,
     wire::{Granted, RefuseCode},
 };
@@ -285,6 +285,11 @@ impl Opening {
         self.shared.session(|session| session.grant(granted));
     }
 
+    /// Puts the calls of the client under this bound, which sessions may share.
+    pub fn limit_calls(&self, quota: Arc<dyn CallQuota>) {
+        self.shared.session(|session| session.limit_calls(quota));
+    }
+
     /// Returns a handle that ends this session from outside.
     pub fn control(&self) -> Control {
         Control(Arc::clone(&self.shared))
@@ -327,7 +332,25 @@ impl Drop for Opening {
     }
 }
 
-/// Ends or drains a session from outside of its processes: for a server that drains, shuts down or revokes a right.
+/// A snapshot of a session, from [`Control::stats`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SessionStats {
+    /// Calls of the other end, by ending.
+    pub calls: CallCounts,
+    /// Calls of the other end that are not answered.
+    pub calls_in_flight: usize,
+    /// Messages that the owner has not taken: those of the other end, and those in the mailbox of the owner if it is a
+    /// process.
+    pub mailbox_len: u64,
+    /// Bytes of messages of the other end that no process has taken.
+    pub mailbox_bytes: u64,
+    /// Bytes that the connection has not accepted.
+    pub unsent_bytes: u64,
+}
+
+/// Ends, drains or watches a session from outside of its processes: for a server that drains, shuts down or revokes a
+/// right.
 #[derive(Clone, Debug)]
 pub struct Control(Arc<Shared>);
 
@@ -335,6 +358,23 @@ impl Control {
     /// Tells the far end that this end will end the session soon. The session continues.
     pub fn go_away(&self) {
         self.0.session(|session| session.go_away());
+    }
+
+    /// Describes the session.
+    pub fn stats(&self) -> SessionStats {
+        let (owner, stats) = self.0.ask(|session| {
+            let (messages, mailbox_bytes) = session.untaken();
+            let stats = SessionStats {
+                calls: session.call_counts(),
+                calls_in_flight: session.calls_in_flight(),
+                mailbox_len: messages as u64,
+                mailbox_bytes,
+                unsent_bytes: session.unsent() as u64,
+            };
+            (session.owner().cloned(), stats)
+        });
+        let own = owner.and_then(|owner| owner.info()).map_or(0, |info| info.mailbox_len);
+        SessionStats { mailbox_len: stats.mailbox_len + own, ..stats }
     }
 
     /// Ends the session for both ends with this reason.

@@ -537,7 +537,9 @@ pub(super) fn not_called(error: NotSent) -> CallError {
         }
         NotSent::Payload(error) => CallFailure::Codec(error.to_string().into()),
         NotSent::Session(Unsendable::Ended(reason)) => CallFailure::Exit(reason),
-        NotSent::Session(Unsendable::WouldWait | Unsendable::TooManyHandles { .. }) => CallFailure::Overload,
+        NotSent::Session(Unsendable::WouldWait | Unsendable::TooManyHandles { .. }) => {
+            CallFailure::Overload { retry_after: None }
+        }
     };
     CallError::new(Executed::No, reason)
 }

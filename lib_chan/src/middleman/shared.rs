@@ -42,7 +42,7 @@ impl Host for Tokio {
 
 /// One end of a session, shared by its driver, its channel and its remotes.
 pub(crate) struct Shared {
-    /// No other lock is taken under this one.
+    /// No other lock is taken under this one, except those of a quota, under which none is taken.
     inner: Mutex<Inner>,
     claims: Arc<Claims>,
     effects: Effects,

@@ -7,7 +7,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{Lookup, handles::Handles};
+use super::{CallPlace, Lookup, handles::Handles};
 use crate::{CallError, CallFailure, Executed, ExitReason};
 
 /// The outcome of a call.
@@ -313,6 +313,8 @@ struct Owed<W> {
     deadline: Instant,
     cancelled: bool,
     waiter: Option<W>,
+    /// The place in a quota, until the answer.
+    _place: Option<CallPlace>,
 }
 
 /// Calls of the peer.
@@ -332,13 +334,13 @@ impl<W> Default for Owing<W> {
 impl<W> Owing<W> {
     /// Adds a call. Returns `false` if its id is not larger than the last.
     #[must_use]
-    pub(super) fn begin(&mut self, call: u64, deadline: Instant) -> bool {
+    pub(super) fn begin(&mut self, call: u64, deadline: Instant, place: Option<CallPlace>) -> bool {
         if call <= self.last {
             return false;
         }
         self.last = call;
         self.next_deadline = earlier(self.next_deadline, deadline);
-        self.calls.insert(call, Owed { deadline, cancelled: false, waiter: None });
+        self.calls.insert(call, Owed { deadline, cancelled: false, waiter: None, _place: place });
         true
     }
 
@@ -370,10 +372,11 @@ impl<W> Owing<W> {
         owed.cancelled
     }
 
-    /// Removes a call that is about to be answered. Returns `false` if there is no such call.
+    /// Removes a call that is about to be answered. Returns whether its caller had given it up, or `None` if there is no
+    /// such call.
     #[must_use]
-    pub(super) fn answer(&mut self, call: u64) -> bool {
-        self.calls.remove(&call).is_some()
+    pub(super) fn answer(&mut self, call: u64) -> Option<bool> {
+        self.calls.remove(&call).map(|owed| owed.cancelled)
     }
 
     pub(super) const fn next_deadline(&self) -> Option<Instant> {
@@ -404,9 +407,11 @@ impl<W> Owing<W> {
         self.next_deadline = self.next_deadline.map(|next| sooner(next, time, now));
     }
 
-    /// Removes all calls, because the session is over.
-    pub(super) fn end(&mut self, woken: &mut VecDeque<W>) {
+    /// Removes all calls, because the session is over. Returns their number.
+    pub(super) fn end(&mut self, woken: &mut VecDeque<W>) -> u64 {
+        let count = self.calls.len() as u64;
         woken.extend(self.calls.drain().filter_map(|(_, owed)| owed.waiter));
         self.next_deadline = None;
+        count
     }
 }

@@ -276,7 +276,7 @@ impl<H: Host> Session<H> {
             _ => Executed::Unknown,
         };
         self.asking.end(&reason, executed, &mut self.woken);
-        self.owing.end(&mut self.woken);
+        self.quota.counts.ended += self.owing.end(&mut self.woken);
         self.border.end(&reason, far_owner_lives);
         self.imports.clear();
         self.deliveries.append(&mut self.border.deliveries);

@@ -27,6 +27,7 @@ mod message;
 mod outgoing;
 mod process;
 mod queue;
+mod quota;
 mod receive;
 mod resume;
 mod send;
@@ -53,6 +54,7 @@ use self::{
     life::{Deadline, Expects, Life},
     outgoing::Outgoing,
     queue::SendQueues,
+    quota::Quota,
     receive::Received,
     resume::Resumption,
 };
@@ -68,6 +70,7 @@ pub use self::{
     },
     message::{Delivery, Inbound, InboundKind, NotOpened, Request, StartRefused, Unsendable, WindowChange},
     outgoing::Batch,
+    quota::{CallCounts, CallPlace, CallQuota, OverQuota},
     resume::{Attach, ConnectionState},
 };
 use crate::{
@@ -136,6 +139,7 @@ pub struct Session<H: Host> {
     inbox: Inbox,
     asking: Asking<H::Waiter>,
     owing: Owing<H::Waiter>,
+    quota: Quota,
     incomplete: IncompleteAnswers,
     /// The budget of this end for cancels. It is well below the peer's, because frames that were sent over some time
     /// may arrive at once.
@@ -178,6 +182,7 @@ impl<H: Host> Session<H> {
             inbox: Inbox::new(own_window, limits.max_window_len as u64, now),
             asking: Asking::default(),
             owing: Owing::default(),
+            quota: Quota::default(),
             incomplete: IncompleteAnswers::default(),
             own_cancels: Budget::new(limits.max_cancels_per_second / 10, limits.max_cancels_burst / 2),
             cancels: Budget::new(limits.max_cancels_per_second, limits.max_cancels_burst),

@@ -12,6 +12,7 @@ use super::{
     call::Outcome,
     inbox::Receiver,
     life::{Ending, Expects, Life},
+    quota::retry_after,
 };
 use crate::{
     CallError, CallFailure, Executed, ExitReason, Limits,
@@ -220,9 +221,7 @@ impl<H: Host> Session<H> {
                 return self.handle_message(to, InboundKind::Cast, share(payload), Handles::default());
             }
             Frame::Call { to, call, left, payload } => {
-                self.begin_call(now, call, left)?;
-                let kind = InboundKind::Call { call };
-                return self.handle_message(to, kind, share(payload), Handles::default());
+                return self.handle_call(now, (to, call, left), share(payload), Handles::default());
             }
             Frame::With { message, handles, payload } => {
                 return self.handle_with(now, message, handles, share(payload));
@@ -326,24 +325,35 @@ impl<H: Host> Session<H> {
         let handles = self.receive_handles(table)?;
         match message {
             MessageHead::Cast { to } => self.handle_message(to, InboundKind::Cast, payload, handles),
-            MessageHead::Call { to, call, left } => {
-                self.begin_call(now, call, left)?;
-                self.handle_message(to, InboundKind::Call { call }, payload, handles)
-            }
+            MessageHead::Call { to, call, left } => self.handle_call(now, (to, call, left), payload, handles),
             MessageHead::Reply { call } if self.incomplete.contains(call) => Err(Fault::Protocol),
             MessageHead::Reply { call } => self.handle_reply(call, Ok(payload), handles).map(|()| 0),
         }
     }
 
-    fn begin_call(&mut self, now: Instant, call: u64, left: u64) -> Result<(), Fault> {
+    fn handle_call(
+        &mut self,
+        now: Instant,
+        (to, call, left): (u64, u64, u64),
+        payload: Bytes,
+        handles: Handles,
+    ) -> Result<usize, Fault> {
         let left = Duration::from_millis(left).min(MAX_CALL_TIME);
-        if !self.owing.begin(call, now + left) {
+        // A call beyond what this session may have in flight ends the session, whatever others have in flight.
+        let (place, over) = match self.quota.take(now) {
+            Ok(place) => (place, None),
+            Err(over) => (None, Some(over)),
+        };
+        if !self.owing.begin(call, now + left, place) {
             return Err(Fault::Protocol);
         }
         if self.owed_slots() > u64::from(self.limits.max_calls) {
             return Err(Fault::Overload);
         }
-        Ok(())
+        let kind = InboundKind::Call { call };
+        let Some(over) = over else { return self.handle_message(to, kind, payload, handles) };
+        let message = Inbound { number: self.incoming.number, kind, payload, handles };
+        self.refuse_over_quota(to, &message, over).map(|()| 0)
     }
 
     fn handle_ping(&mut self, token: u64) {
@@ -498,7 +508,10 @@ impl<H: Host> Session<H> {
             RefuseCode::Refused => CallError::new(Executed::No, CallFailure::Refused(text)),
             RefuseCode::Codec => CallError::new(Executed::No, CallFailure::Codec(text)),
             RefuseCode::TooLong => CallError::new(Executed::No, CallFailure::TooLong { max }),
-            RefuseCode::Overload => CallError::new(Executed::No, CallFailure::Overload),
+            RefuseCode::Overload => {
+                let retry_after = retry_after(&text);
+                CallError::new(Executed::No, CallFailure::Overload { retry_after })
+            }
             RefuseCode::NoAnswer => CallError::new(Executed::Unknown, CallFailure::NoAnswer),
             RefuseCode::AnswerTooLong => {
                 let max = self.limits.max_frame_len - wire::MAX_OVERHEAD;

@@ -267,7 +267,10 @@ impl<H: Host> Session<H> {
                 &format!("the answer is longer than {max} bytes"),
             );
         }
-        if self.owing.answer(call) && self.can_put() {
+        if let Some(cancelled) = self.owing.answer(call)
+            && self.can_put()
+        {
+            self.quota.count_answer(cancelled);
             self.outgoing.answer(call, payload, part_len(max));
             self.check_unsent();
         }
@@ -293,7 +296,10 @@ impl<H: Host> Session<H> {
             self.reply(call, payload);
             return Ok(());
         };
-        if self.can_put() && self.owing.answer(call) {
+        if self.can_put()
+            && let Some(cancelled) = self.owing.answer(call)
+        {
+            self.quota.count_answer(cancelled);
             self.put_with(MessageHead::Reply { call }, &handles, payload);
             self.outgoing.end_answer();
             self.check_unsent();
@@ -305,7 +311,10 @@ impl<H: Host> Session<H> {
 
     /// Refuses a call of the peer.
     pub fn refuse(&mut self, call: u64, code: RefuseCode, text: &str) {
-        if self.owing.answer(call) && self.can_put() {
+        if let Some(cancelled) = self.owing.answer(call)
+            && self.can_put()
+        {
+            self.quota.count_refusal(code, cancelled);
             self.outgoing.refuse(&Frame::Refuse { call, code, text: public(text) });
             self.check_unsent();
         }

@@ -1,4 +1,7 @@
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use super::{
     lone::{Lone, TERMS},
@@ -8,7 +11,7 @@ use crate::{
     CallError, CallFailure, Executed, ExitReason, Limits,
     handshake::Side,
     payload::Codec,
-    session::{InboundKind, Unsendable},
+    session::{CallPlace, CallQuota, InboundKind, OverQuota, Unsendable},
     wire::{Frame, RefuseCode, Terms},
 };
 
@@ -226,7 +229,7 @@ fn every_refusal_says_whether_the_call_was_executed() {
         (RefuseCode::Refused, Executed::No, CallFailure::Refused("text".into())),
         (RefuseCode::Codec, Executed::No, CallFailure::Codec("text".into())),
         (RefuseCode::TooLong, Executed::No, CallFailure::TooLong { max }),
-        (RefuseCode::Overload, Executed::No, CallFailure::Overload),
+        (RefuseCode::Overload, Executed::No, CallFailure::Overload { retry_after: None }),
         (RefuseCode::NoAnswer, Executed::Unknown, CallFailure::NoAnswer),
         (RefuseCode::AnswerTooLong, Executed::Yes, CallFailure::TooLong { max }),
         (RefuseCode::AnswerCodec, Executed::Yes, CallFailure::Codec("text".into())),
@@ -298,6 +301,65 @@ fn too_many_calls_end_overload() {
     feed_call(&mut lone, 3);
     assert_eq!(lone.ended(), Some(&ExitReason::Overload));
     assert_eq!(lone.session.entries(), 0);
+}
+
+/// Allows this many calls in flight.
+#[derive(Debug)]
+struct Places(Arc<()>, usize);
+
+impl CallQuota for Places {
+    fn take(&self, _: Instant) -> Result<Option<CallPlace>, OverQuota> {
+        if Arc::strong_count(&self.0) > self.1 {
+            return Err(OverQuota { retry_after: Some(Duration::from_micros(6_000_001)) });
+        }
+        Ok(Some(Box::new(Arc::clone(&self.0))))
+    }
+}
+
+#[test]
+fn call_over_quota_is_refused_with_time() {
+    let mut pair = Pair::open(3);
+    let places = Arc::new(Places(Arc::new(()), 2));
+    pair.server.session.limit_calls(Arc::clone(&places) as _);
+    let asked: Vec<_> = (0..3).map(|n| call(&mut pair, n)).collect();
+    pair.settle();
+    assert_eq!(calls(&mut pair), asked[..2]);
+    let retry_after = Some(Duration::from_millis(6001));
+    let over = failed(Executed::No, CallFailure::Overload { retry_after });
+    assert_eq!(pair.client.outcome(asked[2]), over);
+    // An answer gives its place back, and so does a dropped call.
+    pair.server.session.reply(asked[0], &mut Vec::new());
+    pair.server.session.refuse(asked[1], RefuseCode::NoAnswer, "");
+    pair.settle();
+    assert_eq!(Arc::strong_count(&places.0), 1);
+    // Refused calls use up no credit.
+    for _ in 0..5000 {
+        let again: Vec<_> = (0..3).map(|n| call(&mut pair, n)).collect();
+        pair.settle();
+        let came = calls(&mut pair);
+        assert_eq!(came, again[..2]);
+        came.into_iter().for_each(|call| pair.server.session.reply(call, &mut Vec::new()));
+        pair.settle();
+        assert!(again.into_iter().all(|call| pair.client.outcome(call).is_some()));
+    }
+    let left = call(&mut pair, 0);
+    pair.settle();
+    assert_eq!(calls(&mut pair), [left]);
+    pair.server.session.break_off(ExitReason::Shutdown);
+    assert_eq!(Arc::strong_count(&places.0), 1, "the end of the session gives places back");
+    let counts = pair.server.session.call_counts();
+    assert_eq!((counts.answered, counts.failed, counts.overload, counts.ended), (10_001, 1, 5001, 1));
+}
+
+#[test]
+fn call_over_quota_needs_credit_too() {
+    let mut lone = Lone::open(Side::Server);
+    lone.session.limit_calls(Arc::new(Places(Arc::new(()), 0)));
+    let payload = vec![0; Limits::default().window_len - 100];
+    lone.feed(&Frame::Cast { to: 0, payload: &payload });
+    lone.feed(&Frame::Cast { to: 0, payload: b"" });
+    feed_call(&mut lone, 1);
+    assert_eq!(lone.ended(), Some(&ExitReason::Overload));
 }
 
 #[test]
