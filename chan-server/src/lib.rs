@@ -46,7 +46,7 @@ mod metrics;
 pub mod modules;
 mod policy;
 mod proxy_protocol;
-mod rate;
+mod quota;
 pub mod reload;
 pub mod resume;
 mod scrape;

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use lib_chan::ExitReason;
 use lib_chan::auth::{AccountVerifier, ClientId, ServiceName};
-use lib_chan::channel::Control;
+use lib_chan::channel::{CallCounts, Control, SessionStats};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
@@ -44,8 +44,16 @@ pub(crate) struct Seat {
     pub(crate) control: OnceLock<Control>,
     verdict: watch::Sender<Option<Verdict>>,
     place: Mutex<Whereabouts>,
-    /// Bytes received and sent that the metrics have already.
-    counted: Mutex<(u64, u64)>,
+    /// What the metrics have already.
+    counted: Mutex<Used>,
+}
+
+/// Bytes and calls of a session up to some time.
+#[derive(Debug, Default)]
+struct Used {
+    received: u64,
+    sent: u64,
+    calls: CallCounts,
 }
 
 /// The place of the client of a seat.
@@ -105,6 +113,16 @@ pub struct SessionInfo {
     pub bytes_in: u64,
     /// Bytes sent, TLS included.
     pub bytes_out: u64,
+    /// Calls of the client so far, refused ones included.
+    pub calls: u64,
+    /// Calls of the client that are not answered.
+    pub calls_in_flight: u64,
+    /// Messages that the service has not taken.
+    pub mailbox_messages: u64,
+    /// Bytes of messages of the client that no process has taken.
+    pub mailbox_bytes: u64,
+    /// Bytes that wait to be sent to the client.
+    pub unsent_bytes: u64,
 }
 
 /// The progress of a session.
@@ -331,11 +349,20 @@ impl Seat {
         verdict.as_ref().filter(|verdict| verdict.at <= Instant::now()).map(|verdict| verdict.reason.clone())
     }
 
-    /// Adds the bytes since the last time to the metrics.
-    pub(crate) fn count_bytes(&self, metrics: &Metrics) {
+    /// Returns how the session is now; all zero before its service is started.
+    pub(crate) fn stats(&self) -> SessionStats {
+        self.control.get().map(Control::stats).unwrap_or_default()
+    }
+
+    /// Adds the bytes and calls since the last time to the metrics.
+    pub(crate) fn count_use(&self, metrics: &Metrics, stats: &SessionStats) {
         let mut counted = locked(&self.counted);
-        let now = (self.traffic.received(), self.traffic.sent());
-        metrics.add_bytes(self.service.as_str(), now.0 - counted.0, now.1 - counted.1);
+        // Others may have counted since the snapshot was made.
+        let calls = stats.calls.max(&counted.calls);
+        let now = Used { received: self.traffic.received(), sent: self.traffic.sent(), calls };
+        let service = self.service.as_str();
+        metrics.add_bytes(service, now.received - counted.received, now.sent - counted.sent);
+        metrics.add_calls(service, &now.calls, &counted.calls);
         *counted = now;
     }
 
@@ -347,6 +374,9 @@ impl Seat {
             (false, Some(_)) if self.is_detached() => SessionState::Detached,
             (false, Some(_)) => SessionState::Open,
         };
+        let SessionStats { calls, calls_in_flight, mailbox_len, mailbox_bytes, unsent_bytes, .. } =
+            self.stats();
+        let calls_in_flight = calls_in_flight as u64;
         SessionInfo {
             connection: self.id,
             peer: self.peer(),
@@ -358,6 +388,11 @@ impl Seat {
             idle_ms: ms(self.traffic.idle()),
             bytes_in: self.traffic.received(),
             bytes_out: self.traffic.sent(),
+            calls: calls.total() + calls_in_flight,
+            calls_in_flight,
+            mailbox_messages: mailbox_len,
+            mailbox_bytes,
+            unsent_bytes,
         }
     }
 }

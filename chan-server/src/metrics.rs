@@ -3,6 +3,7 @@
 //! What the log tells is counted here as well, and never left out. Labels are names of the configuration and words of a
 //! closed set; nothing that a client sends becomes a label.
 
+use lib_chan::channel::CallCounts;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
@@ -23,6 +24,7 @@ pub(crate) struct Metrics {
     pub(crate) targets_failed: Family<Labels, Counter>,
     received: Family<Labels, Counter>,
     sent: Family<Labels, Counter>,
+    calls: Family<Labels, Counter>,
     pub(crate) reloads: Family<Labels, Counter>,
     pub(crate) revoked: Counter,
     pub(crate) crashes: Counter,
@@ -35,6 +37,23 @@ impl Metrics {
         let labels = vec![("service", service.to_owned())];
         self.received.get_or_create(&labels).inc_by(received);
         self.sent.get_or_create(&labels).inc_by(sent);
+    }
+
+    /// Counts calls of the sessions of a service: those up to now less those up to before.
+    pub(crate) fn add_calls(&self, service: &str, now: &CallCounts, before: &CallCounts) {
+        for (ending, now, before) in [
+            ("answered", now.answered, before.answered),
+            ("refused", now.refused, before.refused),
+            ("overload", now.overload, before.overload),
+            ("cancelled", now.cancelled, before.cancelled),
+            ("failed", now.failed, before.failed),
+            ("session_ended", now.ended, before.ended),
+        ] {
+            if now > before {
+                let labels = vec![("service", service.to_owned()), ("ending", ending.to_owned())];
+                self.calls.get_or_create(&labels).inc_by(now - before);
+            }
+        }
     }
 
     pub(crate) fn register(&self, registry: &mut Registry) {
@@ -54,6 +73,7 @@ impl Metrics {
         );
         add("received_bytes", "Bytes received in sessions, TLS included", &self.received);
         add("sent_bytes", "Bytes sent in sessions, TLS included", &self.sent);
+        add("calls", "Calls of clients, by ending", &self.calls);
         add("reloads", "Reloads of the configuration, by outcome", &self.reloads);
         registry.register("sessions_revoked", "Sessions that a reload ended", self.revoked.clone());
         registry.register(

@@ -4,10 +4,9 @@
 //! that hold a secret and their times grant nothing. A password and a verifier of it are one credential, whatever the
 //! salt.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,7 +29,7 @@ use crate::gate::{GateRules, Holder};
 use crate::identity::{Identity, StateDir};
 use crate::listener::Listen;
 use crate::modules::Starter;
-use crate::rate::ByteRate;
+use crate::quota::QuotaTerms;
 use crate::start::StartError;
 
 /// The rights that a server grants, and its limits.
@@ -64,7 +63,7 @@ struct Terms {
     starter: Arc<Starter>,
     mfa: String,
     max_sessions: Option<usize>,
-    rate: Option<Arc<ByteRate>>,
+    quota: QuotaTerms,
     resume: Duration,
     from: Vec<IpNet>,
 }
@@ -73,7 +72,7 @@ struct Terms {
 struct AccountTerms {
     name: Name,
     max_sessions: Option<usize>,
-    rate: Option<Arc<ByteRate>>,
+    quota: QuotaTerms,
     from: Vec<IpNet>,
 }
 
@@ -244,12 +243,20 @@ impl Policy {
         })
     }
 
-    /// Returns what a session of this client may carry a second.
-    pub(crate) fn rates(&self, service: &ServiceName, client: &ClientId) -> Vec<Arc<ByteRate>> {
-        let terms =
-            self.directory.account(service, client).and_then(|account| self.accounts.get(account.index));
-        let of_service = self.services.get(service.as_str()).and_then(|terms| terms.rate.clone());
-        of_service.into_iter().chain(terms.and_then(|terms| terms.rate.clone())).collect()
+    /// Returns what the sessions of each service, and of each client, may use together.
+    pub(crate) fn quotas(&self) -> impl Iterator<Item = (ServiceName, Option<ClientId>, &QuotaTerms)> {
+        let of_clients =
+            self.accounts.iter().map(|AccountTerms { name: (service, client), quota, .. }| {
+                (service.clone(), Some(client.clone()), quota)
+            });
+        // A service without credentials has no sessions.
+        let mut seen = HashSet::new();
+        let of_services =
+            self.accounts.iter().filter_map(move |AccountTerms { name: (service, _), .. }| {
+                let terms = seen.insert(service.clone()).then(|| self.services.get(service.as_str()))??;
+                Some((service.clone(), None, &terms.quota))
+            });
+        of_clients.chain(of_services)
     }
 
     /// Returns the names of all services.
@@ -305,16 +312,21 @@ impl Policy {
             let subject = format!("service {name}");
             match self.services.get(name) {
                 None => changes.push(Change::added(subject)),
-                Some(old) => changes.extend(Change::changed(
-                    subject,
-                    [
-                        ("mfa", old.mfa != new.mfa),
-                        ("max_sessions", old.max_sessions != new.max_sessions),
-                        ("max_bytes_per_second", per_second(&old.rate) != per_second(&new.rate)),
-                        ("resume", old.resume != new.resume),
-                        ("from", old.from != new.from),
-                    ],
-                )),
+                Some(old) => {
+                    let [bytes, calls_per_second, calls] = old.quota.differs(&new.quota);
+                    changes.extend(Change::changed(
+                        subject,
+                        [
+                            ("mfa", old.mfa != new.mfa),
+                            ("max_sessions", old.max_sessions != new.max_sessions),
+                            bytes,
+                            calls_per_second,
+                            calls,
+                            ("resume", old.resume != new.resume),
+                            ("from", old.from != new.from),
+                        ],
+                    ));
+                }
             }
         }
         let removed = self.services.keys().filter(|name| !after.services.contains_key(*name));
@@ -343,11 +355,14 @@ impl Policy {
         };
         let same = old.verifier == new.verifier || after.is_former(service, client, &old.verifier);
         let old_terms = self.accounts.get(old.index)?;
+        let [bytes, calls_per_second, calls] = old_terms.quota.differs(&terms.quota);
         let changes = [
             ("credential", !same),
             ("disabled", old.enabled != new.enabled),
             ("max_sessions", old_terms.max_sessions != terms.max_sessions),
-            ("max_bytes_per_second", per_second(&old_terms.rate) != per_second(&terms.rate)),
+            bytes,
+            calls_per_second,
+            calls,
             ("from", old_terms.from != terms.from),
         ];
         Change::changed(subject(service, client), changes)
@@ -370,17 +385,6 @@ impl Policy {
     }
 }
 
-fn per_second(rate: &Option<Arc<ByteRate>>) -> Option<NonZeroU32> {
-    rate.as_ref().map(|rate| rate.per_second())
-}
-
-/// The rate of before, if it is the same: then the sessions of before and those to come share it.
-fn kept(before: Option<&Arc<ByteRate>>, wanted: Option<NonZeroU32>) -> Option<Arc<ByteRate>> {
-    let wanted = wanted?;
-    let same = before.filter(|rate| rate.per_second() == wanted);
-    Some(same.cloned().unwrap_or_else(|| ByteRate::new(wanted)))
-}
-
 fn subject(service: &ServiceName, client: &ClientId) -> String {
     match client.as_str() {
         "" => format!("the shared password of {}", service.as_str()),
@@ -401,16 +405,12 @@ struct Derived {
 impl Derived {
     fn of(services: Vec<Service>, name_key: &NameKey, before: Option<&Policy>) -> Result<Self, StretchError> {
         let mut this = Self::default();
-        for Service { name, clients, starter, max_sessions, max_bytes_per_second, resume, from, mfa } in
-            services
-        {
+        for Service { name, clients, starter, max_sessions, quota, resume, from, mfa } in services {
             for client in clients {
                 this.add(&name, client, name_key, before)?;
             }
-            let old = before.and_then(|before| before.services.get(name.as_str()));
-            let rate = kept(old.and_then(|terms| terms.rate.as_ref()), max_bytes_per_second);
             this.services
-                .insert(name.as_str().into(), Terms { starter, mfa, max_sessions, rate, resume, from });
+                .insert(name.as_str().into(), Terms { starter, mfa, max_sessions, quota, resume, from });
         }
         Ok(this)
     }
@@ -422,12 +422,10 @@ impl Derived {
         name_key: &NameKey,
         before: Option<&Policy>,
     ) -> Result<(), StretchError> {
-        let Client { id, credential, disabled, max_sessions, max_bytes_per_second, from } = client;
+        let Client { id, credential, disabled, max_sessions, quota, from } = client;
         let name = (service.clone(), id.clone());
         let known = before.and_then(|before| before.passwords.get(&name));
         let old = before.and_then(|before| before.directory.account(service, &id));
-        let old_terms = old.zip(before).and_then(|(account, before)| before.accounts.get(account.index));
-        let rate = kept(old_terms.and_then(|terms| terms.rate.as_ref()), max_bytes_per_second);
         let old = old.and_then(|account| match &account.verifier {
             AccountVerifier::Password(verifier) => Some(verifier),
             _ => None,
@@ -469,7 +467,7 @@ impl Derived {
             enabled: !disabled,
             index,
         });
-        self.terms.push(AccountTerms { name, max_sessions, rate, from });
+        self.terms.push(AccountTerms { name, max_sessions, quota, from });
         Ok(())
     }
 }

@@ -140,6 +140,7 @@ impl Core {
         locked(&self.gate).set(&policy.limits, policy.rules.clone());
         locked(&self.resumables).set(&policy.limits);
         locked(&self.sessions).set(&policy.limits, policy.max_sessions(), policy.max_sessions_of_clients());
+        locked(&self.quotas).set(policy.quotas());
         if metrics.is_some() || policy.metrics.is_none() {
             self.listen_for_metrics(metrics);
         }

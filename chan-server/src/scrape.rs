@@ -31,16 +31,39 @@ pub(crate) fn text(core: &Core) -> String {
     let mut registry = Registry::with_prefix("chan");
     let sessions = Family::<Labels, Gauge>::default();
     let policy = core.policy();
+    let in_flight = Family::<Labels, Gauge>::default();
+    let mailbox_messages = Family::<Labels, Gauge>::default();
+    let mailbox_bytes = Family::<Labels, Gauge>::default();
+    let unsent = Family::<Labels, Gauge>::default();
     for service in policy.service_names() {
-        sessions.get_or_create(&vec![("service", service.to_owned())]).set(0);
+        for family in [&sessions, &in_flight, &mailbox_messages, &mailbox_bytes, &unsent] {
+            family.get_or_create(&vec![("service", service.to_owned())]).set(0);
+        }
     }
     let seats: Vec<_> = locked(&core.live).seats().cloned().collect();
     let detached = seats.iter().filter(|seat| seat.is_detached()).count();
     for seat in seats {
-        sessions.get_or_create(&vec![("service", seat.service.to_string())]).inc();
-        seat.count_bytes(core.audit.metrics());
+        let (stats, labels) = (seat.stats(), vec![("service", seat.service.to_string())]);
+        seat.count_use(core.audit.metrics(), &stats);
+        for (family, value) in [
+            (&sessions, 1),
+            (&in_flight, stats.calls_in_flight as u64),
+            (&mailbox_messages, stats.mailbox_len),
+            (&mailbox_bytes, stats.mailbox_bytes),
+            (&unsent, stats.unsent_bytes),
+        ] {
+            family.get_or_create(&labels).inc_by(i64::try_from(value).unwrap_or(i64::MAX));
+        }
     }
-    registry.register("sessions", "Clients that are logged in", sessions);
+    for (name, help, family) in [
+        ("sessions", "Clients that are logged in", sessions),
+        ("calls_in_flight", "Calls of clients that are not answered", in_flight),
+        ("mailbox_messages", "Messages that services have not taken", mailbox_messages),
+        ("mailbox_bytes", "Bytes of messages of clients that no process has taken", mailbox_bytes),
+        ("unsent_bytes", "Bytes that wait to be sent to clients", unsent),
+    ] {
+        registry.register(name, help, family);
+    }
     let mut gauge = |name, help, value: u64| {
         let gauge = Gauge::<i64>::default();
         gauge.set(i64::try_from(value).unwrap_or(i64::MAX));

@@ -27,6 +27,7 @@ use crate::identity::{Identity, StateDir, url};
 use crate::listener::{self, BindError, Bound, ListenAt};
 use crate::live::{Live, SessionInfo, Whom};
 use crate::policy::Policy;
+use crate::quota::Quotas;
 use crate::reload::{Changes, ReloadError};
 use crate::resume::Resumables;
 use crate::scrape;
@@ -116,12 +117,15 @@ impl Server {
         let key = Arc::new(ReloadableKey::new(policy.identity.key()));
         let mut sessions = Sessions::new(&policy.limits, []);
         sessions.set(&policy.limits, policy.max_sessions(), policy.max_sessions_of_clients());
+        let mut quotas = Quotas::default();
+        quotas.set(policy.quotas());
         let core = Arc::new(Core {
             state: state.clone(),
             name_key,
             acceptor: TlsAcceptor::from(server_config(Arc::clone(&key) as _)?),
             key,
             sessions: Arc::new(Mutex::new(sessions)),
+            quotas: Mutex::new(quotas),
             gate: Arc::new(Mutex::new(Gate::new(&policy.limits, policy.rules.clone()))),
             resumables: Mutex::new(Resumables::new(&policy.limits, nobody_key()?)),
             resumable: watch::Sender::new(0),

@@ -19,6 +19,7 @@ use crate::identity::StateDir;
 use crate::listener::ListenAt;
 use crate::live::{Live, Seat};
 use crate::policy::Policy;
+use crate::quota::Quotas;
 use crate::resume::{NoRoom, Resumable, Resumables};
 use crate::traffic::Stream;
 
@@ -49,6 +50,7 @@ pub(crate) struct Core {
     pub(crate) acceptor: TlsAcceptor,
     pub(crate) live: Mutex<Live>,
     pub(crate) sessions: Arc<Mutex<Sessions>>,
+    pub(crate) quotas: Mutex<Quotas>,
     pub(crate) gate: Arc<Mutex<Gate>>,
     pub(crate) resumables: Mutex<Resumables<Way>>,
     /// The number of sessions that can be resumed.

@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::server::TlsStream;
 
-use crate::rate::{ByteRate, Debt};
+use crate::quota::{Debt, Share};
 
 /// Bytes counted so far.
 #[derive(Debug)]
@@ -22,14 +22,14 @@ pub(crate) struct Traffic {
     /// Milliseconds from `began` to the last byte.
     last: AtomicU64,
     began: Instant,
-    /// The rates that bound it, in and out; set as soon as the client is known.
-    rates: OnceLock<Vec<Arc<ByteRate>>>,
+    /// The quotas that bound it; set as soon as the client is known.
+    share: OnceLock<Arc<Share>>,
 }
 
 impl Default for Traffic {
     fn default() -> Self {
         let (received, sent, last) = Default::default();
-        Self { received, sent, last, began: Instant::now(), rates: OnceLock::new() }
+        Self { received, sent, last, began: Instant::now(), share: OnceLock::new() }
     }
 }
 
@@ -42,11 +42,14 @@ impl Traffic {
         self.sent.load(Ordering::Relaxed)
     }
 
-    /// Slows the connection down to the lowest of these, from now on. Only the first call counts.
-    pub(crate) fn limit(&self, rates: Vec<Arc<ByteRate>>) {
-        if !rates.is_empty() {
-            let _ = self.rates.set(rates);
-        }
+    /// Slows the connection down to this, from now on. Only the first call counts.
+    pub(crate) fn limit(&self, share: Arc<Share>) {
+        let _ = self.share.set(share);
+    }
+
+    /// Returns what the session may use, as soon as the client is known.
+    pub(crate) fn share(&self) -> Option<&Arc<Share>> {
+        self.share.get()
     }
 
     /// Returns the time since the last byte in either direction.
@@ -89,8 +92,8 @@ impl<S> Counted<S> {
 
     /// Waits until what was sent is paid for.
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        match self.traffic.rates.get() {
-            Some(rates) => self.outgoing.poll_pay(rates, cx),
+        match self.traffic.share() {
+            Some(share) => self.outgoing.poll_pay(share, cx),
             None => Poll::Ready(()),
         }
     }
@@ -98,7 +101,7 @@ impl<S> Counted<S> {
     fn count_sent(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if let Poll::Ready(Ok(len)) = written {
             self.traffic.count(&self.traffic.sent, len);
-            if self.traffic.rates.get().is_some() {
+            if self.traffic.share().is_some() {
                 self.outgoing.add(len);
             }
         }
@@ -113,16 +116,16 @@ impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        let rates = this.traffic.rates.get();
-        if let Some(rates) = rates {
-            ready!(this.incoming.poll_pay(rates, cx));
+        let share = this.traffic.share();
+        if let Some(share) = share {
+            ready!(this.incoming.poll_pay(share, cx));
         }
         let before = buf.filled().len();
         let read = Pin::new(&mut this.stream).poll_read(cx, buf);
         let len = buf.filled().len() - before;
         if len > 0 {
             this.traffic.count(&this.traffic.received, len);
-            if rates.is_some() {
+            if share.is_some() {
                 this.incoming.add(len);
             }
         }

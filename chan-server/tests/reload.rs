@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,9 +21,10 @@ use lib_chan::login::{ClientLogin, Credential, LoginError};
 use lib_chan::payload::Codec;
 use lib_chan::secret::{Password, PrivateKey, Secret, Target};
 use lib_chan::tls::{Pin, PinVerifier, client_config, exporter};
-use lib_chan::{Channel, ExitReason, Limits, Opaque};
+use lib_chan::{CallFailure, Channel, Executed, ExitReason, Limits, Opaque};
 use rustls::pki_types::ServerName;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -352,6 +354,79 @@ async fn quotas_bound_one_client_and_not_its_neighbour() {
     let (joe, mike) = tokio::join!(calls(&joe), calls(&mike));
     assert!(joe >= Duration::from_millis(1400), "{joe:?}");
     assert!(mike < joe, "{mike:?}");
+}
+
+fn ping() -> Opaque {
+    Opaque(Bytes::from_static(b"ping"))
+}
+
+#[tokio::test]
+async fn reload_changes_quotas_of_running_sessions() {
+    let running = Running::start(&format!("{}{}", service("a"), client("joe", 1))).await;
+    let chan = running.open("a", "joe", 1).await;
+    let remote = chan.remote();
+    for _ in 0..100 {
+        remote.call(ping()).await.unwrap();
+    }
+    let rates = "max_calls_per_second = 1\nmax_calls = 5\n";
+    let changes = running.reload(&format!("{}{rates}{}", service("a"), client("joe", 1))).await;
+    assert_eq!(changes.to_string(), "changed: service a (max_calls_per_second, max_calls)");
+    assert!(remote.call(ping()).await.is_ok());
+    let refused = remote.call(ping()).await.unwrap_err();
+    let CallFailure::Overload { retry_after: Some(wait) } = refused.reason else { panic!("{refused}") };
+    assert!(refused.executed == Executed::No && wait <= Duration::from_secs(1), "{refused}");
+    let of_client = client("joe", 1) + "max_calls_per_second = 1000000\n";
+    let changes = running.reload(&(service("a") + &of_client)).await;
+    let expected = "changed: service a (max_calls_per_second, max_calls)\nchanged: client joe of a (max_calls_per_second)";
+    assert_eq!(changes.to_string(), expected);
+    for _ in 0..100 {
+        remote.call(ping()).await.unwrap();
+    }
+    let info = &running.handle.sessions()[0];
+    assert_eq!((info.calls, info.calls_in_flight), (202, 0), "refused calls are calls");
+}
+
+#[tokio::test]
+async fn flood_of_calls_leaves_neighbour_its_part() {
+    let rates = "max_calls_per_second = 300\nmax_calls = 8\n";
+    let clients = client("joe", 1) + &client("mike", 2);
+    let running = Running::start(&format!("{}{rates}{clients}", service("a"))).await;
+    let (answered, refused) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (mut flood, mut chans) = (tokio::task::JoinSet::new(), Vec::new());
+    // The right credential, many sessions, many calls at once in each, and no regard for the time to wait.
+    for _ in 0..4 {
+        let chan = running.open("a", "joe", 1).await;
+        for _ in 0..16 {
+            let (remote, answered, refused) =
+                (chan.remote().clone(), Arc::clone(&answered), Arc::clone(&refused));
+            flood.spawn(async move {
+                loop {
+                    match remote.call(ping()).await {
+                        Ok(_) => answered.add_permits(1),
+                        Err(error) => {
+                            assert!(matches!(error.reason, CallFailure::Overload { .. }), "{error}");
+                            refused.fetch_add(1, Ordering::Relaxed);
+                        }
+                    }
+                }
+            });
+        }
+        chans.push(chan);
+    }
+    let mike = running.open("a", "mike", 2).await;
+    let began = tokio::time::Instant::now();
+    for number in 0..300 {
+        // A fifth of the calls, which is less than a half.
+        answered.acquire_many(4).await.unwrap().forget();
+        let answer = mike.remote().call(ping()).await;
+        assert!(answer.is_ok(), "call {number} of the neighbour: {answer:?}");
+    }
+    let took = began.elapsed();
+    assert!(
+        took >= Duration::from_secs(2),
+        "1500 calls at 300 a second, of which 600 may come at once: {took:?}"
+    );
+    assert!(refused.load(Ordering::Relaxed) > 100, "there was a flood");
 }
 
 /// A small generator of numbers: the same each time, so that a failure can be seen again.

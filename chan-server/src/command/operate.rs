@@ -86,7 +86,21 @@ pub(super) fn sessions(state: &StateDir, json: bool) -> Result<(), Failure> {
 
 /// Columns that are as wide as what is in them.
 fn table(sessions: &[SessionInfo]) -> String {
-    let head = ["ID", "SERVICE", "CLIENT", "ADDRESS", "STATE", "AGE", "IDLE", "BYTES IN", "BYTES OUT"];
+    let head = [
+        "ID",
+        "SERVICE",
+        "CLIENT",
+        "ADDRESS",
+        "STATE",
+        "AGE",
+        "IDLE",
+        "BYTES IN",
+        "BYTES OUT",
+        "CALLS",
+        "IN FLIGHT",
+        "MAILBOX",
+        "UNSENT",
+    ];
     let mut rows = vec![head.map(str::to_owned)];
     rows.extend(sessions.iter().map(|session| {
         let state = match session.state {
@@ -106,6 +120,10 @@ fn table(sessions: &[SessionInfo]) -> String {
             time(session.idle_ms),
             session.bytes_in.to_string(),
             session.bytes_out.to_string(),
+            session.calls.to_string(),
+            session.calls_in_flight.to_string(),
+            session.mailbox_messages.to_string(),
+            session.unsent_bytes.to_string(),
         ]
     }));
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);

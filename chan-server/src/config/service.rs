@@ -21,6 +21,7 @@ use super::gate::networks;
 use super::{Context, limits};
 use crate::modules::Starter;
 use crate::modules::unix;
+use crate::quota::QuotaTerms;
 use crate::words::shown;
 
 /// A service: its name, its clients, and the function that is started for each.
@@ -31,8 +32,8 @@ pub struct Service {
     pub(crate) starter: Arc<Starter>,
     /// The most sessions of this service, where it has a number of its own.
     pub(crate) max_sessions: Option<usize>,
-    /// The most bytes a second of all its sessions together, in and out.
-    pub(crate) max_bytes_per_second: Option<NonZeroU32>,
+    /// What all its sessions may use together.
+    pub(crate) quota: QuotaTerms,
     /// The longest that its sessions may survive without a connection; zero for not at all.
     pub(crate) resume: Duration,
     /// The networks from which its clients may come; all if empty.
@@ -50,8 +51,8 @@ pub struct Client {
     pub(crate) disabled: bool,
     /// The most sessions of this client, where it has a number of its own.
     pub(crate) max_sessions: Option<usize>,
-    /// The most bytes a second of all its sessions together, in and out.
-    pub(crate) max_bytes_per_second: Option<NonZeroU32>,
+    /// What all its sessions may use together.
+    pub(crate) quota: QuotaTerms,
     /// The networks from which it may come; all that its service allows if empty.
     pub(crate) from: Vec<IpNet>,
 }
@@ -80,7 +81,7 @@ impl Service {
             clients: Vec::new(),
             starter: Arc::new(Starter::new(name, start)),
             max_sessions: None,
-            max_bytes_per_second: None,
+            quota: QuotaTerms::default(),
             resume: Self::RESUME,
             from: Vec::new(),
             mfa: name.into(),
@@ -190,7 +191,7 @@ impl Client {
             credential,
             disabled: false,
             max_sessions: None,
-            max_bytes_per_second: None,
+            quota: QuotaTerms::default(),
             from: Vec::new(),
         }
     }
@@ -224,22 +225,13 @@ pub(super) fn read(root: &mut Table<'_>, context: &Context<'_>, problems: &mut P
         let who = name.as_ref().map_or("SERVICE", ServiceName::as_str);
         let clients = clients(&mut table, who, context, &mut salts, problems);
         let max_sessions = limits::count(&mut table, "max_sessions", problems);
-        let max_bytes_per_second = limits::rate(&mut table, "max_bytes_per_second", problems);
+        let quota = quota(&mut table, problems);
         let resume = limits::time(&mut table, "resume", Service::RESUME, problems);
         let resume = resume.unwrap_or(Service::RESUME);
         let from = from(&mut table, problems);
         table.finish(problems);
         if let (Some(name), Some((starter, mfa))) = (name, starter) {
-            services.push(Service {
-                name,
-                clients,
-                starter,
-                max_sessions,
-                max_bytes_per_second,
-                resume,
-                from,
-                mfa,
-            });
+            services.push(Service { name, clients, starter, max_sessions, quota, resume, from, mfa });
         }
     }
     services
@@ -274,7 +266,7 @@ fn clients(
         });
         let disabled = table.value::<bool>("disabled", "true", problems).is_some_and(Spanned::into_inner);
         let max_sessions = limits::count(&mut table, "max_sessions", problems);
-        let max_bytes_per_second = limits::rate(&mut table, "max_bytes_per_second", problems);
+        let quota = quota(&mut table, problems);
         let from = from(&mut table, problems);
         let who = format!("{service} {}", id.as_ref().map_or("CLIENT", ClientId::as_str));
         let credential = credential::read(&mut table, credential::OWN, &who, context, salts, problems);
@@ -284,10 +276,23 @@ fn clients(
         }
         table.finish(problems);
         if let (Some(id), Ok(Some(credential))) = (id, credential) {
-            clients.push(Client { id, credential, disabled, max_sessions, max_bytes_per_second, from });
+            clients.push(Client { id, credential, disabled, max_sessions, quota, from });
         }
     }
     clients
+}
+
+/// Reads what sessions may use together.
+fn quota(table: &mut Table<'_>, problems: &mut Problems<'_>) -> QuotaTerms {
+    let max_bytes_per_second = limits::rate(table, "max_bytes_per_second", problems);
+    let per_second = limits::count(table, "max_calls_per_second", problems);
+    QuotaTerms {
+        max_bytes_per_second,
+        max_calls_per_second: per_second
+            .and_then(|count| u32::try_from(count).ok())
+            .and_then(NonZeroU32::new),
+        max_calls: limits::count(table, "max_calls", problems),
+    }
 }
 
 /// Reads where clients may come from. An empty list would allow nobody, which `disabled` says better.

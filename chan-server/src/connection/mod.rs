@@ -224,7 +224,8 @@ impl Connection {
             self.refused(client, REVOKED);
             return self.ended(client, traffic, &ExitReason::Revoked);
         };
-        traffic.limit(self.core.policy().rates(name.0, name.1));
+        let share = locked(&self.core.quotas).share(name, self.holder(client), self.id);
+        traffic.limit(Arc::new(share));
         let _leaves = Leaves(&self.core, &seat);
         self.session(stream, client, &seat, phase).await;
     }
@@ -398,6 +399,9 @@ impl Connection {
             Err(full) => (None, Some(full.as_str())),
         };
         let control = asked.control();
+        if let Some(share) = seat.traffic.share() {
+            asked.limit_calls(Arc::clone(share) as _);
+        }
         if let Err(why) = starter.start(asked, self.log(client, Arc::clone(&place))) {
             self.refused(client, &why);
             return None;
@@ -468,7 +472,7 @@ struct Leaves<'c>(&'c Core, &'c Seat);
 impl Drop for Leaves<'_> {
     fn drop(&mut self) {
         locked(&self.0.live).leave(self.1.id);
-        self.1.count_bytes(self.0.audit.metrics());
+        self.1.count_use(self.0.audit.metrics(), &self.1.stats());
     }
 }
 
