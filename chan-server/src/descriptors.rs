@@ -44,9 +44,13 @@ pub(crate) fn keep_within(limits: &mut Limits, descriptors: u64, relays: bool) -
     limits.max_logins = logins;
     limits.max_logins_before_drop = limits.max_logins_before_drop.min(logins);
     limits.max_sessions = before.0.min(count(left.saturating_sub(2 * logins as u64) / each));
+    let lowered = [("max_sessions", before.0, limits.max_sessions), ("max_logins", before.1, logins)];
+    let lowered = lowered.iter().filter(|(_, before, now)| now < before);
+    let lowered: Vec<_> =
+        lowered.map(|(name, before, now)| format!("{name} is {now} instead of {before}")).collect();
     Some(format!(
-        "only {descriptors} descriptors: max_sessions is {} instead of {}, max_logins {logins} instead of {}; raise them with: ulimit -n {wanted}",
-        limits.max_sessions, before.0, before.1,
+        "only {descriptors} descriptors: {}; raise them with: ulimit -n {wanted}",
+        lowered.join(", ")
     ))
 }
 
@@ -75,6 +79,8 @@ mod tests {
             );
             assert!(limits.max_logins_before_drop <= limits.max_logins);
             assert_eq!(warning.is_some(), sessions < 10_000, "{warning:?}");
+            let text = warning.as_deref().unwrap_or_default();
+            assert_eq!(text.contains("max_logins is"), logins < 1024, "{text}");
             let wanted = if relays { "ulimit -n 22112" } else { "ulimit -n 12112" };
             assert!(warning.is_none_or(|text| text.contains(wanted)));
         }
