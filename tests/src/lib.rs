@@ -6,6 +6,7 @@ pub mod differential;
 pub mod reloads;
 pub mod resume;
 pub mod soak;
+pub mod strangers;
 
 use std::{
     collections::BTreeMap,
@@ -342,6 +343,15 @@ impl Running {
         Self::spawn(client)
     }
 
+    /// The same, with another input.
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub fn start_with_input(mut client: Command, input: Stdio) -> Self {
+        client.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Self::with_pipes(client)
+    }
+
     /// The same, with another output.
     ///
     /// # Panics
@@ -353,6 +363,10 @@ impl Running {
 
     fn spawn(mut client: Command) -> Self {
         client.stdin(Stdio::piped()).stderr(Stdio::piped());
+        Self::with_pipes(client)
+    }
+
+    fn with_pipes(mut client: Command) -> Self {
         let mut child = client.spawn().expect("the client starts");
         let out = child.stdout.take().map(Lines::of).unwrap_or_default();
         let err = Lines::of(child.stderr.take().expect("a pipe"));

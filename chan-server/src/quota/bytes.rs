@@ -312,13 +312,13 @@ mod tests {
         let flood: Vec<_> = (0..300)
             .map(|session| tokio::spawn(carry(share(&quotas, "joe", session), usize::MAX, 16_000)))
             .collect();
-        tokio::time::sleep(Duration::from_secs(5)).await;
+        sleep(Duration::from_secs(5)).await;
         // Half of the rate is there for the other client.
         let took = carry(share(&quotas, "mike", 1000), 5_000_000, 10_000).await;
         assert!((9..12).contains(&took.as_secs()), "{took:?}");
         // And a small piece waits for one long one at most.
         for _ in 0..10 {
-            tokio::time::sleep(Duration::from_secs(1)).await;
+            sleep(Duration::from_secs(1)).await;
             let took = carry(share(&quotas, "mike", 1000), 100, 100).await;
             assert!(took <= Duration::from_millis(33), "{took:?}");
         }
@@ -345,14 +345,14 @@ mod tests {
         let slow: Vec<_> = (0..4)
             .map(|session| tokio::spawn(carry(share(&quotas, "joe", session), 1_600_000, 16_000)))
             .collect();
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        sleep(Duration::from_secs(1)).await;
         set(&mut quotas, 100_000_000, 0);
         for one in slow {
             let took = one.await.unwrap();
             assert!(took < Duration::from_secs(2), "{took:?}");
         }
         let slow = tokio::spawn(carry(share(&quotas, "joe", 1), 1_600_000_000, 16_000));
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        sleep(Duration::from_secs(1)).await;
         set(&mut quotas, 0, 0);
         let took = slow.await.unwrap();
         assert!(took < Duration::from_secs(2), "{took:?}");

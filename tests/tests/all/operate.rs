@@ -4,10 +4,12 @@ use std::{
     fs,
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
     net::{TcpListener, TcpStream},
+    os::fd::OwnedFd,
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
+use chan_server::identity::{Identity, StateDir};
 use chan_tests::{
     Folder, PASSWORD, Running, Server, available, client_key, port_of, program,
     reloads::{Options, campaign},
@@ -244,10 +246,69 @@ fn log_file_is_opened_anew_at_sigusr1() {
 
 #[test]
 fn reloads_under_load_disturb_nobody_else() {
-    let report = campaign(Options { reloads: 30, sessions: 10 });
+    let report = campaign(Options { reloads: 30, sessions: 10, tls: false });
     assert_eq!((report.reloads, report.broken, report.keys), (30, 3, 1), "{report}");
+    assert_eq!((report.moves, report.not_closed), (15, 0), "{report}");
     assert_eq!((report.failed, report.revoked, report.ended, report.newcomers), (0, 3, 3, 3), "{report}");
     assert!(report.calls > 100, "{report}");
+}
+
+#[test]
+fn certificate_files_are_replaced_under_load() {
+    let report = campaign(Options { reloads: 30, sessions: 10, tls: true });
+    // A certificate without its key is refused, three times.
+    assert_eq!((report.reloads, report.broken, report.keys), (30, 6, 6), "{report}");
+    assert_eq!((report.failed, report.revoked, report.ended, report.newcomers), (0, 3, 3, 3), "{report}");
+    assert!(report.calls > 100, "{report}");
+}
+
+/// Starts a server with this listening socket, as systemd does for a unit with a socket.
+fn start_with_socket(folder: &Folder, socket: &TcpListener) -> Running {
+    // The shell has the number of the process that it becomes.
+    let script = "exec 3<&0 0</dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" \"$@\"";
+    let mut server = Command::new("sh");
+    server.args(["-c", script]).arg(program("chan-server")).args(["serve", "--config"]);
+    server.arg(folder.path().join("chan-server.toml")).arg("--state").arg(folder.path().join("state"));
+    Running::start_with_input(server, OwnedFd::from(socket.try_clone().unwrap()).into())
+}
+
+#[test]
+fn restarts_with_a_given_socket_refuse_nobody() {
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = socket.local_addr().unwrap();
+    let folder = Folder::new();
+    folder.write("key", &client_key().to_file_contents());
+    folder.write("chan-server.toml", &format!("listen = [\"{address}\"]\n{}", names()));
+    let state = StateDir::at(folder.path().join("state"));
+    let url = || {
+        let identity = Identity::in_state(&state).unwrap();
+        chan_server::identity::url("joe", "127.0.0.1", address.port(), "names", &identity)
+    };
+    for restart in 0..100 {
+        // No server runs at this moment, and the socket takes connections.
+        let mut client = Command::new(program("chan-client"));
+        client.args(["ping", &url(), "--key-file"]).arg(folder.path().join("key"));
+        let client = Running::start(client);
+        let server = start_with_socket(&folder, &socket);
+        assert_eq!(client.code(), Some(0), "restart {restart}");
+        if restart == 0 {
+            server.out.wait("the address", |line| line.contains(&address.to_string()));
+        }
+        server.signal("TERM");
+        assert_eq!(server.code(), Some(0), "restart {restart}");
+    }
+}
+
+#[test]
+fn unit_is_hardened() {
+    if !available("systemd-analyze") {
+        return;
+    }
+    let unit = concat!(env!("CARGO_MANIFEST_DIR"), "/../conf/chan-server.service");
+    let mut analyze = Command::new("systemd-analyze");
+    let (code, out, err) =
+        run(analyze.args(["security", "--offline=true", "--threshold=15", "--no-pager", unit]));
+    assert_eq!(code, Some(0), "exposure above 1.5: {out}{err}");
 }
 
 /// What the server says to a request.
