@@ -231,8 +231,8 @@ impl Drop for Attacker {
 
 fn echo(limits: &str) -> String {
     format!(
-        "[[service]]\nname = 'echo'\nmfa = ['echo', 'start']\npassword_file = 'password'\n\
-         [[service.client]]\nname = 'joe'\nkey = '{}'\n{limits}",
+        "[[service]]\nname = 'echo'\nmfa = ['echo', 'start']\n[[service.client]]\nname = 'joe'\nkey = '{}'\n\
+         [[service]]\nname = 'door'\nmfa = ['echo', 'start']\npassword_file = 'password'\n{limits}",
         client_key().public_key()
     )
 }
@@ -405,7 +405,7 @@ async fn wrong_login(url: &str, number: u64) -> usize {
     let guess = async {
         let mut stream = tls(url, tcp).await?;
         // A hello for the password that all share; a nonce need not be random to be wrong.
-        let mut hello = b"\0\0chan\x01\x01\x04echo\0".to_vec();
+        let mut hello = b"\0\0chan\x01\x01\x04door\0".to_vec();
         hello.extend_from_slice(&[number as u8; 32]);
         hello[1] = hello.len() as u8 - 2;
         stream.write_all(&hello).await?;
