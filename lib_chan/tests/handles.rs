@@ -443,3 +443,35 @@ async fn reply_passed_to_far_process_keeps_its_outcome() {
     let error = far.call(within, |reply| EarsMessage::Told { reply }).await.unwrap_err();
     assert_eq!(error, refused);
 }
+
+#[tokio::test]
+async fn messages_to_handed_out_process_arrive_before_close() {
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let ears = spawn(async move |mut me: Process<EarsMessage>| {
+        loop {
+            if let Event::Message(EarsMessage::Tell { text }) = me.recv().await {
+                let _ = tell.send(text);
+            }
+        }
+    });
+    let hall = move |_me: Process, mut chan: Channel<HallMessage, ()>| {
+        let ears = ears.clone();
+        async move {
+            while let Some(message) = chan.recv().await {
+                if let HallMessage::Host { reply } = message {
+                    reply.send(ears.clone());
+                }
+            }
+            Ok(())
+        }
+    };
+    let (chan, _line) = testing::pair().serve(hall).await.unwrap();
+    let host = chan.remote().host().await.unwrap();
+    for number in 0..10 {
+        host.tell(number.to_string()).await.unwrap();
+    }
+    chan.close().await.unwrap();
+    for number in 0..10 {
+        assert_eq!(told.recv().await, Some(number.to_string()));
+    }
+}

@@ -24,6 +24,11 @@ pub(super) trait Feed<M>: Send + Sync + 'static {
 
     /// Returns the message that reports the end of the session.
     fn ended(&self, reason: ExitReason) -> M;
+
+    /// Returns the session, if messages need it and this feed does not hold it itself.
+    fn session(&self) -> Option<Arc<Shared>> {
+        None
+    }
 }
 
 /// Puts the items of a session into the mailbox of a process.
@@ -35,7 +40,8 @@ pub(super) struct FeedOutlet<M> {
 impl<M: Send + 'static> Outlet for FeedOutlet<M> {
     fn put(&self, items: VecDeque<Fed>) {
         // A process that is not alive takes nothing; a session that it owned has ended with it.
-        let _ = self.to.put(Box::new(FeedParcel { feed: Arc::clone(&self.feed), items }));
+        let (feed, session) = (Arc::clone(&self.feed), self.feed.session());
+        let _ = self.to.put(Box::new(FeedParcel { feed, items, _session: session }));
     }
 }
 
@@ -76,11 +82,18 @@ impl<M: Send + 'static> Feed<M> for HandedFeed<M> {
     fn ended(&self, _reason: ExitReason) -> M {
         unreachable!("the session's end is told to its owner alone")
     }
+
+    fn session(&self) -> Option<Arc<Shared>> {
+        self.shared.upgrade()
+    }
 }
 
 struct FeedParcel<M: Send + 'static> {
     feed: Arc<dyn Feed<M>>,
     items: VecDeque<Fed>,
+    /// Messages that arrived before the end of the session are taken after it, too. The session itself holds the feed
+    /// of a handed-out process, which therefore must not hold the session.
+    _session: Option<Arc<Shared>>,
 }
 
 impl<M: Send + 'static> Drop for FeedParcel<M> {
