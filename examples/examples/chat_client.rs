@@ -6,8 +6,9 @@ use std::thread;
 
 use anyhow::bail;
 use chan_client::connect;
-use chan_examples::chat::{Login, Say, Told, Who};
-use lib_chan::{Channel, Message, secret::Password};
+use chan_examples::chat::{Chat as _, ChatMessage, MemberMessage, Place, Seat as _};
+use lib_chan::secret::Password;
+use lib_chan::{Channel, Event, ExitReason, Process, Remote, enter};
 use rustyline::{DefaultEditor, ExternalPrinter};
 use tokio::sync::mpsc;
 
@@ -22,11 +23,23 @@ async fn main() -> anyhow::Result<()> {
         [group, nick] => (group.clone(), nick.clone()),
         _ => (editor.readline("group: ")?, editor.readline("your name: ")?),
     };
-
     let password = Password::from_file(password_file)?;
-    let mut chan: Channel<Told, Say> = connect(url.as_str()).password(password).open().await?;
+    let chan: Channel<(), ChatMessage> = connect(url.as_str()).password(password).open().await?;
     let remote = chan.remote();
-    let others = remote.call(Login { group: group.clone(), nick: nick.clone() }).await?;
+    enter(async |me| talk(me, remote, editor, group, nick).await).await?;
+    Ok(chan.close().await?)
+}
+
+/// The process that is the member of the group.
+async fn talk(
+    mut me: Process<MemberMessage>,
+    remote: Remote<ChatMessage>,
+    mut editor: DefaultEditor,
+    group: String,
+    nick: String,
+) -> Result<(), ExitReason> {
+    let Place { seat, others } = remote.join(&group, &nick, me.address()).await?;
+    me.monitor(seat.pid());
 
     // The editor blocks, so it has a thread. Both threads talk through queues, not through the terminal.
     let mut show = printer(&mut editor);
@@ -47,33 +60,36 @@ async fn main() -> anyhow::Result<()> {
         tokio::select! {
             line = lines.recv() => match line.as_deref().map(str::trim) {
                 Some("") => {}
-                Some("/who") => match remote.call(Who).await {
+                Some("/who") => match seat.who().await {
                     Ok(nicks) => show(format!("* {}", nicks.join(", "))),
                     Err(error) => show(format!("* {error}")),
                 },
-                // If it cannot be sent the session has ended, which is what `recv` says next.
-                Some(text) => drop(remote.cast(Say::Relay(text.into())).await),
-                None => break,
-            },
-            told = chan.recv() => match told {
-                Some(Message::Cast(Told::Said { nick, text })) => show(format!("{nick}: {text}")),
-                Some(Message::Cast(Told::Joined { nick })) => show(format!("* {nick} joined")),
-                Some(Message::Cast(Told::Left { nick, why })) => show(format!("* {nick} left ({why})")),
-                Some(Message::Call(_, reply)) => reply.refuse("a chat client answers no calls"),
+                // If it cannot be sent the group has ended, and `Down` comes next.
+                Some(text) => drop(seat.say(text).await),
                 None => {
-                    // The server stopped, the group was ended, the cable was pulled: the reason says which.
-                    show(format!("* the chat is over ({}); Enter leaves", remote.ended().await));
+                    let _ = seat.leave().await;
+                    return Ok(());
+                }
+            },
+            event = me.recv() => match event {
+                Event::Message(MemberMessage::Said { nick, text }) => show(format!("{nick}: {text}")),
+                Event::Message(MemberMessage::Joined { nick }) => show(format!("* {nick} joined")),
+                Event::Message(MemberMessage::Left { nick, why }) => show(format!("* {nick} left ({why})")),
+                Event::Exit(..) => {}
+                // The server stopped, the group was ended, the cable was pulled: the reason says which.
+                Event::Down(_, _, mut reason) => {
+                    if reason == ExitReason::NoConnection {
+                        reason = remote.ended().await;
+                    }
+                    show(format!("* the chat is over ({reason}); Enter leaves"));
                     // The editor leaves the terminal as it was when it returns, and not when the program ends around it.
                     lines.close();
-                    let _ = tokio::task::spawn_blocking(|| typing.join()).await?;
-                    bail!("the chat was over");
+                    let _ = tokio::task::spawn_blocking(|| typing.join()).await;
+                    return Err(ExitReason::failed("the chat was over"));
                 }
             },
         }
     }
-    // The group sees us leave, after everything that we said.
-    chan.close().await?;
-    Ok(())
 }
 
 /// Shows lines above the one that is being typed. What others wrote must not drive this terminal, so control
