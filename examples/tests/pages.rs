@@ -53,7 +53,7 @@ fn sources() -> String {
     }
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut text = String::new();
-    for member in ["lib_chan/src", "chan-server", "chan-client", "tests"] {
+    for member in ["lib_chan", "chan-server", "chan-client", "tests"] {
         collect(&root.join(member), &mut text);
     }
     text

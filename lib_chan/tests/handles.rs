@@ -475,3 +475,64 @@ async fn messages_to_handed_out_process_arrive_before_close() {
         assert_eq!(told.recv().await, Some(number.to_string()));
     }
 }
+
+/// Gets the address of a process, links to it and monitors it, says so, and returns both reasons.
+async fn link_and_monitor(mut chan: Channel<Address<EarsMessage>, String>) -> [ExitReason; 2] {
+    let Some(Message::Cast(far)) = chan.recv().await else { panic!() };
+    let told = enter(async |mut me: Process| {
+        me.trap_exit(true);
+        me.link(far.pid())?;
+        me.monitor(far.pid());
+        chan.remote().cast("watched").await?;
+        let mut reasons = [ExitReason::Kill, ExitReason::Kill];
+        for _ in 0..2 {
+            match me.recv().await {
+                Event::Exit(pid, reason) if pid == far.pid() => reasons[0] = reason,
+                Event::Down(_, pid, reason) if pid == far.pid() => reasons[1] = reason,
+                other => panic!("{other:?}"),
+            }
+        }
+        Ok(reasons)
+    });
+    told.await.unwrap()
+}
+
+const LINKABLE: Rights = Rights { send: true, monitor: true, link: true, exit: false, kill: false };
+
+#[tokio::test(start_paused = true)]
+async fn owner_that_was_handed_out_tells_its_reason() {
+    async fn owner(
+        me: Process<EarsMessage>,
+        mut chan: Channel<String, Address<EarsMessage>>,
+    ) -> Result<(), ExitReason> {
+        chan.remote().cast(me.address().grant(LINKABLE)).await?;
+        chan.recv().await;
+        Err(ExitReason::failed("fire"))
+    }
+    let (client, server, _line) = testing::pair().open().await.unwrap();
+    spawn(|me| owner(me, server));
+    assert_eq!(link_and_monitor(client).await, [ExitReason::failed("fire"), ExitReason::failed("fire")]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn process_that_ended_just_before_close_tells_its_reason() {
+    for way in ["close", "drop", "drop the remote"] {
+        let service = async move |_me: Process, mut chan: Channel<String, Address<EarsMessage>>| {
+            let host = spawn(ears);
+            chan.remote().cast(host.grant(LINKABLE)).await?;
+            chan.recv().await;
+            host.pid().exit(ExitReason::failed("fire"));
+            match way {
+                "close" => chan.close().await,
+                "drop" => Ok(()),
+                _ => {
+                    drop(chan.into_remote());
+                    Ok(())
+                }
+            }
+        };
+        let (client, _line) = testing::pair().serve(service).await.unwrap();
+        let fire = ExitReason::failed("fire");
+        assert_eq!(link_and_monitor(client).await, [fire.clone(), fire], "{way}");
+    }
+}

@@ -65,8 +65,7 @@ impl Drop for Handle {
     fn drop(&mut self) {
         let shared = Arc::clone(&self.shared);
         settle(move |reason| {
-            let reason = reason.cloned().unwrap_or(ExitReason::Normal);
-            shared.with(|endpoint| endpoint.last_remote_gone(now(), reason));
+            shared.last_remote_gone(reason.cloned().unwrap_or(ExitReason::Normal));
         });
     }
 }

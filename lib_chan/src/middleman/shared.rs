@@ -266,8 +266,26 @@ impl Shared {
 
     /// Ends the session because its owner has ended or let go, with this reason.
     pub(crate) fn let_go(&self, reason: ExitReason) {
-        self.with(|endpoint| endpoint.let_go(now(), reason));
+        self.end_with(|endpoint| endpoint.let_go(now(), reason));
         self.processes().drop_outlet();
+    }
+
+    /// Ends a session that lived by its remotes, because the last one is gone.
+    pub(crate) fn last_remote_gone(&self, reason: ExitReason) {
+        self.end_with(|endpoint| endpoint.last_remote_gone(now(), reason));
+    }
+
+    /// Ends the session with `end`. The session tells nobody anything afterwards, so processes whose end is decided, but
+    /// whose futures are not dropped yet, tell the links and monitors of the far end before.
+    fn end_with(&self, end: impl FnOnce(&mut Endpoint<Tokio>)) {
+        let exposed = self.ask(|session| session.exposed());
+        let ended: Vec<_> = exposed.into_iter().filter_map(|pid| Some((pid.reason()?, pid))).collect();
+        self.with(|endpoint| {
+            for (reason, pid) in &ended {
+                endpoint.session_mut().process_ended(pid, reason);
+            }
+            end(endpoint);
+        });
     }
 
     /// Ends the session for both ends with this reason.

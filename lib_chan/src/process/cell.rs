@@ -271,14 +271,6 @@ impl<M: Send + 'static> Cell<M> {
         task
     }
 
-    /// Returns the reason of the end, once it is decided.
-    pub(super) fn reason(&self) -> Option<ExitReason> {
-        match &self.lock().phase {
-            ProcessPhase::Alive => None,
-            ProcessPhase::Ending(reason) | ProcessPhase::Ended(reason) => Some(reason.clone()),
-        }
-    }
-
     /// Removes everything that was never taken from the mailbox.
     pub(super) fn clear_mailbox(&self) -> VecDeque<Item<M>> {
         self.lock().mailbox.clear()
@@ -386,6 +378,13 @@ impl<M: Send + 'static> Local for Cell<M> {
 
     fn is_ending(&self) -> bool {
         self.ending.load(Ordering::Acquire)
+    }
+
+    fn reason(&self) -> Option<ExitReason> {
+        match &self.lock().phase {
+            ProcessPhase::Alive => None,
+            ProcessPhase::Ending(reason) | ProcessPhase::Ended(reason) => Some(reason.clone()),
+        }
     }
 
     fn info(&self) -> Option<ProcessInfo> {

@@ -61,6 +61,9 @@ pub(crate) trait Local: SignalTarget {
     /// Returns `true` once the end of the process is decided.
     fn is_ending(&self) -> bool;
 
+    /// Returns the reason of the end, once it is decided.
+    fn reason(&self) -> Option<ExitReason>;
+
     /// Describes the process; `None` once its end is decided.
     fn info(&self) -> Option<ProcessInfo>;
 }
@@ -187,6 +190,11 @@ impl Pid {
     /// Gives a local process something to own; see [`Local::own`]. Fails with `NoProc` for a far process.
     pub(crate) fn own(&self, owned: Arc<dyn Owned>) -> Result<(), ExitReason> {
         self.local().map_or(Err(ExitReason::NoProc), |local| local.own(owned))
+    }
+
+    /// Returns the reason of the end of a local process, once it is decided.
+    pub(crate) fn reason(&self) -> Option<ExitReason> {
+        self.local()?.reason()
     }
 
     /// See [`Local::disown`].

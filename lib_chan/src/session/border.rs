@@ -11,7 +11,7 @@
 //! A wire link belongs to an id, a near link to a process. Id 0 is the session's own. When it gets another owner, no
 //! wire link changes its state: the near links follow ([`reconcile`](Border::reconcile)).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 mod ids;
 mod monitors;
@@ -156,17 +156,22 @@ impl<P: Clone + Ord> Border<P> {
         if !self.near(process, far, Link::handle_exit) {
             return;
         }
-        for id in self.ids.ids_of(process) {
-            if self.is_wired(id, far) {
-                self.frames.push(Frame::Exit {
-                    from: id,
-                    to: far,
-                    taken: Some(taken),
-                    reason: reason.clone(),
-                });
-                self.wire.get_mut(&(id, far)).into_iter().for_each(|wire| wire.link = Link::Absent);
-                self.tidy(id, far);
-            }
+        self.ids.ids_of(process).for_each(|id| self.put_exit(id, far, taken, reason));
+    }
+
+    /// Returns the processes of this end that the peer has linked to or monitors by an id other than 0.
+    pub(super) fn exposed(&self) -> BTreeSet<P> {
+        let linked = self.wire.keys().filter(|&&(id, _)| id != OWNER);
+        let linked = linked.filter_map(|&(id, _)| self.ids.known(id).cloned());
+        linked.chain(self.monitored().cloned()).collect()
+    }
+
+    /// Tells the peer that `process` has ended, before its session ends. The links and monitors on id 0 end with the
+    /// session.
+    pub(super) fn process_ended(&mut self, process: &P, reason: &ExitReason) {
+        for id in self.ids.ids_of(process).filter(|&id| id != OWNER) {
+            self.far_ends(id).into_iter().for_each(|far| self.put_exit(id, far, 0, reason));
+            self.fire_monitors(id, reason);
         }
     }
 
@@ -330,7 +335,7 @@ impl<P: Clone + Ord> Border<P> {
         let Some(id) = self.ids.alias(alias) else { return };
         let process = self.ids.known(id).cloned();
         if self.ids.retire(id) {
-            self.fire_monitors(id);
+            self.fire_monitors(id, &ExitReason::NoProc);
             self.frames.push(Frame::Credit { id, total: self.ids.total(id) });
             self.unwatch_released(process);
         }
@@ -340,7 +345,7 @@ impl<P: Clone + Ord> Border<P> {
     pub(super) fn handed_out_ended(&mut self, process: &P) {
         for id in self.ids.ids_of(process).filter(|&id| id != OWNER) {
             if self.ids.retire(id) {
-                self.fire_monitors(id);
+                self.fire_monitors(id, &ExitReason::NoProc);
                 self.frames.push(Frame::Credit { id, total: self.ids.total(id) });
             }
             self.forget(id);
@@ -402,6 +407,16 @@ impl<P: Clone + Ord> Border<P> {
             self.frames.push(Frame::Link { from: id, to: far });
         }
         true
+    }
+
+    /// Ends a wire link with this reason, if there is one.
+    fn put_exit(&mut self, id: u64, far: u64, taken: u64, reason: &ExitReason) {
+        if self.is_wired(id, far) {
+            let (taken, reason) = (Some(taken), reason.clone());
+            self.frames.push(Frame::Exit { from: id, to: far, taken, reason });
+            self.wire.get_mut(&(id, far)).into_iter().for_each(|wire| wire.link = Link::Absent);
+            self.tidy(id, far);
+        }
     }
 
     /// Takes a wire link back, if there is one.

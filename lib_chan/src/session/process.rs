@@ -1,5 +1,7 @@
 //! Operations of this end's processes on those of the far end.
 
+use std::collections::BTreeSet;
+
 use super::{Delivery, Host, ProcessMailbox, Session, border::OWNER, outgoing::Outgoing};
 use crate::{ExitReason, Rights, wire::Frame};
 
@@ -119,6 +121,18 @@ impl<H: Host> Session<H> {
     /// Tells the peer that the process with its `monitor` has ended.
     pub fn down(&mut self, monitor: u64, taken: u64, reason: ExitReason) {
         self.border.down(monitor, taken, reason);
+        self.put_border();
+    }
+
+    /// Returns the processes of this end, by ids other than 0, that the peer has linked to or monitors.
+    pub fn exposed(&self) -> BTreeSet<H::Process> {
+        self.border.exposed()
+    }
+
+    /// Tells the peer's links and monitors on `process` that it ends with this reason. Its calls end with the session,
+    /// which must be [ended](super::Endpoint::let_go) next: nothing can be told after that.
+    pub fn process_ended(&mut self, process: &H::Process, reason: &ExitReason) {
+        self.border.process_ended(process, reason);
         self.put_border();
     }
 

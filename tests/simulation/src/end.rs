@@ -19,7 +19,7 @@ use crate::{
     log::{Answer, At, Pid, Proc, Side, Signal, Tapped, Token, What, token},
     login::Login,
     net::Wrote,
-    process::{Doing, Letter, Owed, Receipt},
+    process::{Doing, Letter, Life, Owed, Receipt},
     world::{Violation, World},
 };
 
@@ -655,8 +655,22 @@ impl World {
             return;
         }
         self.note_let_go(at, &reason);
+        self.tell_ended(at);
         self.endpoint(at, Who::User, |endpoint, now| endpoint.let_go(now, reason));
         self.note(What::GaveUpReceiving { at });
+    }
+
+    /// Tells the far end of processes that are about to end, because the session is.
+    fn tell_ended(&mut self, at: At) {
+        let exposed = self.end(at).session().map(Session::exposed).unwrap_or_default();
+        for pid in exposed {
+            let Pid::Local(proc) = pid else { continue };
+            if let Life::Ending { reason, .. } = self.process(proc).life.clone() {
+                self.endpoint(at, Who::User, |endpoint, _| {
+                    endpoint.session_mut().process_ended(&pid, &reason);
+                });
+            }
+        }
     }
 
     fn note_let_go(&mut self, at: At, reason: &ExitReason) {
@@ -686,6 +700,7 @@ impl World {
     pub(crate) fn last_remote_gone(&mut self, at: At) {
         if self.end(at).lives_by_remotes {
             self.note_let_go(at, &ExitReason::Normal);
+            self.tell_ended(at);
             self.endpoint(at, Who::User, |endpoint, now| endpoint.last_remote_gone(now, ExitReason::Normal));
             self.note(What::GaveUpReceiving { at });
         }

@@ -138,13 +138,18 @@ impl<P: Clone + Ord> Border<P> {
         }
     }
 
-    /// Fires the peer's monitors on an id that the peer can no longer use.
-    pub(super) fn fire_monitors(&mut self, id: u64) {
+    /// Returns the processes that the peer monitors, without the owner under id 0.
+    pub(super) fn monitored(&self) -> impl Iterator<Item = &P> {
+        self.monitors.watched.values().filter_map(|watched| watched.process.as_ref())
+    }
+
+    /// Fires the peer's monitors on an id.
+    pub(super) fn fire_monitors(&mut self, id: u64, reason: &ExitReason) {
         let on_it = self.monitors.watched.iter().filter(|(_, watched)| watched.id == id);
         for monitor in on_it.map(|(&monitor, _)| monitor).collect::<Vec<_>>() {
             let process = self.unwatch(monitor).and_then(|watched| watched.process);
             self.deliveries.extend(process.map(|to| Delivery::Demonitor { monitor, to }));
-            self.frames.push(Frame::Down { monitor, taken: 0, reason: ExitReason::NoProc });
+            self.frames.push(Frame::Down { monitor, taken: 0, reason: reason.clone() });
         }
     }
 
