@@ -536,3 +536,23 @@ async fn process_that_ended_just_before_close_tells_its_reason() {
         assert_eq!(link_and_monitor(client).await, [fire.clone(), fire], "{way}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn call_taken_by_handed_out_process_is_unknown_after_close() {
+    let service = async |_me: Process, chan: Channel<(), Address<EarsMessage>>| {
+        let (tell, mut told) = mpsc::channel(1);
+        let host = spawn(async move |mut me: Process<EarsMessage>| {
+            let taken = me.recv().await;
+            let _ = tell.send(()).await;
+            me.recv().await;
+            drop(taken);
+            Ok(())
+        });
+        chan.remote().cast(host.clone()).await?;
+        told.recv().await;
+        chan.close().await
+    };
+    let (mut client, _line) = testing::pair().serve(service).await.unwrap();
+    let Some(Message::Cast(far)) = client.recv().await else { panic!() };
+    assert_eq!(far.hang().await.unwrap_err().executed, Executed::Unknown);
+}

@@ -145,9 +145,7 @@ impl<H: Host> Session<H> {
         }
     }
 
-    /// Discards a message that a handed-out process did not take before it ended: returns its credit, and refuses a
-    /// call.
-    #[cfg_attr(not(feature = "io"), expect(dead_code, reason = "only the io half has addresses"))]
+    /// Discards a message that a handed-out process will not take: returns its credit, and refuses a call.
     pub(crate) fn discard_handed(&mut self, id: u64, message: &Inbound) {
         self.inbox.discarded += 1;
         self.give_back_to(id, message.cost());

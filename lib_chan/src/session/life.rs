@@ -162,13 +162,14 @@ impl<H: Host> Session<H> {
     }
 
     /// Ends the session because the owner of this end has ended or let go. Tells the peer the last message that the
-    /// owner took. `deadline` bounds the wait for the peer's answer. The wait is extended while the peer accepts what
+    /// owner took, or a later one that a handed-out process may take. `deadline` bounds the wait for the peer's answer. The wait is extended while the peer accepts what
     /// was sent before, for as long as a peer may take that does not stall.
     pub(crate) fn end(&mut self, reason: ExitReason, taken: u64, deadline: Option<Instant>) {
         if !self.can_put() {
             return;
         }
         let opened = self.is_open();
+        let taken = taken.max(self.incoming.handed);
         let said = (taken, reason.clone());
         self.outgoing.put(&Frame::Ended { taken, reason });
         let (stall, least) = (self.limits.stall_timeout, self.limits.min_accepted.max(1));

@@ -42,6 +42,8 @@ pub(super) const ANSWER: ExitReason = ExitReason::NoConnection;
 pub(super) struct Received {
     /// The number of ordered frames received, which is the number of the last one.
     pub(super) number: u64,
+    /// The number of the last message for a process other than the owner. The process may take it at any time.
+    pub(super) handed: u64,
     len: u64,
     /// The number and the length at the time of the last ack.
     acked: (u64, u64),
@@ -51,7 +53,7 @@ pub(super) struct Received {
 
 impl Default for Received {
     fn default() -> Self {
-        Self { number: 0, len: 0, acked: (0, 0), ack_after: (ACK_FRAMES, ACK_LEN) }
+        Self { number: 0, handed: 0, len: 0, acked: (0, 0), ack_after: (ACK_FRAMES, ACK_LEN) }
     }
 }
 
@@ -449,7 +451,13 @@ impl<H: Host> Session<H> {
                 self.refuse_unreachable(id, &message);
                 return Ok(0);
             };
+            if !self.can_put() {
+                // The `Ended` of this end has said that no process takes it.
+                self.discard_handed(id, &message);
+                return Ok(0);
+            }
             let len = message.payload.len();
+            self.incoming.handed = message.number;
             self.deliveries.push(Delivery::Message { to, id, mailbox, message });
             return Ok(len);
         }

@@ -489,3 +489,17 @@ fn messages_of_kind_cast_keep_their_handles() {
     assert_eq!(messages[0].cost(), 64 + 1 + 64, "a handle costs as much as a message");
     assert_ne!(messages[0].handles, Handles::default());
 }
+
+#[test]
+fn own_end_is_final_for_handed_out_processes() {
+    let mut lone = Lone::open(Side::Server);
+    let id = hand_out(&mut lone, 7);
+    lone.feed(&Frame::Call { to: id, call: 1, left: 1000, payload: b"" });
+    lone.session.take_deliveries();
+    lone.session.end(ExitReason::Normal, 0, None);
+    let said = lone.frames();
+    assert!(matches!(said[..], [Frame::Ended { taken: 2, .. }]), "the process may take the call: {said:?}");
+    lone.feed(&Frame::Call { to: id, call: 2, left: 1000, payload: b"" });
+    lone.feed(&Frame::Cast { to: id, payload: b"" });
+    assert_eq!(lone.session.take_deliveries(), []);
+}
