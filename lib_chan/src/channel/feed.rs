@@ -1,10 +1,6 @@
 //! The items that a session puts into the mailbox of a process.
 
-use std::{
-    any::Any,
-    collections::VecDeque,
-    sync::{Arc, Weak},
-};
+use std::{any::Any, collections::VecDeque, sync::Arc};
 
 use crate::{
     Address, ExitReason,
@@ -17,31 +13,27 @@ use crate::{
 pub(super) trait Feed<M>: Send + Sync + 'static {
     /// Decodes a message that came to the process by this id, when the process takes it; `None` if it holds nothing for
     /// the process.
-    fn take(&self, id: u64, inbound: Inbound) -> Option<M>;
+    fn take(&self, session: &Arc<Shared>, id: u64, inbound: Inbound) -> Option<M>;
 
     /// Handles a message that the process will never take.
-    fn discard(&self, id: u64, inbound: Inbound);
+    fn discard(&self, session: &Shared, id: u64, inbound: Inbound);
 
     /// Returns the message that reports the end of the session.
     fn ended(&self, reason: ExitReason) -> M;
-
-    /// Returns the session, if messages need it and this feed does not hold it itself.
-    fn session(&self) -> Option<Arc<Shared>> {
-        None
-    }
 }
 
 /// Puts the items of a session into the mailbox of a process.
+///
+/// The session holds it, so it must not hold the session.
 pub(super) struct FeedOutlet<M> {
     pub(super) to: Address<M>,
     pub(super) feed: Arc<dyn Feed<M>>,
 }
 
 impl<M: Send + 'static> Outlet for FeedOutlet<M> {
-    fn put(&self, items: VecDeque<Fed>) {
+    fn put(&self, session: Arc<Shared>, items: VecDeque<Fed>) {
         // A process that is not alive takes nothing; a session that it owned has ended with it.
-        let (feed, session) = (Arc::clone(&self.feed), self.feed.session());
-        let _ = self.to.put(Box::new(FeedParcel { feed, items, _session: session }));
+        let _ = self.to.put(Box::new(FeedParcel { session, feed: Arc::clone(&self.feed), items }));
     }
 }
 
@@ -49,58 +41,46 @@ impl<M: Send + 'static> Outlet for FeedOutlet<M> {
 type DecodeHanded<M> = dyn Fn(&Arc<Shared>, Inbound) -> Option<M> + Send + Sync;
 
 /// Converts the messages of a session for a process that was handed out.
-pub(super) struct HandedFeed<M> {
-    shared: Weak<Shared>,
-    decode: Box<DecodeHanded<M>>,
-}
+pub(super) struct HandedFeed<M>(Box<DecodeHanded<M>>);
 
 impl<M: Send + 'static> HandedFeed<M> {
     /// Returns the way into the mailbox of `to`.
     pub(super) fn outlet(
-        shared: &Arc<Shared>,
         to: Address<M>,
         decode: impl Fn(&Arc<Shared>, Inbound) -> Option<M> + Send + Sync + 'static,
     ) -> Arc<dyn Outlet> {
-        let feed = Self { shared: Arc::downgrade(shared), decode: Box::new(decode) };
-        Arc::new(FeedOutlet { to, feed: Arc::new(feed) as Arc<dyn Feed<M>> })
+        Arc::new(FeedOutlet { to, feed: Arc::new(Self(Box::new(decode))) as Arc<dyn Feed<M>> })
     }
 }
 
 impl<M: Send + 'static> Feed<M> for HandedFeed<M> {
-    fn take(&self, id: u64, inbound: Inbound) -> Option<M> {
-        let shared = self.shared.upgrade()?;
-        shared.session(|session| session.give_back_to(id, inbound.cost()));
-        (self.decode)(&shared, inbound)
+    fn take(&self, session: &Arc<Shared>, id: u64, inbound: Inbound) -> Option<M> {
+        session.session(|session| session.give_back_to(id, inbound.cost()));
+        (self.0)(session, inbound)
     }
 
-    fn discard(&self, id: u64, inbound: Inbound) {
-        if let Some(shared) = self.shared.upgrade() {
-            shared.session(|session| session.discard_handed(id, &inbound));
-        }
+    fn discard(&self, session: &Shared, id: u64, inbound: Inbound) {
+        session.session(|session| session.discard_handed(id, &inbound));
     }
 
     fn ended(&self, _reason: ExitReason) -> M {
         unreachable!("the session's end is told to its owner alone")
     }
-
-    fn session(&self) -> Option<Arc<Shared>> {
-        self.shared.upgrade()
-    }
 }
 
+/// Items of a session in a mailbox. They hold the session, because messages that came before its end are taken after it,
+/// too.
 struct FeedParcel<M: Send + 'static> {
+    session: Arc<Shared>,
     feed: Arc<dyn Feed<M>>,
     items: VecDeque<Fed>,
-    /// Messages that arrived before the end of the session are taken after it, too. The session itself holds the feed
-    /// of a handed-out process, which therefore must not hold the session.
-    _session: Option<Arc<Shared>>,
 }
 
 impl<M: Send + 'static> Drop for FeedParcel<M> {
     fn drop(&mut self) {
         for item in self.items.drain(..) {
             if let Fed::Inbound(id, inbound) = item {
-                self.feed.discard(id, inbound);
+                self.feed.discard(&self.session, id, inbound);
             }
         }
     }
@@ -110,7 +90,7 @@ impl<M: Send + 'static> Parcel<M> for FeedParcel<M> {
     fn next(&mut self) -> Option<M> {
         loop {
             let message = match self.items.pop_front()? {
-                Fed::Inbound(id, inbound) => self.feed.take(id, inbound),
+                Fed::Inbound(id, inbound) => self.feed.take(&self.session, id, inbound),
                 Fed::Ended(reason) => Some(self.feed.ended(reason)),
             };
             if message.is_some() {

@@ -31,42 +31,37 @@ impl<In: Receive<Item: fmt::Debug>> fmt::Debug for Incoming<In> {
 }
 
 /// Converts received messages into the messages of the process that was given the channel.
-pub(super) struct Given<In: Receive, M> {
-    shared: Arc<Shared>,
-    wrap: Box<dyn Fn(Incoming<In>) -> M + Send + Sync>,
-}
+pub(super) struct Given<In: Receive, M>(Box<dyn Fn(Incoming<In>) -> M + Send + Sync>);
 
 impl<In: Receive, M: Send + 'static> Given<In, M> {
     pub(super) fn outlet(
-        shared: &Arc<Shared>,
         to: Address<M>,
         wrap: impl Fn(Incoming<In>) -> M + Send + Sync + 'static,
     ) -> Arc<dyn Outlet> {
-        let feed = Arc::new(Self { shared: Arc::clone(shared), wrap: Box::new(wrap) });
-        Arc::new(FeedOutlet { to, feed: feed as Arc<dyn Feed<M>> })
+        Arc::new(FeedOutlet { to, feed: Arc::new(Self(Box::new(wrap))) as Arc<dyn Feed<M>> })
     }
 }
 
 impl<In: Receive, M: Send + 'static> Feed<M> for Given<In, M> {
-    fn take(&self, _: u64, inbound: Inbound) -> Option<M> {
-        let claims = self.shared.claims();
+    fn take(&self, session: &Arc<Shared>, _: u64, inbound: Inbound) -> Option<M> {
+        let claims = session.claims();
         let inbound = if claims.is_straight() {
             inbound
         } else {
-            self.shared.with(|endpoint| endpoint.take_turn(inbound))?
+            session.with(|endpoint| endpoint.take_turn(inbound))?
         };
         match claims.claim(&inbound) {
             Claim::Taken => {}
-            Claim::TakenGiveBack => self.shared.with(|endpoint| endpoint.give_back()),
+            Claim::TakenGiveBack => session.with(|endpoint| endpoint.give_back()),
             Claim::Closed => return None,
         }
-        decode::<In>(&self.shared, inbound).map(|message| (self.wrap)(Incoming::Message(message)))
+        decode::<In>(session, inbound).map(|message| (self.0)(Incoming::Message(message)))
     }
 
     /// The session ends with its owner, which answers every call.
-    fn discard(&self, _: u64, _: Inbound) {}
+    fn discard(&self, _: &Shared, _: u64, _: Inbound) {}
 
     fn ended(&self, reason: ExitReason) -> M {
-        (self.wrap)(Incoming::Ended(reason))
+        (self.0)(Incoming::Ended(reason))
     }
 }

@@ -23,7 +23,7 @@ impl<Out> Remote<Out> {
         to: &Address<M>,
         wrap: impl Fn(In) -> M + Send + Sync + 'static,
     ) -> u64 {
-        let outlet = HandedFeed::outlet(self.shared(), to.clone(), move |shared, inbound| {
+        let outlet = HandedFeed::outlet(to.clone(), move |shared, inbound| {
             let decoded = payload::decode_message(shared.terms().codec(), &inbound.payload);
             decoded.map(&wrap).map_err(|error| end_undecodable(shared, &error)).ok()
         });

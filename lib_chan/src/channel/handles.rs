@@ -32,9 +32,7 @@ impl<M: Protocol> Serialize for Address<M> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let departing = match self.departure() {
             Departure::Near(alias, rights) => {
-                let to = self.clone();
-                let outlet =
-                    Box::new(move |shared: &Arc<Shared>| HandedFeed::outlet(shared, to, decode::<M>));
+                let outlet = HandedFeed::outlet(self.clone(), decode::<M>);
                 Departing::Near { pid: self.pid(), alias, rights, outlet: Some(outlet) }
             }
             Departure::Far(route) => {

@@ -206,7 +206,7 @@ impl<In: Receive, Out> Channel<In, Out> {
         }
         let Some(Held { reader, .. }) = self.held.take() else { return Ok(()) };
         shared.with(|endpoint| endpoint.own(Some(to.pid()), false));
-        shared.processes().set_outlet(Given::outlet(&shared, to.clone(), wrap));
+        shared.processes().set_outlet(Given::outlet(to.clone(), wrap));
         shared.with(|endpoint| endpoint.hand_over(reader));
         Ok(())
     }

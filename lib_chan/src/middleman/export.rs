@@ -57,9 +57,6 @@ impl SignalTarget for ExportWatch {
     }
 }
 
-/// Makes the outlet of a process for the session that hands it out.
-pub(crate) type MakeOutlet = Box<dyn FnOnce(&Arc<Shared>) -> Arc<dyn Outlet> + Send>;
-
 /// A process of a message that is to be sent.
 pub(crate) enum Departing {
     Near {
@@ -68,7 +65,7 @@ pub(crate) enum Departing {
         alias: Option<Arc<Alias>>,
         rights: Rights,
         /// `None` for a process that is handed out to be monitored only.
-        outlet: Option<MakeOutlet>,
+        outlet: Option<Arc<dyn Outlet>>,
     },
     Far(FarHandle),
 }
@@ -115,7 +112,7 @@ impl Shared {
                     alias.note(Arc::downgrade(&me) as Weak<dyn Revoker>);
                     AliasName { number: alias.number(), revoked: Arc::clone(alias.revoked()) }
                 });
-                let mailbox = Exported::mailbox(pid.clone(), outlet.map(|make| make(&me)));
+                let mailbox = Exported::mailbox(pid.clone(), outlet);
                 Ok(Passing::Near(Export { process: pid, alias, rights, mailbox }))
             }
             _ => {

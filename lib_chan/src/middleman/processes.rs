@@ -28,8 +28,8 @@ pub(crate) enum Fed {
 
 /// The mailbox that gets the messages of a given channel.
 pub(crate) trait Outlet: Send + Sync {
-    /// Puts the items into the mailbox of the process.
-    fn put(&self, items: VecDeque<Fed>);
+    /// Puts the items of this session into the mailbox of the process.
+    fn put(&self, session: Arc<Shared>, items: VecDeque<Fed>);
 }
 
 /// Tells the processes of this end what a session has for them, and represents those of the far end.
@@ -124,7 +124,7 @@ impl Processes {
         self.tables().outlet = Some(outlet);
     }
 
-    /// Drops the owner's outlet. The outlet and the session hold each other, and no more messages come.
+    /// Drops the owner's outlet, because no more messages come.
     pub(super) fn drop_outlet(&self) {
         let outlet = self.tables().outlet.take();
         drop(outlet);
@@ -174,8 +174,8 @@ impl Processes {
         let is_last = matches!(batch.back(), Some(Fed::Ended(_)));
         let outlet = if is_last { tables.outlet.take() } else { tables.outlet.clone() };
         drop(tables);
-        if let Some(outlet) = outlet {
-            outlet.put(batch);
+        if let (Some(outlet), Some(session)) = (outlet, self.session.upgrade()) {
+            outlet.put(session, batch);
         }
     }
 
@@ -212,8 +212,9 @@ impl Processes {
                 }
             }
             Delivery::Message { id, mailbox, message, .. } => {
-                if let Some(outlet) = mailbox.as_ref().and_then(Exported::of).and_then(Exported::outlet) {
-                    outlet.put(VecDeque::from([Fed::Inbound(id, message)]));
+                let outlet = mailbox.as_ref().and_then(Exported::of).and_then(Exported::outlet);
+                if let (Some(outlet), Some(session)) = (outlet, self.session.upgrade()) {
+                    outlet.put(session, VecDeque::from([Fed::Inbound(id, message)]));
                 }
             }
             Delivery::Watch { to } => {
