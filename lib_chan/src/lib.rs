@@ -154,6 +154,10 @@
     warn(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)
 )]
 
+// The attribute `protocol` names the crate so.
+#[cfg(feature = "io")]
+extern crate self as lib_chan;
+
 #[cfg(all(feature = "io", not(unix)))]
 compile_error!("the feature `io` needs a Unix system; without it the pure half builds everywhere");
 

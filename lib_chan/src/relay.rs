@@ -5,6 +5,11 @@
 //!
 //! Both ends of a session run the same relay: `chan-server` between the session and the target of a `tcp` or `unix`
 //! service, `chan-client` between the session and a local connection or standard input and output.
+//!
+//! One session can also carry many streams: see [`Streams`].
+
+mod far_end;
+mod streams;
 
 use std::{
     future::pending,
@@ -27,10 +32,15 @@ use tokio::{
     time::sleep,
 };
 
-use crate::{Channel, ExitReason, Message, Opaque, Remote};
+use self::far_end::{FarEnd, PieceSender, StreamPeer, piece_len};
+pub use self::streams::{Pieces, PiecesMessage, Streams, StreamsMessage};
+use crate::{Address, Channel, ExitReason, Opaque, Process, Remote};
 
 /// The longest piece in bytes. Pieces are shorter if the far end takes only shorter payloads.
 const MAX_PIECE_LEN: usize = 16 * 1024;
+/// The room for the first read of a stream. It doubles with each read that fills it and halves with each read that needs
+/// less than a quarter of it, so an idle stream occupies little memory.
+const MIN_READ_LEN: usize = 1024;
 /// Silence after which a TCP connection is probed, and the time between probes. Linux sends 9 of them, so a host that
 /// vanished is noticed in about 3 min. The system's own defaults add up to more than 2 h.
 const KEEPALIVE_TIME: Duration = Duration::from_secs(60);
@@ -75,6 +85,11 @@ impl Relay {
         self
     }
 
+    /// Returns the longest first piece for [`Streams::open`] through `streams`.
+    pub fn max_first_len(streams: &Remote<StreamsMessage>) -> usize {
+        piece_len(streams.max_payload_len()).min(MAX_PIECE_LEN)
+    }
+
     /// Sends the bytes of `reader` to the far end, and writes the bytes of the far end to `writer`, until both
     /// directions have reached EOF. Then closes the channel.
     ///
@@ -100,28 +115,42 @@ impl Relay {
         }
     }
 
-    async fn both_ways(
+    /// Does what [`run`](Self::run) does for one of the [`Streams`] of a session. The calling process is this end of the
+    /// stream, `far` the process at the other end. The process should end when this returns, with the
+    /// [reason](RelayError::reason) of an error, because its end is the end of the stream.
+    ///
+    /// # Errors
+    /// The stream failed, or the far process ended before both directions reached EOF.
+    pub async fn run_stream(
         self,
-        chan: &mut Channel<Opaque>,
+        me: &mut Process<PiecesMessage>,
+        far: Address<PiecesMessage>,
         reader: impl AsyncRead + Unpin,
         writer: impl AsyncWrite + Unpin,
     ) -> Result<(), RelayError> {
-        let remote = chan.remote();
+        self.both_ways(&mut StreamPeer::new(me, far), reader, writer).await
+    }
+
+    async fn both_ways<F: FarEnd>(
+        self,
+        far: &mut F,
+        reader: impl AsyncRead + Unpin,
+        writer: impl AsyncWrite + Unpin,
+    ) -> Result<(), RelayError> {
+        let sender = far.sender();
         let (state, mut when) = watch::channel(Writing::Open);
         let written = AtomicU64::new(0);
-        let mut outward = pin!(self.to_far(reader, &remote, when.clone()));
-        let mut inward = pin!(from_far(chan, writer, &state, &written));
-        let mut stuck = pin!(self.stuck(&remote, &written));
+        let mut outward = pin!(self.to_far(reader, &sender, when.clone()));
+        let mut inward = pin!(from_far(far, writer, &state, &written));
+        let mut stuck = pin!(self.stuck(&sender, &written));
         // Cleared once nothing more is read: the local EOF was sent, or no far end is left.
         let mut reading = true;
         let mut sent_eof = false;
         loop {
             tokio::select! {
                 over = &mut inward => return match over {
-                    Ok(()) => match remote.ended().await {
-                        ExitReason::Normal if *state.borrow() == Writing::Ended => Ok(()),
-                        reason => Err(RelayError::Session(reason)),
-                    },
+                    Ok(ExitReason::Normal) if *state.borrow() == Writing::Ended => Ok(()),
+                    Ok(reason) => Err(RelayError::Session(reason)),
                     Err(error) => {
                         let closed = error.kind() == io::ErrorKind::BrokenPipe;
                         state.send_replace(if closed { Writing::Closed } else { Writing::Failed });
@@ -137,7 +166,7 @@ impl Relay {
                         Reading::Eof => sent_eof = true,
                         Reading::Silent => return Ok(()),
                         // Bytes that came before the end must still be written.
-                        Reading::SessionOver => {}
+                        Reading::FarEndGone => {}
                     }
                 }
                 () = passed_on(&mut when), if sent_eof => return Ok(()),
@@ -150,15 +179,16 @@ impl Relay {
     async fn to_far(
         self,
         mut reader: impl AsyncRead + Unpin,
-        remote: &Remote<Opaque>,
+        sender: &impl PieceSender,
         mut writing: watch::Receiver<Writing>,
     ) -> Result<Reading, RelayError> {
-        let max_piece_len = remote.max_payload_len().min(MAX_PIECE_LEN);
+        let max_piece_len = sender.max_piece_len().min(MAX_PIECE_LEN);
+        let mut len = MIN_READ_LEN.min(max_piece_len);
         let mut buffer = BytesMut::new();
         let mut input_timeout = self.input_timeout;
         loop {
-            buffer.reserve(max_piece_len);
-            let mut piece = (&mut reader).take(max_piece_len as u64);
+            buffer.reserve(len);
+            let mut piece = (&mut reader).take(len as u64);
             let read = tokio::select! {
                 biased;
                 read = piece.read_buf(&mut buffer) => read?,
@@ -172,8 +202,13 @@ impl Relay {
             if state == Writing::Ended {
                 input_timeout = None;
             }
-            if remote.cast(Opaque(buffer.split().freeze())).await.is_err() {
-                return Ok(Reading::SessionOver);
+            if read == len {
+                len = (len * 2).min(max_piece_len);
+            } else if read < len / 4 {
+                len = (len / 2).max(MIN_READ_LEN.min(max_piece_len));
+            }
+            if sender.send(buffer.split().freeze()).await.is_err() {
+                return Ok(Reading::FarEndGone);
             }
             if read == 0 {
                 return Ok(Reading::Eof);
@@ -181,11 +216,11 @@ impl Relay {
         }
     }
 
-    /// Waits until the session is over and the stream has accepted no byte for a while. Without that, such a stream
+    /// Waits until the far end is gone and the stream has accepted no byte for a while. Without that, such a stream
     /// would be held for ever.
-    async fn stuck(self, remote: &Remote<Opaque>, written: &AtomicU64) {
+    async fn stuck(self, sender: &impl PieceSender, written: &AtomicU64) {
         let Some(timeout) = self.last_bytes_timeout else { return pending().await };
-        remote.ended().await;
+        sender.ended().await;
         let mut before = None;
         loop {
             let now = Some(written.load(Ordering::Relaxed));
@@ -205,8 +240,8 @@ enum Reading {
     Eof,
     /// No more bytes are expected, though there was no EOF.
     Silent,
-    /// The session is over.
-    SessionOver,
+    /// The far end is gone.
+    FarEndGone,
 }
 
 /// The state of writing to the stream.
@@ -237,20 +272,18 @@ async fn no_more(writing: &mut watch::Receiver<Writing>, input_timeout: Option<D
     }
 }
 
-/// Writes the bytes that come until the session is over, also after the EOF, because that is how the end is noticed.
+/// Writes the bytes that come until the far end is gone, also after the EOF, because that is how the end is noticed.
+/// Returns the reason of the end.
 async fn from_far(
-    chan: &mut Channel<Opaque>,
+    far: &mut impl FarEnd,
     mut writer: impl AsyncWrite + Unpin,
     state: &watch::Sender<Writing>,
     written: &AtomicU64,
-) -> io::Result<()> {
-    while let Some(message) = chan.recv().await {
-        let Opaque(mut piece) = match message {
-            Message::Cast(piece) => piece,
-            Message::Call(_, reply) => {
-                reply.refuse("a stream takes casts only");
-                continue;
-            }
+) -> io::Result<ExitReason> {
+    loop {
+        let mut piece = match far.recv().await {
+            Ok(piece) => piece,
+            Err(reason) => return Ok(reason),
         };
         if *state.borrow() == Writing::Ended {
             // Bytes after an EOF break the protocol, and are ignored.
@@ -270,7 +303,6 @@ async fn from_far(
         }
         writer.flush().await?;
     }
-    Ok(())
 }
 
 /// The reason why a relay ended before both directions reached EOF.
@@ -280,7 +312,7 @@ pub enum RelayError {
     /// The stream failed.
     #[error("the local stream failed: {0}")]
     Stream(#[from] io::Error),
-    /// The session ended with another reason than `Normal`, or before the far end's EOF.
+    /// The session, or the far end of the stream, ended with another reason than `Normal`, or before the far end's EOF.
     #[error("the session ended: {0}")]
     Session(ExitReason),
 }

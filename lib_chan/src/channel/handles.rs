@@ -233,6 +233,10 @@ impl FarRoute for FarProcess {
         self.shared.upgrade().map_or_else(default, |shared| shared.terms().limits().call_timeout)
     }
 
+    fn max_payload_len(&self) -> usize {
+        self.shared.upgrade().map_or(0, |shared| shared.ask(|session| session.max_payload_len()))
+    }
+
     fn spawn(&self, task: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>) {
         if let Some(shared) = self.shared.upgrade() {
             shared.spawn(task);

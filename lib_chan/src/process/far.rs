@@ -52,6 +52,9 @@ pub(crate) trait FarRoute: Any + Send + Sync {
     /// Returns the time of a call that states none.
     fn call_timeout(&self) -> Duration;
 
+    /// Returns the most bytes that an encoded message to the process may have; 0 if its session is gone.
+    fn max_payload_len(&self) -> usize;
+
     /// Runs a task that passes an answer on.
     fn spawn(&self, task: Pin<Box<dyn Future<Output = ()> + Send>>);
 }

@@ -1,0 +1,27 @@
+//! Many streams in one session: the two protocols between a client and a relay service.
+
+use bytes::Bytes;
+
+use crate::{Address, protocol};
+
+/// Opens streams to the target of a relay service, in one session.
+///
+/// A stream is a pair of processes, one at each end, that know each other's address. Each sends its [`Pieces`] to the
+/// other, with a credit window of its own, so a slow stream never holds up another. A new stream needs no login and no
+/// handshake. A process ends when both directions have reached EOF, or else with the reason for which the stream broke.
+#[protocol]
+pub trait Streams {
+    /// Opens a stream. Returns the process that takes its pieces; `client` takes those of the target. `first` is the
+    /// first piece, or empty; unlike a later piece, an empty one is no EOF.
+    ///
+    /// The answer does not wait for the target. If the target cannot be reached, the process ends with a text that says
+    /// why.
+    async fn open(first: Bytes, client: Address<PiecesMessage>) -> Address<PiecesMessage>;
+}
+
+/// One direction of a stream.
+#[protocol]
+pub trait Pieces {
+    /// The next bytes. An empty piece is the EOF of this direction.
+    fn piece(bytes: Bytes);
+}
