@@ -28,7 +28,7 @@ use crate::gate::{
     woke_after,
 };
 use crate::live::Seat;
-use crate::modules::Log;
+use crate::modules::Context;
 use crate::policy::Policy;
 use crate::proxy_protocol;
 use crate::shared::{Core, Phase, after};
@@ -402,7 +402,7 @@ impl Connection {
         if let Some(share) = seat.traffic.share() {
             asked.limit_calls(Arc::clone(share) as _);
         }
-        if let Err(why) = starter.start(asked, self.log(client, Arc::clone(&place))) {
+        if let Err(why) = starter.start(asked, self.context(client, Arc::clone(&place))) {
             self.refused(client, &why);
             return None;
         }
@@ -413,17 +413,16 @@ impl Connection {
         Some(StartedSession { _place: place, resumable })
     }
 
-    /// Returns the part of the log that the service may write about this connection.
-    ///
-    /// A relay may outlive its session, with a target that takes no bytes or that does not answer yet. It keeps this value
-    /// and with it the place: else a client that starts and ends sessions could have any number of such targets.
-    fn log(&self, client: &Authenticated, place: Arc<SessionPermit>) -> Log {
-        let (core, connection, peer) = (Arc::clone(&self.core), self.id, self.peer);
-        let (service, client) = (client.service().clone(), client.client().clone());
-        Arc::new(move |why| {
-            let _held = &place;
-            let who = Who { service: service.as_str(), client: client.as_str() };
-            core.audit.write(&Event::TargetFailed { connection, peer, who, why: escaped(why) });
+    /// Returns what the service may ask of this connection.
+    fn context(&self, client: &Authenticated, place: Arc<SessionPermit>) -> Arc<dyn Context> {
+        Arc::new(ServiceContext {
+            core: Arc::clone(&self.core),
+            connection: self.id,
+            peer: self.peer,
+            service: client.service().as_str().into(),
+            client: client.client().as_str().into(),
+            holder: self.holder(client),
+            _place: place,
         })
     }
 
@@ -464,6 +463,32 @@ const ENDED: &str = "the operator ended this session";
 struct StartedSession {
     _place: Arc<SessionPermit>,
     resumable: Option<ResumableSession>,
+}
+
+/// The connection as a relay sees it.
+///
+/// A relay may outlive its session, with a target that takes no bytes or that does not answer yet. It keeps this value
+/// and with it the place: else a client that starts and ends sessions could have any number of such targets.
+struct ServiceContext {
+    core: Arc<Core>,
+    connection: u64,
+    peer: SocketAddr,
+    service: Arc<str>,
+    client: Box<str>,
+    holder: Holder,
+    _place: Arc<SessionPermit>,
+}
+
+impl Context for ServiceContext {
+    fn target_failed(&self, why: &str) {
+        let (connection, peer) = (self.connection, self.peer);
+        let who = Who { service: &self.service, client: &self.client };
+        self.core.audit.write(&Event::TargetFailed { connection, peer, who, why: escaped(why) });
+    }
+
+    fn take_place(&self) -> Result<SessionPermit, Crowded> {
+        SessionPermit::take(&self.core.sessions, &self.service, self.holder.clone())
+    }
 }
 
 /// Takes the seat away when the connection is over.

@@ -3,6 +3,7 @@
 mod args;
 pub mod echo;
 pub mod name_server;
+mod relay;
 pub mod tcp;
 pub mod unix;
 
@@ -18,9 +19,10 @@ use lib_chan::{Channel, ExitReason, Process, SpawnOptions};
 use serde::de::DeserializeOwned;
 use toml::de::DeArray;
 
+use self::args::ArgsError;
+pub(crate) use self::relay::Context;
+use self::relay::Target;
 use crate::words::{nearest, shown};
-
-use args::ArgsError;
 
 /// A table of functions, by module and name, that a configuration's `mfa` chooses from.
 ///
@@ -67,12 +69,8 @@ impl Modules {
                 name_server::start_me_up(me, chan, kvs.clone(), max_len)
             })
             .function_for(any, "echo", "start", |me, chan, (): (), (): ()| echo::start(me, chan))
-            .function_with_log(&[Codec::Raw], "tcp", "connect", |me, chan, (): (), (to,), log| {
-                tcp::connect(me, chan, to, log)
-            })
-            .function_with_log(&[Codec::Raw], "unix", "connect", |me, chan, (): (), (to,), log| {
-                unix::connect(me, chan, to, log)
-            })
+            .relay::<tcp::HostPort>("tcp")
+            .relay::<unix::SocketPath>("unix")
     }
 
     /// Adds a function that gets the channel to its client and nothing else. Otherwise it is as
@@ -121,34 +119,42 @@ impl Modules {
         F: Fn(Process<M>, Channel<In, Out>, ArgsC, ArgsS) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<(), ExitReason>> + Send + 'static,
     {
-        let start = move |me, chan, args_c, args_s, _: Log| start(me, chan, args_c, args_s);
-        self.function_with_log(codecs, module, function, start)
-    }
-
-    /// Adds a function that has something to say to the log and not to the client.
-    fn function_with_log<M, In, Out, ArgsC, ArgsS, F, Fut>(
-        mut self,
-        codecs: &'static [Codec],
-        module: &str,
-        function: &str,
-        start: F,
-    ) -> Self
-    where
-        M: Send + 'static,
-        In: Receive + Send,
-        Out: Send + 'static,
-        ArgsC: DeserializeOwned + Send + 'static,
-        ArgsS: DeserializeOwned + Clone + Send + Sync + 'static,
-        F: Fn(Process<M>, Channel<In, Out>, ArgsC, ArgsS, Log) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Result<(), ExitReason>> + Send + 'static,
-    {
         let start = Arc::new(start);
-        let prepare = move |args: DeArray<'_>| {
+        self.insert(module, function, move |args| {
             let args = args::decode::<ArgsS>(args)?;
             let start = Arc::clone(&start);
-            let start = move |opening, log| open(codecs, opening, Arc::clone(&start), args.clone(), log);
-            Ok(Box::new(start) as Start)
-        };
+            Ok(Box::new(move |opening, _| {
+                let (start, args) = (Arc::clone(&start), args.clone());
+                open(codecs, opening, move |me, chan, args_c| start(me, chan, args_c, args))
+            }))
+        })
+    }
+
+    /// Adds the function `connect` of a relay. A session with the codec `raw` is one stream; a session with `bincode` and
+    /// the argument [`STREAMS`](relay::STREAMS) carries many.
+    fn relay<T: Target>(self, module: &str) -> Self {
+        self.insert(module, "connect", move |args| {
+            let (target,) = args::decode::<(T,)>(args)?;
+            Ok(Box::new(move |opening, context| {
+                let target = target.clone();
+                match opening.codec() {
+                    Codec::Bincode => open(relay::CODECS, opening, |me, chan, args| {
+                        relay::streams(me, chan, args, target, context)
+                    }),
+                    _ => open(relay::CODECS, opening, |me, chan, (): ()| {
+                        relay::stream(me, chan, target, context)
+                    }),
+                }
+            }))
+        })
+    }
+
+    fn insert(
+        mut self,
+        module: &str,
+        function: &str,
+        prepare: impl Fn(DeArray<'_>) -> Result<Start, ArgsError> + Send + Sync + 'static,
+    ) -> Self {
         self.modules.entry(module.into()).or_default().insert(function.into(), Arc::new(prepare));
         self
     }
@@ -232,8 +238,11 @@ impl Starter {
         F: Fn(Channel<In, Out>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<(), ExitReason>> + Send + 'static,
     {
-        let start = Arc::new(move |_me: Process, chan, (): (), (): (), _: Log| start(chan));
-        let start = move |opening, log| open(TYPED, opening, Arc::clone(&start), (), log);
+        let start = Arc::new(start);
+        let start = move |opening, _| {
+            let start = Arc::clone(&start);
+            open(TYPED, opening, move |_me: Process, chan, (): ()| start(chan))
+        };
         Self { name: name.into(), start: Box::new(start) }
     }
 
@@ -251,8 +260,8 @@ impl Starter {
     ///
     /// # Errors
     /// With the words with which the client was refused instead.
-    pub(crate) fn start(&self, opening: Opening, log: Log) -> Result<(), String> {
-        (self.start)(opening, log)
+    pub(crate) fn start(&self, opening: Opening, context: Arc<dyn Context>) -> Result<(), String> {
+        (self.start)(opening, context)
     }
 }
 
@@ -262,10 +271,7 @@ impl fmt::Debug for Starter {
     }
 }
 
-/// Writes down why the target of a service cannot be reached. The client learns less.
-pub(crate) type Log = Arc<dyn Fn(&str) + Send + Sync>;
-
-type Start = Box<dyn Fn(Opening, Log) -> Result<(), String> + Send + Sync>;
+type Start = Box<dyn Fn(Opening, Arc<dyn Context>) -> Result<(), String> + Send + Sync>;
 
 /// A function whose types are forgotten.
 trait Function: Send + Sync {
@@ -278,20 +284,14 @@ impl<F: Fn(DeArray<'_>) -> Result<Start, ArgsError> + Send + Sync> Function for 
     }
 }
 
-fn open<M, In, Out, ArgsC, ArgsS, F, Fut>(
-    codecs: &[Codec],
-    opening: Opening,
-    start: Arc<F>,
-    args_s: ArgsS,
-    log: Log,
-) -> Result<(), String>
+/// Spawns `start` for a client that speaks one of these codecs. Returns the words of a refusal.
+fn open<M, In, Out, ArgsC, F, Fut>(codecs: &[Codec], opening: Opening, start: F) -> Result<(), String>
 where
     M: Send + 'static,
     In: Receive + Send,
     Out: Send + 'static,
     ArgsC: DeserializeOwned + Send + 'static,
-    ArgsS: Send + 'static,
-    F: Fn(Process<M>, Channel<In, Out>, ArgsC, ArgsS, Log) -> Fut + Send + Sync + 'static,
+    F: FnOnce(Process<M>, Channel<In, Out>, ArgsC) -> Fut + Send + 'static,
     Fut: Future<Output = Result<(), ExitReason>> + Send + 'static,
 {
     if !codecs.contains(&opening.codec()) {
@@ -315,7 +315,7 @@ where
         SpawnOptions { mailbox_capacity, ..SpawnOptions::default() },
         move |me: Process<M>| async move {
             let chan = opening.accept::<In, Out>();
-            start(me, chan, args_c, args_s, log).await
+            start(me, chan, args_c).await
         },
     );
     Ok(())

@@ -1,27 +1,17 @@
-//! A TCP connection of its own for each client: `mfa = ["tcp", "connect", "127.0.0.1:6379"]`.
+//! Relay to a TCP port: `mfa = ["tcp", "connect", "127.0.0.1:6379"]`.
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use lib_chan::dial::dial;
-use lib_chan::relay::{Relay, RelayError, tcp_halves};
-use lib_chan::{Channel, ExitReason, Opaque, Process};
+use lib_chan::relay::{RelayError, tcp_halves};
 use serde::de::{Error, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 
-use super::Log;
-
-/// The time for which a target may accept no byte after its session has ended. The session keeps its place meanwhile.
-const LAST_BYTES_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// The prefix of the text that a client gets about a failed target.
-pub(super) const TARGET: &str = "target";
-
-/// The relay between a client and the target of its service.
-pub(super) const fn target_relay() -> Relay {
-    Relay::new(TARGET).last_bytes_timeout(LAST_BYTES_TIMEOUT)
-}
+use super::relay::{Target, Unconnected};
 
 /// A host and a port, as a configuration names them.
 #[derive(Clone, Debug)]
@@ -80,26 +70,20 @@ fn can_exist(host: &str) -> bool {
     host.len() <= 254 && labels.iter().all(is_label) && (!looks_like_v4 || host.parse::<Ipv4Addr>().is_ok())
 }
 
-/// Connects to the target, and carries bytes both ways: see [`lib_chan::relay`]. A client speaks the `raw` codec.
-///
-/// # Errors
-/// There is no connection, or it failed, or the session ended before both directions reached EOF.
-pub(super) async fn connect(
-    _me: Process,
-    chan: Channel<Opaque>,
-    to: HostPort,
-    log: Log,
-) -> Result<(), ExitReason> {
-    let mut stream = match dial(&to.host, to.port, chan.limits().dial_timeout, |_| {}).await {
-        Ok(stream) => stream,
-        Err(error) => {
-            log(&format!("{to}: {error}"));
-            return Err(ExitReason::failed(format!("{TARGET}: {}", error.public())));
-        }
-    };
-    let halves = tcp_halves(&mut stream).map_err(|error| RelayError::from(error).reason(TARGET));
-    let (reader, writer) = halves?;
-    target_relay().run(chan, reader, writer).await.map_err(|error| error.reason(TARGET))
+impl Target for HostPort {
+    type Stream = TcpStream;
+
+    async fn connect(&self, within: Duration) -> Result<TcpStream, Unconnected> {
+        dial(&self.host, self.port, within, |_| {})
+            .await
+            .map_err(|error| Unconnected { detail: format!("{self}: {error}"), public: error.public() })
+    }
+
+    fn halves(
+        stream: &mut TcpStream,
+    ) -> Result<(impl AsyncRead + Unpin + Send, impl AsyncWrite + Unpin + Send), RelayError> {
+        Ok(tcp_halves(stream)?)
+    }
 }
 
 #[cfg(test)]

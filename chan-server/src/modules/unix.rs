@@ -1,4 +1,4 @@
-//! A connection to a Unix socket for each client: `mfa = ["unix", "connect", "/run/thing.sock"]`.
+//! Relay to a Unix socket: `mfa = ["unix", "connect", "/run/thing.sock"]`.
 
 use std::fs;
 use std::os::unix::fs::FileTypeExt;
@@ -8,15 +8,14 @@ use std::time::Duration;
 use std::{fmt, io};
 
 use lib_chan::relay::RelayError;
-use lib_chan::{Channel, ExitReason, Opaque, Process};
 use serde::de::{Error, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 use tokio::sync::Mutex;
 use tokio::time::{sleep, timeout};
 
-use super::Log;
-use super::tcp::{TARGET, target_relay};
+use super::relay::{Target, Unconnected};
 
 /// How soon, and at the latest how often, a socket whose queue is full is tried again. The system tells nobody when
 /// there is room.
@@ -73,7 +72,7 @@ pub(crate) fn warning(path: &str) -> Option<String> {
 
 impl SocketPath {
     /// Connects. Waits while the queue of the socket is full.
-    async fn connect(&self) -> io::Result<UnixStream> {
+    async fn dial(&self) -> io::Result<UnixStream> {
         let _turn = self.turn.lock().await;
         let mut wait = RETRY_AFTER;
         loop {
@@ -86,28 +85,25 @@ impl SocketPath {
     }
 }
 
-/// Connects to the socket, and carries bytes both ways: see [`lib_chan::relay`]. A client speaks the `raw` codec.
-///
-/// A Unix socket has no reset. Where a TCP connection would be reset, the socket is closed without a shutdown: a target
-/// that only reads cannot tell this from an EOF, one that writes gets `EPIPE`.
-///
-/// # Errors
-/// There is no connection, or it failed, or the session ended before both directions reached EOF.
-pub(super) async fn connect(
-    _me: Process,
-    chan: Channel<Opaque>,
-    to: SocketPath,
-    log: Log,
-) -> Result<(), ExitReason> {
-    let connected = timeout(chan.limits().dial_timeout, to.connect()).await;
-    let connected = connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-    let mut stream = connected.map_err(|error| {
-        log(&format!("{}: {error}", to.path.display()));
-        RelayError::from(error).reason(TARGET)
-    })?;
-    // Not `into_split`: its sending half sends an EOF when it is dropped.
-    let (reader, writer) = stream.split();
-    target_relay().run(chan, reader, writer).await.map_err(|error| error.reason(TARGET))
+impl Target for SocketPath {
+    type Stream = UnixStream;
+
+    async fn connect(&self, within: Duration) -> Result<UnixStream, Unconnected> {
+        let connected = timeout(within, self.dial()).await;
+        connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(|error| Unconnected {
+            detail: format!("{}: {error}", self.path.display()),
+            public: error.kind().to_string(),
+        })
+    }
+
+    /// A Unix socket has no reset. Where a TCP connection would be reset, the socket is closed without a shutdown: a
+    /// target that only reads cannot tell this from an EOF, one that writes gets `EPIPE`.
+    fn halves(
+        stream: &mut UnixStream,
+    ) -> Result<(impl AsyncRead + Unpin + Send, impl AsyncWrite + Unpin + Send), RelayError> {
+        // Not `into_split`: its sending half sends an EOF when it is dropped.
+        Ok(stream.split())
+    }
 }
 
 #[cfg(test)]
@@ -138,7 +134,7 @@ mod tests {
         let to = SocketPath { path: path.into(), turn: Arc::default() };
         let mut waiting = tokio::spawn({
             let to = to.clone();
-            async move { to.connect().await }
+            async move { to.dial().await }
         });
         assert!(timeout(MAX_RETRY_AFTER * 2, &mut waiting).await.is_err(), "connected to a full queue");
         for _ in 0..=queued.len() {

@@ -1,0 +1,140 @@
+//! Relays: connections to a target for each client, one or many in a session.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use lib_chan::payload::Codec;
+use lib_chan::relay::{PiecesMessage, Relay, RelayError, StreamsMessage};
+use lib_chan::{Address, Channel, ExitReason, Opaque, Process};
+use serde::de::{DeserializeOwned, Error};
+use serde::{Deserialize, Deserializer};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+
+use crate::gate::{Crowded, SessionPermit};
+
+/// The prefix of the text that a client gets about a failed target.
+const TARGET: &str = "target";
+
+/// The time for which a target may accept no byte after its far end is gone. The stream keeps its place meanwhile.
+const LAST_BYTES_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The codecs of a relay: one stream in a session, or many.
+pub(super) const CODECS: &[Codec] = &[Codec::Raw, Codec::Bincode];
+
+const RELAY: Relay = Relay::new(TARGET).last_bytes_timeout(LAST_BYTES_TIMEOUT);
+
+/// What a relay needs of the connection that it serves.
+pub(crate) trait Context: Send + Sync {
+    /// Writes down why the target cannot be reached. The client learns less.
+    fn target_failed(&self, why: &str);
+
+    /// Takes the place of one more session of this client, for a stream that has none of its own.
+    fn take_place(&self) -> Result<SessionPermit, Crowded>;
+}
+
+/// The target of a relay, as a configuration names it.
+pub(super) trait Target: DeserializeOwned + Clone + Send + Sync + 'static {
+    type Stream: Send;
+
+    /// Connects.
+    fn connect(&self, within: Duration) -> impl Future<Output = Result<Self::Stream, Unconnected>> + Send;
+
+    /// Splits a connection. If the writing half is dropped before its shutdown, the target must not take that for an EOF.
+    fn halves(
+        stream: &mut Self::Stream,
+    ) -> Result<(impl AsyncRead + Unpin + Send, impl AsyncWrite + Unpin + Send), RelayError>;
+}
+
+/// The reason that a target could not be connected to.
+pub(super) struct Unconnected {
+    /// The text for the log.
+    pub(super) detail: String,
+    /// The text for the client.
+    pub(super) public: String,
+}
+
+impl Unconnected {
+    fn tell(self, context: &dyn Context) -> ExitReason {
+        context.target_failed(&self.detail);
+        ExitReason::failed(format!("{TARGET}: {}", self.public))
+    }
+}
+
+/// Connects to the target, and carries bytes both ways: see [`lib_chan::relay`].
+///
+/// # Errors
+/// There is no connection, or it failed, or the session ended before both directions reached EOF.
+pub(super) async fn stream<T: Target>(
+    _me: Process,
+    chan: Channel<Opaque>,
+    target: T,
+    context: Arc<dyn Context>,
+) -> Result<(), ExitReason> {
+    let connected = target.connect(chan.limits().dial_timeout).await;
+    let mut connection = connected.map_err(|error| error.tell(&*context))?;
+    let (reader, writer) = T::halves(&mut connection).map_err(reason)?;
+    RELAY.run(chan, reader, writer).await.map_err(reason)
+}
+
+/// Opens a connection to the target for each stream that the client asks for: see [`lib_chan::relay::Streams`].
+///
+/// # Errors
+/// Never. A stream that fails is its own affair.
+pub(super) async fn streams<T: Target>(
+    _me: Process,
+    mut chan: Channel<StreamsMessage, ()>,
+    _: StreamsArg,
+    target: T,
+    context: Arc<dyn Context>,
+) -> Result<(), ExitReason> {
+    let dial_timeout = chan.limits().dial_timeout;
+    while let Some(StreamsMessage::Open { first, client, reply }) = chan.recv().await {
+        let place = match context.take_place() {
+            Ok(place) => place,
+            Err(crowded) => {
+                reply.refuse(crowded.as_str());
+                continue;
+            }
+        };
+        let (target, context) = (target.clone(), Arc::clone(&context));
+        let stream = lib_chan::spawn(move |mut me: Process<PiecesMessage>| async move {
+            let _place = place;
+            let connected = tokio::select! {
+                connected = target.connect(dial_timeout) => connected,
+                reason = client.pid().ended() => return Err(reason),
+            };
+            let mut connection = connected.map_err(|error| error.tell(&*context))?;
+            carry::<T>(&mut me, client, &mut connection, &first).await.map_err(reason)
+        });
+        reply.send(stream);
+    }
+    Ok(())
+}
+
+async fn carry<T: Target>(
+    me: &mut Process<PiecesMessage>,
+    client: Address<PiecesMessage>,
+    connection: &mut T::Stream,
+    first: &[u8],
+) -> Result<(), RelayError> {
+    let (reader, mut writer) = T::halves(connection)?;
+    writer.write_all(first).await?;
+    RELAY.run_stream(me, client, reader, writer).await
+}
+
+fn reason(error: RelayError) -> ExitReason {
+    error.reason(TARGET)
+}
+
+/// The argument with which a client asks for many streams.
+pub(super) const STREAMS: &str = "streams";
+
+/// The value [`STREAMS`]. A service that does not know it refuses it, instead of taking the client's messages for its own.
+pub(super) struct StreamsArg;
+
+impl<'de> Deserialize<'de> for StreamsArg {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = <&str>::deserialize(deserializer)?;
+        if text == STREAMS { Ok(Self) } else { Err(D::Error::custom("expected \"streams\"")) }
+    }
+}
