@@ -102,7 +102,10 @@ pub(super) enum Command {
         /// Its name
         name: String,
     },
-    /// Listen, and carry each connection to the service in a session of its own
+    /// Listen, and carry each connection to the service
+    ///
+    /// All connections share one session, so a new one needs no login. If the service allows one connection in a session
+    /// only, each gets a session of its own.
     ///
     /// SIGHUP, SIGINT and SIGTERM end the command with exit code 0.
     Forward {
@@ -112,6 +115,9 @@ pub(super) enum Command {
         /// operator sets max_sessions_per_client
         #[arg(long, value_name = "NUMBER", default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..))]
         max_connections: u16,
+        /// Give each connection a session of its own
+        #[arg(long)]
+        isolate: bool,
         #[command(flatten)]
         access: Access,
         #[command(flatten)]

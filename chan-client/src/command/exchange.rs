@@ -135,7 +135,7 @@ pub(super) async fn open(
     notice: &Notice,
 ) -> Result<(Channel<Opaque>, Session), Failure> {
     let connect = way.connect(notice).codec(Codec::Json).encoded_args(args.as_bytes().to_vec());
-    way.open(connect, notice).await
+    Ok(way.open(connect, notice).await?)
 }
 
 pub(super) fn opaque(json: &str) -> Opaque {

@@ -193,10 +193,12 @@ fn judge(error: &ConnectError) -> (Code, &'static str) {
         ConnectError::Identity(_) | ConnectError::Misbehaved { .. } => (Code::Identity, ""),
         ConnectError::Refused => (Code::Refused, ""),
         // The refusal of a service that does not speak JSON (`modules`, PROTOCOL.md section 6).
-        ConnectError::RefusedByName(text) if text.ends_with("speaks raw, not json") => {
+        ConnectError::Codec(text) if text.contains("speaks raw") && text.ends_with(", not json") => {
             (Code::RefusedByName, "; it carries bytes: use `chan-client pipe` or `chan-client forward`")
         }
-        ConnectError::RefusedByName(_) => (Code::RefusedByName, "; ask the server's operator"),
+        ConnectError::RefusedByName(_) | ConnectError::Codec(_) => {
+            (Code::RefusedByName, "; ask the server's operator")
+        }
         ConnectError::Ended(ExitReason::Protocol) => (Code::Identity, "; tell the server's operator"),
         ConnectError::Ended(_) => (Code::Ended, "; ask the server's operator"),
         ConnectError::Deadline => (Code::Deadline, "; allow more time with --timeout, or try again"),
@@ -294,7 +296,7 @@ mod tests {
         assert_eq!(connect(ConnectError::Identity(IdentityError::Signature)), 4);
         assert_eq!(connect(ConnectError::Misbehaved { authority: authority(), what: "x".into() }), 4);
         assert_eq!(connect(ConnectError::Refused), 5);
-        assert_eq!(connect(ConnectError::RefusedByName("codec".into())), 6);
+        assert_eq!(connect(ConnectError::Codec("codec".into())), 6);
         assert_eq!(connect(ConnectError::Ended(ExitReason::Panic)), 7);
         assert_eq!(connect(ConnectError::Ended(ExitReason::Protocol)), 4);
         assert_eq!(connect(ConnectError::Deadline), 8);

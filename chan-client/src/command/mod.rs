@@ -5,11 +5,12 @@ mod arguments;
 mod console;
 mod exchange;
 mod failure;
+mod forward;
 mod local;
 mod notice;
+mod pipe;
 mod repl;
 mod session;
-mod tunnel;
 
 use std::io;
 
@@ -50,10 +51,11 @@ pub fn run() -> Result<(), Failure> {
         Command::Save { name, url, replace } => local::save(&name, &url, replace),
         Command::List => local::list(),
         Command::Delete { name } => local::delete(&name),
-        Command::Forward { listen, max_connections, access, outage } => {
-            tunnel::forward(&listen, max_connections, &access, &outage, notice)
+        Command::Forward { listen, max_connections, isolate, access, outage } => {
+            let options = forward::Options { listen: &listen, max_connections, isolate };
+            forward::forward(&options, &access, &outage, notice)
         }
-        Command::Pipe { access, outage } => tunnel::pipe(&access, &outage, &notice),
+        Command::Pipe { access, outage } => pipe::pipe(&access, &outage, &notice),
         Command::Completions { shell } => local::completions(shell),
         Command::Man { directory } => local::man(&directory),
     }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use lib_chan::stdio::complain;
-use lib_chan::{ConnectionState, Opaque, Remote, signals};
+use lib_chan::{ConnectionState, Remote, signals};
 use tokio::time::sleep;
 
 use super::failure::{Failure, MAYBE};
@@ -52,7 +52,7 @@ impl Outages {
     }
 
     /// Reports the changes of the session's connection until the session ends.
-    async fn follow(&self, remote: Remote<Opaque>, say: impl Fn(&'static str)) {
+    async fn follow<Out>(&self, remote: Remote<Out>, say: impl Fn(&'static str)) {
         let mut detached = false;
         let mut state = remote.connection();
         loop {
@@ -109,7 +109,7 @@ impl Notice {
     }
 
     /// Reports when a session loses its connection, and when it has another.
-    pub(super) fn follow(&self, remote: Remote<Opaque>) {
+    pub(super) fn follow<Out: 'static>(&self, remote: Remote<Out>) {
         let outages = Arc::clone(&self.outages);
         tokio::spawn(async move { outages.follow(remote, say).await });
     }

@@ -3,13 +3,13 @@
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 
-use lib_chan::{Channel, ExitReason, Opaque};
+use lib_chan::{Channel, ExitReason};
 use tokio::time::timeout;
 
 use super::access::{LAST_WORDS_TIMEOUT, Way};
 use super::failure::Failure;
 use super::notice::Notice;
-use crate::connect::Connect;
+use crate::connect::{Connect, ConnectError};
 
 /// An open session whose channel is in other hands.
 pub(super) struct Session {
@@ -20,18 +20,18 @@ pub(super) struct Session {
 
 impl Way {
     /// Opens a session.
-    pub(super) async fn open(
+    pub(super) async fn open<In, Out: 'static>(
         &self,
         connect: Connect<'_>,
         notice: &Notice,
-    ) -> Result<(Channel<Opaque>, Session), Failure> {
+    ) -> Result<(Channel<In, Out>, Session), ConnectError> {
         let hopeless = Arc::new(OnceLock::new());
         let (reason, detail) = (Arc::clone(&hopeless), notice.details());
         let connect = connect.resume(self.resume).on_redial(move |error, again_in| match again_in {
             Some(again_in) => detail(format_args!("{error}; connecting again in {again_in:.1?}")),
             None => drop(reason.set(Failure::reconnect(error))),
         });
-        let chan = connect.open::<Opaque, Opaque>().await?;
+        let chan = connect.open::<In, Out>().await?;
         notice.detail(|| "the session is open".into());
         let ended = Box::pin(chan.remote().ended());
         Ok((chan, Session { ended, hopeless }))

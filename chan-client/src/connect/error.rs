@@ -53,6 +53,9 @@ pub enum ConnectError {
     /// The server refused to start the service, after the login, for this reason.
     #[error("refused: {0}")]
     RefusedByName(Box<str>),
+    /// The service does not speak the codec of the session, or cannot decode its arguments.
+    #[error("refused: {0}")]
+    Codec(Box<str>),
     /// The service ended before it had started, with this reason.
     #[error("the service ended at its start ({0})")]
     Ended(ExitReason),
@@ -85,7 +88,8 @@ impl ConnectError {
             | Self::Identity(_)
             | Self::Misbehaved { .. }
             | Self::Refused
-            | Self::RefusedByName(_) => false,
+            | Self::RefusedByName(_)
+            | Self::Codec(_) => false,
         }
     }
 

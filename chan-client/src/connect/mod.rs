@@ -235,6 +235,7 @@ impl<'c> Connect<'c> {
             };
             opened.map_err(|error| match error {
                 OpenError::Refused(text) => ConnectError::RefusedByName(text),
+                OpenError::Codec(text) => ConnectError::Codec(text),
                 OpenError::Args(error) => UsageError::Args(error).into(),
                 OpenError::Ended(ExitReason::NoConnection) => ConnectError::Lost,
                 OpenError::Ended(reason) => ConnectError::Ended(reason),

@@ -17,7 +17,7 @@ use crate::{
     middleman::{Driver, Once, Shared, Source, keep, now},
     payload::{self, Codec, PayloadError},
     process::current,
-    session::{CallCounts, CallQuota, Endpoint, FIRST_EPOCH, NotOpened, Request, Unsendable},
+    session::{CallCounts, CallQuota, Endpoint, FIRST_EPOCH, NotOpened, Request, StartRefused, Unsendable},
     sync,
     wire::{Granted, RefuseCode},
 };
@@ -26,10 +26,12 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {
-    /// The server refused after the login, because of the codec, the arguments, or a lack of room. No service was
-    /// started.
+    /// The server refused after the login, for example for lack of room. No service was started.
     #[error("the server refused: {0}")]
     Refused(Box<str>),
+    /// The service does not speak the codec, or cannot decode the arguments. It was not started.
+    #[error("the server refused: {0}")]
+    Codec(Box<str>),
     /// The session ended before the server answered.
     #[error("the session ended before it was open: {0}")]
     Ended(ExitReason),
@@ -168,7 +170,8 @@ impl OpenRequest<'_> {
         })
         .await
         .map_err(|error| match error {
-            NotOpened::Refused(refused) => OpenError::Refused(refused.text),
+            NotOpened::Refused(StartRefused { code: RefuseCode::Codec, text }) => OpenError::Codec(text),
+            NotOpened::Refused(StartRefused { text, .. }) => OpenError::Refused(text),
             NotOpened::Ended(reason) => OpenError::Ended(reason),
         })?;
         if let Some(process) = current() {

@@ -201,6 +201,29 @@ impl<Out> Remote<Out> {
         self.shared().ask(|session| session.peer_drains())
     }
 
+    /// Waits until the other end is [draining](Self::draining), and returns `true`. Returns `false` if the session ends first.
+    ///
+    /// Dropping the future loses nothing.
+    ///
+    /// ```
+    /// # use lib_chan::{Channel, Remote};
+    /// /// Ends an idle session as soon as its server is about to stop.
+    /// async fn idle(chan: Channel<String>) {
+    ///     if chan.remote().wait_draining().await {
+    ///         let _ = chan.close().await;
+    ///     }
+    /// }
+    /// ```
+    pub fn wait_draining(&self) -> impl Future<Output = bool> + Send + use<Out> {
+        let mut ended = Ended::new(Arc::clone(self.shared()));
+        poll_fn(move |cx| {
+            let coop = ready!(poll_proceed(cx));
+            let draining = ready!(ended.poll_draining(cx));
+            coop.made_progress();
+            Poll::Ready(draining)
+        })
+    }
+
     /// Ends this session at both ends with `reason`. Everything that was sent before still goes out.
     ///
     /// The process that owns the session lives on. It gets [`Incoming::Ended`](crate::Incoming::Ended) if the channel was

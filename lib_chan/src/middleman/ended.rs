@@ -33,6 +33,21 @@ impl Ended {
 }
 
 impl Ended {
+    /// Polls for the time at which the other end drains. Returns `false` once the session has ended.
+    pub(crate) fn poll_draining(&mut self, cx: &Context<'_>) -> Poll<bool> {
+        let place = &mut self.place;
+        self.shared.with(|endpoint| {
+            if endpoint.over().is_some() {
+                return Poll::Ready(false);
+            }
+            if endpoint.session().peer_drains() {
+                return Poll::Ready(true);
+            }
+            endpoint.watch(place, keep(cx));
+            Poll::Pending
+        })
+    }
+
     /// Polls for a state of the connection other than `seen`. Returns `None` once the session has ended.
     pub(crate) fn poll_connection(
         &mut self,

@@ -126,6 +126,8 @@ pub struct Endpoint<H: Host> {
     watchers: Watchers<H::Waiter>,
     told_open: bool,
     told_over: bool,
+    /// The watchers were told that the peer drains.
+    told_drain: bool,
     /// The process that owns this session.
     owner: Option<H::Process>,
     /// The channel was let go, and the session lives until its last remote is gone.
@@ -173,6 +175,7 @@ impl<H: Host> Endpoint<H> {
             watchers: Watchers { places: BTreeMap::new(), last: 0 },
             told_open: false,
             told_over: false,
+            told_drain: false,
             owner: None,
             lives_by_remotes: false,
             let_go_for: None,
@@ -243,6 +246,10 @@ impl<H: Host> Endpoint<H> {
         self.rare.extend(self.session.take_window_change().map(Event::Window));
         if let Some(state) = self.session.take_connection_change() {
             self.rare.push_back(Event::Connection(state));
+            self.wake_watchers();
+        }
+        if self.session.peer_drains() && !self.told_drain {
+            self.told_drain = true;
             self.wake_watchers();
         }
     }

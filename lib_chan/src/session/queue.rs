@@ -75,12 +75,14 @@ pub(super) struct SendQueues<W> {
     owner: SendQueue<W>,
     /// The queues of other processes; none is idle.
     others: BTreeMap<u64, SendQueue<W>>,
+    /// The process, other than the owner, whose queue a message left last.
+    last_served: u64,
     last_ticket: u64,
 }
 
 impl<W> Default for SendQueues<W> {
     fn default() -> Self {
-        Self { owner: SendQueue::default(), others: BTreeMap::new(), last_ticket: 0 }
+        Self { owner: SendQueue::default(), others: BTreeMap::new(), last_served: OWNER, last_ticket: 0 }
     }
 }
 
@@ -107,9 +109,12 @@ impl<W> SendQueues<W> {
         self.each().map(|queue| queue.waiting.len() + queue.sent.len()).sum()
     }
 
-    /// Returns the processes with a queue, but for the owner.
+    /// Returns the processes with a queue, but for the owner, in the order in which it is their turn.
     pub(super) fn others(&self) -> Vec<u64> {
-        self.others.keys().copied().collect()
+        let mut others: Vec<u64> = self.others.keys().copied().collect();
+        let served = others.partition_point(|&far| far <= self.last_served);
+        others.rotate_left(served);
+        others
     }
 
     /// Returns the first message for `far`.
@@ -121,6 +126,9 @@ impl<W> SendQueues<W> {
 
     /// Takes the first message for `far`, which is sent now.
     pub(super) fn pop(&mut self, far: u64) -> Option<Waiting<W>> {
+        if far != OWNER {
+            self.last_served = far;
+        }
         self.change(far, |queue| {
             let first = queue.waiting.pop_front()?;
             if first.sort == Sort::Cast {

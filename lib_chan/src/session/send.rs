@@ -19,6 +19,10 @@ use crate::{
 
 /// Messages wait for room while this many bytes are unsent. A waiting message that is given up has not been sent.
 const MAX_UNSENT_BEFORE_WAIT: usize = 256 * 1024;
+/// The same bound for messages to handed-out processes. The rest is for the owner: however much these processes are sent,
+/// calls to and from the owner go on, and the owner's receiver is not paused
+/// ([`max_unsent_before_pause`](crate::Limits::max_unsent_before_pause)).
+const MAX_UNSENT_BEFORE_OTHERS_WAIT: usize = MAX_UNSENT_BEFORE_WAIT / 4 * 3;
 /// The most calls in flight, whatever the peer allows. The peer may leave them unanswered, and each occupies memory
 /// until the end.
 const MAX_CALLS_IN_FLIGHT: u64 = 65_536;
@@ -346,15 +350,15 @@ impl<H: Host> Session<H> {
     #[inline]
     fn has_room(&mut self, far: u64, cost: u64) -> bool {
         (self.takes_messages() || far == OWNER && self.has_asked())
-            && self.has_space()
+            && self.has_space(far)
             && self.has_credit(far, cost)
     }
 
-    /// Returns `true` if the output has space for a message.
+    /// Returns `true` if the output has space for a message to `far`.
     #[inline]
-    fn has_space(&self) -> bool {
-        !self.outgoing.is_at_bound()
-            && (self.outgoing.unwritten() < MAX_UNSENT_BEFORE_WAIT || self.resumption.is_detached())
+    fn has_space(&self, far: u64) -> bool {
+        let max = if far == OWNER { MAX_UNSENT_BEFORE_WAIT } else { MAX_UNSENT_BEFORE_OTHERS_WAIT };
+        !self.outgoing.is_at_bound() && (self.outgoing.unwritten() < max || self.resumption.is_detached())
     }
 
     /// Returns `true` if `far` has granted the credit for a message of this cost.
