@@ -116,8 +116,8 @@ impl Relay {
     }
 
     /// Does what [`run`](Self::run) does for one of the [`Streams`] of a session. The calling process is this end of the
-    /// stream, `far` the process at the other end. The process should end when this returns, with the
-    /// [reason](RelayError::reason) of an error, because its end is the end of the stream.
+    /// stream, `far` the process at the other end; they are linked, and this one traps exits. The process should end when
+    /// this returns, with the [reason](RelayError::reason) of an error, because its end is the end of the stream.
     ///
     /// # Errors
     /// The stream failed, or the far process ended before both directions reached EOF.

@@ -102,6 +102,15 @@ pub(crate) enum Event<'e> {
         who: Who<'e>,
         why: String,
     },
+    /// One of the streams of a session is over.
+    StreamEnded {
+        connection: u64,
+        peer: SocketAddr,
+        #[serde(flatten)]
+        who: Who<'e>,
+        reason: String,
+        ms: u64,
+    },
     /// The connection of a client that had proved itself is over: one for each login that was ok, apart
     /// from those that resumed a session.
     SessionEnded {
@@ -169,6 +178,7 @@ pub(crate) struct Sum {
     pub(crate) refused: u64,
     pub(crate) started: u64,
     pub(crate) targets_failed: u64,
+    pub(crate) streams: u64,
     pub(crate) detached: u64,
     pub(crate) resumed: u64,
     pub(crate) expired: u64,
@@ -185,6 +195,7 @@ impl Sum {
             Event::SessionRefused { peer, .. } => (&mut self.refused, peer),
             Event::SessionStarted { peer, .. } => (&mut self.started, peer),
             Event::TargetFailed { peer, .. } => (&mut self.targets_failed, peer),
+            Event::StreamEnded { peer, .. } => (&mut self.streams, peer),
             Event::SessionDetached { peer, .. } => (&mut self.detached, peer),
             Event::SessionResumed { peer, .. } => (&mut self.resumed, peer),
             Event::SessionExpired { peer, .. } => (&mut self.expired, peer),
@@ -209,6 +220,7 @@ impl Event<'_> {
             | Self::SessionRefused { who, .. }
             | Self::SessionStarted { who, .. }
             | Self::TargetFailed { who, .. }
+            | Self::StreamEnded { who, .. }
             | Self::SessionDetached { who, .. }
             | Self::SessionResumed { who, .. }
             | Self::SessionExpired { who, .. }

@@ -486,8 +486,21 @@ impl Context for ServiceContext {
         self.core.audit.write(&Event::TargetFailed { connection, peer, who, why: escaped(why) });
     }
 
+    fn stream_ended(&self, reason: &ExitReason, after: Duration) {
+        let (connection, peer) = (self.connection, self.peer);
+        let who = Who { service: &self.service, client: &self.client };
+        let (reason, ms) =
+            (escaped(&reason.to_string()), u64::try_from(after.as_millis()).unwrap_or(u64::MAX));
+        self.core.audit.write(&Event::StreamEnded { connection, peer, who, reason, ms });
+    }
+
     fn take_place(&self) -> Result<SessionPermit, Crowded> {
-        SessionPermit::take(&self.core.sessions, &self.service, self.holder.clone())
+        SessionPermit::take(&self.core.sessions, &self.service, self.holder.clone()).inspect_err(|crowded| {
+            let (connection, peer) = (self.connection, self.peer);
+            let who = Who { service: &self.service, client: &self.client };
+            let why = crowded.as_str().to_owned();
+            self.core.audit.write(&Event::SessionRefused { connection, peer, who, why });
+        })
     }
 }
 

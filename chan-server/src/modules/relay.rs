@@ -9,6 +9,7 @@ use lib_chan::{Address, Channel, ExitReason, Opaque, Process};
 use serde::de::{DeserializeOwned, Error};
 use serde::{Deserialize, Deserializer};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::time::Instant;
 
 use crate::gate::{Crowded, SessionPermit};
 
@@ -27,6 +28,9 @@ const RELAY: Relay = Relay::new(TARGET).last_bytes_timeout(LAST_BYTES_TIMEOUT);
 pub(crate) trait Context: Send + Sync {
     /// Writes down why the target cannot be reached. The client learns less.
     fn target_failed(&self, why: &str);
+
+    /// Writes down the end of a stream that has no session of its own.
+    fn stream_ended(&self, reason: &ExitReason, after: Duration);
 
     /// Takes the place of one more session of this client, for a stream that has none of its own.
     fn take_place(&self) -> Result<SessionPermit, Crowded>;
@@ -98,13 +102,12 @@ pub(super) async fn streams<T: Target>(
         };
         let (target, context) = (target.clone(), Arc::clone(&context));
         let stream = lib_chan::spawn(move |mut me: Process<PiecesMessage>| async move {
-            let _place = place;
-            let connected = tokio::select! {
-                connected = target.connect(dial_timeout) => connected,
-                reason = client.pid().ended() => return Err(reason),
-            };
-            let mut connection = connected.map_err(|error| error.tell(&*context))?;
-            carry::<T>(&mut me, client, &mut connection, &first).await.map_err(reason)
+            let (_place, began) = (place, Instant::now());
+            me.trap_exit(true);
+            me.link(client.pid())?;
+            let carried = carry(&mut me, client, &target, dial_timeout, &first, &*context).await;
+            context.stream_ended(carried.as_ref().err().unwrap_or(&ExitReason::Normal), began.elapsed());
+            carried
         });
         reply.send(stream);
     }
@@ -114,12 +117,19 @@ pub(super) async fn streams<T: Target>(
 async fn carry<T: Target>(
     me: &mut Process<PiecesMessage>,
     client: Address<PiecesMessage>,
-    connection: &mut T::Stream,
+    target: &T,
+    dial_timeout: Duration,
     first: &[u8],
-) -> Result<(), RelayError> {
-    let (reader, mut writer) = T::halves(connection)?;
-    writer.write_all(first).await?;
-    RELAY.run_stream(me, client, reader, writer).await
+    context: &dyn Context,
+) -> Result<(), ExitReason> {
+    let connected = tokio::select! {
+        connected = target.connect(dial_timeout) => connected,
+        reason = client.pid().ended() => return Err(reason),
+    };
+    let mut connection = connected.map_err(|error| error.tell(context))?;
+    let (reader, mut writer) = T::halves(&mut connection).map_err(reason)?;
+    writer.write_all(first).await.map_err(|error| reason(error.into()))?;
+    RELAY.run_stream(me, client, reader, writer).await.map_err(reason)
 }
 
 fn reason(error: RelayError) -> ExitReason {

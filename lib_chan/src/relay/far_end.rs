@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::PiecesMessage;
-use crate::{Address, Channel, Event, ExitReason, Message, MonitorRef, Opaque, Process, Remote};
+use crate::{Address, Channel, Event, ExitReason, Message, Opaque, Process, Remote};
 
 /// The most bytes that a message of [`Pieces`](super::Pieces) or [`Streams`](super::Streams) has beside its piece: the
 /// number of the method, the length of the piece, and the place of a process.
@@ -73,17 +73,15 @@ impl PieceSender for Remote<Opaque> {
     }
 }
 
-/// The two processes of a stream: this end's, and the far one that it monitors.
+/// The two processes of a stream, which are linked: this end's, which traps exits, and the far one.
 pub(super) struct StreamPeer<'p> {
     me: &'p mut Process<PiecesMessage>,
     far: Address<PiecesMessage>,
-    monitor: MonitorRef,
 }
 
 impl<'p> StreamPeer<'p> {
     pub(super) fn new(me: &'p mut Process<PiecesMessage>, far: Address<PiecesMessage>) -> Self {
-        let monitor = me.monitor(far.pid());
-        Self { me, far, monitor }
+        Self { me, far }
     }
 }
 
@@ -98,7 +96,7 @@ impl FarEnd for StreamPeer<'_> {
         loop {
             match self.me.recv().await {
                 Event::Message(PiecesMessage::Piece { bytes }) => return Ok(bytes),
-                Event::Down(monitor, _, reason) if monitor == self.monitor => return Err(reason),
+                Event::Exit(pid, reason) if pid == self.far.pid() => return Err(reason),
                 Event::Down(..) | Event::Exit(..) => {}
             }
         }

@@ -6,13 +6,14 @@ use crate::{Address, protocol};
 
 /// Opens streams to the target of a relay service, in one session.
 ///
-/// A stream is a pair of processes, one at each end, that know each other's address. Each sends its [`Pieces`] to the
-/// other, with a credit window of its own, so a slow stream never holds up another. A new stream needs no login and no
-/// handshake. A process ends when both directions have reached EOF, or else with the reason for which the stream broke.
+/// A stream is a pair of linked processes, one at each end. Each sends its [`Pieces`] to the other, with a credit window of
+/// its own, so a slow stream never holds up another. A new stream needs no login and no handshake. A process ends when both
+/// directions have reached EOF, or else with the reason for which the stream broke.
 #[protocol]
 pub trait Streams {
-    /// Opens a stream. Returns the process that takes its pieces; `client` takes those of the target. `first` is the
-    /// first piece, or empty; unlike a later piece, an empty one is no EOF.
+    /// Opens a stream. Returns the process that takes its pieces, which links itself to `client`, the process that takes
+    /// those of the target. `client` is granted with the right to link. `first` is the first piece, or empty; unlike a later
+    /// piece, an empty one is no EOF.
     ///
     /// The answer does not wait for the target. If the target cannot be reached, the process ends with a text that says
     /// why.

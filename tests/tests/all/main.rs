@@ -26,6 +26,7 @@ mod python;
 mod reconnecting;
 mod relay;
 mod relay_endings;
+mod shared_session;
 mod streams;
 #[cfg(target_os = "linux")]
 mod terminal;

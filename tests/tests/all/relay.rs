@@ -393,7 +393,7 @@ fn local_reset_reaches_server_with_reason() {
     assert_eq!(local.peek(&mut [0]).unwrap(), 1);
     drop(local);
     let reason = "\"reason\":\"failed: the client's stream: connection reset\"";
-    server.log.wait(reason, |line| line.contains("session_ended") && line.contains(reason));
+    server.log.wait(reason, |line| line.contains("stream_ended") && line.contains(reason));
 }
 
 #[test]

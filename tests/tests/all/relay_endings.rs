@@ -153,7 +153,7 @@ fn forward_repeats_a_login_that_was_cut() {
     });
     let server = in_front_of_port(port);
     let proxy = Proxy::before(server.url("s"));
-    let (forward, port) = forward_by(&server, &proxy.url(server.url("s")), &["--verbose"]);
+    let (forward, port) = forward_by(&server, &proxy.url(server.url("s")), &["--verbose", "--isolate"]);
     // The length of a certificate varies, so the place of the login among the server's bytes is looked for.
     let cut_during_login = |line: &String| line.contains("the server closed the connection during the login");
     for bytes in (1_600..).step_by(40) {

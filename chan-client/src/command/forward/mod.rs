@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use lib_chan::payload::Codec;
 use lib_chan::relay::{PiecesMessage, Relay, RelayError, Streams, tcp_halves};
-use lib_chan::{CallError, CallFailure, ExitReason, Opaque, Process, enter, signals};
+use lib_chan::{CallError, CallFailure, ExitReason, Opaque, Process, Rights, enter, signals};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -178,6 +178,8 @@ impl Forward {
         let mut over = self.over.subscribe();
         let mut failed = None;
         let carried = enter(async |mut me: Process<PiecesMessage>| {
+            // The server links the far process to this one.
+            me.trap_exit(true);
             let carried = tokio::select! {
                 carried = carry(&session, &mut me, &mut stream) => carried,
                 // The sender is `self`.
@@ -240,7 +242,8 @@ async fn carry(
     let (reader, writer) = tcp_halves(stream).map_err(RelayError::from)?;
     let FirstBytes { bytes, error } = FirstBytes::read(&reader, session.max_first_len);
     error.map_or(Ok(()), |error| Err(RelayError::from(error)))?;
-    let far = session.streams.open(bytes.into(), me.address()).await?;
+    let client = me.address().grant(Rights { link: true, ..Rights::default() });
+    let far = session.streams.open(bytes.into(), client).await?;
     Ok(Relay::new(LOCAL).run_stream(me, far, reader, writer).await?)
 }
 

@@ -73,7 +73,7 @@ impl Opened {
         let unused = async {
             tokio::select! {
                 () = shared.replaced.notified() => {}
-                _ = shared.streams.wait_draining() => {}
+                true = shared.streams.wait_draining() => {}
             }
             // From here on, no stream gets a place, and each that ends returns its own.
             drop(shared.places.acquire_many(MAX_STREAMS).await);
@@ -84,7 +84,6 @@ impl Opened {
             () = unused => ExitReason::Normal,
             reason = shared.streams.ended() => reason,
         };
-        let streams = MAX_STREAMS as usize - shared.places.available_permits();
         shared.places.close();
         drop(chan);
         let ended = match reason {
@@ -92,12 +91,9 @@ impl Opened {
             reason => Err(Failure::ended(&reason)),
         };
         if let Err(failure) = session.end(ended).await {
-            let failure = failure.map_line(|line| match streams {
-                0 => line,
-                1 => format!("{line} (1 connection was reset)"),
-                streams => format!("{line} ({streams} connections were reset)"),
-            });
-            forward.notice.complain(failure);
+            forward
+                .notice
+                .complain(failure.map_line(|line| format!("{line} (all open connections were reset)")));
         }
     }
 }

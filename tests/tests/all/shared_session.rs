@@ -1,0 +1,244 @@
+//! Many connections of `chan-client forward` in one session.
+
+use std::{
+    io::{ErrorKind, Read, Write},
+    net::{Shutdown, TcpStream},
+    thread,
+};
+
+use bytes::Bytes;
+use chan_client::connect;
+use chan_tests::{PASSWORD, PATIENCE, Running, Server, run};
+use lib_chan::{
+    Event, ExitReason, Process, enter,
+    relay::{PiecesMessage, Streams, StreamsMessage},
+    secret::Password,
+};
+
+use super::relay::{forward_by, in_front_of, in_front_of_port, listen};
+
+/// A target that returns what it gets.
+fn echo() -> u16 {
+    listen(|mut stream| {
+        thread::spawn(move || {
+            let mut back = stream.try_clone().unwrap();
+            let _ = std::io::copy(&mut stream, &mut back);
+            let _ = back.shutdown(Shutdown::Write);
+        });
+    })
+}
+
+fn local(port: &str) -> TcpStream {
+    let local = TcpStream::connect(format!("127.0.0.1:{port}")).unwrap();
+    local.set_read_timeout(Some(PATIENCE)).unwrap();
+    local.set_write_timeout(Some(PATIENCE)).unwrap();
+    local
+}
+
+/// Sends a line and waits until it comes back.
+fn ask(local: &mut TcpStream, line: &[u8]) {
+    local.write_all(line).unwrap();
+    let mut back = vec![0; line.len()];
+    local.read_exact(&mut back).unwrap();
+    assert_eq!(back, line);
+}
+
+fn sessions_started(server: &Server) -> usize {
+    server.log.all().iter().filter(|line| line.contains("session_started")).count()
+}
+
+#[test]
+fn connections_share_a_session() {
+    let server = in_front_of_port(echo());
+    let (_forward, port) = forward_by(&server, server.url("s"), &[]);
+    let mut locals: Vec<_> = (0..100).map(|_| local(&port)).collect();
+    for round in 0..3 {
+        for (n, local) in locals.iter_mut().enumerate() {
+            ask(local, format!("{n} {round}").as_bytes());
+        }
+    }
+    assert_eq!(sessions_started(&server), 1, "{:#?}", server.log.all());
+}
+
+#[test]
+fn isolated_connections_have_a_session_each() {
+    let server = in_front_of_port(echo());
+    let (_forward, port) = forward_by(&server, server.url("s"), &["--isolate"]);
+    let mut locals: Vec<_> = (0..3).map(|_| local(&port)).collect();
+    locals.iter_mut().for_each(|local| ask(local, b"hello"));
+    assert_eq!(sessions_started(&server), 3, "{:#?}", server.log.all());
+}
+
+/// `echo` speaks any codec, but knows nothing of streams.
+#[test]
+fn service_of_one_stream_gets_a_session_for_each() {
+    let server = in_front_of("['echo', 'start']");
+    let (_forward, port) = forward_by(&server, server.url("s"), &[]);
+    let mut locals: Vec<_> = (0..2).map(|_| local(&port)).collect();
+    locals.iter_mut().for_each(|local| ask(local, b"hello"));
+    assert_eq!(sessions_started(&server), 2, "{:#?}", server.log.all());
+}
+
+#[test]
+fn stalled_stream_holds_up_no_other() {
+    // Floods, and reads nothing, if the first byte says so.
+    let port = listen(|mut stream| {
+        thread::spawn(move || {
+            let mut first = [0];
+            stream.read_exact(&mut first).unwrap();
+            if first == *b"f" {
+                let _ = stream.write_all(&vec![7; 64 << 20]);
+            } else {
+                stream.write_all(&first).unwrap();
+                let mut back = stream.try_clone().unwrap();
+                let _ = std::io::copy(&mut stream, &mut back);
+            }
+        });
+    });
+    let server = in_front_of_port(port);
+    let (_forward, port) = forward_by(&server, server.url("s"), &[]);
+    let stalled: Vec<_> = (0..3)
+        .map(|_| {
+            let mut local = local(&port);
+            local.write_all(b"f").unwrap();
+            let mut uploading = local.try_clone().unwrap();
+            uploading.set_nonblocking(true).unwrap();
+            while uploading.write(&[7; 65_536]).is_ok() {}
+            local
+        })
+        .collect();
+    let mut locals: Vec<_> = (0..97).map(|_| local(&port)).collect();
+    for _ in 0..3 {
+        locals.iter_mut().for_each(|local| ask(local, b"hello"));
+    }
+    drop(stalled);
+    assert_eq!(sessions_started(&server), 1);
+}
+
+#[test]
+fn streams_count_as_sessions_of_their_client() {
+    let limits = "[limits]\nmax_sessions_per_client = 3";
+    let server = in_front_of(&format!("['tcp', 'connect', '127.0.0.1:{}']\n{limits}", echo()));
+    let (forward, port) = forward_by(&server, server.url("s"), &[]);
+    let mut locals: Vec<_> = (0..2).map(|_| local(&port)).collect();
+    locals.iter_mut().for_each(|local| ask(local, b"hello"));
+    let refused = local(&port).read(&mut [0]).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::ConnectionReset);
+    let bound = "this client has too many sessions (max_sessions_per_client)";
+    let complaint = forward.err.wait("the refusal", |line| line.contains(bound));
+    assert_eq!(complaint, format!("chan-client: refused: {bound}; ask the server's operator"));
+    assert_eq!(server.event("session_refused")["why"], bound);
+    // The place comes back with the end of a stream.
+    locals.pop().unwrap().shutdown(Shutdown::Write).unwrap();
+    server.event("stream_ended");
+    ask(&mut local(&port), b"hello");
+}
+
+#[test]
+fn idle_session_is_closed_when_the_server_drains() {
+    let mut server = in_front_of_port(echo());
+    let (forward, port) = forward_by(&server, server.url("s"), &[]);
+    let mut busy = local(&port);
+    ask(&mut busy, b"hello");
+    server.signal("TERM");
+    server.event("draining");
+    ask(&mut busy, b"the stream goes on");
+    busy.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(busy.read(&mut [0]).unwrap(), 0);
+    assert_eq!(server.event("session_ended")["reason"], "normal");
+    assert!(server.wait().success());
+    assert_eq!(forward.err.all(), Vec::<String>::new());
+}
+
+#[test]
+fn lost_session_is_reported_once() {
+    let server = in_front_of_port(echo());
+    let (forward, port) = forward_by(&server, server.url("s"), &["--resume", "0"]);
+    let mut locals: Vec<_> = (0..5).map(|_| local(&port)).collect();
+    locals.iter_mut().for_each(|local| ask(local, b"hello"));
+    server.signal("KILL");
+    for mut local in locals {
+        assert_eq!(local.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    }
+    let line = forward.err.wait("the end", |line| line.contains("the connection was lost"));
+    assert_eq!(line, "chan-client: the connection was lost; connect again (all open connections were reset)");
+    assert_eq!(forward.err.all().len(), 1, "{:#?}", forward.err.all());
+}
+
+#[test]
+fn interrupted_forward_resets_its_streams() {
+    let server = in_front_of_port(echo());
+    let (forward, port) = forward_by(&server, server.url("s"), &[]);
+    let mut open = local(&port);
+    ask(&mut open, b"hello");
+    forward.signal("INT");
+    assert_eq!(open.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    assert_eq!(forward.code(), Some(0));
+    assert_eq!(server.event("session_ended")["reason"], "normal");
+}
+
+#[test]
+fn small_frames_carry_long_streams() {
+    let limits = "[limits]\nmax_frame_len = '1 KiB'";
+    let server = in_front_of(&format!("['tcp', 'connect', '127.0.0.1:{}']\n{limits}", echo()));
+    let (_forward, port) = forward_by(&server, server.url("s"), &[]);
+    let mut local = local(&port);
+    let text: Vec<u8> = (0..300_000_u32).map(|n| n as u8).collect();
+    let mut sending = local.try_clone().unwrap();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            sending.write_all(&text).unwrap();
+            sending.shutdown(Shutdown::Write).unwrap();
+        });
+        let mut back = Vec::new();
+        local.read_to_end(&mut back).unwrap();
+        assert!(back == text, "{} bytes came back", back.len());
+    });
+}
+
+/// A client without the library's `forward` decides itself what it hands to the server.
+#[tokio::test]
+async fn stream_whose_client_cannot_be_linked_ends() {
+    let server = in_front_of_port(echo());
+    let connect = connect(server.url("s")).password(Password::new(PASSWORD).unwrap()).args(&"streams");
+    let chan = connect.open::<(), StreamsMessage>().await.unwrap();
+    let ended = enter(async |me: Process<PiecesMessage>| {
+        let far = chan.remote().open(Bytes::from_static(b"hello"), me.address()).await?;
+        Ok(far.pid().ended().await)
+    });
+    assert!(matches!(ended.await, Ok(ExitReason::NoProc)), "the stream goes on");
+}
+
+#[tokio::test]
+async fn ended_client_process_ends_its_stream() {
+    let server = in_front_of_port(echo());
+    let connect = connect(server.url("s")).password(Password::new(PASSWORD).unwrap()).args(&"streams");
+    let chan = connect.open::<(), StreamsMessage>().await.unwrap();
+    let far = enter(async |mut me: Process<PiecesMessage>| {
+        me.trap_exit(true);
+        let client = me.address().grant(lib_chan::Rights { link: true, ..lib_chan::Rights::default() });
+        let far = chan.remote().open(Bytes::from_static(b"hello"), client).await?;
+        let Event::Message(PiecesMessage::Piece { bytes }) = me.recv().await else { panic!("no piece") };
+        assert_eq!(bytes, "hello");
+        Ok(far)
+    });
+    // The end of the process was its last word: it sent no EOF.
+    assert_eq!(far.await.unwrap().pid().ended().await, ExitReason::Normal);
+    assert_eq!(server.event("stream_ended")["reason"], "normal");
+}
+
+#[test]
+fn refused_target_is_reason_of_one_stream() {
+    let unused = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let server = in_front_of_port(unused);
+    let (forward, port): (Running, String) = forward_by(&server, server.url("s"), &[]);
+    for _ in 0..2 {
+        assert_eq!(local(&port).read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    }
+    let wanted = "the service ended: failed: target: connection refused";
+    forward
+        .err
+        .wait_for("two failures", |lines| lines.iter().filter(|line| line.contains(wanted)).count() == 2);
+    assert_eq!(sessions_started(&server), 1);
+    assert_eq!(run(&mut server.client("ping", "s")).0, Some(0));
+}
