@@ -46,6 +46,10 @@ impl Proxy {
             for near in listener.incoming().map_while(Result::ok) {
                 let target = *carrier.target.lock().unwrap_or_else(PoisonError::into_inner);
                 let Ok(far) = TcpStream::connect(target) else { continue };
+                // A network holds nothing back to make longer packets.
+                for stream in [&near, &far] {
+                    let _ = stream.set_nodelay(true);
+                }
                 let cut_after = carrier.cut_after.lock().unwrap_or_else(PoisonError::into_inner).take();
                 carrier.carry(&near, &far, false, usize::MAX);
                 carrier.carry(&far, &near, true, cut_after.unwrap_or(usize::MAX));

@@ -7,6 +7,7 @@ use tokio::{
 };
 
 use super::*;
+use crate::Message;
 use crate::{
     Limits, Process,
     auth::{Account, AccountVerifier, Directory, Exporter, NameKey},

@@ -4,6 +4,7 @@
 //! Longer than other files: it has the network, and a test for each way in which a session can end while detached.
 
 mod peer;
+mod streams;
 
 use std::{
     sync::{Arc, Mutex, MutexGuard},
@@ -164,8 +165,8 @@ impl Network {
     }
 }
 
-struct Session {
-    channel: Channel<String, Request>,
+struct Session<In = String, Out = Request> {
+    channel: Channel<In, Out>,
     served: JoinHandle<Served>,
     network: Network,
 }
@@ -175,7 +176,7 @@ async fn session() -> Session {
     session_with(service).await
 }
 
-async fn session_with(start: impl FnOnce(Opening) + Send + 'static) -> Session {
+async fn session_with<In, Out>(start: impl FnOnce(Opening) + Send + 'static) -> Session<In, Out> {
     let limits = Limits::default();
     let parameters = SessionParameters::from_limits(&limits).unwrap();
     let (client, server) = pair_in_memory(parameters, [7; 32]).unwrap();
