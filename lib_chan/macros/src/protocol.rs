@@ -40,6 +40,7 @@ pub(crate) const RESERVED: &[&str] = &[
     "taken",
     "try_cast",
     "try_send",
+    "wait_draining",
     "within",
 ];
 

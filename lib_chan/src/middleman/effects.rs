@@ -34,7 +34,7 @@ impl Effects {
             Event::Disown(owner) => self.processes.disown(&owner),
             Event::Window(change) => self.windows.change(change, shared.terms().limits(), |more| {
                 shared.with(|endpoint| {
-                    endpoint.widen(more);
+                    endpoint.widen(change, more);
                     endpoint.over().is_none()
                 })
             }),

@@ -18,7 +18,7 @@ impl Windows {
     /// whether the session is still alive.
     pub(super) fn change(&self, change: WindowChange, limits: &Limits, widen: impl FnOnce(u64) -> bool) {
         match change {
-            WindowChange::Wanted(more) => {
+            WindowChange::Wanted { more, .. } => {
                 let granted = self.lock().grow(more as usize, limits);
                 if !widen(granted as u64) {
                     self.close();

@@ -130,6 +130,11 @@ impl Attachment {
         len - own
     }
 
+    /// Returns the time at which bytes came last.
+    pub(super) const fn last_heard(&self) -> Instant {
+        self.last_heard
+    }
+
     /// Notes that bytes came. While a long frame arrives, the peer gets no answer to it and would take the connection
     /// for dead. So this end owes an `Ack` if it has sent nothing for a while.
     pub(super) fn hear(&mut self, now: Instant) {

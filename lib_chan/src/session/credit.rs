@@ -87,9 +87,10 @@ impl Grant {
         cost <= self.granted.saturating_sub(self.received)
     }
 
-    /// Returns `true` if all messages were taken or discarded, but for credit that is not worth a frame.
-    pub(super) const fn is_unused(&self) -> bool {
-        self.granted.saturating_sub(self.received).saturating_add(credit_part(self.window)) > self.window
+    /// Returns `true` if all credit of a window of this length has come back, but for a part that is not worth a
+    /// frame: see [`Balance::is_unused`].
+    pub(super) const fn is_unused(&self, window: u64) -> bool {
+        self.granted.saturating_sub(self.received).saturating_add(credit_part(window)) > window
     }
 
     /// Returns the cost of the messages that were received and neither taken nor discarded.

@@ -243,7 +243,9 @@ impl<H: Host> Endpoint<H> {
 
     /// Collects the rare events of the session.
     fn look_for_change(&mut self) {
-        self.rare.extend(self.session.take_window_change().map(Event::Window));
+        while let Some(change) = self.session.take_window_change() {
+            self.rare.push_back(Event::Window(change));
+        }
         if let Some(state) = self.session.take_connection_change() {
             self.rare.push_back(Event::Connection(state));
             self.wake_watchers();
@@ -287,9 +289,11 @@ impl<H: Host> Endpoint<H> {
         attach
     }
 
-    /// Widens the window by `more` bytes, for which the program had room.
-    pub fn widen(&mut self, more: u64) {
-        self.session.widen(more);
+    /// Widens the window of the wanted change by `more` bytes, for which the program had room.
+    pub fn widen(&mut self, change: WindowChange, more: u64) {
+        if let WindowChange::Wanted { id, .. } = change {
+            self.session.widen(id, more);
+        }
     }
 
     /// Passes output to a driver that has written everything it had. Returns `true` if no output follows.

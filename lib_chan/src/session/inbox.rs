@@ -26,8 +26,10 @@ pub(super) struct Inbox {
     discarded: u64,
     pub(super) grant: Grant,
     pub(super) tuner: Tuner,
-    /// The wish for a wider window, or the news of a narrower one, for the driver to take.
-    change: Option<WindowChange>,
+    /// A process whose window should be so many bytes wider.
+    wanted: Option<(u64, u64)>,
+    /// Windows are narrower than they were.
+    narrowed: bool,
 }
 
 impl Inbox {
@@ -39,7 +41,8 @@ impl Inbox {
             discarded: 0,
             grant: Grant::new(window),
             tuner: Tuner::new(window, max, now),
-            change: None,
+            wanted: None,
+            narrowed: false,
         }
     }
 }
@@ -50,20 +53,48 @@ impl<H: Host> Session<H> {
         let Inbox { grant, tuner, .. } = &self.inbox;
         let (extra, now_extra) = (tuner.extra(window), tuner.extra(grant.window()));
         if extra > now_extra {
-            self.inbox.change = Some(WindowChange::Wanted(extra - now_extra));
+            self.inbox.wanted = Some((OWNER, extra - now_extra));
             return;
         }
         self.set_window(window);
-        self.inbox.change = Some(WindowChange::Narrowed(extra));
+        self.inbox.narrowed = true;
     }
 
-    /// Widens the window that this end grants by `more` bytes.
-    pub(crate) fn widen(&mut self, more: u64) {
-        if more == 0 {
+    /// Widens the window that this end grants to a process by `more` bytes.
+    pub(crate) fn widen(&mut self, id: u64, more: u64) {
+        if id != OWNER {
+            match self.border.ids.widen(id, more) {
+                Some(total) => self.put_credit(id, total),
+                // The room is returned.
+                None => self.inbox.narrowed = true,
+            }
+        } else if more == 0 {
             self.inbox.tuner.refuse();
         } else if !self.is_over() {
             self.set_window(self.inbox.grant.window() + more);
         }
+    }
+
+    /// Asks for a wider window for a handed-out process that takes a whole window in less than two round trips, so that its
+    /// sender waits for credit. All windows together grow as far as one may.
+    pub(super) fn follow_path(&mut self, id: u64) {
+        let Some(rtt) = self.inbox.tuner.rtt() else { return };
+        let now = self.attachment.last_heard();
+        if let Some(window) = self.border.ids.short_window(id, now, 2 * rtt) {
+            let extra = self.inbox.tuner.extra(self.inbox.grant.window()) + self.border.ids.extra();
+            let more = window.min(self.inbox.tuner.room(extra));
+            if more > 0 {
+                self.inbox.wanted.get_or_insert((id, more));
+            }
+        }
+    }
+
+    /// Brings the windows of an idle session back to their first lengths.
+    pub(super) fn narrow_windows(&mut self) {
+        if let Some(window) = self.inbox.tuner.idle(self.inbox.grant.window()) {
+            self.resize_window(window);
+        }
+        self.border.ids.narrow();
     }
 
     fn set_window(&mut self, window: u64) {
@@ -79,9 +110,14 @@ impl<H: Host> Session<H> {
         }
     }
 
-    /// Returns a change of the window, once.
-    pub(crate) const fn take_window_change(&mut self) -> Option<WindowChange> {
-        self.inbox.change.take()
+    /// Returns a change of the windows, once.
+    pub(crate) fn take_window_change(&mut self) -> Option<WindowChange> {
+        let handed_narrowed = self.border.ids.take_narrowed();
+        if std::mem::take(&mut self.inbox.narrowed) || handed_narrowed {
+            let extra = self.inbox.tuner.extra(self.inbox.grant.window()) + self.border.ids.extra();
+            return Some(WindowChange::Narrowed(extra));
+        }
+        self.inbox.wanted.take().map(|(id, more)| WindowChange::Wanted { id, more })
     }
 
     /// Moves the received messages of the owner to the end of `batch`.

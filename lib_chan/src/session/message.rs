@@ -153,12 +153,16 @@ pub enum Unsendable {
     },
 }
 
-/// A change of the window that this end grants.
+/// A change of the windows that this end grants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WindowChange {
-    /// The window should be this many bytes wider: [`widen`](super::Session::widen) it as far as the program has
-    /// room.
-    Wanted(u64),
-    /// The window is this many bytes wider than at the start, and no more.
+    /// The window of a process should be wider: [`widen`](super::Session::widen) it as far as the program has room.
+    Wanted {
+        /// The id of the process.
+        id: u64,
+        /// The bytes to add.
+        more: u64,
+    },
+    /// All windows together are this many bytes wider than at the start, and no more.
     Narrowed(u64),
 }

@@ -395,9 +395,7 @@ impl<H: Host> Session<H> {
             self.attachment.ack_due = true;
         }
         if self.attachment.ping(now) {
-            if let Some(window) = self.inbox.tuner.idle(self.inbox.grant.window()) {
-                self.resize_window(window);
-            }
+            self.narrow_windows();
             self.put_ping(0);
         }
         self.pump(now);

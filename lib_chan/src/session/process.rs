@@ -50,6 +50,7 @@ impl<H: Host> Session<H> {
     pub fn give_back_to(&mut self, id: u64, cost: u64) {
         if let Some(total) = self.border.ids.give_back(id, cost) {
             self.put_credit(id, total);
+            self.follow_path(id);
         }
     }
 

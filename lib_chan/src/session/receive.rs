@@ -105,7 +105,8 @@ impl<H: Host> Session<H> {
         self.pump(now);
         if self.takes_messages()
             && self.can_say()
-            && let Some(token) = self.inbox.tuner.probe(now, self.inbox.grant.returned())
+            && let Some(token) =
+                self.inbox.tuner.probe(now, self.inbox.grant.returned(), self.border.ids.returned_in_all())
         {
             self.outgoing.put(&Frame::Ping { token });
         }
@@ -283,12 +284,14 @@ impl<H: Host> Session<H> {
             Frame::GoAway => self.peer.drains = true,
             Frame::Credit { id: OWNER, total } => {
                 self.peer.balance.grant(total);
-                self.widen_kept();
+                self.widen_kept(self.peer.balance.ahead());
             }
             // One that this end never sent to needs none.
             Frame::Credit { id, total } => {
                 if let Some(balance) = self.peer.balances.get_mut(&id) {
                     balance.grant(total);
+                    let ahead = balance.ahead();
+                    self.widen_kept(ahead);
                 }
             }
             Frame::Ack { number } => {

@@ -240,10 +240,10 @@ impl<H: Host> Session<H> {
         self.outgoing.keep(bound);
     }
 
-    /// Raises the bound of kept bytes to the credit of the peer, so that no frame has to wait for room.
-    pub(super) fn widen_kept(&mut self) {
+    /// Raises the bound of kept bytes to the credit of a process of the peer, so that no frame to it has to wait for room.
+    pub(super) fn widen_kept(&mut self, ahead: u64) {
         if self.resumption.agreed.is_some() {
-            let bound = self.kept_for(self.peer.balance.ahead());
+            let bound = self.kept_for(ahead);
             self.outgoing.widen(bound);
         }
     }

@@ -58,8 +58,9 @@ pub(super) struct Tuner {
     /// The time of the next probe, and the time between it and the one after.
     next_at: Instant,
     every: Duration,
-    /// The bytes that had been taken when the last probe ended.
+    /// The bytes that had been taken when the last probe ended, and those taken by all other processes when it left.
     taken: u64,
+    others: u64,
     rtt: Recent<Duration>,
     need: Recent<u64>,
 }
@@ -74,6 +75,7 @@ impl Tuner {
             next_at: now,
             every: PROBE_EVERY.0,
             taken: 0,
+            others: 0,
             rtt: Recent::new(now),
             need: Recent::new(now),
         }
@@ -84,15 +86,27 @@ impl Tuner {
         window - self.base
     }
 
-    /// Returns the token of a probe, if one is worth sending now. The process has taken `taken` bytes in all.
-    pub(super) fn probe(&mut self, now: Instant, taken: u64) -> Option<u64> {
-        let quiet = taken - self.taken < self.base / 4;
+    /// Returns the most recent round trip time.
+    pub(super) fn rtt(&self) -> Option<Duration> {
+        self.rtt.current.or(self.rtt.before)
+    }
+
+    /// Returns the bytes by which windows may still grow, if all together have grown by `extra`.
+    pub(super) const fn room(&self, extra: u64) -> u64 {
+        self.max.saturating_sub(self.base).saturating_sub(extra)
+    }
+
+    /// Returns the token of a probe, if one is worth sending now. The process has taken `taken` bytes in all, and the other
+    /// processes of the session have taken `others`.
+    pub(super) fn probe(&mut self, now: Instant, taken: u64, others: u64) -> Option<u64> {
+        let quiet = (taken - self.taken) + (others - self.others) < self.base / 4;
         if self.base == self.max || self.probe.is_some() || quiet || now < self.next_at {
             return None;
         }
         self.last_token += 1;
         let token = PROBE | self.last_token;
         self.probe = Some((token, now, taken));
+        self.others = others;
         Some(token)
     }
 
@@ -155,7 +169,7 @@ mod tests {
             let seen = rtt + delayed;
             let carried =
                 (window as f64).min(rate * rtt.as_secs_f64()) * seen.as_secs_f64() / rtt.as_secs_f64();
-            let token = tuner.probe(now, taken);
+            let token = tuner.probe(now, taken, 0);
             now += seen;
             taken += carried as u64;
             if let Some(wanted) = token.and_then(|token| tuner.pong(now, token, window, taken)) {
@@ -194,7 +208,7 @@ mod tests {
         let mut tuner = Tuner::new(BASE, MAX, start);
         let (mut now, mut taken, mut window) = (start, BASE, 8 << 20);
         for _ in 0..60 {
-            let token = tuner.probe(now, taken).expect("a probe is due each second");
+            let token = tuner.probe(now, taken, 0).expect("a probe is due each second");
             now += Duration::from_millis(50);
             taken += BASE / 4;
             if let Some(wanted) = tuner.pong(now, token, window, taken) {
@@ -212,8 +226,8 @@ mod tests {
         let now = Instant::now();
         let mut tuner = Tuner::new(BASE, MAX, now);
         assert_eq!(tuner.pong(now, PROBE | 1, BASE, 0), None);
-        let token = tuner.probe(now, BASE).expect("enough was taken");
+        let token = tuner.probe(now, BASE, 0).expect("enough was taken");
         assert_eq!(tuner.pong(now, token ^ 2, BASE, 5 * BASE), None);
-        assert_eq!(tuner.probe(now, 2 * BASE), None, "one is under way");
+        assert_eq!(tuner.probe(now, 2 * BASE, 0), None, "one is under way");
     }
 }

@@ -219,7 +219,7 @@ impl World {
                 Event::Wake(waiter) => self.wake_waiter(waiter),
                 Event::Deliver(deliveries) => self.end(at).late.extend(deliveries),
                 Event::Requested(_) => self.requested(at),
-                Event::Window(WindowChange::Wanted(more)) => endpoint.widen(more),
+                Event::Window(change @ WindowChange::Wanted { more, .. }) => endpoint.widen(change, more),
                 Event::Window(WindowChange::Narrowed(_)) => {}
                 Event::Disown(Pid::Local(owner)) => {
                     let owned = &mut self.process(owner).owned;

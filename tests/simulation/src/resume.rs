@@ -234,7 +234,9 @@ impl Sim {
             let there = &mut self.sides[side];
             match event {
                 Event::Wake(()) | Event::Disown(_) | Event::Window(WindowChange::Narrowed(_)) => {}
-                Event::Window(WindowChange::Wanted(more)) => there.endpoint.widen(more),
+                Event::Window(change @ WindowChange::Wanted { more, .. }) => {
+                    there.endpoint.widen(change, more)
+                }
                 Event::Requested(request) => {
                     let session = there.endpoint.session_mut();
                     if request.resume != self.window {

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::atomic::Ordering,
+    time::{Duration, Instant},
 };
 
 use super::Breach;
@@ -54,17 +55,34 @@ struct Known<P> {
     /// ended.
     ended: bool,
     grant: Grant,
+    /// The time at which the process began to take the current window, and what it had taken by then.
+    round: (Option<Instant>, u64),
     /// The cost of untaken messages that came before the process was released and handed out again.
     stale: u64,
 }
 
 impl<P> Known<P> {
+    /// Brings the window back to its first length. Returns `false` if it had that length.
+    const fn narrow(&mut self) -> bool {
+        let narrowed = self.extra() > 0;
+        if narrowed {
+            // A narrower window grants nothing.
+            let _ = self.grant.resize(HANDLE_WINDOW);
+        }
+        narrowed
+    }
+
     const fn is_handed_out(&self) -> bool {
         !matches!(self.standing, Standing::Named)
     }
 
     const fn is_reachable(&self) -> bool {
         matches!(self.standing, Standing::Fixed | Standing::Handed)
+    }
+
+    /// Returns the bytes by which the window has grown since the process was handed out in a message.
+    const fn extra(&self) -> u64 {
+        if self.is_handed_out() { self.grant.window().saturating_sub(HANDLE_WINDOW) } else { 0 }
     }
 }
 
@@ -85,6 +103,10 @@ pub(in crate::session) struct Ids<P> {
     outstanding: u64,
     /// The process that has got a message longer than its window.
     oversized: Option<u64>,
+    /// The cost of the messages that handed-out processes have taken.
+    returned: u64,
+    /// Windows are narrower than they were.
+    narrowed: bool,
 }
 
 impl<P: Clone + Ord> Ids<P> {
@@ -100,12 +122,14 @@ impl<P: Clone + Ord> Ids<P> {
             handed: 0,
             outstanding: 0,
             oversized: None,
+            returned: 0,
+            narrowed: false,
         }
     }
 
     /// Forgets all processes. No id is used again.
     pub(super) fn clear(&mut self) {
-        *self = Self { last_id: self.last_id, ..Self::new(self.window) };
+        *self = Self { last_id: self.last_id, returned: self.returned, ..Self::new(self.window) };
     }
 
     /// Makes `owner` the owner, and returns the owner before.
@@ -155,6 +179,7 @@ impl<P: Clone + Ord> Ids<P> {
         let known = self.known.get_mut(&id)?;
         if is_new {
             known.grant = Grant::new(HANDLE_WINDOW);
+            known.round = (None, 0);
             known.standing = Standing::Handed;
         }
         known.waiting += 1;
@@ -199,6 +224,7 @@ impl<P: Clone + Ord> Ids<P> {
             matches!(known.standing, Standing::Handed | Standing::Gone) && known.sent + known.waiting == 0
         };
         let Some(known) = self.known.get_mut(&id).filter(left) else { return false };
+        self.narrowed |= known.narrow();
         known.standing = Standing::Named;
         known.rights = Rights::NONE;
         known.mailbox = None;
@@ -213,6 +239,7 @@ impl<P: Clone + Ord> Ids<P> {
     pub(super) fn retire(&mut self, id: u64) -> bool {
         let Some(known) = self.known.get_mut(&id).filter(|known| known.is_reachable()) else { return false };
         let is_fixed = known.standing == Standing::Fixed;
+        self.narrowed |= known.narrow();
         known.standing = if is_fixed { Standing::Named } else { Standing::Gone };
         known.rights = Rights::NONE;
         known.mailbox = None;
@@ -269,11 +296,11 @@ impl<P: Clone + Ord> Ids<P> {
         cost: u64,
     ) -> Result<Option<(P, Option<ProcessMailbox>)>, Breach> {
         let last = self.oversized.and_then(|id| self.known.get(&id));
-        let may_be_long = last.is_none_or(|known| known.grant.is_unused());
+        let may_be_long = last.is_none_or(|known| known.grant.is_unused(HANDLE_WINDOW));
         let Some(known) = self.known.get_mut(&id).filter(|known| known.rights.send) else { return Ok(None) };
         let is_long = cost > HANDLE_WINDOW;
         let fits = match known.standing {
-            Standing::Handed if is_long => may_be_long && known.grant.is_unused(),
+            Standing::Handed if is_long => may_be_long && known.grant.is_unused(HANDLE_WINDOW),
             Standing::Handed => known.grant.fits(cost),
             _ => true,
         };
@@ -290,11 +317,60 @@ impl<P: Clone + Ord> Ids<P> {
     /// Returns the credit of messages that the process with this id took: the new total, if that is worth a frame.
     pub(in crate::session) fn give_back(&mut self, id: u64, cost: u64) -> Option<u64> {
         self.outstanding = self.outstanding.saturating_sub(cost);
+        self.returned += cost;
         let known = self.known.get_mut(&id)?;
         let stale = known.stale.min(cost);
         known.stale -= stale;
         let total = known.grant.give_back((cost - stale).min(known.grant.outstanding()))?;
         known.is_reachable().then_some(total)
+    }
+
+    /// Returns the cost of the messages that handed-out processes have taken.
+    pub(in crate::session) const fn returned_in_all(&self) -> u64 {
+        self.returned
+    }
+
+    // Windows.
+
+    /// Returns the bytes by which all windows have grown.
+    pub(in crate::session) fn extra(&self) -> u64 {
+        self.known.values().map(Known::extra).sum()
+    }
+
+    /// Returns the window of a process that takes a whole one in at most `within`, once for each window.
+    pub(in crate::session) fn short_window(
+        &mut self,
+        id: u64,
+        now: Instant,
+        within: Duration,
+    ) -> Option<u64> {
+        let known = self.known.get_mut(&id).filter(|known| known.standing == Standing::Handed)?;
+        let (began, taken) = known.round;
+        let window = known.grant.window();
+        if began.is_some() && known.grant.returned().saturating_sub(taken) < window {
+            return None;
+        }
+        known.round = (Some(now), known.grant.returned());
+        (now.saturating_duration_since(began?) <= within).then_some(window)
+    }
+
+    /// Widens the window of a process. Returns the new total of its credit; `None` if there is no such process any more.
+    pub(in crate::session) fn widen(&mut self, id: u64, more: u64) -> Option<u64> {
+        let known = self.known.get_mut(&id).filter(|known| known.standing == Standing::Handed)?;
+        known.grant.resize(known.grant.window() + more);
+        Some(known.grant.granted())
+    }
+
+    /// Brings all windows back to their first length.
+    pub(in crate::session) fn narrow(&mut self) {
+        for known in self.known.values_mut() {
+            self.narrowed |= known.narrow();
+        }
+    }
+
+    /// Returns `true`, once, if windows are narrower than they were.
+    pub(in crate::session) const fn take_narrowed(&mut self) -> bool {
+        std::mem::replace(&mut self.narrowed, false)
     }
 
     /// Returns the cost of the untaken messages of all handed-out processes.
@@ -318,8 +394,9 @@ impl<P: Clone + Ord> Ids<P> {
     /// Returns the ids that were granted more credit than at first, with their totals.
     pub(in crate::session) fn grants(&self) -> impl Iterator<Item = (u64, u64)> {
         let handed_out = self.known.iter().filter(|(_, known)| known.is_handed_out());
-        let granted = handed_out.map(|(&id, known)| (id, self.total(id), known.grant.window()));
-        granted.filter(|&(_, total, window)| total > window).map(|(id, total, _)| (id, total))
+        let granted = handed_out
+            .map(|(&id, known)| (id, self.total(id), known.grant.window().saturating_sub(known.extra())));
+        granted.filter(|&(_, total, first)| total > first).map(|(id, total, _)| (id, total))
     }
 
     /// Returns the id under which the peer knows `process`, and makes one if there is none.
@@ -378,6 +455,7 @@ impl<P: Clone + Ord> Ids<P> {
             mailbox: None,
             ended: false,
             grant: Grant::new(self.window),
+            round: (None, 0),
             stale: 0,
         };
         self.known.insert(id, known);

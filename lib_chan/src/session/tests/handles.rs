@@ -18,7 +18,7 @@ use crate::{
     handshake::Side,
     session::{
         AliasName, Delivery, Export, FarHandle, Handles, Inbound, InboundKind, Passing, ProcessMailbox,
-        ReceivedHandle, Session, Unsendable, border::HANDLE_WINDOW,
+        ReceivedHandle, Session, Unsendable, WindowChange, border::HANDLE_WINDOW,
     },
     wire::{Frame, HandleEntry, HandleTable, MessageHead, RefuseCode, Terms},
 };
@@ -502,4 +502,132 @@ fn own_end_is_final_for_handed_out_processes() {
     lone.feed(&Frame::Call { to: id, call: 2, left: 1000, payload: b"" });
     lone.feed(&Frame::Cast { to: id, payload: b"" });
     assert_eq!(lone.session.take_deliveries(), []);
+}
+
+/// A peer that sends to a handed-out process as fast as its credit allows, over a path with a round trip of 50 ms.
+struct Flood {
+    lone: Lone,
+    id: u64,
+    credit: u64,
+    /// Frames of the receiver that arrive after half a round trip.
+    pending: Vec<Frame<'static>>,
+}
+
+impl Flood {
+    const RTT: Duration = Duration::from_millis(50);
+    const PIECE: [u8; 8192] = [7; 8192];
+
+    fn new(limits: &Limits) -> Self {
+        let mut lone = Lone::open_with(Side::Server, limits);
+        let id = hand_out(&mut lone, 7);
+        lone.session.take_deliveries();
+        Self { lone, id, credit: WINDOW, pending: Vec::new() }
+    }
+
+    /// Sends at most `most` bytes in a round trip, which the process takes at once. Returns the bytes sent.
+    fn round(&mut self, most: u64) -> u64 {
+        let (cost, mut sent) = (8192 + 64, 0);
+        for frame in std::mem::take(&mut self.pending) {
+            match frame {
+                Frame::Credit { id, total } if id == self.id => self.credit = self.credit.max(total),
+                Frame::Ping { token } => self.lone.feed(&Frame::Pong { token }),
+                _ => {}
+            }
+        }
+        let before = self.spent();
+        while self.spent() + cost <= self.credit && sent + cost <= most {
+            self.lone.feed(&Frame::Cast { to: self.id, payload: &Self::PIECE });
+            assert_eq!(self.lone.ended(), None);
+            self.lone.session.give_back_to(self.id, cost);
+            sent = self.spent() - before;
+        }
+        self.lone.now += Self::RTT;
+        self.pending = self.lone.frames();
+        sent
+    }
+
+    fn spent(&self) -> u64 {
+        self.lone.session.border.ids.returned_in_all()
+    }
+
+    /// Carries out the changes of windows with room for `room` bytes. Returns the last length told.
+    fn change(&mut self, room: u64) -> Option<u64> {
+        let mut told = None;
+        while let Some(change) = self.lone.session.take_window_change() {
+            match change {
+                WindowChange::Wanted { id, more } => self.lone.session.widen(id, more.min(room)),
+                WindowChange::Narrowed(extra) => told = Some(extra),
+            }
+        }
+        told
+    }
+}
+
+#[test]
+fn window_of_handed_out_process_follows_path() {
+    let mut flood = Flood::new(&Limits::default());
+    let mut sent = 0;
+    for _ in 0..100 {
+        sent = flood.round(u64::MAX);
+        assert_eq!(flood.change(u64::MAX), None);
+    }
+    let max = (Limits::default().max_window_len - Limits::default().window_len) as u64;
+    assert!(sent > max / 2, "{sent} bytes in a round trip");
+    assert!(flood.lone.session.border.ids.extra() <= max);
+    // The process is released, and the room comes back.
+    flood.lone.feed(&Frame::Release { id: flood.id, count: 1 });
+    assert_eq!(flood.change(0), Some(0));
+}
+
+#[test]
+fn window_of_slow_process_stays() {
+    let mut flood = Flood::new(&Limits::default());
+    for _ in 0..100 {
+        flood.round(WINDOW / 4);
+        flood.change(u64::MAX);
+    }
+    assert_eq!(flood.lone.session.border.ids.extra(), 0);
+}
+
+#[test]
+fn windows_of_idle_session_narrow() {
+    let mut flood = Flood::new(&Limits::default());
+    for _ in 0..10 {
+        flood.round(u64::MAX);
+        flood.change(u64::MAX);
+    }
+    assert!(flood.lone.session.border.ids.extra() > 0);
+    flood.lone.wait(Limits::default().heartbeat_interval);
+    assert_eq!(flood.change(0), Some(0));
+    assert_eq!(flood.lone.session.border.ids.extra(), 0);
+    // The credit that was granted is not taken back.
+    flood.round(u64::MAX);
+}
+
+#[test]
+fn window_grows_only_as_far_as_there_is_room() {
+    for (limits, room) in [
+        (Limits { max_window_len: Limits::default().window_len, ..Limits::default() }, u64::MAX),
+        (Limits::default(), 0),
+    ] {
+        let mut flood = Flood::new(&limits);
+        for _ in 0..20 {
+            flood.round(u64::MAX);
+            flood.change(room);
+        }
+        assert_eq!(flood.lone.session.border.ids.extra(), 0);
+    }
+}
+
+#[test]
+fn long_message_fits_a_grown_window() {
+    let mut flood = Flood::new(&Limits::default());
+    for _ in 0..10 {
+        flood.round(u64::MAX);
+        flood.change(u64::MAX);
+    }
+    // The peer counts as unused what is a whole first window ahead.
+    let long = vec![7; 300_000];
+    flood.lone.feed(&Frame::Cast { to: flood.id, payload: &long });
+    assert_eq!(flood.lone.ended(), None);
 }

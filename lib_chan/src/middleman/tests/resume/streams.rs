@@ -42,7 +42,7 @@ async fn streams_go_on_over_any_number_of_cuts() {
                 let client = me.address().grant(Rights { link: true, ..Rights::default() });
                 let far = streams.open(Bytes::new(), client).await?;
                 let piece = Bytes::from(vec![n as u8; 500 + 37 * n]);
-                for _ in 0..4_000 {
+                for _ in 0..1_000 {
                     far.piece(piece.clone()).await?;
                     let Event::Message(PiecesMessage::Piece { bytes }) = me.recv().await else {
                         panic!("an end")
@@ -69,5 +69,6 @@ async fn streams_go_on_over_any_number_of_cuts() {
         timeout(Duration::from_secs(10_000), stream).await.expect("the stream goes on").unwrap().unwrap();
     }
     cutting.abort();
-    eprintln!("{} dialled", counted.state().dialled);
+    let resumed = counted.state().dialled;
+    assert!(resumed > 10, "{resumed}");
 }
