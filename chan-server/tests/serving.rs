@@ -356,7 +356,7 @@ async fn refuses_one_session_too_many_by_name() {
 async fn refuses_wrong_codec_and_arguments_by_name() {
     let running = serve(&service("ns", "['name_server', 'start_me_up']", 1), "").await;
     let text = |opened: Result<Channel<Opaque>, OpenError>| match opened {
-        Err(OpenError::Refused(text)) => text,
+        Err(OpenError::Codec(text)) => text,
         other => panic!("{other:?}"),
     };
     assert_eq!(
@@ -382,7 +382,7 @@ async fn arguments_reach_the_log_cut_and_escaped() {
     let running = serve_with(&modules, &service("only", "['test', 'only']", 1), "").await;
     let args = format!("\"\u{9b}31m\u{202e}{}\"", "x".repeat(900_000));
     let refused = running.open::<Opaque, Opaque>("only", Codec::Json, args.as_bytes()).await;
-    assert!(matches!(refused, Err(OpenError::Refused(_))), "{refused:?}");
+    assert!(matches!(refused, Err(OpenError::Codec(_))), "{refused:?}");
     let line = running.log.first("session_refused").await;
     let why = line["why"].as_str().unwrap();
     assert!(why.contains("\\u{9b}31m\\u{202e}xxx"), "{why}");

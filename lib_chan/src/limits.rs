@@ -42,8 +42,8 @@ pub struct Limits {
     pub max_sessions: usize,
     /// Most sessions of one service. Default 10 000.
     pub max_sessions_per_service: usize,
-    /// Most sessions of one named client, or of one source address under a shared password. Default 300: more than
-    /// the 256 that a `forward` carries, since some of its sessions end while others begin.
+    /// Most sessions of one named client, or of one source address under a shared password. Each stream of a `forward`
+    /// counts as one. Default 300: more than the 256 that a `forward` carries, since some end while others begin.
     pub max_sessions_per_client: usize,
     /// Credit window: payload bytes, plus 64 for each message, that a peer may send ahead to one process. At least 64
     /// KiB. Default 256 KiB. Cost: this much memory for a session whose process does not read. For bulk data in one

@@ -253,7 +253,8 @@ async fn pipe_carries_both_directions_to_eof() {
 #[tokio::test(flavor = "multi_thread")]
 async fn forward_keeps_connections_and_directions_apart() {
     let (server, user) = (Server::start().await, User::new());
-    let mut command = user.command(&["forward", "0", &server.url()]);
+    // The service carries one stream in a session, and takes any arguments.
+    let mut command = user.command(&["forward", "0", &server.url(), "--isolate"]);
     let mut child = command.arg("--password-file").arg(&user.password_file).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let line = lines.next_line().await.unwrap().unwrap();

@@ -28,7 +28,7 @@ use crate::gate::{
     woke_after,
 };
 use crate::live::Seat;
-use crate::modules::Context;
+use crate::modules::RelayContext;
 use crate::policy::Policy;
 use crate::proxy_protocol;
 use crate::shared::{Core, Phase, after};
@@ -414,7 +414,7 @@ impl Connection {
     }
 
     /// Returns what the service may ask of this connection.
-    fn context(&self, client: &Authenticated, place: Arc<SessionPermit>) -> Arc<dyn Context> {
+    fn context(&self, client: &Authenticated, place: Arc<SessionPermit>) -> Arc<dyn RelayContext> {
         Arc::new(ServiceContext {
             core: Arc::clone(&self.core),
             connection: self.id,
@@ -479,7 +479,7 @@ struct ServiceContext {
     _place: Arc<SessionPermit>,
 }
 
-impl Context for ServiceContext {
+impl RelayContext for ServiceContext {
     fn target_failed(&self, why: &str) {
         let (connection, peer) = (self.connection, self.peer);
         let who = Who { service: &self.service, client: &self.client };

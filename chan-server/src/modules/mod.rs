@@ -20,7 +20,7 @@ use serde::de::DeserializeOwned;
 use toml::de::DeArray;
 
 use self::args::ArgsError;
-pub(crate) use self::relay::Context;
+pub(crate) use self::relay::RelayContext;
 use self::relay::Target;
 use crate::words::{nearest, shown};
 
@@ -260,7 +260,7 @@ impl Starter {
     ///
     /// # Errors
     /// With the words with which the client was refused instead.
-    pub(crate) fn start(&self, opening: Opening, context: Arc<dyn Context>) -> Result<(), String> {
+    pub(crate) fn start(&self, opening: Opening, context: Arc<dyn RelayContext>) -> Result<(), String> {
         (self.start)(opening, context)
     }
 }
@@ -271,7 +271,7 @@ impl fmt::Debug for Starter {
     }
 }
 
-type Start = Box<dyn Fn(Opening, Arc<dyn Context>) -> Result<(), String> + Send + Sync>;
+type Start = Box<dyn Fn(Opening, Arc<dyn RelayContext>) -> Result<(), String> + Send + Sync>;
 
 /// A function whose types are forgotten.
 trait Function: Send + Sync {

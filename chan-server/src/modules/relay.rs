@@ -25,7 +25,7 @@ pub(super) const CODECS: &[Codec] = &[Codec::Raw, Codec::Bincode];
 const RELAY: Relay = Relay::new(TARGET).last_bytes_timeout(LAST_BYTES_TIMEOUT);
 
 /// What a relay needs of the connection that it serves.
-pub(crate) trait Context: Send + Sync {
+pub(crate) trait RelayContext: Send + Sync {
     /// Writes down why the target cannot be reached. The client learns less.
     fn target_failed(&self, why: &str);
 
@@ -58,7 +58,7 @@ pub(super) struct Unconnected {
 }
 
 impl Unconnected {
-    fn tell(self, context: &dyn Context) -> ExitReason {
+    fn tell(self, context: &dyn RelayContext) -> ExitReason {
         context.target_failed(&self.detail);
         ExitReason::failed(format!("{TARGET}: {}", self.public))
     }
@@ -72,7 +72,7 @@ pub(super) async fn stream<T: Target>(
     _me: Process,
     chan: Channel<Opaque>,
     target: T,
-    context: Arc<dyn Context>,
+    context: Arc<dyn RelayContext>,
 ) -> Result<(), ExitReason> {
     let connected = target.connect(chan.limits().dial_timeout).await;
     let mut connection = connected.map_err(|error| error.tell(&*context))?;
@@ -89,7 +89,7 @@ pub(super) async fn streams<T: Target>(
     mut chan: Channel<StreamsMessage, ()>,
     _: StreamsArg,
     target: T,
-    context: Arc<dyn Context>,
+    context: Arc<dyn RelayContext>,
 ) -> Result<(), ExitReason> {
     let dial_timeout = chan.limits().dial_timeout;
     while let Some(StreamsMessage::Open { first, client, reply }) = chan.recv().await {
@@ -120,7 +120,7 @@ async fn carry<T: Target>(
     target: &T,
     dial_timeout: Duration,
     first: &[u8],
-    context: &dyn Context,
+    context: &dyn RelayContext,
 ) -> Result<(), ExitReason> {
     let connected = tokio::select! {
         connected = target.connect(dial_timeout) => connected,

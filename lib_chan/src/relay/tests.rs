@@ -7,14 +7,15 @@ use tokio::{
 };
 
 use super::*;
-use crate::Message;
 use crate::{
-    Limits, Process,
+    Event, Limits, Message, Process,
     auth::{Account, AccountVerifier, Directory, Exporter, NameKey},
     channel::{open, serve},
+    enter,
     handshake::{Authenticated, SessionParameters},
     login::{ClientLogin, Credential, login_server},
     payload::Codec,
+    protocol::Protocol,
     secret::{PrivateKey, Secret, Target},
     spawn,
 };
@@ -193,4 +194,28 @@ async fn connection_probes_silent_peer() {
     tcp_halves(&mut near).unwrap();
     assert!(SockRef::from(&near).keepalive().unwrap());
     assert!(near.nodelay().unwrap());
+}
+
+/// The bytes in `PROTOCOL.md`, section 16.
+#[tokio::test]
+async fn streams_have_the_documented_form() {
+    let encoded = |message: &dyn Fn(&mut Vec<u8>)| {
+        let mut bytes = Vec::new();
+        message(&mut bytes);
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>()
+    };
+    let open = enter(async |mut me: Process<StreamsMessage>| {
+        let (streams, client) = (me.address(), Address::dead());
+        spawn(async move |_: Process| {
+            streams.open(Bytes::from_static(b"hello"), client).await?;
+            Ok(())
+        });
+        let Event::Message(open) = me.recv().await else { panic!("no message") };
+        Ok(encoded(&|out| drop(open.encode(Codec::Bincode, 1000, out).unwrap())))
+    });
+    assert_eq!(open.await.unwrap(), "000568656c6c6f00");
+    for (bytes, hex) in [(&b"hello"[..], "000568656c6c6f"), (b"", "0000")] {
+        let piece = PiecesMessage::Piece { bytes: Bytes::from_static(bytes) };
+        assert_eq!(encoded(&|out| drop(piece.encode(Codec::Bincode, 1000, out).unwrap())), hex);
+    }
 }

@@ -166,7 +166,10 @@ fn wrong_codec_exits_6() {
     );
     let (code, _, complaint) = run(server.client("call", "bytes").arg(LOOKUP));
     assert_eq!(code, Some(6), "{complaint}");
-    assert!(complaint.contains("raw, not json") && complaint.contains("not executed"), "{complaint}");
+    assert!(
+        complaint.contains("raw or bincode, not json") && complaint.contains("not executed"),
+        "{complaint}"
+    );
     assert!(
         complaint.contains("chan-client pipe") && complaint.contains("chan-client forward"),
         "{complaint}"

@@ -270,7 +270,10 @@ async fn forwarded(connections: usize, limits: &str) -> (Server, usize) {
     let forwards: Vec<_> = (0..4)
         .map(|_| {
             let mut client = Command::new(program("chan-client"));
-            client.args(["forward", "0", &url, "--key-file"]).arg(&key).env("HOME", server.folder.path());
+            client
+                .args(["forward", "--isolate", "0", &url, "--key-file"])
+                .arg(&key)
+                .env("HOME", server.folder.path());
             let client = Running::start(client);
             let line = client.out.wait("listening", |line| line.starts_with("listening"));
             (client, line.rsplit(':').next().unwrap().parse::<u16>().unwrap())

@@ -173,7 +173,7 @@ impl Forward {
         mut stream: TcpStream,
     ) -> Result<(), Failure> {
         // Set up first, so that every way out resets the connection.
-        drop(tcp_halves(&mut stream)?);
+        tcp_halves(&mut stream)?;
         let (session, place) = shared.place(self).await?;
         let mut over = self.over.subscribe();
         let mut failed = None;
