@@ -227,14 +227,20 @@ async fn join(
         let _ = at_once(&other.member).joined(&nick).await;
     }
     let (pid, group) = (member.pid(), me.address());
-    let seat = me.spawn_link(move |me| seat(me, pid, group));
+    let seat = me.spawn_link(move |me| seat(me, pid, group, |seat| reply.send(Place { seat, others })));
     members.insert(seat.pid(), Present { nick, member });
-    reply.send(Place { seat, others });
 }
 
 /// The process through which a member talks to its group. Ends with the reason of the member.
-async fn seat(mut me: Process<SeatMessage>, member: Pid, group: Address<ToGroup>) -> Result<(), ExitReason> {
+async fn seat(
+    mut me: Process<SeatMessage>,
+    member: Pid,
+    group: Address<ToGroup>,
+    joined: impl FnOnce(Address<SeatMessage>),
+) -> Result<(), ExitReason> {
+    // The monitor comes first: a member that leaves as soon as it has joined leaves with its own reason.
     me.monitor(member);
+    joined(me.address());
     loop {
         match me.recv().await {
             Event::Message(SeatMessage::Leave {}) => return Ok(()),

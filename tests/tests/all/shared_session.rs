@@ -43,8 +43,11 @@ fn ask(local: &mut TcpStream, line: &[u8]) {
     assert_eq!(back, line);
 }
 
-fn sessions_started(server: &Server) -> usize {
-    server.log.all().iter().filter(|line| line.contains("session_started")).count()
+/// Waits until this many sessions have started, and checks that there were no more.
+fn assert_sessions(server: &Server, started: usize) {
+    server.log.wait_for("the starts of sessions", |lines| {
+        lines.iter().filter(|line| line.contains("session_started")).count() == started
+    });
 }
 
 #[test]
@@ -57,7 +60,7 @@ fn connections_share_a_session() {
             ask(local, format!("{n} {round}").as_bytes());
         }
     }
-    assert_eq!(sessions_started(&server), 1, "{:#?}", server.log.all());
+    assert_sessions(&server, 1);
 }
 
 #[test]
@@ -66,7 +69,7 @@ fn isolated_connections_have_a_session_each() {
     let (_forward, port) = forward_by(&server, server.url("s"), &["--isolate"]);
     let mut locals: Vec<_> = (0..3).map(|_| local(&port)).collect();
     locals.iter_mut().for_each(|local| ask(local, b"hello"));
-    assert_eq!(sessions_started(&server), 3, "{:#?}", server.log.all());
+    assert_sessions(&server, 3);
 }
 
 /// `echo` speaks any codec, but knows nothing of streams.
@@ -76,7 +79,7 @@ fn service_of_one_stream_gets_a_session_for_each() {
     let (_forward, port) = forward_by(&server, server.url("s"), &[]);
     let mut locals: Vec<_> = (0..2).map(|_| local(&port)).collect();
     locals.iter_mut().for_each(|local| ask(local, b"hello"));
-    assert_eq!(sessions_started(&server), 2, "{:#?}", server.log.all());
+    assert_sessions(&server, 2);
 }
 
 #[test]
@@ -112,7 +115,7 @@ fn stalled_stream_holds_up_no_other() {
         locals.iter_mut().for_each(|local| ask(local, b"hello"));
     }
     drop(stalled);
-    assert_eq!(sessions_started(&server), 1);
+    assert_sessions(&server, 1);
 }
 
 #[test]
@@ -239,6 +242,6 @@ fn refused_target_is_reason_of_one_stream() {
     forward
         .err
         .wait_for("two failures", |lines| lines.iter().filter(|line| line.contains(wanted)).count() == 2);
-    assert_eq!(sessions_started(&server), 1);
+    assert_sessions(&server, 1);
     assert_eq!(run(&mut server.client("ping", "s")).0, Some(0));
 }
