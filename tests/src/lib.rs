@@ -3,6 +3,7 @@
 #![allow(clippy::print_stderr, reason = "what is skipped and what went wrong is for people")]
 
 pub mod differential;
+pub mod forwards;
 pub mod reloads;
 pub mod resume;
 pub mod soak;
@@ -324,6 +325,11 @@ impl Running {
     pub fn start(mut client: Command) -> Self {
         client.stdout(Stdio::piped());
         Self::spawn(client)
+    }
+
+    /// Returns the number of the process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// The same, with an output that goes nowhere.

@@ -155,7 +155,8 @@ async fn accept(listener: TcpListener, forward: Arc<Forward>) {
         tokio::spawn(async move {
             let carried = match &forward.shared {
                 Some(shared) => forward.carry_stream(shared, stream).await,
-                None => forward.carry_session(stream).await,
+                // In a box, because it is much larger than a stream, and each stream would occupy as much.
+                None => Box::pin(forward.carry_session(stream)).await,
             };
             if let Err(failure) = carried {
                 forward.notice.complain(failure);

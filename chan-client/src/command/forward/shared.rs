@@ -133,7 +133,8 @@ impl SharedSessions {
             {
                 return Err(failure.clone());
             }
-            match Opened::open(&forward.way, &forward.notice).await {
+            // In a box, because each stream would occupy as much as the login.
+            match Box::pin(Opened::open(&forward.way, &forward.notice)).await {
                 Ok(opened) => sessions.put(opened, forward),
                 Err(error) => sessions.failed = Some((Instant::now(), error.into())),
             }
