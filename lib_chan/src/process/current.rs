@@ -49,9 +49,9 @@ impl CurrentProcess {
 
     /// Settles the decisions that were left during the polls: with the reason if the process has ended, else without.
     #[inline]
-    pub(super) fn settle(&mut self, reason: Option<&ExitReason>) {
+    pub(super) fn settle(&mut self, reason: impl FnOnce() -> Option<ExitReason>) {
         if !self.notes.is_empty() {
-            self.settle_notes(reason);
+            self.settle_notes(reason().as_ref());
         }
     }
 

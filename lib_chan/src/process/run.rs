@@ -179,12 +179,10 @@ impl<F, M: Send + 'static> Run<F, M> {
         for item in this.cell.clear_mailbox() {
             let _ = CurrentProcess::enter(this.frame, || drop(item));
         }
-        let decided = this.cell.reason().unwrap_or_else(|| reason.clone());
         if let Some(mut frame) = this.frame.take() {
-            frame.settle(Some(&decided));
+            frame.settle(|| this.cell.reason());
         }
-        this.cell.part();
-        decided
+        this.cell.part().unwrap_or_else(|| reason.clone())
     }
 }
 
@@ -212,7 +210,7 @@ where
         match polled {
             Ok(Poll::Pending) if !this.cell.is_ending() => {
                 if let Some(frame) = this.frame {
-                    frame.settle(None);
+                    frame.settle(|| None);
                 }
                 this.cell.admit();
                 Poll::Pending

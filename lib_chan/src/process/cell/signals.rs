@@ -28,20 +28,21 @@ impl<M: Send + 'static> Cell<M> {
     }
 
     /// Completes the end after the future has been dropped: tells the links, then the monitors. Links and monitors that
-    /// arrive meanwhile are told after them.
-    pub(in crate::process) fn part(&self) {
+    /// arrive meanwhile are told after them. Returns the reason, or `None` if the end was not decided or is complete.
+    pub(in crate::process) fn part(&self) -> Option<ExitReason> {
         loop {
             let mut state = self.lock();
-            let ProcessPhase::Ending(reason) = &state.phase else { return };
+            let ProcessPhase::Ending(reason) = &state.phase else { return None };
             let reason = reason.clone();
             let Some(mut rare) = state.rare.take() else {
-                state.phase = ProcessPhase::Ended(reason);
-                break;
+                state.phase = ProcessPhase::Ended(reason.clone());
+                drop(state);
+                note_ended();
+                return Some(reason);
             };
             drop(state);
             self.tell_others(rare.links.part(), &reason);
         }
-        note_ended();
     }
 
     /// Tells the links, then the monitors: first those beyond a session. A local process that hears of the end may end with
