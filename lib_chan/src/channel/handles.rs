@@ -174,7 +174,7 @@ impl FarRoute for FarProcess {
         let id = self.handle.id();
         let Some(shared) = self.shared.upgrade() else { return Err(not_sent(gone())) };
         let sent = shared.send_with(encode, |session, payload, handles| match wait {
-            true => session.cast_to(now(), id, payload, handles),
+            true => session.cast_to(now, id, payload, handles),
             false => session.try_cast_with(id, payload, handles).map(|()| None),
         });
         sent.map_err(not_sent)

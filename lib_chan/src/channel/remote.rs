@@ -17,7 +17,7 @@ use crate::{
     middleman::{Encoded, Ended, NotSent, Shared, keep, now},
     payload::{self, PayloadError},
     process::{Within, poll_proceed, poll_proceed_shortly, settle},
-    session::{ConnectionState, Flush, Handles, OWNER, Unsendable},
+    session::{ConnectionState, Flush, Handles, OWNER, SentHandles, Unsendable},
     sync,
 };
 
@@ -348,11 +348,11 @@ impl<Out: Serialize + 'static> Remote<Out> {
                 let next = batch.from(sent).next().map(<[u8]>::to_vec);
                 if let Some(mut next) = next {
                     let handles = match sent < plain {
-                        true => Vec::new(),
+                        true => SentHandles::NONE,
                         false => shared.passing(batch.take_carried()).map_err(not_sent)?,
                     };
                     let ticket = shared
-                        .session(|session| session.cast_to(now(), OWNER, &mut next, handles))
+                        .session(|session| session.cast_to(now, OWNER, &mut next, handles))
                         .map_err(failed)?;
                     Casting { shared, ticket }.sent().await.map_err(failed)?;
                     sent += 1;
@@ -411,16 +411,7 @@ impl<Out> Remote<Out> {
     /// Encodes a cast and sends it. Returns its ticket if it has to wait.
     pub(super) fn begin_cast<T: Serialize + 'static>(&self, value: &T) -> Result<Option<u64>, CastError> {
         self.shared()
-            .send(value, |session, payload, handles| {
-                if !handles.is_empty() {
-                    return session.cast_to(now(), OWNER, payload, handles);
-                }
-                match session.try_cast(payload) {
-                    // The clock is read only if the message has to wait.
-                    Err(Unsendable::WouldWait) => session.cast(now(), payload),
-                    sent => sent.map(|()| None),
-                }
-            })
+            .send(value, |session, payload, handles| session.cast_to(now, OWNER, payload, handles))
             .map_err(not_sent)
     }
 
@@ -434,10 +425,9 @@ impl<Out> Remote<Out> {
     }
 
     pub(super) fn try_cast_value<T: Serialize + 'static>(&self, value: &T) -> Result<(), CastError> {
-        let sent = self.shared().send(value, |session, payload, handles| match handles.is_empty() {
-            true => session.try_cast(payload),
-            false => session.try_cast_with(OWNER, payload, handles),
-        });
+        let sent = self
+            .shared()
+            .send(value, |session, payload, handles| session.try_cast_with(OWNER, payload, handles));
         sent.map_err(not_sent)
     }
 
@@ -451,10 +441,7 @@ impl<Out> Remote<Out> {
             .send(&request, |session, payload, handles| {
                 let now = now();
                 let deadline = after(now, within);
-                match handles.is_empty() {
-                    true => session.call(now, deadline, payload),
-                    false => session.call_to(now, deadline, OWNER, payload, handles),
-                }
+                session.call_to(now, deadline, OWNER, payload, handles)
             })
             .map_err(not_called)?;
         drop(request);

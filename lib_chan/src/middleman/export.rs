@@ -11,7 +11,10 @@ use crate::{
     Pid, Rights,
     payload::{Carried, PayloadError},
     process::{Alias, EncodeAnswer, ProcessSignal, Revoker, SignalTarget},
-    session::{AliasName, DroppedHandles, Export, FarHandle, Passing, ProcessMailbox, Session, Unsendable},
+    session::{
+        AliasName, DroppedHandles, Export, FarHandle, Passing, ProcessMailbox, SentHandles, Session,
+        Unsendable,
+    },
 };
 
 /// A process that was handed out, as the session keeps it.
@@ -96,13 +99,13 @@ impl HandleState {
 impl Shared {
     /// Converts the processes of an encoded message for the session.
     #[inline]
-    pub(crate) fn passing(&self, carried: Carried) -> Result<Vec<Passing<Pid>>, NotSent> {
-        if carried.is_empty() { Ok(Vec::new()) } else { self.convert(carried) }
+    pub(crate) fn passing(&self, carried: Carried) -> Result<SentHandles<Pid>, NotSent> {
+        if carried.is_empty() { Ok(SentHandles::NONE) } else { self.convert(carried) }
     }
 
     #[cold]
-    fn convert(&self, carried: Carried) -> Result<Vec<Passing<Pid>>, NotSent> {
-        let Some(me) = self.me() else { return Ok(Vec::new()) };
+    fn convert(&self, carried: Carried) -> Result<SentHandles<Pid>, NotSent> {
+        let Some(me) = self.me() else { return Ok(SentHandles::NONE) };
         let convert = |item: Box<dyn std::any::Any + Send>| match item.downcast::<Departing>().map(|it| *it) {
             Ok(Departing::Far(handle)) if handle.is_of_session(&self.handles().dropped) => {
                 Ok(Passing::Back(handle))
@@ -127,7 +130,7 @@ impl Shared {
     pub(crate) fn send_with<T>(
         &self,
         encode: &mut EncodeAnswer<'_>,
-        f: impl FnOnce(&mut Session<Tokio>, &mut Vec<u8>, Vec<Passing<Pid>>) -> Result<T, Unsendable>,
+        f: impl FnOnce(&mut Session<Tokio>, &mut Vec<u8>, SentHandles<Pid>) -> Result<T, Unsendable>,
     ) -> Result<T, NotSent> {
         with_scratch(|scratch| {
             let carried = encode(self.terms().codec(), self.terms().max_payload_len(), scratch)

@@ -22,9 +22,9 @@ use super::{
 use crate::{
     ExitReason, Limits, Pid,
     handshake::Authenticated,
-    payload::{Carried, Codec},
+    payload::Codec,
     process::Owned,
-    session::{Claims, Endpoint, Event, Host, Passing, Request, Session, Unsendable, Who},
+    session::{Claims, Endpoint, Event, Host, Request, SentHandles, Session, Unsendable, Who},
     sync::{Mutex, MutexGuard},
 };
 
@@ -232,26 +232,12 @@ impl Shared {
     pub(crate) fn send<T, U: Serialize + 'static>(
         &self,
         value: &U,
-        f: impl FnOnce(&mut Session<Tokio>, &mut Vec<u8>, Vec<Passing<Pid>>) -> Result<T, Unsendable>,
+        f: impl FnOnce(&mut Session<Tokio>, &mut Vec<u8>, SentHandles<Pid>) -> Result<T, Unsendable>,
     ) -> Result<T, NotSent> {
         self.terms.agreed().encode(value, |payload, carried| {
-            if carried.is_empty() {
-                return self.session(|session| f(session, payload, Vec::new())).map_err(NotSent::Session);
-            }
-            self.send_carried(payload, carried, f)
+            let handles = self.passing(carried)?;
+            self.session(|session| f(session, payload, handles)).map_err(NotSent::Session)
         })
-    }
-
-    /// Sends a message with processes in it.
-    #[cold]
-    fn send_carried<T>(
-        &self,
-        payload: &mut Vec<u8>,
-        carried: Carried,
-        f: impl FnOnce(&mut Session<Tokio>, &mut Vec<u8>, Vec<Passing<Pid>>) -> Result<T, Unsendable>,
-    ) -> Result<T, NotSent> {
-        let handles = self.passing(carried)?;
-        self.session(|session| f(session, payload, handles)).map_err(NotSent::Session)
     }
 
     /// Makes `owner` the process that ends with this session; `None` for a task that is no process.

@@ -74,6 +74,27 @@ pub enum Passing<P> {
     Back(FarHandle),
 }
 
+/// The handles of a message that is to be sent, in the order of their places. Usually there are none, so the type is as
+/// small as can be.
+#[derive(Debug)]
+pub struct SentHandles<P>(Option<Box<[Passing<P>]>>);
+
+impl<P> SentHandles<P> {
+    /// The handles of a message without processes.
+    pub const NONE: Self = Self(None);
+
+    pub(super) fn len(&self) -> usize {
+        self.0.as_ref().map_or(0, |handles| handles.len())
+    }
+}
+
+impl<P> FromIterator<Passing<P>> for SentHandles<P> {
+    fn from_iter<T: IntoIterator<Item = Passing<P>>>(handles: T) -> Self {
+        let handles: Box<[_]> = handles.into_iter().collect();
+        Self((!handles.is_empty()).then_some(handles))
+    }
+}
+
 /// A process of the far end that was handed to this end. When the last clone is dropped, it is released.
 #[derive(Clone)]
 pub struct FarHandle(Arc<KeptHandle>);
@@ -340,13 +361,16 @@ impl<H: Host> Session<H> {
     }
 
     /// Accepts the handles of a message for sending.
+    #[inline]
     pub(super) fn admit(
         &mut self,
-        handles: Vec<Passing<H::Process>>,
+        handles: SentHandles<H::Process>,
     ) -> Result<Option<Box<Admitted>>, Unsendable> {
-        if handles.is_empty() {
-            return Ok(None);
-        }
+        handles.0.map(|handles| self.admit_each(handles)).transpose()
+    }
+
+    #[cold]
+    fn admit_each(&mut self, handles: Box<[Passing<H::Process>]>) -> Result<Box<Admitted>, Unsendable> {
         let max = self.peer.terms.max_handles;
         if handles.len() > MAX_HANDLES {
             return Err(Unsendable::TooManyHandles { max: MAX_HANDLES as u64 });
@@ -371,7 +395,7 @@ impl<H: Host> Session<H> {
             admitted.entries.push(entry);
         }
         self.take_border_deliveries();
-        Ok(Some(Box::new(admitted)))
+        Ok(Box::new(admitted))
     }
 
     /// Takes back the handles of a message that is not sent.

@@ -67,6 +67,7 @@ pub use self::{
     flush::Flush,
     handles::{
         AliasName, DroppedHandles, Export, FarHandle, Handles, Passing, ProcessMailbox, ReceivedHandle,
+        SentHandles,
     },
     message::{Delivery, Inbound, InboundKind, NotOpened, Request, StartRefused, Unsendable, WindowChange},
     outgoing::Batch,

@@ -209,6 +209,8 @@ impl Outgoing {
         if payload.len() < OWNED_LEN { self.append(&frame(payload)) } else { self.put_long(frame, payload) }
     }
 
+    // Bulk data comes here, but a long payload costs thousands of instructions on its way. Marked as cold, this costs short
+    // payloads the least: 6 instructions less than if it is only not inlined.
     #[cold]
     fn put_long(&mut self, frame: impl for<'a> FnOnce(&'a [u8]) -> Frame<'a>, payload: &mut Vec<u8>) -> u64 {
         let frame = frame(payload);

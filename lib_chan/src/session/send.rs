@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::{
-    Handles, Host, MAX_CALL_TIME, Outcome, Passing, Session, Unsendable,
+    Handles, Host, MAX_CALL_TIME, Outcome, SentHandles, Session, Unsendable,
     answers::part_len,
     border::OWNER,
     call::millis_left,
@@ -40,7 +40,7 @@ impl<H: Host> Session<H> {
     /// # Errors
     /// The session is over, or the payload is too long.
     pub fn cast(&mut self, now: Instant, payload: &mut Vec<u8>) -> Result<Option<u64>, Unsendable> {
-        self.cast_to(now, OWNER, payload, Vec::new())
+        self.cast_to(|| now, OWNER, payload, SentHandles::NONE)
     }
 
     /// Sends a cast to the far owner if it need not wait.
@@ -98,7 +98,7 @@ impl<H: Host> Session<H> {
         deadline: Instant,
         payload: &mut Vec<u8>,
     ) -> Result<u64, Unsendable> {
-        self.call_to(now, deadline, OWNER, payload, Vec::new())
+        self.call_to(now, deadline, OWNER, payload, SentHandles::NONE)
     }
 
     /// Asks for the time at which the far owner has taken everything sent before. Sends a call that nobody may
@@ -108,7 +108,7 @@ impl<H: Host> Session<H> {
     /// # Errors
     /// The session is over.
     pub fn mark(&mut self, now: Instant) -> Result<u64, Unsendable> {
-        self.ask(now, now + MAX_CALL_TIME, OWNER, Sort::Mark, &mut Vec::new(), Vec::new())
+        self.ask(now, now + MAX_CALL_TIME, OWNER, Sort::Mark, &mut Vec::new(), SentHandles::NONE)
     }
 
     /// Gives up a call to the far owner, as [`cancel_call_to`](Self::cancel_call_to) does.
@@ -123,7 +123,7 @@ impl<H: Host> Session<H> {
     /// # Errors
     /// Those of [`try_cast`](Self::try_cast).
     pub fn try_cast_to(&mut self, far: u64, payload: &mut Vec<u8>) -> Result<(), Unsendable> {
-        self.try_cast_with(far, payload, Vec::new())
+        self.try_cast_with(far, payload, SentHandles::NONE)
     }
 
     /// Sends a cast with handles if it need not wait.
@@ -134,7 +134,7 @@ impl<H: Host> Session<H> {
         &mut self,
         far: u64,
         payload: &mut Vec<u8>,
-        handles: Vec<Passing<H::Process>>,
+        handles: SentHandles<H::Process>,
     ) -> Result<(), Unsendable> {
         if !self.may_send(far, payload, handles.len())? {
             return Err(Unsendable::WouldWait);
@@ -144,16 +144,17 @@ impl<H: Host> Session<H> {
         Ok(())
     }
 
-    /// Sends a cast with handles, or queues it and returns a ticket for [`poll_cast_to`](Self::poll_cast_to).
+    /// Sends a cast with handles, or queues it and returns a ticket for [`poll_cast_to`](Self::poll_cast_to). The time is
+    /// needed only if the cast has to wait.
     ///
     /// # Errors
     /// Those of [`cast`](Self::cast), and too many handles.
     pub fn cast_to(
         &mut self,
-        now: Instant,
+        now: impl FnOnce() -> Instant,
         far: u64,
         payload: &mut Vec<u8>,
-        handles: Vec<Passing<H::Process>>,
+        handles: SentHandles<H::Process>,
     ) -> Result<Option<u64>, Unsendable> {
         let at_once = self.may_send(far, payload, handles.len())?;
         let handles = self.admit(handles)?;
@@ -162,7 +163,7 @@ impl<H: Host> Session<H> {
             return Ok(None);
         }
         let ticket = self.queues.next_ticket();
-        self.enqueue(now, far, Waiting::new(ticket, Sort::Cast, payload, handles));
+        self.enqueue(now(), far, Waiting::new(ticket, Sort::Cast, payload, handles));
         Ok(Some(ticket))
     }
 
@@ -201,7 +202,7 @@ impl<H: Host> Session<H> {
         deadline: Instant,
         far: u64,
         payload: &mut Vec<u8>,
-        handles: Vec<Passing<H::Process>>,
+        handles: SentHandles<H::Process>,
     ) -> Result<u64, Unsendable> {
         self.ask(now, deadline.min(now + MAX_CALL_TIME), far, Sort::Call, payload, handles)
     }
@@ -213,7 +214,7 @@ impl<H: Host> Session<H> {
         far: u64,
         sort: Sort,
         payload: &mut Vec<u8>,
-        handles: Vec<Passing<H::Process>>,
+        handles: SentHandles<H::Process>,
     ) -> Result<u64, Unsendable> {
         let at_once = self.may_send(far, payload, handles.len())? && self.has_slot();
         let handles = self.admit(handles)?;
@@ -288,7 +289,7 @@ impl<H: Host> Session<H> {
         &mut self,
         call: u64,
         payload: &mut Vec<u8>,
-        handles: Vec<Passing<H::Process>>,
+        handles: SentHandles<H::Process>,
     ) -> Result<(), Unsendable> {
         let max = self.max_payload_len();
         if payload.len() + max_table_len(handles.len()) > max {
@@ -332,7 +333,7 @@ impl<H: Host> Session<H> {
     // What goes at once, and what waits.
 
     /// Returns `true` if a message with so many handles may be sent to `far` at once. An error means that it never may.
-    #[inline]
+    #[inline(always)]
     fn may_send(&mut self, far: u64, payload: &[u8], handles: usize) -> Result<bool, Unsendable> {
         if !self.can_put() {
             return Err(Unsendable::Ended(self.over_reason()));

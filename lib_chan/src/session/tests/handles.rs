@@ -18,7 +18,7 @@ use crate::{
     handshake::Side,
     session::{
         AliasName, Delivery, Export, FarHandle, Handles, Inbound, InboundKind, Passing, ProcessMailbox,
-        ReceivedHandle, Session, Unsendable, WindowChange, border::HANDLE_WINDOW,
+        ReceivedHandle, SentHandles, Session, Unsendable, WindowChange, border::HANDLE_WINDOW,
     },
     wire::{Frame, HandleEntry, HandleTable, MessageHead, RefuseCode, Terms},
 };
@@ -51,9 +51,13 @@ fn cast_with(entries: &[HandleEntry]) -> Frame<'static> {
     with(MessageHead::Cast { to: 0 }, entries, b"")
 }
 
+fn sent<const N: usize>(handles: [Passing<u32>; N]) -> SentHandles<u32> {
+    handles.into_iter().collect()
+}
+
 /// Hands out `process`, and returns its id.
 fn hand_out(lone: &mut Lone, process: u32) -> u64 {
-    lone.session.try_cast_with(0, &mut Vec::new(), vec![near(process)]).unwrap();
+    lone.session.try_cast_with(0, &mut Vec::new(), sent([near(process)])).unwrap();
     let [Frame::With { handles, .. }] = lone.frames()[..] else { panic!() };
     let Some(HandleEntry::Sender { id, .. }) = handles.entries().next() else { panic!() };
     id
@@ -205,7 +209,7 @@ fn answer_brings_handles_and_takes_them() {
     assert!(matches!(handles.as_slice(), [ReceivedHandle::Far(far, _)] if far.id() == 5));
 
     lone.feed(&Frame::Call { to: 0, call: 1, left: 1000, payload: b"" });
-    lone.session.reply_with(1, &mut b"no".to_vec(), vec![near(7)]).unwrap();
+    lone.session.reply_with(1, &mut b"no".to_vec(), sent([near(7)])).unwrap();
     let frames = lone.frames();
     let [.., Frame::With { message: MessageHead::Reply { call: 1 }, payload: b"no", .. }] = frames[..] else {
         panic!("{frames:?}")
@@ -220,7 +224,7 @@ fn too_many_handles_are_refused_at_either_end() {
     }
     hand_out(&mut lone, 10);
     let entries = lone.session.entries();
-    let refused = lone.session.try_cast_with(0, &mut Vec::new(), vec![near(10), near(14)]);
+    let refused = lone.session.try_cast_with(0, &mut Vec::new(), sent([near(10), near(14)]));
     assert_eq!(refused, Err(Unsendable::TooManyHandles { max: TERMS.max_handles }));
     assert_eq!((lone.frames(), lone.session.entries()), (vec![], entries), "nothing is left of it");
 
@@ -263,7 +267,7 @@ fn one_message_longer_than_window_is_unreturned() {
 #[test]
 fn senders_to_handle_keep_within_its_credit() {
     let mut pair = Pair::open(3);
-    pair.server.session.try_cast_with(0, &mut Vec::new(), vec![near(20), near(21)]).unwrap();
+    pair.server.session.try_cast_with(0, &mut Vec::new(), sent([near(20), near(21)])).unwrap();
     pair.settle();
     pair.server.deliveries();
     let messages = take(&mut pair.client.session);
@@ -275,7 +279,8 @@ fn senders_to_handle_keep_within_its_credit() {
     let mut tickets = Vec::new();
     for (place, len) in lens.into_iter().cycle().take(60).enumerate() {
         let to = if place % 3 == 0 { second } else { first };
-        let ticket = pair.client.session.cast_to(pair.now, to.id(), &mut vec![0; len], Vec::new()).unwrap();
+        let ticket =
+            pair.client.session.cast_to(|| pair.now, to.id(), &mut vec![0; len], SentHandles::NONE).unwrap();
         tickets.extend(ticket.map(|ticket| (to.id(), ticket)));
     }
     let mut taken = 0;
@@ -305,9 +310,9 @@ fn slow_handle_holds_up_no_other_call() {
     lone.feed(&cast_with(&[sender(5)]));
     let far = imported(&mut lone);
     let deadline = lone.now + Duration::from_secs(9);
-    lone.session.cast_to(lone.now, 5, &mut vec![0; 65_000], Vec::new()).unwrap();
-    let slow = lone.session.call_to(lone.now, deadline, 5, &mut vec![1; 1000], Vec::new()).unwrap();
-    let late = lone.session.call_to(lone.now, deadline, 5, &mut vec![2; 1000], Vec::new()).unwrap();
+    lone.session.cast_to(|| lone.now, 5, &mut vec![0; 65_000], SentHandles::NONE).unwrap();
+    let slow = lone.session.call_to(lone.now, deadline, 5, &mut vec![1; 1000], SentHandles::NONE).unwrap();
+    let late = lone.session.call_to(lone.now, deadline, 5, &mut vec![2; 1000], SentHandles::NONE).unwrap();
     let quick = lone.session.call(lone.now, deadline, &mut vec![3]).unwrap();
     let sent = |lone: &mut Lone| -> Vec<(u64, u8)> {
         let frames = lone.frames().into_iter();
@@ -338,10 +343,10 @@ fn withdrawn_message_hands_out_nothing() {
     let mut lone = Lone::open(Side::Server);
     lone.session.try_cast(&mut vec![0; 1 << 18]).unwrap();
     lone.frames();
-    let ticket = lone.session.cast_to(lone.now, 0, &mut Vec::new(), vec![near(7)]).unwrap().unwrap();
+    let ticket = lone.session.cast_to(|| lone.now, 0, &mut Vec::new(), sent([near(7)])).unwrap().unwrap();
     lone.session.withdraw_cast_to(lone.now, 0, ticket);
     let deadline = lone.now + Duration::from_secs(1);
-    lone.session.call_to(lone.now, deadline, 0, &mut Vec::new(), vec![near(7), near(8)]).unwrap();
+    lone.session.call_to(lone.now, deadline, 0, &mut Vec::new(), sent([near(7), near(8)])).unwrap();
     lone.wait(Duration::from_secs(2));
     let deliveries = lone.session.take_deliveries();
     let watched = deliveries.iter().filter(|it| matches!(it, Delivery::Watch { .. })).count();
@@ -354,7 +359,7 @@ fn withdrawn_message_hands_out_nothing() {
 fn revoked_alias_is_dead_at_once() {
     let mut lone = Lone::open(Side::Server);
     let revoked = Arc::new(AtomicBool::new(false));
-    lone.session.try_cast_with(0, &mut Vec::new(), vec![near(7), alias(7, 1000, &revoked)]).unwrap();
+    lone.session.try_cast_with(0, &mut Vec::new(), sent([near(7), alias(7, 1000, &revoked)])).unwrap();
     lone.frames();
     for (monitor, to) in [(1, 1), (2, 2)] {
         lone.feed(&Frame::Monitor { monitor, to });
@@ -388,7 +393,7 @@ fn revoked_alias_is_dead_at_once() {
 fn alias_revoked_before_it_is_sent_is_dead() {
     let mut lone = Lone::open(Side::Server);
     let revoked = Arc::new(AtomicBool::new(true));
-    lone.session.try_cast_with(0, &mut Vec::new(), vec![alias(7, 1000, &revoked)]).unwrap();
+    lone.session.try_cast_with(0, &mut Vec::new(), sent([alias(7, 1000, &revoked)])).unwrap();
     lone.frames();
     lone.feed(&Frame::Monitor { monitor: 1, to: 1 });
     assert_eq!(lone.frames(), [Frame::Down { monitor: 1, taken: 0, reason: ExitReason::NoProc }]);
@@ -429,7 +434,7 @@ fn rights_grow_and_are_not_more() {
         (Rights::default(), Rights::default()),
         (Rights::MONITOR, Rights::default()),
     ] {
-        lone.session.try_cast_with(0, &mut Vec::new(), vec![only(rights)]).unwrap();
+        lone.session.try_cast_with(0, &mut Vec::new(), sent([only(rights)])).unwrap();
         let [Frame::With { handles, .. }] = lone.frames()[..] else { panic!() };
         let entry = handles.entries().next();
         assert_eq!(entry, Some(HandleEntry::Sender { id: 1, rights: now, window: WINDOW }));
@@ -447,7 +452,7 @@ fn end_of_session_forgets_every_handle() {
     assert_eq!(lone.session.take_deliveries(), [Delivery::Unwatch { to: 7 }]);
     drop(far);
     assert_eq!((released(&mut lone), lone.session.entries()), (vec![], 0));
-    let late = lone.session.try_cast_with(5, &mut Vec::new(), vec![near(7)]);
+    let late = lone.session.try_cast_with(5, &mut Vec::new(), sent([near(7)]));
     assert_eq!(late, Err(Unsendable::Ended(ExitReason::Shutdown)));
 }
 
@@ -471,11 +476,11 @@ fn dropped_handle_is_reported_once() {
 fn handles_without_limit_at_peer_are_not_sent() {
     let mut lone = Lone::new(Side::Client, &Limits::default());
     lone.session.start(crate::payload::Codec::Raw, b"").unwrap();
-    let early = lone.session.try_cast_with(0, &mut Vec::new(), vec![near(7)]);
+    let early = lone.session.try_cast_with(0, &mut Vec::new(), sent([near(7)]));
     assert_eq!(early, Err(Unsendable::TooManyHandles { max: 0 }));
     let terms = Terms { max_handles: 0, ..TERMS };
     lone.feed(&Frame::Started { terms, resume: None });
-    let refused = lone.session.try_cast_with(0, &mut Vec::new(), vec![near(7)]);
+    let refused = lone.session.try_cast_with(0, &mut Vec::new(), sent([near(7)]));
     assert_eq!(refused, Err(Unsendable::TooManyHandles { max: 0 }));
     assert_eq!(lone.session.take_deliveries(), []);
 }
