@@ -143,6 +143,11 @@ impl End {
     }
 
     /// The process that the peer means by this number.
+    /// Whether a process of the other end of `conn` knows `proc`, which is of this end, as `pid`.
+    pub(crate) fn is_named(&self, conn: u8, pid: Pid, proc: Proc) -> bool {
+        matches!(pid, Pid::Far { conn: by, id } if by == conn && self.named(id) == Some(proc))
+    }
+
     pub(crate) fn named(&self, id: u64) -> Option<Proc> {
         match id {
             0 => self.owner,

@@ -184,10 +184,7 @@ impl World {
         let side = self.procs[usize::from(proc)].side.other();
         let end = &self.conns[usize::from(conn)].ends[side as usize];
         let Some(other) = end.named(id) else { return };
-        self.wants.retain(|(of, to)| {
-            let same = matches!(*to, Pid::Far { conn: by, id } if by == conn && end.named(id) == Some(other));
-            *of != proc || !same
-        });
+        self.wants.retain(|(of, to)| *of != proc || !end.is_named(conn, *to, other));
     }
 
     pub(crate) fn unlink(&mut self, proc: Proc, to: Pid) {

@@ -1291,13 +1291,12 @@ impl World {
             return false;
         }
         // Under whichever name: one without a link is forgotten, and the next link gets another.
-        let is_other = |link: &Pid| matches!(*link, Pid::Far { conn: by, id } if by == conn && end(there).named(id) == Some(other));
-        if process.links.links().any(is_other) {
+        if process.links.links().any(|link| end(there).is_named(conn, *link, other)) {
             return false;
         }
         let backs = |(of, back): &(Proc, Pid)| {
-            *of == other
-                && matches!(*back, Pid::Far { conn: by, id } if by == conn && id != 0 && end(here).named(id) == Some(proc))
+            let is_owner = matches!(back, Pid::Far { id: 0, .. });
+            *of == other && !is_owner && end(here).is_named(conn, *back, proc)
         };
         let both_live = [proc, other].iter().all(|proc| self.procs[usize::from(*proc)].is_alive());
         both_live && self.wants.iter().any(backs)
