@@ -144,7 +144,10 @@ impl Change {
     }
 
     /// Returns a change of those of these keys that differ, if any does.
-    pub(crate) fn changed<const N: usize>(subject: String, keys: [(&str, bool); N]) -> Option<Self> {
+    pub(crate) fn changed<'k>(
+        subject: String,
+        keys: impl IntoIterator<Item = (&'k str, bool)>,
+    ) -> Option<Self> {
         let differing = keys.into_iter().filter(|(_, differs)| *differs);
         let keys: Vec<_> = differing.map(|(key, _)| key.to_owned()).collect();
         (!keys.is_empty()).then_some(Self { kind: ChangeKind::Changed, subject, keys })
@@ -313,19 +316,14 @@ impl Policy {
             match self.services.get(name) {
                 None => changes.push(Change::added(subject)),
                 Some(old) => {
-                    let [bytes, calls_per_second, calls] = old.quota.differs(&new.quota);
-                    changes.extend(Change::changed(
-                        subject,
-                        [
-                            ("mfa", old.mfa != new.mfa),
-                            ("max_sessions", old.max_sessions != new.max_sessions),
-                            bytes,
-                            calls_per_second,
-                            calls,
-                            ("resume", old.resume != new.resume),
-                            ("from", old.from != new.from),
-                        ],
-                    ));
+                    let keys = [
+                        ("mfa", old.mfa != new.mfa),
+                        ("max_sessions", old.max_sessions != new.max_sessions),
+                        ("resume", old.resume != new.resume),
+                        ("from", old.from != new.from),
+                    ];
+                    let quota = old.quota.differs(&new.quota);
+                    changes.extend(Change::changed(subject, keys.into_iter().chain(quota)));
                 }
             }
         }
@@ -355,17 +353,14 @@ impl Policy {
         };
         let same = old.verifier == new.verifier || after.is_former(service, client, &old.verifier);
         let old_terms = self.accounts.get(old.index)?;
-        let [bytes, calls_per_second, calls] = old_terms.quota.differs(&terms.quota);
-        let changes = [
+        let keys = [
             ("credential", !same),
             ("disabled", old.enabled != new.enabled),
             ("max_sessions", old_terms.max_sessions != terms.max_sessions),
-            bytes,
-            calls_per_second,
-            calls,
             ("from", old_terms.from != terms.from),
         ];
-        Change::changed(subject(service, client), changes)
+        let quota = old_terms.quota.differs(&terms.quota);
+        Change::changed(subject(service, client), keys.into_iter().chain(quota))
     }
 
     fn diff_settings(&self, after: &Self) -> impl Iterator<Item = Change> {
