@@ -114,6 +114,19 @@ fn check_names_file_line_and_key() {
     );
 }
 
+#[test]
+fn file_without_option_is_suggested_as_config() {
+    let home = Home::new();
+    for command in ["check", "serve"] {
+        let output = home.run(&[command, "c.toml"]);
+        let complaint = complained(&output, 2);
+        assert!(complaint.contains("did you mean `--config c.toml`?"), "{complaint}");
+    }
+    let output = home.run(&["drain", "c.toml"]);
+    let complaint = complained(&output, 2);
+    assert!(!complaint.contains("did you mean"), "{complaint}");
+}
+
 /// 192.0.2.1 is an address for documentation, which no machine has.
 #[test]
 fn check_warns_of_sockets_and_addresses_not_there() {

@@ -11,6 +11,7 @@ mod systemd;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use clap::error::{ContextKind, ContextValue};
 use clap::{CommandFactory, Parser};
 use lib_chan::private::forbid_core_dumps;
 use lib_chan::{runtime, signals, stdio};
@@ -39,7 +40,8 @@ pub fn run() -> Result<(), Failure> {
             "chan-server: cannot forbid core dumps, which would hold secrets: {error}"
         ));
     }
-    let Arguments { command, place } = Arguments::parse();
+    let Arguments { command, place } =
+        Arguments::try_parse().unwrap_or_else(|error| suggest_config(error).exit());
     match command {
         None => serve::serve_or_begin(&place.state()?, inherited),
         Some(Command::Serve { choice, log }) => serve::serve(&choice, &log, &place.state()?, inherited),
@@ -67,6 +69,20 @@ pub fn run() -> Result<(), Failure> {
             clap_mangen::generate_to(Arguments::command(), &directory).map_err(failed)
         }
     }
+}
+
+/// Suggests `--config` to a user who gave a file to a command that takes a configuration.
+fn suggest_config(mut error: clap::Error) -> clap::Error {
+    let Some(ContextValue::String(file)) = error.get(ContextKind::InvalidArg) else { return error };
+    let suggestion = format!("did you mean `--config {file}`?");
+    let is_file = error.kind() == clap::error::ErrorKind::UnknownArgument && !file.starts_with('-');
+    let arguments = Arguments::command();
+    let takes_config = |command: &clap::Command| command.get_arguments().any(|it| it.get_id() == "config");
+    let mut given = std::env::args().filter_map(|argument| arguments.find_subcommand(argument));
+    if is_file && given.any(takes_config) {
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![suggestion.into()]));
+    }
+    error
 }
 
 fn check(file: Option<&Path>, diff: bool, place: &Place) -> Result<(), Failure> {
