@@ -57,6 +57,28 @@ pub enum Event<M> {
 /// assert_eq!(heard.await.as_deref(), Ok("ready"));
 /// # }
 /// ```
+///
+/// # Helper functions
+///
+/// An async function that a process awaits takes `&mut Process<M>`, even if it receives nothing. A `&Process<M>` is not
+/// `Send`, because the mailbox holds messages that need not be `Sync`; held across an await, it keeps the future from being
+/// spawned.
+///
+/// ```
+/// use lib_chan::{Address, ExitReason, Process, spawn};
+///
+/// async fn introduce(me: &mut Process<String>, to: &Address<String>) -> Result<(), ExitReason> {
+///     me.link(to.pid())?;
+///     Ok(to.send(format!("{:?} is here", me.pid())).await?)
+/// }
+///
+/// # #[tokio::main]
+/// # async fn main() {
+/// let other = spawn(async |mut me: Process<String>| Ok(drop(me.recv().await)));
+/// let introduced = spawn(async move |mut me| introduce(&mut me, &other).await);
+/// assert_eq!(introduced.pid().ended().await, ExitReason::Normal);
+/// # }
+/// ```
 pub struct Process<M = ()> {
     cell: Arc<Cell<M>>,
     /// Items taken out of the mailbox and not received yet.
