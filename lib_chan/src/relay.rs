@@ -20,7 +20,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
@@ -36,8 +36,8 @@ use self::far_end::{FarEnd, PieceSender, StreamPeer, piece_len};
 pub use self::streams::{Pieces, PiecesMessage, Streams, StreamsMessage};
 use crate::{Address, Channel, ExitReason, Opaque, Process, Remote};
 
-/// The longest piece in bytes. Pieces are shorter if the far end takes only shorter payloads.
-const MAX_PIECE_LEN: usize = 16 * 1024;
+/// The longest piece in bytes that a relay sends. Pieces are shorter if the far end takes only shorter payloads.
+pub const MAX_PIECE_LEN: usize = 16 * 1024;
 /// The room for the first read of a stream. It doubles with each read that fills it and halves with each read that needs
 /// less than a quarter of it, so an idle stream occupies little memory.
 const MIN_READ_LEN: usize = 1024;
@@ -90,6 +90,12 @@ impl Relay {
         piece_len(streams.max_payload_len()).min(MAX_PIECE_LEN)
     }
 
+    /// Returns the number of streams that the limits of both ends allow in a session. At the server, each takes a handle and
+    /// a monitor of the client; at the client, a handle, a link and a monitor of the server.
+    pub fn max_streams(streams: &Remote<StreamsMessage>) -> u32 {
+        streams.max_streams()
+    }
+
     /// Sends the bytes of `reader` to the far end, and writes the bytes of the far end to `writer`, until both
     /// directions have reached EOF. Then closes the channel.
     ///
@@ -116,8 +122,9 @@ impl Relay {
     }
 
     /// Does what [`run`](Self::run) does for one of the [`Streams`] of a session. The calling process is this end of the
-    /// stream, `far` the process at the other end; they are linked, and this one traps exits. The process should end when
-    /// this returns, with the [reason](RelayError::reason) of an error, because its end is the end of the stream.
+    /// stream, `far` the process at the other end, and `first` its first piece. The calling process traps exits, and is
+    /// linked to `far` or monitors it. It should end when this returns, with the [reason](RelayError::reason) of an error,
+    /// because its end is the end of the stream.
     ///
     /// # Errors
     /// The stream failed, or the far process ended before both directions reached EOF.
@@ -125,10 +132,11 @@ impl Relay {
         self,
         me: &mut Process<PiecesMessage>,
         far: Address<PiecesMessage>,
+        first: Bytes,
         reader: impl AsyncRead + Unpin,
         writer: impl AsyncWrite + Unpin,
     ) -> Result<(), RelayError> {
-        self.both_ways(&mut StreamPeer::new(me, far), reader, writer).await
+        self.both_ways(&mut StreamPeer::new(me, far, first), reader, writer).await
     }
 
     async fn both_ways<F: FarEnd>(

@@ -139,10 +139,10 @@ impl Modules {
                 let target = target.clone();
                 match opening.codec() {
                     Codec::Bincode => open(relay::CODECS, opening, |me, chan, args| {
-                        relay::streams(me, chan, args, target, context)
+                        relay::serve_many(me, chan, args, target, context)
                     }),
                     _ => open(relay::CODECS, opening, |me, chan, (): ()| {
-                        relay::stream(me, chan, target, context)
+                        relay::serve_one(me, chan, target, context)
                     }),
                 }
             }))

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use lib_chan::payload::Codec;
-use lib_chan::relay::{PiecesMessage, Relay, RelayError, StreamsMessage};
+use lib_chan::relay::{MAX_PIECE_LEN, PiecesMessage, Relay, RelayError, StreamsMessage};
 use lib_chan::{Address, Channel, ExitReason, Opaque, Process};
 use serde::de::{DeserializeOwned, Error};
 use serde::{Deserialize, Deserializer};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 use crate::gate::{Crowded, SessionPermit};
@@ -68,7 +69,7 @@ impl Unconnected {
 ///
 /// # Errors
 /// There is no connection, or it failed, or the session ended before both directions reached EOF.
-pub(super) async fn stream<T: Target>(
+pub(super) async fn serve_one<T: Target>(
     _me: Process,
     chan: Channel<Opaque>,
     target: T,
@@ -84,7 +85,7 @@ pub(super) async fn stream<T: Target>(
 ///
 /// # Errors
 /// Never. A stream that fails is its own affair.
-pub(super) async fn streams<T: Target>(
+pub(super) async fn serve_many<T: Target>(
     _me: Process,
     mut chan: Channel<StreamsMessage, ()>,
     _: StreamsArg,
@@ -93,6 +94,11 @@ pub(super) async fn streams<T: Target>(
 ) -> Result<(), ExitReason> {
     let dial_timeout = chan.limits().dial_timeout;
     while let Some(StreamsMessage::Open { first, client, reply }) = chan.recv().await {
+        // Another process of this program would take pieces without credit.
+        if !client.is_far() || first.len() > MAX_PIECE_LEN {
+            reply.refuse("a stream needs a process of the client, and a first piece of at most 16 KiB");
+            continue;
+        }
         let place = match context.take_place() {
             Ok(place) => place,
             Err(crowded) => {
@@ -105,7 +111,7 @@ pub(super) async fn streams<T: Target>(
             let (_place, began) = (place, Instant::now());
             me.trap_exit(true);
             me.link(client.pid())?;
-            let carried = carry(&mut me, client, &target, dial_timeout, &first, &*context).await;
+            let carried = carry(&mut me, client, &target, dial_timeout, first, &*context).await;
             context.stream_ended(carried.as_ref().err().unwrap_or(&ExitReason::Normal), began.elapsed());
             carried
         });
@@ -119,7 +125,7 @@ async fn carry<T: Target>(
     client: Address<PiecesMessage>,
     target: &T,
     dial_timeout: Duration,
-    first: &[u8],
+    first: Bytes,
     context: &dyn RelayContext,
 ) -> Result<(), ExitReason> {
     // In a box, which is gone before the relay begins: an open stream occupies less.
@@ -128,9 +134,11 @@ async fn carry<T: Target>(
         reason = client.pid().ended() => return Err(reason),
     };
     let mut connection = connected.map_err(|error| error.tell(context))?;
-    let (reader, mut writer) = T::halves(&mut connection).map_err(reason)?;
-    writer.write_all(first).await.map_err(|error| reason(error.into()))?;
-    RELAY.run_stream(me, client, reader, writer).await.map_err(reason)
+    let (reader, writer) = T::halves(&mut connection).map_err(reason)?;
+    RELAY.run_stream(me, client, first, reader, writer).await.map_err(|error| match error {
+        RelayError::Session(ExitReason::Normal) => ExitReason::failed("the client ended before its EOF"),
+        error => reason(error),
+    })
 }
 
 fn reason(error: RelayError) -> ExitReason {

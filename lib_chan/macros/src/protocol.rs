@@ -29,6 +29,7 @@ pub(crate) const RESERVED: &[&str] = &[
     "hand_out",
     "handed",
     "info",
+    "is_far",
     "max_payload_len",
     "monitor_connection",
     "pid",

@@ -89,6 +89,14 @@ impl<Out> Remote<Out> {
         self.shared().ask(|session| session.max_payload_len())
     }
 
+    /// See [`Relay::max_streams`](crate::relay::Relay::max_streams).
+    pub(crate) fn max_streams(&self) -> u32 {
+        let limits = self.shared().terms().limits();
+        let own = limits.max_handles.min(limits.max_links / 2);
+        let peer = self.shared().ask(|session| session.max_handed().min(session.max_links()));
+        own.min(u32::try_from(peer).unwrap_or(u32::MAX)).max(1)
+    }
+
     /// Waits for the end of the session, and returns its reason; `NoConnection` if the connection was lost. Returns at
     /// once if the session has ended already.
     ///

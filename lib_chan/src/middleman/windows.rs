@@ -24,13 +24,13 @@ impl Windows {
                     self.close();
                 }
             }
-            WindowChange::Narrowed(extra) => self.lock().shrink_to(extra as usize),
+            WindowChange::Narrowed(less) => self.lock().shrink(less as usize),
         }
     }
 
     /// Returns all room, because the session is over.
     pub(super) fn close(&self) {
-        self.lock().shrink_to(0);
+        self.lock().shrink(usize::MAX);
     }
 
     fn lock(&self) -> MutexGuard<'_, Widened> {
@@ -52,9 +52,9 @@ impl Widened {
         granted
     }
 
-    /// Returns all but `len` bytes.
-    fn shrink_to(&mut self, len: usize) {
-        let less = self.len.saturating_sub(len);
+    /// Returns `less` bytes, at most all.
+    fn shrink(&mut self, less: usize) {
+        let less = less.min(self.len);
         if less > 0 {
             self.len -= less;
             self.holder.narrow(less);
@@ -64,6 +64,6 @@ impl Widened {
 
 impl Drop for Widened {
     fn drop(&mut self) {
-        self.shrink_to(0);
+        self.shrink(usize::MAX);
     }
 }

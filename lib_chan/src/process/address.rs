@@ -167,6 +167,11 @@ impl<M: Send + 'static> Address<M> {
         }
     }
 
+    /// Returns `true` for a process at the far end of a session.
+    pub fn is_far(&self) -> bool {
+        self.route().is_some()
+    }
+
     fn near(&self) -> Result<&Arc<Cell<M>>, &FarAddress<M>> {
         match &self.to {
             AddressTarget::Near(cell) => Ok(cell),

@@ -73,15 +73,18 @@ impl PieceSender for Remote<Opaque> {
     }
 }
 
-/// The two processes of a stream, which are linked: this end's, which traps exits, and the far one.
+/// The two processes of a stream: this end's, and the far one. An exit signal or a `Down` tells this end that the far one
+/// has ended. This end is linked to nothing else, and monitors nothing else.
 pub(super) struct StreamPeer<'p> {
     me: &'p mut Process<PiecesMessage>,
     far: Address<PiecesMessage>,
+    /// The piece that came when the stream was opened; may be empty.
+    first: Bytes,
 }
 
 impl<'p> StreamPeer<'p> {
-    pub(super) fn new(me: &'p mut Process<PiecesMessage>, far: Address<PiecesMessage>) -> Self {
-        Self { me, far }
+    pub(super) fn new(me: &'p mut Process<PiecesMessage>, far: Address<PiecesMessage>, first: Bytes) -> Self {
+        Self { me, far, first }
     }
 }
 
@@ -93,12 +96,12 @@ impl FarEnd for StreamPeer<'_> {
     }
 
     async fn recv(&mut self) -> Result<Bytes, ExitReason> {
-        loop {
-            match self.me.recv().await {
-                Event::Message(PiecesMessage::Piece { bytes }) => return Ok(bytes),
-                Event::Exit(pid, reason) if pid == self.far.pid() => return Err(reason),
-                Event::Down(..) | Event::Exit(..) => {}
-            }
+        if !self.first.is_empty() {
+            return Ok(std::mem::take(&mut self.first));
+        }
+        match self.me.recv().await {
+            Event::Message(PiecesMessage::Piece { bytes }) => Ok(bytes),
+            Event::Exit(_, reason) | Event::Down(_, _, reason) => Err(reason),
         }
     }
 }

@@ -12,8 +12,8 @@ use crate::{Address, protocol};
 #[protocol]
 pub trait Streams {
     /// Opens a stream. Returns the process that takes its pieces, which links itself to `client`, the process that takes
-    /// those of the target. `client` is granted with the right to link. `first` is the first piece, or empty; unlike a later
-    /// piece, an empty one is no EOF.
+    /// those of the target. `client` is a process of the client, granted with the right to link. `first` is the first piece,
+    /// of at most 16 KiB, or empty; unlike a later piece, an empty one is no EOF.
     ///
     /// The answer does not wait for the target. If the target cannot be reached, the process ends with a text that says
     /// why.

@@ -93,6 +93,11 @@ impl Grant {
         self.granted.saturating_sub(self.received).saturating_add(credit_part(window)) > window
     }
 
+    /// Returns the most bytes that the peer can make wait: what it may still send, and what was not taken.
+    pub(super) const fn open(&self) -> u64 {
+        self.granted.saturating_sub(self.returned)
+    }
+
     /// Returns the cost of the messages that were received and neither taken nor discarded.
     pub(super) const fn outstanding(&self) -> u64 {
         self.received - self.returned

@@ -30,6 +30,8 @@ pub(super) struct Inbox {
     wanted: Option<(u64, u64)>,
     /// Windows are narrower than they were.
     narrowed: bool,
+    /// The program's room that the windows have.
+    room: u64,
 }
 
 impl Inbox {
@@ -43,6 +45,7 @@ impl Inbox {
             tuner: Tuner::new(window, max, now),
             wanted: None,
             narrowed: false,
+            room: 0,
         }
     }
 }
@@ -53,7 +56,10 @@ impl<H: Host> Session<H> {
         let Inbox { grant, tuner, .. } = &self.inbox;
         let (extra, now_extra) = (tuner.extra(window), tuner.extra(grant.window()));
         if extra > now_extra {
-            self.inbox.wanted = Some((OWNER, extra - now_extra));
+            match self.room_for(extra - now_extra) {
+                0 => self.inbox.tuner.refuse(),
+                more => drop(self.inbox.wanted.get_or_insert((OWNER, more))),
+            }
             return;
         }
         self.set_window(window);
@@ -62,27 +68,36 @@ impl<H: Host> Session<H> {
 
     /// Widens the window that this end grants to a process by `more` bytes.
     pub(crate) fn widen(&mut self, id: u64, more: u64) {
-        if id != OWNER {
-            match self.border.ids.widen(id, more) {
-                Some(total) => self.put_credit(id, total),
-                // The room is returned.
-                None => self.inbox.narrowed = true,
-            }
-        } else if more == 0 {
+        self.inbox.room += more;
+        if more == 0 {
             self.inbox.tuner.refuse();
-        } else if !self.is_over() {
+        } else if id == OWNER && !self.is_over() {
             self.set_window(self.inbox.grant.window() + more);
+        } else if let Some(total) = self.border.ids.widen(id, more) {
+            self.put_credit(id, total);
+        } else {
+            // The process is gone, and its room returns.
+            self.inbox.narrowed = true;
         }
     }
 
+    /// Returns the bytes by which all windows together have grown.
+    fn extra(&self) -> u64 {
+        self.inbox.tuner.extra(self.inbox.grant.window()) + self.border.ids.extra()
+    }
+
+    /// Returns the part of `more` by which a window may grow. All windows together may grow as far as one.
+    fn room_for(&self, more: u64) -> u64 {
+        more.min(self.inbox.tuner.room(self.extra()))
+    }
+
     /// Asks for a wider window for a handed-out process that takes a whole window in less than two round trips, so that its
-    /// sender waits for credit. All windows together grow as far as one may.
+    /// sender waits for credit.
     pub(super) fn follow_path(&mut self, id: u64) {
         let Some(rtt) = self.inbox.tuner.rtt() else { return };
         let now = self.attachment.last_heard();
         if let Some(window) = self.border.ids.short_window(id, now, 2 * rtt) {
-            let extra = self.inbox.tuner.extra(self.inbox.grant.window()) + self.border.ids.extra();
-            let more = window.min(self.inbox.tuner.room(extra));
+            let more = self.room_for(window);
             if more > 0 {
                 self.inbox.wanted.get_or_insert((id, more));
             }
@@ -114,8 +129,11 @@ impl<H: Host> Session<H> {
     pub(crate) fn take_window_change(&mut self) -> Option<WindowChange> {
         let handed_narrowed = self.border.ids.take_narrowed();
         if std::mem::take(&mut self.inbox.narrowed) || handed_narrowed {
-            let extra = self.inbox.tuner.extra(self.inbox.grant.window()) + self.border.ids.extra();
-            return Some(WindowChange::Narrowed(extra));
+            let less = self.inbox.room.saturating_sub(self.extra());
+            self.inbox.room -= less;
+            if less > 0 {
+                return Some(WindowChange::Narrowed(less));
+            }
         }
         self.inbox.wanted.take().map(|(id, more)| WindowChange::Wanted { id, more })
     }

@@ -163,6 +163,6 @@ pub enum WindowChange {
         /// The bytes to add.
         more: u64,
     },
-    /// All windows together are this many bytes wider than at the start, and no more.
+    /// All windows together need this many bytes less of the program's room than before.
     Narrowed(u64),
 }

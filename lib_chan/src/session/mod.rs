@@ -260,6 +260,16 @@ impl<H: Host> Session<H> {
         }
     }
 
+    /// Returns the number of processes that this end may have handed out.
+    pub const fn max_handed(&self) -> u64 {
+        self.peer.terms.max_handles
+    }
+
+    /// Returns the number of links and monitors that this end may have.
+    pub const fn max_links(&self) -> u64 {
+        self.peer.terms.max_links
+    }
+
     /// Returns `true` if the peer has announced that it drains.
     pub const fn peer_drains(&self) -> bool {
         self.peer.drains

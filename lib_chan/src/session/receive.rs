@@ -291,7 +291,10 @@ impl<H: Host> Session<H> {
                 if let Some(balance) = self.peer.balances.get_mut(&id) {
                     balance.grant(total);
                     let ahead = balance.ahead();
-                    self.widen_kept(ahead);
+                    // The process of an endless grant is gone.
+                    if total < u64::MAX {
+                        self.widen_kept(ahead);
+                    }
                 }
             }
             Frame::Ack { number } => {

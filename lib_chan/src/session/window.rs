@@ -86,9 +86,11 @@ impl Tuner {
         window - self.base
     }
 
-    /// Returns the most recent round trip time.
+    /// Returns the least round trip time of the last one to two minutes, at most 500 ms; of the last probe, if there is only
+    /// one.
     pub(super) fn rtt(&self) -> Option<Duration> {
-        self.rtt.current.or(self.rtt.before)
+        let (current, before) = (self.rtt.current, self.rtt.before);
+        current.zip(before).map(|(current, before)| current.min(before)).or(current).or(before)
     }
 
     /// Returns the bytes by which windows may still grow, if all together have grown by `extra`.

@@ -3,16 +3,21 @@
 use std::{
     io::{ErrorKind, Read, Write},
     net::{Shutdown, TcpStream},
+    process::Command,
     thread,
+    time::Duration,
 };
 
 use bytes::Bytes;
 use chan_client::connect;
-use chan_tests::{PASSWORD, PATIENCE, Running, Server, run};
+use chan_server::modules::Modules;
+use chan_tests::{Embedded, Folder, PASSWORD, PATIENCE, Running, Server, program, run};
 use lib_chan::{
-    Event, ExitReason, Process, enter,
-    relay::{PiecesMessage, Streams, StreamsMessage},
+    CallFailure, Channel, Event, ExitReason, Process, Rights, enter,
+    payload::Codec,
+    relay::{MAX_PIECE_LEN, Pieces, PiecesMessage, Streams, StreamsMessage},
     secret::Password,
+    spawn,
 };
 
 use super::relay::{forward_by, in_front_of, in_front_of_port, listen};
@@ -164,7 +169,7 @@ fn lost_session_is_reported_once() {
         assert_eq!(local.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
     }
     let line = forward.err.wait("the end", |line| line.contains("the connection was lost"));
-    assert_eq!(line, "chan-client: the connection was lost; connect again (all open connections were reset)");
+    assert_eq!(line, "chan-client: the connection was lost; connect again (its open connections were reset)");
     assert_eq!(forward.err.all().len(), 1, "{:#?}", forward.err.all());
 }
 
@@ -178,6 +183,17 @@ fn interrupted_forward_resets_its_streams() {
     assert_eq!(open.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
     assert_eq!(forward.code(), Some(0));
     assert_eq!(server.event("session_ended")["reason"], "normal");
+}
+
+#[test]
+fn interrupted_idle_forward_ends_its_session() {
+    for _ in 0..3 {
+        let server = in_front_of_port(echo());
+        let (forward, _) = forward_by(&server, server.url("s"), &[]);
+        forward.signal("INT");
+        assert_eq!(forward.code(), Some(0));
+        assert_eq!(server.event("session_ended")["reason"], "normal");
+    }
 }
 
 #[test]
@@ -197,6 +213,72 @@ fn small_frames_carry_long_streams() {
         local.read_to_end(&mut back).unwrap();
         assert!(back == text, "{} bytes came back", back.len());
     });
+}
+
+/// The protocol asks a server to link the two processes of a stream. One that does not must not leave connections hanging.
+#[test]
+fn forward_notices_end_of_unlinked_process() {
+    let modules = Modules::new().function_for(
+        &[Codec::Bincode],
+        "test",
+        "rude",
+        |_: Process, mut chan: Channel<StreamsMessage, ()>, _: String, (): ()| async move {
+            while let Some(StreamsMessage::Open { client, reply, .. }) = chan.recv().await {
+                client.piece(Bytes::from_static(b"hello")).await?;
+                reply.send(spawn(async |_: Process<PiecesMessage>| Err(ExitReason::failed("rude"))));
+            }
+            Ok(())
+        },
+    );
+    let server = Embedded::start(modules, &["rude"], "");
+    let mut forward = Command::new(program("chan-client"));
+    forward.args(["forward", "0", &server.url("rude"), "--key-file"]).arg(server.folder.path().join("key"));
+    let forward = Running::start(forward);
+    let line = forward.out.wait("listening", |line| line.starts_with("listening"));
+    let mut local = local(line.rsplit(':').next().unwrap());
+    let ended = local.read_to_end(&mut Vec::new());
+    assert_eq!(ended.unwrap_err().kind(), ErrorKind::ConnectionReset);
+}
+
+#[tokio::test]
+async fn stream_needs_a_process_of_the_client_and_a_short_first_piece() {
+    let server = in_front_of_port(echo());
+    let connect = connect(server.url("s")).password(Password::new(PASSWORD).unwrap()).args(&"streams");
+    let chan = connect.open::<(), StreamsMessage>().await.unwrap();
+    let ended = enter(async |me: Process<PiecesMessage>| {
+        me.trap_exit(true);
+        let client = me.address().grant(Rights { link: true, ..Rights::default() });
+        let far = chan.remote().open(Bytes::new(), client.clone()).await?;
+        for (first, client) in [(Bytes::new(), far), (Bytes::from(vec![7; MAX_PIECE_LEN + 1]), client)] {
+            let refused = chan.remote().open(first, client).await.unwrap_err();
+            assert!(matches!(refused.reason, CallFailure::Refused(_)), "{refused:?}");
+        }
+        Ok(())
+    });
+    ended.await.unwrap();
+}
+
+/// A target that reads nothing keeps nobody who has left.
+#[tokio::test]
+async fn first_piece_for_a_full_target_ends_with_its_client() {
+    let folder = Folder::new();
+    let path = folder.path().join("socket");
+    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let server = in_front_of(&format!("['unix', 'connect', '{}']", path.display()));
+    let connect = connect(server.url("s")).password(Password::new(PASSWORD).unwrap()).args(&"streams");
+    let chan = connect.open::<(), StreamsMessage>().await.unwrap();
+    let opened = enter(async |me: Process<PiecesMessage>| {
+        me.trap_exit(true);
+        let client = me.address().grant(Rights { link: true, ..Rights::default() });
+        let far = chan.remote().open(Bytes::from(vec![7; MAX_PIECE_LEN]), client).await?;
+        let target = listener.accept().unwrap();
+        // Until the system keeps no more for the target.
+        let piece = Bytes::from(vec![7; MAX_PIECE_LEN]);
+        while far.within(Duration::from_secs(1)).piece(piece.clone()).await.is_ok() {}
+        Ok(target)
+    });
+    let _target = opened.await.unwrap();
+    assert_eq!(server.event("stream_ended")["reason"], "failed: target: timed out");
 }
 
 /// A client without the library's `forward` decides itself what it hands to the server.
@@ -219,15 +301,16 @@ async fn ended_client_process_ends_its_stream() {
     let chan = connect.open::<(), StreamsMessage>().await.unwrap();
     let far = enter(async |mut me: Process<PiecesMessage>| {
         me.trap_exit(true);
-        let client = me.address().grant(lib_chan::Rights { link: true, ..lib_chan::Rights::default() });
+        let client = me.address().grant(Rights { link: true, ..Rights::default() });
         let far = chan.remote().open(Bytes::from_static(b"hello"), client).await?;
         let Event::Message(PiecesMessage::Piece { bytes }) = me.recv().await else { panic!("no piece") };
         assert_eq!(bytes, "hello");
         Ok(far)
     });
     // The end of the process was its last word: it sent no EOF.
-    assert_eq!(far.await.unwrap().pid().ended().await, ExitReason::Normal);
-    assert_eq!(server.event("stream_ended")["reason"], "normal");
+    let reason = far.await.unwrap().pid().ended().await;
+    assert_eq!(reason, ExitReason::failed("the client ended before its EOF"));
+    assert_eq!(server.event("stream_ended")["reason"], "failed: the client ended before its EOF");
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use bytes::Bytes;
 use lib_chan::payload::Codec;
 use lib_chan::relay::{PiecesMessage, Relay, RelayError, Streams, tcp_halves};
 use lib_chan::{CallError, CallFailure, ExitReason, Opaque, Process, Rights, enter, signals};
@@ -179,7 +180,7 @@ impl Forward {
         let mut over = self.over.subscribe();
         let mut failed = None;
         let carried = enter(async |mut me: Process<PiecesMessage>| {
-            // The server links the far process to this one.
+            // The far process is linked to this one.
             me.trap_exit(true);
             let carried = tokio::select! {
                 carried = carry(&session, &mut me, &mut stream) => carried,
@@ -231,6 +232,9 @@ impl Forward {
         let all = self.room.acquire_many(self.max_connections.into());
         // Each of them takes that time at most.
         drop(timeout(2 * LAST_WORDS_TIMEOUT, all).await);
+        if let Some(shared) = &self.shared {
+            drop(timeout(2 * LAST_WORDS_TIMEOUT, shared.ended()).await);
+        }
     }
 }
 
@@ -245,7 +249,12 @@ async fn carry(
     error.map_or(Ok(()), |error| Err(RelayError::from(error)))?;
     let client = me.address().grant(Rights { link: true, ..Rights::default() });
     let far = session.streams.open(bytes.into(), client).await?;
-    Ok(Relay::new(LOCAL).run_stream(me, far, reader, writer).await?)
+    if !far.is_far() {
+        return Err(RelayError::Session(ExitReason::Protocol).into());
+    }
+    // The server links the two, or should.
+    me.monitor(far.pid());
+    Ok(Relay::new(LOCAL).run_stream(me, far, Bytes::new(), reader, writer).await?)
 }
 
 /// The reason that a stream was not carried to its end.
@@ -271,7 +280,7 @@ impl StreamError {
     /// Returns the reason with which this end of the stream ends.
     fn reason(&self) -> ExitReason {
         match self {
-            // No far end has heard of it.
+            // There is no far process to tell.
             Self::NotOpened(_) => ExitReason::Normal,
             Self::Relay(error) => error.reason(LOCAL),
         }

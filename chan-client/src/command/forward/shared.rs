@@ -1,11 +1,13 @@
 //! The session that the connections of a `forward` share.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use lib_chan::relay::{Relay, StreamsMessage};
 use lib_chan::{Channel, ExitReason, Remote};
 use tokio::sync::{Mutex, Notify, OwnedSemaphorePermit, Semaphore};
-use tokio::time::Instant;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout};
 
 use super::Forward;
 use crate::command::access::Way;
@@ -13,10 +15,6 @@ use crate::command::failure::Failure;
 use crate::command::notice::Notice;
 use crate::command::session::Session;
 use crate::connect::ConnectError;
-
-/// The most streams in a session; for more, another session is opened. Each takes a handle and two monitors, and both ends
-/// allow 1 024 of each by default.
-const MAX_STREAMS: u32 = 500;
 
 /// The argument with which a relay service carries many streams in a session.
 const STREAMS: &str = "streams";
@@ -30,13 +28,17 @@ struct Sessions {
     current: Option<Arc<SharedSession>>,
     /// The last failure to open one, and its time.
     failed: Option<(Instant, Failure)>,
+    /// The tasks that keep sessions.
+    keepers: JoinSet<()>,
 }
 
 /// A session with many streams.
 pub(super) struct SharedSession {
     pub(super) streams: Remote<StreamsMessage>,
     pub(super) max_first_len: usize,
+    /// A place for each stream. For more streams, another session is opened.
     places: Arc<Semaphore>,
+    max_streams: u32,
     /// Notified when new connections go to another session.
     replaced: Notify,
 }
@@ -57,10 +59,12 @@ impl Opened {
         let (chan, session) = way.open(way.connect(notice).args(&STREAMS), notice).await?;
         let streams = chan.remote();
         notice.follow(streams.clone());
+        let max_streams = Relay::max_streams(&streams);
         let shared = SharedSession {
             max_first_len: Relay::max_first_len(&streams),
             streams,
-            places: Arc::new(Semaphore::new(MAX_STREAMS as usize)),
+            places: Arc::new(Semaphore::new(max_streams as usize)),
+            max_streams,
             replaced: Notify::new(),
         };
         Ok(Self { shared: Arc::new(shared), chan, session })
@@ -76,7 +80,7 @@ impl Opened {
                 true = shared.streams.wait_draining() => {}
             }
             // From here on, no stream gets a place, and each that ends returns its own.
-            drop(shared.places.acquire_many(MAX_STREAMS).await);
+            drop(shared.places.acquire_many(shared.max_streams).await);
         };
         let reason = tokio::select! {
             // The sender is in `forward`.
@@ -93,7 +97,7 @@ impl Opened {
         if let Err(failure) = session.end(ended).await {
             forward
                 .notice
-                .complain(failure.map_line(|line| format!("{line} (all open connections were reset)")));
+                .complain(failure.map_line(|line| format!("{line} (its open connections were reset)")));
         }
     }
 }
@@ -104,11 +108,18 @@ impl Sessions {
         if let Some(before) = self.current.replace(Arc::clone(&opened.shared)) {
             before.replaced.notify_one();
         }
-        tokio::spawn(opened.keep(Arc::clone(forward)));
+        while self.keepers.try_join_next().is_some() {}
+        self.keepers.spawn(opened.keep(Arc::clone(forward)));
     }
 }
 
 impl SharedSessions {
+    /// Waits until all sessions have ended.
+    pub(super) async fn ended(&self) {
+        let mut sessions = self.0.lock().await;
+        while sessions.keepers.join_next().await.is_some() {}
+    }
+
     /// Makes an open session the current one, and keeps it.
     pub(super) async fn put(&self, opened: Opened, forward: &Arc<Forward>) {
         self.0.lock().await.put(opened, forward);
@@ -124,6 +135,7 @@ impl SharedSessions {
         let mut sessions = self.0.lock().await;
         loop {
             if let Some(shared) = &sessions.current
+                && timeout(Duration::ZERO, shared.streams.ended()).await.is_err()
                 && let Ok(place) = Arc::clone(&shared.places).try_acquire_owned()
             {
                 return Ok((Arc::clone(shared), place));

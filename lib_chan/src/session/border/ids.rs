@@ -63,8 +63,8 @@ struct Known<P> {
 
 impl<P> Known<P> {
     /// Brings the window back to its first length. Returns `false` if it had that length.
-    const fn narrow(&mut self) -> bool {
-        let narrowed = self.extra() > 0;
+    fn narrow(&mut self) -> bool {
+        let narrowed = self.standing == Standing::Handed && self.grant.window() > HANDLE_WINDOW;
         if narrowed {
             // A narrower window grants nothing.
             let _ = self.grant.resize(HANDLE_WINDOW);
@@ -80,9 +80,18 @@ impl<P> Known<P> {
         matches!(self.standing, Standing::Fixed | Standing::Handed)
     }
 
-    /// Returns the bytes by which the window has grown since the process was handed out in a message.
-    const fn extra(&self) -> u64 {
-        if self.is_handed_out() { self.grant.window().saturating_sub(HANDLE_WINDOW) } else { 0 }
+    /// Returns the first length of the window; `fixed` is that of a process that was handed out by number.
+    const fn first_window(&self, fixed: u64) -> u64 {
+        if matches!(self.standing, Standing::Fixed) { fixed } else { HANDLE_WINDOW }
+    }
+
+    /// Returns the bytes by which the window has grown since the process was handed out in a message. Credit that was granted
+    /// counts until it is used, because it is not taken back.
+    fn extra(&self) -> u64 {
+        match self.standing {
+            Standing::Handed => self.grant.window().max(self.grant.open()).saturating_sub(HANDLE_WINDOW),
+            Standing::Named | Standing::Fixed | Standing::Gone => 0,
+        }
     }
 }
 
@@ -321,6 +330,8 @@ impl<P: Clone + Ord> Ids<P> {
         let known = self.known.get_mut(&id)?;
         let stale = known.stale.min(cost);
         known.stale -= stale;
+        // Credit of a window that was longer is used up.
+        self.narrowed |= known.grant.open() > known.grant.window();
         let total = known.grant.give_back((cost - stale).min(known.grant.outstanding()))?;
         known.is_reachable().then_some(total)
     }
@@ -394,8 +405,7 @@ impl<P: Clone + Ord> Ids<P> {
     /// Returns the ids that were granted more credit than at first, with their totals.
     pub(in crate::session) fn grants(&self) -> impl Iterator<Item = (u64, u64)> {
         let handed_out = self.known.iter().filter(|(_, known)| known.is_handed_out());
-        let granted = handed_out
-            .map(|(&id, known)| (id, self.total(id), known.grant.window().saturating_sub(known.extra())));
+        let granted = handed_out.map(|(&id, known)| (id, self.total(id), known.first_window(self.window)));
         granted.filter(|&(_, total, first)| total > first).map(|(id, total, _)| (id, total))
     }
 

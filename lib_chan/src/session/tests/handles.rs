@@ -555,16 +555,16 @@ impl Flood {
         self.lone.session.border.ids.returned_in_all()
     }
 
-    /// Carries out the changes of windows with room for `room` bytes. Returns the last length told.
-    fn change(&mut self, room: u64) -> Option<u64> {
-        let mut told = None;
+    /// Carries out the changes of windows with room for `room` bytes each. Returns the bytes given up.
+    fn change(&mut self, room: u64) -> u64 {
+        let mut less = 0;
         while let Some(change) = self.lone.session.take_window_change() {
             match change {
                 WindowChange::Wanted { id, more } => self.lone.session.widen(id, more.min(room)),
-                WindowChange::Narrowed(extra) => told = Some(extra),
+                WindowChange::Narrowed(bytes) => less += bytes,
             }
         }
-        told
+        less
     }
 }
 
@@ -574,14 +574,15 @@ fn window_of_handed_out_process_follows_path() {
     let mut sent = 0;
     for _ in 0..100 {
         sent = flood.round(u64::MAX);
-        assert_eq!(flood.change(u64::MAX), None);
+        assert_eq!(flood.change(u64::MAX), 0);
     }
     let max = (Limits::default().max_window_len - Limits::default().window_len) as u64;
     assert!(sent > max / 2, "{sent} bytes in a round trip");
-    assert!(flood.lone.session.border.ids.extra() <= max);
+    let extra = flood.lone.session.border.ids.extra();
+    assert!(extra <= max);
     // The process is released, and the room comes back.
     flood.lone.feed(&Frame::Release { id: flood.id, count: 1 });
-    assert_eq!(flood.change(0), Some(0));
+    assert_eq!(flood.change(0), extra);
 }
 
 #[test]
@@ -601,12 +602,33 @@ fn windows_of_idle_session_narrow() {
         flood.round(u64::MAX);
         flood.change(u64::MAX);
     }
-    assert!(flood.lone.session.border.ids.extra() > 0);
+    let extra = flood.lone.session.border.ids.extra();
+    assert!(extra > 0);
     flood.lone.wait(Limits::default().heartbeat_interval);
-    assert_eq!(flood.change(0), Some(0));
-    assert_eq!(flood.lone.session.border.ids.extra(), 0);
-    // The credit that was granted is not taken back.
-    flood.round(u64::MAX);
+    // The credit that was granted is not taken back, so its room returns as it is used.
+    assert_eq!(flood.change(0), 0);
+    let mut returned = 0;
+    for _ in 0..3 {
+        flood.round(u64::MAX);
+        returned += flood.change(0);
+    }
+    assert_eq!((returned, flood.lone.session.border.ids.extra()), (extra, 0));
+}
+
+#[test]
+fn room_for_process_that_has_gone_returns() {
+    let mut flood = Flood::new(&Limits::default());
+    let change = loop {
+        flood.round(u64::MAX);
+        if let Some(change) = flood.lone.session.take_window_change() {
+            break change;
+        }
+    };
+    let WindowChange::Wanted { id, more } = change else { panic!("{change:?}") };
+    flood.lone.feed(&Frame::Release { id, count: 1 });
+    assert_eq!(flood.change(0), 0);
+    flood.lone.session.widen(id, more);
+    assert_eq!(flood.change(0), more);
 }
 
 #[test]
