@@ -34,7 +34,7 @@ use tokio::{
 
 use self::far_end::{FarEnd, PieceSender, StreamPeer, piece_len};
 pub use self::streams::{Pieces, PiecesMessage, Streams, StreamsMessage};
-use crate::{Address, Channel, ExitReason, Opaque, Process, Remote};
+use crate::{Address, Channel, ExitReason, Opaque, Process, Remote, wire::max_table_len};
 
 /// The longest piece in bytes that a relay sends. Pieces are shorter if the far end takes only shorter payloads.
 pub const MAX_PIECE_LEN: usize = 16 * 1024;
@@ -87,7 +87,7 @@ impl Relay {
 
     /// Returns the longest first piece for [`Streams::open`] through `streams`.
     pub fn max_first_len(streams: &Remote<StreamsMessage>) -> usize {
-        piece_len(streams.max_payload_len()).min(MAX_PIECE_LEN)
+        piece_len(streams.max_payload_len().saturating_sub(max_table_len(1))).min(MAX_PIECE_LEN)
     }
 
     /// Returns the number of streams that the limits of both ends allow in a session. At the server, each takes a handle and

@@ -556,3 +556,43 @@ async fn call_taken_by_handed_out_process_is_unknown_after_close() {
     let Some(Message::Cast(far)) = client.recv().await else { panic!() };
     assert_eq!(far.hang().await.unwrap_err().executed, Executed::Unknown);
 }
+
+/// Tells when a process has ended.
+#[protocol]
+pub trait Watchers {
+    /// Returns the reason of the end, after a first look that is given up.
+    async fn end_of(guest: Address<EarsMessage>, give_up: bool) -> String;
+}
+
+async fn watchers(_me: Process, mut chan: Channel<WatchersMessage, ()>) -> Result<(), ExitReason> {
+    while let Some(WatchersMessage::EndOf { guest, give_up, reply }) = chan.recv().await {
+        tokio::spawn(async move {
+            if give_up {
+                let look = tokio::time::timeout(Duration::from_millis(1), guest.pid().ended());
+                look.await.unwrap_err();
+            }
+            reply.send(guest.pid().ended().await.to_string());
+        });
+    }
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn ends_of_granted_processes_are_told() {
+    for give_up in [false, true] {
+        for grant in [false, true] {
+            let (chan, _line) = testing::pair().serve(watchers).await.unwrap();
+            let guest = spawn(ears);
+            let given =
+                if grant { guest.grant(Rights { link: true, ..Rights::default() }) } else { guest.clone() };
+            let ended = {
+                let watchers = chan.remote();
+                tokio::spawn(async move { watchers.end_of(given, give_up).await })
+            };
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            guest.pid().exit(ExitReason::Shutdown);
+            let reason = tokio::time::timeout(Duration::from_secs(30), ended).await;
+            assert_eq!(reason.expect("it is told").unwrap().unwrap(), "shutdown", "{give_up} {grant}");
+        }
+    }
+}
