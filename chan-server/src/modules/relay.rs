@@ -129,10 +129,7 @@ async fn carry<T: Target>(
     context: &dyn RelayContext,
 ) -> Result<(), ExitReason> {
     // In a box, which is gone before the relay begins: an open stream occupies less.
-    let connected = tokio::select! {
-        connected = Box::pin(target.connect(dial_timeout)) => connected,
-        reason = client.pid().ended() => return Err(reason),
-    };
+    let connected = Box::pin(target.connect(dial_timeout)).await;
     let mut connection = connected.map_err(|error| error.tell(context))?;
     let (reader, writer) = T::halves(&mut connection).map_err(reason)?;
     RELAY.run_stream(me, client, first, reader, writer).await.map_err(|error| match error {
