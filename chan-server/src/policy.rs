@@ -65,6 +65,7 @@ struct Terms {
     max_sessions: Option<usize>,
     quota: QuotaTerms,
     resume: Duration,
+    describes: bool,
     from: Vec<IpNet>,
 }
 
@@ -224,6 +225,11 @@ impl Policy {
         self.services.get(service.as_str()).map_or(Duration::ZERO, |terms| terms.resume)
     }
 
+    /// Returns `true` if clients may know the protocol of this service.
+    pub(crate) fn describes(&self, service: &ServiceName) -> bool {
+        self.services.get(service.as_str()).is_some_and(|terms| terms.describes)
+    }
+
     /// Returns service and client of every credential that is not revoked, in the order of the configuration.
     pub(crate) fn reachable(&self) -> impl Iterator<Item = (&str, &str)> {
         let enabled = |terms: &&AccountTerms| {
@@ -320,6 +326,7 @@ impl Policy {
                         ("mfa", old.mfa != new.mfa),
                         ("max_sessions", old.max_sessions != new.max_sessions),
                         ("resume", old.resume != new.resume),
+                        ("describe", old.describes != new.describes),
                         ("from", old.from != new.from),
                     ];
                     let quota = old.quota.differs(&new.quota);
@@ -400,12 +407,15 @@ struct Derived {
 impl Derived {
     fn of(services: Vec<Service>, name_key: &NameKey, before: Option<&Policy>) -> Result<Self, StretchError> {
         let mut this = Self::default();
-        for Service { name, clients, starter, max_sessions, quota, resume, from, mfa } in services {
+        for Service { name, clients, starter, max_sessions, quota, resume, describes, from, mfa } in services
+        {
             for client in clients {
                 this.add(&name, client, name_key, before)?;
             }
-            this.services
-                .insert(name.as_str().into(), Terms { starter, mfa, max_sessions, quota, resume, from });
+            this.services.insert(
+                name.as_str().into(),
+                Terms { starter, mfa, max_sessions, quota, resume, describes, from },
+            );
         }
         Ok(this)
     }

@@ -21,6 +21,7 @@ use chan_server::modules::name_server::{Lookup, Request, Store};
 use lib_chan::channel::{OpenError, open};
 use lib_chan::login::{ClientLogin, Credential, LoginError};
 use lib_chan::payload::Codec;
+use lib_chan::protocol::Transmit;
 use lib_chan::secret::{Password, PrivateKey, Secret, Target};
 use lib_chan::tls::{Pin, PinVerifier, client_config, exporter};
 use lib_chan::{Channel, Event, ExitReason, Limits, Message, Opaque, Process, protocol, spawn};
@@ -151,7 +152,7 @@ impl Running {
         Ok((stream, authenticated))
     }
 
-    async fn open<In, Out>(
+    async fn open<In, Out: Transmit>(
         &self,
         service: &str,
         codec: Codec,

@@ -20,10 +20,9 @@ use crate::handshake::client::{
 };
 use crate::handshake::server::{ExpectHello, ExpectProof, Refusal, Verdict};
 use crate::handshake::{Authenticated, Misbehaviour, SessionParameters, Step, checked_len};
-use crate::payload::Codec;
 use crate::runtime::blocking;
 use crate::secret::{Password, PrivateKey, Target};
-use crate::session::early_start;
+use crate::session::{OpenRequest, early_start};
 
 /// Runs the server's side of a login. A refusal has been sent when this returns. Close the connection unless this
 /// succeeded.
@@ -169,23 +168,15 @@ impl<'c> ClientLogin<'c> {
         Self { on_stretch: Some(told), ..self }
     }
 
-    /// Asks for the service in the same flight as the proof, which saves a round trip, and casts a first message behind
-    /// it. `resume` is for how long the session should survive without a connection, zero for not at all. Give
-    /// [`channel::open_casting`](crate::channel::open_casting) or
-    /// [`channel::open_resumable`](crate::channel::open_resumable) the same limits, codec, arguments, message and time.
+    /// Asks for the service in the same flight as the proof, which saves a round trip, and casts the first message of the
+    /// request behind it. Give [`channel::open_with`](crate::channel::open_with) or
+    /// [`channel::open_resumable`](crate::channel::open_resumable) the same limits and request.
     ///
     /// Has an effect only with a private key: there, TLS alone authenticates the server, so nothing is shown to a server
     /// that has not proved itself. With a password, the server proves itself in its answer, and the arguments wait for it.
     /// Arguments or a message of nearly 1 KiB wait as well, since the client does not know yet how much the server takes.
-    pub fn start_early(
-        self,
-        limits: &Limits,
-        codec: Codec,
-        args: &[u8],
-        first: Option<&[u8]>,
-        resume: Duration,
-    ) -> Self {
-        Self { start: early_start(limits, codec, args, first, resume), ..self }
+    pub fn start_early(self, limits: &Limits, request: &OpenRequest<'_>) -> Self {
+        Self { start: early_start(limits, request), ..self }
     }
 
     /// Logs in over a connection to the target, after the TLS handshake. When this returns `Ok`, the server has proved

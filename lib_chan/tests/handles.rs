@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use lib_chan::payload::Codec;
 use lib_chan::{
-    Address, CallError, CallFailure, CastError, Channel, Event, Executed, ExitReason, Limits, Message, Pid,
-    Process, Remote, Reply, Rights, enter, protocol, spawn, testing,
+    Address, Call, CallError, CallFailure, CastError, Channel, Event, Executed, ExitReason, Limits, Message,
+    Pid, Process, Remote, Reply, Rights, enter, protocol, spawn, testing,
 };
+use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 /// Hears of something.
@@ -318,11 +319,11 @@ async fn process_of_another_session_is_not_encoded() {
 #[tokio::test(start_paused = true)]
 async fn undecodable_handles_are_errors() {
     /// The wire form of the messages of a hall.
-    #[derive(serde::Serialize, serde::Deserialize)]
+    #[derive(Serialize, Deserialize)]
     enum Raw {
         Mirror { guest: serde_json::Value },
     }
-    impl lib_chan::Call for Raw {
+    impl Call for Raw {
         type Reply = serde_json::Value;
     }
     let (client, mut server, _line) =
@@ -349,17 +350,17 @@ async fn undecodable_handles_are_errors() {
 
 #[tokio::test(start_paused = true)]
 async fn returned_process_of_other_messages_is_an_error() {
-    /// A hall, as a client sees it that is mistaken.
-    #[protocol]
-    pub trait OtherHall {
-        async fn mirror(guest: Address<HallMessage>) -> Address<EarsMessage>;
+    /// A message to the hall, of a client that is mistaken and has no protocol.
+    #[derive(Serialize, Deserialize)]
+    enum Mistaken {
+        Mirror { guest: Address<HallMessage> },
     }
-    let (chan, _line): (Channel<(), OtherHallMessage>, _) = {
-        let (client, mut server, line) = testing::pair()
-            .codec(Codec::Json)
-            .open_as::<(), OtherHallMessage, HallMessage, ()>()
-            .await
-            .unwrap();
+    impl Call for Mistaken {
+        type Reply = Address<EarsMessage>;
+    }
+    let (chan, _line): (Channel<(), Mistaken>, _) = {
+        let (client, mut server, line) =
+            testing::pair().codec(Codec::Json).open_as::<(), Mistaken, HallMessage, ()>().await.unwrap();
         tokio::spawn(async move {
             while let Some(message) = server.recv().await {
                 if let HallMessage::Mirror { guest, reply } = message {
@@ -373,7 +374,7 @@ async fn returned_process_of_other_messages_is_an_error() {
         me.recv().await;
         Ok(())
     });
-    let error = chan.remote().mirror(wrong).await.unwrap_err();
+    let error = chan.remote().call(Mistaken::Mirror { guest: wrong }).await.unwrap_err();
     assert_eq!(error.executed, Executed::Yes);
     assert!(matches!(error.reason, CallFailure::Codec(what) if what.contains("takes other messages")));
 }

@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 
 use lib_chan::handshake::{SessionParameters, pair_in_memory};
 use lib_chan::payload::{Codec, decode, encode};
-use lib_chan::session::{Batch, Endpoint, Event, FIRST_EPOCH, Host, Inbound, InboundKind, Next, Reader, Who};
+use lib_chan::session::{
+    Batch, Endpoint, Event, FIRST_EPOCH, Host, Inbound, InboundKind, Next, OpenRequest, Reader, Who,
+};
 use lib_chan::wire::{Frame, LEN_LEN, frame_len};
 use lib_chan::{ExitReason, Limits};
 use serde::{Deserialize, Serialize};
@@ -104,7 +106,7 @@ fn session() -> Vec<(char, Vec<u8>)> {
         seen.extend(frames(&bytes).into_iter().map(|frame| ('S', frame)));
     };
 
-    client.session_mut().start(Codec::Json, b"null").unwrap();
+    client.session_mut().start(&OpenRequest::new(Codec::Json, b"null")).unwrap();
     to_server(&mut client, &mut server);
     let Some(Event::Requested(request)) = server.poll(Who::Driver, 0) else { panic!("a request") };
     assert_eq!(request.args, "null");

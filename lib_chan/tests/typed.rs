@@ -311,27 +311,31 @@ fn compatible_changes_are_accepted() {
     let (bincode, json) = (0, 1);
     let moved = accepts("call B() -> u8\ncast A(x: u8)", "cast A(x: u8)");
     assert_eq!(moved[json], "");
-    assert_eq!(moved[bincode], "A: the method with this index is B here");
+    assert_eq!(moved[bincode], "A: the service has B in this place");
     let more = accepts("cast A(x: u8, y: Option<u8>)", "cast A(x: u8)");
     assert_eq!(more[json], "");
     assert_eq!(more[bincode], "A: the client does not send the argument y");
     let less = accepts("cast A(x: u8)", "cast A(x: u8, y: u8)");
     assert_eq!(less[json], "");
-    assert_eq!(less[bincode], "A: there is no argument y here");
+    assert_eq!(less[bincode], "A: the service has no argument y");
 }
 
 #[test]
 fn each_incompatible_change_is_named() {
     for (service, client, difference) in [
-        ("cast A()", "cast A()\ncast B()", "B: there is no such method here"),
-        ("cast A()", "call A() -> ()", "A: a cast here, and a call at the client"),
+        ("cast A()", "cast A()\ncast B()", "B: the service has no such method"),
+        ("cast A()", "call A() -> ()", "A: a cast at the service, and a call at the client"),
         ("cast A(x: u8, y: u8)", "cast A(x: u8)", "A: the client does not send the argument y"),
-        ("cast A(x: u8)", "cast A(x: u16)", "A: the argument x is u8 here, and u16 at the client"),
-        ("call A() -> Option<u8>", "call A() -> u8", "A: the reply is Option<u8> here, and u8 at the client"),
+        ("cast A(x: u8)", "cast A(x: u16)", "A: the argument x is u8 at the service, and u16 at the client"),
+        (
+            "call A() -> Option<u8>",
+            "call A() -> u8",
+            "A: the reply is Option<u8> at the service, and u8 at the client",
+        ),
         (
             "cast A(x: struct S{a: u8, b: Map<u8, (u8, u8)>})",
             "cast A(x: struct S{a: u8, b: Map<u8, (u8, u16)>})",
-            "A: the argument x is struct S{a: u8, b: Map<u8, (u8, u8)>} here, and \
+            "A: the argument x is struct S{a: u8, b: Map<u8, (u8, u8)>} at the service, and \
              struct S{a: u8, b: Map<u8, (u8, u16)>} at the client",
         ),
     ] {

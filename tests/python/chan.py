@@ -425,7 +425,7 @@ RAW = 3
 # The fields of each kind of frame, "n" for a number, "i" for 16 bytes, "s" for 32 and "t" for a table of handles, and what
 # the rest of it is.
 LAYOUT = {
-    START: ("nnnnnnn", "payload"), STARTED: ("nnnn", ""), CAST: ("n", "payload"), CALL: ("nnn", "payload"),
+    START: ("nnnnnnnnn", "payload"), STARTED: ("nnnn", ""), CAST: ("n", "payload"), CALL: ("nnn", "payload"),
     CANCEL: ("n", ""), REPLY: ("n", "payload"), REFUSE: ("nn", "text"), EXIT: ("nnnnn", "text"), ENDED: ("nn", "text"),
     LINK: ("nn", ""), UNLINK: ("nnn", ""), UNLINK_ACK: ("nnn", ""), MONITOR: ("nn", ""), DEMONITOR: ("n", ""),
     DOWN: ("nnn", "text"), GO_AWAY: ("", ""), PART: ("nn", "payload"), CREDIT: ("nn", ""), ACK: ("n", ""), PING: ("n", ""), PONG: ("n", ""),
@@ -434,7 +434,7 @@ LAYOUT = {
 }  # fmt: skip
 
 # What follows if the last of these fields is not 0.
-MORE = {STARTED: ("is", ""), LOST: ("nnn", "text")}
+MORE = {START: ("s", "payload"), STARTED: ("is", ""), LOST: ("nnn", "text")}
 
 Field = int | bytes | tuple["Entry", ...]
 
@@ -500,9 +500,9 @@ def parse(body: bytes) -> tuple[int, list[Any], bytes]:
         except UnicodeDecodeError as error:
             raise Fault("a text is not UTF-8") from error
         reason = fields[-1] if kind != REFUSE else FAILED
-        if len(body) - at > 256 or reason >= len(REASONS) or (reason != FAILED and at < len(body)):
+        if len(body) - at > (65536 if kind == REFUSE and fields == [0, 8] else 256) or reason >= len(REASONS) or (reason != FAILED and at < len(body)):
             raise Fault("a reason or its text")
-        if kind == REFUSE and not 1 <= fields[1] <= 7:
+        if kind == REFUSE and not 1 <= fields[1] <= (8 if fields[0] == 0 else 7):
             raise Fault("the code of a refusal")
     return kind, fields, body[at:]
 
@@ -684,7 +684,7 @@ class Session:
         self._encoded: Callable[[Any], bytes] = bytes if codec == RAW else encoded
         self._decoded: Callable[[bytes], Any] = bytes if codec == RAW else json.loads
 
-        self._send(START, codec, 0 if max_handles == 0 else 16, max_links, max_handles, MAX_FRAME, window, self.asked, rest=self._encoded(arguments))
+        self._send(START, codec, 0 if max_handles == 0 else 16, max_links, max_handles, MAX_FRAME, window, self.asked, 0, 0, rest=self._encoded(arguments))
         self.work(lambda: self.max_calls is not None, deadline)
 
     def write(self, data: bytes) -> None:

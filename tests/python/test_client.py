@@ -449,7 +449,7 @@ class Sessions(unittest.TestCase):
             "a text without failed": frame(chan.ENDED, 0, 0, rest=b"why"),
             "a text too long": frame(chan.ENDED, 0, 7, rest=b"x" * 257),
             "a text that is not UTF-8": frame(chan.ENDED, 0, 7, rest=b"\xff"),
-            "a second Start": frame(chan.START, 2, 0, 0, 0, chan.MAX_FRAME, chan.WINDOW, 0, rest=b"null"),
+            "a second Start": frame(chan.START, 2, 0, 0, 0, chan.MAX_FRAME, chan.WINDOW, 0, 0, 0, rest=b"null"),
             "a Started of the client": frame(chan.STARTED, 0, 0, 0, 0),
             "a Resume in the middle": bytes.fromhex("00000034 44" + "00" * 16 + "020101" + "00" * 32),
             "a Resumed of the client": frame(chan.RESUMED, 1, 1),

@@ -14,6 +14,7 @@ use lib_chan::{
     Channel, Limits,
     handshake::Authenticated,
     login::{ClientLogin, Credential, LoginError},
+    protocol::Transmit,
     secret::{PrivateKey, Secret, Target},
     tls::{PinVerifier, client_config, exporter},
 };
@@ -130,7 +131,12 @@ impl Embedded {
     ///
     /// # Panics
     /// If there is none.
-    pub async fn open_at<In, Out>(&self, url: &str, limits: Limits, linked: bool) -> Channel<In, Out> {
+    pub async fn open_at<In, Out: Transmit>(
+        &self,
+        url: &str,
+        limits: Limits,
+        linked: bool,
+    ) -> Channel<In, Out> {
         let connect = connect(url).key(&self.key).limits(limits);
         let connect = if linked { connect.linked() } else { connect };
         connect.open().await.expect("a session")
@@ -140,7 +146,7 @@ impl Embedded {
     ///
     /// # Panics
     /// If there is none.
-    pub async fn open<In, Out>(&self, service: &str) -> Channel<In, Out> {
+    pub async fn open<In, Out: Transmit>(&self, service: &str) -> Channel<In, Out> {
         self.open_at(&self.url(service), Limits::default(), false).await
     }
 

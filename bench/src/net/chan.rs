@@ -8,6 +8,7 @@ use bytes::Bytes;
 use clap::ValueEnum;
 use lib_chan::channel::{Opening, open, serve as serve_session};
 use lib_chan::payload::{self, Borrowable, Codec};
+use lib_chan::protocol::Transmit;
 use lib_chan::{Call, Channel, ExitReason, Limits, Message, Opaque, Process, Remote, spawn};
 use serde::{Deserialize, Serialize};
 
@@ -251,11 +252,11 @@ async fn take_nothing(channel: Channel<Opaque, ()>) -> Result<(), ExitReason> {
     Ok(())
 }
 
-async fn connect<Out>(client: &Client, codec: Codec) -> Result<Remote<Out>> {
+async fn connect<Out: Transmit>(client: &Client, codec: Codec) -> Result<Remote<Out>> {
     connect_with(client, codec, &Limits::default(), b"").await
 }
 
-async fn connect_with<Out>(
+async fn connect_with<Out: Transmit>(
     client: &Client,
     codec: Codec,
     limits: &Limits,

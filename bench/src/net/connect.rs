@@ -7,6 +7,7 @@ use anyhow::Result;
 use lib_chan::auth::{
     Account, AccountVerifier, Argon2Params, ClientId, Directory, NameKey, PasswordVerifier, ServiceName,
 };
+use lib_chan::channel::OpenRequest;
 use lib_chan::handshake::{Authenticated, SessionParameters};
 use lib_chan::login::{ClientLogin, Credential, login_server};
 use lib_chan::payload::Codec;
@@ -73,7 +74,7 @@ pub(super) async fn log_in_with_key(
     let exporter = tls::exporter(stream.get_ref().1)?;
     let key = key()?;
     let login = prepare(Credential::Key(&key)).await?;
-    Ok(login.start_early(limits, codec, args, None, Duration::ZERO).run(stream, exporter).await?)
+    Ok(login.start_early(limits, &OpenRequest::new(codec, args)).run(stream, exporter).await?)
 }
 
 async fn prepare(credential: Credential<'_>) -> Result<ClientLogin<'_>> {

@@ -196,6 +196,9 @@ fn judge(error: &ConnectError) -> (Code, &'static str) {
         ConnectError::Codec(text) if text.contains("speaks raw") && text.ends_with(", not json") => {
             (Code::RefusedByName, "; it carries bytes: use `chan-client pipe` or `chan-client forward`")
         }
+        ConnectError::OtherProtocol(_) => {
+            (Code::RefusedByName, "; build the client for this version of the service")
+        }
         ConnectError::RefusedByName(_) | ConnectError::Codec(_) => {
             (Code::RefusedByName, "; ask the server's operator")
         }

@@ -3,6 +3,7 @@
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 
+use lib_chan::protocol::Transmit;
 use lib_chan::{Channel, ExitReason};
 use tokio::time::timeout;
 
@@ -20,7 +21,7 @@ pub(super) struct Session {
 
 impl Way {
     /// Opens a session.
-    pub(super) async fn open<In, Out: 'static>(
+    pub(super) async fn open<In, Out: Transmit + 'static>(
         &self,
         connect: Connect<'_>,
         notice: &Notice,

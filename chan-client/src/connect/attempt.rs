@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use lib_chan::after;
+use lib_chan::channel::OpenRequest;
 use lib_chan::dial::dial;
 use lib_chan::handshake::Authenticated;
 use lib_chan::handshake::client::ClientHandshakeError;
@@ -92,8 +93,9 @@ impl Connector {
         on_step(Step::Encrypted { group: group.unwrap_or_default().into(), pin });
 
         let early = early.filter(|_| matches!(self.credential, OwnedCredential::Key(_)));
-        if let Some(Early { codec, args, first, resume }) = early {
-            login = login.start_early(&self.limits, codec, args, first().as_deref(), resume);
+        if let Some(Early { request, first }) = early {
+            let first = first();
+            login = login.start_early(&self.limits, &OpenRequest { first: first.as_deref(), ..request });
         }
         // With a request behind the proof, the service may have started with the message that went along: nothing is done
         // twice.

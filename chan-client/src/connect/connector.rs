@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use lib_chan::Limits;
+use lib_chan::channel::OpenRequest;
 use lib_chan::login::Credential;
-use lib_chan::payload::Codec;
 use lib_chan::secret::{Password, PrivateKey};
 use tokio::time::{Instant, sleep};
 
@@ -24,10 +24,9 @@ pub(super) type First<'c> = dyn Fn() -> Option<Vec<u8>> + Send + Sync + 'c;
 /// The request for the service, for a login that can send it together with the proof.
 #[derive(Clone, Copy)]
 pub(super) struct Early<'c> {
-    pub(super) codec: Codec,
-    pub(super) args: &'c [u8],
+    /// The request without its first message.
+    pub(super) request: OpenRequest<'c>,
     pub(super) first: &'c First<'c>,
-    pub(super) resume: Duration,
 }
 
 /// The secret with which the client proves itself. Both kinds are cheap to clone.

@@ -3,7 +3,9 @@
 use std::fmt;
 
 use lib_chan::ExitReason;
+use lib_chan::channel::OpenError;
 use lib_chan::payload::PayloadError;
+use lib_chan::protocol::Incompatible;
 
 use crate::known_hosts::KnownHostsError;
 use crate::trust::{IdentityError, TrustError};
@@ -56,6 +58,9 @@ pub enum ConnectError {
     /// The service does not speak the codec of the session, or cannot decode its arguments.
     #[error("refused: {0}")]
     Codec(Box<str>),
+    /// The service has another protocol than this program, and would not understand it. This is the first difference.
+    #[error("refused: the service has another protocol: {0}")]
+    OtherProtocol(Incompatible),
     /// The service ended before it had started, with this reason.
     #[error("the service ended at its start ({0})")]
     Ended(ExitReason),
@@ -89,7 +94,8 @@ impl ConnectError {
             | Self::Misbehaved { .. }
             | Self::Refused
             | Self::RefusedByName(_)
-            | Self::Codec(_) => false,
+            | Self::Codec(_)
+            | Self::OtherProtocol(_) => false,
         }
     }
 
@@ -126,6 +132,23 @@ pub enum UsageError {
     /// The URL is invalid.
     #[error(transparent)]
     Url(#[from] UrlError),
+}
+
+impl From<OpenError> for ConnectError {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::Refused(text) => Self::RefusedByName(text),
+            OpenError::Codec(text) => Self::Codec(text),
+            OpenError::OtherProtocol { difference: Some(difference), .. } => Self::OtherProtocol(difference),
+            OpenError::OtherProtocol { .. } => {
+                Self::RefusedByName("the service has just changed its protocol".into())
+            }
+            OpenError::Args(error) => UsageError::Args(error).into(),
+            OpenError::Ended(ExitReason::NoConnection) => Self::Lost,
+            OpenError::Ended(reason) => Self::Ended(reason),
+            error => Self::local(error),
+        }
+    }
 }
 
 impl From<UrlError> for ConnectError {

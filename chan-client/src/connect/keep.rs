@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use lib_chan::protocol::Transmit;
 use lib_chan::{Channel, ExitReason};
 use tokio::time::{Instant, sleep};
 
@@ -60,7 +61,7 @@ impl Connect<'_> {
     /// # Errors
     ///
     /// Returns the first error of a connection that is not transient, such as a refused login.
-    pub async fn keep<In, Out, T, F, W>(self, mut work: F) -> Result<T, ConnectError>
+    pub async fn keep<In, Out: Transmit, T, F, W>(self, mut work: F) -> Result<T, ConnectError>
     where
         F: FnMut(Channel<In, Out>) -> W,
         W: Future<Output = Result<T, ExitReason>>,

@@ -13,8 +13,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lib_chan::channel::{OpenError, Resume, open_casting, open_resumable};
+use lib_chan::channel::{InterfaceHash, OpenError, OpenRequest, interface_of, open_resumable, open_with};
 use lib_chan::payload::{Codec, PayloadError, encode};
+use lib_chan::protocol::{Interface, Transmit};
 use lib_chan::secret::{Password, PrivateKey};
 use lib_chan::wire::Frame;
 use lib_chan::{Channel, ExitReason, Limits};
@@ -213,36 +214,67 @@ impl<'c> Connect<'c> {
     /// # Errors
     ///
     /// Returns an error if there is no channel. Its variant says who can do something about it.
-    pub async fn open<In, Out>(self) -> Result<Channel<In, Out>, ConnectError> {
+    pub async fn open<In, Out: Transmit>(self) -> Result<Channel<In, Out>, ConnectError> {
         self.open_again().await
     }
 
-    async fn open_again<In, Out>(&self) -> Result<Channel<In, Out>, ConnectError> {
+    async fn open_again<In, Out: Transmit>(&self) -> Result<Channel<In, Out>, ConnectError> {
         let args = (self.args)(self.codec).map_err(UsageError::Args)?;
-        let connector = self.connector()?;
+        let mut request = OpenRequest {
+            resume: self.resume,
+            interface: interface_of::<Out>(),
+            ..OpenRequest::new(self.codec, &args)
+        };
         within(self.timeout, async {
-            let (limits, codec, linked) = (&self.limits, self.codec, self.linked);
-            let early = Early { codec, args: &args, first: &*self.first, resume: self.resume };
-            let login = connector.login(Some(early), &*self.on_step).await?;
-            let first = (self.first)();
-            let (stream, authenticated) = (login.stream, &login.authenticated);
-            let opened = if self.resume.is_zero() {
-                open_casting(stream, authenticated, limits, codec, &args, first, linked).await
-            } else {
-                let connector = redial::connector(connector, Arc::clone(&self.on_redial));
-                let resume = Resume { window: self.resume, connector };
-                open_resumable(stream, authenticated, limits, codec, &args, first, linked, resume).await
+            let opened = match self.ask(&request).await? {
+                // The service understands this client nevertheless, and starts for one that says so.
+                Err(OpenError::OtherProtocol { service, difference: None }) => {
+                    request.interface = Some(service.to_hash());
+                    self.ask(&request).await?
+                }
+                opened => opened,
             };
-            opened.map_err(|error| match error {
-                OpenError::Refused(text) => ConnectError::RefusedByName(text),
-                OpenError::Codec(text) => ConnectError::Codec(text),
-                OpenError::Args(error) => UsageError::Args(error).into(),
-                OpenError::Ended(ExitReason::NoConnection) => ConnectError::Lost,
-                OpenError::Ended(reason) => ConnectError::Ended(reason),
-                error => ConnectError::local(error),
-            })
+            opened.map_err(ConnectError::from)
         })
         .await
+    }
+
+    /// Returns the protocol of the service, with its docs, and starts nothing.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`open`](Self::open). The service refuses with [`ConnectError::RefusedByName`] if it has no protocol, or
+    /// keeps it to itself.
+    pub async fn describe(self) -> Result<Interface, ConnectError> {
+        let request =
+            OpenRequest { interface: Some(InterfaceHash::ASK), ..OpenRequest::new(Codec::Json, b"null") };
+        within(self.timeout, async {
+            match self.ask::<(), ()>(&request).await? {
+                Err(OpenError::OtherProtocol { service, .. }) => Ok(*service),
+                Err(error) => Err(error.into()),
+                Ok(_) => Err(ConnectError::Ended(ExitReason::Protocol)),
+            }
+        })
+        .await
+    }
+
+    /// Logs in, and asks for the service.
+    async fn ask<In, Out: Transmit>(
+        &self,
+        request: &OpenRequest<'_>,
+    ) -> Result<Result<Channel<In, Out>, OpenError>, ConnectError> {
+        let connector = self.connector()?;
+        let early = Early { request: *request, first: &*self.first };
+        let login = connector.login(Some(early), &*self.on_step).await?;
+        let first = (self.first)();
+        let request = OpenRequest { first: first.as_deref(), ..*request };
+        let (stream, authenticated) = (login.stream, &login.authenticated);
+        Ok(if request.resume.is_zero() {
+            open_with(stream, authenticated, &self.limits, &request, self.linked).await
+        } else {
+            let connector = redial::connector(connector, Arc::clone(&self.on_redial));
+            open_resumable(stream, authenticated, &self.limits, &request, self.linked, connector).await
+        })
     }
 
     /// Connects, checks the server's identity, logs in, and disconnects without starting the service.

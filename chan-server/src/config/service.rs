@@ -36,6 +36,8 @@ pub struct Service {
     pub(crate) quota: QuotaTerms,
     /// The longest that its sessions may survive without a connection; zero for not at all.
     pub(crate) resume: Duration,
+    /// Its clients may know its protocol.
+    pub(crate) describes: bool,
     /// The networks from which its clients may come; all if empty.
     pub(crate) from: Vec<IpNet>,
     /// The `mfa` with its arguments, in one spelling.
@@ -83,6 +85,7 @@ impl Service {
             max_sessions: None,
             quota: QuotaTerms::default(),
             resume: Self::RESUME,
+            describes: true,
             from: Vec::new(),
             mfa: name.into(),
         })
@@ -143,6 +146,14 @@ impl Service {
     #[must_use]
     pub fn resume(mut self, window: Duration) -> Self {
         self.resume = window;
+        self
+    }
+
+    /// Keeps the protocol of the service from clients that ask for it, or that have another one: the latter are refused
+    /// without the difference. By default, every client that has logged in may know the protocol.
+    #[must_use]
+    pub fn hide_protocol(mut self) -> Self {
+        self.describes = false;
         self
     }
 
@@ -228,10 +239,21 @@ pub(super) fn read(root: &mut Table<'_>, context: &Context<'_>, problems: &mut P
         let quota = quota(&mut table, problems);
         let resume = limits::time(&mut table, "resume", Service::RESUME, problems);
         let resume = resume.unwrap_or(Service::RESUME);
+        let describes = table.value::<bool>("describe", "false", problems).is_none_or(Spanned::into_inner);
         let from = from(&mut table, problems);
         table.finish(problems);
         if let (Some(name), Some((starter, mfa))) = (name, starter) {
-            services.push(Service { name, clients, starter, max_sessions, quota, resume, from, mfa });
+            services.push(Service {
+                name,
+                clients,
+                starter,
+                max_sessions,
+                quota,
+                resume,
+                describes,
+                from,
+                mfa,
+            });
         }
     }
     services

@@ -386,6 +386,9 @@ impl Connection {
                 return None;
             }
         };
+        if !policy.describes(client.service()) {
+            asked.hide_protocol();
+        }
         let place = match self.permit(client) {
             Ok(place) => Arc::new(place),
             Err(crowded) => {

@@ -294,6 +294,7 @@ where
     F: FnOnce(Process<M>, Channel<In, Out>, ArgsC) -> Fut + Send + 'static,
     Fut: Future<Output = Result<(), ExitReason>> + Send + 'static,
 {
+    let opening = opening.agree::<In>()?;
     if !codecs.contains(&opening.codec()) {
         let known: Vec<_> = codecs.iter().map(Codec::to_string).collect();
         let public = format!("the service speaks {}, not {}", known.join(" or "), opening.codec());

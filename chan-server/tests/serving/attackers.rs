@@ -32,8 +32,15 @@ async fn hear(stream: &mut Stream) -> Vec<u8> {
 /// Starts the service, and asks for resume within so many milliseconds. Returns what the server grants.
 async fn start(stream: &mut Stream, resume: u64) -> Option<Granted> {
     let terms = Terms { max_calls: 0, max_links: 0, max_handles: 0 };
-    let frame =
-        Frame::Start { codec: 3, terms, max_frame_len: 65_536, window_len: 65_536, resume, args: b"" };
+    let frame = Frame::Start {
+        codec: 3,
+        terms,
+        max_frame_len: 65_536,
+        window_len: 65_536,
+        resume,
+        interface: None,
+        args: b"",
+    };
     send(stream, &frame).await;
     let body = hear(stream).await;
     let Ok(Frame::Started { resume, .. }) = Frame::parse(&body) else { panic!("{body:x?}") };

@@ -3,7 +3,7 @@
 use std::net::Shutdown;
 
 use chan_server::live::{SessionInfo, Whom};
-use lib_chan::channel::{Connected, Resume, open_resumable};
+use lib_chan::channel::{Connected, OpenRequest, open_resumable};
 use lib_chan::handshake::Authenticated;
 use lib_chan::{CallError, CallFailure, ConnectionState, Executed};
 
@@ -69,9 +69,8 @@ impl Network {
                 Ok(Connected { stream, exporter })
             }) as _
         });
-        let resume = Resume { window: WINDOW, connector };
-        let limits = Limits::default();
-        open_resumable(stream, &client, &limits, Codec::Raw, b"", None, false, resume).await.unwrap()
+        let request = OpenRequest { resume: WINDOW, ..OpenRequest::new(Codec::Raw, b"") };
+        open_resumable(stream, &client, &Limits::default(), &request, false, connector).await.unwrap()
     }
 }
 

@@ -378,10 +378,15 @@ fn generate(item: &ItemTrait, methods: &[Method]) -> TokenStream {
 
                 const NAME: &'static str = #interface_name;
 
-                fn interface() -> ::lib_chan::protocol::Interface {
-                    let mut interface = ::lib_chan::protocol::Interface::new(#interface_name, #interface_docs);
-                    #(#described)*
-                    interface
+                fn interface() -> &'static ::lib_chan::protocol::Interface {
+                    static INTERFACE: ::std::sync::LazyLock<::lib_chan::protocol::Interface> =
+                        ::std::sync::LazyLock::new(|| {
+                            let mut interface =
+                                ::lib_chan::protocol::Interface::new(#interface_name, #interface_docs);
+                            #(#described)*
+                            interface
+                        });
+                    &INTERFACE
                 }
 
                 fn encode(
@@ -410,8 +415,18 @@ fn generate(item: &ItemTrait, methods: &[Method]) -> TokenStream {
                 }
             }
 
+            impl ::lib_chan::protocol::Transmit for #message {
+                fn protocol() -> ::core::option::Option<&'static ::lib_chan::protocol::Interface> {
+                    ::core::option::Option::Some(<Self as ::lib_chan::protocol::Protocol>::interface())
+                }
+            }
+
             impl ::lib_chan::protocol::Receive for #message {
                 type Item = Self;
+
+                fn protocol() -> ::core::option::Option<&'static ::lib_chan::protocol::Interface> {
+                    ::core::option::Option::Some(<Self as ::lib_chan::protocol::Protocol>::interface())
+                }
 
                 fn decode_cast(
                     codec: ::lib_chan::payload::Codec,

@@ -27,7 +27,7 @@ pub use self::handed::Handed;
 use self::{given::Given, handles::with_handles, remote::Handle};
 pub use self::{
     opening::{
-        Control, OpenError, Opening, Resume, SessionStats, open, open_casting, open_resumable, serve,
+        Control, OpenError, Opening, SessionStats, interface_of, open, open_resumable, open_with, serve,
         serve_resumable,
     },
     remote::Remote,
@@ -36,7 +36,8 @@ pub use self::{
         hear_first, say_lost,
     },
 };
-pub use crate::session::{CallCounts, CallPlace, CallQuota, OverQuota};
+pub use crate::session::{CallCounts, CallPlace, CallQuota, OpenRequest, OverQuota};
+pub use crate::wire::InterfaceHash;
 use crate::{
     Address, ExitReason, Limits, Message, Reply,
     middleman::{Ended, Shared, keep, now},

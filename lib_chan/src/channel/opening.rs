@@ -17,9 +17,13 @@ use crate::{
     middleman::{Driver, Once, Shared, Source, keep, now},
     payload::{self, Codec, PayloadError},
     process::current,
-    session::{CallCounts, CallQuota, Endpoint, FIRST_EPOCH, NotOpened, Request, StartRefused, Unsendable},
+    protocol::{Incompatible, Interface, Receive, Transmit},
+    session::{
+        CallCounts, CallQuota, Endpoint, FIRST_EPOCH, NotOpened, OpenRequest, Request, StartRefused,
+        Unsendable,
+    },
     sync,
-    wire::{Granted, RefuseCode},
+    wire::{Granted, InterfaceHash, MAX_INTERFACE_LEN, RefuseCode},
 };
 
 /// The reason why a session did not open.
@@ -38,9 +42,22 @@ pub enum OpenError {
     /// The arguments do not fit a frame.
     #[error("invalid arguments: {0}")]
     Args(#[from] PayloadError),
+    /// The service has another protocol than this client. No service was started.
+    #[error("the service has another protocol{}", named(difference.as_ref()))]
+    OtherProtocol {
+        /// The protocol of the service.
+        service: Box<Interface>,
+        /// The first difference that matters. `None` if the service understands this client nevertheless: ask again, with
+        /// the [hash](Interface::to_hash) of `service`.
+        difference: Option<Incompatible>,
+    },
     /// The login has already asked for the service, with other limits, another codec or other arguments.
     #[error("the login has asked for the service in another way")]
     OtherStart,
+}
+
+fn named(difference: Option<&Incompatible>) -> String {
+    difference.map_or_else(String::new, |difference| format!(": {difference}"))
 }
 
 /// Opens a session as the client: asks for the service with these arguments, and gives the channel to it.
@@ -48,10 +65,13 @@ pub enum OpenError {
 /// A process that calls this owns the channel; with `linked` it is linked to the service as well. Spawns the middleman
 /// on the current runtime. Dropping the future ends the session.
 ///
+/// If `Out` are the messages of a [protocol](mod@crate::protocol), a service with an incompatible protocol refuses to
+/// start.
+///
 /// # Errors
 /// The server's refusal, or the end of the session if it came first. Also fails if the login has asked for the
 /// service in another way ([`ClientLogin::start_early`](crate::login::ClientLogin::start_early)).
-pub async fn open<In, Out, S>(
+pub async fn open<In, Out: Transmit, S>(
     stream: S,
     authenticated: &Authenticated,
     limits: &Limits,
@@ -62,122 +82,115 @@ pub async fn open<In, Out, S>(
 where
     S: AsyncBufRead + AsyncWrite + Unpin + Send + 'static,
 {
-    open_casting(stream, authenticated, limits, codec, args, None, linked).await
+    let request = OpenRequest { interface: interface_of::<Out>(), ..OpenRequest::new(codec, args) };
+    open_with(stream, authenticated, limits, &request, linked).await
 }
 
-/// Does what [`open`] does, and casts a first message, encoded in the codec, without waiting for the service. The
-/// message arrives a round trip earlier. It is lost if the service does not start.
+/// Returns the protocol that a client states in its [`OpenRequest`]; `None` if `Out` are no messages of a protocol.
+pub fn interface_of<Out: Transmit>() -> Option<InterfaceHash> {
+    Out::protocol().map(Interface::to_hash)
+}
+
+/// Does what [`open`] does, with everything that a client can ask for except for resume.
 ///
 /// # Errors
 /// Those of [`open`].
-pub async fn open_casting<In, Out, S>(
+pub async fn open_with<In, Out: Transmit, S>(
     stream: S,
     authenticated: &Authenticated,
     limits: &Limits,
-    codec: Codec,
-    args: &[u8],
-    first: Option<Vec<u8>>,
+    request: &OpenRequest<'_>,
     linked: bool,
 ) -> Result<Channel<In, Out>, OpenError>
 where
     S: AsyncBufRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let ask = OpenRequest { codec, args, first, linked, window: Duration::ZERO };
-    ask.open(stream, Once::new(), authenticated, limits).await
+    let request = OpenRequest { resume: Duration::ZERO, ..*request };
+    open_from(stream, Once::new(), authenticated, limits, &request, linked).await
 }
 
-/// The way in which a client resumes its session after the connection is lost.
-pub struct Resume<S> {
-    /// The time that the session should survive without a connection. The server may grant less, or nothing.
-    pub window: Duration,
-    /// Dials the next connection.
-    pub connector: Connector<S>,
-}
-
-/// Opens a session as [`open_casting`] does, and asks the server to let it survive its connection. If the server agrees,
-/// and the connection is lost, the session waits for another one.
+/// Opens a session as [`open_with`] does, and asks the server to let it survive its connection. If the server agrees,
+/// and the connection is lost, the session waits for another one, which `connector` dials.
 ///
 /// # Errors
 /// Those of [`open`].
-#[expect(clippy::too_many_arguments, reason = "those of `open_casting`, and the way to resume")]
-pub async fn open_resumable<In, Out, S>(
+pub async fn open_resumable<In, Out: Transmit, S>(
     stream: S,
     authenticated: &Authenticated,
     limits: &Limits,
-    codec: Codec,
-    args: &[u8],
-    first: Option<Vec<u8>>,
+    request: &OpenRequest<'_>,
     linked: bool,
-    resume: Resume<S>,
+    connector: Connector<S>,
 ) -> Result<Channel<In, Out>, OpenError>
 where
     S: AsyncBufRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let ask = OpenRequest { codec, args, first, linked, window: resume.window };
-    ask.open(stream, Dialled::new(resume.connector), authenticated, limits).await
+    open_from(stream, Dialled::new(connector), authenticated, limits, request, linked).await
 }
 
-/// The wishes of a client for its session.
-struct OpenRequest<'a> {
-    codec: Codec,
-    args: &'a [u8],
-    /// A message to cast at once.
-    first: Option<Vec<u8>>,
+async fn open_from<In, Out: Transmit, N>(
+    stream: N::Stream,
+    later: N,
+    authenticated: &Authenticated,
+    limits: &Limits,
+    request: &OpenRequest<'_>,
     linked: bool,
-    window: Duration,
-}
-
-impl OpenRequest<'_> {
-    async fn open<In, Out, N>(
-        self,
-        stream: N::Stream,
-        later: N,
-        authenticated: &Authenticated,
-        limits: &Limits,
-    ) -> Result<Channel<In, Out>, OpenError>
-    where
-        N: Source<Stream: AsyncBufRead + AsyncWrite + Unpin + Send> + Send + 'static,
-    {
-        let Self { codec, args, first, linked, window } = self;
-        let mut endpoint = Endpoint::new(authenticated, limits, now());
-        let session = endpoint.session_mut();
-        session.ask_resume(window);
-        let started = session.start(codec, args);
-        let cast = |()| first.map_or(Ok(()), |mut first| session.cast(now(), &mut first).map(drop));
-        started.and_then(cast).map_err(|error| match error {
-            Unsendable::TooLong { max } => OpenError::Args(PayloadError::TooLong { max }),
-            Unsendable::Ended(reason) => OpenError::Ended(reason),
-            Unsendable::WouldWait | Unsendable::TooManyHandles { .. } => {
-                OpenError::Ended(ExitReason::Overload)
+) -> Result<Channel<In, Out>, OpenError>
+where
+    N: Source<Stream: AsyncBufRead + AsyncWrite + Unpin + Send> + Send + 'static,
+{
+    let mut endpoint = Endpoint::new(authenticated, limits, now());
+    let session = endpoint.session_mut();
+    let started = session.start(request);
+    let cast = |()| request.first.map_or(Ok(()), |first| session.cast(now(), &mut first.to_vec()).map(drop));
+    started.and_then(cast).map_err(|error| match error {
+        Unsendable::TooLong { max } => OpenError::Args(PayloadError::TooLong { max }),
+        Unsendable::Ended(reason) => OpenError::Ended(reason),
+        Unsendable::WouldWait | Unsendable::TooManyHandles { .. } => OpenError::Ended(ExitReason::Overload),
+    })?;
+    if authenticated.early().is_some_and(|early| !session.was_sent(now(), early)) {
+        return Err(OpenError::OtherStart);
+    }
+    let shared = Shared::new(endpoint, limits, authenticated);
+    shared.agree(request.codec);
+    let channel = Channel::new(Arc::clone(&shared));
+    sync::spawn(Driver::new(stream, later, Arc::clone(&shared), None::<fn(Arc<Shared>, Request)>));
+    let mut place = 0;
+    poll_fn(|cx| {
+        shared.with(|endpoint| match endpoint.session_mut().poll_open() {
+            Some(result) => Poll::Ready(result),
+            None => {
+                endpoint.watch(&mut place, keep(cx));
+                Poll::Pending
             }
-        })?;
-        if authenticated.early().is_some_and(|early| !session.was_sent(now(), early)) {
-            return Err(OpenError::OtherStart);
-        }
-        let shared = Shared::new(endpoint, limits, authenticated);
-        shared.agree(codec);
-        let channel = Channel::new(Arc::clone(&shared));
-        sync::spawn(Driver::new(stream, later, Arc::clone(&shared), None::<fn(Arc<Shared>, Request)>));
-        let mut place = 0;
-        poll_fn(|cx| {
-            shared.with(|endpoint| match endpoint.session_mut().poll_open() {
-                Some(result) => Poll::Ready(result),
-                None => {
-                    endpoint.watch(&mut place, keep(cx));
-                    Poll::Pending
-                }
-            })
         })
-        .await
-        .map_err(|error| match error {
-            NotOpened::Refused(StartRefused { code: RefuseCode::Codec, text }) => OpenError::Codec(text),
-            NotOpened::Refused(StartRefused { text, .. }) => OpenError::Refused(text),
-            NotOpened::Ended(reason) => OpenError::Ended(reason),
-        })?;
-        if let Some(process) = current() {
-            shared.own(Some(process), linked);
+    })
+    .await
+    .map_err(|error| match error {
+        NotOpened::Refused(StartRefused { code: RefuseCode::Interface, text }) => {
+            other_protocol(&text, Out::protocol(), request.codec)
         }
-        Ok(channel)
+        NotOpened::Refused(StartRefused { code: RefuseCode::Codec, text }) => OpenError::Codec(text),
+        NotOpened::Refused(StartRefused { text, .. }) => OpenError::Refused(text),
+        NotOpened::Ended(reason) => OpenError::Ended(reason),
+    })?;
+    if let Some(process) = current() {
+        shared.own(Some(process), linked);
+    }
+    Ok(channel)
+}
+
+/// Compares the protocol of this client with that of the service, `text`.
+fn other_protocol(text: &str, own: Option<&Interface>, codec: Codec) -> OpenError {
+    match text.parse::<Interface>() {
+        Ok(service) => {
+            let difference = own.and_then(|own| service.accepts(own, codec).err());
+            OpenError::OtherProtocol { service: Box::new(service), difference }
+        }
+        Err(error) => {
+            let public = format!("the service has another protocol, and its text cannot be read: {error}");
+            OpenError::Refused(public.into())
+        }
     }
 }
 
@@ -241,12 +254,13 @@ where
 pub struct Opening {
     shared: Arc<Shared>,
     answered: bool,
+    hides_protocol: bool,
     request: Request,
 }
 
 impl Opening {
     const fn new(shared: Arc<Shared>, request: Request) -> Self {
-        Self { shared, answered: false, request }
+        Self { shared, answered: false, hides_protocol: false, request }
     }
 
     /// Returns the codec of every payload of the session.
@@ -296,6 +310,51 @@ impl Opening {
     /// Returns a handle that ends this session from outside.
     pub fn control(&self) -> Control {
         Control(Arc::clone(&self.shared))
+    }
+
+    /// Keeps the protocol of the service from clients that have another one, or that ask for it.
+    pub const fn hide_protocol(&mut self) {
+        self.hides_protocol = true;
+    }
+
+    /// Checks that the client has the protocol whose messages are `In`, and refuses the request otherwise. A client without
+    /// a protocol passes, and so does every client if `In` are no messages of a protocol.
+    ///
+    /// Call it before anything is started. [`accept`](Self::accept) does not compare protocols.
+    ///
+    /// # Errors
+    /// The reason why the request was refused, for a log.
+    pub fn agree<In: Receive>(mut self) -> Result<Self, &'static str> {
+        let own = In::protocol();
+        let Some(theirs) = self.request.interface.as_deref() else { return Ok(self) };
+        let asks = theirs.methods == 0;
+        let why = match own {
+            None if asks => "the service has no protocol",
+            None => return Ok(self),
+            Some(own) if own.begins_with(theirs) => return Ok(self),
+            Some(_) if self.hides_protocol && asks => "the service does not show its protocol",
+            Some(_) if self.hides_protocol => "the service has another protocol, and does not show it",
+            Some(own) => {
+                let max = self.shared.ask(|session| session.max_payload_len()).min(MAX_INTERFACE_LEN);
+                match [Interface::documented, Interface::text]
+                    .map(|text| text(own))
+                    .into_iter()
+                    .find(|text| text.len() <= max)
+                {
+                    Some(text) => {
+                        self.refuse_with(RefuseCode::Interface, &text);
+                        return Err(if asks {
+                            "it asked for the protocol only"
+                        } else {
+                            "it has another protocol"
+                        });
+                    }
+                    None => "the service has another protocol, whose text is too long for the client",
+                }
+            }
+        };
+        self.refuse_with(RefuseCode::Refused, why);
+        Err(why)
     }
 
     /// Starts the service, and tells the client. The calling process owns the channel and is linked to the far end.

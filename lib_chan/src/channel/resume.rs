@@ -327,8 +327,16 @@ mod tests {
     async fn anything_else_keeps_its_bytes() {
         let mut start = Vec::new();
         let terms = wire::Terms { max_calls: 1, max_links: 1, max_handles: 0 };
-        Frame::Start { codec: 3, terms, max_frame_len: 1024, window_len: 65_536, resume: 0, args: b"args" }
-            .put(&mut start);
+        Frame::Start {
+            codec: 3,
+            terms,
+            max_frame_len: 1024,
+            window_len: 65_536,
+            resume: 0,
+            interface: None,
+            args: b"args",
+        }
+        .put(&mut start);
         let too_long = [&[0, 0, 0, 80, 0x44][..], &[0; 80]].concat();
         let malformed = [&[0, 0, 0, 2, 0x44][..], &[1, 2, 3]].concat();
         let cut = resume()[..20].to_vec();

@@ -15,8 +15,9 @@ use crate::auth::{
     AccountVerifier, Argon2Params, ClientId, NameKey, ParamsError, PasswordVerifier, Salt, ServiceName,
     runs_with,
 };
-use crate::channel::{Channel, OpenError, Opening, open_casting};
+use crate::channel::{Channel, OpenError, OpenRequest, Opening, open_with};
 use crate::handshake::Side;
+use crate::payload::Codec;
 use crate::secret::Secret;
 use crate::tls::{self, CheckedKey, Pin, PinVerifier, ReloadableKey};
 use crate::{Message, Opaque};
@@ -24,6 +25,10 @@ use crate::{Message, Opaque};
 /// The least work that is allowed.
 fn params() -> Argon2Params {
     Argon2Params::new(19_456, 2, 1).unwrap()
+}
+
+fn request() -> OpenRequest<'static> {
+    OpenRequest::new(Codec::Raw, b"arguments")
 }
 
 fn target(host: &str) -> Target {
@@ -341,9 +346,9 @@ async fn hello_proof_and_start_share_one_flight() {
     let private_key = key();
     let (mut near, mut far) = duplex(4096);
     let login = ClientLogin::prepare(target("host"), Credential::Key(&private_key)).await;
-    let login = login.start_early(&Limits::default(), Codec::Raw, b"arguments", None, Duration::ZERO);
+    let login = login.start_early(&Limits::default(), &request());
     let flight = first_flight(login.run(&mut near, ekm(1)), &mut far).await;
-    let start = early_start(&Limits::default(), Codec::Raw, b"arguments", None, Duration::ZERO).unwrap();
+    let start = early_start(&Limits::default(), &request()).unwrap();
     assert_eq!(flight.len(), hello().len() + 2 + ExpectProof::MAX_LEN + start.len());
     assert!(flight.ends_with(&start));
 }
@@ -352,8 +357,10 @@ async fn hello_proof_and_start_share_one_flight() {
 fn early_start_holds_what_every_server_takes() {
     let max = *Limits::FRAME_LEN_RANGE.start() - crate::wire::MAX_OVERHEAD;
     let payload = vec![7; max + 1];
-    let early =
-        |args, first| early_start(&Limits::default(), Codec::Raw, args, first, Duration::ZERO).is_some();
+    let early = |args, first| {
+        let request = OpenRequest { first, ..OpenRequest::new(Codec::Raw, args) };
+        early_start(&Limits::default(), &request).is_some()
+    };
     assert!(early(&payload[1..], Some(&payload[1..])));
     assert!(!early(&payload, None));
     assert!(!early(b"", Some(&payload)));
@@ -364,7 +371,7 @@ async fn long_first_cast_waits_for_accept() {
     let private_key = key();
     let (mut near, mut far) = duplex(4096);
     let login = ClientLogin::prepare(target("host"), Credential::Key(&private_key)).await;
-    let login = login.start_early(&Limits::default(), Codec::Raw, b"", Some(&[7; 1024]), Duration::ZERO);
+    let login = login.start_early(&Limits::default(), &OpenRequest { first: Some(&[7; 1024]), ..request() });
     let flight = first_flight(login.run(&mut near, ekm(1)), &mut far).await;
     assert_eq!(flight.len(), hello().len() + 2 + ExpectProof::MAX_LEN);
 }
@@ -375,7 +382,7 @@ async fn password_shows_no_start_before_accept() {
     let password = Password::new("correct horse").unwrap();
     let (mut near, mut far) = duplex(4096);
     let login = ClientLogin::prepare(target("host"), Credential::Password(&password)).await;
-    let login = login.start_early(&Limits::default(), Codec::Raw, b"arguments", None, Duration::ZERO);
+    let login = login.start_early(&Limits::default(), &request());
     let client = async {
         let end = login.run(&mut near, ekm(1)).await.unwrap();
         drop(near);
@@ -392,16 +399,15 @@ async fn password_shows_no_start_before_accept() {
 #[tokio::test]
 async fn early_start_and_cast_open_the_session_once() {
     let private_key = key();
-    let first = |text: &[u8]| Some(text.to_vec());
-    for (second, opens) in [(first(b"first"), true), (first(b"other"), false), (None, false)] {
+    for (second, opens) in [(Some(&b"first"[..]), true), (Some(b"other"), false), (None, false)] {
         let (near, far) = duplex(4096);
         let (mut near, mut far) = (BufStream::new(near), BufStream::new(far));
         let login = ClientLogin::prepare(target("host"), Credential::Key(&private_key)).await;
         let limits = Limits::default();
-        let login = login.start_early(&limits, Codec::Raw, b"arguments", Some(b"first"), Duration::ZERO);
+        let login = login.start_early(&limits, &OpenRequest { first: Some(b"first"), ..request() });
         let client = async {
             let end = login.run(&mut near, ekm(1)).await.unwrap();
-            open_casting(near, &end, &limits, Codec::Raw, b"arguments", second, false).await
+            open_with(near, &end, &limits, &OpenRequest { first: second, ..request() }, false).await
         };
         let server = async {
             let end = serve(&mut far, &directory_of_key(0x21)).await.unwrap();

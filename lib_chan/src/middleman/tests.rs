@@ -39,6 +39,7 @@ use crate::{
     enter,
     handshake::{SessionParameters, pair_in_memory},
     payload::Codec,
+    protocol::Transmit,
     spawn,
     wire::Frame,
 };
@@ -98,7 +99,7 @@ async fn session(
 }
 
 /// The same with messages of any type.
-async fn session_of<In, Out>(
+async fn session_of<In, Out: Transmit>(
     limits: &Limits,
     linked: bool,
     start: impl FnOnce(Opening) + Send + 'static,

@@ -27,7 +27,7 @@ use std::time::Duration;
 /// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be an argument or a reply of a protocol, because it has no `Schema`",
-    note = "add `#[derive(lib_chan::Schema)]` to the type, beside serde's two traits"
+    note = "add `#[derive(lib_chan::protocol::Schema)]` to the type, beside serde's two traits"
 )]
 pub trait Schema: 'static {
     /// Describes the type.

@@ -1,17 +1,17 @@
 //! Interfaces: the methods of a protocol, as text, as a hash, and compared with another version.
 
-use std::fmt;
+use std::fmt::{self, Write};
 use std::str::FromStr;
 
 use aws_lc_rs::digest;
 
 use super::describe::{Schema, describe};
-use crate::payload::Codec;
+use crate::{payload::Codec, wire::InterfaceHash};
 
 /// The methods of a protocol, and the types of their arguments and replies.
 ///
 /// Its [text](Self::text) is canonical: two protocols with the same text have the same form on the wire. It can be
-/// [parsed](FromStr) again. Docs are not part of it.
+/// [parsed](FromStr) again. Docs are not part of it, but of the [documented](Self::documented) text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interface {
     name: String,
@@ -61,6 +61,30 @@ impl Interface {
         format!("protocol {}\n{}", self.name, lines.collect::<String>())
     }
 
+    /// Returns the text with the docs: as comments, in lines that begin with `#`, in front of the protocol and the methods.
+    pub fn documented(&self) -> String {
+        let mut text = String::new();
+        comment(&mut text, &self.docs);
+        let _ = writeln!(text, "protocol {}", self.name);
+        for method in &self.methods {
+            comment(&mut text, &method.docs);
+            let _ = writeln!(text, "{method}");
+        }
+        text
+    }
+
+    /// Returns the form in which a client states this interface.
+    pub fn to_hash(&self) -> InterfaceHash {
+        InterfaceHash { methods: self.methods.len() as u64, hash: self.hash(self.methods.len()) }
+    }
+
+    /// Returns `true` if the first methods are those that the client states. A client that states no method has none in
+    /// common.
+    pub(crate) fn begins_with(&self, client: &InterfaceHash) -> bool {
+        let count = usize::try_from(client.methods).unwrap_or(usize::MAX);
+        (1..=self.methods.len()).contains(&count) && self.hash(count) == client.hash
+    }
+
     /// Returns the SHA-256 of the text of the first `count` methods, without the name of the protocol. A service that has
     /// the same hash for the number of methods of its client decodes everything that the client sends in bincode.
     pub fn hash(&self, count: usize) -> [u8; 32] {
@@ -91,7 +115,7 @@ impl Interface {
             };
             let difference = match ours {
                 _ if codec == Codec::Raw => Some("a protocol cannot be raw".into()),
-                None => Some(format!("{}: there is no such method here", theirs.name)),
+                None => Some(format!("{}: the service has no such method", theirs.name)),
                 Some(ours) => ours.difference(theirs, codec),
             };
             if let Some(difference) = difference {
@@ -147,11 +171,15 @@ impl Method {
     fn difference(&self, theirs: &Self, codec: Codec) -> Option<String> {
         let name = &self.name;
         if *name != theirs.name {
-            return Some(format!("{}: the method with this index is {name} here", theirs.name));
+            return Some(format!("{}: the service has {name} in this place", theirs.name));
         }
         let kind = |method: &Self| if method.reply.is_some() { "a call" } else { "a cast" };
         if kind(self) != kind(theirs) {
-            return Some(format!("{name}: {} here, and {} at the client", kind(self), kind(theirs)));
+            return Some(format!(
+                "{name}: {} at the service, and {} at the client",
+                kind(self),
+                kind(theirs)
+            ));
         }
         let arguments = match codec {
             Codec::Bincode => self.differing_position(theirs),
@@ -162,7 +190,7 @@ impl Method {
         }
         match (&self.reply, &theirs.reply) {
             (Some(ours), Some(theirs)) if ours != theirs => {
-                Some(format!("{name}: the reply is {ours} here, and {theirs} at the client"))
+                Some(format!("{name}: the reply is {ours} at the service, and {theirs} at the client"))
             }
             _ => None,
         }
@@ -173,13 +201,14 @@ impl Method {
         let longer = self.arguments.len().max(theirs.arguments.len());
         (0..longer).find_map(|at| match (self.arguments.get(at), theirs.arguments.get(at)) {
             (Some((ours, _)), None) => Some(format!("{name}: the client does not send the argument {ours}")),
-            (None, Some((theirs, _))) => Some(format!("{name}: there is no argument {theirs} here")),
-            (Some((ours, _)), Some((theirs, _))) if ours != theirs => {
-                Some(format!("{name}: argument {} is {ours} here, and {theirs} at the client", at + 1))
-            }
-            (Some((argument, ours)), Some((_, theirs))) if ours != theirs => {
-                Some(format!("{name}: the argument {argument} is {ours} here, and {theirs} at the client"))
-            }
+            (None, Some((theirs, _))) => Some(format!("{name}: the service has no argument {theirs}")),
+            (Some((ours, _)), Some((theirs, _))) if ours != theirs => Some(format!(
+                "{name}: argument {} is {ours} at the service, and {theirs} at the client",
+                at + 1
+            )),
+            (Some((argument, ours)), Some((_, theirs))) if ours != theirs => Some(format!(
+                "{name}: the argument {argument} is {ours} at the service, and {theirs} at the client"
+            )),
             _ => None,
         })
     }
@@ -190,7 +219,7 @@ impl Method {
         self.arguments.iter().find_map(|(argument, ours)| {
             match theirs.arguments.iter().find(|(other, _)| other == argument) {
                 Some((_, theirs)) if ours != theirs => Some(format!(
-                    "{name}: the argument {argument} is {ours} here, and {theirs} at the client"
+                    "{name}: the argument {argument} is {ours} at the service, and {theirs} at the client"
                 )),
                 None if !ours.starts_with("Option<") => {
                     Some(format!("{name}: the client does not send the argument {argument}"))
@@ -198,6 +227,14 @@ impl Method {
                 _ => None,
             }
         })
+    }
+}
+
+/// Appends docs as comments.
+fn comment(text: &mut String, docs: &str) {
+    for line in docs.lines() {
+        let printable = line.chars().map(|letter| if letter.is_control() { ' ' } else { letter });
+        let _ = writeln!(text, "{}", format!("# {}", printable.collect::<String>()).trim_end());
     }
 }
 
@@ -215,25 +252,37 @@ impl fmt::Display for Method {
     }
 }
 
-/// Reads the canonical text. Empty lines, and what follows a `#`, do not count.
+/// Reads the canonical text. Lines that begin with `#` are the docs of the line that follows. Elsewhere, the text behind a
+/// `#` does not count, and neither do empty lines.
 impl FromStr for Interface {
     type Err = SyntaxError;
 
     fn from_str(text: &str) -> Result<Self, SyntaxError> {
         let mut interface: Option<Self> = None;
+        let mut docs: Vec<&str> = Vec::new();
         for (number, line) in (1..).zip(text.lines()) {
-            let line = line.split('#').next().unwrap_or_default().trim();
             let error = |expected| SyntaxError { line: number, expected };
+            if line.contains(char::is_control) {
+                return Err(error("no control characters"));
+            }
+            if let Some(comment) = line.strip_prefix('#') {
+                docs.push(comment.trim());
+                continue;
+            }
+            let line = line.split('#').next().unwrap_or_default().trim();
             match (&mut interface, line) {
-                (_, "") => {}
+                (_, "") => docs.clear(),
                 (None, line) => {
                     let name =
                         line.strip_prefix("protocol ").ok_or_else(|| error("`protocol` and a name"))?;
-                    interface = Some(Self::new(name.trim(), ""));
+                    interface = Some(Self::new(name.trim(), &docs.join("\n")));
+                    docs.clear();
                 }
                 (Some(interface), line) => {
-                    let method = parse_method(line)
+                    let mut method = parse_method(line)
                         .ok_or_else(|| error("a method, as `Interface::text` writes it"))?;
+                    method.docs = docs.join("\n");
+                    docs.clear();
                     interface.add(method);
                 }
             }

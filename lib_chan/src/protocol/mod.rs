@@ -161,12 +161,19 @@
 //! call Lookup(key: String) -> String
 //! ".parse().unwrap();
 //! let error = NamesMessage::interface().accepts(&released, Codec::Bincode).unwrap_err();
-//! assert_eq!(error.to_string(), "Lookup: the reply is Option<String> here, and String at the client");
+//! assert_eq!(error.to_string(), "Lookup: the reply is Option<String> at the service, and String at the client");
 //! ```
+//!
+//! The service makes the same comparison when a client opens a session. A client with an incompatible version is refused
+//! before anything starts, and its error names the first difference. Ends of one version exchange a hash and nothing else.
+//! These changes are compatible:
 //!
 //! * **bincode**: a service may append methods. Nothing else may change.
 //! * **JSON**: a service may add methods anywhere and change their order. It may add arguments that are `Option`, and
-//!   ignores arguments that it does not know.
+//!   ignores arguments that it does not know. A client with such a version logs in twice.
+//!
+//! A client must not have a method that its service lacks: update services first. The comparison does not see into the
+//! protocol of an [`Address`] in a message, or into the casts of the service to its client.
 
 mod describe;
 mod interface;
@@ -186,7 +193,7 @@ use crate::process::{PassedReply, Within, call_far, cast_far, in_time, try_cast_
 use crate::{Address, CallError, CastError, ExitReason, Limits, Message, Reply, SendError};
 
 /// The messages of a protocol. The attribute [`protocol`](macro@crate::protocol) implements it.
-pub trait Protocol: Receive<Item = Self> + Send {
+pub trait Protocol: Receive<Item = Self> + Transmit + Send {
     /// The form of a message on the wire, without the reply.
     #[doc(hidden)]
     type Wire: Serialize + DeserializeOwned + Send + 'static;
@@ -196,7 +203,7 @@ pub trait Protocol: Receive<Item = Self> + Send {
     const NAME: &'static str;
 
     /// Describes the protocol: its methods, and the types of their arguments and replies.
-    fn interface() -> Interface;
+    fn interface() -> &'static Interface;
 
     /// Appends the form on the wire, for a far process. Returns the processes in the message.
     #[doc(hidden)]
@@ -220,6 +227,12 @@ pub trait Receive: Sized + 'static {
     /// The item that [`Channel::recv`](crate::Channel::recv) returns: the message of a protocol itself, or a
     /// [`Message`] around any other type.
     type Item;
+
+    /// Returns the protocol of the messages, if they have one.
+    #[doc(hidden)]
+    fn protocol() -> Option<&'static Interface> {
+        None
+    }
 
     /// Decodes a cast; `None` if it is to be discarded.
     #[doc(hidden)]
@@ -249,6 +262,21 @@ impl<T: DeserializeOwned + 'static> Receive for T {
         payload::decode_message(codec, payload).map(|message| Some(Message::Call(message, make_reply())))
     }
 }
+
+/// A type that a [`Remote`](crate::Remote) can send: the messages of a protocol, or any type that serde encodes.
+#[diagnostic::on_unimplemented(
+    message = "a remote cannot send `{Self}`",
+    note = "it sends the messages of a `#[lib_chan::protocol]`, and types that implement `serde::Serialize`"
+)]
+pub trait Transmit {
+    /// Returns the protocol of the messages, if they have one.
+    #[doc(hidden)]
+    fn protocol() -> Option<&'static Interface> {
+        None
+    }
+}
+
+impl<T: Serialize> Transmit for T {}
 
 /// Something that takes the messages of a protocol: a [`Remote`](crate::Remote), an [`Address`], or one of them
 /// [within](Address::within) a time. The trait of the protocol is implemented for all of them.

@@ -28,7 +28,7 @@ use super::{
 use crate::{
     CallError, CallFailure, Executed, ExitReason, after,
     handshake::Side,
-    wire::{Frame, RefuseCode, Tombstone},
+    wire::{self, Frame, RefuseCode, Tombstone},
 };
 
 /// A deadline that can be postponed, but not beyond `last`.
@@ -210,7 +210,11 @@ impl<H: Host> Session<H> {
     /// Refuses the client's `Start`, and ends the session.
     pub fn refuse_start(&mut self, code: RefuseCode, text: &str) {
         if !self.is_over() {
-            self.outgoing.put(&Frame::Refuse { call: 0, code, text: public(text) });
+            let text = match code {
+                RefuseCode::Interface => crate::exit::cut(text, wire::MAX_INTERFACE_LEN),
+                _ => public(text),
+            };
+            self.outgoing.put(&Frame::Refuse { call: 0, code, text });
             self.end(ExitReason::Normal, 0, None);
         }
     }

@@ -8,7 +8,11 @@ use super::{
     credit::cost,
     handles::{Handles, ProcessMailbox},
 };
-use crate::{ExitReason, payload::Codec, wire::RefuseCode};
+use crate::{
+    ExitReason,
+    payload::Codec,
+    wire::{InterfaceHash, RefuseCode},
+};
 
 /// A received message for a process of this end, still encoded.
 #[derive(Debug, PartialEq, Eq)]
@@ -105,6 +109,29 @@ pub enum Delivery<P> {
     Over(ExitReason),
 }
 
+/// The wishes of a client for its session.
+#[derive(Clone, Copy, Debug)]
+pub struct OpenRequest<'a> {
+    /// The codec of every payload of the session.
+    pub codec: Codec,
+    /// The arguments for the service, encoded in that codec.
+    pub args: &'a [u8],
+    /// A message to cast without waiting for the service, encoded. It arrives a round trip earlier, and is lost if the
+    /// service does not start.
+    pub first: Option<&'a [u8]>,
+    /// The time that the session should survive without a connection; zero for no resume.
+    pub resume: Duration,
+    /// The protocol of the client. A service with another one refuses to start. `None` for a client without a protocol.
+    pub interface: Option<InterfaceHash>,
+}
+
+impl<'a> OpenRequest<'a> {
+    /// Creates a request without a first message, resume or protocol.
+    pub const fn new(codec: Codec, args: &'a [u8]) -> Self {
+        Self { codec, args, first: None, resume: Duration::ZERO, interface: None }
+    }
+}
+
 /// The content of the client's `Start`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
@@ -114,6 +141,8 @@ pub struct Request {
     pub args: Bytes,
     /// The time for which the client asks the session to outlive its connection; zero for no resume.
     pub resume: Duration,
+    /// The protocol of the client; `None` if it has none.
+    pub interface: Option<Box<InterfaceHash>>,
 }
 
 /// The server's refusal of a `Start`.

@@ -69,7 +69,10 @@ pub use self::{
         AliasName, DroppedHandles, Export, FarHandle, Handles, Passing, ProcessMailbox, ReceivedHandle,
         SentHandles,
     },
-    message::{Delivery, Inbound, InboundKind, NotOpened, Request, StartRefused, Unsendable, WindowChange},
+    message::{
+        Delivery, Inbound, InboundKind, NotOpened, OpenRequest, Request, StartRefused, Unsendable,
+        WindowChange,
+    },
     outgoing::Batch,
     quota::{CallCounts, CallPlace, CallQuota, OverQuota},
     resume::{Attach, ConnectionState},
@@ -77,7 +80,6 @@ pub use self::{
 use crate::{
     ExitReason, Limits, after,
     handshake::{Authenticated, SessionParameters, Side},
-    payload::Codec,
     wire::{self, Frame, Terms},
 };
 
@@ -207,17 +209,20 @@ impl<H: Host> Session<H> {
 
     // Opening.
 
-    /// Sends the client's first frame, with its codec and arguments (`ArgsC`).
+    /// Sends the client's first frame.
     ///
     /// # Errors
     /// [`Unsendable::TooLong`] if the arguments do not fit a frame.
-    pub fn start(&mut self, codec: Codec, args: &[u8]) -> Result<(), Unsendable> {
-        let max = self.max_payload_len();
-        if args.len() > max {
+    pub fn start(&mut self, request: &OpenRequest<'_>) -> Result<(), Unsendable> {
+        self.note_asked_resume(resume::millis(request.resume));
+        let resume = self.asked_resume();
+        let frame = start_frame(&self.limits, request, resume);
+        let room = self.peer.max_frame_len.saturating_sub(head_len(&frame));
+        let max = room.min(self.max_payload_len());
+        if request.args.len() > max {
             return Err(Unsendable::TooLong { max });
         }
-        let resume = self.asked_resume();
-        self.outgoing.put(&start_frame(&self.limits, codec, resume, args));
+        self.outgoing.put(&frame);
         if resume > 0 {
             self.keep_outgoing();
         }
@@ -462,35 +467,40 @@ impl<H: Host> Session<H> {
 /// Returns the client's first frames as bytes, for a login that sends them right behind the proof: the `Start`, and a
 /// cast if there is one. Returns `None` if a payload is longer than every server accepts; the client does not know
 /// this server's bound yet.
-pub fn early_start(
-    limits: &Limits,
-    codec: Codec,
-    args: &[u8],
-    first: Option<&[u8]>,
-    resume: Duration,
-) -> Option<Vec<u8>> {
-    // As `max_payload_len` of a session with the least bound.
-    let max = *Limits::FRAME_LEN_RANGE.start() - wire::MAX_OVERHEAD;
-    if args.len().max(first.map_or(0, <[u8]>::len)) > max {
+pub fn early_start(limits: &Limits, request: &OpenRequest<'_>) -> Option<Vec<u8>> {
+    // As in a session with the least bound.
+    let max_frame_len = *Limits::FRAME_LEN_RANGE.start();
+    let max = max_frame_len - wire::MAX_OVERHEAD;
+    let frame = start_frame(limits, request, resume::millis(request.resume));
+    let longest = request.args.len().max(request.first.map_or(0, <[u8]>::len));
+    if longest > max || head_len(&frame) + request.args.len() > max_frame_len {
         return None;
     }
     let mut bytes = Vec::new();
-    start_frame(limits, codec, resume::millis(resume), args).put(&mut bytes);
-    if let Some(payload) = first {
+    frame.put(&mut bytes);
+    if let Some(payload) = request.first {
         Frame::Cast { to: OWNER, payload }.put(&mut bytes);
     }
     Some(bytes)
 }
 
-fn start_frame<'a>(limits: &Limits, codec: Codec, resume: u64, args: &'a [u8]) -> Frame<'a> {
+fn start_frame<'a>(limits: &Limits, request: &OpenRequest<'a>, resume: u64) -> Frame<'a> {
     Frame::Start {
-        codec: codec as u8,
+        codec: request.codec as u8,
         terms: own_terms(limits),
         max_frame_len: limits.max_frame_len as u64,
         window_len: limits.window_len as u64,
         resume,
-        args,
+        interface: request.interface.map(Box::new),
+        args: request.args,
     }
+}
+
+/// Returns the length of a frame without its length field and its payload.
+fn head_len(frame: &Frame<'_>) -> usize {
+    let mut head = Vec::new();
+    frame.put_head(&mut head);
+    head.len() - wire::LEN_LEN
 }
 
 const fn own_terms(limits: &Limits) -> Terms {

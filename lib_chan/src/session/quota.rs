@@ -94,7 +94,9 @@ impl Quota {
     pub(super) const fn count_refusal(&mut self, code: RefuseCode, cancelled: bool) {
         let count = match code {
             _ if cancelled => &mut self.counts.cancelled,
-            RefuseCode::Refused | RefuseCode::Codec | RefuseCode::TooLong => &mut self.counts.refused,
+            RefuseCode::Refused | RefuseCode::Codec | RefuseCode::TooLong | RefuseCode::Interface => {
+                &mut self.counts.refused
+            }
             RefuseCode::Overload => &mut self.counts.overload,
             RefuseCode::NoAnswer | RefuseCode::AnswerTooLong | RefuseCode::AnswerCodec => {
                 &mut self.counts.failed

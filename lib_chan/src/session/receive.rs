@@ -18,7 +18,7 @@ use crate::{
     CallError, CallFailure, Executed, ExitReason, Limits,
     handshake::Side,
     payload::Codec,
-    wire::{self, Frame, HandleTable, MessageHead, RefuseCode, Terms, WireError},
+    wire::{self, Frame, HandleTable, InterfaceHash, MessageHead, RefuseCode, Terms, WireError},
 };
 
 /// An ack goes after so many ordered frames, or so many bytes, whichever comes first; and with each pong. A flush asks for
@@ -208,9 +208,9 @@ impl<H: Host> Session<H> {
         // A payload is always the end of its frame.
         let share = |payload: &[u8]| run.slice(end - payload.len()..end);
         match frame {
-            Frame::Start { codec, terms, max_frame_len, window_len, resume, args } => {
-                self.handle_asked_resume(resume);
-                self.handle_start(codec, terms, max_frame_len, window_len, share(args))?;
+            Frame::Start { codec, terms, max_frame_len, window_len, resume, interface, args } => {
+                self.note_asked_resume(resume);
+                self.handle_start(codec, terms, (max_frame_len, window_len), interface, share(args))?;
             }
             Frame::Started { terms, resume } => {
                 self.peer.terms = terms;
@@ -422,8 +422,8 @@ impl<H: Host> Session<H> {
         &mut self,
         codec: u8,
         terms: Terms,
-        max_frame_len: u64,
-        window_len: u64,
+        (max_frame_len, window_len): (u64, u64),
+        interface: Option<Box<InterfaceHash>>,
         args: Bytes,
     ) -> Result<(), Fault> {
         let max_frame_len = usize::try_from(max_frame_len).map_err(|_| Fault::Protocol)?;
@@ -435,7 +435,7 @@ impl<H: Host> Session<H> {
         match Codec::from_code(codec) {
             Some(codec) => {
                 let resume = Duration::from_millis(self.asked_resume());
-                self.request = Some(Request { codec, args, resume });
+                self.request = Some(Request { codec, args, resume, interface });
             }
             None => self.refuse_start(RefuseCode::Codec, "unknown codec"),
         }
@@ -519,7 +519,9 @@ impl<H: Host> Session<H> {
         let text = text.into();
         let max = self.max_payload_len();
         match code {
-            RefuseCode::Refused => CallError::new(Executed::No, CallFailure::Refused(text)),
+            RefuseCode::Refused | RefuseCode::Interface => {
+                CallError::new(Executed::No, CallFailure::Refused(text))
+            }
             RefuseCode::Codec => CallError::new(Executed::No, CallFailure::Codec(text)),
             RefuseCode::TooLong => CallError::new(Executed::No, CallFailure::TooLong { max }),
             RefuseCode::Overload => {

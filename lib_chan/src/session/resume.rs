@@ -180,17 +180,12 @@ pub(super) fn millis(time: Duration) -> u64 {
 impl<H: Host> Session<H> {
     // The agreement.
 
-    /// Asks the server to let the session outlive its connection for this time, rounded down to milliseconds. Must be
-    /// called before [`start`](Self::start). By default, the client does not ask.
-    pub const fn ask_resume(&mut self, window: Duration) {
-        self.resumption.asked = window;
-    }
-
+    /// Returns the time that the client asks the session to outlive its connection, in milliseconds.
     pub(super) fn asked_resume(&self) -> u64 {
         millis(self.resumption.asked)
     }
 
-    pub(super) const fn handle_asked_resume(&mut self, window: u64) {
+    pub(super) const fn note_asked_resume(&mut self, window: u64) {
         self.resumption.asked = Duration::from_millis(window);
     }
 

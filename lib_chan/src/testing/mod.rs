@@ -41,9 +41,10 @@ use tokio::sync::oneshot;
 
 pub use self::line::Line;
 use crate::auth::{ClientId, ServiceName};
-use crate::channel::{OpenError, Opening, open, serve};
+use crate::channel::{OpenError, OpenRequest, Opening, interface_of, open_with, serve};
 use crate::handshake::{SessionParameters, pair_in_memory_of};
 use crate::payload::Codec;
+use crate::protocol::{Receive, Transmit};
 use crate::{Channel, ExitReason, Limits, Process, spawn, sync};
 
 /// Returns a pair that is not open yet.
@@ -116,11 +117,11 @@ impl Pair {
         service: impl FnOnce(Process, Channel<In, Out>) -> F + Send + 'static,
     ) -> Result<(Channel<Out, In>, Line), PairError>
     where
-        In: 'static,
+        In: Receive + Transmit,
         Out: 'static,
         F: Future<Output = Result<(), ExitReason>> + Send + 'static,
     {
-        self.start(|opening| {
+        self.start::<_, _, In>(|opening| {
             spawn(|me: Process| {
                 let channel = opening.accept();
                 service(me, channel)
@@ -142,12 +143,13 @@ impl Pair {
     pub async fn open<Out, In>(self) -> Result<(Channel<In, Out>, Channel<Out, In>, Line), PairError>
     where
         In: 'static,
-        Out: 'static,
+        Out: Receive + Transmit,
     {
         self.open_as().await
     }
 
-    /// Does what [`open`](Self::open) does, with other types at each end, such as two versions of a protocol.
+    /// Does what [`open`](Self::open) does, with other types at each end, such as two versions of a protocol. The service
+    /// refuses a client whose protocol it does not understand.
     ///
     /// # Errors
     ///
@@ -160,16 +162,18 @@ impl Pair {
         self,
     ) -> Result<(Channel<ClientIn, ClientOut>, Channel<ServerIn, ServerOut>, Line), PairError>
     where
-        ServerIn: 'static,
+        ClientOut: Transmit,
+        ServerIn: Receive,
         ServerOut: 'static,
     {
         let (tell, told) = oneshot::channel();
-        let (client, line) = self.start(|opening| drop(tell.send(opening.accept()))).await?;
+        let (client, line) =
+            self.start::<_, _, ServerIn>(|opening| drop(tell.send(opening.accept()))).await?;
         let server = told.await.map_err(|_| PairError::Open(OpenError::Ended(ExitReason::NoConnection)))?;
         Ok((client, server, line))
     }
 
-    async fn start<In, Out>(
+    async fn start<In, Out: Transmit, ServerIn: Receive>(
         self,
         start: impl FnOnce(Opening) + Send + 'static,
     ) -> Result<(Channel<In, Out>, Line), PairError> {
@@ -182,10 +186,21 @@ impl Pair {
         let (line, near, far) = Line::new(self.delay);
         let limits = self.limits.clone();
         sync::spawn(async move {
+            let start = |opening: Opening| {
+                if let Ok(opening) = opening.agree::<ServerIn>() {
+                    start(opening);
+                }
+            };
             serve(far, &server, &limits, start).await;
         });
-        let channel =
-            open(near, &client, &self.limits, self.codec, &no_arguments(self.codec), self.linked).await?;
+        let args = no_arguments(self.codec);
+        let mut request = OpenRequest::new(self.codec, &args);
+        // A client that is refused, but understood nevertheless, would ask again like this.
+        request.interface = match (ServerIn::protocol(), Out::protocol()) {
+            (Some(service), Some(own)) if service.accepts(own, self.codec).is_ok() => Some(service.to_hash()),
+            _ => interface_of::<Out>(),
+        };
+        let channel = open_with(near, &client, &self.limits, &request, self.linked).await?;
         Ok((channel, line))
     }
 }

@@ -23,14 +23,18 @@ pub const MAX_OVERHEAD: usize = LEN_LEN + 1 + 3 * varint::MAX_LEN;
 pub const FIRST_UNORDERED: u8 = 0x40;
 /// Bytes of the secret of a session.
 const SECRET_LEN: usize = 32;
+/// Bytes of the hash of an interface.
+const HASH_LEN: usize = 32;
 /// Bytes of the proof in a `Resume`.
 const PROOF_LEN: usize = 32;
 /// The longest `Resume`, without its length: kind, id, three numbers, proof.
 pub const MAX_RESUME_LEN: usize = 1 + 16 + 3 * varint::MAX_LEN + PROOF_LEN;
 /// The kind of a `Resume`, which tells a later connection of a session from a first one.
 pub const RESUME: u8 = kind::RESUME;
-/// The most bytes of the text of a `Refuse`.
+/// The most bytes of the text of a `Refuse`, except for [`RefuseCode::Interface`].
 pub const MAX_TEXT_LEN: usize = ExitReason::MAX_TEXT_LEN;
+/// The most bytes of an interface in a `Refuse`.
+pub const MAX_INTERFACE_LEN: usize = 64 * 1024;
 
 /// One message on the wire. Payloads and texts are borrowed from the bytes they came in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +52,8 @@ pub enum Frame<'a> {
         /// The time that the client asks the session to survive without a connection, in milliseconds; 0 for no
         /// resume.
         resume: u64,
+        /// The protocol of the client; `None` if it has none.
+        interface: Option<Box<InterfaceHash>>,
         /// The arguments for the service, encoded.
         args: &'a [u8],
     },
@@ -257,6 +263,20 @@ pub enum MessageHead {
     },
 }
 
+/// The protocol of a client, as it states it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InterfaceHash {
+    /// The number of its methods; 0 asks for the interface of the service instead of starting it.
+    pub methods: u64,
+    /// The SHA-256 of the canonical text of these methods.
+    pub hash: [u8; HASH_LEN],
+}
+
+impl InterfaceHash {
+    /// Asks for the interface of the service.
+    pub const ASK: Self = Self { methods: 0, hash: [0; HASH_LEN] };
+}
+
 /// The server's consent to resume a session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Granted {
@@ -308,6 +328,8 @@ pub enum RefuseCode {
     AnswerTooLong = 6,
     /// The answer does not encode. Executed.
     AnswerCodec = 7,
+    /// The client of a `Start` has another protocol than the service. The text is the service's interface. Not executed.
+    Interface = 8,
 }
 
 impl RefuseCode {
@@ -320,6 +342,7 @@ impl RefuseCode {
             5 => Self::NoAnswer,
             6 => Self::AnswerTooLong,
             7 => Self::AnswerCodec,
+            8 => Self::Interface,
             _ => return None,
         })
     }
@@ -487,9 +510,16 @@ impl<'a> Frame<'a> {
     fn put_fields(&self, out: &mut Vec<u8>) -> &'a [u8] {
         let mut put = |numbers: &[u64]| numbers.iter().for_each(|&number| varint::put(number, out));
         match *self {
-            Frame::Start { codec, terms, max_frame_len, window_len, resume, args } => {
+            Frame::Start { codec, terms, max_frame_len, window_len, resume, ref interface, args } => {
                 put(&[u64::from(codec), terms.max_calls, terms.max_links, terms.max_handles]);
                 put(&[max_frame_len, window_len, resume]);
+                match interface {
+                    None => put(&[0, 0]),
+                    Some(interface) => {
+                        put(&[interface.methods, HASH_LEN as u64]);
+                        out.extend_from_slice(&interface.hash);
+                    }
+                }
                 return args;
             }
             Frame::Started { terms, ref resume } => {
@@ -585,6 +615,7 @@ impl<'a> Frame<'a> {
                 max_frame_len: fields.number()?,
                 window_len: fields.number()?,
                 resume: fields.number()?,
+                interface: fields.interface()?,
                 args: fields.rest(),
             },
             kind::STARTED => Frame::Started { terms: fields.terms()?, resume: fields.granted()? },
@@ -598,7 +629,13 @@ impl<'a> Frame<'a> {
             kind::CANCEL => Frame::Cancel { call: fields.number()? },
             kind::REPLY => Frame::Reply { call: fields.number()?, payload: fields.rest() },
             kind::REFUSE => {
-                Frame::Refuse { call: fields.number()?, code: fields.refuse_code()?, text: fields.text()? }
+                let (call, code) = (fields.number()?, fields.refuse_code()?);
+                let text = match (code, call) {
+                    (RefuseCode::Interface, 0) => fields.text_within(MAX_INTERFACE_LEN)?,
+                    (RefuseCode::Interface, _) => return Err(WireError::Code(code as u8)),
+                    _ => fields.text()?,
+                };
+                Frame::Refuse { call, code, text }
             }
             kind::EXIT => Frame::Exit {
                 from: fields.number()?,
@@ -684,6 +721,16 @@ impl<'a> Fields<'a> {
         Ok(Some(Box::new(Granted { window, id, secret: Secret::new(*self.array()?) })))
     }
 
+    fn interface(&mut self) -> Result<Option<Box<InterfaceHash>>, WireError> {
+        match (self.number()?, self.number()?) {
+            (0, 0) => Ok(None),
+            (methods, len) if len == HASH_LEN as u64 => {
+                Ok(Some(Box::new(InterfaceHash { methods, hash: *self.array()? })))
+            }
+            _ => Err(WireError::Number),
+        }
+    }
+
     fn claim(&mut self) -> Result<ResumeClaim, WireError> {
         let id = SessionId::new(*self.array()?);
         Ok(ResumeClaim { id, epoch: self.number()?, received: self.number()?, sent: self.number()? })
@@ -722,8 +769,12 @@ impl<'a> Fields<'a> {
     }
 
     fn text(&mut self) -> Result<&'a str, WireError> {
+        self.text_within(MAX_TEXT_LEN)
+    }
+
+    fn text_within(&mut self, max: usize) -> Result<&'a str, WireError> {
         let bytes = self.rest();
-        if bytes.len() > MAX_TEXT_LEN {
+        if bytes.len() > max {
             return Err(WireError::Text);
         }
         std::str::from_utf8(bytes).map_err(|_| WireError::Text)

@@ -1,9 +1,15 @@
 use super::*;
 
+/// The hash of the methods `cast Store(key: String, value: String)` and `call Lookup(key: String) -> Option<String>`.
+const NAMES_HASH: &str = "7c983387b36617afcd99b212282494c880336b30eb0f54dd38480667f908d5d0";
+
 fn samples() -> Vec<(Frame<'static>, &'static str)> {
     let terms = Terms { max_calls: 1024, max_links: 300, max_handles: 128 };
     let failed = || ExitReason::failed("boom");
     let id = SessionId::new([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]);
+    let mut hash = [0; 32];
+    hash.copy_from_slice(&bytes(NAMES_HASH));
+    let interface = InterfaceHash { methods: 2, hash };
     let granted = Granted { window: 60_000, id, secret: Secret::new([0xab; 32]) };
     vec![
         (
@@ -13,9 +19,10 @@ fn samples() -> Vec<(Frame<'static>, &'static str)> {
                 max_frame_len: 1 << 20,
                 window_len: 1 << 18,
                 resume: 0,
+                interface: None,
                 args: b"null",
             },
-            "00000013 01 02 8008 ac02 8001 808040 808010 00 6e756c6c",
+            "00000015 01 02 8008 ac02 8001 808040 808010 00 00 00 6e756c6c",
         ),
         (
             Frame::Start {
@@ -24,9 +31,23 @@ fn samples() -> Vec<(Frame<'static>, &'static str)> {
                 max_frame_len: 1 << 20,
                 window_len: 1 << 18,
                 resume: 60_000,
+                interface: None,
                 args: b"",
             },
-            "00000011 01 03 8008 ac02 8001 808040 808010 e0d403",
+            "00000013 01 03 8008 ac02 8001 808040 808010 e0d403 00 00",
+        ),
+        (
+            Frame::Start {
+                codec: 1,
+                terms,
+                max_frame_len: 1 << 20,
+                window_len: 1 << 18,
+                resume: 0,
+                interface: Some(Box::new(interface)),
+                args: b"",
+            },
+            "00000031 01 01 8008 ac02 8001 808040 808010 00 02 20 \
+             7c983387b36617afcd99b212282494c880336b30eb0f54dd38480667f908d5d0",
         ),
         (Frame::Started { terms, resume: None }, "00000008 02 8008 ac02 8001 00"),
         (
@@ -41,6 +62,15 @@ fn samples() -> Vec<(Frame<'static>, &'static str)> {
         (
             Frame::Refuse { call: 0, code: RefuseCode::Codec, text: "raw only" },
             "0000000b 07 00 02 726177206f6e6c79",
+        ),
+        (
+            Frame::Refuse {
+                call: 0,
+                code: RefuseCode::Interface,
+                text: "protocol Ping\ncall Ping() -> ()\n",
+            },
+            "00000023 07 00 08 70726f746f636f6c2050696e670a \
+             63616c6c2050696e672829202d3e2028290a",
         ),
         (Frame::Exit { from: 3, to: 0, taken: None, reason: ExitReason::Kill }, "00000006 08 03 00 00 00 02"),
         (
@@ -150,7 +180,7 @@ fn refuses_bytes_after_frame() {
 fn refuses_unknown_kinds_and_codes() {
     assert_eq!(Frame::parse(&[0x16]), Err(WireError::UnknownKind(0x16)));
     assert_eq!(Frame::parse(&[0x00]), Err(WireError::UnknownKind(0)));
-    assert_eq!(Frame::parse(&bytes("07 00 08")), Err(WireError::Code(8)));
+    assert_eq!(Frame::parse(&bytes("07 00 09")), Err(WireError::Code(9)));
     assert_eq!(Frame::parse(&bytes("09 00 0c")), Err(WireError::Code(12)));
 }
 
@@ -161,6 +191,34 @@ fn refuses_bad_texts() {
     assert_eq!(Frame::parse(&long), Err(WireError::Text));
     assert_eq!(Frame::parse(&bytes("09 00 07 ff")), Err(WireError::Text));
     assert_eq!(Frame::parse(&bytes("09 00 01 78")), Err(WireError::Text));
+}
+
+#[test]
+fn interface_refuses_start_only_and_is_bounded() {
+    assert!(Frame::parse(&bytes("07 00 08")).is_ok());
+    assert_eq!(Frame::parse(&bytes("07 01 08")), Err(WireError::Code(8)));
+    let mut long = bytes("07 00 08");
+    long.resize(3 + MAX_INTERFACE_LEN, b'x');
+    assert!(Frame::parse(&long).is_ok());
+    long.push(b'x');
+    assert_eq!(Frame::parse(&long), Err(WireError::Text));
+    let mut other = bytes("07 00 01");
+    other.resize(3 + MAX_TEXT_LEN + 1, b'x');
+    assert_eq!(Frame::parse(&other), Err(WireError::Text));
+}
+
+#[test]
+fn protocol_of_start_is_whole_or_absent() {
+    let start = |protocol: &str| {
+        let mut body = bytes("01 02 8008 ac02 8001 808040 808010 00");
+        body.extend(bytes(protocol));
+        Frame::parse(&body).map(|frame| matches!(frame, Frame::Start { interface: Some(_), .. }))
+    };
+    assert_eq!(start("00 00"), Ok(false));
+    assert_eq!(start(&format!("00 20 {NAMES_HASH}")), Ok(true));
+    assert_eq!(start("02 00"), Err(WireError::Number));
+    assert_eq!(start("00 01 00"), Err(WireError::Number));
+    assert_eq!(start("02 20 00"), Err(WireError::Truncated));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use clap::ValueEnum;
 use futures_util::future::try_join_all;
 use lib_chan::auth::SessionId;
-use lib_chan::channel::{Resume, attachments, open, open_resumable, serve, serve_resumable};
+use lib_chan::channel::{OpenRequest, attachments, open, open_resumable, serve, serve_resumable};
 use lib_chan::handshake::{SessionParameters, pair_in_memory};
 use lib_chan::payload::Codec;
 use lib_chan::secret::Secret;
@@ -178,8 +178,9 @@ async fn session(resume: bool) -> Result<Channel<(), Request>> {
         )
         .await
     });
-    let resume = Resume { window: WINDOW, connector: Box::new(|_| Box::pin(std::future::pending())) };
-    open_resumable(near, &client, &limits, Codec::Bincode, b"", None, false, resume).await.context("open")
+    let request = OpenRequest { resume: WINDOW, ..OpenRequest::new(Codec::Bincode, b"") };
+    let connector = Box::new(|_| Box::pin(std::future::pending()) as _);
+    open_resumable(near, &client, &limits, &request, false, connector).await.context("open")
 }
 
 async fn echo(mut channel: Channel<Request, ()>) -> Result<(), lib_chan::ExitReason> {

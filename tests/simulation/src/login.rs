@@ -20,7 +20,7 @@ use lib_chan::{
     },
     payload::Codec,
     secret::{PrivateKey, Secret},
-    session::Endpoint,
+    session::{Endpoint, OpenRequest},
 };
 
 use crate::{
@@ -247,7 +247,10 @@ impl World {
         let now = self.now;
         let mut endpoint = Endpoint::new(authenticated, &self.end(at).limits, now);
         if at.side == Side::Client {
-            endpoint.session_mut().start(Codec::Raw, b"arguments").expect("short arguments");
+            endpoint
+                .session_mut()
+                .start(&OpenRequest::new(Codec::Raw, b"arguments"))
+                .expect("short arguments");
         }
         endpoint
     }

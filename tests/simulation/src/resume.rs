@@ -17,7 +17,7 @@ use lib_chan::{
     secret::Secret,
     session::{
         Attach, Batch, ConnectionState, Delivery, Endpoint, Event, FIRST_EPOCH, Flush, Host, InboundKind,
-        Next, Reader, Who, WindowChange,
+        Next, OpenRequest, Reader, Who, WindowChange,
     },
     wire::{self, Frame, Granted},
 };
@@ -175,8 +175,8 @@ impl Sim {
         };
         let mut sides = [side(&both.0), side(&both.1)];
         let client = sides[CLIENT].endpoint.session_mut();
-        client.ask_resume(window);
-        client.start(Codec::Raw, b"arguments").expect("short arguments");
+        let request = OpenRequest { resume: window, ..OpenRequest::new(Codec::Raw, b"arguments") };
+        client.start(&request).expect("short arguments");
         let granted = !rng.once_in(16);
         let latency = rng.pick(&[0, 300, 50_000]);
         // On a slow line a call would be late without any cut.

@@ -4,7 +4,7 @@ use std::{io, net::Ipv4Addr, sync::Arc, time::Duration};
 
 use lib_chan::{
     Channel, ConnectionState, ExitReason, Limits, Opaque,
-    channel::{Connected, OpenError, Resume, open, open_resumable},
+    channel::{Connected, OpenError, OpenRequest, open, open_resumable},
     handshake::Authenticated,
     login::Credential,
     payload::Codec,
@@ -157,9 +157,8 @@ impl Detached {
                         Ok(Connected { stream: cuttable(stream, cuts), exporter })
                     }) as _
                 });
-                let resume = Resume { window: WINDOW, connector };
-                let limits = Limits::default();
-                open_resumable(stream, &client, &limits, Codec::Raw, b"", None, false, resume)
+                let request = OpenRequest { resume: WINDOW, ..OpenRequest::new(Codec::Raw, b"") };
+                open_resumable(stream, &client, &Limits::default(), &request, false, connector)
                     .await
                     .map_err(io::Error::other)
             });

@@ -288,8 +288,16 @@ async fn ends_session_beyond_its_credit() {
     let mut frames = Vec::new();
     let terms = Terms { max_calls: 1024, max_links: 1024, max_handles: 0 };
     let (max_frame_len, window_len) = (1 << 20, 256 * 1024);
-    Frame::Start { codec: Codec::Raw as u8, terms, max_frame_len, window_len, resume: 0, args: b"" }
-        .put(&mut frames);
+    Frame::Start {
+        codec: Codec::Raw as u8,
+        terms,
+        max_frame_len,
+        window_len,
+        resume: 0,
+        interface: None,
+        args: b"",
+    }
+    .put(&mut frames);
     stream.write_all(&frames).await.unwrap();
     // `Started`.
     assert!(stream.read(&mut [0; 64]).await.unwrap() > 0);

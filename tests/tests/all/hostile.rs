@@ -61,6 +61,7 @@ fn start() -> Frame<'static> {
         max_frame_len: 1 << 20,
         window_len: 1 << 20,
         resume: 0,
+        interface: None,
         args: b"null",
     }
 }

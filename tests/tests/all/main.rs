@@ -22,6 +22,7 @@ mod operate;
 mod pages;
 #[cfg(target_os = "linux")]
 mod platform;
+mod protocols;
 mod python;
 mod reconnecting;
 mod relay;

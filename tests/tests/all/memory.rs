@@ -94,8 +94,16 @@ async fn holds(url: &str, credential: Credential<'_>, from: Ipv4Addr) -> TlsStre
     let terms = Terms { max_calls: 1024, max_links: 1024, max_handles: 0 };
     let mut frames = Vec::new();
     let (max_frame_len, window_len) = (MIB as u64, 256 * 1024);
-    Frame::Start { codec: Codec::Raw.code(), terms, max_frame_len, window_len, resume: 0, args: b"" }
-        .put(&mut frames);
+    Frame::Start {
+        codec: Codec::Raw.code(),
+        terms,
+        max_frame_len,
+        window_len,
+        resume: 0,
+        interface: None,
+        args: b"",
+    }
+    .put(&mut frames);
     stream.write_all(&frames).await.unwrap();
     assert!(stream.read(&mut [0; 64]).await.unwrap() > 0, "it is started");
     frames.clear();

@@ -122,6 +122,7 @@ async fn repeated_links_and_ends_fill_no_mailbox() {
         max_frame_len: 1024,
         window_len: 65_536,
         resume: 0,
+        interface: None,
         args: &[],
     };
     near.write_all(&frames([start])).await.unwrap();
@@ -166,7 +167,15 @@ async fn asks_for_much_and_reads_nothing(limits: &Limits, max_frame_len: u64) ->
     });
     let terms = crate::wire::Terms { max_calls: 1, max_links: 1, max_handles: 0 };
     let codec = Codec::Bincode as u8;
-    let start = Frame::Start { codec, terms, max_frame_len, window_len: 65_536, resume: 0, args: &[] };
+    let start = Frame::Start {
+        codec,
+        terms,
+        max_frame_len,
+        window_len: 65_536,
+        resume: 0,
+        interface: None,
+        args: &[],
+    };
     near.write_all(&frames([start])).await.unwrap();
     // The `Started`.
     assert_ne!(near.read(&mut [0; 100]).await.unwrap(), 0);

@@ -24,12 +24,13 @@ use crate::{
     SpawnOptions,
     auth::{Exporter, ResumeKey, SessionId},
     channel::{
-        Attacher, Change, Connected, Control, First, Opening, Resume, Served, attachments, hear_first,
+        Attacher, Change, Connected, Control, First, OpenRequest, Opening, Served, attachments, hear_first,
         open_resumable, say_lost, serve_resumable,
     },
     handshake::{SessionParameters, pair_in_memory},
     middleman::suspension::suspend,
     payload::Codec,
+    protocol::Transmit,
     secret::Secret,
     spawn, spawn_with,
     wire::{Granted, Tombstone},
@@ -176,7 +177,7 @@ async fn session() -> Session {
     session_with(service).await
 }
 
-async fn session_with<In, Out>(start: impl FnOnce(Opening) + Send + 'static) -> Session<In, Out> {
+async fn session_with<In, Out: Transmit>(start: impl FnOnce(Opening) + Send + 'static) -> Session<In, Out> {
     let limits = Limits::default();
     let parameters = SessionParameters::from_limits(&limits).unwrap();
     let (client, server) = pair_in_memory(parameters, [7; 32]).unwrap();
@@ -200,9 +201,8 @@ async fn session_with<In, Out>(start: impl FnOnce(Opening) + Send + 'static) -> 
     });
     let dialler = network.clone();
     let connector = Box::new(move |attempt| Box::pin(dialler.clone().dial(attempt)) as _);
-    let resume = Resume { window: WINDOW, connector };
-    let channel =
-        open_resumable(near, &client, &limits, Codec::Bincode, b"", None, false, resume).await.unwrap();
+    let request = OpenRequest { resume: WINDOW, ..OpenRequest::new(Codec::Bincode, b"") };
+    let channel = open_resumable(near, &client, &limits, &request, false, connector).await.unwrap();
     Session { channel, served, network }
 }
 

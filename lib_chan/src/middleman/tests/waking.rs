@@ -40,7 +40,8 @@ async fn with_raw_client(limits: Limits) -> (Channel<Blob>, DuplexStream) {
     let mut bytes = Vec::new();
     let terms = Terms { max_calls: 1, max_links: 1, max_handles: 0 };
     let (codec, max_frame_len) = (Codec::Bincode as u8, 1 << 20);
-    Frame::Start { codec, terms, max_frame_len, window_len: 65_536, resume: 0, args: &[] }.put(&mut bytes);
+    Frame::Start { codec, terms, max_frame_len, window_len: 65_536, resume: 0, interface: None, args: &[] }
+        .put(&mut bytes);
     near.write_all(&bytes).await.unwrap();
     (told.await.unwrap(), near)
 }

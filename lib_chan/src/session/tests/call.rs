@@ -11,7 +11,7 @@ use crate::{
     CallError, CallFailure, Executed, ExitReason, Limits,
     handshake::Side,
     payload::Codec,
-    session::{CallPlace, CallQuota, InboundKind, OverQuota, Unsendable},
+    session::{CallPlace, CallQuota, InboundKind, OpenRequest, OverQuota, Unsendable},
     wire::{Frame, RefuseCode, Terms},
 };
 
@@ -458,7 +458,7 @@ fn a_call_waits_no_longer_than_a_month() {
 #[test]
 fn unanswered_calls_fill_no_memory() {
     let mut lone = Lone::new(Side::Client, &Limits::default());
-    lone.session.start(Codec::Raw, b"").unwrap();
+    lone.session.start(&OpenRequest::new(Codec::Raw, b"")).unwrap();
     lone.feed(&Frame::Started {
         terms: Terms { max_calls: u64::MAX, max_links: 0, max_handles: 0 },
         resume: None,

@@ -10,7 +10,7 @@ use crate::{
     handshake::Side,
     payload::Codec,
     secret::Secret,
-    session::{Delivery, InboundKind, Outcome, Unsendable},
+    session::{Delivery, InboundKind, OpenRequest, Outcome, Unsendable},
     wire::{Frame, Granted, Tombstone},
 };
 
@@ -334,8 +334,8 @@ fn granted() -> Granted {
 /// A client that has ended a session that it can resume, and has lost the connection. `Ended` is frame 3.
 fn closing_client() -> Lone {
     let mut lone = Lone::new(Side::Client, &Limits::default());
-    lone.session.ask_resume(Duration::from_millis(GRANTED));
-    lone.session.start(Codec::Raw, b"").unwrap();
+    let resume = Duration::from_millis(GRANTED);
+    lone.session.start(&OpenRequest { resume, ..OpenRequest::new(Codec::Raw, b"") }).unwrap();
     lone.feed(&Frame::Started { terms: TERMS, resume: Some(Box::new(granted())) });
     assert_eq!(lone.session.cast(lone.now, &mut b"last".to_vec()), Ok(None));
     lone.session.end(ExitReason::Normal, 1, None);
@@ -365,7 +365,15 @@ fn server_keeps_record_unless_client_has_answered() {
     let server = || {
         let mut lone = Lone::new(Side::Server, &Limits::default());
         let Frame::Start { codec, terms, max_frame_len, window_len, args, .. } = start() else { panic!() };
-        lone.feed(&Frame::Start { codec, terms, max_frame_len, window_len, resume: GRANTED, args });
+        lone.feed(&Frame::Start {
+            codec,
+            terms,
+            max_frame_len,
+            window_len,
+            resume: GRANTED,
+            interface: None,
+            args,
+        });
         lone.session.take_request().unwrap();
         lone.session.grant(granted());
         lone.session.accept(Some(1), false);

@@ -39,7 +39,15 @@ impl Alone {
         let terms = Terms { max_calls: 4, max_links: 4, max_handles: 0 };
         let (max_frame_len, window_len) = (1 << 20, 1 << 20);
         let codec = Codec::Raw as u8;
-        alone.feed(&[Frame::Start { codec, terms, max_frame_len, window_len, resume: 0, args: &[] }]);
+        alone.feed(&[Frame::Start {
+            codec,
+            terms,
+            max_frame_len,
+            window_len,
+            resume: 0,
+            interface: None,
+            args: &[],
+        }]);
         assert!(matches!(alone.endpoint.poll(Who::Driver, 0), Some(Event::Requested(_))));
         alone.endpoint.session_mut().accept(None, false);
         alone.came(Who::Driver, 0);

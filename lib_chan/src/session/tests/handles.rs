@@ -475,7 +475,7 @@ fn dropped_handle_is_reported_once() {
 #[test]
 fn handles_without_limit_at_peer_are_not_sent() {
     let mut lone = Lone::new(Side::Client, &Limits::default());
-    lone.session.start(crate::payload::Codec::Raw, b"").unwrap();
+    lone.session.start(&crate::session::OpenRequest::new(crate::payload::Codec::Raw, b"")).unwrap();
     let early = lone.session.try_cast_with(0, &mut Vec::new(), sent([near(7)]));
     assert_eq!(early, Err(Unsendable::TooManyHandles { max: 0 }));
     let terms = Terms { max_handles: 0, ..TERMS };

@@ -7,7 +7,7 @@ use crate::{
     ExitReason, Limits,
     handshake::{SessionParameters, Side, pair_in_memory},
     payload::Codec,
-    session::{Batch, Session},
+    session::{Batch, OpenRequest, Session},
     wire::{self, Frame, Terms},
 };
 
@@ -38,7 +38,7 @@ impl Lone {
         let mut lone = Self::new(side, limits);
         match side {
             Side::Client => {
-                lone.session.start(Codec::Raw, b"").unwrap();
+                lone.session.start(&OpenRequest::new(Codec::Raw, b"")).unwrap();
                 lone.feed(&Frame::Started { terms: TERMS, resume: None });
                 lone.session.set_owner(Some(1), false);
             }
@@ -109,6 +109,7 @@ pub(super) fn start() -> Frame<'static> {
         max_frame_len: 1 << 20,
         window_len: 1 << 18,
         resume: 0,
+        interface: None,
         args: b"",
     }
 }

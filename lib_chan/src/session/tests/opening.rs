@@ -10,7 +10,7 @@ use crate::{
     handshake::Side,
     payload::Codec,
     secret::Secret,
-    session::{NotOpened, Request, StartRefused, early_start},
+    session::{NotOpened, OpenRequest, Request, StartRefused, early_start},
     wire::{Frame, Granted, RefuseCode, Terms},
 };
 
@@ -71,7 +71,7 @@ fn frame_out_of_phase_ends_protocol() {
             "client, before the answer",
             || {
                 let mut lone = Lone::new(Side::Client, &Limits::default());
-                lone.session.start(Codec::Raw, b"").unwrap();
+                lone.session.start(&OpenRequest::new(Codec::Raw, b"")).unwrap();
                 lone
             },
             |frame| matches!(frame, Frame::Started { .. } | Frame::Refuse { call: 0, .. }),
@@ -128,7 +128,7 @@ fn frame_out_of_phase_ends_protocol() {
 #[test]
 fn resume_that_nobody_asked_for_ends_protocol() {
     let mut lone = Lone::new(Side::Client, &Limits::default());
-    lone.session.start(Codec::Raw, b"").unwrap();
+    lone.session.start(&OpenRequest::new(Codec::Raw, b"")).unwrap();
     let granted = Granted { window: 1, id: SessionId::new([0; 16]), secret: Secret::new([0; 32]) };
     lone.feed(&Frame::Started { terms: TERMS, resume: Some(Box::new(granted)) });
     assert_eq!(lone.ended(), Some(&ExitReason::Protocol));
@@ -139,7 +139,10 @@ fn session_opens_with_terms_of_client() {
     let mut pair = Pair::new(1, &Limits::default(), &Limits::default());
     assert_eq!(pair.client.session.poll_open(), None);
     let request = pair.start(b"args");
-    assert_eq!(request, Request { codec: Codec::Raw, args: b"args"[..].into(), resume: Duration::ZERO });
+    assert_eq!(
+        request,
+        Request { codec: Codec::Raw, args: b"args"[..].into(), resume: Duration::ZERO, interface: None }
+    );
     assert_eq!(pair.server.session.take_request(), None);
     pair.server.session.accept(Some(1), true);
     pair.settle();
@@ -151,7 +154,7 @@ fn session_opens_with_terms_of_client() {
 fn casts_behind_start_wait_for_the_service() {
     for accepted in [true, false] {
         let mut pair = Pair::new(1, &Limits::default(), &Limits::default());
-        pair.client.session.start(Codec::Raw, b"").unwrap();
+        pair.client.session.start(&OpenRequest::new(Codec::Raw, b"")).unwrap();
         assert_eq!(pair.client.session.cast(pair.now, &mut b"early".to_vec()), Ok(None));
         pair.settle();
         assert!(pair.server.session.has_inbox() && !pair.server.session.is_open());
@@ -171,8 +174,8 @@ const WINDOW: Duration = Duration::from_secs(60);
 /// A client that asks for resume, with a cast behind its `Start`.
 fn asking_client() -> Lone {
     let mut lone = Lone::new(Side::Client, &Limits::default());
-    lone.session.ask_resume(WINDOW);
-    lone.session.start(Codec::Raw, b"args").unwrap();
+    let request = OpenRequest { resume: WINDOW, ..OpenRequest::new(Codec::Raw, b"args") };
+    lone.session.start(&request).unwrap();
     assert_eq!(lone.session.cast(lone.now, &mut b"early".to_vec()), Ok(None));
     lone
 }
@@ -180,11 +183,12 @@ fn asking_client() -> Lone {
 #[test]
 fn cast_goes_with_login_that_asks_for_resume() {
     let limits = Limits::default();
-    let early = early_start(&limits, Codec::Raw, b"args", Some(b"early"), WINDOW).unwrap();
+    let request = OpenRequest { resume: WINDOW, ..OpenRequest::new(Codec::Raw, b"args") };
+    let early = early_start(&limits, &OpenRequest { first: Some(b"early"), ..request }).unwrap();
     let mut lone = asking_client();
     assert!(lone.session.was_sent(lone.now, &early));
     assert_eq!(lone.frames(), []);
-    let other = early_start(&limits, Codec::Raw, b"args", None, WINDOW).unwrap();
+    let other = early_start(&limits, &request).unwrap();
     let mut lone = asking_client();
     assert!(!lone.session.was_sent(lone.now, &other));
 }
@@ -244,6 +248,7 @@ fn refuses_unknown_codec_by_name() {
         max_frame_len: 1 << 20,
         window_len: 1 << 18,
         resume: 0,
+        interface: None,
         args: b"",
     });
     assert_eq!(lone.session.take_request(), None);
@@ -256,7 +261,15 @@ fn refuses_unknown_codec_by_name() {
 fn start_with_limits_out_of_bounds_ends_protocol() {
     for (max_frame_len, window_len) in [(1023, 1 << 18), ((16 << 20) + 1, 1 << 18), (1024, (64 << 10) - 1)] {
         let mut lone = Lone::new(Side::Server, &Limits::default());
-        lone.feed(&Frame::Start { codec: 1, terms: TERMS, max_frame_len, window_len, resume: 0, args: b"" });
+        lone.feed(&Frame::Start {
+            codec: 1,
+            terms: TERMS,
+            max_frame_len,
+            window_len,
+            resume: 0,
+            interface: None,
+            args: b"",
+        });
         assert_eq!(lone.ended(), Some(&ExitReason::Protocol));
     }
     let mut lone = Lone::new(Side::Server, &Limits::default());
@@ -267,6 +280,7 @@ fn start_with_limits_out_of_bounds_ends_protocol() {
         max_frame_len: 1024,
         window_len: u64::MAX,
         resume: 0,
+        interface: None,
         args: b"",
     });
     assert_eq!(lone.ended(), None);
@@ -326,9 +340,9 @@ fn calls_before_the_opening_wait_for_it() {
 fn arguments_may_fill_a_frame_and_no_more() {
     let mut lone = Lone::new(Side::Client, &Limits::default());
     let max = lone.session.max_payload_len();
-    let too_long = lone.session.start(Codec::Raw, &vec![0; max + 1]);
+    let too_long = lone.session.start(&OpenRequest::new(Codec::Raw, &vec![0; max + 1]));
     assert_eq!(too_long, Err(crate::session::Unsendable::TooLong { max }));
     assert_eq!(lone.frames(), []);
-    lone.session.start(Codec::Raw, &vec![0; max]).unwrap();
+    lone.session.start(&OpenRequest::new(Codec::Raw, &vec![0; max])).unwrap();
     assert_eq!(lone.frames().len(), 1);
 }

@@ -12,7 +12,7 @@ use crate::{
     handshake::{Authenticated, SessionParameters, pair_in_memory},
     payload::Codec,
     secret::Secret,
-    session::{Attach, Batch, Delivery, Host, Inbound, Outcome, Request, Session},
+    session::{Attach, Batch, Delivery, Host, Inbound, OpenRequest, Outcome, Request, Session},
     wire::{self, Frame, Granted},
 };
 
@@ -184,8 +184,8 @@ impl Pair {
     /// Open, and resumable within a minute.
     pub(crate) fn resumable(seed: u64) -> Self {
         let mut pair = Self::new(seed, &Limits::default(), &Limits::default());
-        pair.client.session.ask_resume(Duration::from_secs(60));
-        pair.start(b"args");
+        let resume = Duration::from_secs(60);
+        pair.start_with(&OpenRequest { resume, ..OpenRequest::new(Codec::Raw, b"args") });
         let (id, secret) = (SessionId::new([5; 16]), Secret::new([6; 32]));
         pair.server.session.grant(Granted { window: 60_000, id, secret });
         pair.server.session.accept(None, false);
@@ -212,7 +212,11 @@ impl Pair {
 
     /// The client says what it wants, and the server hears it.
     pub(crate) fn start(&mut self, args: &[u8]) -> Request {
-        self.client.session.start(Codec::Raw, args).unwrap();
+        self.start_with(&OpenRequest::new(Codec::Raw, args))
+    }
+
+    fn start_with(&mut self, request: &OpenRequest<'_>) -> Request {
+        self.client.session.start(request).unwrap();
         self.settle();
         self.server.session.take_request().unwrap()
     }

@@ -9,7 +9,7 @@ use crate::{
     auth::{Exporter, ResumeClaim, ResumeKey, SessionId},
     handshake::Side,
     secret::Secret,
-    session::{Attach, ConnectionState},
+    session::{Attach, ConnectionState, OpenRequest},
     wire::{Frame, Granted, Tombstone},
 };
 
@@ -49,7 +49,15 @@ fn server_of_client_with_window(window_len: u64) -> Lone {
 fn server_of_client_with(terms: crate::wire::Terms, window_len: u64) -> Lone {
     let mut lone = Lone::new(Side::Server, &crate::Limits::default());
     let Frame::Start { codec, max_frame_len, args, .. } = start() else { panic!() };
-    lone.feed(&Frame::Start { codec, terms, max_frame_len, window_len, resume: 60_000, args });
+    lone.feed(&Frame::Start {
+        codec,
+        terms,
+        max_frame_len,
+        window_len,
+        resume: 60_000,
+        interface: None,
+        args,
+    });
     lone.session.take_request().unwrap();
     lone.session.grant(granted());
     lone.session.accept(Some(1), false);
@@ -68,8 +76,8 @@ fn terms_of_limits() -> crate::wire::Terms {
 /// The client's end of a session that can be resumed.
 fn client() -> Lone {
     let mut lone = Lone::new(Side::Client, &crate::Limits::default());
-    lone.session.ask_resume(WINDOW);
-    lone.session.start(crate::payload::Codec::Raw, b"").unwrap();
+    let request = OpenRequest { resume: WINDOW, ..OpenRequest::new(crate::payload::Codec::Raw, b"") };
+    lone.session.start(&request).unwrap();
     lone.frames();
     lone.feed(&Frame::Started { terms: TERMS, resume: Some(Box::new(granted())) });
     lone.session.set_owner(Some(1), false);

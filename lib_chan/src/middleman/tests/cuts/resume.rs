@@ -14,7 +14,7 @@ use crate::{
     ExitReason, Limits,
     auth::{ResumeClaim, ResumeKey},
     channel::{
-        Attacher, Connected, First, Resume, attachments, hear_first, open_resumable, say_lost,
+        Attacher, Connected, First, OpenRequest, attachments, hear_first, open_resumable, say_lost,
         serve_resumable,
     },
     middleman::tests::resume::{WINDOW, granted},
@@ -151,9 +151,9 @@ impl Network {
         let Ok(LoggedIn { stream, authenticated, .. }) = logged_in else { return };
         let network = Arc::clone(&self);
         let connector = Box::new(move |attempt| Box::pin(Arc::clone(&network).dial(attempt)) as _);
-        let resume = Resume { window: WINDOW, connector };
         let open = async move {
-            open_resumable(stream, &authenticated, &limits(), Codec::Bincode, b"", None, true, resume).await
+            let request = OpenRequest { resume: WINDOW, ..OpenRequest::new(Codec::Bincode, b"") };
+            open_resumable(stream, &authenticated, &limits(), &request, true, connector).await
         };
         client(open, &self.ledger, finale);
     }

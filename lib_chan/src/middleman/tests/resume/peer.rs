@@ -51,6 +51,7 @@ impl Peer {
             max_frame_len: 1 << 20,
             window_len: 1 << 18,
             resume,
+            interface: None,
             args: b"",
         };
         self.say([start]).await;
@@ -207,14 +208,14 @@ async fn opened() -> (Channel<String, Request>, Peer, mpsc::UnboundedReceiver<Pe
             Ok(Connected { stream, exporter: exporter(1) })
         }) as _
     });
-    let resume = Resume { window: WINDOW, connector };
+    let request = OpenRequest { resume: WINDOW, ..OpenRequest::new(Codec::Bincode, b"") };
     let server = async {
         let Some(Frame::Start { resume, .. }) = peer.hear().await else { panic!("a start") };
         assert_eq!(resume, WINDOW.as_millis() as u64);
         peer.say([Frame::Started { terms: TERMS, resume: Some(Box::new(granted())) }]).await;
         assert_eq!(peer.hear().await, Some(Frame::Ack { number: 1 }));
     };
-    let open = open_resumable(near, &client, &limits, Codec::Bincode, b"", None, false, resume);
+    let open = open_resumable(near, &client, &limits, &request, false, connector);
     let (channel, ()) = tokio::join!(open, server);
     (channel.unwrap(), peer, dialled)
 }
