@@ -99,9 +99,12 @@ impl Way {
     /// Prepares a connection that reports its steps to `notice`.
     pub(super) fn connect<'c>(&'c self, notice: &'c Notice) -> Connect<'c> {
         notice.wait_for("connecting");
-        let connect =
-            connect(self.url.clone()).accept_new(self.accept_new).on_step(|step| self.tell(&step, notice));
-        let connect = connect.wait_for_server(self.wait.unwrap_or_default());
+        self.quietly().accept_new(self.accept_new).on_step(|step| self.tell(&step, notice))
+    }
+
+    /// Prepares a connection that reports nothing, and accepts no new key of a server.
+    pub(super) fn quietly<'c>(&self) -> Connect<'c> {
+        let connect = connect(self.url.clone()).wait_for_server(self.wait.unwrap_or_default());
         let connect = match self.timeout {
             Some(timeout) => connect.timeout(timeout),
             None => connect,

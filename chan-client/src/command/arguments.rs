@@ -52,6 +52,17 @@ pub(super) enum Command {
         #[command(flatten)]
         access: Access,
     },
+    /// Print the protocol of the service, without starting it: its methods with their arguments, replies and docs
+    ///
+    /// A `cast` is sent with `chan-client cast`, a `call` with `chan-client call`: {"METHOD":{"ARGUMENT":…}}. The output
+    /// can be kept, to compare later versions of the protocol with it (lib_chan: Interface::accepts).
+    Describe {
+        #[command(flatten)]
+        access: Access,
+        /// Print it as JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Print the messages that the service sends, one JSON line each, until it ends
     ///
     /// SIGHUP, SIGINT, SIGTERM and a closed standard output end the command with exit code 0.

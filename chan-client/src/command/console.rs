@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::io::{BufRead, BufReader, IsTerminal, Read};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use lib_chan::runtime::{blocking, spawn_thread};
@@ -10,15 +10,16 @@ use lib_chan::signals::{self, Signal, Subscription};
 use lib_chan::stdio;
 use rustix::process::{self, getpid, kill_process};
 use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
-use rustyline::completion::Completer;
+use rustyline::completion::{Completer, Pair};
 use rustyline::error::ReadlineError;
 use rustyline::highlight::Highlighter;
 use rustyline::hint::Hinter;
 use rustyline::history::MemHistory;
 use rustyline::validate::Validator;
-use rustyline::{Config, Editor, ExternalPrinter, Helper};
+use rustyline::{CompletionType, Config, Context, Editor, ExternalPrinter, Helper};
 use tokio::sync::{mpsc, oneshot};
 
+use super::describe::{Completion, matching};
 use super::failure::Failure;
 
 /// The longest line in bytes without the line editor. No frame can be longer.
@@ -53,6 +54,7 @@ pub(super) struct Console {
 
 struct Editing {
     prompt: Arc<Prompt>,
+    completions: Arc<OnceLock<Vec<Completion>>>,
     settings: signals::Settings,
 }
 
@@ -76,10 +78,10 @@ impl Console {
         }
         let settings = wait_for_editor()?;
         // The history is never written to disk, because typed messages may contain secrets.
-        let mut editor =
-            Editor::with_history(Config::default(), MemHistory::new()).map_err(Failure::local)?;
-        let prompt = Arc::new(Prompt::default());
-        editor.set_helper(Some(Painter(Arc::clone(&prompt))));
+        let config = Config::builder().completion_type(CompletionType::List).build();
+        let mut editor = Editor::with_history(config, MemHistory::new()).map_err(Failure::local)?;
+        let (prompt, completions) = (Arc::new(Prompt::default()), Arc::new(OnceLock::new()));
+        editor.set_helper(Some(Painter(Arc::clone(&prompt), Arc::clone(&completions))));
         let printer = editor.create_external_printer().map_err(Failure::local)?;
         let (editing, showing) = (Arc::clone(&prompt), Arc::clone(&prompt));
         let reading = move || {
@@ -93,7 +95,14 @@ impl Console {
         // The reading thread comes last, because it cannot be ended.
         spawn_thread(showing).map_err(Failure::local)?;
         spawn_thread(reading).map_err(Failure::local)?;
-        Ok(Self { inputs, signals, show, shown, script, editor: Some(Editing { prompt, settings }) })
+        Ok(Self {
+            inputs,
+            signals,
+            show,
+            shown,
+            script,
+            editor: Some(Editing { prompt, completions, settings }),
+        })
     }
 
     pub(super) fn is_script(&self) -> bool {
@@ -103,6 +112,11 @@ impl Console {
     /// Returns whether the terminal shows a line editor. Only lines that it shows do not disturb it.
     pub(super) fn has_editor(&self) -> bool {
         self.editor.is_some()
+    }
+
+    /// Returns the place for the lines that the line editor completes, if there is an editor.
+    pub(super) fn completions(&self) -> Option<Arc<OnceLock<Vec<Completion>>>> {
+        self.editor.as_ref().map(|editor| Arc::clone(&editor.completions))
     }
 
     /// Returns the most lines to read ahead while the user waits for an answer. All keys of a person are read, because one
@@ -135,7 +149,7 @@ impl Console {
         // The thread ends after the last line, or when the terminal fails.
         let _ = shown.await;
         drop(inputs);
-        let Some(Editing { prompt, settings }) = editor else { return signals };
+        let Some(Editing { prompt, settings, .. }) = editor else { return signals };
         let closing = Arc::clone(&prompt);
         if blocking(move || closing.close()).await.is_err() {
             // Without a thread, the runtime waits along.
@@ -223,8 +237,9 @@ impl Prompt {
     }
 }
 
-/// Learns when the editor draws the prompt, which it does after it has changed the settings of the terminal.
-struct Painter(Arc<Prompt>);
+/// Learns when the editor draws the prompt, which it does after it has changed the settings of the terminal. Completes
+/// lines.
+struct Painter(Arc<Prompt>, Arc<OnceLock<Vec<Completion>>>);
 
 impl Highlighter for Painter {
     fn highlight_prompt<'b, 's: 'b, 'p: 'b>(&'s self, prompt: &'p str, _default: bool) -> Cow<'b, str> {
@@ -238,7 +253,13 @@ impl Helper for Painter {}
 impl Validator for Painter {}
 
 impl Completer for Painter {
-    type Candidate = String;
+    type Candidate = Pair;
+
+    fn complete(&self, line: &str, at: usize, _: &Context<'_>) -> rustyline::Result<(usize, Vec<Pair>)> {
+        let all = self.1.get().map_or(&[][..], Vec::as_slice);
+        let pair = |one: &Completion| Pair { display: one.shown.clone(), replacement: one.line.clone() };
+        Ok((0, matching(line.get(..at).unwrap_or_default(), all).into_iter().map(pair).collect()))
+    }
 }
 
 impl Hinter for Painter {

@@ -3,6 +3,7 @@
 mod access;
 mod arguments;
 mod console;
+mod describe;
 mod exchange;
 mod failure;
 mod forward;
@@ -44,6 +45,7 @@ pub fn run() -> Result<(), Failure> {
         Command::Call { access, message, start } => exchange::call(&access, &message, &start, &notice),
         Command::Cast { access, message, start } => exchange::cast(&access, &message, &start, &notice),
         Command::Ping { access } => exchange::ping(&access, &notice),
+        Command::Describe { access, json } => describe::describe(&access, json, &notice),
         Command::Receive { access, start, outage } => exchange::receive(&access, &start, &outage, &notice),
         Command::Repl { access, start, outage } => repl::repl(&access, &start, &outage, &notice),
         Command::Keygen { file } => local::keygen(&file),

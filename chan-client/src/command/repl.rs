@@ -1,16 +1,20 @@
 //! Messages from the keyboard or a script, line by line.
 
 use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::future::pending;
 use std::pin::{Pin, pin};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use lib_chan::{Channel, ConnectionState, Limits, Message, Opaque, Remote};
 use tokio::time::{sleep, timeout};
 
-use super::access::typed_json;
+use super::access::{Way, typed_json};
 use super::arguments::{Access, Outage, Start};
 use super::block_on;
 use super::console::{Console, Input};
+use super::describe::{self, Completion};
 use super::exchange::{NO_CALLS, opaque, open, readable, shown};
 use super::failure::{Failure, MAYBE};
 use super::notice::{Notice, RECONNECTED, RECONNECTING};
@@ -19,6 +23,7 @@ const HELP: &str = "\
 MESSAGE     call: send JSON and show the answer
 ! MESSAGE   cast: send JSON without an answer
 ?           show this help
+Tab         complete the name of a method, if the service describes its protocol
 Ctrl-C      stop waiting for an answer
 quit, exit  leave, like Ctrl-D";
 
@@ -30,19 +35,23 @@ pub(super) fn repl(access: &Access, start: &Start, outage: &Outage, notice: &Not
     let way = access.way()?.resuming(outage.of_messages());
     block_on(async {
         let (chan, session) = notice.during(open(&way, &args, notice)).await?;
-        let held = hold(chan, notice).await;
+        let held = hold(chan, &way, notice).await;
         session.end(held).await
     })
 }
 
 /// Holds the conversation and closes the session.
-async fn hold(mut chan: Channel<Opaque>, notice: &Notice) -> Result<(), Failure> {
+async fn hold(mut chan: Channel<Opaque>, way: &Way, notice: &Notice) -> Result<(), Failure> {
     let mut console = Console::start()?;
     if !console.has_editor() {
         notice.follow(chan.remote());
     }
     let mut conversation = Conversation::new(&console);
-    let left = conversation.hold(&mut chan, &mut console).await;
+    let completions = console.completions();
+    let left = tokio::select! {
+        left = conversation.hold(&mut chan, &mut console) => left,
+        never = learn(way, completions) => match never {},
+    };
     let mut signals = console.finish(!matches!(left, Ok(Left::EndOfInput))).await;
     left?;
     let close = async {
@@ -54,6 +63,24 @@ async fn hold(mut chan: Channel<Opaque>, notice: &Notice) -> Result<(), Failure>
         signal = signals.recv() => return Err(Failure::signal(signal, MAYBE)),
     }
     conversation.result()
+}
+
+/// Returns the help, with the methods of the service if they are known.
+fn help(console: &Console) -> String {
+    let completions = console.completions();
+    let methods = completions.iter().filter_map(|completions| completions.get()).flatten();
+    let shown = methods.map(|method| format!("{}\n", method.shown)).collect::<String>();
+    shown + HELP
+}
+
+/// Asks for the protocol of the service, beside the conversation, for the line editor to complete its methods.
+async fn learn(way: &Way, completions: Option<Arc<OnceLock<Vec<Completion>>>>) -> Infallible {
+    if let Some(completions) = completions
+        && let Ok(interface) = way.quietly().describe().await
+    {
+        let _ = completions.set(describe::completions(&interface));
+    }
+    pending().await
 }
 
 /// Waits until the service has taken every cast. It reports a cast that it cannot decode only then, and closing the
@@ -125,7 +152,7 @@ impl Conversation {
                 match self.next_line() {
                     Some(Ok(Line::Call(message))) => work = Some(Box::pin(call(&remote, message))),
                     Some(Ok(Line::Cast(message))) => work = Some(Box::pin(cast(&remote, message))),
-                    Some(Ok(Line::Help)) => self.unshown.push_back(HELP.into()),
+                    Some(Ok(Line::Help)) => self.unshown.push_back(help(console)),
                     Some(Ok(Line::Empty)) => continue,
                     Some(Ok(Line::Quit)) => {
                         self.typed.clear();

@@ -16,12 +16,14 @@ use chan_server::{
     identity::StateDir,
     modules::Modules,
 };
-use chan_tests::{Embedded, Folder, client_key};
+#[cfg(target_os = "linux")]
+use chan_tests::Terminal;
+use chan_tests::{Embedded, Folder, client_key, run};
 use lib_chan::{
     Channel, Opaque,
     payload::Codec::{self, Bincode, Json},
     protocol,
-    protocol::{Protocol, Schema},
+    protocol::{Interface, Protocol, Schema},
 };
 use serde::{Deserialize, Serialize};
 
@@ -340,4 +342,47 @@ async fn hidden_protocol_is_told_to_nobody() {
     assert_eq!(refused, "refused: the service has another protocol, and does not show it");
     let refused = open().describe().await.unwrap_err().to_string();
     assert_eq!(refused, "refused: the service does not show its protocol");
+}
+
+#[test]
+fn command_describes_a_service() {
+    let (server, starts) = server();
+    let (code, text, complaint) = run(&mut server.client("describe", "places"));
+    assert_eq!(code, Some(0), "{complaint}");
+    assert!(
+        text.starts_with(
+            "# A store of places.\nprotocol Places\n# Remembers `place` under `key`.\ncast Store("
+        ),
+        "{text}"
+    );
+    let parsed: Interface = text.parse().unwrap();
+    assert_eq!(&parsed, PlacesMessage::interface());
+    let (code, json, complaint) = run(server.client("describe", "places").arg("--json"));
+    assert_eq!(code, Some(0), "{complaint}");
+    let described: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(described["methods"][2]["reply"], "u64");
+    let (code, _, complaint) = run(&mut server.client("describe", "untyped"));
+    assert_eq!(code, Some(6));
+    assert!(complaint.contains("the service has no protocol"), "{complaint}");
+    assert_eq!(starts.load(Relaxed), 0);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn repl_completes_methods() {
+    let (server, _) = server();
+    let mut terminal = Terminal::start(&server.client("repl", "places"));
+    terminal.see_prompt();
+    loop {
+        terminal.type_keys("?\n");
+        if terminal.see("like Ctrl-D").contains("call Lookup(") {
+            break;
+        }
+    }
+    terminal.type_keys("cou\t");
+    terminal.see("{\"Count\":{}}");
+    terminal.type_keys("\n");
+    terminal.see("0\r\n> ");
+    terminal.type_keys("quit\n");
+    assert_eq!(terminal.ended(), 0);
 }
