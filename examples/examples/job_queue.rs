@@ -49,5 +49,5 @@ async fn main() -> anyhow::Result<()> {
 
 async fn open(url: &str, password_file: &str) -> anyhow::Result<Remote<JobsMessage>> {
     let password = Password::from_file(password_file)?;
-    Ok(connect(url).password(password).open::<(), JobsMessage>().await?.into_remote())
+    Ok(connect(url).password(password).open_remote().await?)
 }

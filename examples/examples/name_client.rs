@@ -4,7 +4,7 @@
 use anyhow::bail;
 use chan_client::connect;
 use chan_examples::names::{Names, NamesMessage};
-use lib_chan::{Channel, secret::Password};
+use lib_chan::secret::Password;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
@@ -13,17 +13,16 @@ async fn main() -> anyhow::Result<()> {
         bail!("usage: name_client URL PASSWORD_FILE KEY [VALUE]");
     };
     let password = Password::from_file(password_file)?;
-    // Nothing comes but answers, so the type of what comes in is `()`.
-    let chan: Channel<(), NamesMessage> = connect(url.as_str()).password(password).open().await?;
+    let names = connect(url.as_str()).password(password).open_remote::<NamesMessage>().await?;
     match rest {
-        [key] => match chan.remote().lookup(key.as_str()).await? {
+        [key] => match names.lookup(key.as_str()).await? {
             Some(value) => println!("{value}"),
             None => bail!("nobody has stored {key}"),
         },
-        [key, value] => chan.remote().store(key.as_str(), value.as_str()).await?,
+        [key, value] => names.store(key.as_str(), value.as_str()).await?,
         _ => bail!("a key, or a key and a value"),
     }
     // A cast is on its way when `cast` returns. It has arrived when `close` does.
-    chan.close().await?;
+    names.close().await?;
     Ok(())
 }

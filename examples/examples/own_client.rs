@@ -10,9 +10,9 @@ use lib_chan::secret::Password;
 async fn main() -> anyhow::Result<()> {
     let url = std::env::args().nth(1).unwrap_or_default();
     let password = Password::from_file("names.password")?;
-    let chan = connect(url).password(password).open::<(), NamesMessage>().await?;
-    chan.remote().store("joe", "writing a book").await?;
+    let names = connect(url).password(password).open_remote::<NamesMessage>().await?;
+    names.store("joe", "writing a book").await?;
     // An error says whether the call was executed: no, yes, or unknown.
-    println!("{:?}", chan.remote().lookup("joe").await?);
-    Ok(chan.close().await?)
+    println!("{:?}", names.lookup("joe").await?);
+    Ok(names.close().await?)
 }

@@ -15,10 +15,10 @@ use std::time::Duration;
 
 use lib_chan::channel::{InterfaceHash, OpenError, OpenRequest, interface_of, open_resumable, open_with};
 use lib_chan::payload::{Codec, PayloadError, encode};
-use lib_chan::protocol::{Interface, Transmit};
+use lib_chan::protocol::{Interface, Protocol, Transmit};
 use lib_chan::secret::{Password, PrivateKey};
 use lib_chan::wire::Frame;
-use lib_chan::{Channel, ExitReason, Limits};
+use lib_chan::{Channel, ExitReason, Limits, Remote};
 use serde::Serialize;
 use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, timeout};
@@ -216,6 +216,41 @@ impl<'c> Connect<'c> {
     /// Returns an error if there is no channel. Its variant says who can do something about it.
     pub async fn open<In, Out: Transmit>(self) -> Result<Channel<In, Out>, ConnectError> {
         self.open_again().await
+    }
+
+    /// Does what [`open`](Self::open) does for a service with the protocol of `M`, and returns the sending half, on which the
+    /// methods of the protocol are called.
+    ///
+    /// The session ends when the last clone of the remote is dropped. [`Remote::close`] also waits until everything has
+    /// arrived. Messages that the service sends to the session itself are discarded, or refused if they are calls; those to
+    /// processes that the client has sent it arrive.
+    ///
+    /// ```no_run
+    /// use chan_client::connect;
+    /// use lib_chan::{protocol, secret::Password};
+    ///
+    /// /// A store of names.
+    /// #[protocol]
+    /// pub trait Names {
+    ///     /// Returns the value of `key`.
+    ///     async fn lookup(key: String) -> Option<String>;
+    /// }
+    ///
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// let password = Password::from_file("names.password")?;
+    /// let url = "chan://example.net:1234/names?system";
+    /// let names = connect(url).password(password).open_remote::<NamesMessage>().await?;
+    /// println!("{:?}", names.lookup("joe").await?);
+    /// names.close().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Those of [`open`](Self::open), such as [`ConnectError::OtherProtocol`].
+    pub async fn open_remote<M: Protocol>(self) -> Result<Remote<M>, ConnectError> {
+        Ok(self.open::<(), M>().await?.into_remote())
     }
 
     async fn open_again<In, Out: Transmit>(&self) -> Result<Channel<In, Out>, ConnectError> {

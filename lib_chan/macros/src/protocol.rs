@@ -17,6 +17,7 @@ pub(crate) const RESERVED: &[&str] = &[
     "cast_latest",
     "children",
     "clone",
+    "close",
     "codec",
     "connection",
     "connection_changed",

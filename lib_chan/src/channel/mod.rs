@@ -40,7 +40,7 @@ pub use crate::session::{CallCounts, CallPlace, CallQuota, OpenRequest, OverQuot
 pub use crate::wire::InterfaceHash;
 use crate::{
     Address, ExitReason, Limits, Message, Reply,
-    middleman::{Ended, Shared, keep, now},
+    middleman::{Shared, keep, now},
     payload::{self, Borrowable, PayloadError},
     process::{Owned, current, current_id, poll_proceed, poll_proceed_shortly, settle},
     protocol::Receive,
@@ -148,16 +148,8 @@ impl<In, Out> Channel<In, Out> {
     /// the connection was lost. The far end's reason if that end ended the session first, and not with `Normal`.
     pub async fn close(mut self) -> Result<(), ExitReason> {
         let Some(held) = self.held.take() else { return Ok(()) };
-        held.shared.let_go(ExitReason::Normal);
-        let mut ended = Ended::new(Arc::clone(&held.shared));
-        let reason = poll_fn(|cx| {
-            let coop = ready!(poll_proceed(cx));
-            let reason = ready!(ended.poll(cx));
-            coop.made_progress();
-            Poll::Ready(reason)
-        })
-        .await;
-        if reason == ExitReason::Normal { Ok(()) } else { Err(reason) }
+        let remote = Remote::<Out>::new(held.handle);
+        remote.close().await
     }
 
     /// Ends the session with this reason, after everything that was sent.

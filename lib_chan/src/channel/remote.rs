@@ -249,6 +249,22 @@ impl<Out> Remote<Out> {
         self.shared().shut_down(reason);
     }
 
+    /// Ends the session with `Normal`, for all its remotes, and waits until the far end has confirmed everything that was
+    /// sent. A [`Channel`](crate::Channel) of the session returns `None` then.
+    ///
+    /// Dropping the future does not stop the close, which continues in the background.
+    ///
+    /// # Errors
+    /// `NoConnection` if the far end made no progress within [`Limits::close_timeout`](crate::Limits::close_timeout) or
+    /// the connection was lost. The far end's reason if that end ended the session first, and not with `Normal`.
+    pub async fn close(self) -> Result<(), ExitReason> {
+        self.shared().let_go(ExitReason::Normal);
+        match self.ended().await {
+            ExitReason::Normal => Ok(()),
+            reason => Err(reason),
+        }
+    }
+
     /// Waits until the far end has received everything that was sent before. Its process may not have taken it yet: see
     /// [`taken`](Self::taken).
     ///

@@ -73,3 +73,19 @@ async fn recv_with_borrows_in_every_codec() {
         assert_eq!(near.recv_with(|_| ()).await, None);
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn remote_closes_after_everything_has_arrived() {
+    let (near, mut far, _line) = testing::pair().open::<String, String>().await.unwrap();
+    let remote = near.into_remote();
+    let other = remote.clone();
+    remote.cast("last").await.unwrap();
+    let read = async {
+        assert!(matches!(far.recv().await, Some(Message::Cast(text)) if text == "last"));
+        assert!(far.recv().await.is_none());
+        far.remote().ended().await
+    };
+    let (closed, ended) = tokio::join!(remote.close(), read);
+    assert_eq!((closed, ended), (Ok(()), ExitReason::Normal));
+    assert_eq!(other.cast("late").await, Err(CastError::Ended(ExitReason::Normal)));
+}
