@@ -181,6 +181,11 @@ impl Conversation {
                     Some(Input::Signal(signal)) => return Err(Failure::signal(signal, MAYBE)),
                     None => left = Some(Left::EndOfInput),
                 },
+                // Before the answer that came over the next connection.
+                state = changed(&remote, connection), if connection.is_some() => {
+                    self.unshown.extend(shown_change(connection, state));
+                    connection = state;
+                }
                 done = async { work.as_mut()?.await }, if idle && work.is_some() => {
                     work = None;
                     match done {
@@ -192,10 +197,6 @@ impl Conversation {
                 done = &mut last, if waits_for_last => {
                     done?;
                     return Ok(left.unwrap_or(Left::EndOfInput));
-                }
-                state = changed(&remote, connection), if connection.is_some() => {
-                    self.unshown.extend(shown_change(connection, state));
-                    connection = state;
                 }
                 message = chan.recv(), if idle && !over => match message {
                     Some(Message::Cast(message)) => {
