@@ -1,13 +1,15 @@
 //! The session that the connections of a `forward` share.
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::task::Poll;
 
 use lib_chan::relay::{Relay, StreamsMessage};
 use lib_chan::{Channel, ExitReason, Remote};
 use tokio::sync::{Mutex, Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use super::Forward;
 use crate::command::access::Way;
@@ -41,6 +43,14 @@ pub(super) struct SharedSession {
     max_streams: u32,
     /// Notified when new connections go to another session.
     replaced: Notify,
+}
+
+impl SharedSession {
+    /// Returns `true` if the session has ended. Looks once, and sets no timer, because all new connections wait for it.
+    async fn has_ended(&self) -> bool {
+        let mut ended = pin!(self.streams.ended());
+        poll_fn(|cx| Poll::Ready(ended.as_mut().poll(cx).is_ready())).await
+    }
 }
 
 /// A session that was opened, and what keeps it.
@@ -135,7 +145,7 @@ impl SharedSessions {
         let mut sessions = self.0.lock().await;
         loop {
             if let Some(shared) = &sessions.current
-                && timeout(Duration::ZERO, shared.streams.ended()).await.is_err()
+                && !shared.has_ended().await
                 && let Ok(place) = Arc::clone(&shared.places).try_acquire_owned()
             {
                 return Ok((Arc::clone(shared), place));
