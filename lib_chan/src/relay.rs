@@ -33,7 +33,7 @@ use tokio::{
 };
 
 use self::far_end::{FarEnd, PieceSender, StreamPeer, piece_len};
-pub use self::streams::{Pieces, PiecesMessage, Streams, StreamsMessage};
+pub use self::streams::{Pieces, PiecesMessage, STREAMS, Streams, StreamsMessage};
 use crate::{Address, Channel, ExitReason, Opaque, Process, Remote, wire::max_table_len};
 
 /// The longest piece in bytes that a relay sends. Pieces are shorter if the far end takes only shorter payloads.

@@ -131,7 +131,7 @@ impl Modules {
     }
 
     /// Adds the function `connect` of a relay. A session with the codec `raw` is one stream; a session with `bincode` and
-    /// the argument [`STREAMS`](relay::STREAMS) carries many.
+    /// the argument [`STREAMS`](lib_chan::relay::STREAMS) carries many.
     fn relay<T: Target>(self, module: &str) -> Self {
         self.insert(module, "connect", move |args| {
             let (target,) = args::decode::<(T,)>(args)?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use lib_chan::payload::Codec;
-use lib_chan::relay::{MAX_PIECE_LEN, PiecesMessage, Relay, RelayError, StreamsMessage};
+use lib_chan::relay::{MAX_PIECE_LEN, PiecesMessage, Relay, RelayError, STREAMS, StreamsMessage};
 use lib_chan::{Address, Channel, ExitReason, Opaque, Process};
 use serde::de::{DeserializeOwned, Error};
 use serde::{Deserialize, Deserializer};
@@ -141,9 +141,6 @@ async fn carry<T: Target>(
 fn reason(error: RelayError) -> ExitReason {
     error.reason(TARGET)
 }
-
-/// The argument with which a client asks for many streams.
-pub(super) const STREAMS: &str = "streams";
 
 /// The value [`STREAMS`]. A service that does not know it refuses it, instead of taking the client's messages for its own.
 pub(super) struct StreamsArg;

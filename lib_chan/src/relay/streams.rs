@@ -4,6 +4,9 @@ use bytes::Bytes;
 
 use crate::{Address, protocol};
 
+/// The argument with which a client asks a relay service for many streams in a session.
+pub const STREAMS: &str = "streams";
+
 /// Opens streams to the target of a relay service, in one session.
 ///
 /// A stream is a pair of linked processes, one at each end. Each sends its [`Pieces`] to the other, with a credit window of

@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 
-use lib_chan::relay::{Relay, StreamsMessage};
+use lib_chan::relay::{Relay, STREAMS, StreamsMessage};
 use lib_chan::{Channel, ExitReason, Remote};
 use tokio::sync::{Mutex, Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
@@ -17,9 +17,6 @@ use crate::command::failure::Failure;
 use crate::command::notice::Notice;
 use crate::command::session::Session;
 use crate::connect::ConnectError;
-
-/// The argument with which a relay service carries many streams in a session.
-const STREAMS: &str = "streams";
 
 /// The sessions that connections share. New connections go to the current one.
 #[derive(Default)]
