@@ -104,7 +104,7 @@ impl<M: Send + 'static> Cell<M> {
         } else if !state.mailbox.has_room(&self.taken) {
             ExitReason::Overload
         } else {
-            let waker = state.mailbox.push(Item::Letter(letter));
+            let waker = state.mailbox.push_letter(letter);
             drop(state);
             wake(waker);
             return Ok(());
@@ -139,7 +139,7 @@ impl<M: Send + 'static> Cell<M> {
             return Poll::Ready(Err(SendError { message, reason: ExitReason::NoProc }));
         }
         if state.mailbox.has_room(&self.taken) || is_current(self.id) {
-            let waker = state.mailbox.push(Item::Letter(letter));
+            let waker = state.mailbox.push_letter(letter);
             drop(state);
             wake(waker);
             return Poll::Ready(Ok(()));

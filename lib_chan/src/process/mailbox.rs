@@ -119,14 +119,19 @@ impl<M> Mailbox<M> {
         }
     }
 
-    /// Puts an item into the queue, whether there is room or not. The caller wakes the returned waker after
-    /// unlocking.
+    /// Puts a message into the queue and counts it, whether there is room or not. The caller wakes the returned waker
+    /// after unlocking.
     #[must_use]
-    pub(super) fn push(&mut self, item: Item<M>) -> Option<Waker> {
-        if matches!(item, Item::Letter(_)) {
-            self.accepted += 1;
-        }
-        self.inbox.push_back(item);
+    pub(super) fn push_letter(&mut self, letter: Letter<M>) -> Option<Waker> {
+        self.accepted += 1;
+        self.inbox.push_back(Item::Letter(letter));
+        self.receiver.take()
+    }
+
+    /// Puts a signal that became a message into the queue. The caller wakes the returned waker after unlocking.
+    #[must_use]
+    pub(super) fn push_told(&mut self, told: Told) -> Option<Waker> {
+        self.inbox.push_back(Item::Told(Box::new(told)));
         self.receiver.take()
     }
 
@@ -172,7 +177,7 @@ impl<M> Mailbox<M> {
         while self.is_below_capacity()
             && let Some((_, waiting)) = self.waiting.pop_first()
         {
-            wakers.extend(self.push(Item::Letter(waiting.letter)));
+            wakers.extend(self.push_letter(waiting.letter));
             wakers.push(waiting.sender);
         }
         if self.waiting.is_empty() {

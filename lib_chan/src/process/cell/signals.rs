@@ -1,7 +1,7 @@
 //! The effects of signals on a process, and the signals that it sends at its end.
 
 use super::super::current::note_ended;
-use super::super::mailbox::{Item, Told};
+use super::super::mailbox::Told;
 use super::super::pid::{Local, Pid, ProcessSignal, Receipt, SignalTarget, answer_for_nobody};
 use super::{Cell, ProcessPhase, ProcessState, wake};
 use crate::ExitReason;
@@ -126,7 +126,7 @@ impl<M: Send + 'static> Cell<M> {
             drop(state);
             return;
         }
-        let waker = state.mailbox.push(Item::Told(Box::new(told)));
+        let waker = state.mailbox.push_told(told);
         drop(state);
         wake(waker);
     }
