@@ -99,7 +99,7 @@ pub(super) fn receive(
     let way = access.way()?.resuming(outage.of_messages());
     block_on(async {
         let (mut chan, session) = notice.during(open(&way, &args, notice)).await?;
-        notice.follow(chan.remote());
+        notice.follow_all(chan.remote());
         let mut signals = signals::subscribe();
         let told = tokio::select! {
             told = print_messages(&mut chan) => told,

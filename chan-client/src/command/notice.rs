@@ -30,6 +30,8 @@ pub(super) struct Notice {
 /// The words that report a lost connection and its successor.
 pub(super) const RECONNECTING: &str = "reconnecting…";
 pub(super) const RECONNECTED: &str = "reconnected";
+/// The words that report that the server drains.
+pub(super) const DRAINING: &str = "the server is stopping: finish, and connect again";
 
 /// Counts the sessions without a connection. Speaks of the first that loses its own, and when all have one again: a
 /// network that fails takes the connections of all sessions at once.
@@ -112,6 +114,16 @@ impl Notice {
     pub(super) fn follow<Out: 'static>(&self, remote: Remote<Out>) {
         let outages = Arc::clone(&self.outages);
         tokio::spawn(async move { outages.follow(remote, say).await });
+    }
+
+    /// Does what [`follow`](Self::follow) does, and reports that the server drains.
+    pub(super) fn follow_all<Out: 'static>(&self, remote: Remote<Out>) {
+        self.follow(remote.clone());
+        tokio::spawn(async move {
+            if remote.wait_draining().await {
+                say(DRAINING);
+            }
+        });
     }
 
     /// Returns a report of details that outlives this.

@@ -24,7 +24,7 @@ pub(super) fn pipe(access: &Access, outage: &Outage, notice: &Notice) -> Result<
         let connect = way.connect(notice).codec(Codec::Raw);
         let opening = async { Ok(way.open::<Opaque, Opaque>(connect, notice).await?) };
         let (chan, session) = notice.during(opening).await?;
-        notice.follow(chan.remote());
+        notice.follow_all(chan.remote());
         let mut signals = signals::subscribe();
         let relay = Relay::new(LOCAL).input_timeout(INPUT_TIMEOUT);
         let carried = tokio::select! {

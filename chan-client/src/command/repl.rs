@@ -17,7 +17,7 @@ use super::console::{Console, Input};
 use super::describe::{self, Completion};
 use super::exchange::{NO_CALLS, opaque, open, readable, shown};
 use super::failure::{Failure, MAYBE};
-use super::notice::{Notice, RECONNECTED, RECONNECTING};
+use super::notice::{DRAINING, Notice, RECONNECTED, RECONNECTING};
 
 const HELP: &str = "\
 MESSAGE     call: send JSON and show the answer
@@ -44,7 +44,7 @@ pub(super) fn repl(access: &Access, start: &Start, outage: &Outage, notice: &Not
 async fn hold(mut chan: Channel<Opaque>, way: &Way, notice: &Notice) -> Result<(), Failure> {
     let mut console = Console::start()?;
     if !console.has_editor() {
-        notice.follow(chan.remote());
+        notice.follow_all(chan.remote());
     }
     let mut conversation = Conversation::new(&console);
     let completions = console.completions();
@@ -140,8 +140,10 @@ impl Conversation {
         let mut last = pin!(wait_for_last(&remote, self.script));
         let mut left = None;
         let mut work: Option<Work<'_>> = None;
-        // The line editor owns the terminal, so the state of the connection is shown as a line above the prompt.
+        // The line editor owns the terminal, so the state of the connection and of the server is shown as a line above the
+        // prompt.
         let mut connection = console.has_editor().then(|| remote.connection());
+        let (mut draining, mut may_drain) = (pin!(remote.wait_draining()), console.has_editor());
         let mut over = false;
         loop {
             let mut waits_for_last = false;
@@ -185,6 +187,10 @@ impl Conversation {
                 state = changed(&remote, connection), if connection.is_some() => {
                     self.unshown.extend(shown_change(connection, state));
                     connection = state;
+                }
+                drains = &mut draining, if may_drain => {
+                    self.unshown.extend(drains.then(|| format!("- {DRAINING}")));
+                    may_drain = false;
                 }
                 done = async { work.as_mut()?.await }, if idle && work.is_some() => {
                     work = None;

@@ -644,6 +644,18 @@ async fn drain_timeout_ends_remaining_sessions() {
     assert_eq!(server.event("session_ended")["reason"], "shutdown");
 }
 
+#[test]
+fn client_program_tells_of_drain() {
+    let mut server = Server::start(&format!("{NAME_SERVER}\n{LONG_DRAIN}"));
+    let mut receiving = Running::start(server.client("receive", "name_server"));
+    server.event("session_started");
+    server.signal("TERM");
+    receiving.err.wait("the drain", |line| line.starts_with("chan-client: the server is stopping"));
+    receiving.signal("INT");
+    assert_eq!(receiving.code(), Some(0));
+    assert_eq!(server.wait().code(), Some(0));
+}
+
 #[tokio::test]
 async fn second_signal_ends_sessions_with_shutdown() {
     for signal in ["TERM", "INT"] {

@@ -326,6 +326,19 @@ fn outage_is_shown_above_prompt() {
 }
 
 #[test]
+fn drain_is_shown_above_prompt() {
+    let (server, mut terminal) = at_prompt_with("echo", &[]);
+    server.signal("TERM");
+    terminal.see("- the server is stopping");
+    // The session goes on meanwhile.
+    terminal.type_keys("\"hello\"\r");
+    terminal.see("\"hello\"");
+    terminal.see_prompt();
+    terminal.type_keys("\x04");
+    assert_eq!(terminal.ended(), 0);
+}
+
+#[test]
 fn a_long_wait_is_explained() {
     let server = Server::start(NAMES_AND_ECHO);
     server.signal("STOP");
