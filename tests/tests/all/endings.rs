@@ -647,7 +647,7 @@ async fn drain_timeout_ends_remaining_sessions() {
 #[test]
 fn client_program_tells_of_drain() {
     let mut server = Server::start(&format!("{NAME_SERVER}\n{LONG_DRAIN}"));
-    let mut receiving = Running::start(server.client("receive", "name_server"));
+    let receiving = Running::start(server.client("receive", "name_server"));
     server.event("session_started");
     server.signal("TERM");
     receiving.err.wait("the drain", |line| line.starts_with("chan-client: the server is stopping"));
