@@ -1,4 +1,6 @@
 //! A server on loopback, and clients made of lib_chan alone.
+//!
+//! Longer than other files, because attackers and good clients meet the same server.
 
 #[path = "serving/attackers.rs"]
 mod attackers;

@@ -1,6 +1,9 @@
 //! The programs on the pages are the examples, so they compile; and what the pages name exists.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 /// The blocks of this language in a page.
 fn blocks<'p>(page: &'p str, language: &str) -> Vec<&'p str> {
@@ -39,24 +42,40 @@ fn programs_of_processes_page_are_examples() {
     assert_eq!(programs[1], shown(include_str!("../examples/counter_without.rs")));
 }
 
-/// All Rust sources of the workspace's members.
-fn sources() -> String {
-    fn collect(folder: &Path, text: &mut String) {
+/// All Rust sources of the workspace's members, by path.
+fn sources() -> Vec<(PathBuf, String)> {
+    fn collect(folder: &Path, found: &mut Vec<(PathBuf, String)>) {
         for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
             let path = entry.path();
             if path.is_dir() {
-                collect(&path, text);
+                collect(&path, found);
             } else if path.extension().is_some_and(|extension| extension == "rs") {
-                text.push_str(&fs::read_to_string(&path).unwrap_or_default());
+                let text = fs::read_to_string(&path).unwrap();
+                found.push((path, text));
             }
         }
     }
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let mut text = String::new();
-    for member in ["lib_chan", "chan-server", "chan-client", "tests"] {
-        collect(&root.join(member), &mut text);
+    let mut found = Vec::new();
+    for member in ["lib_chan", "chan-server", "chan-client", "tests", "examples"] {
+        collect(&root.join(member), &mut found);
     }
-    text
+    found
+}
+
+fn all_sources() -> String {
+    sources().into_iter().map(|(_, text)| text).collect()
+}
+
+/// CONTRIBUTING.md: about 500 lines.
+#[test]
+fn long_files_say_why_they_are_not_two() {
+    let long = sources().into_iter().filter(|(_, text)| text.lines().count() > 600);
+    let silent = long.filter(|(_, text)| {
+        !text.lines().take(10).any(|line| line.starts_with("//! Longer than other files"))
+    });
+    let silent: Vec<_> = silent.map(|(path, _)| path).collect();
+    assert!(silent.is_empty(), "{silent:?}");
 }
 
 #[test]
@@ -64,7 +83,7 @@ fn the_table_of_endings_names_tests_that_exist() {
     let page = include_str!("../../ARCHITECTURE.md");
     let table = page.split("| what happens | client |").nth(1).unwrap();
     let rows: Vec<&str> = table.lines().skip(2).take_while(|line| line.starts_with('|')).collect();
-    let sources = sources();
+    let sources = all_sources();
     let mut missing = Vec::new();
     for row in &rows {
         let tests = row.trim_end_matches(" |").rsplit(" | ").next().unwrap();

@@ -1,4 +1,6 @@
 //! Processes inside messages, between the two ends of a session.
+//!
+//! Longer than other files, because all tests share their protocols and services.
 
 use std::time::Duration;
 

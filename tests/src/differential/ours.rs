@@ -1,4 +1,6 @@
 //! Runs programs on our processes, through their public interface only.
+//!
+//! Longer than other files: it is one interpreter, with a case for each kind of step.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::ControlFlow;

@@ -1,5 +1,7 @@
 //! What each side is told when something ends: the table of ARCHITECTURE.md, a test for each row.
 //!
+//! Longer than other files, because every row of the table has its test here.
+//!
 //! The client's side is a linked process that traps exits, monitors the service and has a call under way; the service
 //! traps exits and monitors the client. Each therefore sees every way in which it can be told.
 

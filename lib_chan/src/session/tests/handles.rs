@@ -1,4 +1,6 @@
 //! Processes inside messages: exports, imports, their counts, and peers that break the rules.
+//!
+//! Longer than other files, because good and hostile peers are played by the same two ends.
 
 use std::{
     collections::VecDeque,

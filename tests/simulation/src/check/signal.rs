@@ -1,4 +1,6 @@
 //! Links, monitors and exits: each has one ending, with the right reason.
+//!
+//! Longer than other files: a link, its unlinks and its exits are judged from one record.
 
 use std::collections::{BTreeMap, BTreeSet};
 
