@@ -19,7 +19,7 @@ use chan_server::audit::{Audit, Format};
 use chan_server::config::{Config, Service};
 use chan_server::identity::StateDir;
 use chan_server::modules::Modules;
-use chan_server::modules::name_server::{Lookup, Request, Store};
+use chan_server::modules::name_server::{Names, NamesMessage};
 use lib_chan::channel::{OpenError, open};
 use lib_chan::login::{ClientLogin, Credential, LoginError};
 use lib_chan::payload::Codec;
@@ -180,16 +180,14 @@ fn refused(result: Result<impl Sized, LoginError>) -> String {
 async fn the_name_server_remembers_for_all_its_clients() {
     let service = service("name_server", "['name_server', 'start_me_up']", 1);
     let running = serve(&service, "").await;
-    let one: Channel<(), Request> = running.open("name_server", Codec::Json, b"null").await.unwrap();
-    let store = Store { key: "joe".into(), value: "writing a book".into() };
-    one.remote().cast(store).await.unwrap();
+    let one: Channel<(), NamesMessage> = running.open("name_server", Codec::Json, b"null").await.unwrap();
+    one.remote().store("joe", "writing a book").await.unwrap();
     one.remote().flush().await.unwrap();
-    let other: Channel<(), Request> = running.open("name_server", Codec::Bincode, b"").await.unwrap();
-    let lookup = |key: &str| Lookup { key: key.into() };
+    let other: Channel<(), NamesMessage> = running.open("name_server", Codec::Bincode, b"").await.unwrap();
     // What one client stored may still be on its way through its own process.
-    assert_eq!(one.remote().call(lookup("joe")).await.unwrap().as_deref(), Some("writing a book"));
-    assert_eq!(other.remote().call(lookup("joe")).await.unwrap().as_deref(), Some("writing a book"));
-    assert_eq!(other.remote().call(lookup("mike")).await.unwrap(), None);
+    assert_eq!(one.remote().lookup("joe").await.unwrap().as_deref(), Some("writing a book"));
+    assert_eq!(other.remote().lookup("joe").await.unwrap().as_deref(), Some("writing a book"));
+    assert_eq!(other.remote().lookup("mike").await.unwrap(), None);
 }
 
 #[tokio::test]
@@ -197,20 +195,18 @@ async fn full_name_server_ends_only_that_session() {
     let service = service("name_server", "['name_server', 'start_me_up', '1 KiB']", 1);
     let running = serve(&service, "").await;
     let open = || running.open("name_server", Codec::Bincode, b"");
-    let (one, other): (Channel<(), Request>, Channel<(), Request>) =
+    let (one, other): (Channel<(), NamesMessage>, Channel<(), NamesMessage>) =
         (open().await.unwrap(), open().await.unwrap());
-    let store = |key: &str, len| Store { key: key.into(), value: "x".repeat(len) };
-    let lookup = |key: &str| Lookup { key: key.into() };
-    one.remote().cast(store("joe", 600)).await.unwrap();
-    one.remote().cast(store("mike", 600)).await.unwrap();
+    one.remote().store("joe", "x".repeat(600)).await.unwrap();
+    one.remote().store("mike", "x".repeat(600)).await.unwrap();
     let ended = one.remote().ended().await;
     assert_eq!(ended, ExitReason::failed("no room for this name: all together may have 1024 bytes"));
-    assert_eq!(other.remote().call(lookup("mike")).await.unwrap(), None);
-    assert_eq!(other.remote().call(lookup("joe")).await.unwrap().map(|value| value.len()), Some(600));
+    assert_eq!(other.remote().lookup("mike").await.unwrap(), None);
+    assert_eq!(other.remote().lookup("joe").await.unwrap().map(|value| value.len()), Some(600));
     // Where there is room again, a name finds it.
-    other.remote().cast(store("joe", 0)).await.unwrap();
-    other.remote().cast(store("mike", 600)).await.unwrap();
-    assert_eq!(other.remote().call(lookup("mike")).await.unwrap().map(|value| value.len()), Some(600));
+    other.remote().store("joe", "x".repeat(0)).await.unwrap();
+    other.remote().store("mike", "x".repeat(600)).await.unwrap();
+    assert_eq!(other.remote().lookup("mike").await.unwrap().map(|value| value.len()), Some(600));
 }
 
 #[tokio::test]

@@ -65,8 +65,8 @@ impl Modules {
         let any = &[Codec::Bincode, Codec::Json, Codec::Raw];
         let kvs = lib_chan::spawn(name_server::kvs);
         Self::new()
-            .function("name_server", "start_me_up", move |me, chan, (): (), max_len| {
-                name_server::start_me_up(me, chan, kvs.clone(), max_len)
+            .function("name_server", "start_me_up", move |_me: Process, chan, (): (), max_len| {
+                name_server::start_me_up(chan, kvs.clone(), max_len)
             })
             .function_for(any, "echo", "start", |me, chan, (): (), (): ()| echo::start(me, chan))
             .relay::<tcp::HostPort>("tcp")

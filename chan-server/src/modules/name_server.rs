@@ -8,52 +8,19 @@
 use std::collections::HashMap;
 use std::fmt;
 
-use lib_chan::{Address, Call, Channel, Event, ExitReason, Message, Process, Reply};
+use lib_chan::{Address, Channel, Event, ExitReason, Process, Reply};
 use serde::de::{Error, SeqAccess, Visitor};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer};
 
 use crate::units::Number;
 
-/// Gives a key a value, in place of the one it had.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Store {
-    /// The name.
-    pub key: String,
-    /// Its value.
-    pub value: String,
-}
-
-/// Asks for the value of a key.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Lookup {
-    /// The name.
-    pub key: String,
-}
-
-impl Call for Lookup {
-    type Reply = Option<String>;
-}
-
-/// A request to the name server.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub enum Request {
-    /// A cast.
-    Store(Store),
-    /// A call.
-    Lookup(Lookup),
-}
-
-impl From<Store> for Request {
-    fn from(store: Store) -> Self {
-        Self::Store(store)
-    }
-}
-
-impl From<Lookup> for Request {
-    fn from(lookup: Lookup) -> Self {
-        Self::Lookup(lookup)
-    }
+/// The protocol of the name server.
+#[lib_chan::protocol]
+pub trait Names {
+    /// Remembers `value` under `key`, in place of the value that the key had. The session ends if there is no room for it.
+    fn store(key: String, value: String);
+    /// Returns the value of `key`, or `null` if it has none.
+    async fn lookup(key: String) -> Option<String>;
 }
 
 /// The most bytes that the names may take which are kept, as far as the clients of one service can bring it: what the
@@ -98,31 +65,33 @@ const WRITE_BYTES: &str =
 
 /// A request to the process that keeps the names.
 pub(super) enum Ask {
-    Store(Store, MaxLen, Reply<Result<(), ExitReason>>),
-    Lookup(Lookup, Reply<Option<String>>),
+    Store { key: String, value: String, max_len: MaxLen, reply: Reply<Result<(), ExitReason>> },
+    Lookup { key: String, reply: Reply<Option<String>> },
 }
 
 /// The process that knows the names, until it is ended. It keeps what it was told as long as it lives.
 pub(super) async fn kvs(mut me: Process<Ask>) -> Result<(), ExitReason> {
-    let mut names = Names::default();
+    let mut kept = Kept::default();
     loop {
         match me.recv().await {
-            Event::Message(Ask::Store(store, max_len, reply)) => reply.send(names.store(store, max_len)),
-            Event::Message(Ask::Lookup(Lookup { key }, reply)) => reply.send(names.values.get(&key).cloned()),
+            Event::Message(Ask::Store { key, value, max_len, reply }) => {
+                reply.send(kept.store(key, value, max_len));
+            }
+            Event::Message(Ask::Lookup { key, reply }) => reply.send(kept.values.get(&key).cloned()),
             _ => {}
         }
     }
 }
 
 #[derive(Default)]
-struct Names {
+struct Kept {
     values: HashMap<String, String>,
     /// The bytes that all of them take.
     len: usize,
 }
 
-impl Names {
-    fn store(&mut self, Store { key, value }: Store, MaxLen(max_len): MaxLen) -> Result<(), ExitReason> {
+impl Kept {
+    fn store(&mut self, key: String, value: String, MaxLen(max_len): MaxLen) -> Result<(), ExitReason> {
         let old = self.values.get(&key).map_or(0, |value| cost(&key, value));
         let len = self.len - old + cost(&key, &value);
         // One that takes no more than before finds its room, also where less is allowed than there is.
@@ -144,22 +113,17 @@ const fn cost(key: &str, value: &str) -> usize {
 /// `mfa = ["name_server", "start_me_up"]`: hands what its client says to the process that knows the names. A client
 /// whose name finds no room is told so by the end of its session.
 pub(super) async fn start_me_up(
-    _me: Process,
-    mut chan: Channel<Request, ()>,
+    mut chan: Channel<NamesMessage>,
     kvs: Address<Ask>,
     max_len: MaxLen,
 ) -> Result<(), ExitReason> {
     while let Some(message) = chan.recv().await {
         match message {
-            Message::Cast(Request::Store(store)) => {
-                kvs.call(chan.limits().call_timeout, |reply| Ask::Store(store, max_len, reply)).await??;
+            NamesMessage::Store { key, value } => {
+                kvs.call(chan.limits().call_timeout, |reply| Ask::Store { key, value, max_len, reply })
+                    .await??;
             }
-            Message::Call(Request::Lookup(lookup), reply) => {
-                let reply = reply.to(&lookup);
-                kvs.send(Ask::Lookup(lookup, reply)).await?;
-            }
-            Message::Call(Request::Store(_), reply) => reply.refuse("store is a cast"),
-            Message::Cast(Request::Lookup(_)) => {}
+            NamesMessage::Lookup { key, reply } => kvs.send(Ask::Lookup { key, reply }).await?,
         }
     }
     Ok(())
@@ -169,13 +133,13 @@ pub(super) async fn start_me_up(
 mod tests {
     use super::*;
 
-    fn store(names: &mut Names, key: &str, len: usize, max_len: usize) -> bool {
-        names.store(Store { key: key.into(), value: "x".repeat(len) }, MaxLen(max_len)).is_ok()
+    fn store(names: &mut Kept, key: &str, len: usize, max_len: usize) -> bool {
+        names.store(key.into(), "x".repeat(len), MaxLen(max_len)).is_ok()
     }
 
     #[test]
     fn name_server_bounds_its_names() {
-        let mut names = Names::default();
+        let mut names = Kept::default();
         let max_len = 2 * MaxLen::OF_A_NAME + 100;
         assert!(store(&mut names, "a", 49, max_len));
         assert!(!store(&mut names, "b", 50, max_len));

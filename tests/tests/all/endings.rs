@@ -10,7 +10,7 @@ use std::{process::Command, time::Duration};
 use chan_client::connect;
 use chan_server::modules::{
     Modules,
-    name_server::{self, Lookup, Store},
+    name_server::{Names, NamesMessage},
 };
 use chan_tests::{Embedded, PASSWORD, PATIENCE, Proxy, Running, Server, run};
 use lib_chan::{
@@ -593,9 +593,7 @@ password_file = "password"
 mfa = ["name_server", "start_me_up"]
 "#;
 
-type Names = Channel<(), name_server::Request>;
-
-async fn open_names(server: &Server) -> Names {
+async fn open_names(server: &Server) -> Channel<(), NamesMessage> {
     let password = Password::new(PASSWORD).unwrap();
     connect(server.url("name_server")).password(&password).open().await.expect("a session")
 }
@@ -609,7 +607,7 @@ async fn signal_drains_server_program() {
         let mut server = Server::start(&format!("{NAME_SERVER}\n{LONG_DRAIN}"));
         let chan = open_names(&server).await;
         let remote = chan.remote();
-        remote.cast(Store { key: "joe".into(), value: "writing a book".into() }).await.unwrap();
+        remote.store("joe", "writing a book").await.unwrap();
         server.signal(signal);
         assert_eq!(server.event("draining")["sessions"], 1);
         server
@@ -618,7 +616,7 @@ async fn signal_drains_server_program() {
         // Whoever comes now finds nobody listening; the port is closed right after the event.
         let refused = |_: &u32| run(&mut server.client("ping", "name_server")).0 == Some(3);
         assert!((0..100).any(|attempt| refused(&attempt)));
-        let joe = remote.call(Lookup { key: "joe".into() }).await;
+        let joe = remote.lookup("joe").await;
         assert_eq!(joe, Ok(Some("writing a book".into())), "{signal}");
         chan.close().await.unwrap();
         assert_eq!(server.wait().code(), Some(0), "{signal}");
@@ -664,7 +662,7 @@ async fn second_signal_ends_sessions_with_shutdown() {
         let mut server = Server::start(&format!("{NAME_SERVER}\n{LONG_DRAIN}"));
         let chan = open_names(&server).await;
         let remote = chan.remote();
-        remote.cast(Store { key: "joe".into(), value: "writing a book".into() }).await.unwrap();
+        remote.store("joe", "writing a book").await.unwrap();
         let receiving = Running::start(server.client("receive", "name_server"));
         server.log.wait_for("both sessions", |lines| {
             lines.iter().filter(|line| line.contains("session_started")).count() == 2
@@ -718,10 +716,10 @@ async fn server_program_is_killed_with_signal_9() {
     let server = Server::start(NAME_SERVER);
     let chan = open_names(&server).await;
     let remote = chan.remote();
-    assert_eq!(remote.call(Lookup { key: "joe".into() }).await, Ok(None));
+    assert_eq!(remote.lookup("joe").await, Ok(None));
     server.signal("KILL");
     assert_eq!(timeout(PATIENCE, remote.ended()).await.unwrap(), ExitReason::NoConnection);
-    let error = remote.call(Lookup { key: "joe".into() }).await.unwrap_err();
+    let error = remote.lookup("joe").await.unwrap_err();
     assert_eq!(error, CallError::new(Executed::No, CallFailure::Exit(ExitReason::NoConnection)));
 }
 
@@ -730,9 +728,9 @@ async fn stopped_server_makes_open_call_unknown() {
     let server = Server::start(&format!("{NAME_SERVER}\n[limits]\nheartbeat_interval = '1 s'"));
     let chan = open_names(&server).await;
     let remote = chan.remote();
-    assert_eq!(remote.call(Lookup { key: "joe".into() }).await, Ok(None));
+    assert_eq!(remote.lookup("joe").await, Ok(None));
     server.signal("STOP");
-    let error = timeout(PATIENCE, remote.call(Lookup { key: "joe".into() })).await.unwrap().unwrap_err();
+    let error = timeout(PATIENCE, remote.lookup("joe")).await.unwrap().unwrap_err();
     assert_eq!(error, CallError::new(Executed::Unknown, CallFailure::Exit(ExitReason::NoConnection)));
     assert_eq!(remote.ended().await, ExitReason::NoConnection);
 }

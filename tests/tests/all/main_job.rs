@@ -1,7 +1,7 @@
 //! A server with a configuration, clients with a password: what it is all for.
 
 use chan_client::connect;
-use chan_server::modules::name_server::{Lookup, Request, Store};
+use chan_server::modules::name_server::{Names, NamesMessage};
 use chan_tests::{PASSWORD, Server, run};
 use lib_chan::{Channel, secret::Password};
 
@@ -18,21 +18,30 @@ async fn json_and_bincode_clients_share_names() {
     let password = Password::new(PASSWORD).unwrap();
     let url = server.url("name_server").to_owned();
     // This one is connected while the other stores.
-    let chan: Channel<(), Request> = connect(url.as_str()).password(&password).open().await.unwrap();
+    let chan: Channel<(), NamesMessage> = connect(url.as_str()).password(&password).open().await.unwrap();
     let remote = chan.remote();
-    assert_eq!(remote.call(Lookup { key: "joe".into() }).await.unwrap(), None);
+    assert_eq!(remote.lookup("joe").await.unwrap(), None);
 
     let stored =
         run(server.client("cast", "name_server").arg(r#"{"Store":{"key":"joe","value":"writing a book"}}"#));
     assert_eq!(stored, (Some(0), String::new(), String::new()));
-    assert_eq!(remote.call(Lookup { key: "joe".into() }).await.unwrap(), Some("writing a book".into()));
+    assert_eq!(remote.lookup("joe").await.unwrap(), Some("writing a book".into()));
 
-    remote.cast(Store { key: "mike".into(), value: "on the radio".into() }).await.unwrap();
+    remote.store("mike", "on the radio").await.unwrap();
     remote.flush().await.unwrap();
     let (code, answer, complaint) =
         run(server.client("call", "name_server").arg(r#"{"Lookup":{"key":"mike"}}"#));
     assert_eq!((code, answer.as_str(), complaint.as_str()), (Some(0), "\"on the radio\"\n", ""));
     chan.close().await.unwrap();
+}
+
+#[test]
+fn describes_the_name_server() {
+    let server = Server::start(NAME_SERVER);
+    let (code, shown, _) = run(&mut server.client("describe", "name_server"));
+    assert_eq!(code, Some(0));
+    assert!(shown.contains("\ncast Store(key: String, value: String)\n"), "{shown}");
+    assert!(shown.contains("\ncall Lookup(key: String) -> Option<String>\n"), "{shown}");
 }
 
 #[test]
