@@ -10,7 +10,7 @@ use lib_chan::{
     Pid, Process, Remote, Reply, Rights, enter, protocol, spawn, testing,
 };
 use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, task::JoinError};
 
 /// Hears of something.
 #[protocol]
@@ -305,14 +305,129 @@ async fn end_of_session_makes_all_dead() {
     assert!(host.tell("very late").await.is_err());
 }
 
+type Session = (Channel<(), HallMessage>, testing::Line);
+
+/// Two sessions of this program, and a process of the service of the first that the second was given.
+async fn passed_on() -> (Session, Session, Address<EarsMessage>) {
+    let (first, second) = (open(Codec::Bincode).await, open(Codec::Json).await);
+    let host = first.0.remote().host().await.unwrap();
+    second.0.remote().enter_hall(host.clone()).await.unwrap();
+    (first, second, host)
+}
+
+/// Lets the hall monitor a process, and returns the reason of its end.
+async fn watching(
+    chan: &Channel<(), HallMessage>,
+    guest: Pid,
+) -> impl Future<Output = Result<String, JoinError>> + use<> {
+    let hall = chan.remote();
+    let watching = tokio::spawn(async move { hall.watch(guest).await.unwrap() });
+    tokio::task::yield_now().await;
+    // The hall has taken what was sent before.
+    chan.remote().guests().await.unwrap();
+    watching
+}
+
 #[tokio::test(start_paused = true)]
-async fn process_of_another_session_is_not_encoded() {
-    let ((first, _line), (second, _other)) = (open(Codec::Bincode).await, open(Codec::Json).await);
+async fn far_process_is_passed_on_to_another_session() {
+    let (_first, (second, _line), host) = passed_on().await;
+    second.remote().announce("dinner").await.unwrap();
+    assert_eq!(second.remote().ask().await.unwrap(), Ok(vec!["dinner".into()]));
+    assert_eq!(host.told().await.unwrap(), ["dinner"]);
+    // It is the same process each time.
+    second.remote().enter_hall(host.clone()).await.unwrap();
+    let guests = second.remote().guests().await.unwrap();
+    assert_eq!(guests[0].pid(), guests[1].pid());
+    assert_ne!(guests[0].pid(), host.pid());
+    // Its address goes back over the first session as the process that it stands for.
+    assert!(!guests[0].is_far());
+}
+
+#[tokio::test(start_paused = true)]
+async fn forwarder_ends_with_the_reason_of_the_far_process() {
+    let (_first, (second, _line), host) = passed_on().await;
+    let forwarder = second.remote().guests().await.unwrap().remove(0).pid();
+    let watching = watching(&second, forwarder.clone()).await;
+    host.fail("boom").await.unwrap();
+    assert_eq!(watching.await.unwrap(), "failed: boom");
+    assert_eq!(forwarder.ended().await, ExitReason::failed("boom"));
+    let late = second.remote().ask().await.unwrap().unwrap_err();
+    assert!(late.contains("not executed"), "{late}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn lost_session_ends_its_forwarders() {
+    let ((first, _line), (second, _other), _host) = passed_on().await;
+    let forwarder = second.remote().guests().await.unwrap().remove(0).pid();
+    let watching = watching(&second, forwarder).await;
+    first.remote().end(ExitReason::Normal);
+    assert_eq!(watching.await.unwrap(), "noconnection");
+    assert!(second.remote().guests().await.is_ok(), "the other session lives");
+}
+
+#[tokio::test(start_paused = true)]
+async fn forwarded_call_tells_truly_whether_it_was_executed() {
+    let ((first, _line), (second, _other), _host) = passed_on().await;
+    let guest = second.remote().guests().await.unwrap().remove(0);
+    let (sent, first) = (guest.clone(), first.remote());
+    let hanging = tokio::spawn(async move { sent.hang().await });
+    // The answer to a later call says that the far process has taken the first.
+    guest.told().await.unwrap();
+    first.end(ExitReason::Normal);
+    assert_eq!(hanging.await.unwrap().unwrap_err().executed, Executed::Unknown);
+    assert_eq!(guest.told().await.unwrap_err().executed, Executed::No);
+}
+
+#[tokio::test(start_paused = true)]
+async fn forwarder_ends_when_it_is_released() {
+    let (_first, (second, _line), host) = passed_on().await;
+    let forwarder = second.remote().guests().await.unwrap().remove(0).pid();
+    second.remote().announce("the last words").await.unwrap();
+    second.remote().forget().await.unwrap();
+    assert_eq!(forwarder.ended().await, ExitReason::Normal);
+    assert_eq!(host.told().await.unwrap(), ["the last words"]);
+    // Another sending makes another.
+    second.remote().enter_hall(host).await.unwrap();
+    let other = second.remote().guests().await.unwrap().remove(0).pid();
+    assert_ne!(other, forwarder);
+    // It ends with its session as well.
+    second.remote().end(ExitReason::Normal);
+    assert_eq!(other.ended().await, ExitReason::Normal);
+}
+
+#[tokio::test(start_paused = true)]
+async fn forwarder_of_stuck_process_ends_with_its_session() {
+    /// Hands out a process that takes nothing.
+    async fn stuck(_me: Process, mut chan: Channel<HallMessage, ()>) -> Result<(), ExitReason> {
+        while let Some(message) = chan.recv().await {
+            if let HallMessage::Host { reply } = message {
+                reply.send(spawn(async move |_me: Process<EarsMessage>| std::future::pending().await));
+            }
+        }
+        Ok(())
+    }
+    let (first, _line): (Channel<(), HallMessage>, _) = testing::pair().serve(stuck).await.unwrap();
+    let (second, _other) = open(Codec::Bincode).await;
+    second.remote().enter_hall(first.remote().host().await.unwrap()).await.unwrap();
+    let forwarder = second.remote().guests().await.unwrap().remove(0).pid();
+    for _ in 0..10 {
+        second.remote().announce("x".repeat(20_000)).await.unwrap();
+    }
+    let waiting = second.remote().within(Duration::from_secs(1)).guests().await.unwrap_err();
+    assert_eq!(waiting.reason, CallFailure::Deadline, "the hall waits for the forwarder");
+    second.remote().end(ExitReason::Normal);
+    assert_eq!(forwarder.ended().await, ExitReason::Killed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn process_outside_of_a_message_is_not_encoded() {
+    let (first, _line) = open(Codec::Bincode).await;
     let host = first.remote().host().await.unwrap();
-    let error = second.remote().enter_hall(host.clone()).await.unwrap_err();
-    assert!(error.to_string().contains("another session"), "{error}");
     let error = first.remote().mirror_pid(first.remote().pid()).await.unwrap_err();
     assert!(matches!(error.reason, CallFailure::Codec(_)), "{error}");
+    let (second, _line) = open(Codec::Bincode).await;
+    let error = second.remote().mirror_pid(host.pid()).await.unwrap_err();
+    assert!(error.to_string().contains("another session"), "{error}");
     assert!(serde_json::to_string(&host).is_err(), "no message");
     assert!(serde_json::from_str::<Address<EarsMessage>>(r#"{"$process":0}"#).is_err());
     assert_eq!(second.remote().guests().await.unwrap().len(), 0, "both sessions live");

@@ -48,8 +48,8 @@ impl<M: Send + 'static> HandedFeed<M> {
     pub(super) fn outlet(
         to: Address<M>,
         decode: impl Fn(&Arc<Shared>, Inbound) -> Option<M> + Send + Sync + 'static,
-    ) -> Arc<dyn Outlet> {
-        Arc::new(FeedOutlet { to, feed: Arc::new(Self(Box::new(decode))) as Arc<dyn Feed<M>> })
+    ) -> FeedOutlet<M> {
+        FeedOutlet { to, feed: Arc::new(Self(Box::new(decode))) as Arc<dyn Feed<M>> }
     }
 }
 

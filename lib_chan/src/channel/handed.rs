@@ -28,7 +28,7 @@ impl<Out> Remote<Out> {
             decoded.map(&wrap).map_err(|error| end_undecodable(shared, &error)).ok()
         });
         let rights = Rights { send: true, monitor: true, link: true, exit: true, kill: true };
-        let mailbox = Exported::mailbox(to.pid(), Some(outlet));
+        let mailbox = Exported::mailbox(to.pid(), Some(Arc::new(outlet)));
         self.shared().session(|session| session.hand_out_with(to.pid(), rights, mailbox))
     }
 

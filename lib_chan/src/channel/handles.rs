@@ -14,6 +14,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _, se
 use super::{
     decode,
     feed::HandedFeed,
+    forwarding::forwarder,
     remote::{not_called, not_sent},
 };
 use crate::{
@@ -33,11 +34,16 @@ impl<M: Protocol> Serialize for Address<M> {
         let departing = match self.departure() {
             Departure::Near(alias, rights) => {
                 let outlet = HandedFeed::outlet(self.clone(), decode::<M>);
-                Departing::Near { pid: self.pid(), alias, rights, outlet: Some(outlet) }
+                Departing::Near { pid: self.pid(), alias, rights, outlet: Some(Arc::new(outlet)) }
             }
             Departure::Far(route) => {
                 let far = (&*route as &dyn Any).downcast_ref::<FarProcess>();
-                Departing::Far(far.ok_or_else(|| S::Error::custom("an unknown process"))?.handle.clone())
+                let far = far.ok_or_else(|| S::Error::custom("an unknown process"))?;
+                Departing::Far {
+                    handle: far.handle.clone(),
+                    pid: far.pid.clone(),
+                    forward: Some(forwarder(self)),
+                }
             }
         };
         payload::serialize_process(Box::new(departing), serializer)
@@ -52,7 +58,7 @@ impl Serialize for Pid {
                 let (pid, rights) = (self.clone(), Rights::MONITOR);
                 Departing::Near { pid, alias: None, rights, outlet: None }
             }
-            Some(Some(handle)) => Departing::Far(handle),
+            Some(Some(handle)) => Departing::Far { handle, pid: self.clone(), forward: None },
             Some(None) => {
                 return Err(S::Error::custom("a far process that was never in a message cannot be in one"));
             }

@@ -3,6 +3,7 @@
 
 mod broadcast;
 mod feed;
+mod forwarding;
 mod given;
 mod handed;
 mod handles;

@@ -70,8 +70,17 @@ pub(crate) enum Departing {
         /// `None` for a process that is handed out to be monitored only.
         outlet: Option<Arc<dyn Outlet>>,
     },
-    Far(FarHandle),
+    Far {
+        handle: FarHandle,
+        pid: Pid,
+        /// For another session: makes the process that stands in for it there. `None` if there is no such process, because
+        /// the type of the messages is not known.
+        forward: Option<Forward>,
+    },
 }
+
+/// Makes a forwarder, on this runtime: a process of this end, and the way to it. The forwarder ends once that is dropped.
+pub(crate) type Forward = Box<dyn FnOnce(&tokio::runtime::Handle) -> (Pid, Arc<dyn Outlet>) + Send>;
 
 /// The part of a session that is about handles.
 pub(super) struct HandleState {
@@ -107,8 +116,15 @@ impl Shared {
     fn convert(&self, carried: Carried) -> Result<SentHandles<Pid>, NotSent> {
         let Some(me) = self.me() else { return Ok(SentHandles::NONE) };
         let convert = |item: Box<dyn std::any::Any + Send>| match item.downcast::<Departing>().map(|it| *it) {
-            Ok(Departing::Far(handle)) if handle.is_of_session(&self.handles().dropped) => {
+            Ok(Departing::Far { handle, .. }) if handle.is_of_session(&self.handles().dropped) => {
                 Ok(Passing::Back(handle))
+            }
+            Ok(Departing::Far { pid, forward: Some(forward), .. })
+                if let Some(runtime) = &self.handles().runtime =>
+            {
+                let (process, outlet) = me.processes().forwarder(&pid, || forward(runtime));
+                let mailbox = Exported::mailbox(process.clone(), Some(outlet));
+                Ok(Passing::Near(Export { process, alias: None, rights: Rights::default(), mailbox }))
             }
             Ok(Departing::Near { pid, alias, rights, outlet }) => {
                 let alias = alias.map(|alias| {
@@ -119,7 +135,7 @@ impl Shared {
                 Ok(Passing::Near(Export { process: pid, alias, rights, mailbox }))
             }
             _ => {
-                let what = "a process of another session cannot be passed on";
+                let what = "the pid of a process of another session cannot be passed on, only its address";
                 Err(NotSent::Payload(PayloadError::process(self.terms().codec(), what)))
             }
         };

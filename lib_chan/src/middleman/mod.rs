@@ -39,7 +39,7 @@ mod windows;
 pub(crate) use self::{
     driver::Driver,
     ended::Ended,
-    export::{Departing, Exported},
+    export::{Departing, Exported, Forward},
     far::handle_of,
     processes::{Fed, Outlet},
     sending::{Encoded, NotSent, with_scratch},

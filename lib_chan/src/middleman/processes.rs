@@ -56,6 +56,15 @@ struct Tables {
     watches: HashMap<u64, MonitorRef>,
     /// The session's own monitors of the processes that were handed out in messages.
     exports: HashMap<Pid, MonitorRef>,
+    /// The forwarders of far processes of other sessions, by the number of the far pid, while they are handed out.
+    forwarders: HashMap<u64, (Pid, Weak<dyn Outlet>)>,
+}
+
+impl Tables {
+    fn forwarder(&self, far: u64) -> Option<(Pid, Arc<dyn Outlet>)> {
+        let (pid, outlet) = self.forwarders.get(&far)?;
+        Some((pid.clone(), outlet.upgrade()?))
+    }
 }
 
 impl Processes {
@@ -128,6 +137,29 @@ impl Processes {
     pub(super) fn drop_outlet(&self) {
         let outlet = self.tables().outlet.take();
         drop(outlet);
+    }
+
+    /// Returns the process that stands in for a far process of another session here, and the way to it. Makes it if there
+    /// is none.
+    pub(super) fn forwarder(
+        &self,
+        far: &Pid,
+        make: impl FnOnce() -> (Pid, Arc<dyn Outlet>),
+    ) -> (Pid, Arc<dyn Outlet>) {
+        let known = self.tables().forwarder(far.id());
+        if let Some(known) = known {
+            return known;
+        }
+        let (pid, outlet) = make();
+        let mut tables = self.tables();
+        let other = tables.forwarder(far.id());
+        if other.is_none() {
+            tables.forwarders.retain(|_, (_, outlet)| outlet.strong_count() > 0);
+            tables.forwarders.insert(far.id(), (pid.clone(), Arc::downgrade(&outlet)));
+        }
+        // Dropped without the lock: one that came too late ends.
+        drop(tables);
+        other.unwrap_or((pid, outlet))
     }
 
     /// Forgets the session's monitor of a handed-out process, and returns its reference.

@@ -26,7 +26,8 @@ use crate::{CallError, CallFailure, Executed, ExitReason, Rights, SendError};
 ///
 /// An address whose messages are a [protocol](mod@crate::protocol) may be part of any message of a session. The far end
 /// decodes it to an address through which it can send and call; [`grant`](Self::grant) changes its rights. If the far end
-/// sends that address back, it decodes to the original one. A far address is dead once its session has ended. When its last
+/// sends that address back, it decodes to the original one. A far address may also be sent over another session: then a
+/// process of this program forwards messages and answers. A far address is dead once its session has ended. When its last
 /// clone is dropped, the other end is told.
 ///
 /// ```

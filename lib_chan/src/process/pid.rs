@@ -162,7 +162,7 @@ impl Pid {
         self.local()?.info()
     }
 
-    pub(super) const fn id(&self) -> u64 {
+    pub(crate) const fn id(&self) -> u64 {
         self.id
     }
 
