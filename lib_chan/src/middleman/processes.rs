@@ -13,7 +13,7 @@ use super::{
 use crate::{
     ExitReason, MonitorRef, Pid,
     process::{Owned, ProcessSignal, Receipt, next_monitor},
-    session::{Delivery, FarHandle, Inbound},
+    session::{Delivery, FarHandle, Inbound, ProcessMailbox},
     sync::{Mutex, MutexGuard},
 };
 
@@ -65,6 +65,14 @@ impl Tables {
         let (pid, outlet) = self.forwarders.get(&far)?;
         Some((pid.clone(), outlet.upgrade()?))
     }
+}
+
+/// Consecutive items for one process.
+#[derive(Default)]
+struct FedBatch {
+    /// `None` for the owner.
+    to: Option<ProcessMailbox>,
+    items: VecDeque<Fed>,
 }
 
 impl Processes {
@@ -184,11 +192,14 @@ impl Processes {
 
     /// Tells processes the deliveries of the session, in order.
     pub(super) fn deliver(&self, deliveries: Vec<Delivery<Pid>>) {
-        let mut batch = VecDeque::new();
+        let mut batch = FedBatch::default();
         for delivery in deliveries {
             match delivery {
-                Delivery::Inbound(message) => batch.push_back(Fed::Inbound(OWNER, message)),
-                Delivery::Over(reason) => batch.push_back(Fed::Ended(reason)),
+                Delivery::Inbound(message) => self.append(&mut batch, None, Fed::Inbound(OWNER, message)),
+                Delivery::Over(reason) => self.append(&mut batch, None, Fed::Ended(reason)),
+                Delivery::Message { id, mailbox: Some(mailbox), message, .. } => {
+                    self.append(&mut batch, Some(mailbox), Fed::Inbound(id, message));
+                }
                 signal => {
                     self.put(std::mem::take(&mut batch));
                     self.signal(signal);
@@ -198,16 +209,28 @@ impl Processes {
         self.put(batch);
     }
 
-    fn put(&self, batch: VecDeque<Fed>) {
-        if batch.is_empty() {
+    /// Appends an item to a batch. A batch for another process goes out first.
+    fn append(&self, batch: &mut FedBatch, to: Option<ProcessMailbox>, item: Fed) {
+        if batch.to != to {
+            self.put(std::mem::replace(batch, FedBatch { to, items: VecDeque::new() }));
+        }
+        batch.items.push_back(item);
+    }
+
+    fn put(&self, FedBatch { to, items }: FedBatch) {
+        if items.is_empty() {
             return;
         }
-        let mut tables = self.tables();
-        let is_last = matches!(batch.back(), Some(Fed::Ended(_)));
-        let outlet = if is_last { tables.outlet.take() } else { tables.outlet.clone() };
-        drop(tables);
+        let outlet = match to {
+            Some(mailbox) => Exported::of(&mailbox).and_then(Exported::outlet).cloned(),
+            None => {
+                let mut tables = self.tables();
+                let is_last = matches!(items.back(), Some(Fed::Ended(_)));
+                if is_last { tables.outlet.take() } else { tables.outlet.clone() }
+            }
+        };
         if let (Some(outlet), Some(session)) = (outlet, self.session.upgrade()) {
-            outlet.put(session, batch);
+            outlet.put(session, items);
         }
     }
 
@@ -243,12 +266,6 @@ impl Processes {
                     to.signal(ProcessSignal::Demonitor { monitor });
                 }
             }
-            Delivery::Message { id, mailbox, message, .. } => {
-                let outlet = mailbox.as_ref().and_then(Exported::of).and_then(Exported::outlet);
-                if let (Some(outlet), Some(session)) = (outlet, self.session.upgrade()) {
-                    outlet.put(session, VecDeque::from([Fed::Inbound(id, message)]));
-                }
-            }
             Delivery::Watch { to } => {
                 let from = Pid::far(Arc::new(ExportWatch::new(self.session.clone())));
                 let monitor = next_monitor();
@@ -263,8 +280,8 @@ impl Processes {
                     to.signal(ProcessSignal::Demonitor { monitor });
                 }
             }
-            // `deliver` puts these into the mailbox of the owner.
-            Delivery::Inbound(_) | Delivery::Over(_) => {}
+            // `deliver` puts these into mailboxes. A process without one takes no messages.
+            Delivery::Inbound(_) | Delivery::Over(_) | Delivery::Message { .. } => {}
         }
     }
 

@@ -12,7 +12,10 @@ use lib_chan::handshake::{SessionParameters, pair_in_memory};
 use lib_chan::payload::Codec;
 use lib_chan::secret::Secret;
 use lib_chan::wire::Granted;
-use lib_chan::{Address, Call, Channel, Event, Limits, Message, Process, Remote, Reply, spawn};
+use lib_chan::{
+    Address, Call, Channel, Event, ExitReason, Limits, Message, Process, Remote, Reply, Rights, spawn,
+    testing,
+};
 use serde::{Deserialize, Serialize};
 use tokio::io::BufReader;
 
@@ -31,12 +34,33 @@ pub(crate) enum Path {
     LocalCall,
     /// A process that ends as soon as it runs.
     Spawn,
+    /// A message of 64 bytes of a protocol, over a session to its owner.
+    OwnerCast,
+    /// The same message to a process that the other end has handed out.
+    HandedCast,
+    /// A process in a message that the other end drops at once. Each has a name of its own.
+    HandOut,
+}
+
+/// The messages of the paths with processes in messages.
+#[lib_chan::protocol]
+pub(crate) trait Notes {
+    /// Drops a note.
+    fn note(body: Bytes);
+    /// Drops a process.
+    fn meet(other: Address<NotesMessage>);
+    /// Returns another process that takes notes.
+    async fn helper() -> Address<NotesMessage>;
+    /// Returns once everything that came before was taken.
+    async fn done();
 }
 
 /// The ends of what is done, set up once.
 pub(crate) struct Hot {
     remote: Remote<Request>,
     process: Address<Local>,
+    owner: Remote<NotesMessage>,
+    helper: Address<NotesMessage>,
     body: Bytes,
 }
 
@@ -75,11 +99,14 @@ impl Hot {
                 match me.recv().await {
                     Event::Message(Local::Note(number)) => sum += number,
                     Event::Message(Local::Echo(number, reply)) => reply.send(number),
-                    _ => return Err(lib_chan::ExitReason::failed(sum.to_string())),
+                    _ => return Err(ExitReason::failed(sum.to_string())),
                 }
             }
         });
-        Ok(Self { remote: channel.into_remote(), process, body: Bytes::from(vec![7; 64]) })
+        let (notes, _line) = testing::pair().serve(notes).await?;
+        let owner = notes.into_remote();
+        let helper = owner.helper().await?;
+        Ok(Self { remote: channel.into_remote(), process, owner, helper, body: Bytes::from(vec![7; 64]) })
     }
 
     /// Does it so often.
@@ -123,6 +150,29 @@ impl Hot {
                     }
                 }
                 Ok(())
+            }
+            Path::OwnerCast => {
+                for _ in 0..count {
+                    self.owner.note(self.body.clone()).await?;
+                }
+                Ok(self.owner.done().await?)
+            }
+            Path::HandedCast => {
+                for _ in 0..count {
+                    self.helper.note(self.body.clone()).await?;
+                }
+                Ok(self.helper.done().await?)
+            }
+            Path::HandOut => {
+                let me = spawn(take_notes);
+                for number in 0..count {
+                    self.owner.meet(me.grant(Rights::default())).await?;
+                    if number % 500 == 499 {
+                        self.owner.done().await?;
+                    }
+                }
+                me.pid().exit(ExitReason::Shutdown);
+                Ok(self.owner.done().await?)
             }
         }
     }
@@ -183,7 +233,31 @@ async fn session(resume: bool) -> Result<Channel<(), Request>> {
     open_resumable(near, &client, &limits, &request, false, connector).await.context("open")
 }
 
-async fn echo(mut channel: Channel<Request, ()>) -> Result<(), lib_chan::ExitReason> {
+/// The service of the paths with processes in messages.
+async fn notes(_me: Process, mut channel: Channel<NotesMessage, ()>) -> Result<(), ExitReason> {
+    while let Some(message) = channel.recv().await {
+        answer(message);
+    }
+    Ok(())
+}
+
+async fn take_notes(mut me: Process<NotesMessage>) -> Result<(), ExitReason> {
+    loop {
+        if let Event::Message(message) = me.recv().await {
+            answer(message);
+        }
+    }
+}
+
+fn answer(message: NotesMessage) {
+    match message {
+        NotesMessage::Note { .. } | NotesMessage::Meet { .. } => {}
+        NotesMessage::Helper { reply } => reply.send(spawn(take_notes)),
+        NotesMessage::Done { reply } => reply.send(()),
+    }
+}
+
+async fn echo(mut channel: Channel<Request, ()>) -> Result<(), ExitReason> {
     while let Some(message) = channel.recv().await {
         if let Message::Call(Request::Echo(echo), reply) = message {
             reply.to(&echo).send(echo.0);
@@ -235,6 +309,17 @@ mod tests {
     #[test]
     fn local_call_allocates_place_for_answer() {
         assert_allocates(Path::LocalCall, 2.1);
+    }
+
+    #[test]
+    fn cast_to_handed_out_process_allocates_as_to_owner() {
+        assert_allocates(Path::OwnerCast, 1.1);
+        assert_allocates(Path::HandedCast, 1.1);
+    }
+
+    #[test]
+    fn handed_out_processes_leave_nothing_behind() {
+        assert_allocates(Path::HandOut, 40.0);
     }
 
     #[test]
