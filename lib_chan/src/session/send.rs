@@ -149,6 +149,7 @@ impl<H: Host> Session<H> {
     ///
     /// # Errors
     /// Those of [`cast`](Self::cast), and too many handles.
+    #[inline]
     pub fn cast_to(
         &mut self,
         now: impl FnOnce() -> Instant,
