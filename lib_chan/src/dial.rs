@@ -1,4 +1,7 @@
-//! TCP connections to a host by name: of a client to its server, of a `tcp` service to its target.
+//! Connections to a host by name, or to a Unix socket: of a client to its server, of a relay to its target.
+
+mod host_port;
+mod socket_path;
 
 use std::{
     fmt, io,
@@ -12,6 +15,10 @@ use tokio::{
     time::{sleep, timeout},
 };
 
+pub use self::{
+    host_port::{HostPort, InvalidHostPort},
+    socket_path::{InvalidSocketPath, SocketPath},
+};
 use crate::runtime::blocking;
 
 /// The time after which the next address is tried in parallel (RFC 8305, section 8).
