@@ -6,9 +6,11 @@
 //! Both ends of a session run the same relay: `chan-server` between the session and the target of a `tcp` or `unix`
 //! service, `chan-client` between the session and a local connection or standard input and output.
 //!
-//! One session can also carry many streams: see [`Streams`].
+//! One session can also carry many streams: see [`Streams`]. A client can be the target of others: see [`Providers`] and
+//! [`Junction`].
 
 mod far_end;
+mod junction;
 mod streams;
 
 use std::{
@@ -32,8 +34,12 @@ use tokio::{
     time::sleep,
 };
 
-use self::far_end::{FarEnd, PieceSender, StreamPeer, piece_len};
-pub use self::streams::{Pieces, PiecesMessage, STREAMS, Streams, StreamsMessage};
+use self::far_end::{FarEnd, PieceSender, piece_len};
+pub use self::{
+    far_end::StreamEnd,
+    junction::{Junction, JunctionEnd, JunctionError},
+    streams::{Pieces, PiecesMessage, Providers, ProvidersMessage, STREAMS, Streams, StreamsMessage},
+};
 use crate::{Address, Channel, ExitReason, Opaque, Process, Remote, wire::max_table_len};
 
 /// The longest piece in bytes that a relay sends. Pieces are shorter if the far end takes only shorter payloads.
@@ -90,10 +96,10 @@ impl Relay {
         piece_len(streams.max_payload_len().saturating_sub(max_table_len(1))).min(MAX_PIECE_LEN)
     }
 
-    /// Returns the number of streams that the limits of both ends allow in a session. At the server, each takes a handle and
-    /// a monitor of the client; at the client, a handle, a link and a monitor of the server.
-    pub fn max_streams(streams: &Remote<StreamsMessage>) -> u32 {
-        streams.max_streams()
+    /// Returns the number of streams that the limits of both ends allow in a session to the end that opens them. There, each
+    /// takes a handle, a link and a monitor of the other end; at the other end, a handle and a monitor of this one.
+    pub fn max_streams<Out>(session: &Remote<Out>) -> u32 {
+        session.max_streams()
     }
 
     /// Sends the bytes of `reader` to the far end, and writes the bytes of the far end to `writer`, until both
@@ -136,7 +142,7 @@ impl Relay {
         reader: impl AsyncRead + Unpin,
         writer: impl AsyncWrite + Unpin,
     ) -> Result<(), RelayError> {
-        self.both_ways(&mut StreamPeer::new(me, far, first), reader, writer).await
+        self.both_ways(&mut StreamEnd::new(me, far, first), reader, writer).await
     }
 
     async fn both_ways<F: FarEnd>(

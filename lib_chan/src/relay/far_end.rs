@@ -73,22 +73,25 @@ impl PieceSender for Remote<Opaque> {
     }
 }
 
-/// The two processes of a stream: this end's, and the far one. An exit signal or a `Down` tells this end that the far one
+/// One end of a stream: the process of this end, and the far one. An exit signal or a `Down` tells this end that the far one
 /// has ended. This end is linked to nothing else, and monitors nothing else.
-pub(super) struct StreamPeer<'p> {
+#[derive(Debug)]
+pub struct StreamEnd<'p> {
     me: &'p mut Process<PiecesMessage>,
     far: Address<PiecesMessage>,
     /// The piece that came when the stream was opened; may be empty.
     first: Bytes,
 }
 
-impl<'p> StreamPeer<'p> {
-    pub(super) fn new(me: &'p mut Process<PiecesMessage>, far: Address<PiecesMessage>, first: Bytes) -> Self {
+impl<'p> StreamEnd<'p> {
+    /// Creates this end. `me` traps exits, and is linked to `far` or monitors it. `first` is the first piece of `far`; may be
+    /// empty.
+    pub fn new(me: &'p mut Process<PiecesMessage>, far: Address<PiecesMessage>, first: Bytes) -> Self {
         Self { me, far, first }
     }
 }
 
-impl FarEnd for StreamPeer<'_> {
+impl FarEnd for StreamEnd<'_> {
     type Sender = Address<PiecesMessage>;
 
     fn sender(&self) -> Address<PiecesMessage> {

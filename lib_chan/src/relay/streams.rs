@@ -1,4 +1,4 @@
-//! Many streams in one session: the two protocols between a client and a relay service.
+//! Many streams in one session: the protocols between a client and a relay service, and between a service and a provider.
 
 use bytes::Bytes;
 
@@ -18,9 +18,18 @@ pub trait Streams {
     /// those of the target. `client` is a process of the client, granted with the right to link. `first` is the first piece,
     /// of at most 16 KiB, or empty; unlike a later piece, an empty one is no EOF.
     ///
-    /// The answer does not wait for the target. If the target cannot be reached, the process ends with a text that says
-    /// why.
+    /// The answer of a service does not wait for the target. If the target cannot be reached, the process ends with a text
+    /// that says why. A [provider](Providers) answers once it has reached its target, or refuses: then nothing of `first` has
+    /// been used, and another provider may be asked.
     async fn open(first: Bytes, client: Address<PiecesMessage>) -> Address<PiecesMessage>;
+}
+
+/// Offers a target of the client to other clients of the server.
+#[protocol]
+pub trait Providers {
+    /// Lets the server open streams with `streams`, a process of the client, until the session ends. `max_streams` is the
+    /// most that the client carries at once. A session provides once.
+    async fn provide(streams: Address<StreamsMessage>, max_streams: u32);
 }
 
 /// One direction of a stream.

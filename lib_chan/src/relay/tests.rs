@@ -8,7 +8,7 @@ use tokio::{
 
 use super::*;
 use crate::{
-    Event, Limits, Message, Process,
+    Event, Limits, Message, Process, SpawnOptions,
     auth::{Account, AccountVerifier, Directory, Exporter, NameKey},
     channel::{open, serve},
     enter,
@@ -17,7 +17,7 @@ use crate::{
     payload::Codec,
     protocol::Protocol,
     secret::{PrivateKey, Secret, Target},
-    spawn,
+    spawn, spawn_with,
 };
 
 type Side = (BufStream<DuplexStream>, Authenticated);
@@ -214,8 +214,69 @@ async fn streams_have_the_documented_form() {
         Ok(encoded(&|out| drop(open.encode(Codec::Bincode, 1000, out).unwrap())))
     });
     assert_eq!(open.await.unwrap(), "000568656c6c6f00");
+    let provide = enter(async |mut me: Process<ProvidersMessage>| {
+        let providers = me.address();
+        spawn(async move |_: Process| {
+            providers.provide(Address::dead(), 256).await?;
+            Ok(())
+        });
+        let Event::Message(provide) = me.recv().await else { panic!("no message") };
+        Ok(encoded(&|out| drop(provide.encode(Codec::Bincode, 1000, out).unwrap())))
+    });
+    assert_eq!(provide.await.unwrap(), "0000fb0001");
     for (bytes, hex) in [(&b"hello"[..], "000568656c6c6f"), (b"", "0000")] {
         let piece = PiecesMessage::Piece { bytes: Bytes::from_static(bytes) };
         assert_eq!(encoded(&|out| drop(piece.encode(Codec::Bincode, 1000, out).unwrap())), hex);
     }
+}
+
+/// Joins a consumer that sends two pieces and EOF and then ends, with a provider that takes a piece whenever this time has
+/// passed, for so many times.
+async fn joined(every: Duration, times: usize) -> Result<(), JunctionError> {
+    let options = SpawnOptions { mailbox_capacity: 1, ..SpawnOptions::default() };
+    let provider = spawn_with(options, async move |mut me: Process<PiecesMessage>| {
+        for _ in 0..times {
+            sleep(every).await;
+            me.recv().await;
+        }
+        pending().await
+    });
+    let joined = enter(async |mut near: Process<PiecesMessage>| {
+        let to = near.address();
+        let consumer = spawn(async move |_: Process<PiecesMessage>| {
+            for bytes in ["one", "two", ""] {
+                to.piece(Bytes::from_static(bytes.as_bytes())).await?;
+            }
+            Ok(())
+        });
+        near.monitor(consumer.pid());
+        let far = enter(async |mut other: Process<PiecesMessage>| {
+            other.monitor(provider.pid());
+            let consumer = StreamEnd::new(&mut near, consumer, Bytes::new());
+            let provider = StreamEnd::new(&mut other, provider, Bytes::new());
+            Ok(Junction::new(LAST_BYTES_TIMEOUT).join_streams(consumer, provider).await)
+        });
+        far.await
+    });
+    joined.await.unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn junction_gives_up_stuck_provider() {
+    assert_eq!(joined(Duration::ZERO, 0).await, Err(JunctionError::Stuck));
+}
+
+#[tokio::test(start_paused = true)]
+async fn slow_provider_gets_everything_of_gone_consumer() {
+    assert_eq!(joined(LAST_BYTES_TIMEOUT / 2, 9).await, Ok(()));
+}
+
+#[test]
+fn reason_of_one_end_does_not_blame_the_other() {
+    let reason = |reason| JunctionError::Ended(JunctionEnd::Provider, reason).reason();
+    for passed_on in [ExitReason::NoConnection, ExitReason::failed("target: timed out")] {
+        assert_eq!(reason(passed_on.clone()), passed_on);
+    }
+    assert_eq!(reason(ExitReason::Revoked), ExitReason::failed("the provider ended: revoked"));
+    assert_eq!(reason(ExitReason::Normal), ExitReason::failed("the provider ended before its EOF"));
 }
