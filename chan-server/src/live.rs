@@ -176,7 +176,8 @@ impl Live {
     /// Returns the sessions that would end under this policy.
     pub(crate) fn endings(&self, policy: &Policy) -> Vec<Ending> {
         let seats = self.seats.values();
-        seats.filter_map(|seated| Some(seated.seat.ending(seated.judge(policy).err()?))).collect()
+        let ending = |seated: &Seated| Some(seated.seat.ending(seated.judge(&self.policy, policy).err()?));
+        seats.filter_map(ending).collect()
     }
 
     /// Goes over to another policy, and returns the sessions that end with it, after its grace. A session that an earlier
@@ -184,7 +185,7 @@ impl Live {
     pub(crate) fn replace(&mut self, policy: Policy, now: Instant) -> Vec<Ending> {
         let mut endings = Vec::new();
         for seated in self.seats.values_mut() {
-            match seated.judge(&policy) {
+            match seated.judge(&self.policy, &policy) {
                 Ok(verifier) => {
                     let verifier = verifier.clone();
                     seated.verifier = verifier;
@@ -217,8 +218,12 @@ impl Live {
 }
 
 impl Seated {
-    fn judge<'p>(&self, policy: &'p Policy) -> Result<&'p AccountVerifier, Revoked> {
-        policy.judge(self.seat.name(), self.seat.peer().ip(), &self.verifier)
+    fn judge<'p>(&self, before: &Policy, policy: &'p Policy) -> Result<&'p AccountVerifier, Revoked> {
+        let verifier = policy.judge(self.seat.name(), self.seat.peer().ip(), &self.verifier)?;
+        if policy.provides_otherwise(before, &self.seat.service) {
+            return Err(Revoked::ProvidedChanged);
+        }
+        Ok(verifier)
     }
 }
 

@@ -66,11 +66,7 @@ impl Metrics {
         add("sessions_resumed", "Sessions that went on over another connection", &self.resumed);
         add("sessions_expired", "Sessions whose clients did not come back in time", &self.expired);
         add("sessions_ended", "Sessions ended, by reason", &self.ended);
-        add(
-            "targets_failed",
-            "Targets of tcp and unix services that could not be reached",
-            &self.targets_failed,
-        );
+        add("targets_failed", "Targets of relays that could not be reached", &self.targets_failed);
         add("received_bytes", "Bytes received in sessions, TLS included", &self.received);
         add("sent_bytes", "Bytes sent in sessions, TLS included", &self.sent);
         add("calls", "Calls of clients, by ending", &self.calls);

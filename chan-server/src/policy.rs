@@ -28,7 +28,7 @@ use crate::descriptors::{keep_within, max_descriptors};
 use crate::gate::{GateRules, Holder};
 use crate::identity::{Identity, StateDir};
 use crate::listener::Listen;
-use crate::modules::Starter;
+use crate::modules::{ProvidedRole, Starter};
 use crate::quota::QuotaTerms;
 use crate::start::StartError;
 
@@ -92,6 +92,8 @@ pub enum Revoked {
     CredentialChanged,
     /// The client may no longer come from where it is (`from`).
     SourceNotAllowed,
+    /// The service provides, or is provided by, other clients than before.
+    ProvidedChanged,
 }
 
 impl fmt::Display for Revoked {
@@ -102,6 +104,7 @@ impl fmt::Display for Revoked {
             Self::ClientDisabled => "the client is disabled",
             Self::CredentialChanged => "the credential is changed",
             Self::SourceNotAllowed => "the source is not allowed",
+            Self::ProvidedChanged => "the provided name is changed",
         })
     }
 }
@@ -218,6 +221,24 @@ impl Policy {
     /// Returns what to start for a client of this service.
     pub(crate) fn starter(&self, service: &ServiceName) -> Option<Arc<Starter>> {
         self.services.get(service.as_str()).map(|terms| Arc::clone(&terms.starter))
+    }
+
+    /// Returns each name that is provided, with the number of its providers.
+    pub(crate) fn provided(&self) -> impl Iterator<Item = (&str, usize)> {
+        let provided = self.services.values().filter_map(|terms| terms.starter.provided());
+        let by = provided.filter(|provided| provided.role == ProvidedRole::By);
+        by.map(|provided| (provided.name(), provided.providers()))
+    }
+
+    /// Returns `true` if sessions of this service that began under the policy `before` belong to another provided name, or to
+    /// none any more.
+    pub(crate) fn provides_otherwise(&self, before: &Self, service: &ServiceName) -> bool {
+        let provided = |policy: &Self| {
+            let provided = policy.services.get(service.as_str())?.starter.provided()?;
+            Some((provided.role, provided.name().to_owned()))
+        };
+        let old = provided(before);
+        old.is_some() && provided(self) != old
     }
 
     /// Returns the longest that a session of this service may survive without a connection.

@@ -40,6 +40,11 @@ pub(crate) fn text(core: &Core) -> String {
             family.get_or_create(&vec![("service", service.to_owned())]).set(0);
         }
     }
+    let providers = Family::<Labels, Gauge>::default();
+    for (name, count) in policy.provided() {
+        let labels = vec![("provides", name.to_owned())];
+        providers.get_or_create(&labels).set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
     let seats: Vec<_> = locked(&core.live).seats().cloned().collect();
     let detached = seats.iter().filter(|seat| seat.is_detached()).count();
     for seat in seats {
@@ -61,6 +66,7 @@ pub(crate) fn text(core: &Core) -> String {
         ("mailbox_messages", "Messages that services have not taken", mailbox_messages),
         ("mailbox_bytes", "Bytes of messages of clients that no process has taken", mailbox_bytes),
         ("unsent_bytes", "Bytes that wait to be sent to clients", unsent),
+        ("providers", "Clients that provide the service of a name", providers),
     ] {
         registry.register(name, help, family);
     }

@@ -175,6 +175,8 @@ async fn sample_is_valid_with_all_lines() {
     let password = b"correct horse battery staple\n";
     conf.write("name_server.password", password, 0o600);
     conf.write("mike.password", password, 0o600);
+    conf.write("office-ssh.password", password, 0o600);
+    conf.write("office-ssh-providers.password", password, 0o600);
     let config = Config::load(&conf.path("chan-server.toml"), &modules);
     let missing = said(&config.unwrap_err(), conf.0.path());
     assert!(matches!(&missing[..], [one] if one.contains("there is no redis.verifier")), "{missing:?}");

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::Serialize;
 
-use super::Cause;
+use super::{Cause, is_zero};
 
 /// An event.
 #[derive(Debug, Serialize)]
@@ -94,7 +94,7 @@ pub(crate) enum Event<'e> {
         #[serde(flatten)]
         who: Who<'e>,
     },
-    /// The target of a `tcp` or `unix` service could not be reached: what was tried, and what the system said.
+    /// The target of a relay could not be reached: what was tried, and what the system said.
     TargetFailed {
         connection: u64,
         peer: SocketAddr,
@@ -110,6 +110,32 @@ pub(crate) enum Event<'e> {
         who: Who<'e>,
         reason: String,
         ms: u64,
+    },
+    /// A client provides something from now on, for the consumers of this name.
+    ProviderArrived {
+        connection: u64,
+        peer: SocketAddr,
+        #[serde(flatten)]
+        who: Who<'e>,
+        provides: &'e str,
+    },
+    /// A client provides it no longer, after so many streams.
+    ProviderLeft {
+        connection: u64,
+        peer: SocketAddr,
+        #[serde(flatten)]
+        who: Who<'e>,
+        provides: &'e str,
+        streams: u64,
+        ms: u64,
+    },
+    /// A provider, named by the number of its session, serves this client or one of its streams.
+    ProviderFound {
+        connection: u64,
+        peer: SocketAddr,
+        #[serde(flatten)]
+        who: Who<'e>,
+        provider: u64,
     },
     /// The connection of a client that had proved itself is over: one for each login that was ok, apart
     /// from those that resumed a session.
@@ -179,6 +205,12 @@ pub(crate) struct Sum {
     pub(crate) started: u64,
     pub(crate) targets_failed: u64,
     pub(crate) streams: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub(crate) providers_arrived: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub(crate) providers_left: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub(crate) providers_found: u64,
     pub(crate) detached: u64,
     pub(crate) resumed: u64,
     pub(crate) expired: u64,
@@ -196,6 +228,9 @@ impl Sum {
             Event::SessionStarted { peer, .. } => (&mut self.started, peer),
             Event::TargetFailed { peer, .. } => (&mut self.targets_failed, peer),
             Event::StreamEnded { peer, .. } => (&mut self.streams, peer),
+            Event::ProviderArrived { peer, .. } => (&mut self.providers_arrived, peer),
+            Event::ProviderLeft { peer, .. } => (&mut self.providers_left, peer),
+            Event::ProviderFound { peer, .. } => (&mut self.providers_found, peer),
             Event::SessionDetached { peer, .. } => (&mut self.detached, peer),
             Event::SessionResumed { peer, .. } => (&mut self.resumed, peer),
             Event::SessionExpired { peer, .. } => (&mut self.expired, peer),
@@ -221,6 +256,9 @@ impl Event<'_> {
             | Self::SessionStarted { who, .. }
             | Self::TargetFailed { who, .. }
             | Self::StreamEnded { who, .. }
+            | Self::ProviderArrived { who, .. }
+            | Self::ProviderLeft { who, .. }
+            | Self::ProviderFound { who, .. }
             | Self::SessionDetached { who, .. }
             | Self::SessionResumed { who, .. }
             | Self::SessionExpired { who, .. }

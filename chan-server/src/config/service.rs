@@ -19,10 +19,10 @@ use super::credential::{self, Credential, Salts};
 use super::document::{Problems, Span, Table};
 use super::gate::networks;
 use super::{Context, limits};
-use crate::modules::Starter;
 use crate::modules::unix;
+use crate::modules::{Provided, ProvidedRole, Starter};
 use crate::quota::QuotaTerms;
-use crate::words::shown;
+use crate::words::{nearest, shown};
 
 /// A service: its name, its clients, and the function that is started for each.
 #[derive(Debug)]
@@ -228,7 +228,7 @@ pub(super) fn read(root: &mut Table<'_>, context: &Context<'_>, problems: &mut P
     }
     let mut names = UniqueNames::new("service");
     let mut salts = Salts::default();
-    let mut services = Vec::new();
+    let (mut services, mut roles) = (Vec::new(), Vec::new());
     for mut table in tables {
         let name = table.required::<String>("name", "\"name_server\"", problems);
         let name = name.and_then(|name| names.check(&name, ServiceName::new(name.get_ref()), problems));
@@ -242,7 +242,8 @@ pub(super) fn read(root: &mut Table<'_>, context: &Context<'_>, problems: &mut P
         let describes = table.value::<bool>("describe", "false", problems).is_none_or(Spanned::into_inner);
         let from = from(&mut table, problems);
         table.finish(problems);
-        if let (Some(name), Some((starter, mfa))) = (name, starter) {
+        if let (Some(name), Some((starter, mfa, span))) = (name, starter) {
+            roles.extend(starter.provided().map(|provided| (provided.clone(), span)));
             services.push(Service {
                 name,
                 clients,
@@ -256,7 +257,31 @@ pub(super) fn read(root: &mut Table<'_>, context: &Context<'_>, problems: &mut P
             });
         }
     }
+    // A service that was not read may be the other half.
+    if problems.is_empty() {
+        check_provided(&roles, problems);
+    }
     services
+}
+
+/// Checks that every name that is provided is used, and the reverse.
+fn check_provided(roles: &[(Provided, Span)], problems: &mut Problems<'_>) {
+    for (provided, span) in roles {
+        let others = || roles.iter().map(|(other, _)| other).filter(|other| other.role != provided.role);
+        let name = provided.name();
+        if others().any(|other| other.name() == name) {
+            continue;
+        }
+        let (missing, other) = match provided.role {
+            ProvidedRole::By => ("no service takes the providers of", "for"),
+            ProvidedRole::For => ("no service is served by the providers of", "by"),
+        };
+        let instead = match nearest(name, others().map(Provided::name)) {
+            Some(near) => format!("did you mean \"{near}\"?"),
+            None => format!("add a [[service]] with mfa = [\"provided\", \"{other}\", \"{name}\"]"),
+        };
+        problems.add(span, format!("\"mfa\": {missing} \"{name}\"; {instead}"));
+    }
 }
 
 fn clients(
@@ -374,7 +399,7 @@ fn mfa(
     table: &mut Table<'_>,
     context: &Context<'_>,
     problems: &mut Problems<'_>,
-) -> Option<(Arc<Starter>, String)> {
+) -> Option<(Arc<Starter>, String, Span)> {
     let Some(entry) = table.take("mfa") else {
         problems.add(&table.span, format!("{} has no \"mfa\"; add: mfa = {MFA}", table.name));
         return None;
@@ -393,12 +418,13 @@ fn mfa(
     {
         problems.warn(&path.span(), format!("\"mfa\": {text}"), false);
     }
+    let last_span = args.last().map_or_else(|| key_span.clone(), Spanned::span);
     let values = args.iter().map(|item| value(item.get_ref()));
     let mfa = toml::Value::Array(
         [module.clone().into(), function.clone().into()].into_iter().chain(values).collect(),
     );
     match context.modules.starter(&module, &function, args) {
-        Ok(starter) => Some((Arc::new(starter), mfa.to_string())),
+        Ok(starter) => Some((Arc::new(starter), mfa.to_string(), last_span)),
         Err(error) => {
             let span: Span = error.span().unwrap_or(key_span);
             problems.add(&span, format!("\"mfa\": {error}"));

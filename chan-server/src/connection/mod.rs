@@ -453,8 +453,12 @@ impl Connection {
     }
 
     fn age(&self) -> u64 {
-        u64::try_from(self.accepted.elapsed().as_millis()).unwrap_or(u64::MAX)
+        whole_ms(self.accepted.elapsed())
     }
+}
+
+fn whole_ms(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// What a client is told that comes too late.
@@ -489,21 +493,44 @@ impl RelayContext for ServiceContext {
         self.core.audit.write(&Event::TargetFailed { connection, peer, who, why: escaped(why) });
     }
 
+    fn stream_refused(&self, why: &str) {
+        let (connection, peer) = (self.connection, self.peer);
+        let who = Who { service: &self.service, client: &self.client };
+        self.core.audit.write(&Event::SessionRefused { connection, peer, who, why: escaped(why) });
+    }
+
     fn stream_ended(&self, reason: &ExitReason, after: Duration) {
         let (connection, peer) = (self.connection, self.peer);
         let who = Who { service: &self.service, client: &self.client };
-        let (reason, ms) =
-            (escaped(&reason.to_string()), u64::try_from(after.as_millis()).unwrap_or(u64::MAX));
+        let (reason, ms) = (escaped(&reason.to_string()), whole_ms(after));
         self.core.audit.write(&Event::StreamEnded { connection, peer, who, reason, ms });
     }
 
+    fn provider_found(&self, provider: u64) {
+        let (connection, peer) = (self.connection, self.peer);
+        let who = Who { service: &self.service, client: &self.client };
+        self.core.audit.write(&Event::ProviderFound { connection, peer, who, provider });
+    }
+
+    fn provider_arrived(&self, name: &str) {
+        let (connection, peer) = (self.connection, self.peer);
+        let who = Who { service: &self.service, client: &self.client };
+        self.core.audit.write(&Event::ProviderArrived { connection, peer, who, provides: name });
+    }
+
+    fn provider_left(&self, name: &str, streams: u64, after: Duration) {
+        let (connection, peer) = (self.connection, self.peer);
+        let who = Who { service: &self.service, client: &self.client };
+        let ms = whole_ms(after);
+        self.core.audit.write(&Event::ProviderLeft { connection, peer, who, provides: name, streams, ms });
+    }
+
+    fn session(&self) -> u64 {
+        self.connection
+    }
+
     fn take_place(&self) -> Result<SessionPermit, Crowded> {
-        SessionPermit::take(&self.core.sessions, &self.service, self.holder.clone()).inspect_err(|crowded| {
-            let (connection, peer) = (self.connection, self.peer);
-            let who = Who { service: &self.service, client: &self.client };
-            let why = crowded.as_str().to_owned();
-            self.core.audit.write(&Event::SessionRefused { connection, peer, who, why });
-        })
+        SessionPermit::take(&self.core.sessions, &self.service, self.holder.clone())
     }
 }
 

@@ -3,6 +3,7 @@
 mod args;
 pub mod echo;
 pub mod name_server;
+mod provided;
 mod relay;
 pub mod tcp;
 pub mod unix;
@@ -20,8 +21,10 @@ use serde::de::DeserializeOwned;
 use toml::de::DeArray;
 
 use self::args::ArgsError;
+pub(crate) use self::provided::{Provided, ProvidedRole};
+use self::provided::{ProvidedName, Providers};
 pub(crate) use self::relay::RelayContext;
-use self::relay::Target;
+use self::relay::{Dialled, Target};
 use crate::words::{nearest, shown};
 
 /// A table of functions, by module and name, that a configuration's `mfa` chooses from.
@@ -56,11 +59,11 @@ impl Modules {
         Self::default()
     }
 
-    /// The functions that come with the server: `name_server:start_me_up`, `echo:start`, `tcp:connect` and
-    /// `unix:connect`.
+    /// The functions that come with the server: `name_server:start_me_up`, `echo:start`, `tcp:connect`,
+    /// `unix:connect`, `provided:for` and `provided:by`.
     ///
     /// Spawns the process of the name server, so it must be called inside a tokio runtime. Each table has a name
-    /// server of its own.
+    /// server and providers of its own.
     pub fn standard() -> Self {
         let any = &[Codec::Bincode, Codec::Json, Codec::Raw];
         let kvs = lib_chan::spawn(name_server::kvs);
@@ -69,8 +72,9 @@ impl Modules {
                 name_server::start_me_up(chan, kvs.clone(), max_len)
             })
             .function_for(any, "echo", "start", |me, chan, (): (), (): ()| echo::start(me, chan))
-            .relay::<tcp::HostPort>("tcp")
-            .relay::<unix::SocketPath>("unix")
+            .dialled::<tcp::HostPort>("tcp")
+            .dialled::<unix::SocketPath>("unix")
+            .provided()
     }
 
     /// Adds a function that gets the channel to its client and nothing else. Otherwise it is as
@@ -123,29 +127,40 @@ impl Modules {
         self.insert(module, function, move |args| {
             let args = args::decode::<ArgsS>(args)?;
             let start = Arc::clone(&start);
-            Ok(Box::new(move |opening, _| {
+            Ok(PreparedStart::new(Box::new(move |opening, _| {
                 let (start, args) = (Arc::clone(&start), args.clone());
                 open(codecs, opening, move |me, chan, args_c| start(me, chan, args_c, args))
-            }))
+            })))
         })
     }
 
-    /// Adds the function `connect` of a relay. A session with the codec `raw` is one stream; a session with `bincode` and
-    /// the argument [`STREAMS`](lib_chan::relay::STREAMS) carries many.
-    fn relay<T: Target>(self, module: &str) -> Self {
+    /// Adds the function `connect` of a relay to a target that the server connects to by itself.
+    fn dialled<T: Dialled>(self, module: &str) -> Self {
         self.insert(module, "connect", move |args| {
             let (target,) = args::decode::<(T,)>(args)?;
-            Ok(Box::new(move |opening, context| {
-                let target = target.clone();
-                match opening.codec() {
-                    Codec::Bincode => open(relay::CODECS, opening, |me, chan, args| {
-                        relay::serve_many(me, chan, args, target, context)
-                    }),
-                    _ => open(relay::CODECS, opening, |me, chan, (): ()| {
-                        relay::serve_one(me, chan, target, context)
-                    }),
-                }
-            }))
+            Ok(PreparedStart::new(relay(target)))
+        })
+    }
+
+    /// Adds the functions `for` and `by` of the module `provided`, with a table of providers of their own.
+    fn provided(self) -> Self {
+        let to_join = Providers::default();
+        let to_ask = to_join.clone();
+        let this = self.insert("provided", "for", move |args| {
+            let (name,) = args::decode::<(ProvidedName,)>(args)?;
+            let group = to_join.group(&name);
+            let provided = Provided { role: ProvidedRole::For, group: Arc::clone(&group) };
+            let start: Start = Box::new(move |opening, context| {
+                let group = Arc::clone(&group);
+                open(provided::CODECS, opening, |me, chan, (): ()| provided::serve(me, chan, group, context))
+            });
+            Ok(PreparedStart { provided: Some(provided), start })
+        });
+        this.insert("provided", "by", move |args| {
+            let (name,) = args::decode::<(ProvidedName,)>(args)?;
+            let group = to_ask.group(&name);
+            let provided = Provided { role: ProvidedRole::By, group: Arc::clone(&group) };
+            Ok(PreparedStart { provided: Some(provided), start: relay(group) })
         })
     }
 
@@ -153,7 +168,7 @@ impl Modules {
         mut self,
         module: &str,
         function: &str,
-        prepare: impl Fn(DeArray<'_>) -> Result<Start, ArgsError> + Send + Sync + 'static,
+        prepare: impl Fn(DeArray<'_>) -> Result<PreparedStart, ArgsError> + Send + Sync + 'static,
     ) -> Self {
         self.modules.entry(module.into()).or_default().insert(function.into(), Arc::new(prepare));
         self
@@ -174,7 +189,7 @@ impl Modules {
         })?;
         let name = format!("{module}:{function}");
         match prepare.prepare(args) {
-            Ok(start) => Ok(Starter { name, start }),
+            Ok(PreparedStart { start, provided }) => Ok(Starter { name, start, provided }),
             Err(error) => Err(MfaError::Args { name, error }),
         }
     }
@@ -227,6 +242,7 @@ const TYPED: &[Codec] = &[Codec::Bincode, Codec::Json];
 pub(crate) struct Starter {
     name: String,
     start: Start,
+    provided: Option<Provided>,
 }
 
 impl Starter {
@@ -243,7 +259,7 @@ impl Starter {
             let start = Arc::clone(&start);
             open(TYPED, opening, move |_me: Process, chan, (): ()| start(chan))
         };
-        Self { name: name.into(), start: Box::new(start) }
+        Self { name: name.into(), start: Box::new(start), provided: None }
     }
 
     /// Module and function.
@@ -254,6 +270,11 @@ impl Starter {
     /// Set if each of its processes has its own connection to a target.
     pub(crate) fn is_relay(&self) -> bool {
         matches!(&*self.name, "tcp:connect" | "unix:connect")
+    }
+
+    /// Returns the name that its clients provide, or are served by the providers of.
+    pub(crate) fn provided(&self) -> Option<&Provided> {
+        self.provided.as_ref()
     }
 
     /// Spawns the function for a client.
@@ -271,15 +292,47 @@ impl fmt::Debug for Starter {
     }
 }
 
+/// Starts a relay to a target. A session with the codec `raw` is one stream; a session with `bincode` and the argument
+/// [`STREAMS`](lib_chan::relay::STREAMS) carries many.
+fn relay<T: Target>(target: T) -> Start {
+    Box::new(move |opening, context| {
+        let target = target.clone();
+        match (opening.codec(), target.unavailable()) {
+            (Codec::Bincode, _) => open(relay::CODECS, opening, |me, chan, args| {
+                relay::serve_many(me, chan, args, target, context)
+            }),
+            (Codec::Raw, Some(why)) => {
+                opening.refuse(&why);
+                Err(why)
+            }
+            _ => {
+                open(relay::CODECS, opening, |_me: Process, chan, (): ()| target.carry_session(chan, context))
+            }
+        }
+    })
+}
+
+/// A function with its arguments.
+struct PreparedStart {
+    start: Start,
+    provided: Option<Provided>,
+}
+
+impl PreparedStart {
+    fn new(start: Start) -> Self {
+        Self { start, provided: None }
+    }
+}
+
 type Start = Box<dyn Fn(Opening, Arc<dyn RelayContext>) -> Result<(), String> + Send + Sync>;
 
 /// A function whose types are forgotten.
 trait Function: Send + Sync {
-    fn prepare(&self, args: DeArray<'_>) -> Result<Start, ArgsError>;
+    fn prepare(&self, args: DeArray<'_>) -> Result<PreparedStart, ArgsError>;
 }
 
-impl<F: Fn(DeArray<'_>) -> Result<Start, ArgsError> + Send + Sync> Function for F {
-    fn prepare(&self, args: DeArray<'_>) -> Result<Start, ArgsError> {
+impl<F: Fn(DeArray<'_>) -> Result<PreparedStart, ArgsError> + Send + Sync> Function for F {
+    fn prepare(&self, args: DeArray<'_>) -> Result<PreparedStart, ArgsError> {
         self(args)
     }
 }

@@ -7,9 +7,9 @@ use lib_chan::relay::{RelayError, tcp_halves};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
-use super::relay::{Target, Unconnected};
+use super::relay::{Dialled, Unconnected};
 
-impl Target for HostPort {
+impl Dialled for HostPort {
     type Stream = TcpStream;
 
     async fn connect(&self, within: Duration) -> Result<TcpStream, Unconnected> {

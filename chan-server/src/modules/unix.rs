@@ -9,7 +9,7 @@ use lib_chan::relay::RelayError;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 
-use super::relay::{Target, Unconnected};
+use super::relay::{Dialled, Unconnected};
 
 /// Says what stands in the place of a socket. The socket itself may come later, so nothing there is no warning.
 pub(crate) fn warning(path: &str) -> Option<String> {
@@ -23,7 +23,7 @@ pub(crate) fn warning(path: &str) -> Option<String> {
     Some(format!("{path} is {what}, not a socket; name the socket, or have its program make it"))
 }
 
-impl Target for SocketPath {
+impl Dialled for SocketPath {
     type Stream = UnixStream;
 
     async fn connect(&self, within: Duration) -> Result<UnixStream, Unconnected> {
