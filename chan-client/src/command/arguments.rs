@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
+use lib_chan::dial::{HostPort, SocketPath};
+
+use super::provide::LocalTarget;
 
 /// Talks to services of a chan-server.
 ///
@@ -144,6 +147,24 @@ pub(super) enum Command {
         #[command(flatten)]
         outage: Outage,
     },
+    /// Offer a service of this machine through a server, and carry connections of the server's clients to it
+    ///
+    /// For a machine that has no public address. The URL is that of a service for providers: mfa = ["provided", "for", NAME].
+    /// Other clients use the service ["provided", "by", NAME] with forward or pipe. Several programs may provide one name.
+    ///
+    /// The command fails if the first login does. Later it logs in again until that works, whatever the reason is.
+    /// SIGHUP, SIGINT and SIGTERM end the command with exit code 0.
+    Provide {
+        #[command(flatten)]
+        access: Access,
+        #[command(flatten)]
+        target: Target,
+        /// The most connections at once; further ones go to another provider, or are refused
+        #[arg(long, value_name = "NUMBER", default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..))]
+        max_connections: u16,
+        #[command(flatten)]
+        outage: Outage,
+    },
     /// Print a script that completes command lines
     Completions {
         /// The shell
@@ -188,13 +209,35 @@ pub(super) struct Start {
     pub(super) args: Option<String>,
 }
 
+/// The service of this machine that `provide` offers.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(super) struct Target {
+    /// Offer the service at this TCP port, of this machine or of one that it can reach
+    #[arg(long, value_name = "HOST:PORT")]
+    tcp: Option<HostPort>,
+    /// Offer the service at this Unix socket
+    #[arg(long, value_name = "PATH", value_parser = LocalTarget::parse_unix)]
+    unix: Option<SocketPath>,
+}
+
+impl From<Target> for LocalTarget {
+    fn from(Target { tcp, unix }: Target) -> Self {
+        match (tcp, unix) {
+            (Some(target), _) => Self::Tcp(target),
+            (None, Some(target)) => Self::Unix(target),
+            (None, None) => unreachable!("the command line needs one of the two"),
+        }
+    }
+}
+
 /// What becomes of a session without a connection.
 #[derive(Debug, Args)]
 pub(super) struct Outage {
     /// Keep the session for this long after its connection is lost, and reconnect meanwhile; 0 ends it at once. The server
     /// may keep it for less: 1m, unless its operator sets resume. If this program is killed (SIGKILL, a crash), the far
     /// end of a stream is reset only when that time is over
-    /// [default: 2m; for the streams of forward and pipe 5s]
+    /// [default: 2m; for the streams of forward, pipe and provide 5s]
     #[arg(long, value_name = "TIME", value_parser = time_or_zero)]
     resume: Option<Duration>,
 }

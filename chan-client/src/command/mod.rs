@@ -4,12 +4,14 @@ mod access;
 mod arguments;
 mod console;
 mod describe;
+mod descriptors;
 mod exchange;
 mod failure;
 mod forward;
 mod local;
 mod notice;
 mod pipe;
+mod provide;
 mod repl;
 mod session;
 
@@ -58,6 +60,9 @@ pub fn run() -> Result<(), Failure> {
             forward::forward(&options, &access, &outage, notice)
         }
         Command::Pipe { access, outage } => pipe::pipe(&access, &outage, &notice),
+        Command::Provide { target, max_connections, access, outage } => {
+            provide::provide(target.into(), max_connections, &access, &outage, notice)
+        }
         Command::Completions { shell } => local::completions(shell),
         Command::Man { directory } => local::man(&directory),
     }

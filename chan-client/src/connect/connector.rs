@@ -91,7 +91,7 @@ impl Connector {
 }
 
 /// Returns a random number from 0 to 1. Nothing secret depends on it.
-pub(super) fn random_fraction() -> f64 {
+pub(crate) fn random_fraction() -> f64 {
     let mut bytes = [0; 4];
     match aws_lc_rs::rand::fill(&mut bytes) {
         Ok(()) => f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX),

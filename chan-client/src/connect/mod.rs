@@ -27,6 +27,8 @@ use self::connector::{Connector, Early, First, OwnedCredential};
 pub use self::error::{ConnectError, UsageError};
 use self::redial::OnRedial;
 pub use self::step::{Ping, Step};
+#[cfg(feature = "cli")]
+pub(crate) use self::{connector::random_fraction, retry::Backoff};
 use crate::known_hosts::KnownHosts;
 use crate::url::{ChanUrl, UrlError};
 

@@ -14,18 +14,18 @@ const LONGEST_WAIT: Duration = Duration::from_secs(2);
 /// Random waits, each from 0 to a bound that doubles (full jitter). Clients that failed together do not return
 /// together.
 #[derive(Clone, Debug)]
-pub(super) struct Backoff {
+pub(crate) struct Backoff {
     next: Duration,
     max: Duration,
 }
 
 impl Backoff {
-    pub(super) fn new(first: Duration, max: Duration) -> Self {
+    pub(crate) fn new(first: Duration, max: Duration) -> Self {
         Self { next: first, max }
     }
 
     /// Returns the next wait. `fraction` is a random number from 0 to 1.
-    pub(super) fn next(&mut self, fraction: f64) -> Duration {
+    pub(crate) fn next(&mut self, fraction: f64) -> Duration {
         let wait = self.next.mul_f64(fraction.clamp(0.0, 1.0));
         self.next = (self.next * 2).min(self.max);
         wait

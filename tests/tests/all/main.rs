@@ -23,6 +23,7 @@ mod pages;
 #[cfg(target_os = "linux")]
 mod platform;
 mod protocols;
+mod provide;
 mod python;
 mod reconnecting;
 mod relay;

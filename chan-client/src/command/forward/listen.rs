@@ -39,16 +39,6 @@ fn without_ipv6(error: &io::Error) -> bool {
         || error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error())
 }
 
-/// Raises the limit of descriptors. Each connection takes two, and the usual soft limit of 1 024 exists for programs that
-/// use `select`. If the system refuses, the limit stays.
-pub(super) fn raise_descriptors() {
-    use rustix::process::{Resource, getrlimit, setrlimit};
-
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    let _ = setrlimit(Resource::Nofile, limit);
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -18,10 +18,11 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use self::first::FirstBytes;
-use self::listen::{bind, raise_descriptors};
+use self::listen::bind;
 use self::shared::{Opened, SharedSession, SharedSessions};
 use super::access::{LAST_WORDS_TIMEOUT, Way};
 use super::arguments::{Access, Outage};
+use super::descriptors::raise_descriptors;
 use super::failure::{Code, Failure};
 use super::notice::Notice;
 use super::pipe::{LOCAL, relay_failure};
@@ -187,11 +188,14 @@ impl Forward {
                 // The sender is `self`.
                 _ = over.wait_for(|over| *over) => Ok(()),
             };
-            carried.map_err(|error| {
-                let reason = error.reason();
-                failed = error.failure();
-                reason
-            })
+            match carried {
+                Ok(()) => Ok(()),
+                Err(error) => {
+                    let reason = error.reason();
+                    failed = error.failure(session.has_ended().await);
+                    Err(reason)
+                }
+            }
         });
         // The failure says more than the reason.
         drop(carried.await);
@@ -287,10 +291,12 @@ impl StreamError {
     }
 
     /// Returns the failure to report; `None` if the whole session has failed, which reports that itself.
-    fn failure(self) -> Option<Failure> {
+    fn failure(self, session_has_ended: bool) -> Option<Failure> {
         match self {
-            Self::NotOpened(CallError { reason: CallFailure::Exit(_), .. })
-            | Self::Relay(RelayError::Session(ExitReason::NoConnection)) => None,
+            Self::NotOpened(CallError { reason: CallFailure::Exit(_), .. }) => None,
+            Self::Relay(RelayError::Session(ExitReason::NoConnection)) => (!session_has_ended).then(|| {
+                Failure::new(Code::Lost, "the provider of the service was lost, and a connection was reset")
+            }),
             Self::NotOpened(CallError { reason: CallFailure::Refused(text), .. }) => Some(Failure::new(
                 Code::RefusedByName,
                 format_args!("refused: {text}; ask the server's operator"),

@@ -44,7 +44,7 @@ pub(super) struct SharedSession {
 
 impl SharedSession {
     /// Returns `true` if the session has ended. Looks once, and sets no timer, because all new connections wait for it.
-    async fn has_ended(&self) -> bool {
+    pub(super) async fn has_ended(&self) -> bool {
         let mut ended = pin!(self.streams.ended());
         poll_fn(|cx| Poll::Ready(ended.as_mut().poll(cx).is_ready())).await
     }
