@@ -235,15 +235,15 @@ fn stat(pid: u32) -> Option<Vec<String>> {
     Some(text.rsplit_once(')')?.1.split_whitespace().map(str::to_owned).collect())
 }
 
-fn free_port() -> io::Result<u16> {
+pub(crate) fn free_port() -> io::Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
-fn quiet(command: &mut Command) -> io::Result<Child> {
+pub(crate) fn quiet(command: &mut Command) -> io::Result<Child> {
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()
 }
 
-fn succeed(command: &mut Command) -> io::Result<()> {
+pub(crate) fn succeed(command: &mut Command) -> io::Result<()> {
     match quiet(command)?.wait()?.success() {
         true => Ok(()),
         false => Err(io::Error::other(format!("{command:?} failed"))),
@@ -251,7 +251,7 @@ fn succeed(command: &mut Command) -> io::Result<()> {
 }
 
 /// Waits until somebody listens at a port.
-fn wait_for(port: u16) -> io::Result<()> {
+pub(crate) fn wait_for(port: u16) -> io::Result<()> {
     let began = Instant::now();
     while let Err(error) = TcpStream::connect(("127.0.0.1", port)) {
         if began.elapsed() > PATIENCE {
@@ -371,14 +371,14 @@ impl Figures {
     }
 }
 
-fn median(figures: &[f64]) -> f64 {
+pub(crate) fn median(figures: &[f64]) -> f64 {
     let mut sorted = figures.to_vec();
     sorted.sort_by(f64::total_cmp);
     sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 /// The median, and the least and the greatest.
-fn spread(figures: &[f64], digits: usize) -> String {
+pub(crate) fn spread(figures: &[f64], digits: usize) -> String {
     let least = figures.iter().copied().fold(f64::INFINITY, f64::min);
     let greatest = figures.iter().copied().fold(0.0, f64::max);
     format!("{:.digits$} ({least:.digits$} to {greatest:.digits$})", median(figures))

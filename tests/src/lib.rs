@@ -4,6 +4,7 @@
 
 pub mod differential;
 pub mod forwards;
+pub mod provides;
 pub mod reloads;
 pub mod resume;
 pub mod soak;
