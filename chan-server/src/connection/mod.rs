@@ -1,8 +1,9 @@
 //! Serves one connection, from its first byte to the last words of its session, in a task of its own.
 
+mod context;
+mod failed;
 mod resume;
 
-use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
@@ -15,12 +16,14 @@ use lib_chan::channel::{Attacher, First, Opening, Served, attachments, hear_firs
 use lib_chan::handshake::Authenticated;
 use lib_chan::handshake::server::Refusal;
 use lib_chan::login::{ServerLoginError, login_server};
-use lib_chan::tls::{TlsError, exporter};
+use lib_chan::tls::exporter;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use self::context::ServiceContext;
+use self::failed::LoginFailed;
 use self::resume::ResumableSession;
 use crate::audit::{Event, Who, escaped};
 use crate::gate::{
@@ -472,68 +475,6 @@ struct StartedSession {
     resumable: Option<ResumableSession>,
 }
 
-/// The connection as a relay sees it.
-///
-/// A relay may outlive its session, with a target that takes no bytes or that does not answer yet. It keeps this value
-/// and with it the place: else a client that starts and ends sessions could have any number of such targets.
-struct ServiceContext {
-    core: Arc<Core>,
-    connection: u64,
-    peer: SocketAddr,
-    service: Arc<str>,
-    client: Box<str>,
-    holder: Holder,
-    _place: Arc<SessionPermit>,
-}
-
-impl RelayContext for ServiceContext {
-    fn target_failed(&self, why: &str) {
-        let (connection, peer) = (self.connection, self.peer);
-        let who = Who { service: &self.service, client: &self.client };
-        self.core.audit.write(&Event::TargetFailed { connection, peer, who, why: escaped(why) });
-    }
-
-    fn stream_refused(&self, why: &str) {
-        let (connection, peer) = (self.connection, self.peer);
-        let who = Who { service: &self.service, client: &self.client };
-        self.core.audit.write(&Event::SessionRefused { connection, peer, who, why: escaped(why) });
-    }
-
-    fn stream_ended(&self, reason: &ExitReason, after: Duration) {
-        let (connection, peer) = (self.connection, self.peer);
-        let who = Who { service: &self.service, client: &self.client };
-        let (reason, ms) = (escaped(&reason.to_string()), whole_ms(after));
-        self.core.audit.write(&Event::StreamEnded { connection, peer, who, reason, ms });
-    }
-
-    fn provider_found(&self, provider: u64) {
-        let (connection, peer) = (self.connection, self.peer);
-        let who = Who { service: &self.service, client: &self.client };
-        self.core.audit.write(&Event::ProviderFound { connection, peer, who, provider });
-    }
-
-    fn provider_arrived(&self, name: &str) {
-        let (connection, peer) = (self.connection, self.peer);
-        let who = Who { service: &self.service, client: &self.client };
-        self.core.audit.write(&Event::ProviderArrived { connection, peer, who, provides: name });
-    }
-
-    fn provider_left(&self, name: &str, streams: u64, after: Duration) {
-        let (connection, peer) = (self.connection, self.peer);
-        let who = Who { service: &self.service, client: &self.client };
-        let ms = whole_ms(after);
-        self.core.audit.write(&Event::ProviderLeft { connection, peer, who, provides: name, streams, ms });
-    }
-
-    fn session(&self) -> u64 {
-        self.connection
-    }
-
-    fn take_place(&self) -> Result<SessionPermit, Crowded> {
-        SessionPermit::take(&self.core.sessions, &self.service, self.holder.clone())
-    }
-}
-
 /// Takes the seat away when the connection is over.
 struct Leaves<'c>(&'c Core, &'c Seat);
 
@@ -547,70 +488,5 @@ impl Drop for Leaves<'_> {
 impl<'c> Who<'c> {
     fn of(client: &'c Authenticated) -> Self {
         Self { service: client.service().as_str(), client: client.client().as_str() }
-    }
-}
-
-/// The reason that a login failed.
-enum LoginFailed {
-    /// The step that took too long.
-    Deadline(&'static str),
-    /// The TLS handshake failed.
-    Handshake(io::Error),
-    /// The handshake was done, and is not one that both sides insist on.
-    Tls(TlsError),
-    /// A proxy did not say whose connection it is.
-    Proxy(proxy_protocol::HeaderError),
-    Login(ServerLoginError),
-    /// The proof was right, and refused unseen: too many were wrong before.
-    Throttled(Refusal),
-}
-
-impl From<TlsError> for LoginFailed {
-    fn from(error: TlsError) -> Self {
-        Self::Tls(error)
-    }
-}
-
-impl LoginFailed {
-    /// What the source deserves for it, having sent so many bytes.
-    fn end(&self, received: u64) -> LoginEnd {
-        match self {
-            Self::Deadline(_) => LoginEnd::DeadlinePassed,
-            Self::Login(ServerLoginError::NoRandomness) | Self::Proxy(_) | Self::Throttled(_) => {
-                LoginEnd::Good
-            }
-            Self::Login(ServerLoginError::Refused(_) | ServerLoginError::ClientMisbehaved(_)) => {
-                LoginEnd::Failed
-            }
-            Self::Handshake(_) if received == 0 => LoginEnd::Silent,
-            Self::Handshake(_) | Self::Tls(_) | Self::Login(_) => LoginEnd::Unproved,
-        }
-    }
-
-    /// One word for it, for the metrics.
-    fn outcome(&self) -> &'static str {
-        match self {
-            Self::Deadline(_) => "deadline",
-            Self::Handshake(_) | Self::Tls(_) => "tls",
-            Self::Proxy(_) => "proxy_protocol",
-            Self::Throttled(_) => "throttled",
-            Self::Login(ServerLoginError::Refused(_)) => "refused",
-            Self::Login(_) => "broken_off",
-        }
-    }
-
-    /// The true reason, for the log alone.
-    fn why(&self) -> String {
-        match self {
-            Self::Deadline(what) => format!("{what}: deadline passed"),
-            Self::Handshake(error) => format!("TLS: {}", escaped(&error.to_string())),
-            Self::Tls(error) => format!("TLS: {error}"),
-            Self::Proxy(error) => format!("PROXY protocol: {error}"),
-            Self::Throttled(_) => "too many wrong passwords under this name from this source".into(),
-            Self::Login(error) => match error.refusal_cause() {
-                Some(cause) => cause.to_string(),
-                None => escaped(&error.to_string()),
-            },
-        }
     }
 }

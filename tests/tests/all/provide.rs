@@ -1,4 +1,6 @@
 //! `chan-client provide`: a service of a machine that dials out, for the clients of a server.
+//!
+//! Longer than other files, because every scene has the same server, providers and consumers.
 
 use std::{
     fs,
