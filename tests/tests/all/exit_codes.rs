@@ -181,7 +181,7 @@ fn refused_or_unusable_call_exits_6() {
     let server = Server::start(&format!("{NAME_SERVER}\n[limits]\nmax_frame_len = '1 KiB'"));
     let long = format!(r#"{{"Lookup":{{"key":"{}"}}}}"#, "k".repeat(2000));
     let cases = [
-        (r#"{"Store":{"key":"joe","value":"x"}}"#, "store is a cast"),
+        (r#"{"Store":{"key":"joe","value":"x"}}"#, "`store` is a cast"),
         (r#"{"Forget":{"key":"joe"}}"#, "Forget"),
         (&long, "longer than"),
     ];
