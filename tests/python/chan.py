@@ -417,7 +417,7 @@ class Agreement:
 
 START, STARTED, CAST, CALL, CANCEL, REPLY, REFUSE, EXIT, ENDED = range(0x01, 0x0A)
 LINK, UNLINK, UNLINK_ACK, MONITOR, DEMONITOR, DOWN, GO_AWAY, PART = range(0x0A, 0x12)
-RELEASE, CAST_WITH, CALL_WITH, REPLY_WITH = range(0x12, 0x16)
+RELEASE, CAST_WITH, CALL_WITH, REPLY_WITH, PART_TO = range(0x12, 0x17)
 CREDIT, ACK, PING, PONG, RESUME, RESUMED, LOST = range(0x40, 0x47)
 
 RAW = 3
@@ -430,6 +430,7 @@ LAYOUT = {
     LINK: ("nn", ""), UNLINK: ("nnn", ""), UNLINK_ACK: ("nnn", ""), MONITOR: ("nn", ""), DEMONITOR: ("n", ""),
     DOWN: ("nnn", "text"), GO_AWAY: ("", ""), PART: ("nn", "payload"), CREDIT: ("nn", ""), ACK: ("n", ""), PING: ("n", ""), PONG: ("n", ""),
     RELEASE: ("nn", ""), CAST_WITH: ("nt", "payload"), CALL_WITH: ("nnnt", "payload"), REPLY_WITH: ("nt", "payload"),
+    PART_TO: ("nn", "payload"),
     RESUME: ("innns", ""), RESUMED: ("nn", ""), LOST: ("n", ""),
 }  # fmt: skip
 
@@ -665,6 +666,8 @@ class Session:
         self.received = self.taken = 0
         self.window, self.own_granted, self.own_spent, self.own_returned = window, window, 0, 0
         self.queue: deque[tuple[int, bytes]] = deque()
+        # The messages that have come in part, by their processes: the bytes, and how long each will be.
+        self.parts: dict[int, tuple[bytearray, int]] = {}
         # Processes: the server's, by their ids; ours, by theirs; ends of monitored ones, by monitors.
         self.processes: dict[int, Process] = {}
         self.handed_out: dict[int, Local] = {}
@@ -923,6 +926,20 @@ class Session:
             if fields[3] > 0:
                 self.agreement = Agreement(fields[3] / 1000, fields[4], resume_key(fields[5]))
                 self._ack()
+        elif kind == PART_TO:
+            self._add_part_of_message(fields[0], fields[1], rest)
+        elif kind in (CAST, CALL) and fields[0] in self.parts:
+            came, total = self.parts.pop(fields[0])
+            if not rest or len(came) + len(rest) != total:
+                raise Fault("the end of a message that has come in parts")
+            if fields[0] == 0:
+                # Its cost was counted with the first part.
+                self.own_spent -= MESSAGE_COST + total
+            self.received -= 1
+            self._received_bytes -= len(rest)
+            self._handle(kind, fields, bytes(came) + rest)
+        elif kind in (CAST_WITH, CALL_WITH) and fields[0] in self.parts:
+            raise Fault("a message with processes in the midst of another")
         elif kind == CAST:
             if self.own_spent >= self.own_granted:
                 raise Fault("a message without credit")
@@ -1026,8 +1043,30 @@ class Session:
         if not payload or len(call.parts) >= call.total:
             raise Fault("a part of this length")
 
+    def _add_part_of_message(self, to: int, total: int, payload: bytes) -> None:
+        if total == 0 and not payload:
+            came, total = self.parts.pop(to, (bytearray(), 0))
+            if total == 0:
+                raise Fault("takes back what has not begun")
+            if to == 0:
+                self._returned(total)
+            return
+        if (total > 0) == (to in self.parts) or total > MAX_FRAME - 35 or (total > 0 and len(self.parts) == 4):
+            raise Fault("a part out of place")
+        if total > 0 and to == 0:
+            if self.own_spent >= self.own_granted:
+                raise Fault("a message without credit")
+            self.own_spent += MESSAGE_COST + total
+        came, whole = self.parts.setdefault(to, (bytearray(), total))
+        came += payload
+        if not payload or len(came) >= whole:
+            raise Fault("a part of this length")
+
     def _took(self, payload: bytes) -> None:
-        self.own_returned += MESSAGE_COST + len(payload)
+        self._returned(len(payload))
+
+    def _returned(self, length: int) -> None:
+        self.own_returned += MESSAGE_COST + length
         total = self.own_returned + self.window
         if total - self.own_granted >= self.window // 8:
             self.own_granted = total

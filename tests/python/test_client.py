@@ -379,6 +379,22 @@ class Sessions(unittest.TestCase):
             self.assertEqual([call.result() for call in calls[:-1]], texts)
             self.assertTrue(all(call.total > len(call.parts) > 800 * 1024 for call in calls[:-1]))
 
+    def test_long_messages_come_in_parts(self) -> None:
+        with echo() as session:
+            kinds: list[int] = []
+            handle = session._handle
+
+            def watch(kind: int, fields: list[int], rest: bytes) -> None:
+                kinds.append(kind)
+                handle(kind, fields, rest)
+
+            session._handle = watch  # type: ignore[method-assign]
+            session.cast("a" * 900 * 1024)
+            session.work(lambda: chan.PART_TO in kinds, time.monotonic() + 30)
+            self.assertEqual(session.call("short").result(), "short")
+            self.assertEqual(session.receive(), "a" * 900 * 1024)
+            self.assertGreater(kinds.count(chan.PART_TO), 10)
+
     def test_server_sends_nothing_without_credit(self) -> None:
         with echo(window=65_536) as session:
             session.cast("a" * 70_000)

@@ -165,6 +165,10 @@ impl<Out: Serialize + 'static> Remote<Out> {
     /// When this returns, the message is in the session's output, in order; it may not have arrived: see
     /// [`flush`](Self::flush). If the future is dropped while it waits, the message is not sent.
     ///
+    /// A message that is longer than 64 KiB, or than a sixteenth of the longest message if that is less, goes in parts. This
+    /// then waits until the last part is in the output. Answers and messages to other processes pass it meanwhile; messages to
+    /// the same process do not.
+    ///
     /// # Errors
     /// The session has ended, or the message does not encode or is too long.
     pub async fn cast(&self, message: impl Into<Out>) -> Result<(), CastError> {

@@ -584,7 +584,7 @@ fn verifying_runs_no_argon2() {
 
 /// Every kind of frame that a session has.
 fn session_frame_kinds() -> impl Iterator<Item = u8> {
-    (0x01..=0x11).chain(0x40..=0x46)
+    (0x01..=0x16).chain(0x40..=0x46)
 }
 
 /// Frames of this kind as a session would send them, short and long, and the same with a handshake's length before them.

@@ -1,4 +1,4 @@
-//! Long answers, sent in parts, so that no other frame waits for more than one part.
+//! Long answers, sent in parts, so that no other frame waits for more than one part; and payloads that come in parts.
 
 use std::collections::VecDeque;
 
@@ -6,8 +6,8 @@ use bytes::Bytes;
 
 use super::receive::{Fault, reserve};
 
-/// The most answers of one end that are sent in parts at once.
-const MAX_UNFINISHED: usize = 4;
+/// The most answers of one end that are sent in parts at once; and the most messages.
+pub(super) const MAX_UNFINISHED: usize = 4;
 /// The bytes of a part: a sixteenth of the longest payload that the peer accepts, within these bounds. Longer parts delay
 /// other frames, shorter ones cost more writes.
 const PART_OF_LONGEST: usize = 16;
@@ -106,44 +106,49 @@ impl LongAnswers {
     }
 }
 
-/// An answer of the peer that is incomplete.
+/// A payload of the peer that is incomplete.
 #[derive(Debug)]
 struct Incomplete {
-    call: u64,
+    /// The call, or the process.
+    of: u64,
     total: usize,
     /// The number of received bytes.
     len: usize,
-    /// The received bytes; empty if the caller no longer waits.
+    /// The received bytes; empty if nobody wants them.
     bytes: Vec<u8>,
 }
 
-/// The incomplete answers of the peer.
+/// The incomplete payloads of the peer: of answers, by their calls, or of messages, by their processes.
 #[derive(Debug, Default)]
-pub(super) struct IncompleteAnswers(Vec<Incomplete>);
+pub(super) struct IncompletePayloads(Vec<Incomplete>);
 
-impl IncompleteAnswers {
+impl IncompletePayloads {
     /// Returns the number of bytes of memory.
     #[inline]
     pub(super) fn held(&self) -> usize {
-        self.0.iter().map(|answer| answer.bytes.capacity()).sum()
+        self.0.iter().map(|payload| payload.bytes.capacity()).sum()
     }
 
-    /// Returns `true` if the answer to this call is incomplete.
-    pub(super) fn contains(&self, call: u64) -> bool {
-        self.0.iter().any(|answer| answer.call == call)
+    #[inline]
+    pub(super) const fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
-    /// Adds a part to the answer of this call. Its bytes are kept only while they are `wanted`. An answer has at most `max`
-    /// bytes.
+    /// Returns `true` if the payload of this call or process is incomplete.
+    pub(super) fn contains(&self, of: u64) -> bool {
+        self.0.iter().any(|payload| payload.of == of)
+    }
+
+    /// Adds a part to a payload. Its bytes are kept only while they are `wanted`. A payload has at most `max` bytes.
     pub(super) fn add(
         &mut self,
-        call: u64,
+        of: u64,
         total: u64,
-        payload: &[u8],
+        part: &[u8],
         wanted: bool,
         max: usize,
     ) -> Result<(), Fault> {
-        let place = self.0.iter().position(|answer| answer.call == call);
+        let place = self.0.iter().position(|payload| payload.of == of);
         if place.is_some() == (total > 0) || total > max as u64 {
             return Err(Fault::Protocol);
         }
@@ -151,32 +156,39 @@ impl IncompleteAnswers {
             if self.0.len() == MAX_UNFINISHED {
                 return Err(Fault::Protocol);
             }
-            self.0.push(Incomplete { call, total: total as usize, len: 0, bytes: Vec::new() });
+            self.0.push(Incomplete { of, total: total as usize, len: 0, bytes: Vec::new() });
         }
         let place = place.unwrap_or(self.0.len() - 1);
-        let Some(answer) = self.0.get_mut(place) else { return Ok(()) };
-        answer.len += payload.len();
-        if payload.is_empty() || answer.len >= answer.total {
+        let Some(payload) = self.0.get_mut(place) else { return Ok(()) };
+        payload.len += part.len();
+        if part.is_empty() || payload.len >= payload.total {
             return Err(Fault::Protocol);
         }
         if !wanted {
-            answer.bytes = Vec::new();
+            payload.bytes = Vec::new();
             return Ok(());
         }
-        reserve(&mut answer.bytes, answer.total, answer.len);
-        answer.bytes.extend_from_slice(payload);
+        reserve(&mut payload.bytes, payload.total, payload.len);
+        payload.bytes.extend_from_slice(part);
         Ok(())
     }
 
-    /// Returns the whole answer, of which `last` are the last bytes.
-    pub(super) fn complete(&mut self, call: u64, last: Bytes) -> Result<Bytes, Fault> {
-        let Some(place) = self.0.iter().position(|answer| answer.call == call) else { return Ok(last) };
-        let mut answer = self.0.swap_remove(place);
-        if answer.len + last.len() != answer.total || last.is_empty() {
+    /// Returns the whole payload, of which `last` are the last bytes.
+    pub(super) fn complete(&mut self, of: u64, last: Bytes) -> Result<Bytes, Fault> {
+        let Some(place) = self.0.iter().position(|payload| payload.of == of) else { return Ok(last) };
+        let mut payload = self.0.swap_remove(place);
+        if payload.len + last.len() != payload.total || last.is_empty() {
             return Err(Fault::Protocol);
         }
-        answer.bytes.extend_from_slice(&last);
-        Ok(answer.bytes.into())
+        payload.bytes.extend_from_slice(&last);
+        Ok(payload.bytes.into())
+    }
+
+    /// Forgets a payload, because the peer takes it back. Returns `false` if there is none.
+    pub(super) fn remove(&mut self, of: u64) -> bool {
+        let before = self.0.len();
+        self.0.retain(|payload| payload.of != of);
+        self.0.len() < before
     }
 }
 
@@ -205,7 +217,7 @@ mod tests {
     fn parts_make_the_answer() {
         for len in [1_usize, 199, 200, 201, 400, 401] {
             let payload: Vec<u8> = (0..len).map(|n| n as u8).collect();
-            let (mut answers, mut incomplete) = (LongAnswers::default(), IncompleteAnswers::default());
+            let (mut answers, mut incomplete) = (LongAnswers::default(), IncompletePayloads::default());
             answers.push(7, payload.clone(), 200);
             let mut answer = answers.pop().unwrap();
             let whole = loop {
@@ -227,7 +239,7 @@ mod tests {
     #[test]
     fn refuses_parts_that_do_not_fit() {
         let begun = || {
-            let mut incomplete = IncompleteAnswers::default();
+            let mut incomplete = IncompletePayloads::default();
             incomplete.add(1, 10, b"12345", true, 100).unwrap();
             incomplete
         };
@@ -247,7 +259,7 @@ mod tests {
 
     #[test]
     fn unwanted_answer_keeps_no_bytes() {
-        let mut incomplete = IncompleteAnswers::default();
+        let mut incomplete = IncompletePayloads::default();
         incomplete.add(1, 10, b"12345", true, 100).unwrap();
         incomplete.add(1, 0, b"678", false, 100).unwrap();
         assert_eq!(incomplete.held(), 0);

@@ -22,8 +22,8 @@
 use std::time::{Duration, Instant};
 
 use super::{
-    Delivery, Host, NotOpened, Session, StartRefused, answers::IncompleteAnswers, inbox::Receiver, public,
-    queue::Sort,
+    Delivery, Host, NotOpened, Session, StartRefused, answers::IncompletePayloads, inbox::Receiver,
+    long::IncompleteMessages, public, queue::Sort,
 };
 use crate::{
     CallError, CallFailure, Executed, ExitReason, after,
@@ -290,7 +290,8 @@ impl<H: Host> Session<H> {
         }
         self.woken.extend(self.flushes.take());
         drop(self.attachment.take_partial());
-        self.incomplete = IncompleteAnswers::default();
+        self.incomplete = IncompletePayloads::default();
+        self.incomplete_messages = IncompleteMessages::default();
         // A session that is over is never replayed.
         if self.resumption.is_detached() {
             self.outgoing.clear();

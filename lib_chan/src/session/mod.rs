@@ -23,6 +23,7 @@ mod flush;
 mod handles;
 mod inbox;
 mod life;
+mod long;
 mod message;
 mod outgoing;
 mod process;
@@ -42,7 +43,7 @@ use std::{
 use rustc_hash::FxBuildHasher;
 
 use self::{
-    answers::IncompleteAnswers,
+    answers::IncompletePayloads,
     attachment::Attachment,
     border::Border,
     budget::Budget,
@@ -52,6 +53,7 @@ use self::{
     handles::Imports,
     inbox::Inbox,
     life::{Deadline, Expects, Life},
+    long::IncompleteMessages,
     outgoing::Outgoing,
     queue::SendQueues,
     quota::Quota,
@@ -143,7 +145,8 @@ pub struct Session<H: Host> {
     asking: Asking<H::Waiter>,
     owing: Owing<H::Waiter>,
     quota: Quota,
-    incomplete: IncompleteAnswers,
+    incomplete: IncompletePayloads,
+    incomplete_messages: IncompleteMessages,
     /// The budget of this end for cancels. It is well below the peer's, because frames that were sent over some time
     /// may arrive at once.
     own_cancels: Budget,
@@ -186,7 +189,8 @@ impl<H: Host> Session<H> {
             asking: Asking::default(),
             owing: Owing::default(),
             quota: Quota::default(),
-            incomplete: IncompleteAnswers::default(),
+            incomplete: IncompletePayloads::default(),
+            incomplete_messages: IncompleteMessages::default(),
             own_cancels: Budget::new(limits.max_cancels_per_second / 10, limits.max_cancels_burst / 2),
             cancels: Budget::new(limits.max_cancels_per_second, limits.max_cancels_burst),
             border: Border::new(own_window),
@@ -303,6 +307,9 @@ impl<H: Host> Session<H> {
             return;
         }
         self.put_ack();
+        if batch.chunk().is_empty() {
+            self.put_part(now);
+        }
         if self.outgoing.fetch(batch) {
             self.attachment.begin_writing(now);
         }
@@ -332,8 +339,9 @@ impl<H: Host> Session<H> {
         self.outgoing.held()
             + self.attachment.partial.capacity()
             + self.incomplete.held()
-            + self.inbox.grant.outstanding() as usize
-            + self.border.ids.outstanding() as usize
+            + self.incomplete_messages.held()
+            + (self.inbox.grant.outstanding() + self.border.ids.outstanding())
+                .saturating_sub(self.incomplete_messages.charged()) as usize
     }
 
     /// Returns the number of bytes that the peer has not acknowledged; up to as many more as were appended between
@@ -349,6 +357,7 @@ impl<H: Host> Session<H> {
         }
         self.attachment.has_hello()
             || !self.outgoing.is_empty()
+            || self.has_part()
             || (self.attachment.ack_due && self.can_put())
     }
 

@@ -16,6 +16,8 @@ pub(super) struct Waiting<W> {
     /// The handles in the message.
     pub(super) handles: Option<Box<Admitted>>,
     pub(super) waiter: Option<W>,
+    /// For a message that goes in parts, once it has begun: the number of bytes that were sent.
+    pub(super) progress: Option<usize>,
 }
 
 impl<W> Waiting<W> {
@@ -26,7 +28,7 @@ impl<W> Waiting<W> {
         payload: &mut Vec<u8>,
         handles: Option<Box<Admitted>>,
     ) -> Self {
-        Self { ticket, sort, payload: std::mem::take(payload), handles, waiter: None }
+        Self { ticket, sort, payload: std::mem::take(payload), handles, waiter: None, progress: None }
     }
 
     pub(super) fn cost(&self) -> u64 {
@@ -78,11 +80,22 @@ pub(super) struct SendQueues<W> {
     /// The process, other than the owner, whose queue a message left last.
     last_served: u64,
     last_ticket: u64,
+    /// The processes whose first message goes in parts, in the order of their turns.
+    unfinished: VecDeque<u64>,
+    /// The number of calls among these messages.
+    unfinished_calls: u64,
 }
 
 impl<W> Default for SendQueues<W> {
     fn default() -> Self {
-        Self { owner: SendQueue::default(), others: BTreeMap::new(), last_served: OWNER, last_ticket: 0 }
+        Self {
+            owner: SendQueue::default(),
+            others: BTreeMap::new(),
+            last_served: OWNER,
+            last_ticket: 0,
+            unfinished: VecDeque::new(),
+            unfinished_calls: 0,
+        }
     }
 }
 
@@ -129,13 +142,65 @@ impl<W> SendQueues<W> {
         if far != OWNER {
             self.last_served = far;
         }
-        self.change(far, |queue| {
+        let first = self.change(far, |queue| {
             let first = queue.waiting.pop_front()?;
             if first.sort == Sort::Cast {
                 queue.sent.insert(first.ticket);
             }
             Some(first)
-        })
+        })?;
+        self.finish(far, &first);
+        Some(first)
+    }
+
+    // Messages in parts.
+
+    /// Returns the number of messages that have begun to go in parts.
+    #[inline]
+    pub(super) fn unfinished(&self) -> usize {
+        self.unfinished.len()
+    }
+
+    /// Returns the number of calls that have begun to go in parts.
+    #[inline]
+    pub(super) const fn unfinished_calls(&self) -> u64 {
+        self.unfinished_calls
+    }
+
+    /// Notes that `sent` bytes of the first message for `far` are sent as its first part. Returns the message, unless it has
+    /// begun before.
+    pub(super) fn begin(&mut self, far: u64, sent: usize) -> Option<&Waiting<W>> {
+        let first = self.first_mut(far).filter(|first| first.progress.is_none())?;
+        first.progress = Some(sent);
+        let is_call = first.sort != Sort::Cast;
+        self.unfinished_calls += u64::from(is_call);
+        self.unfinished.push_back(far);
+        self.first(far)
+    }
+
+    /// Returns the message whose turn it is to send a part, and its process.
+    pub(super) fn next_unfinished(&mut self) -> Option<(u64, &mut Waiting<W>)> {
+        let far = *self.unfinished.front()?;
+        self.first_mut(far).map(|first| (far, first))
+    }
+
+    /// Gives the turn to the next message.
+    pub(super) fn turn(&mut self) {
+        let turns = usize::from(!self.unfinished.is_empty());
+        self.unfinished.rotate_left(turns);
+    }
+
+    /// Notes that a message has left the queue of `far`.
+    fn finish(&mut self, far: u64, message: &Waiting<W>) {
+        if message.progress.is_some() {
+            self.unfinished.retain(|&unfinished| unfinished != far);
+            self.unfinished_calls -= u64::from(message.sort != Sort::Cast);
+        }
+    }
+
+    fn first_mut(&mut self, far: u64) -> Option<&mut Waiting<W>> {
+        let queue = if far == OWNER { Some(&mut self.owner) } else { self.others.get_mut(&far) };
+        queue?.waiting.front_mut()
     }
 
     /// Returns `true`, once, if this cast was sent.
@@ -156,28 +221,37 @@ impl<W> SendQueues<W> {
 
     /// Removes a message, and returns it if it still waited.
     pub(super) fn withdraw(&mut self, far: u64, ticket: u64) -> Option<Waiting<W>> {
-        self.change(far, |queue| queue.place(ticket).and_then(|place| queue.waiting.remove(place)))
+        let withdrawn =
+            self.change(far, |queue| queue.place(ticket).and_then(|place| queue.waiting.remove(place)))?;
+        self.finish(far, &withdrawn);
+        Some(withdrawn)
     }
 
-    /// Removes the messages with these tickets, which are sorted. Returns their handles.
-    pub(super) fn withdraw_all(&mut self, tickets: &[u64]) -> Vec<Option<Box<Admitted>>> {
-        let mut handles = Vec::new();
-        for queue in self.each_mut() {
-            queue.waiting.retain_mut(|waiting| {
-                let is_late = tickets.binary_search(&waiting.ticket).is_ok();
-                if is_late {
-                    handles.push(waiting.handles.take());
+    /// Removes the messages with these tickets, which are sorted. Returns them with their processes.
+    pub(super) fn withdraw_all(&mut self, tickets: &[u64]) -> Vec<(u64, Waiting<W>)> {
+        let mut late = Vec::new();
+        for (far, queue) in self.each_mut() {
+            let is_late = |waiting: &mut Waiting<W>| tickets.binary_search(&waiting.ticket).is_ok();
+            if queue.waiting.iter_mut().any(is_late) {
+                for mut waiting in std::mem::take(&mut queue.waiting) {
+                    if is_late(&mut waiting) {
+                        late.push((far, waiting));
+                    } else {
+                        queue.waiting.push_back(waiting);
+                    }
                 }
-                !is_late
-            });
+            }
         }
+        late.iter().for_each(|(far, waiting)| self.finish(*far, waiting));
         self.others.retain(|_, queue| !queue.is_idle());
-        handles
+        late
     }
 
     /// Takes all messages that wait. Casts that were sent may still be polled.
     pub(super) fn drain(&mut self) -> Vec<Waiting<W>> {
-        let all = self.each_mut().flat_map(|queue| queue.waiting.drain(..)).collect();
+        let all = self.each_mut().flat_map(|(_, queue)| queue.waiting.drain(..)).collect();
+        self.unfinished.clear();
+        self.unfinished_calls = 0;
         self.others.retain(|_, queue| !queue.is_idle());
         all
     }
@@ -186,8 +260,9 @@ impl<W> SendQueues<W> {
         std::iter::once(&self.owner).chain(self.others.values())
     }
 
-    fn each_mut(&mut self) -> impl Iterator<Item = &mut SendQueue<W>> {
-        std::iter::once(&mut self.owner).chain(self.others.values_mut())
+    fn each_mut(&mut self) -> impl Iterator<Item = (u64, &mut SendQueue<W>)> {
+        let others = self.others.iter_mut().map(|(&far, queue)| (far, queue));
+        std::iter::once((OWNER, &mut self.owner)).chain(others)
     }
 
     /// Changes the queue of `far`, if it has one, and removes it once it is idle.

@@ -134,14 +134,17 @@ impl<H: Host> Session<H> {
         &mut self,
         to: u64,
         message: &Inbound,
+        charged: Option<bool>,
         over: OverQuota,
     ) -> Result<(), Fault> {
         if to == OWNER {
-            if !self.inbox.grant.receive(message.cost()) {
+            if charged.is_none() && !self.inbox.grant.receive(message.cost()) {
                 return Err(Fault::Overload);
             }
             self.give_back(message.cost());
-        } else if self.border.ids.receive(to, message.cost())?.is_some() {
+        } else if charged == Some(true)
+            || charged.is_none() && self.border.ids.receive(to, message.cost())?.is_some()
+        {
             self.give_back_to(to, message.cost());
         } else {
             self.refuse_unreachable(to, message);

@@ -12,6 +12,7 @@ use super::{
     call::Outcome,
     inbox::Receiver,
     life::{Ending, Expects, Life},
+    long::Arrival,
     quota::retry_after,
 };
 use crate::{
@@ -185,12 +186,17 @@ impl<H: Host> Session<H> {
             kept += self.handle_frame(now, run, start, frame)?;
         }
         if kept * 2 < run.len() {
-            for message in self.inbox.messages.iter_mut().skip(before) {
-                message.payload = Bytes::copy_from_slice(&message.payload);
-            }
+            let memory = run.as_ptr_range();
+            let copy = |message: &mut Inbound| {
+                // A message that came in parts has memory of its own.
+                if memory.contains(&message.payload.as_ptr()) {
+                    message.payload = Bytes::copy_from_slice(&message.payload);
+                }
+            };
+            self.inbox.messages.iter_mut().skip(before).for_each(copy);
             for delivery in self.deliveries.iter_mut().skip(delivered) {
                 if let Delivery::Inbound(message) | Delivery::Message { message, .. } = delivery {
-                    message.payload = Bytes::copy_from_slice(&message.payload);
+                    copy(message);
                 }
             }
         }
@@ -221,10 +227,12 @@ impl<H: Host> Session<H> {
                 }
             }
             Frame::Cast { to, payload } => {
-                return self.handle_message(to, InboundKind::Cast, share(payload), Handles::default());
+                let arrival = self.arrive(to, share(payload))?;
+                return self.handle_message(to, InboundKind::Cast, arrival, Handles::default());
             }
             Frame::Call { to, call, left, payload } => {
-                return self.handle_call(now, (to, call, left), share(payload), Handles::default());
+                let arrival = self.arrive(to, share(payload))?;
+                return self.handle_call(now, (to, call, left), arrival, Handles::default());
             }
             Frame::With { message, handles, payload } => {
                 return self.handle_with(now, message, handles, share(payload));
@@ -239,6 +247,7 @@ impl<H: Host> Session<H> {
                 }
             }
             Frame::Part { call, total, payload } => self.handle_part(call, total, payload)?,
+            Frame::PartTo { to, total, payload } => self.handle_part_to(to, total, payload)?,
             Frame::Reply { call, payload } => {
                 let answer = self.incomplete.complete(call, share(payload))?;
                 self.handle_reply(call, Ok(answer), Handles::default())?;
@@ -332,8 +341,15 @@ impl<H: Host> Session<H> {
     ) -> Result<usize, Fault> {
         let handles = self.receive_handles(table)?;
         match message {
-            MessageHead::Cast { to } => self.handle_message(to, InboundKind::Cast, payload, handles),
-            MessageHead::Call { to, call, left } => self.handle_call(now, (to, call, left), payload, handles),
+            MessageHead::Cast { to } | MessageHead::Call { to, .. } if self.is_incomplete(to) => {
+                Err(Fault::Protocol)
+            }
+            MessageHead::Cast { to } => {
+                self.handle_message(to, InboundKind::Cast, Arrival::at_once(payload), handles)
+            }
+            MessageHead::Call { to, call, left } => {
+                self.handle_call(now, (to, call, left), Arrival::at_once(payload), handles)
+            }
             MessageHead::Reply { call } if self.incomplete.contains(call) => Err(Fault::Protocol),
             MessageHead::Reply { call } => self.handle_reply(call, Ok(payload), handles).map(|()| 0),
         }
@@ -343,7 +359,7 @@ impl<H: Host> Session<H> {
         &mut self,
         now: Instant,
         (to, call, left): (u64, u64, u64),
-        payload: Bytes,
+        arrival: Arrival,
         handles: Handles,
     ) -> Result<usize, Fault> {
         let left = Duration::from_millis(left).min(MAX_CALL_TIME);
@@ -359,9 +375,10 @@ impl<H: Host> Session<H> {
             return Err(Fault::Overload);
         }
         let kind = InboundKind::Call { call };
-        let Some(over) = over else { return self.handle_message(to, kind, payload, handles) };
+        let Some(over) = over else { return self.handle_message(to, kind, arrival, handles) };
+        let Arrival { payload, charged } = arrival;
         let message = Inbound { number: self.incoming.number, kind, payload, handles };
-        self.refuse_over_quota(to, &message, over).map(|()| 0)
+        self.refuse_over_quota(to, &message, charged, over).map(|()| 0)
     }
 
     fn handle_ping(&mut self, token: u64) {
@@ -447,14 +464,22 @@ impl<H: Host> Session<H> {
         &mut self,
         to: u64,
         kind: InboundKind,
-        payload: Bytes,
+        arrival: Arrival,
         handles: Handles,
     ) -> Result<usize, Fault> {
+        let Arrival { payload, charged } = arrival;
         let message = Inbound { number: self.incoming.number, kind, payload, handles };
+        // The memory of a message that came in parts is its own.
+        let len = if charged.is_some() { 0 } else { message.payload.len() };
         if to != OWNER {
             let id = to;
-            let Some((to, mailbox)) = self.border.ids.receive(id, message.cost())? else {
-                self.refuse_unreachable(id, &message);
+            let receiver = match charged {
+                None => self.border.ids.receive(id, message.cost())?,
+                Some(true) => self.border.ids.reach(id),
+                Some(false) => None,
+            };
+            let Some((to, mailbox)) = receiver else {
+                self.refuse_arrived(id, &message, charged);
                 return Ok(0);
             };
             if !self.can_put() {
@@ -462,19 +487,17 @@ impl<H: Host> Session<H> {
                 self.discard_handed(id, &message);
                 return Ok(0);
             }
-            let len = message.payload.len();
             self.incoming.handed = message.number;
             self.deliveries.push(Delivery::Message { to, id, mailbox, message });
             return Ok(len);
         }
-        if !self.inbox.grant.receive(message.cost()) {
+        if charged.is_none() && !self.inbox.grant.receive(message.cost()) {
             return Err(Fault::Overload);
         }
         if !self.can_put() {
             self.discard(&message);
             return Ok(0);
         }
-        let len = message.payload.len();
         match self.inbox.receiver {
             Receiver::Reads => self.inbox.messages.push_back(message),
             Receiver::HandedOver => self.deliveries.push(Delivery::Inbound(message)),

@@ -61,7 +61,7 @@ impl<H: Host> Session<H> {
     ) -> Result<usize, Unsendable> {
         let mut sent = 0;
         for payload in payloads {
-            if !self.may_send(OWNER, payload, 0)? {
+            if !self.may_send(OWNER, payload, 0)? || self.is_long(payload.len(), 0) {
                 break;
             }
             self.spend(OWNER, cost(payload.len()));
@@ -157,7 +157,8 @@ impl<H: Host> Session<H> {
         payload: &mut Vec<u8>,
         handles: SentHandles<H::Process>,
     ) -> Result<Option<u64>, Unsendable> {
-        let at_once = self.may_send(far, payload, handles.len())?;
+        let at_once =
+            self.may_send(far, payload, handles.len())? && !self.is_long(payload.len(), handles.len());
         let handles = self.admit(handles)?;
         if at_once {
             self.put_cast(far, payload, handles);
@@ -217,7 +218,9 @@ impl<H: Host> Session<H> {
         payload: &mut Vec<u8>,
         handles: SentHandles<H::Process>,
     ) -> Result<u64, Unsendable> {
-        let at_once = self.may_send(far, payload, handles.len())? && self.has_slot();
+        let at_once = self.may_send(far, payload, handles.len())?
+            && self.has_slot()
+            && !self.is_long(payload.len(), handles.len());
         let handles = self.admit(handles)?;
         let call = self.queues.next_ticket();
         self.asking.begin(call, deadline);
@@ -387,12 +390,13 @@ impl<H: Host> Session<H> {
     }
 
     fn has_slot(&self) -> bool {
-        self.asking.in_flight() < self.peer.terms.max_calls.min(MAX_CALLS_IN_FLIGHT)
+        let in_flight = self.asking.in_flight() + self.queues.unfinished_calls();
+        in_flight < self.peer.terms.max_calls.min(MAX_CALLS_IN_FLIGHT)
     }
 
     /// Spends the credit of a message.
     #[inline]
-    fn spend(&mut self, far: u64, cost: u64) {
+    pub(super) fn spend(&mut self, far: u64, cost: u64) {
         if far == OWNER {
             return self.peer.balance.spend(cost);
         }
@@ -424,22 +428,47 @@ impl<H: Host> Session<H> {
         payload: &mut Vec<u8>,
         handles: Option<Box<Admitted>>,
     ) {
-        let Some(deadline) = self.asking.deadline(call) else { return self.withdraw_handles(handles) };
+        let Some(handles) = handles else {
+            let cost = cost(payload.len());
+            if self.launch(now, far, call, sort, payload) {
+                self.spend(far, cost);
+            }
+            return;
+        };
+        let Some((call, left)) = self.clear(now, call, sort) else {
+            return self.withdraw_handles(Some(handles));
+        };
+        self.spend(far, cost(payload.len()) + handles.cost());
+        let number = self.put_with(MessageHead::Call { to: far, call, left }, &handles, payload);
+        self.asking.sent(call, number, self.outgoing.end());
+    }
+
+    /// Appends a call without handles, or its last part. Returns `false` if nobody waits for it any more.
+    pub(super) fn launch(
+        &mut self,
+        now: Instant,
+        far: u64,
+        call: u64,
+        sort: Sort,
+        payload: &mut Vec<u8>,
+    ) -> bool {
+        let Some((call, left)) = self.clear(now, call, sort) else { return false };
+        let number = self.outgoing.put_owned(|payload| Frame::Call { to: far, call, left, payload }, payload);
+        self.asking.sent(call, number, self.outgoing.end());
+        true
+    }
+
+    /// Returns the id on the wire, and the milliseconds left, of a call that is sent now; `None` if nobody waits for it any
+    /// more.
+    fn clear(&mut self, now: Instant, call: u64, sort: Sort) -> Option<(u64, u64)> {
+        let deadline = self.asking.deadline(call)?;
         if deadline <= now {
             let late = CallError::new(Executed::No, CallFailure::Deadline);
             self.asking.fail(call, late, &mut self.woken);
-            return self.withdraw_handles(handles);
+            return None;
         }
         let left = if sort == Sort::Mark { 0 } else { millis_left(deadline, now) };
-        let call = self.wire_id(call);
-        let number = if let Some(handles) = handles {
-            self.spend(far, cost(payload.len()) + handles.cost());
-            self.put_with(MessageHead::Call { to: far, call, left }, &handles, payload)
-        } else {
-            self.spend(far, cost(payload.len()));
-            self.outgoing.put_owned(|payload| Frame::Call { to: far, call, left, payload }, payload)
-        };
-        self.asking.sent(call, number, self.outgoing.end());
+        Some((self.wire_id(call), left))
     }
 
     /// Returns the id on the wire for a call that is sent now. A call that had to wait while later calls went to other
@@ -460,6 +489,7 @@ impl<H: Host> Session<H> {
 
     fn withdraw(&mut self, now: Instant, far: u64, ticket: u64) {
         if let Some(waiting) = self.queues.withdraw(far, ticket) {
+            self.take_back(far, &waiting);
             self.withdraw_handles(waiting.handles);
             self.pump(now);
         }
@@ -469,8 +499,9 @@ impl<H: Host> Session<H> {
     #[cold]
     pub(super) fn withdraw_late(&mut self, mut tickets: Vec<u64>) {
         tickets.sort_unstable();
-        for handles in self.queues.withdraw_all(&tickets) {
-            self.withdraw_handles(handles);
+        for (far, waiting) in self.queues.withdraw_all(&tickets) {
+            self.take_back(far, &waiting);
+            self.withdraw_handles(waiting.handles);
         }
     }
 
@@ -487,11 +518,18 @@ impl<H: Host> Session<H> {
     }
 
     fn pump_to(&mut self, now: Instant, far: u64) {
-        while let Some((sort, cost)) = self.queues.first(far).map(|first| (first.sort, first.cost()))
-            && self.has_room(far, cost)
-            && (sort == Sort::Cast || self.has_slot())
-            && let Some(mut first) = self.queues.pop(far)
+        while let Some(first) = self.queues.first(far)
+            && first.progress.is_none()
         {
+            let (sort, cost, len) = (first.sort, first.cost(), first.payload.len());
+            let handles = usize::from(first.handles.is_some());
+            if !self.has_room(far, cost) || sort != Sort::Cast && !self.has_slot() {
+                return;
+            }
+            if self.is_long(len, handles) {
+                return self.begin_parts(far, cost);
+            }
+            let Some(mut first) = self.queues.pop(far) else { return };
             let handles = first.handles.take();
             match sort {
                 Sort::Cast => self.put_cast(far, &mut first.payload, handles),

@@ -179,6 +179,16 @@ pub enum Frame<'a> {
         /// The bytes.
         payload: &'a [u8],
     },
+    /// The next bytes of a long message. The `Cast` or `Call` to the same process brings the last ones. An empty part takes the
+    /// message back.
+    PartTo {
+        /// The process the message is for.
+        to: u64,
+        /// Bytes of the whole payload in the first part; 0 in the others.
+        total: u64,
+        /// The bytes.
+        payload: &'a [u8],
+    },
     /// A message with a table of handles between its fields and its payload. A message without handles is a frame of
     /// its plain kind.
     With {
@@ -402,6 +412,7 @@ mod kind {
     pub(super) const CAST_WITH: u8 = 0x13;
     pub(super) const CALL_WITH: u8 = 0x14;
     pub(super) const REPLY_WITH: u8 = 0x15;
+    pub(super) const PART_TO: u8 = 0x16;
     pub(super) const CREDIT: u8 = 0x40;
     pub(super) const ACK: u8 = 0x41;
     pub(super) const PING: u8 = 0x42;
@@ -471,6 +482,7 @@ impl<'a> Frame<'a> {
             Frame::Down { .. } => kind::DOWN,
             Frame::GoAway => kind::GO_AWAY,
             Frame::Part { .. } => kind::PART,
+            Frame::PartTo { .. } => kind::PART_TO,
             Frame::With { message: MessageHead::Cast { .. }, .. } => kind::CAST_WITH,
             Frame::With { message: MessageHead::Call { .. }, .. } => kind::CALL_WITH,
             Frame::With { message: MessageHead::Reply { .. }, .. } => kind::REPLY_WITH,
@@ -573,6 +585,10 @@ impl<'a> Frame<'a> {
                 put(&[call, total]);
                 return payload;
             }
+            Frame::PartTo { to, total, payload } => {
+                put(&[to, total]);
+                return payload;
+            }
             Frame::With { message, handles, payload } => {
                 match message {
                     MessageHead::Cast { to } => put(&[to]),
@@ -659,6 +675,9 @@ impl<'a> Frame<'a> {
             kind::GO_AWAY => Frame::GoAway,
             kind::PART => {
                 Frame::Part { call: fields.number()?, total: fields.number()?, payload: fields.rest() }
+            }
+            kind::PART_TO => {
+                Frame::PartTo { to: fields.number()?, total: fields.number()?, payload: fields.rest() }
             }
             kind::CAST_WITH => fields.message(|fields| Ok(MessageHead::Cast { to: fields.number()? }))?,
             kind::CALL_WITH => fields.message(|fields| {

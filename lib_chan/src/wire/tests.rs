@@ -87,6 +87,8 @@ fn samples() -> Vec<(Frame<'static>, &'static str)> {
         (Frame::Down { monitor: 1, taken: 0, reason: ExitReason::NoProc }, "00000004 0f 01 00 04"),
         (Frame::GoAway, "00000001 10"),
         (Frame::Part { call: 1, total: 300, payload: b"hi" }, "00000006 11 01 ac02 6869"),
+        (Frame::PartTo { to: 0, total: 300, payload: b"hi" }, "00000006 16 00 ac02 6869"),
+        (Frame::PartTo { to: 5, total: 0, payload: b"" }, "00000003 16 05 00"),
         (Frame::Release { id: 5, count: 2 }, "00000003 12 05 02"),
         (
             Frame::With { message: MessageHead::Cast { to: 0 }, handles: table(), payload: b"hi" },
@@ -145,7 +147,7 @@ fn frames_match_golden_vectors() {
         assert_eq!(Frame::parse(&out[LEN_LEN..]), Ok(frame.clone()));
         kinds.insert(frame.kind());
     }
-    assert_eq!(kinds.len(), 28, "a sample of each kind");
+    assert_eq!(kinds.len(), 29, "a sample of each kind");
 }
 
 #[test]
@@ -178,7 +180,7 @@ fn refuses_bytes_after_frame() {
 
 #[test]
 fn refuses_unknown_kinds_and_codes() {
-    assert_eq!(Frame::parse(&[0x16]), Err(WireError::UnknownKind(0x16)));
+    assert_eq!(Frame::parse(&[0x17]), Err(WireError::UnknownKind(0x17)));
     assert_eq!(Frame::parse(&[0x00]), Err(WireError::UnknownKind(0)));
     assert_eq!(Frame::parse(&bytes("07 00 09")), Err(WireError::Code(9)));
     assert_eq!(Frame::parse(&bytes("09 00 0c")), Err(WireError::Code(12)));

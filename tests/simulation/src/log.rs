@@ -124,6 +124,12 @@ pub(crate) enum Tapped {
         total: u64,
         len: usize,
     },
+    PartTo {
+        to: u64,
+        total: u64,
+        token: Token,
+        len: usize,
+    },
     Exit {
         from: u64,
         to: u64,
@@ -198,6 +204,9 @@ impl Tapped {
                 Self::Answer { call, code: 0, token: token(payload), len: payload.len() }
             }
             Frame::Part { call, total, payload } => Self::Part { call, total, len: payload.len() },
+            Frame::PartTo { to, total, payload } => {
+                Self::PartTo { to, total, token: token(payload), len: payload.len() }
+            }
             Frame::Refuse { call, code, .. } => Self::Answer { call, code: code as u8, token: 0, len: 0 },
             Frame::Exit { from, to, taken, reason } => Self::Exit { from, to, link: taken.is_some(), reason },
             Frame::Ended { taken, reason } => Self::Ended { taken, reason },

@@ -323,6 +323,13 @@ impl<P: Clone + Ord> Ids<P> {
         Ok(Some((known.process.clone(), known.mailbox.clone())))
     }
 
+    /// Returns the process that a message for `id` goes to whose cost was counted before, with the way to its mailbox, if the
+    /// peer may still send to it.
+    pub(in crate::session) fn reach(&self, id: u64) -> Option<(P, Option<ProcessMailbox>)> {
+        let known = self.known.get(&id).filter(|known| known.rights.send)?;
+        Some((known.process.clone(), known.mailbox.clone()))
+    }
+
     /// Returns the credit of messages that the process with this id took: the new total, if that is worth a frame.
     pub(in crate::session) fn give_back(&mut self, id: u64, cost: u64) -> Option<u64> {
         self.outstanding = self.outstanding.saturating_sub(cost);

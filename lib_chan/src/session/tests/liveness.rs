@@ -302,7 +302,7 @@ fn close_waits_while_peer_takes_bytes() {
     for takes in [true, false] {
         let mut lone = Lone::open(Side::Client);
         let now = lone.now;
-        lone.session.cast(now, &mut vec![0; 500_000]).unwrap();
+        lone.session.try_cast(&mut vec![0; 500_000]).unwrap();
         lone.session.end(ExitReason::Normal, 0, Some(now + Limits::default().close_timeout));
         let mut seconds = 0;
         let len = lone.session.unsent();

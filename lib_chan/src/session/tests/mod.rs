@@ -7,6 +7,7 @@ mod endpoint;
 mod handles;
 mod liveness;
 mod lone;
+mod long;
 mod message;
 mod opening;
 mod pair;

@@ -468,7 +468,7 @@ fn suspension_longer_than_the_clock_expires() {
 fn unacknowledged_bytes_count_as_held() {
     let mut lone = server();
     let before = lone.session.held();
-    lone.session.cast(lone.now, &mut vec![0; 100_000]).unwrap();
+    lone.session.try_cast(&mut vec![0; 100_000]).unwrap();
     lone.frames();
     assert_eq!(lone.session.unsent(), 0);
     assert!(lone.session.held() >= before + 100_000, "{}", lone.session.held());
@@ -485,6 +485,8 @@ fn hostile_frames(a: u64, b: u64) -> Vec<Frame<'static>> {
         Frame::Call { to: a, call: b, left: a, payload: b"x" },
         Frame::Cancel { call: a },
         Frame::Part { call: a, total: b, payload: b"x" },
+        Frame::PartTo { to: a, total: b, payload: b"x" },
+        Frame::PartTo { to: a, total: 0, payload: b"" },
         Frame::Reply { call: a, payload: b"x" },
         Frame::Exit { from: a, to: b, taken: None, reason: reason.clone() },
         Frame::Exit { from: a, to: b, taken: Some(a), reason: reason.clone() },

@@ -33,6 +33,8 @@ pub(super) struct Direction {
     /// Since when there has been a slot for a call to the owner, and credit.
     free_since: Option<Duration>,
     last_call: u64,
+    /// Messages that have begun in parts, by their processes: the token, bytes of the whole payload, and bytes written.
+    begun: BTreeMap<u64, (Token, u64, u64)>,
     monitors: BTreeMap<u64, bool>,
     acked: u64,
     /// Exits sent explicitly, exits over links, and frames that want an answer.
@@ -76,10 +78,19 @@ pub(super) struct Wire {
 }
 
 impl Direction {
+    fn charge(&mut self, at: At, to: u64, len: usize, broken: &mut Broken) {
+        let granted = self.granted.get(&to).copied().unwrap_or(0).max(self.window);
+        let spent = self.spent.entry(to).or_default();
+        let fine = *spent < granted;
+        *spent += len as u64 + 64;
+        broken.unless(fine, "nothing is sent without credit", || format!("{at:?} to {to}, {len} bytes"));
+    }
+
     fn note_free(&mut self, now: Duration) {
         let granted = self.granted.get(&0).copied().unwrap_or(0).max(self.window);
         let spent = self.spent.get(&0).copied().unwrap_or(0);
-        let free = self.unanswered < self.max_calls && spent < granted;
+        // A message in parts may be a call that has a slot, and others to its process wait behind it.
+        let free = self.unanswered < self.max_calls && spent < granted && self.begun.is_empty();
         self.free_since = self.free_since.or(Some(now)).filter(|_| free);
     }
 
@@ -185,7 +196,32 @@ impl Wire {
                 (theirs.max_calls, theirs.max_links) = (*max_calls, *max_links);
             }
             Tapped::Message { to, call, token, len } => {
-                self.message(at, Message { number, end, to: *to, token: *token, call: *call }, *len, broken);
+                let (mut token, mut cost) = (*token, Some(*len));
+                if let Some((first, total, sum)) = ours.begun.remove(to) {
+                    let fine = *len > 0 && sum + *len as u64 == total;
+                    broken.unless(fine, "parts make a message", || {
+                        format!("{at:?} {frame:?} {sum} of {total}")
+                    });
+                    (token, cost) = (first, None);
+                }
+                self.message(at, Message { number, end, to: *to, token, call: *call }, cost, broken);
+            }
+            Tapped::PartTo { to, total: 0, len: 0, .. } => {
+                let fine = ours.begun.remove(to).is_some();
+                broken.unless(fine, "a message that is taken back has begun", || format!("{at:?} {frame:?}"));
+            }
+            Tapped::PartTo { to, total, token, len } => {
+                let unfinished = ours.begun.len();
+                let known = ours.begun.contains_key(to);
+                let (_, whole, sum) = ours.begun.entry(*to).or_insert((*token, *total, 0));
+                *sum += *len as u64;
+                let fine = known == (*total == 0) && (known || unfinished < 4) && *len > 0 && *sum < *whole;
+                broken.unless(fine, "parts make a message", || {
+                    format!("{at:?} {frame:?}, {unfinished} unfinished")
+                });
+                if !known {
+                    ours.charge(at, *to, *total as usize, broken);
+                }
             }
             Tapped::Cancel { call } => {
                 let call = ours.calls.get_mut(call).filter(|call| call.cancelled.is_none());
@@ -265,18 +301,17 @@ impl Wire {
         }
     }
 
-    fn message(&mut self, at: At, message: Message, len: usize, broken: &mut Broken) {
+    /// `cost` is the length of the payload, unless it was counted with a first part.
+    fn message(&mut self, at: At, message: Message, cost: Option<usize>, broken: &mut Broken) {
         let ours = self.of(at);
         let last = ours.last_token.entry(message.to).or_default();
         let fine = message.token > std::mem::replace(last, message.token);
         let rule = "messages to one process leave in the order sent, once";
         broken.unless(fine, rule, || format!("{at:?} {message:?}"));
         ours.messages.push(message);
-        let granted = ours.granted.get(&message.to).copied().unwrap_or(0).max(ours.window);
-        let spent = ours.spent.entry(message.to).or_default();
-        let fine = *spent < granted;
-        *spent += len as u64 + 64;
-        broken.unless(fine, "nothing is sent without credit", || format!("{at:?} {message:?}"));
+        if let Some(len) = cost {
+            ours.charge(at, message.to, len, broken);
+        }
         let Some((call, _)) = message.call else { return };
         broken.unless(call > ours.last_call, "ids of calls grow", || format!("{at:?} {message:?}"));
         ours.last_call = call;
