@@ -7,6 +7,7 @@ pub mod forwards;
 pub mod provides;
 pub mod reloads;
 pub mod resume;
+pub mod slow_readers;
 pub mod soak;
 pub mod strangers;
 
@@ -25,6 +26,7 @@ use std::{
 };
 
 mod cuttable;
+mod delayed;
 mod embedded;
 mod proxy;
 #[cfg(target_os = "linux")]
