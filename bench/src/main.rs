@@ -1,5 +1,6 @@
 //! What lib_chan's speed is measured with. `README.md` says what is measured, how, and how to read it.
 
+mod both_ways;
 mod growth;
 mod local;
 mod machine;
@@ -7,6 +8,7 @@ mod net;
 mod network;
 mod program;
 mod sample;
+mod stages;
 mod table;
 
 use std::time::Duration;
@@ -30,6 +32,10 @@ enum Command {
     Growth(growth::Options),
     /// The part of `growth` about a service that is flooded.
     Flood(growth::Options),
+    /// Measures bytes in both directions of one connection, with one task at each end and with two.
+    BothWays(both_ways::Options),
+    /// Measures where a connection spends its time.
+    Stages(stages::Options),
     /// Measures over paths with a round trip time, a rate and a loss; `bench/network` runs it as root.
     Network(network::Options),
     /// Measures processes inside this program; prints the result as JSON.
@@ -83,6 +89,8 @@ async fn run(command: Command) -> Result<()> {
     match command {
         Command::Table(options) => table::run(options).await,
         Command::Growth(options) => growth::run(options).await,
+        Command::BothWays(options) => both_ways::run(options).await,
+        Command::Stages(options) => stages::run(options).await,
         Command::Network(options) => network::run(options).await,
         Command::Flood(options) => growth::run(options.only_flood()).await,
         Command::Local { system, work, length } => {

@@ -6,9 +6,9 @@
 
 mod calls;
 mod flood;
-mod plot;
+pub mod plot;
 mod report;
-mod series;
+pub mod series;
 mod sessions;
 
 use std::path::PathBuf;

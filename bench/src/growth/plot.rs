@@ -22,7 +22,7 @@ const WIDE: f64 = 12.0;
 type Drawn = Result<(), Box<dyn std::error::Error>>;
 type Panel<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
-pub(super) fn draw(path: &Path, series: &Series) -> Result<()> {
+pub fn draw(path: &Path, series: &Series) -> Result<()> {
     draw_all(path, series).map_err(|error| anyhow!("{}: {error}", path.display()))
 }
 
@@ -33,12 +33,12 @@ fn draw_all(path: &Path, series: &Series) -> Drawn {
     let area = SVGBackend::new(path, size).into_drawing_area();
     area.fill(&WHITE)?;
     area.draw_text(series.title, &text(15), (12, 10))?;
-    for (number, line) in series.lines.iter().enumerate() {
-        if series.lines.len() > 1 {
-            let colour = colour(line.who);
-            let style = text(14).color(&colour);
-            area.draw_text(line.who, &style, (PANEL.0 + LEFT + 100 * number as i32, 10))?;
-        }
+    // The names of the lines, to the right of the title.
+    let mut left = (PANEL.0 + LEFT).min(40 + 8 * series.title.len() as i32);
+    for line in series.lines.iter().filter(|_| series.lines.len() > 1) {
+        let colour = colour(line.who);
+        area.draw_text(line.who, &text(14).color(&colour), (left, 10))?;
+        left += 24 + 8 * line.who.len() as i32;
     }
     let (_, panels) = area.split_vertically(HEAD);
     for (number, panel) in panels.split_evenly((rows, COLUMNS)).iter().take(series.figures.len()).enumerate()
@@ -50,7 +50,8 @@ fn draw_all(path: &Path, series: &Series) -> Drawn {
 }
 
 fn draw_panel(panel: &Panel<'_>, series: &Series, figure: usize) -> Drawn {
-    let Figure { name, unit } = series.figures[figure];
+    let Figure { name, unit } = &series.figures[figure];
+    let unit = *unit;
     let known = |value: &Spread| !value.median.is_nan();
     let lines: Vec<Vec<Spread>> = series
         .lines
@@ -63,7 +64,7 @@ fn draw_panel(panel: &Panel<'_>, series: &Series, figure: usize) -> Drawn {
     let width = f64::from(right - LEFT);
     let x = |at: usize| LEFT + ((at as f64 + 0.5) / points as f64 * width) as i32;
     let y = |value: f64| bottom - (scale.place(value) * f64::from(bottom - TOP)) as i32;
-    let title = if scale.factor.is_some() { format!("{name} (logarithmic)") } else { name.to_owned() };
+    let title = if scale.factor.is_some() { format!("{name} (logarithmic)") } else { name.clone() };
     panel.draw_text(&title, &text(14), (LEFT, 8))?;
     for mark in scale.marks() {
         let line = PathElement::new(vec![(LEFT, y(mark)), (right, y(mark))], BLACK.mix(0.15));
@@ -141,8 +142,12 @@ fn round(step: f64) -> f64 {
 const fn colour(who: &str) -> RGBColor {
     match who.as_bytes() {
         b"lib_chan" => RGBColor(21, 101, 192),
+        b"lib_chan, bytes" => RGBColor(21, 101, 192),
         b"tarpc" => RGBColor(230, 120, 0),
         b"tonic" => RGBColor(110, 110, 110),
+        b"tokio-rustls" => RGBColor(0, 0, 0),
+        b"ssh -L" => RGBColor(230, 120, 0),
+        b"stunnel" => RGBColor(46, 125, 50),
         _ => RGBColor(90, 180, 230),
     }
 }

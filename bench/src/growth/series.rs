@@ -8,33 +8,33 @@ use crate::sample::Spread;
 
 /// One thing that grows.
 #[derive(Debug, Serialize)]
-pub(super) struct Series {
+pub struct Series {
     /// Short; files are named after it.
-    pub(super) name: &'static str,
-    pub(super) title: &'static str,
+    pub name: &'static str,
+    pub title: &'static str,
     /// What was done, in Markdown.
     #[serde(skip)]
-    pub(super) about: String,
+    pub about: String,
     /// What grows: the head of the first column.
-    pub(super) axis: &'static str,
+    pub axis: &'static str,
     /// Whether one point is more of what the one before it is.
-    pub(super) grows: bool,
-    pub(super) figures: Vec<Figure>,
+    pub grows: bool,
+    pub figures: Vec<Figure>,
     /// Ours first.
-    pub(super) lines: Vec<Line>,
-    pub(super) checks: Vec<Check>,
+    pub lines: Vec<Line>,
+    pub checks: Vec<Check>,
 }
 
 /// What is measured at each point.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub(super) struct Figure {
-    pub(super) name: &'static str,
-    pub(super) unit: Unit,
+#[derive(Clone, Debug, Serialize)]
+pub struct Figure {
+    pub name: String,
+    pub unit: Unit,
 }
 
 /// What a number means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub(super) enum Unit {
+pub enum Unit {
     /// Things done in a second.
     PerSecond,
     BytesPerSecond,
@@ -48,43 +48,43 @@ pub(super) enum Unit {
 
 /// What one system did.
 #[derive(Debug, Serialize)]
-pub(super) struct Line {
-    pub(super) who: &'static str,
-    pub(super) points: Vec<Point>,
+pub struct Line {
+    pub who: &'static str,
+    pub points: Vec<Point>,
 }
 
 #[derive(Debug, Serialize)]
-pub(super) struct Point {
-    pub(super) at: String,
+pub struct Point {
+    pub at: String,
     /// One for each figure.
-    pub(super) values: Vec<Spread>,
+    pub values: Vec<Spread>,
 }
 
 /// Something that must hold.
 #[derive(Debug, Serialize)]
-pub(super) struct Check {
-    pub(super) what: String,
-    pub(super) value: f64,
-    pub(super) unit: Unit,
-    pub(super) bound: Bound,
+pub struct Check {
+    pub what: String,
+    pub value: f64,
+    pub unit: Unit,
+    pub bound: Bound,
 }
 
 #[derive(Clone, Copy, Debug, Serialize)]
-pub(super) enum Bound {
+pub enum Bound {
     AtLeast(f64),
     AtMost(f64),
 }
 
-pub(super) const fn figure(name: &'static str, unit: Unit) -> Figure {
-    Figure { name, unit }
+pub fn figure(name: impl Into<String>, unit: Unit) -> Figure {
+    Figure { name: name.into(), unit }
 }
 
-pub(super) fn check(what: impl Into<String>, unit: Unit, value: f64, bound: Bound) -> Check {
+pub fn check(what: impl Into<String>, unit: Unit, value: f64, bound: Bound) -> Check {
     Check { what: what.into(), value, unit, bound }
 }
 
 impl Check {
-    pub(super) fn holds(&self) -> bool {
+    pub fn holds(&self) -> bool {
         match self.bound {
             Bound::AtLeast(least) => self.value >= least,
             Bound::AtMost(most) => self.value <= most,
@@ -105,7 +105,7 @@ impl Check {
 
 impl Point {
     /// Medians and spreads of the rounds, each of which has one number for each figure.
-    pub(super) fn of(at: impl Into<String>, rounds: &[Vec<f64>]) -> Self {
+    pub fn of(at: impl Into<String>, rounds: &[Vec<f64>]) -> Self {
         let figures = rounds.first().map_or(0, Vec::len);
         let of = |figure: usize| {
             Spread::of(&rounds.iter().filter_map(|round| round.get(figure).copied()).collect::<Vec<_>>())
@@ -116,13 +116,13 @@ impl Point {
 
 impl Line {
     /// The median of a figure at a point.
-    pub(super) fn at(&self, point: usize, figure: usize) -> f64 {
+    pub fn at(&self, point: usize, figure: usize) -> f64 {
         let value = self.points.get(point).and_then(|point| point.values.get(figure));
         value.map_or(f64::NAN, |value| value.median)
     }
 
     /// How many times the one before it a figure is at the last point.
-    pub(super) fn last_step(&self, figure: usize) -> f64 {
+    pub fn last_step(&self, figure: usize) -> f64 {
         let last = self.points.len().saturating_sub(1);
         self.at(last, figure) / self.at(last.saturating_sub(1), figure)
     }
@@ -130,7 +130,7 @@ impl Line {
 
 impl Series {
     /// As it is printed.
-    pub(super) fn text(&self) -> String {
+    pub fn text(&self) -> String {
         let mut text = format!("{}\n", self.title);
         for line in &self.lines {
             for point in &line.points {
@@ -152,7 +152,7 @@ impl Series {
     }
 
     /// As it is kept.
-    pub(super) fn markdown(&self) -> String {
+    pub fn markdown(&self) -> String {
         let mut text = format!("## {}\n\n{}\n\n| {} |", self.title, self.about, self.axis);
         for Figure { name, .. } in &self.figures {
             let _ = write!(text, " {name} |");
@@ -185,14 +185,14 @@ impl Series {
         text
     }
 
-    pub(super) fn file_stem(&self) -> String {
+    pub fn file_stem(&self) -> String {
         format!("growth-{}", self.name)
     }
 }
 
 impl Unit {
     /// A number as a person reads it.
-    pub(super) fn show(self, value: f64) -> String {
+    pub fn show(self, value: f64) -> String {
         const KIB: f64 = 1024.0;
         match self {
             _ if value.is_nan() => "–".into(),

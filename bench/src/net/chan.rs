@@ -1,21 +1,25 @@
 //! lib_chan: a service of a Rust type in bincode, and one of bytes as they are.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
 use clap::ValueEnum;
 use lib_chan::channel::{Opening, open, serve as serve_session};
+use lib_chan::handshake::Authenticated;
 use lib_chan::payload::{self, Borrowable, Codec};
 use lib_chan::protocol::Transmit;
-use lib_chan::{Call, Channel, ExitReason, Limits, Message, Opaque, Process, Remote, spawn};
+use lib_chan::{Call, CastError, Channel, ExitReason, Limits, Message, Opaque, Process, Remote, spawn};
 use serde::{Deserialize, Serialize};
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
 
 use super::connect::Accounts;
 use super::secure::{Client, Server};
 use super::{Body, Caller, Checker, Tally};
-use crate::sample::{Clock, Sample};
+use crate::sample::{Clock, Sample, with_times};
 
 /// How a service takes the messages that it is flooded with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -149,6 +153,9 @@ fn start(opening: Opening) {
             Ok(Opaque(pace)) if pace == Pace::Stopped.args() => {
                 spawn(async move |_me: Process| take_nothing(opening.accept()).await);
             }
+            Ok(Opaque(args)) if args == CALLING_BACK => {
+                spawn(async move |_me: Process| call_back(opening.accept()).await);
+            }
             _ => {
                 spawn(async move |_me: Process| serve_bytes(opening.accept()).await);
             }
@@ -235,6 +242,44 @@ async fn serve_bytes(mut channel: Channel<Opaque, ()>) -> Result<(), ExitReason>
     Ok(())
 }
 
+/// The argument that asks for a service which calls its client while casts arrive.
+const CALLING_BACK: &[u8] = b"calling back";
+/// A call of that service is answered at last.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// Calls the client, one call at a time, until the client calls, and answers with the time of each in nanoseconds.
+async fn call_back(mut channel: Channel<Opaque, Opaque>) -> Result<(), ExitReason> {
+    let remote = channel.remote();
+    let (times, stop) = (Arc::new(Mutex::new(Vec::<u64>::new())), Arc::new(AtomicBool::new(false)));
+    let (noted, stopped) = (Arc::clone(&times), Arc::clone(&stop));
+    tokio::spawn(async move {
+        let body = Body::new(64);
+        while !stopped.load(Ordering::Relaxed) {
+            let start = Instant::now();
+            let asked = Ask(Opaque(body.numbered(0)));
+            if remote.call_within(PATIENCE, asked).await.is_err() {
+                return;
+            }
+            noted.lock().unwrap_or_else(PoisonError::into_inner).push(start.elapsed().as_nanos() as u64);
+        }
+    });
+    let mut checker = Checker::new();
+    while let Some(message) = channel.recv().await {
+        match message {
+            Message::Cast(Opaque(body)) => checker.check(&body),
+            Message::Call(_, reply) => {
+                stop.store(true, Ordering::Relaxed);
+                let times = std::mem::take(&mut *times.lock().unwrap_or_else(PoisonError::into_inner));
+                let answer = (checker.tally.clone(), times);
+                let text = serde_json::to_vec(&answer).unwrap_or_default();
+                reply.to(&Ask(Opaque::default())).send(Opaque(text.into()));
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
 async fn take_slowly(mut channel: Channel<Opaque, ()>) -> Result<(), ExitReason> {
     let mut checker = Checker::new();
     while let Some(Message::Cast(Opaque(body))) = channel.recv().await {
@@ -271,6 +316,20 @@ async fn connect_with<Out: Transmit>(
 
 #[derive(Clone)]
 pub(super) struct Chan(Remote<Request>);
+
+impl Chan {
+    /// A session after the login.
+    pub(super) async fn open(stream: TlsStream<TcpStream>, authenticated: &Authenticated) -> Result<Self> {
+        let limits = Limits::default();
+        let channel: Channel<(), Request> =
+            open(stream, authenticated, &limits, Codec::Bincode, b"", false).await.context("open")?;
+        Ok(Self(channel.into_remote()))
+    }
+
+    pub(super) async fn close(self) -> Result<()> {
+        Ok(self.0.close().await?)
+    }
+}
 
 impl Caller for Chan {
     async fn connect(client: &Client) -> Result<Self> {
@@ -363,6 +422,44 @@ pub(super) async fn one_way_all(client: &Client, len: usize, length: Duration) -
     remote.cast_all(notes).await?;
     remote.call(Count).await?.check(sent)?;
     Ok(clock.sample(sent))
+}
+
+/// Casts long messages, and answers the short calls of the service meanwhile: how long each of these took.
+pub(super) async fn beside_uploads(client: &Client, work: super::Work, length: Duration) -> Result<Sample> {
+    let limits = super::limits(work);
+    let mut stream = client.connect().await?;
+    let authenticated =
+        super::connect::log_in_with_key(&mut stream, &limits, Codec::Raw, CALLING_BACK).await?;
+    let mut channel: Channel<Opaque, Opaque> =
+        open(stream, &authenticated, &limits, Codec::Raw, CALLING_BACK, false).await.context("open")?;
+    let remote = channel.remote();
+    let answering = tokio::spawn(async move {
+        while let Some(message) = channel.recv().await {
+            if let Message::Call(Opaque(body), reply) = message {
+                reply.to(&Ask(Opaque::default())).send(Opaque(body));
+            }
+        }
+    });
+    let body = Body::new(super::UPLOAD_LEN);
+    let clock = Clock::start(length);
+    let mut sent = 0;
+    while sent < 2 || !clock.is_over() {
+        let message = Opaque(body.numbered(sent));
+        if work == super::Work::BesideUploads {
+            remote.cast(message).await?;
+        } else {
+            while let Err(error) = remote.try_cast(message.clone()) {
+                anyhow::ensure!(matches!(error, CastError::WouldWait), "{error}");
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+        sent += 1;
+    }
+    let Opaque(answer) = remote.call_within(PATIENCE, Ask(Opaque::default())).await?;
+    let (tally, times): (Tally, Vec<u64>) = serde_json::from_slice(&answer)?;
+    tally.check(sent)?;
+    answering.abort();
+    Ok(with_times(clock.sample(sent), times))
 }
 
 pub(super) async fn one_way_bytes(

@@ -152,13 +152,19 @@ impl Login {
     pub(super) fn new(client: Client) -> Result<Self> {
         Ok(Self { client, password: Password::new(PASSWORD)? })
     }
+
+    /// Logs in after the handshake.
+    pub(super) async fn log_in(&self, stream: &mut client::TlsStream<TcpStream>) -> Result<()> {
+        let exporter = tls::exporter(stream.get_ref().1)?;
+        prepare(Credential::Password(&self.password)).await?.run(stream, exporter).await?;
+        Ok(())
+    }
 }
 
 impl Attempt for Login {
     async fn make(&self) -> Result<client::TlsStream<TcpStream>> {
         let mut stream = self.client.connect().await?;
-        let exporter = tls::exporter(stream.get_ref().1)?;
-        prepare(Credential::Password(&self.password)).await?.run(&mut stream, exporter).await?;
+        self.log_in(&mut stream).await?;
         Ok(stream)
     }
 }

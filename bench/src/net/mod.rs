@@ -10,6 +10,7 @@ mod plain;
 mod raw;
 mod secure;
 mod sessions;
+mod stages;
 mod tarpc;
 pub mod tonic;
 
@@ -29,6 +30,7 @@ use tokio_rustls::client::TlsStream;
 
 pub use self::chan::Pace;
 pub use self::sessions::Order;
+pub use self::stages::{Staged, Way, stages};
 use crate::sample::{Clock, Sample, cpu_seconds, with_times};
 
 /// Who speaks.
@@ -97,6 +99,10 @@ pub enum Work {
     Beside,
     /// The same beside short calls whose answers have [`BULK_LEN`].
     BesideAnswers,
+    /// Short calls of the server, whose answers go beside casts of [`UPLOAD_LEN`] of the client.
+    BesideUploads,
+    /// The same with casts that go whole.
+    BesideWholeUploads,
 }
 
 /// Callers at a time in [`Work::Calls`], where nothing else is said.
@@ -110,6 +116,8 @@ const ROOM_FOR_TIMES: usize = 400_000;
 /// Bytes of a long call that is made beside short ones, and how many are made at a time.
 const BULK_LEN: usize = 1024 * 1024;
 const BULK_CALLERS: usize = 2;
+/// Bytes of a cast in [`Work::BesideUploads`]: about as many as a frame may have.
+const UPLOAD_LEN: usize = 16 * 1024 * 1024 - 64;
 /// What long answers are made of.
 static LONG: LazyLock<Body> = LazyLock::new(|| Body::new(BULK_LEN));
 /// Connections that are being made at a time in [`Work::Connect`].
@@ -150,6 +158,9 @@ fn limits(work: Work) -> Limits {
     let mut limits = Limits::default();
     match work {
         Work::LongCalls | Work::Beside | Work::BesideAnswers => limits.max_frame_len *= 2,
+        Work::BesideUploads | Work::BesideWholeUploads => {
+            limits.max_frame_len = *Limits::FRAME_LEN_RANGE.end();
+        }
         Work::OneWay => limits.window_len = STREAM_WINDOW as usize,
         _ => {}
     }
@@ -252,6 +263,10 @@ pub async fn measure(
                 beside::<tonic::Tonic>(&client, work, len, length).await
             }
             (Work::Beside | Work::BesideAnswers, _) => bail!("a stream has no calls at a time"),
+            (Work::BesideUploads | Work::BesideWholeUploads, Peer::Chan) => {
+                chan::beside_uploads(&client, work, length).await
+            }
+            (Work::BesideUploads | Work::BesideWholeUploads, _) => bail!("only lib_chan does this"),
             (Work::LongCalls, Peer::Chan) => calls::<chan::ChanLong>(&client, len, callers, length).await,
             (Work::HeldCalls, Peer::Chan) => calls::<chan::ChanHeld>(&client, len, callers, length).await,
             (Work::Sessions, Peer::ChanBytes) => sessions::drive(&client).await,

@@ -133,8 +133,18 @@ impl Client {
     }
 
     pub(super) async fn connect(&self) -> Result<client::TlsStream<TcpStream>> {
+        self.handshake(self.dial().await?).await
+    }
+
+    /// Connects without TLS.
+    pub(super) async fn dial(&self) -> Result<TcpStream> {
         let stream = TcpStream::connect(self.server.address).await?;
         stream.set_nodelay(true)?;
+        Ok(stream)
+    }
+
+    /// The TLS handshake on such a connection.
+    pub(super) async fn handshake(&self, stream: TcpStream) -> Result<client::TlsStream<TcpStream>> {
         let name = ServerName::try_from("localhost")?;
         self.connector.connect(name, stream).await.context("TLS")
     }

@@ -3,6 +3,7 @@
 //! In each round every contestant does each work once, in programs started for it. Ratios are taken within a round.
 
 mod path;
+mod report;
 mod tunnel;
 
 use std::path::PathBuf;
@@ -14,11 +15,11 @@ use serde::Serialize;
 use tokio::process::Command;
 
 use self::path::{FAR, Path, Shape};
+pub use self::report::replaced;
 use self::tunnel::{Carrier, Tunnel};
-use crate::machine::Machine;
 use crate::net::{Listening, Peer, Work};
 use crate::program::{Program, name};
-use crate::sample::{Sample, Spread};
+use crate::sample::Sample;
 
 /// How to run it.
 #[derive(clap::Args)]
@@ -45,7 +46,7 @@ pub struct Options {
     /// How long one measurement takes at least, in milliseconds.
     #[arg(long, default_value_t = 4000)]
     millis: u64,
-    /// Where `network.md` and `network.json` go.
+    /// Where `network.md`, its pictures and `network.json` go. In a page that exists, the table alone is replaced.
     #[arg(long, default_value = "results")]
     out: PathBuf,
 }
@@ -66,6 +67,10 @@ enum Kind {
     BesideAnswers,
     /// From nothing to the answer of a first short call.
     FirstByte,
+    /// Answers of 64 B beside casts of 16 MiB in the same direction: the 99th percentile.
+    BesideUploads,
+    /// The same with casts that go whole.
+    BesideWholeUploads,
 }
 
 /// Who does it.
@@ -94,6 +99,7 @@ impl Kind {
             Self::ShortCalls | Self::LongCalls => vec![P(Peer::Chan), P(Peer::Raw), P(Peer::Tonic)],
             Self::Beside | Self::BesideAnswers => return vec![P(Peer::Chan), P(Peer::Tonic)],
             Self::FirstByte => vec![P(Peer::Chan), P(Peer::Raw)],
+            Self::BesideUploads | Self::BesideWholeUploads => return vec![P(Peer::Chan)],
         };
         let with_carried = matches!(self, Self::Bulk | Self::FirstByte);
         let here = carried.into_iter().filter(|carried| match carried {
@@ -111,6 +117,8 @@ impl Kind {
             (Self::Beside, _) => Work::Beside,
             (Self::BesideAnswers, _) => Work::BesideAnswers,
             (Self::FirstByte, _) => Work::First,
+            (Self::BesideUploads, _) => Work::BesideUploads,
+            (Self::BesideWholeUploads, _) => Work::BesideWholeUploads,
         }
     }
 
@@ -120,6 +128,7 @@ impl Kind {
             Self::Bulk => 16 * 1024,
             Self::LongCalls => 1024 * 1024,
             Self::ShortCalls | Self::Beside | Self::BesideAnswers | Self::FirstByte => 64,
+            Self::BesideUploads | Self::BesideWholeUploads => 64,
         }
     }
 
@@ -127,7 +136,9 @@ impl Kind {
     fn score(self, sample: &Sample) -> Result<f64> {
         let nanoseconds = match self {
             Self::Bulk => return Ok(sample.count as f64 * self.len() as f64 / sample.seconds / 1e6),
-            Self::Beside | Self::BesideAnswers => sample.p99_ns,
+            Self::Beside | Self::BesideAnswers | Self::BesideUploads | Self::BesideWholeUploads => {
+                sample.p99_ns
+            }
             Self::ShortCalls | Self::LongCalls | Self::FirstByte => sample.median_ns,
         };
         Ok(nanoseconds.context("no times")? as f64 / 1e6)
@@ -139,62 +150,38 @@ impl Kind {
 }
 
 /// One contestant's numbers for one work on one path.
-#[derive(Serialize)]
+#[derive(Clone, Serialize)]
 struct Row {
     path: Shape,
     kind: Kind,
-    contestant: &'static str,
+    #[serde(serialize_with = "by_name")]
+    contestant: Contestant,
     values: Vec<f64>,
 }
 
-/// Measures everything, prints each row as it comes, and writes the table.
+fn by_name<S: serde::Serializer>(contestant: &Contestant, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(contestant.name())
+}
+
+/// Measures everything, prints each row as it comes, and writes the results.
 pub async fn run(options: Options) -> Result<()> {
     let mut rows = Vec::new();
-    println!("{HEAD}");
-    let mut table = format!("{}\n\n{HEAD}\n", Machine::this());
+    println!("{}", report::HEAD);
     for shape in shapes(&options) {
         let path = Path::new(shape)?;
         for &kind in &options.only {
             let results = hold(&path, kind, &options).await?;
-            let ours = results.first().map(|(_, values)| values.clone()).unwrap_or_default();
-            for (contestant, values) in results {
-                let row = Row { path: shape, kind, contestant: contestant.name(), values };
-                let line = line(&row, &ours);
-                println!("{line}");
-                table.push_str(&line);
-                table.push('\n');
-                rows.push(row);
-            }
+            let new: Vec<_> = results
+                .into_iter()
+                .map(|(contestant, values)| Row { path: shape, kind, contestant, values })
+                .collect();
+            new.iter().for_each(|row| println!("{}", report::line(row, &new)));
+            rows.extend(new);
         }
     }
-    std::fs::create_dir_all(&options.out)?;
-    std::fs::write(options.out.join("network.md"), table)?;
-    std::fs::write(options.out.join("network.json"), serde_json::to_vec_pretty(&rows)?)?;
+    report::write(&options.out, &rows)?;
     println!("\nwritten to {}", options.out.display());
     Ok(())
-}
-
-const HEAD: &str = "| round trip | rate | loss | work | contestant | median (least–greatest) | ours is |\n|---|---|---|---|---|---|---|";
-
-fn line(row: &Row, ours: &[f64]) -> String {
-    let Row { path, kind, contestant, values } = row;
-    let (spread, ratio) = (Spread::of(values), Spread::of_ratios(ours, values));
-    let ratio = if ours == values.as_slice() {
-        "–".to_owned()
-    } else {
-        format!("{:.2} ({:.2}–{:.2})", ratio.median, ratio.least, ratio.greatest)
-    };
-    format!(
-        "| {} ms | {} Mbit/s | {} % | {} | {contestant} | {:.2} ({:.2}–{:.2}) {} | {ratio} |",
-        path.rtt_ms,
-        path.mbits,
-        path.loss_percent,
-        name(*kind),
-        spread.median,
-        spread.least,
-        spread.greatest,
-        kind.unit(),
-    )
 }
 
 fn shapes(options: &Options) -> impl Iterator<Item = Shape> {

@@ -36,16 +36,16 @@ pub(super) struct Shape {
 }
 
 impl Shape {
-    const fn bytes_per_second(&self) -> f64 {
+    pub(super) const fn bytes_per_second(&self) -> f64 {
         self.mbits * 1e6 / 8.0
     }
 
-    fn one_way(&self) -> Duration {
+    pub(super) fn one_way(&self) -> Duration {
         Duration::from_secs_f64(self.rtt_ms / 2000.0)
     }
 
     /// How long a packet may wait at the bottleneck: one round trip's worth of bytes, as routers are advised to hold.
-    fn longest_queue(&self) -> Duration {
+    pub(super) fn longest_queue(&self) -> Duration {
         let rate = self.bytes_per_second();
         Duration::from_secs_f64((self.rtt_ms / 1000.0).max(MIN_QUEUE_LEN / rate))
     }
