@@ -368,7 +368,7 @@ impl Target for Arc<Group> {
 /// Keeps a provider among those of its name until its session ends: see [`lib_chan::relay::Providers`].
 ///
 /// # Errors
-/// The process that opens streams has ended before its session.
+/// The process that opens streams has failed.
 pub(super) async fn serve(
     _me: Process,
     mut chan: Channel<ProvidersMessage, ()>,
@@ -385,7 +385,11 @@ pub(super) async fn serve(
     tokio::select! {
         biased;
         () = surplus => Ok(()),
-        reason = ended => Err(ExitReason::failed(format!("the provider's process has ended: {reason}"))),
+        reason = ended => match reason {
+            // A provider that leaves in order ends its process just before its session.
+            ExitReason::Normal | ExitReason::Shutdown => Ok(()),
+            reason => Err(ExitReason::failed(format!("the provider's process has ended: {reason}"))),
+        },
     }
 }
 

@@ -12,10 +12,7 @@ use std::{
     time::Duration,
 };
 
-use chan_tests::{
-    PASSWORD, PATIENCE, Running, Server, client_key, login, program, run,
-    slow_readers::{self, Case, Options},
-};
+use chan_tests::{PASSWORD, PATIENCE, Running, Server, client_key, login, program, run};
 use lib_chan::{
     login::Credential,
     payload::Codec,
@@ -121,14 +118,6 @@ async fn holds(url: &str, credential: Credential<'_>, from: Ipv4Addr) -> TlsStre
 
 fn ends(server: &Server) -> usize {
     server.log.all().iter().filter(|line| line.contains("session_ended")).count()
-}
-
-#[test]
-fn grown_windows_of_slow_readers_stay_within_bound() {
-    let rtt = Duration::from_millis(200);
-    let options = Options { sessions: 20, batch: 20, rtt, windows_in_all: 4 * 1024 * 1024 };
-    let report = slow_readers::run(Case::Stop, options);
-    assert!(report.faults().is_empty(), "{report}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

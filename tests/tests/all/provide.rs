@@ -577,9 +577,9 @@ async fn ended_process_of_provider_ends_its_session() {
     let chan = provider_session(&server).await;
     let process = streams(drop);
     chan.remote().provide(process.clone(), 1).await.unwrap();
-    process.pid().exit(ExitReason::Shutdown);
+    process.pid().exit(ExitReason::failed("boom"));
     let reason = chan.remote().ended().await;
-    assert_eq!(reason, ExitReason::failed("the provider's process has ended: shutdown"));
+    assert_eq!(reason, ExitReason::failed("the provider's process has ended: failed: boom"));
     let refused = consumer_session(&server).await;
     let ended = enter(async |me: Process<PiecesMessage>| {
         Ok(refused.remote().open(Bytes::new(), me.address()).await.unwrap_err().reason)
