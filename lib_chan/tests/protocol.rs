@@ -164,7 +164,7 @@ fn page_vectors_cover_every_frame() {
         assert_eq!(again, bytes, "{name}");
         kinds.insert(frame.kind());
     }
-    assert_eq!(kinds.len(), 28);
+    assert_eq!(kinds.len(), 29);
 }
 
 #[test]
