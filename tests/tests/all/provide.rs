@@ -580,6 +580,7 @@ async fn ended_process_of_provider_ends_its_session() {
     process.pid().exit(ExitReason::failed("boom"));
     let reason = chan.remote().ended().await;
     assert_eq!(reason, ExitReason::failed("the provider's process has ended: failed: boom"));
+    server.event("provider_left");
     let refused = consumer_session(&server).await;
     let ended = enter(async |me: Process<PiecesMessage>| {
         Ok(refused.remote().open(Bytes::new(), me.address()).await.unwrap_err().reason)
