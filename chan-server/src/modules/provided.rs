@@ -17,8 +17,8 @@ use lib_chan::relay::{
     Junction, JunctionError, PiecesMessage, ProvidersMessage, Relay, StreamEnd, Streams, StreamsMessage,
 };
 use lib_chan::{
-    Address, CallError, CallFailure, Channel, ConnectionState, Executed, ExitReason, Opaque, Process, Remote,
-    Rights, enter,
+    Address, CallError, CallFailure, Channel, ConnectionState, Event, Executed, ExitReason, Opaque, Process,
+    Remote, Rights, enter,
 };
 use serde::de::{Error, Unexpected};
 use serde::{Deserialize, Deserializer};
@@ -370,13 +370,19 @@ impl Target for Arc<Group> {
 /// # Errors
 /// The process that opens streams has failed.
 pub(super) async fn serve(
-    _me: Process,
+    mut me: Process,
     mut chan: Channel<ProvidersMessage, ()>,
     group: Arc<Group>,
     context: Arc<dyn RelayContext>,
 ) -> Result<(), ExitReason> {
-    let Some(place) = first_offer(&mut chan, &group, context).await else { return Ok(()) };
-    let ended = place.provider.streams.pid().ended();
+    let Some(_place) = first_offer(&mut me, &mut chan, &group, context).await else { return Ok(()) };
+    let ended = async {
+        loop {
+            if let Event::Down(_, _, reason) = me.recv().await {
+                return reason;
+            }
+        }
+    };
     let surplus = async {
         while let Some(ProvidersMessage::Provide { reply, .. }) = chan.recv().await {
             reply.refuse("a session provides once");
@@ -395,6 +401,7 @@ pub(super) async fn serve(
 
 /// Waits until the client provides something; `None` if its session ends before that.
 async fn first_offer(
+    me: &mut Process,
     chan: &mut Channel<ProvidersMessage, ()>,
     group: &Arc<Group>,
     context: Arc<dyn RelayContext>,
@@ -406,6 +413,8 @@ async fn first_offer(
             continue;
         }
         let remote = chan.remote();
+        // Before the answer, so that the reason of its end is known even if it ends at once.
+        me.monitor(streams.pid());
         // The process that opens the streams takes a handle and a monitor of its own.
         let max_streams = max_streams.min(Relay::max_streams(&remote).saturating_sub(1)).max(1);
         let provider = Arc::new(Provider {
