@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use lib_chan::private;
 use lib_chan::secret::{Password, PrivateKey};
-use lib_chan::signals::Signal;
+use lib_chan::signals::{Signal, Subscription};
 use lib_chan::{Channel, ConnectionState, Limits, Opaque, stdio};
 use tokio::time::{Instant, timeout};
 
@@ -178,7 +178,7 @@ impl Bound {
 
 /// Closes the session gracefully, until the user's timeout or a signal. The result of the command is already known, and
 /// the close does not change it.
-pub(super) async fn close(chan: Channel<Opaque>, bound: Bound, notice: &Notice) {
+pub(super) async fn close(chan: Channel<Opaque>, bound: Bound, signals: &mut Subscription, notice: &Notice) {
     notice.wait_for("closing the session");
     // Dropping the future ends the session too, but the other end needs a moment to learn of it.
     let time = match chan.remote().connection() {
@@ -187,7 +187,7 @@ pub(super) async fn close(chan: Channel<Opaque>, bound: Bound, notice: &Notice) 
             bound.left().map_or_else(|| Limits::default().close_timeout, |left| left.max(LAST_WORDS_TIMEOUT))
         }
     };
-    let closed = notice.during(async { Ok(timeout(time, chan.close()).await) });
+    let closed = notice.during(signals, async { Ok(timeout(time, chan.close()).await) });
     drop(closed.await);
 }
 

@@ -60,13 +60,11 @@ struct Editing {
 
 impl Console {
     /// Starts the threads. Uses the line editor on a terminal that can move its cursor, and plain lines elsewhere.
-    pub(super) fn start() -> Result<Self, Failure> {
+    pub(super) fn start(signals: Subscription) -> Result<Self, Failure> {
         let (input, inputs) = mpsc::channel(1);
         let (show, to_show) = mpsc::channel(1);
         let (all_shown, shown) = oneshot::channel::<()>();
         let script = !std::io::stdin().is_terminal();
-        // Subscribed before the line editor, which takes SIGINT for itself and restores it after each line.
-        let signals = signals::subscribe();
         if script || !std::io::stdout().is_terminal() || is_dumb() {
             let showing = move || {
                 show_plainly(to_show);

@@ -1,6 +1,7 @@
 //! The protocol of a service, for people and for the line editor.
 
 use lib_chan::protocol::{Interface, Method};
+use lib_chan::signals;
 use serde_json::json;
 
 use super::arguments::Access;
@@ -11,7 +12,9 @@ use crate::json::{compact, one_line};
 
 pub(super) fn describe(access: &Access, json: bool, notice: &Notice) -> Result<(), Failure> {
     let way = access.way()?;
-    let interface = block_on(notice.during(async { Ok(way.connect(notice).describe().await?) }))?;
+    let interface = block_on(async {
+        notice.during(&mut signals::subscribe(), async { Ok(way.connect(notice).describe().await?) }).await
+    })?;
     print_line(&if json { as_json(&interface)? } else { as_text(&interface) })
 }
 

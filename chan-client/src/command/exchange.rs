@@ -21,8 +21,8 @@ pub(super) fn call(access: &Access, message: &str, start: &Start, notice: &Notic
     let (message, args) = (opaque(&typed(message)?), start.args()?);
     let way = access.way()?;
     block_on(async {
-        let bound = way.begin();
-        let asked = notice.during(async {
+        let (bound, mut signals) = (way.begin(), signals::subscribe());
+        let asked = notice.during(&mut signals, async {
             let (mut chan, _) = open(&way, &args, notice).await?;
             notice.sent("waiting for the answer");
             let remote = chan.remote();
@@ -39,13 +39,13 @@ pub(super) fn call(access: &Access, message: &str, start: &Start, notice: &Notic
             Ok((chan, answer))
         });
         let (chan, answer) = asked.await?;
-        let printed = notice.during(async {
+        let printed = notice.during(&mut signals, async {
             notice.wait_for("writing the answer");
             let printed = show_line(answer?).await;
             printed.map_err(|error| Failure::local(format_args!("{} ({DONE})", Failure::output(&error))))
         });
         let printed = printed.await;
-        close(chan, bound, notice).await;
+        close(chan, bound, &mut signals, notice).await;
         printed
     })
 }
@@ -54,8 +54,8 @@ pub(super) fn cast(access: &Access, message: &str, start: &Start, notice: &Notic
     let (message, args) = (opaque(&typed(message)?), start.args()?);
     let way = access.way()?;
     block_on(async {
-        let bound = way.begin();
-        let sent = notice.during(async {
+        let (bound, mut signals) = (way.begin(), signals::subscribe());
+        let sent = notice.during(&mut signals, async {
             let (mut chan, _) = open(&way, &args, notice).await?;
             notice.sent("waiting until the service takes the message");
             let remote = chan.remote();
@@ -77,14 +77,16 @@ pub(super) fn cast(access: &Access, message: &str, start: &Start, notice: &Notic
             Ok((chan, taken))
         });
         let (chan, taken) = sent.await?;
-        close(chan, bound, notice).await;
+        close(chan, bound, &mut signals, notice).await;
         taken
     })
 }
 
 pub(super) fn ping(access: &Access, notice: &Notice) -> Result<(), Failure> {
     let way = access.way()?;
-    let ping = block_on(notice.during(async { Ok(way.connect(notice).ping().await?) }))?;
+    let ping = block_on(async {
+        notice.during(&mut signals::subscribe(), async { Ok(way.connect(notice).ping().await?) }).await
+    })?;
     let milliseconds = ping.took.as_secs_f64() * 1e3;
     print_line(&format!("{}: let in after {milliseconds:.1} ms, by the key {}", ping.authority, ping.pin))
 }
@@ -98,17 +100,16 @@ pub(super) fn receive(
     let args = start.args()?;
     let way = access.way()?.resuming(outage.of_messages());
     block_on(async {
-        let (mut chan, session) = notice.during(open(&way, &args, notice)).await?;
-        notice.follow_all(chan.remote());
         let mut signals = signals::subscribe();
+        let (mut chan, session) = notice.during(&mut signals, open(&way, &args, notice)).await?;
+        notice.follow_all(chan.remote());
         let told = tokio::select! {
             told = print_messages(&mut chan) => told,
             // A signal and a closed standard output are the normal ends of this command.
             _ = signals.recv() => Ok(()),
             () = stdio::reader_gone() => Ok(()),
         };
-        drop(signals);
-        close(chan, way.begin(), notice).await;
+        close(chan, way.begin(), &mut signals, notice).await;
         session.end(told).await
     })
 }

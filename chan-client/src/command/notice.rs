@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use lib_chan::signals::Subscription;
 use lib_chan::stdio::complain;
-use lib_chan::{ConnectionState, Remote, signals};
+use lib_chan::{ConnectionState, Remote};
 use tokio::time::sleep;
 
 use super::failure::{Failure, MAYBE};
@@ -137,11 +138,14 @@ impl Notice {
     }
 
     /// Runs `work` until it is done or a signal ends it. On a terminal, explains each wait that takes a second, once.
+    ///
+    /// A command has one subscription from its start to its end. Between two of them, a signal would end the program, and
+    /// the server would wait for its session to be resumed.
     pub(super) async fn during<T>(
         &self,
+        signals: &mut Subscription,
         work: impl Future<Output = Result<T, Failure>>,
     ) -> Result<T, Failure> {
-        let mut signals = signals::subscribe();
         let explained = self.explain(work, |what| complain(format_args!("chan-client: {what}…")));
         tokio::select! {
             // A signal that has come is not lost because the work is done at the same moment.

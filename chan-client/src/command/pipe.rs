@@ -23,9 +23,9 @@ pub(super) fn pipe(access: &Access, outage: &Outage, notice: &Notice) -> Result<
     block_on(async {
         let connect = way.connect(notice).codec(Codec::Raw);
         let opening = async { Ok(way.open::<Opaque, Opaque>(connect, notice).await?) };
-        let (chan, session) = notice.during(opening).await?;
-        notice.follow_all(chan.remote());
         let mut signals = signals::subscribe();
+        let (chan, session) = notice.during(&mut signals, opening).await?;
+        notice.follow_all(chan.remote());
         let relay = Relay::new(LOCAL).input_timeout(INPUT_TIMEOUT);
         let carried = tokio::select! {
             carried = relay.run(chan, stdio::input(), stdio::output()) => match carried {

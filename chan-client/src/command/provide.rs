@@ -84,9 +84,9 @@ pub(super) fn provide(
             full: AtomicBool::new(false),
         });
         let notice = &provider.notice;
-        let mut offer = notice.during(async { Ok(Offer::open(&way, &provider).await?) }).await?;
-        // Subscribed before the first line is printed, because its reader may send a signal at once.
         let mut signals = signals::subscribe();
+        let opening = async { Ok(Offer::open(&way, &provider).await?) };
+        let mut offer = notice.during(&mut signals, opening).await?;
         print_line(&format!("providing {}", provider.target))?;
         let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
         loop {

@@ -7,6 +7,7 @@ use std::pin::{Pin, pin};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use lib_chan::signals::{self, Subscription};
 use lib_chan::{Channel, ConnectionState, Limits, Message, Opaque, Remote};
 use tokio::time::{sleep, timeout};
 
@@ -34,15 +35,21 @@ pub(super) fn repl(access: &Access, start: &Start, outage: &Outage, notice: &Not
     let args = start.args()?;
     let way = access.way()?.resuming(outage.of_messages());
     block_on(async {
-        let (chan, session) = notice.during(open(&way, &args, notice)).await?;
-        let held = hold(chan, &way, notice).await;
+        let mut signals = signals::subscribe();
+        let (chan, session) = notice.during(&mut signals, open(&way, &args, notice)).await?;
+        let held = hold(chan, &way, signals, notice).await;
         session.end(held).await
     })
 }
 
 /// Holds the conversation and closes the session.
-async fn hold(mut chan: Channel<Opaque>, way: &Way, notice: &Notice) -> Result<(), Failure> {
-    let mut console = Console::start()?;
+async fn hold(
+    mut chan: Channel<Opaque>,
+    way: &Way,
+    signals: Subscription,
+    notice: &Notice,
+) -> Result<(), Failure> {
+    let mut console = Console::start(signals)?;
     if !console.has_editor() {
         notice.follow_all(chan.remote());
     }

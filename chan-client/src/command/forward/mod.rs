@@ -57,11 +57,10 @@ pub(super) fn forward(
     let way = access.way()?.resuming(outage.of_stream());
     raise_descriptors();
     block_on(async {
-        // Reports a wrong password now, and derives the key before a connection waits for it.
-        let opened = notice.during(first_session(&way, &notice, options.isolate)).await?;
-        let listeners = bind(options.listen).await?;
-        // Subscribed before the first line is printed, because its reader may send a signal at once.
         let mut signals = signals::subscribe();
+        // Reports a wrong password now, and derives the key before a connection waits for it.
+        let opened = notice.during(&mut signals, first_session(&way, &notice, options.isolate)).await?;
+        let listeners = bind(options.listen).await?;
         for listener in &listeners {
             let address = listener.local_addr()?;
             if !address.ip().is_loopback() {
