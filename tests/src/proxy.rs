@@ -3,12 +3,15 @@
 use std::{
     io::{Read, Write},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    os::fd::OwnedFd,
     sync::{
         Arc, Condvar, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     thread,
 };
+
+use rustix::net::{AddressFamily, SocketType, bind, getsockname, socket};
 
 /// Carries TCP connections to an address, until it cuts them or lets everything vanish.
 #[derive(Clone, Debug)]
@@ -147,13 +150,18 @@ fn address_of(url: &str) -> SocketAddr {
     ([127, 0, 0, 1], port_of(url)).into()
 }
 
-/// A URL at which nobody listens.
+/// A URL at which nobody listens. Its port is never free again, so that no server of another test listens there.
 ///
 /// # Panics
 /// If the system has no port for it.
 pub fn nobody() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    format!("chan://localhost:{}/nobody", listener.local_addr().expect("an address").port())
+    static TAKEN: Mutex<Vec<OwnedFd>> = Mutex::new(Vec::new());
+    let socket = socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
+    bind(&socket, &SocketAddr::from(([127, 0, 0, 1], 0))).expect("a port");
+    let address =
+        SocketAddr::try_from(getsockname(&socket).expect("an address")).expect("an Internet address");
+    TAKEN.lock().unwrap_or_else(PoisonError::into_inner).push(socket);
+    format!("chan://localhost:{}/nobody", address.port())
 }
 
 /// The port in a URL.
