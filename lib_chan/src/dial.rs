@@ -2,6 +2,7 @@
 
 mod host_port;
 mod socket_path;
+mod text;
 
 use std::{
     fmt, io,

@@ -5,11 +5,10 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 use std::time::Duration;
 
-use serde::de::{Error, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer};
 use tokio::net::TcpStream;
 
-use super::{DialError, dial};
+use super::{DialError, dial, text};
 
 /// A host and a port of a TCP service, such as `127.0.0.1:6379`, `[::1]:6379` or `db.example.net:5432`.
 #[derive(Clone, Debug)]
@@ -57,21 +56,7 @@ impl fmt::Display for HostPort {
 
 impl<'de> Deserialize<'de> for HostPort {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_str(HostPortVisitor)
-    }
-}
-
-struct HostPortVisitor;
-
-impl Visitor<'_> for HostPortVisitor {
-    type Value = HostPort;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(EXPECTED)
-    }
-
-    fn visit_str<E: Error>(self, text: &str) -> Result<HostPort, E> {
-        text.parse().map_err(|InvalidHostPort| E::invalid_value(Unexpected::Str(text), &self))
+        text::deserialize(deserializer, EXPECTED)
     }
 }
 

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::{fmt, io};
 
-use serde::de::{Error, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer};
 use tokio::net::UnixStream;
 use tokio::sync::Mutex;
 use tokio::time::{sleep, timeout};
+
+use super::text;
 
 /// How soon, and at the latest how often, a socket whose queue is full is tried again. The system tells nobody when
 /// there is room.
@@ -30,21 +31,7 @@ pub struct SocketPath {
 
 impl<'de> Deserialize<'de> for SocketPath {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_str(SocketPathVisitor)
-    }
-}
-
-struct SocketPathVisitor;
-
-impl Visitor<'_> for SocketPathVisitor {
-    type Value = SocketPath;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&Expected, f)
-    }
-
-    fn visit_str<E: Error>(self, text: &str) -> Result<SocketPath, E> {
-        text.parse().map_err(|InvalidSocketPath| E::invalid_value(Unexpected::Str(text), &self))
+        text::deserialize(deserializer, Expected)
     }
 }
 
