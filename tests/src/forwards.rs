@@ -78,16 +78,7 @@ struct Carrier {
     pids: Vec<u32>,
     _files: Folder,
     _ours: Option<[Running; 2]>,
-    others: Vec<Child>,
-}
-
-impl Drop for Carrier {
-    fn drop(&mut self) {
-        for child in &mut self.others {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
+    _others: Vec<Killed>,
 }
 
 impl Carrier {
@@ -121,7 +112,7 @@ impl Carrier {
         let line = client.out.wait("listening", |line| line.starts_with("listening"));
         let port = line.rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port");
         let pids = vec![server.id(), client.id()];
-        Self { port, pids, _files: files, _ours: Some([server, client]), others: Vec::new() }
+        Self { port, pids, _files: files, _ours: Some([server, client]), _others: Vec::new() }
     }
 
     fn ssh(target: u16) -> io::Result<Self> {
@@ -179,10 +170,10 @@ impl Carrier {
         Self::of(files, near, children)
     }
 
-    fn of(files: Folder, port: u16, others: Vec<Child>) -> io::Result<Self> {
+    fn of(files: Folder, port: u16, others: Vec<Killed>) -> io::Result<Self> {
         wait_for(port)?;
-        let pids = others.iter().map(Child::id).collect();
-        Ok(Self { port, pids, _files: files, _ours: None, others })
+        let pids = others.iter().map(|Killed(other)| other.id()).collect();
+        Ok(Self { port, pids, _files: files, _ours: None, _others: others })
     }
 
     fn connect(&self) -> io::Result<TcpStream> {
@@ -239,12 +230,24 @@ pub(crate) fn free_port() -> io::Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
-pub(crate) fn quiet(command: &mut Command) -> io::Result<Child> {
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()
+/// A program that is killed when it is no longer needed.
+pub(crate) struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Starts a program that nobody hears.
+pub(crate) fn quiet(command: &mut Command) -> io::Result<Killed> {
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().map(Killed)
 }
 
 pub(crate) fn succeed(command: &mut Command) -> io::Result<()> {
-    match quiet(command)?.wait()?.success() {
+    match quiet(command)?.0.wait()?.success() {
         true => Ok(()),
         false => Err(io::Error::other(format!("{command:?} failed"))),
     }

@@ -81,7 +81,7 @@ impl Network {
         let rule = if is_in {
             "nft delete table ip cut".to_owned()
         } else {
-            "nft 'add table ip cut; add chain ip cut all { type filter hook forward priority -10; policy drop; }'"
+            "nft 'add table ip cut; add chain ip cut every { type filter hook forward priority -10; policy drop; }'"
                 .to_owned()
         };
         succeed(Command::new("ip").args(["netns", "exec", &self.name("nat"), "sh", "-c", &rule]))

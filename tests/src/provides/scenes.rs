@@ -26,16 +26,6 @@ const POSTGRES_PORT: u16 = 5433;
 const WEB_PORT: u16 = 8080;
 const PAGE_LEN: usize = 16 << 20;
 
-/// A program that is killed when it is no longer needed.
-struct Killed(std::process::Child);
-
-impl Drop for Killed {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 /// Runs a command and returns its output.
 ///
 /// # Errors
@@ -59,7 +49,7 @@ pub(super) fn ssh(site: &Site<'_>, say: &impl Fn(&str)) -> io::Result<()> {
     sshd.args(["-D", "-f", "/dev/null", "-o", &format!("ListenAddress=127.0.0.1:{SSH_PORT}")]);
     sshd.args(["-o", "StrictModes=no", "-o", "PidFile=none", "-o", &format!("HostKey={}", at("host"))]);
     sshd.args(["-o", &format!("AuthorizedKeysFile={}", at("user.pub"))]);
-    let _sshd = Killed(quiet(&mut sshd)?);
+    let _sshd = quiet(&mut sshd)?;
     let _provider = site.provide("ssh", &["--tcp", &format!("127.0.0.1:{SSH_PORT}")]);
     let proxy = format!(
         "ProxyCommand={} pipe '{}' --password-file {}",
@@ -121,7 +111,7 @@ pub(super) fn postgres(site: &Site<'_>, say: &impl Fn(&str)) -> io::Result<()> {
         &POSTGRES_PORT.to_string(),
     ]);
     postgres.args(["-c", "listen_addresses=127.0.0.1"]);
-    let _postgres = Killed(quiet(&mut postgres)?);
+    let _postgres = quiet(&mut postgres)?;
     let _provider = site.provide("postgres", &["--tcp", &format!("127.0.0.1:{POSTGRES_PORT}")]);
     let (forward, port) = site.forward("postgres");
     let client = |name: &str, arguments: &[&str]| {
@@ -166,7 +156,7 @@ pub(super) fn web(site: &Site<'_>, say: &impl Fn(&str)) -> io::Result<()> {
     server
         .args(["-m", "http.server", &WEB_PORT.to_string(), "--bind", "127.0.0.1"])
         .current_dir(folder.path());
-    let _server = Killed(quiet(&mut server)?);
+    let _server = quiet(&mut server)?;
     let _provider = site.provide("web", &["--tcp", &format!("127.0.0.1:{WEB_PORT}")]);
     let (_forward, port) = site.forward("web");
     let url = format!("http://127.0.0.1:{port}/page");

@@ -6,7 +6,7 @@ use std::{
     io::{self, Read, Write},
     net::{Shutdown, TcpStream},
     path::Path,
-    process::{Child, Command},
+    process::Command,
     thread,
 };
 
@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::{Options, Site};
 use crate::{
     Folder, PATIENCE, Running,
-    forwards::{free_port, median, quiet, spread, succeed, wait_for},
+    forwards::{Killed, free_port, median, quiet, spread, succeed, wait_for},
 };
 
 /// The connections that are opened at the same time.
@@ -26,23 +26,14 @@ struct Carrier {
     port: u16,
     _files: Folder,
     _ours: Option<[Running; 2]>,
-    others: Vec<Child>,
-}
-
-impl Drop for Carrier {
-    fn drop(&mut self) {
-        for child in &mut self.others {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
+    _others: Vec<Killed>,
 }
 
 impl Carrier {
     fn ours(site: &Site<'_>, target: u16) -> Self {
         let provider = site.provide("target", &["--tcp", &format!("127.0.0.1:{target}")]);
         let (forward, port) = site.forward("target");
-        Self { port, _files: Folder::new(), _ours: Some([provider, forward]), others: Vec::new() }
+        Self { port, _files: Folder::new(), _ours: Some([provider, forward]), _others: Vec::new() }
     }
 
     fn ssh(site: &Site<'_>, target: u16) -> io::Result<Self> {
@@ -68,7 +59,7 @@ impl Carrier {
         ssh.args(["-o", &format!("UserKnownHostsFile={}", at("known")), "-o", "ExitOnForwardFailure=yes"]);
         ssh.args(["-R", &format!("127.0.0.1:{port}:127.0.0.1:{target}"), public]);
         let ssh = quiet(&mut ssh)?;
-        let this = Self { port, _files: files, _ours: None, others: vec![sshd, ssh] };
+        let this = Self { port, _files: files, _ours: None, _others: vec![sshd, ssh] };
         wait_for(port)?;
         Ok(this)
     }
