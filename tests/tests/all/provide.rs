@@ -25,7 +25,7 @@ use lib_chan::{
     spawn,
 };
 
-use super::relay::{forward_by, listen};
+use super::relay::{ask, flooding, forward_by, listen, local, stalled};
 
 /// The password of the providers.
 const PROVIDERS: &str = "staple battery horse correct";
@@ -60,21 +60,6 @@ fn provide(server: &Server, port: u16, options: &[&str]) -> Running {
     let provider = provide_by(server, server.url("p"), &[&["--tcp", &target], options].concat());
     provider.out.wait("providing", |line| line == format!("providing {target}"));
     provider
-}
-
-fn local(port: &str) -> TcpStream {
-    let local = TcpStream::connect(format!("127.0.0.1:{port}")).unwrap();
-    local.set_read_timeout(Some(PATIENCE)).unwrap();
-    local.set_write_timeout(Some(PATIENCE)).unwrap();
-    local
-}
-
-/// Sends a line and waits until it comes back.
-fn ask(local: &mut TcpStream, line: &[u8]) {
-    local.write_all(line).unwrap();
-    let mut back = vec![0; line.len()];
-    local.read_exact(&mut back).unwrap();
-    assert_eq!(back, line);
 }
 
 /// A target that returns what it gets, behind a name.
@@ -463,34 +448,11 @@ fn full_provider_is_passed_over() {
 
 #[test]
 fn stalled_consumer_holds_up_its_stream_only() {
-    // Floods, and reads nothing, if the first byte says so.
-    let port = listen(|mut stream| {
-        thread::spawn(move || {
-            let mut first = [0];
-            stream.read_exact(&mut first).unwrap();
-            if first == *b"f" {
-                let _ = stream.write_all(&vec![7; 64 << 20]);
-            } else {
-                stream.write_all(&first).unwrap();
-                let mut back = stream.try_clone().unwrap();
-                let _ = std::io::copy(&mut stream, &mut back);
-            }
-        });
-    });
     let server = server("");
-    let _provider = provide(&server, port, &[]);
+    let _provider = provide(&server, flooding(), &[]);
     for options in [&[][..], &["--isolate"]] {
         let (_forward, port) = forward_by(&server, server.url("s"), options);
-        let stalled: Vec<_> = (0..3)
-            .map(|_| {
-                let mut local = local(&port);
-                local.write_all(b"f").unwrap();
-                let mut uploading = local.try_clone().unwrap();
-                uploading.set_nonblocking(true).unwrap();
-                while uploading.write(&[7; 65_536]).is_ok() {}
-                local
-            })
-            .collect();
+        let stalled: Vec<_> = (0..3).map(|_| stalled(&port)).collect();
         let mut locals: Vec<_> = (0..10).map(|_| local(&port)).collect();
         for _ in 0..3 {
             locals.iter_mut().for_each(|local| ask(local, b"hello"));

@@ -12,7 +12,7 @@ use std::{
 };
 
 use chan_client::connect;
-use chan_tests::{Folder, Lines, PASSWORD, Running, Server, available, program, run};
+use chan_tests::{Folder, Lines, PASSWORD, PATIENCE, Running, Server, available, program, run};
 use lib_chan::{Limits, payload::Codec, relay::Relay, secret::Password};
 
 /// A server with a service `s` in front of something.
@@ -73,6 +73,49 @@ pub(super) fn listen(serve: impl Fn(TcpStream) + Send + 'static) -> u16 {
         }
     });
     port
+}
+
+/// Floods, and reads nothing, where the first byte is `f`; otherwise returns what it gets.
+pub(super) fn flooding() -> u16 {
+    listen(|mut stream| {
+        thread::spawn(move || {
+            let mut first = [0];
+            stream.read_exact(&mut first).unwrap();
+            if first == *b"f" {
+                let _ = stream.write_all(&vec![7; 64 << 20]);
+            } else {
+                stream.write_all(&first).unwrap();
+                let mut back = stream.try_clone().unwrap();
+                let _ = std::io::copy(&mut stream, &mut back);
+            }
+        });
+    })
+}
+
+/// A connection to this port.
+pub(super) fn local(port: &str) -> TcpStream {
+    let local = TcpStream::connect(format!("127.0.0.1:{port}")).unwrap();
+    local.set_read_timeout(Some(PATIENCE)).unwrap();
+    local.set_write_timeout(Some(PATIENCE)).unwrap();
+    local
+}
+
+/// A connection to a [`flooding`] target that reads nothing, and is full both ways.
+pub(super) fn stalled(port: &str) -> TcpStream {
+    let mut local = local(port);
+    local.write_all(b"f").unwrap();
+    let mut uploading = local.try_clone().unwrap();
+    uploading.set_nonblocking(true).unwrap();
+    while uploading.write(&[7; 65_536]).is_ok() {}
+    local
+}
+
+/// Sends a line and waits until it comes back.
+pub(super) fn ask(local: &mut TcpStream, line: &[u8]) {
+    local.write_all(line).unwrap();
+    let mut back = vec![0; line.len()];
+    local.read_exact(&mut back).unwrap();
+    assert_eq!(back, line);
 }
 
 // Redis.

@@ -20,7 +20,7 @@ use lib_chan::{
     spawn,
 };
 
-use super::relay::{forward_by, in_front_of, in_front_of_port, listen};
+use super::relay::{ask, flooding, forward_by, in_front_of, in_front_of_port, listen, local, stalled};
 
 /// A target that returns what it gets.
 fn echo() -> u16 {
@@ -31,21 +31,6 @@ fn echo() -> u16 {
             let _ = back.shutdown(Shutdown::Write);
         });
     })
-}
-
-fn local(port: &str) -> TcpStream {
-    let local = TcpStream::connect(format!("127.0.0.1:{port}")).unwrap();
-    local.set_read_timeout(Some(PATIENCE)).unwrap();
-    local.set_write_timeout(Some(PATIENCE)).unwrap();
-    local
-}
-
-/// Sends a line and waits until it comes back.
-fn ask(local: &mut TcpStream, line: &[u8]) {
-    local.write_all(line).unwrap();
-    let mut back = vec![0; line.len()];
-    local.read_exact(&mut back).unwrap();
-    assert_eq!(back, line);
 }
 
 /// Waits until this many sessions have started, and checks that there were no more.
@@ -89,32 +74,9 @@ fn service_of_one_stream_gets_a_session_for_each() {
 
 #[test]
 fn stalled_stream_holds_up_no_other() {
-    // Floods, and reads nothing, if the first byte says so.
-    let port = listen(|mut stream| {
-        thread::spawn(move || {
-            let mut first = [0];
-            stream.read_exact(&mut first).unwrap();
-            if first == *b"f" {
-                let _ = stream.write_all(&vec![7; 64 << 20]);
-            } else {
-                stream.write_all(&first).unwrap();
-                let mut back = stream.try_clone().unwrap();
-                let _ = std::io::copy(&mut stream, &mut back);
-            }
-        });
-    });
-    let server = in_front_of_port(port);
+    let server = in_front_of_port(flooding());
     let (_forward, port) = forward_by(&server, server.url("s"), &[]);
-    let stalled: Vec<_> = (0..3)
-        .map(|_| {
-            let mut local = local(&port);
-            local.write_all(b"f").unwrap();
-            let mut uploading = local.try_clone().unwrap();
-            uploading.set_nonblocking(true).unwrap();
-            while uploading.write(&[7; 65_536]).is_ok() {}
-            local
-        })
-        .collect();
+    let stalled: Vec<_> = (0..3).map(|_| stalled(&port)).collect();
     let mut locals: Vec<_> = (0..97).map(|_| local(&port)).collect();
     for _ in 0..3 {
         locals.iter_mut().for_each(|local| ask(local, b"hello"));
