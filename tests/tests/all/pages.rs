@@ -80,10 +80,14 @@ const CONFIGURATIONS: &[(&str, &[Shown])] = &[
     ("docs/migrating-from-erlang.md", &[Shown::Part("")]),
     (
         "docs/operating.md",
-        &[Shown::Part(
-            "port = 1234\n[[service]]\nname = \"redis\"\nmfa = [\"tcp\", \"connect\", \"127.0.0.1:6379\"]\n\
-             [[service.client]]\nname = \"joe\"\nkey = \"ed25519:11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo\"\n",
-        )],
+        &[
+            Shown::Part(""),
+            Shown::Part("port = 1234\n"),
+            Shown::Part(
+                "port = 1234\n[[service]]\nname = \"redis\"\nmfa = [\"tcp\", \"connect\", \"127.0.0.1:6379\"]\n\
+                 [[service.client]]\nname = \"joe\"\nkey = \"ed25519:11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo\"\n",
+            ),
+        ],
     ),
 ];
 
@@ -185,10 +189,19 @@ pub(super) fn text_of(page: &str) -> String {
     fs::read_to_string(root().join(page)).unwrap_or_else(|error| panic!("{page}: {error}"))
 }
 
-/// The fenced blocks of a page: language and text.
+/// The fenced blocks of a page, those of lists among them: language and text.
 fn blocks(page: &str) -> Vec<(&str, &str)> {
-    let fenced = page.split("\n```").skip(1).step_by(2);
-    fenced.map(|block| block.split_once('\n').unwrap_or((block, ""))).collect()
+    let (mut blocks, mut open, mut at) = (Vec::new(), None, 0);
+    for line in page.split_inclusive('\n') {
+        if let Some(language) = line.trim().strip_prefix("```") {
+            match open.take() {
+                None => open = Some((language, at + line.len())),
+                Some((language, begin)) => blocks.push((language, &page[begin..at])),
+            }
+        }
+        at += line.len();
+    }
+    blocks
 }
 
 /// The commands of a console: each with the lines that it should print.
