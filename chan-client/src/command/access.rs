@@ -1,6 +1,8 @@
 //! From the command line to a connection.
 
 use std::io::{ErrorKind, Read};
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use lib_chan::private;
@@ -29,10 +31,28 @@ pub(super) enum Secret {
     Key(PrivateKey),
 }
 
+/// The file with the secret.
+#[derive(Clone)]
+enum SecretFile {
+    Password(PathBuf),
+    Key(PathBuf),
+}
+
+impl SecretFile {
+    fn read(&self) -> Result<Secret, Failure> {
+        Ok(match self {
+            Self::Password(path) => Secret::Password(Password::from_file(path)?),
+            Self::Key(path) => Secret::Key(PrivateKey::from_file(path)?),
+        })
+    }
+}
+
 /// Everything that a connection needs, checked before anything is sent.
 pub(super) struct Way {
     pub(super) url: ChanUrl,
-    secret: Secret,
+    secret: Mutex<Secret>,
+    /// `None` if the secret was typed.
+    file: Option<SecretFile>,
     accept_new: bool,
     timeout: Option<Duration>,
     wait: Option<Duration>,
@@ -43,9 +63,13 @@ impl Access {
     /// Reads the files. Asks for the password on the terminal if no file with a secret is named.
     pub(super) fn way(&self) -> Result<Way, Failure> {
         let url = self.url()?;
-        let secret = self.secret(&url)?;
+        let file = self.secret_file();
+        let secret = Mutex::new(match &file {
+            Some(file) => file.read()?,
+            None => Secret::Password(ask(&url)?),
+        });
         let (accept_new, timeout, wait) = (self.accept_new, self.timeout, self.wait);
-        Ok(Way { url, secret, accept_new, timeout, wait, resume: Duration::ZERO })
+        Ok(Way { url, secret, file, accept_new, timeout, wait, resume: Duration::ZERO })
     }
 
     fn url(&self) -> Result<ChanUrl, Failure> {
@@ -55,14 +79,9 @@ impl Access {
         }
     }
 
-    fn secret(&self, url: &ChanUrl) -> Result<Secret, Failure> {
-        if let Some(path) = &self.key_file {
-            return Ok(Secret::Key(PrivateKey::from_file(path)?));
-        }
-        Ok(Secret::Password(match &self.password_file {
-            Some(path) => Password::from_file(path)?,
-            None => ask(url)?,
-        }))
+    fn secret_file(&self) -> Option<SecretFile> {
+        let key = self.key_file.clone().map(SecretFile::Key);
+        key.or_else(|| self.password_file.clone().map(SecretFile::Password))
     }
 }
 
@@ -96,6 +115,20 @@ impl Way {
         self
     }
 
+    /// Reads the file with the secret once more. A command that runs for months logs in again after its key was replaced.
+    pub(super) fn read_again(&self, notice: &Notice) {
+        match self.file.as_ref().map(SecretFile::read) {
+            Some(Ok(secret)) => *self.secret() = secret,
+            // The secret of before may still be good.
+            Some(Err(failure)) => notice.complain(failure),
+            None => {}
+        }
+    }
+
+    fn secret(&self) -> MutexGuard<'_, Secret> {
+        self.secret.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Prepares a connection that reports its steps to `notice`.
     pub(super) fn connect<'c>(&'c self, notice: &'c Notice) -> Connect<'c> {
         notice.wait_for("connecting");
@@ -109,7 +142,7 @@ impl Way {
             Some(timeout) => connect.timeout(timeout),
             None => connect,
         };
-        match &self.secret {
+        match &*self.secret() {
             Secret::Password(password) => connect.password(password),
             Secret::Key(key) => connect.key(key),
         }
@@ -141,7 +174,7 @@ impl Way {
             Step::Encrypted { group, pin } => format!("TLS 1.3 with {group}; the server's key is {pin}"),
             Step::LoggedIn { parameters, .. } => format!(
                 "logged in with a {}; frames of at most {} bytes, a window of {} bytes, a heartbeat of {}",
-                match self.secret {
+                match &*self.secret() {
                     Secret::Password(_) => "password",
                     Secret::Key(_) => "key",
                 },
@@ -264,9 +297,9 @@ mod tests {
         private::create(&password, b"secret\n").unwrap();
         PrivateKey::generate().unwrap().create_file(&key).unwrap();
         let with_password = Access { password_file: Some(password.clone()), ..access("chan://h:1/s?tofu") };
-        assert!(matches!(with_password.way().unwrap().secret, Secret::Password(_)));
+        assert!(matches!(*with_password.way().unwrap().secret(), Secret::Password(_)));
         let with_key = Access { key_file: Some(key), ..access("chan://h:1/s?tofu") };
-        assert!(matches!(with_key.way().unwrap().secret, Secret::Key(_)));
+        assert!(matches!(*with_key.way().unwrap().secret(), Secret::Key(_)));
         let with_wrong = Access { key_file: Some(password.clone()), ..access("chan://h:1/s?tofu") };
         let error = failure(&with_wrong).to_string();
         assert!(error.starts_with(&password.display().to_string()) && !error.contains("secret"), "{error}");

@@ -131,7 +131,12 @@ struct Offer {
 impl Offer {
     async fn open(way: &Way, provider: &Arc<Provider>) -> Result<Self, OfferError> {
         let notice = &provider.notice;
-        let (chan, session) = way.open(way.connect(notice), notice).await?;
+        let (chan, session) = way.open(way.connect(notice), notice).await.map_err(|error| match error {
+            error @ (ConnectError::Codec(_) | ConnectError::OtherProtocol(_)) => {
+                OfferError::NotTaken(no_providers(&error))
+            }
+            error => error.into(),
+        })?;
         notice.wait_for("waiting until the server takes the service");
         let remote = chan.remote();
         notice.follow(remote.clone());
@@ -157,6 +162,7 @@ impl Offer {
         loop {
             let wait = backoff.next(random_fraction());
             sleep(if refused { wait.max(WAIT_WHEN_REFUSED) } else { wait }).await;
+            way.read_again(&provider.notice);
             match Self::open(way, provider).await {
                 Ok(offer) => return offer,
                 Err(error) => {
@@ -226,15 +232,17 @@ fn lost() -> Failure {
     Failure::new(Code::Lost, "the connection was lost, and open connections were reset")
 }
 
+/// Describes a service with another purpose, such as the one of the consumers.
+fn no_providers(why: &dyn fmt::Display) -> Failure {
+    let advice = "use the URL of the service whose mfa is [\"provided\", \"for\", NAME], or ask the server's operator for it";
+    Failure::new(Code::RefusedByName, format_args!("the service takes no providers ({why}): {advice}"))
+}
+
 /// Describes why the server did not take the service.
 fn not_taken(error: CallError) -> Failure {
     match error.reason {
         CallFailure::Codec(_) | CallFailure::Refused(_) | CallFailure::Exit(ExitReason::Failed(_)) => {
-            let advice = "its mfa must be [\"provided\", \"for\", NAME]; ask the server's operator";
-            Failure::new(
-                Code::RefusedByName,
-                format_args!("the service takes no providers ({}): {advice}", error.reason),
-            )
+            no_providers(&error.reason)
         }
         CallFailure::Exit(ExitReason::NoConnection) => lost(),
         _ => error.into(),

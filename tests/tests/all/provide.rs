@@ -344,6 +344,50 @@ fn reload_ends_sessions_of_removed_name() {
     assert!(line.contains("provider_arrived"), "{line}");
 }
 
+/// Writes another password into a file of the server, which the other end reads as well, and reloads.
+fn replace_password(server: &Server, file: &str) {
+    server.folder.write(file, "battery staple correct horse\n");
+    let reloads = events(server, "reloaded");
+    server.signal("HUP");
+    wait_events(server, "reloaded", reloads + 1);
+}
+
+#[test]
+fn provider_logs_in_with_replaced_password() {
+    let server = server("");
+    let provider = provide(&server, echo(b""), &[]);
+    replace_password(&server, "providers");
+    provider.err.wait("the news", |line| line.contains("providing") && line.ends_with("again"));
+    let (_forward, port) = forward_by(&server, server.url("s"), &[]);
+    ask(&mut local(&port), b"hello");
+    assert!(!server.log.all().iter().any(|line| line.contains("\"outcome\":\"refused\"")));
+}
+
+#[test]
+fn forward_logs_in_with_replaced_password() {
+    let server = server("");
+    let _provider = provide(&server, echo(b""), &[]);
+    let (shared, shared_port) = forward_by(&server, server.url("s"), &[]);
+    let (_isolated, isolated_port) = forward_by(&server, server.url("s"), &["--isolate"]);
+    ask(&mut local(&shared_port), b"hello");
+    replace_password(&server, "password");
+    shared.err.wait("the end", |line| line.contains("revoked"));
+    ask(&mut local(&shared_port), b"hello");
+    // Each connection logs in, and only a refused login makes the program read the file.
+    assert_eq!(read_error(&mut local(&isolated_port)), ErrorKind::ConnectionReset);
+    ask(&mut local(&isolated_port), b"hello");
+}
+
+#[test]
+fn url_of_consumers_is_no_place_for_provider() {
+    let server = server("");
+    let mut client = server.client("provide", "s");
+    let (code, out, complaint) = run(client.args(["--tcp", "127.0.0.1:1"]));
+    assert_eq!((code, out.as_str()), (Some(6), ""));
+    let advice = "use the URL of the service whose mfa is [\"provided\", \"for\", NAME]";
+    assert!(complaint.contains(advice), "{complaint}");
+}
+
 // Ends of streams, and backpressure.
 
 /// A target that says how its stream ended.

@@ -379,7 +379,7 @@ fn half_closed_service_hears_the_rest() {
     let server = in_front_of_port(port);
     let (code, out, complaint) = pipe(&server, &input);
     assert_eq!((code, out.as_slice()), (Some(0), &b"all I have to say"[..]), "{complaint}");
-    assert_eq!(told.recv_timeout(chan_tests::PATIENCE).unwrap(), 3_000_000);
+    assert_eq!(told.recv_timeout(PATIENCE).unwrap(), 3_000_000);
 }
 
 #[test]

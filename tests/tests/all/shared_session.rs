@@ -2,7 +2,7 @@
 
 use std::{
     io::{ErrorKind, Read, Write},
-    net::{Shutdown, TcpStream},
+    net::Shutdown,
     process::Command,
     thread,
     time::Duration,
@@ -11,7 +11,7 @@ use std::{
 use bytes::Bytes;
 use chan_client::connect;
 use chan_server::modules::Modules;
-use chan_tests::{Embedded, Folder, PASSWORD, PATIENCE, Running, Server, program, run};
+use chan_tests::{Embedded, Folder, PASSWORD, Running, Server, program, run};
 use lib_chan::{
     CallFailure, Channel, Event, ExitReason, Process, Rights, enter,
     payload::Codec,

@@ -152,6 +152,7 @@ impl SharedSessions {
             {
                 return Err(failure.clone());
             }
+            forward.way.read_again(&forward.notice);
             // In a box, because each stream would occupy as much as the login.
             match Box::pin(Opened::open(&forward.way, &forward.notice)).await {
                 Ok(opened) => sessions.put(opened, forward),
