@@ -11,10 +11,11 @@ pub(super) const MAX_UNFINISHED: usize = 4;
 /// The bytes of a part: a sixteenth of the longest payload that the peer accepts, within these bounds. Longer parts delay
 /// other frames, shorter ones cost more writes.
 const PART_OF_LONGEST: usize = 16;
-const MIN_PART_LEN: usize = 256;
+pub(super) const MIN_PART_LEN: usize = 256;
 const MAX_PART_LEN: usize = 64 * 1024;
 
 /// The bytes of a part for a peer that accepts payloads of at most `max` bytes.
+#[inline]
 pub(super) fn part_len(max: usize) -> usize {
     (max / PART_OF_LONGEST).clamp(MIN_PART_LEN, MAX_PART_LEN)
 }
@@ -120,23 +121,27 @@ struct Incomplete {
 
 /// The incomplete payloads of the peer: of answers, by their calls, or of messages, by their processes.
 #[derive(Debug, Default)]
-pub(super) struct IncompletePayloads(Vec<Incomplete>);
+pub(super) struct IncompletePayloads {
+    incomplete: Vec<Incomplete>,
+    /// The number of bytes of memory.
+    held: usize,
+}
 
 impl IncompletePayloads {
     /// Returns the number of bytes of memory.
     #[inline]
-    pub(super) fn held(&self) -> usize {
-        self.0.iter().map(|payload| payload.bytes.capacity()).sum()
+    pub(super) const fn held(&self) -> usize {
+        self.held
     }
 
     #[inline]
     pub(super) const fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.incomplete.is_empty()
     }
 
     /// Returns `true` if the payload of this call or process is incomplete.
     pub(super) fn contains(&self, of: u64) -> bool {
-        self.0.iter().any(|payload| payload.of == of)
+        self.incomplete.iter().any(|payload| payload.of == of)
     }
 
     /// Adds a part to a payload. Its bytes are kept only while they are `wanted`. A payload has at most `max` bytes.
@@ -148,35 +153,41 @@ impl IncompletePayloads {
         wanted: bool,
         max: usize,
     ) -> Result<(), Fault> {
-        let place = self.0.iter().position(|payload| payload.of == of);
+        let place = self.incomplete.iter().position(|payload| payload.of == of);
         if place.is_some() == (total > 0) || total > max as u64 {
             return Err(Fault::Protocol);
         }
         if place.is_none() {
-            if self.0.len() == MAX_UNFINISHED {
+            if self.incomplete.len() == MAX_UNFINISHED {
                 return Err(Fault::Protocol);
             }
-            self.0.push(Incomplete { of, total: total as usize, len: 0, bytes: Vec::new() });
+            self.incomplete.push(Incomplete { of, total: total as usize, len: 0, bytes: Vec::new() });
         }
-        let place = place.unwrap_or(self.0.len() - 1);
-        let Some(payload) = self.0.get_mut(place) else { return Ok(()) };
+        let place = place.unwrap_or(self.incomplete.len() - 1);
+        let Some(payload) = self.incomplete.get_mut(place) else { return Ok(()) };
+        let before = payload.bytes.capacity();
         payload.len += part.len();
         if part.is_empty() || payload.len >= payload.total {
             return Err(Fault::Protocol);
         }
         if !wanted {
             payload.bytes = Vec::new();
+            self.held -= before;
             return Ok(());
         }
         reserve(&mut payload.bytes, payload.total, payload.len);
         payload.bytes.extend_from_slice(part);
+        self.held = self.held - before + payload.bytes.capacity();
         Ok(())
     }
 
     /// Returns the whole payload, of which `last` are the last bytes.
     pub(super) fn complete(&mut self, of: u64, last: Bytes) -> Result<Bytes, Fault> {
-        let Some(place) = self.0.iter().position(|payload| payload.of == of) else { return Ok(last) };
-        let mut payload = self.0.swap_remove(place);
+        let Some(place) = self.incomplete.iter().position(|payload| payload.of == of) else {
+            return Ok(last);
+        };
+        let mut payload = self.incomplete.swap_remove(place);
+        self.held -= payload.bytes.capacity();
         if payload.len + last.len() != payload.total || last.is_empty() {
             return Err(Fault::Protocol);
         }
@@ -186,9 +197,9 @@ impl IncompletePayloads {
 
     /// Forgets a payload, because the peer takes it back. Returns `false` if there is none.
     pub(super) fn remove(&mut self, of: u64) -> bool {
-        let before = self.0.len();
-        self.0.retain(|payload| payload.of != of);
-        self.0.len() < before
+        let Some(place) = self.incomplete.iter().position(|payload| payload.of == of) else { return false };
+        self.held -= self.incomplete.swap_remove(place).bytes.capacity();
+        true
     }
 }
 

@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use super::{
     Host, Inbound, Session,
-    answers::{IncompletePayloads, MAX_UNFINISHED, part_len},
+    answers::{IncompletePayloads, MAX_UNFINISHED, MIN_PART_LEN, part_len},
     border::OWNER,
     credit::cost,
     queue::{Sort, Waiting},
@@ -19,19 +19,14 @@ use super::{
 };
 use crate::wire::{self, Frame};
 
-/// The payload of a message that has come whole.
-#[derive(Debug)]
-pub(super) struct Arrival {
-    pub(super) payload: Bytes,
-    /// For a message that came in parts: whether its cost was counted with the first one. It is not for a process that the
-    /// peer could not reach then.
-    pub(super) charged: Option<bool>,
-}
-
-impl Arrival {
-    pub(super) const fn at_once(payload: Bytes) -> Self {
-        Self { payload, charged: None }
-    }
+/// When the cost of a message is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Paid {
+    /// When it has come, which it did in one frame.
+    Now,
+    WithFirstPart,
+    /// It is for a process that the peer could not reach when the first part came.
+    Never,
 }
 
 /// The incomplete messages of the peer, at most one for each process.
@@ -40,17 +35,21 @@ pub(super) struct IncompleteMessages {
     payloads: IncompletePayloads,
     /// The costs that were counted.
     costs: BTreeMap<u64, u64>,
+    /// The bytes of memory, less the costs.
+    balance: isize,
 }
 
 impl IncompleteMessages {
-    /// Returns the number of bytes of memory.
-    pub(super) fn held(&self) -> usize {
-        self.payloads.held()
+    /// Returns the number of bytes of memory, less the costs that were counted. The costs are no memory: the peer may state
+    /// any length, and send nothing.
+    #[inline]
+    pub(super) const fn balance(&self) -> isize {
+        self.balance
     }
 
-    /// Returns the costs that were counted. They are no memory: the peer may state any length, and send nothing.
-    pub(super) fn charged(&self) -> u64 {
-        self.costs.values().sum()
+    /// Counts anew after a change.
+    fn count(&mut self) {
+        self.balance = self.payloads.held() as isize - self.costs.values().sum::<u64>() as isize;
     }
 }
 
@@ -60,7 +59,8 @@ impl<H: Host> Session<H> {
     /// Returns `true` if a message of this length goes in parts. Messages with handles go whole.
     #[inline]
     pub(super) fn is_long(&self, len: usize, handles: usize) -> bool {
-        len > part_len(self.max_payload_len()) && handles == 0 && self.takes_messages()
+        // Almost all messages are shorter, and are compared with a constant.
+        len > MIN_PART_LEN && len > part_len(self.max_payload_len()) && handles == 0 && self.takes_messages()
     }
 
     /// Begins to send the first message in the queue of `far` in parts, if not too many others are unfinished. The first part
@@ -111,7 +111,7 @@ impl<H: Host> Session<H> {
         match message.sort {
             Sort::Cast => drop(self.outgoing.put_owned(|payload| Frame::Cast { to, payload }, &mut rest)),
             Sort::Call | Sort::Mark => {
-                if !self.launch(now, to, message.ticket, message.sort, &mut rest) {
+                if !self.put_last_of_call(now, to, message.ticket, message.sort, &mut rest) {
                     self.take_back(to, &message);
                 }
             }
@@ -142,7 +142,9 @@ impl<H: Host> Session<H> {
         }
         // A message that cannot reach its process returns no credit, so its bytes need not be kept.
         let wanted = self.incomplete_messages.costs.contains_key(&to);
-        self.incomplete_messages.payloads.add(to, total, payload, wanted, max)
+        let added = self.incomplete_messages.payloads.add(to, total, payload, wanted, max);
+        self.incomplete_messages.count();
+        added
     }
 
     /// Counts the cost of a message that has begun to come. Returns `false` if nothing was counted, because the peer cannot
@@ -164,25 +166,29 @@ impl<H: Host> Session<H> {
             Some(cost) => self.give_back_to(to, cost),
             None => {}
         }
+        self.incomplete_messages.count();
         Ok(())
     }
 
-    /// Returns the whole message for `to`, of which these are the last bytes, or all.
+    /// Returns `true` if a message may be the last part of one.
     #[inline]
-    pub(super) fn arrive(&mut self, to: u64, last: Bytes) -> Result<Arrival, Fault> {
-        if self.incomplete_messages.payloads.is_empty() {
-            return Ok(Arrival::at_once(last));
-        }
-        self.complete(to, last)
+    pub(super) const fn is_last_part(&self) -> bool {
+        !self.incomplete_messages.payloads.is_empty()
     }
 
+    /// Returns the whole message for `to`, of which these are the last bytes, or all.
     #[cold]
-    fn complete(&mut self, to: u64, last: Bytes) -> Result<Arrival, Fault> {
-        let IncompleteMessages { payloads, costs } = &mut self.incomplete_messages;
+    pub(super) fn complete(&mut self, to: u64, last: Bytes) -> Result<(Bytes, Paid), Fault> {
+        let IncompleteMessages { payloads, costs, .. } = &mut self.incomplete_messages;
         let in_parts = payloads.contains(to);
         let payload = payloads.complete(to, last)?;
-        let charged = in_parts.then(|| costs.remove(&to).is_some());
-        Ok(Arrival { payload, charged })
+        let paid = match (in_parts, costs.remove(&to)) {
+            (false, _) => Paid::Now,
+            (true, Some(_)) => Paid::WithFirstPart,
+            (true, None) => Paid::Never,
+        };
+        self.incomplete_messages.count();
+        Ok((payload, paid))
     }
 
     /// Returns `true` if a message for this process is incomplete. A message with handles is never the last part of one.
@@ -191,8 +197,8 @@ impl<H: Host> Session<H> {
     }
 
     /// Refuses a message for a process that the peer may not send to.
-    pub(super) fn refuse_arrived(&mut self, id: u64, message: &Inbound, charged: Option<bool>) {
-        if charged == Some(true) {
+    pub(super) fn refuse_arrived(&mut self, id: u64, message: &Inbound, paid: Paid) {
+        if paid == Paid::WithFirstPart {
             self.discard_handed(id, message);
         } else {
             self.refuse_unreachable(id, message);

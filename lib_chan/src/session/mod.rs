@@ -339,9 +339,8 @@ impl<H: Host> Session<H> {
         self.outgoing.held()
             + self.attachment.partial.capacity()
             + self.incomplete.held()
-            + self.incomplete_messages.held()
-            + (self.inbox.grant.outstanding() + self.border.ids.outstanding())
-                .saturating_sub(self.incomplete_messages.charged()) as usize
+            + ((self.inbox.grant.outstanding() + self.border.ids.outstanding()) as usize)
+                .saturating_add_signed(self.incomplete_messages.balance())
     }
 
     /// Returns the number of bytes that the peer has not acknowledged; up to as many more as were appended between

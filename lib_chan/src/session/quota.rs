@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Host, Inbound, InboundKind, Session, border::OWNER, receive::Fault};
+use super::{Host, Inbound, InboundKind, Session, border::OWNER, long::Paid, receive::Fault};
 use crate::wire::RefuseCode;
 
 /// A bound on the calls of the peer that several sessions may share, such as all sessions of a client.
@@ -134,16 +134,16 @@ impl<H: Host> Session<H> {
         &mut self,
         to: u64,
         message: &Inbound,
-        charged: Option<bool>,
+        paid: Paid,
         over: OverQuota,
     ) -> Result<(), Fault> {
         if to == OWNER {
-            if charged.is_none() && !self.inbox.grant.receive(message.cost()) {
+            if paid == Paid::Now && !self.inbox.grant.receive(message.cost()) {
                 return Err(Fault::Overload);
             }
             self.give_back(message.cost());
-        } else if charged == Some(true)
-            || charged.is_none() && self.border.ids.receive(to, message.cost())?.is_some()
+        } else if paid == Paid::WithFirstPart
+            || paid == Paid::Now && self.border.ids.receive(to, message.cost())?.is_some()
         {
             self.give_back_to(to, message.cost());
         } else {

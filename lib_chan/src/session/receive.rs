@@ -12,7 +12,7 @@ use super::{
     call::Outcome,
     inbox::Receiver,
     life::{Ending, Expects, Life},
-    long::Arrival,
+    long::Paid,
     quota::retry_after,
 };
 use crate::{
@@ -227,12 +227,20 @@ impl<H: Host> Session<H> {
                 }
             }
             Frame::Cast { to, payload } => {
-                let arrival = self.arrive(to, share(payload))?;
-                return self.handle_message(to, InboundKind::Cast, arrival, Handles::default());
+                if self.is_last_part() {
+                    let (payload, paid) = self.complete(to, share(payload))?;
+                    return self.handle_message(to, InboundKind::Cast, payload, Handles::default(), paid);
+                }
+                let handles = Handles::default();
+                return self.handle_message(to, InboundKind::Cast, share(payload), handles, Paid::Now);
             }
             Frame::Call { to, call, left, payload } => {
-                let arrival = self.arrive(to, share(payload))?;
-                return self.handle_call(now, (to, call, left), arrival, Handles::default());
+                let head = (to, call, left);
+                if self.is_last_part() {
+                    let (payload, paid) = self.complete(to, share(payload))?;
+                    return self.handle_call(now, head, payload, Handles::default(), paid);
+                }
+                return self.handle_call(now, head, share(payload), Handles::default(), Paid::Now);
             }
             Frame::With { message, handles, payload } => {
                 return self.handle_with(now, message, handles, share(payload));
@@ -345,10 +353,10 @@ impl<H: Host> Session<H> {
                 Err(Fault::Protocol)
             }
             MessageHead::Cast { to } => {
-                self.handle_message(to, InboundKind::Cast, Arrival::at_once(payload), handles)
+                self.handle_message(to, InboundKind::Cast, payload, handles, Paid::Now)
             }
             MessageHead::Call { to, call, left } => {
-                self.handle_call(now, (to, call, left), Arrival::at_once(payload), handles)
+                self.handle_call(now, (to, call, left), payload, handles, Paid::Now)
             }
             MessageHead::Reply { call } if self.incomplete.contains(call) => Err(Fault::Protocol),
             MessageHead::Reply { call } => self.handle_reply(call, Ok(payload), handles).map(|()| 0),
@@ -359,8 +367,9 @@ impl<H: Host> Session<H> {
         &mut self,
         now: Instant,
         (to, call, left): (u64, u64, u64),
-        arrival: Arrival,
+        payload: Bytes,
         handles: Handles,
+        paid: Paid,
     ) -> Result<usize, Fault> {
         let left = Duration::from_millis(left).min(MAX_CALL_TIME);
         // A call beyond what this session may have in flight ends the session, whatever others have in flight.
@@ -375,10 +384,9 @@ impl<H: Host> Session<H> {
             return Err(Fault::Overload);
         }
         let kind = InboundKind::Call { call };
-        let Some(over) = over else { return self.handle_message(to, kind, arrival, handles) };
-        let Arrival { payload, charged } = arrival;
+        let Some(over) = over else { return self.handle_message(to, kind, payload, handles, paid) };
         let message = Inbound { number: self.incoming.number, kind, payload, handles };
-        self.refuse_over_quota(to, &message, charged, over).map(|()| 0)
+        self.refuse_over_quota(to, &message, paid, over).map(|()| 0)
     }
 
     fn handle_ping(&mut self, token: u64) {
@@ -464,22 +472,22 @@ impl<H: Host> Session<H> {
         &mut self,
         to: u64,
         kind: InboundKind,
-        arrival: Arrival,
+        payload: Bytes,
         handles: Handles,
+        paid: Paid,
     ) -> Result<usize, Fault> {
-        let Arrival { payload, charged } = arrival;
         let message = Inbound { number: self.incoming.number, kind, payload, handles };
         // The memory of a message that came in parts is its own.
-        let len = if charged.is_some() { 0 } else { message.payload.len() };
+        let len = if paid == Paid::Now { message.payload.len() } else { 0 };
         if to != OWNER {
             let id = to;
-            let receiver = match charged {
-                None => self.border.ids.receive(id, message.cost())?,
-                Some(true) => self.border.ids.reach(id),
-                Some(false) => None,
+            let receiver = match paid {
+                Paid::Now => self.border.ids.receive(id, message.cost())?,
+                Paid::WithFirstPart => self.border.ids.reach(id),
+                Paid::Never => None,
             };
             let Some((to, mailbox)) = receiver else {
-                self.refuse_arrived(id, &message, charged);
+                self.refuse_arrived(id, &message, paid);
                 return Ok(0);
             };
             if !self.can_put() {
@@ -491,7 +499,7 @@ impl<H: Host> Session<H> {
             self.deliveries.push(Delivery::Message { to, id, mailbox, message });
             return Ok(len);
         }
-        if charged.is_none() && !self.inbox.grant.receive(message.cost()) {
+        if paid == Paid::Now && !self.inbox.grant.receive(message.cost()) {
             return Err(Fault::Overload);
         }
         if !self.can_put() {

@@ -157,6 +157,21 @@ impl<H: Host> Session<H> {
         payload: &mut Vec<u8>,
         handles: SentHandles<H::Process>,
     ) -> Result<Option<u64>, Unsendable> {
+        if handles.len() == 0 && self.may_send(far, payload, 0)? && !self.is_long(payload.len(), 0) {
+            self.put_cast(far, payload, None);
+            return Ok(None);
+        }
+        self.cast_with(now(), far, payload, handles)
+    }
+
+    /// Does what [`cast_to`](Self::cast_to) does where there is more to do than to append a frame.
+    fn cast_with(
+        &mut self,
+        now: Instant,
+        far: u64,
+        payload: &mut Vec<u8>,
+        handles: SentHandles<H::Process>,
+    ) -> Result<Option<u64>, Unsendable> {
         let at_once =
             self.may_send(far, payload, handles.len())? && !self.is_long(payload.len(), handles.len());
         let handles = self.admit(handles)?;
@@ -165,7 +180,7 @@ impl<H: Host> Session<H> {
             return Ok(None);
         }
         let ticket = self.queues.next_ticket();
-        self.enqueue(now(), far, Waiting::new(ticket, Sort::Cast, payload, handles));
+        self.enqueue(now, far, Waiting::new(ticket, Sort::Cast, payload, handles));
         Ok(Some(ticket))
     }
 
@@ -428,23 +443,20 @@ impl<H: Host> Session<H> {
         payload: &mut Vec<u8>,
         handles: Option<Box<Admitted>>,
     ) {
-        let Some(handles) = handles else {
-            let cost = cost(payload.len());
-            if self.launch(now, far, call, sort, payload) {
-                self.spend(far, cost);
-            }
-            return;
+        let Some(left) = self.time_left(now, call, sort) else { return self.withdraw_handles(handles) };
+        let call = self.wire_id(call);
+        let number = if let Some(handles) = handles {
+            self.spend(far, cost(payload.len()) + handles.cost());
+            self.put_with(MessageHead::Call { to: far, call, left }, &handles, payload)
+        } else {
+            self.spend(far, cost(payload.len()));
+            self.outgoing.put_owned(|payload| Frame::Call { to: far, call, left, payload }, payload)
         };
-        let Some((call, left)) = self.clear(now, call, sort) else {
-            return self.withdraw_handles(Some(handles));
-        };
-        self.spend(far, cost(payload.len()) + handles.cost());
-        let number = self.put_with(MessageHead::Call { to: far, call, left }, &handles, payload);
         self.asking.sent(call, number, self.outgoing.end());
     }
 
-    /// Appends a call without handles, or its last part. Returns `false` if nobody waits for it any more.
-    pub(super) fn launch(
+    /// Appends the last part of a call. Returns `false` if nobody waits for it any more.
+    pub(super) fn put_last_of_call(
         &mut self,
         now: Instant,
         far: u64,
@@ -452,23 +464,23 @@ impl<H: Host> Session<H> {
         sort: Sort,
         payload: &mut Vec<u8>,
     ) -> bool {
-        let Some((call, left)) = self.clear(now, call, sort) else { return false };
+        let Some(left) = self.time_left(now, call, sort) else { return false };
+        let call = self.wire_id(call);
         let number = self.outgoing.put_owned(|payload| Frame::Call { to: far, call, left, payload }, payload);
         self.asking.sent(call, number, self.outgoing.end());
         true
     }
 
-    /// Returns the id on the wire, and the milliseconds left, of a call that is sent now; `None` if nobody waits for it any
-    /// more.
-    fn clear(&mut self, now: Instant, call: u64, sort: Sort) -> Option<(u64, u64)> {
+    /// Returns the milliseconds left for a call that is sent now; `None` if nobody waits for it any more.
+    #[inline]
+    fn time_left(&mut self, now: Instant, call: u64, sort: Sort) -> Option<u64> {
         let deadline = self.asking.deadline(call)?;
         if deadline <= now {
             let late = CallError::new(Executed::No, CallFailure::Deadline);
             self.asking.fail(call, late, &mut self.woken);
             return None;
         }
-        let left = if sort == Sort::Mark { 0 } else { millis_left(deadline, now) };
-        Some((self.wire_id(call), left))
+        Some(if sort == Sort::Mark { 0 } else { millis_left(deadline, now) })
     }
 
     /// Returns the id on the wire for a call that is sent now. A call that had to wait while later calls went to other
