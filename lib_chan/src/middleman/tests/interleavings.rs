@@ -141,7 +141,7 @@ async fn looks_in_vain(end: &mut End) {
     let mut recv = std::pin::pin!(end.recv());
     std::future::poll_fn(|cx| {
         assert!(recv.as_mut().poll(cx).is_pending());
-        std::task::Poll::Ready(())
+        Poll::Ready(())
     })
     .await;
 }

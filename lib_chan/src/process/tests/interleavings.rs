@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use shuttle::future::{block_on, spawn as task};
 
 use super::*;
-use crate::{CallFailure, Executed, sync::explore};
+use crate::{CallFailure, Executed, process::pid::Local, sync::explore};
 
 /// Room for so many messages.
 fn with_room(mailbox_capacity: usize) -> SpawnOptions {
