@@ -4,6 +4,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use lib_chan::dial::prepare;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::sleep;
@@ -233,8 +234,8 @@ pub(crate) async fn accept(
     refused: impl FnMut(&io::Error),
 ) {
     let taken = |(stream, peer): (TcpStream, SocketAddr)| {
-        // Small messages must not wait for an acknowledgement. It fails for a peer that has gone, which is found later.
-        let _ = stream.set_nodelay(true);
+        // It fails for a peer that has gone, which is found later.
+        let _ = prepare(&stream);
         taken(stream, SocketAddr::new(peer.ip().to_canonical(), peer.port()));
     };
     accept_from(|| listener.accept(), taken, refused).await;
@@ -285,7 +286,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn accepted_connections_have_no_write_delay() {
+    async fn accepted_connections_are_prepared() {
         let listener = bound(&loopback()).unwrap().listeners.remove(0).1;
         let address = listener.local_addr().unwrap();
         let _client = std::net::TcpStream::connect(address).unwrap();
@@ -294,6 +295,8 @@ mod tests {
             () = accept(&listener, |stream, peer| send.send((stream, peer)).unwrap(), |_| {}) => {}
             Some((stream, peer)) = taken.recv() => {
                 assert!(stream.nodelay().unwrap());
+                #[cfg(target_os = "linux")]
+                assert_eq!(socket2::SockRef::from(&stream).tcp_notsent_lowat().unwrap(), 64 * 1024);
                 assert_eq!(peer.ip(), Ipv4Addr::LOCALHOST);
             }
         }

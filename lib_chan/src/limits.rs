@@ -55,7 +55,8 @@ pub struct Limits {
     /// Bytes by which the windows of all sessions of the program together may have grown. One client, or one address under
     /// a shared password, gets at most half of them. Default 256 MiB.
     pub max_windows_in_all: usize,
-    /// Unsent bytes of a session above which `recv` returns no more messages of it. Default 256 KiB.
+    /// Unsent bytes of a session above which `recv` returns no more messages of it. Long answers go in parts, and other
+    /// answers between these; the four that take turns are not counted here, up to `max_frame_len` each. Default 256 KiB.
     pub max_unsent_before_pause: usize,
     /// Unsent bytes of a session, beyond one frame of the greatest length, above which it ends with `overload`.
     /// Default 16 MiB.
@@ -66,7 +67,7 @@ pub struct Limits {
     ///
     /// Above half of it, a session with unsent output returns no more messages, so that no credit returns, and a
     /// session that holds more than its share ends with `overload`. At half, the share is `max_unsent_before_pause`
-    /// and `max_frame_len` together. It is halved again and again as the total grows. From three quarters on it is an
+    /// and five times `max_frame_len` together. It is halved again and again as the total grows. From three quarters on it is an
     /// eighth of this bound, divided by `max_sessions`. So the sessions that hold most end first.
     ///
     /// One client, or one address under a shared password, may hold half of this. For its sessions, the total counts as at

@@ -79,6 +79,8 @@ const LEN: usize = 16 * 1024;
 /// A session that holds nothing costs less than this beyond what it cost when it was opened: a read buffer, a record of TLS,
 /// and buffers for output.
 const BUFFERS: usize = 128 * 1024;
+/// The memory that the allocator takes for a message: 20 KiB for 16 KiB and a header, as its classes of sizes are.
+const ALLOCATED: [usize; 2] = [5, 4];
 /// Messages that a session takes while its window grows: those of eight round trips.
 const TAKEN: u64 = 8 * (window_len() / LEN) as u64;
 
@@ -97,15 +99,22 @@ pub struct Report {
 }
 
 impl Report {
+    /// Returns the bytes that the server may hold for its clients.
+    const fn may_hold(&self) -> usize {
+        match self.case {
+            Case::Stop | Case::Narrowed => self.first_windows() + self.options.windows_in_all,
+            Case::Deaf => MAX_HELD_IN_ALL,
+        }
+    }
+
+    /// Returns the bytes that one end of all sessions may hold before windows grow. The last message may exceed its window.
+    const fn first_windows(&self) -> usize {
+        self.options.sessions * (window_len() + LEN)
+    }
+
     /// Returns the bytes by which the server's memory may grow.
     pub const fn bound(&self) -> usize {
-        let Options { sessions, windows_in_all, .. } = self.options;
-        let held = match self.case {
-            // The last message may exceed the window.
-            Case::Stop | Case::Narrowed => sessions * (window_len() + LEN) + windows_in_all,
-            Case::Deaf => MAX_HELD_IN_ALL,
-        };
-        held + sessions * BUFFERS
+        self.may_hold() * ALLOCATED[0] / ALLOCATED[1] + self.options.sessions * BUFFERS
     }
 
     /// Returns the bytes by which the server's memory grew.
@@ -123,6 +132,11 @@ impl Report {
         let mut faults = Vec::new();
         if self.grown() > self.bound() {
             faults.push(format!("memory grew by {} MiB", mib(self.grown())));
+        }
+        // The clients hold a window each, which did not grow.
+        let held = (self.ahead() as usize).saturating_sub(self.first_windows());
+        if self.case != Case::Deaf && held > self.may_hold() {
+            faults.push(format!("the windows let {} MiB through, not {}", mib(held), mib(self.may_hold())));
         }
         let before = (self.options.sessions * 2 * window_len()) as u64;
         if self.case != Case::Deaf && self.ahead() <= before {
@@ -152,7 +166,9 @@ impl fmt::Display for Report {
         writeln!(f, "  ended with overload: {}", self.ended)?;
         write!(
             f,
-            "  memory of the server: {} MiB idle, {} MiB at most; grown by {} MiB, bound {} MiB",
+            "  held by the server, as its windows let it: at most {} MiB\n  memory of the server: {} MiB idle, {} MiB at most; \
+             grown by {} MiB, bound {} MiB",
+            mib(self.may_hold()),
             mib(self.idle),
             mib(self.most),
             mib(self.grown()),

@@ -18,6 +18,7 @@ pub(super) struct Server {
     listener: TcpListener,
     acceptor: TlsAcceptor,
     pin: String,
+    peer: Peer,
     counters: Arc<Counters>,
 }
 
@@ -55,7 +56,7 @@ impl Server {
         let socket = if at.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         socket.bind((at, 0).into())?;
         let listener = socket.listen(1024)?;
-        Ok(Self { listener, acceptor: Arc::new(config).into(), pin, counters: Arc::default() })
+        Ok(Self { listener, acceptor: Arc::new(config).into(), pin, peer, counters: Arc::default() })
     }
 
     pub(super) fn counters(&self) -> Arc<Counters> {
@@ -73,7 +74,7 @@ impl Server {
     /// The next connection, counted, with its TLS handshake still to do.
     pub(super) async fn accept(&self) -> Result<Accept<TcpStream>> {
         let (stream, _) = self.listener.accept().await?;
-        stream.set_nodelay(true)?;
+        prepare(&stream, self.peer)?;
         self.counters.accepted.fetch_add(1, Ordering::SeqCst);
         Ok(self.acceptor.accept(stream))
     }
@@ -111,11 +112,20 @@ impl Counters {
     }
 }
 
+/// Sets the options that a connection has with this peer.
+fn prepare(stream: &TcpStream, peer: Peer) -> std::io::Result<()> {
+    match peer {
+        Peer::Chan | Peer::ChanBytes | Peer::ChanAll => lib_chan::dial::prepare(stream),
+        _ => stream.set_nodelay(true),
+    }
+}
+
 /// Makes connections.
 #[derive(Clone)]
 pub(super) struct Client {
     connector: TlsConnector,
     server: Listening,
+    peer: Peer,
 }
 
 impl Client {
@@ -125,7 +135,7 @@ impl Client {
         let verifier = PinVerifier::new(pins);
         let mut config = (*tls::client_config(Arc::new(verifier))?).clone();
         set_protocol(&mut config.alpn_protocols, peer);
-        Ok(Self { connector: Arc::new(config).into(), server: server.clone() })
+        Ok(Self { connector: Arc::new(config).into(), server: server.clone(), peer })
     }
 
     pub(super) const fn server(&self) -> &Listening {
@@ -139,7 +149,7 @@ impl Client {
     /// Connects without TLS.
     pub(super) async fn dial(&self) -> Result<TcpStream> {
         let stream = TcpStream::connect(self.server.address).await?;
-        stream.set_nodelay(true)?;
+        prepare(&stream, self.peer)?;
         Ok(stream)
     }
 

@@ -44,6 +44,7 @@ use bytes::Bytes;
 use super::{
     Attach, Batch, ConnectionState, Delivery, Handles, Host, Inbound, InboundKind, Request, Session,
     WindowChange,
+    answers::MAX_UNFINISHED,
     claims::{Claims, Reader},
 };
 use crate::{
@@ -55,6 +56,9 @@ use crate::{
 
 /// The number of an empty place in a mailbox, for a message that was held when its own place came up.
 const PLACE: u64 = u64::MAX;
+
+/// The longest frames that a session holds without harm: long answers that take turns, and a message in front of them.
+const LONGEST_HELD: usize = MAX_UNFINISHED + 1;
 
 /// An event, to be carried out without the lock.
 #[derive(Debug)]
@@ -424,7 +428,7 @@ impl<H: Host> Endpoint<H> {
             return even;
         }
         // This end's longest frame counts, because the far end chooses its own.
-        let largest = limits.max_unsent_before_pause.saturating_add(limits.max_frame_len);
+        let largest = limits.max_unsent_before_pause.saturating_add(LONGEST_HELD * limits.max_frame_len);
         let halvings = (largest / even.max(1)).max(1).ilog2() as usize + 1;
         let done = (over_half as u128 * halvings as u128 / quarter as u128) as u32;
         largest.checked_shr(done).unwrap_or(0).max(even)

@@ -43,7 +43,7 @@ use std::{
 use rustc_hash::FxBuildHasher;
 
 use self::{
-    answers::IncompletePayloads,
+    answers::{IncompletePayloads, MAX_UNFINISHED},
     attachment::Attachment,
     border::Border,
     budget::Budget,
@@ -361,10 +361,17 @@ impl<H: Host> Session<H> {
     }
 
     /// Returns `true` if so much waits for the peer that this end should take nothing more from it. Up to `share`
-    /// bytes may be unsent.
+    /// bytes may be unsent, besides the long answers that take turns with everything else.
     #[inline]
     pub(crate) fn is_crowded(&self, share: usize) -> bool {
-        self.outgoing.unsent() > share || self.outgoing.is_at_bound()
+        (self.outgoing.unsent() > share && self.others_wait(share)) || self.outgoing.is_at_bound()
+    }
+
+    /// Returns `true` if more than `share` bytes are unsent besides the long answers that take turns. A message that is taken
+    /// now has its answer between their parts. Without a share, the program is short of memory, and they count too.
+    fn others_wait(&self, share: usize) -> bool {
+        let in_turn = self.outgoing.long_answers().min(MAX_UNFINISHED * self.limits.max_frame_len);
+        share == 0 || self.outgoing.unsent() - in_turn > share
     }
 
     /// Returns the time at which [`handle_timeout`](Self::handle_timeout) has something to do.

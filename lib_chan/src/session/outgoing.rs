@@ -253,6 +253,11 @@ impl Outgoing {
         self.answer_ends.len() + self.answers.count()
     }
 
+    /// Returns the bytes of long answers that were not appended yet.
+    pub(super) const fn long_answers(&self) -> usize {
+        self.answers.len()
+    }
+
     /// Appends the next part of a long answer.
     fn put_part(&mut self) {
         let Some(mut answer) = self.answers.pop() else { return };
