@@ -46,9 +46,14 @@ async fn with_raw_client(limits: Limits) -> (Channel<Blob>, DuplexStream) {
     (told.await.unwrap(), near)
 }
 
+/// Limits with which one long answer pauses the receiver.
+fn pausing_early() -> Limits {
+    Limits { max_frame_len: 65_536, max_unsent_before_pause: 65_536, ..Limits::default() }
+}
+
 #[tokio::test(start_paused = true)]
 async fn paused_receiver_sleeps_until_output_drains() {
-    let (mut channel, mut near) = with_raw_client(Limits::default()).await;
+    let (mut channel, mut near) = with_raw_client(pausing_early()).await;
     let mut bytes = Vec::new();
     Frame::Call { to: 0, call: 1, left: 60_000, payload: &[0] }.put(&mut bytes);
     near.write_all(&bytes).await.unwrap();
@@ -82,7 +87,7 @@ async fn paused_receiver_sleeps_until_output_drains() {
 
 #[tokio::test(start_paused = true)]
 async fn given_channel_resumes_when_output_drains() {
-    let (channel, mut near) = with_raw_client(Limits::default()).await;
+    let (channel, mut near) = with_raw_client(pausing_early()).await;
     let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
     let group = spawn(async move |mut me: Process<Incoming<Blob>>| {
         loop {
