@@ -116,8 +116,9 @@ pub fn shrink(seed: u64) -> Option<Vec<u64>> {
     Some(kept)
 }
 
-/// How long a rest may take, in virtual time: longer than anything that is bounded.
-const PATIENCE: Duration = Duration::from_secs(600);
+/// How long a rest may take, in virtual time: longer than anything that is bounded, and than all long messages take on the
+/// slowest path.
+const PATIENCE: Duration = Duration::from_secs(3600);
 
 /// When the time of every run begins. It is asked for once, and no run depends on it.
 #[expect(clippy::disallowed_methods, reason = "the only way to have an instant at all")]

@@ -40,6 +40,7 @@ const FOUND: &[(u64, &str)] = &[
     (100_912_866, "the simulation kept the wish for a link by a name that was replaced"),
     (104_949_163, "the simulation forgot a link whose process had been told the end of the one before"),
     (105_665_022, "the simulation gave a slow peer one period too few for the close"),
+    (300_326_442, "the simulation waited less long than long messages take on a slow path"),
 ];
 
 #[test]
