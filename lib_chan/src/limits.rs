@@ -56,7 +56,8 @@ pub struct Limits {
     /// a shared password, gets at most half of them. Default 256 MiB.
     pub max_windows_in_all: usize,
     /// Unsent bytes of a session above which `recv` returns no more messages of it. Long answers go in parts, and other
-    /// answers between these; the four that take turns are not counted here, up to `max_frame_len` each. Default 256 KiB.
+    /// answers between these; the four that take turns are not counted here, up to `max_frame_len` each and `max_unsent` with
+    /// all else. Default 256 KiB.
     pub max_unsent_before_pause: usize,
     /// Unsent bytes of a session, beyond one frame of the greatest length, above which it ends with `overload`.
     /// Default 16 MiB.

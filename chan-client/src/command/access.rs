@@ -31,14 +31,28 @@ pub(super) enum Secret {
     Key(PrivateKey),
 }
 
-/// The file with the secret.
-#[derive(Clone)]
+impl Secret {
+    /// Takes the new secret. The same password stays, because the keys that were derived from it are kept in its value.
+    fn replace(&mut self, new: Self) {
+        match (&*self, &new) {
+            (Self::Password(old), Self::Password(new)) if old == new => {}
+            _ => *self = new,
+        }
+    }
+}
+
+/// The file with the secret. A pipe gives it only once.
 enum SecretFile {
     Password(PathBuf),
     Key(PathBuf),
 }
 
 impl SecretFile {
+    fn is_regular(&self) -> bool {
+        let (Self::Password(path) | Self::Key(path)) = self;
+        path.is_file()
+    }
+
     fn read(&self) -> Result<Secret, Failure> {
         Ok(match self {
             Self::Password(path) => Secret::Password(Password::from_file(path)?),
@@ -51,7 +65,7 @@ impl SecretFile {
 pub(super) struct Way {
     pub(super) url: ChanUrl,
     secret: Mutex<Secret>,
-    /// `None` if the secret was typed.
+    /// `None` if the secret was typed, or came from a pipe.
     file: Option<SecretFile>,
     accept_new: bool,
     timeout: Option<Duration>,
@@ -68,6 +82,7 @@ impl Access {
             Some(file) => file.read()?,
             None => Secret::Password(ask(&url)?),
         });
+        let file = file.filter(SecretFile::is_regular);
         let (accept_new, timeout, wait) = (self.accept_new, self.timeout, self.wait);
         Ok(Way { url, secret, file, accept_new, timeout, wait, resume: Duration::ZERO })
     }
@@ -118,9 +133,9 @@ impl Way {
     /// Reads the file with the secret once more. A command that runs for months logs in again after its key was replaced.
     pub(super) fn read_again(&self, notice: &Notice) {
         match self.file.as_ref().map(SecretFile::read) {
-            Some(Ok(secret)) => *self.secret() = secret,
-            // The secret of before may still be good.
-            Some(Err(failure)) => notice.complain(failure),
+            Some(Ok(secret)) => self.secret().replace(secret),
+            // The secret of before may still be good. If it is not, the refused login says so.
+            Some(Err(failure)) => notice.detail(|| failure.to_string()),
             None => {}
         }
     }

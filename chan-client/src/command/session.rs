@@ -20,7 +20,7 @@ pub(super) struct Session {
 }
 
 impl Way {
-    /// Opens a session. After a refused login, the next one has the secret that the file holds then.
+    /// Opens a session.
     pub(super) async fn open<In, Out: Transmit + 'static>(
         &self,
         connect: Connect<'_>,
@@ -32,12 +32,7 @@ impl Way {
             Some(again_in) => detail(format_args!("{error}; connecting again in {again_in:.1?}")),
             None => drop(reason.set(Failure::reconnect(error))),
         });
-        let chan = connect.open::<In, Out>().await.inspect_err(|error| {
-            // It may have been replaced.
-            if matches!(error, ConnectError::Refused) {
-                self.read_again(notice);
-            }
-        })?;
+        let chan = connect.open::<In, Out>().await?;
         notice.detail(|| "the session is open".into());
         let ended = Box::pin(chan.remote().ended());
         Ok((chan, Session { ended, hopeless }))

@@ -87,6 +87,11 @@ impl LongAnswers {
         self.len
     }
 
+    /// Returns the number of bytes that were not sent, of the answers that take turns.
+    pub(super) fn in_turn(&self) -> usize {
+        self.waiting.iter().take(MAX_UNFINISHED).map(LongAnswer::left).sum()
+    }
+
     pub(super) fn push(&mut self, call: u64, payload: Vec<u8>, part_len: usize) {
         self.len += payload.len();
         self.waiting.push_back(LongAnswer { call, payload, sent: 0, part_len });

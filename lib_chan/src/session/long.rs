@@ -36,20 +36,20 @@ pub(super) struct IncompleteMessages {
     /// The costs that were counted.
     costs: BTreeMap<u64, u64>,
     /// The bytes of memory, less the costs.
-    balance: isize,
+    excess: isize,
 }
 
 impl IncompleteMessages {
     /// Returns the number of bytes of memory, less the costs that were counted. The costs are no memory: the peer may state
     /// any length, and send nothing.
     #[inline]
-    pub(super) const fn balance(&self) -> isize {
-        self.balance
+    pub(super) const fn excess(&self) -> isize {
+        self.excess
     }
 
     /// Counts anew after a change.
     fn count(&mut self) {
-        self.balance = self.payloads.held() as isize - self.costs.values().sum::<u64>() as isize;
+        self.excess = self.payloads.held() as isize - self.costs.values().sum::<u64>() as isize;
     }
 }
 
@@ -170,9 +170,9 @@ impl<H: Host> Session<H> {
         Ok(())
     }
 
-    /// Returns `true` if a message may be the last part of one.
+    /// Returns `true` if a message of the peer is incomplete, so that the next one may be its last part.
     #[inline]
-    pub(super) const fn is_last_part(&self) -> bool {
+    pub(super) const fn has_incomplete(&self) -> bool {
         !self.incomplete_messages.payloads.is_empty()
     }
 

@@ -340,7 +340,7 @@ impl<H: Host> Session<H> {
             + self.attachment.partial.capacity()
             + self.incomplete.held()
             + ((self.inbox.grant.outstanding() + self.border.ids.outstanding()) as usize)
-                .saturating_add_signed(self.incomplete_messages.balance())
+                .saturating_add_signed(self.incomplete_messages.excess())
     }
 
     /// Returns the number of bytes that the peer has not acknowledged; up to as many more as were appended between
@@ -368,10 +368,12 @@ impl<H: Host> Session<H> {
     }
 
     /// Returns `true` if more than `share` bytes are unsent besides the long answers that take turns. A message that is taken
-    /// now has its answer between their parts. Without a share, the program is short of memory, and they count too.
+    /// now has its answer between their parts. Without a share, the program is short of memory, and they count too. However
+    /// long they are, the pause comes before the end with `overload`.
     fn others_wait(&self, share: usize) -> bool {
-        let in_turn = self.outgoing.long_answers().min(MAX_UNFINISHED * self.limits.max_frame_len);
-        share == 0 || self.outgoing.unsent() - in_turn > share
+        let most =
+            (MAX_UNFINISHED * self.limits.max_frame_len).min(self.limits.max_unsent.saturating_sub(share));
+        share == 0 || self.outgoing.unsent() - self.outgoing.in_turn().min(most) > share
     }
 
     /// Returns the time at which [`handle_timeout`](Self::handle_timeout) has something to do.

@@ -253,9 +253,9 @@ impl Outgoing {
         self.answer_ends.len() + self.answers.count()
     }
 
-    /// Returns the bytes of long answers that were not appended yet.
-    pub(super) const fn long_answers(&self) -> usize {
-        self.answers.len()
+    /// Returns the bytes that are left of the long answers which take turns.
+    pub(super) fn in_turn(&self) -> usize {
+        self.answers.in_turn()
     }
 
     /// Appends the next part of a long answer.

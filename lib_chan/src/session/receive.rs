@@ -227,7 +227,7 @@ impl<H: Host> Session<H> {
                 }
             }
             Frame::Cast { to, payload } => {
-                if self.is_last_part() {
+                if self.has_incomplete() {
                     let (payload, paid) = self.complete(to, share(payload))?;
                     return self.handle_message(to, InboundKind::Cast, payload, Handles::default(), paid);
                 }
@@ -236,7 +236,7 @@ impl<H: Host> Session<H> {
             }
             Frame::Call { to, call, left, payload } => {
                 let head = (to, call, left);
-                if self.is_last_part() {
+                if self.has_incomplete() {
                     let (payload, paid) = self.complete(to, share(payload))?;
                     return self.handle_call(now, head, payload, Handles::default(), paid);
                 }

@@ -212,7 +212,12 @@ impl Forward {
             (!bytes.is_empty()).then(|| bytes.clone())
         };
         let connect = self.way.connect(&self.notice).codec(Codec::Raw).first(first_bytes);
-        let (chan, session) = self.way.open::<Opaque, Opaque>(connect, &self.notice).await?;
+        let opened = self.way.open::<Opaque, Opaque>(connect, &self.notice).await;
+        if let Err(ConnectError::Refused) = opened {
+            // For the next connection.
+            self.way.read_again(&self.notice);
+        }
+        let (chan, session) = opened?;
         drop(login);
         self.notice.follow(chan.remote());
         if let Some(FirstBytes { error: Some(error), .. }) = first.into_inner() {

@@ -211,6 +211,29 @@ fn long_answers_that_take_turns_pause_nobody() {
     assert!(alone.endpoint.claims().is_paused());
 }
 
+/// An honest peer that asks for long answers is told to wait, and its session does not end.
+#[test]
+fn pause_comes_before_overload() {
+    for limits in [
+        Limits { max_unsent: 1 << 20, ..Limits::default() },
+        Limits { max_frame_len: 16 << 20, ..Limits::default() },
+    ] {
+        let mut alone = Alone::open(&limits);
+        let calls: Vec<_> = (1..=20).map(call).collect();
+        alone.feed(&calls);
+        for number in 1..=20 {
+            if alone.endpoint.claims().is_paused() {
+                break;
+            }
+            // The longest that the peer accepts.
+            alone.endpoint.session_mut().reply(number, &mut vec![0; (1 << 20) - 1024]);
+            alone.came(Who::User, 0);
+        }
+        assert!(alone.endpoint.claims().is_paused());
+        assert_eq!(alone.endpoint.over(), None);
+    }
+}
+
 #[test]
 fn keeps_no_held_message_of_a_dead_owner() {
     let (mut alone, letters) = Alone::paused(&[call(1), call(2)]);
