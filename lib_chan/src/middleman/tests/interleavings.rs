@@ -212,6 +212,23 @@ fn calls_racing_end_have_true_outcome() {
 }
 
 #[test]
+fn waits_for_end_racing_it_are_over() {
+    explore(|| {
+        block_on(async {
+            let (near, far, left) = ends(&Limits::default(), 64 * 1024).await;
+            let ending = task(async move { drop(far) });
+            let waiting = [near.remote(), near.remote()].map(|remote| task(remote.ended()));
+            for one in waiting {
+                assert_eq!(one.await.unwrap(), ExitReason::Normal);
+            }
+            ending.await.unwrap();
+            drop(near);
+            left.goes_away().await;
+        });
+    });
+}
+
+#[test]
 fn not_executed_holds_when_service_is_killed() {
     explore(|| {
         block_on(async {
