@@ -574,6 +574,7 @@ async fn session_provides_once() {
     chan.remote().provide(process.clone(), 1).await.unwrap();
     let twice = chan.remote().provide(process, 1).await.unwrap_err();
     assert!(matches!(twice.reason, CallFailure::Refused(_)), "{twice:?}");
+    wait_events(&server, "provider_arrived", 1);
     assert_eq!(events(&server, "provider_arrived"), 1);
 }
 
