@@ -57,7 +57,8 @@ use crate::{
 /// The number of an empty place in a mailbox, for a message that was held when its own place came up.
 const PLACE: u64 = u64::MAX;
 
-/// The number of longest frames that an honest session may hold: the answers that take turns, and the one that begins the pause.
+/// An honest session may hold this many of the longest frames: the answers that take turns, and the answer that begins the
+/// pause.
 const LONGEST_HELD: usize = MAX_UNFINISHED + 1;
 
 /// An event, to be carried out without the lock.

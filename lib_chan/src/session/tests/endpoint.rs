@@ -211,7 +211,7 @@ fn long_answers_that_take_turns_pause_nobody() {
     assert!(alone.endpoint.claims().is_paused());
 }
 
-/// An honest peer that asks for long answers is told to wait, and its session does not end.
+/// The session of an honest peer that asks for many long answers waits, and does not end.
 #[test]
 fn pause_comes_before_overload() {
     for limits in [
